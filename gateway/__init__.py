@@ -1,0 +1,1 @@
+"""Snapshot gateway: snapshots of virtual machines and cloud instances over GraphQL."""

@@ -1,0 +1,84 @@
+"""What can be done with a machine's snapshots, and why not. Pure: from what is stored, the driver's matrix and rights.
+
+Reads show the answer as `capabilities`; operations refuse by the same answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.access.caller import Caller
+from gateway.drivers.base import Matrix
+from gateway.errors import Conflict, Forbidden, Refusal, Unsupported
+from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
+
+# The matrix of each provider that has a driver here, for each kind of machine.
+Matrices = Mapping[tuple[str, MachineKind], Matrix]
+
+_VERBS = {
+    SnapshotAction.READ: "read snapshots of",
+    SnapshotAction.CREATE: "create snapshots of",
+    SnapshotAction.CREATE_WITH_MEMORY: "create snapshots of",
+    SnapshotAction.REVERT: "revert",
+    SnapshotAction.DELETE: "delete snapshots of",
+}
+_NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
+
+_BUSY = {
+    SnapshotState.CREATING: "the snapshot is still being created",
+    SnapshotState.DELETING: "the snapshot is being deleted",
+    SnapshotState.REVERTING: "the machine is being reverted to the snapshot",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What the answer depends on."""
+
+    kind: MachineKind
+    provider: str
+    power_state: PowerState
+    gone_at: datetime | str | None  # only whether it is set matters
+
+
+def machine_refusal(action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller) -> Refusal | None:
+    """Why `caller` cannot do `action` on this machine now; None when they can."""
+    if not caller.may(action, machine.kind):
+        return Forbidden(f"you may not {_VERBS[action]} {_NOUNS[machine.kind]}")
+    if action is SnapshotAction.READ:
+        return None
+    if action is SnapshotAction.REVERT and machine.kind is not MachineKind.VM:
+        return Unsupported("only Vms can be reverted to a snapshot; an Instance cannot")
+    if machine.gone_at is not None:
+        return Unsupported("the machine is gone: its provider no longer reports it")
+    matrix = matrices.get((machine.provider, machine.kind))
+    if matrix is None:
+        return Unsupported(f"no driver is configured for provider {machine.provider!r}, so the machine can only be read")
+    if reason := matrix.reason_against(action, machine.power_state):
+        return Unsupported(reason)
+    return None
+
+
+def snapshot_refusal(
+    action: SnapshotAction,
+    state: SnapshotState,
+    on_provider: bool,
+    machine: MachineFacts,
+    matrices: Matrices,
+    caller: Caller,
+) -> Refusal | None:
+    """Why `caller` cannot REVERT to or DELETE this snapshot now; None when they can.
+
+    `on_provider`: the snapshot has a `providerRef`. What a failed create left without one can always be deleted.
+    """
+    refusal = machine_refusal(action, machine, matrices, caller)
+    if isinstance(refusal, Forbidden):
+        return refusal
+    leftover = action is SnapshotAction.DELETE and state is SnapshotState.ERROR and not on_provider
+    if refusal is not None and not leftover:
+        return refusal
+    if state in _BUSY:
+        return Conflict(_BUSY[state])
+    if action is SnapshotAction.REVERT and state is SnapshotState.ERROR:
+        return Unsupported("the snapshot was never made: its creation failed; it can only be deleted")
+    return None

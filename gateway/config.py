@@ -1,0 +1,88 @@
+"""Settings: read from the environment once, frozen, handed down from `app`. No other module reads the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any
+
+from gateway.errors import StartupError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A settings field: its environment variable is `GATEWAY_` and its name in capitals."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, with its default. Durations are in seconds unless the name says otherwise."""
+
+    database_url: str = setting("sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.")
+    host: str = setting("127.0.0.1", "Address to listen on. Without identities only loopback is allowed.")
+    port: int = setting(8000, "Port to listen on; 0 takes a free one.")
+    allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
+    cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
+    tenant: str = setting("default", "Tenant of everything, until identities name one.")
+    max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
+    read_connections: int = setting(4, "Database connections for reads.")
+    write_connections: int = setting(4, "Database connections for writes (PostgreSQL; SQLite has one writer).")
+    read_timeout: float = setting(15.0, "A read that takes longer is ended with an error.")
+    operation_slots: int = setting(16, "Operations this process runs at once.")
+    operation_lease: float = setting(10.0, "How long a worker may be silent before another takes its operation over.")
+    operation_deadline: float = setting(21_600.0, "An operation still running after this ends as OUTCOME_UNKNOWN.")
+    operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")
+    operation_queue_total: int = setting(10_000, "Unfinished operations in all.")
+    drain_timeout: float = setting(10.0, "How long running operations may go on after a request to stop.")
+    keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
+    keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")
+    keep_events: float = setting(3_600.0, "Changes are kept this long for subscribers that lag.")
+    log_level: str = setting("info", "`debug`, `info`, `warning` or `error`.")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":
+        """The settings that `environment` gives; `overrides` that are not None win.
+
+        Raises StartupError for a value that cannot be read or makes no sense.
+        """
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            raw = environment.get(variable(spec.name))
+            if raw is not None:
+                values[spec.name] = _parse(spec.name, raw, spec.default)
+        settings = cls(**values)
+        settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raises StartupError for a value that makes no sense."""
+        if not 0 <= self.port <= 65_535:
+            raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.name != "port" and isinstance(value, int | float) and value <= 0:
+                raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")
+
+
+def variable(name: str) -> str:
+    """The environment variable of the setting `name`."""
+    return "GATEWAY_" + name.upper()
+
+
+def _parse(name: str, raw: str, default: object) -> object:
+    assert default is not MISSING
+    try:
+        match default:
+            case int():
+                return int(raw)
+            case float():
+                return float(raw)
+            case tuple():
+                return tuple(part.strip() for part in raw.split(",") if part.strip())
+            case _:
+                return raw.strip()
+    except ValueError:
+        expected = "a whole number" if isinstance(default, int) else "a number"
+        raise StartupError(f"{variable(name)} must be {expected}, not {raw!r}") from None

@@ -1,0 +1,177 @@
+"""The contract between the gateway and whatever runs machines. Drivers import this and `errors`, nothing else of ours.
+
+A driver says what is true and does what it is told; it decides nothing and stores nothing. It raises the
+ProviderError that says what a caller can do about it, and never reads an error as an empty list.
+
+Doing things twice: `create` is called again only after `recover` found nothing made under the operation's token,
+`delete` of what is missing raises ProviderMissing, and `revert` is never repeated after an unknown outcome.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from gateway.models import MachineKind, PowerState, SnapshotAction
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What a driver can do with machines of one kind: everything but what `unsupported` gives a reason for.
+
+    A reason is for people, either for the action as such or by the machine's power state.
+    """
+
+    unsupported: Mapping[SnapshotAction, str | Mapping[PowerState, str]] = field(default_factory=dict)
+    tree: bool = True  # snapshots have parents, and the machine runs on a current one
+
+    def reason_against(self, action: SnapshotAction, power_state: PowerState) -> str | None:
+        """Why `action` cannot be done in `power_state`; None when it can."""
+        reason = self.unsupported.get(action)
+        return reason if isinstance(reason, str) or reason is None else reason.get(power_state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenSnapshot:
+    """A snapshot as the provider reports it. `ref` is the provider's own identifier of it."""
+
+    ref: str
+    name: str
+    created_at: datetime
+    description: str | None = None
+    memory: bool = False
+    parent_ref: str | None = None
+    size_bytes: int | None = None
+    token: str | None = None  # of the operation that made it, where the provider keeps one for us
+    ready: bool = True  # False while the provider is still making or deleting it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenMachine:
+    """A machine as the provider reports it, without its snapshots."""
+
+    ref: str
+    kind: MachineKind
+    name: str
+    power_state: PowerState
+    uid: str | None = None  # a second identity that other systems know it by
+    description: str | None = None
+    host: str | None = None
+    flavor: str | None = None
+    availability_zone: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSnapshots:
+    """All snapshots of one machine at one time, parents before children, and the ref of the current one."""
+
+    snapshots: Sequence[SeenSnapshot]
+    current_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateWish:
+    """Make a snapshot."""
+
+    machine_ref: str
+    name: str
+    description: str | None
+    memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RevertWish:
+    """Take the machine back to a snapshot."""
+
+    machine_ref: str
+    snapshot_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteWish:
+    """Delete a snapshot; its children become its parent's."""
+
+    machine_ref: str
+    snapshot_ref: str
+
+
+Wish = CreateWish | RevertWish | DeleteWish
+
+
+async def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Work:
+    """What a driver is given with each wish."""
+
+    token: str  # of the operation: to be put where recovery can find it again
+    task_ref: str | None = None  # the provider's own task, when an earlier attempt has checkpointed one
+    # Commits the provider's task before it is waited for, so that a restart can ask about it.
+    checkpoint: Callable[[str], Awaitable[None]] = _nothing
+    # Percent done, None unless the provider reports it, and what is being done, for people.
+    progress: Callable[[int | None, str | None], Awaitable[None]] = _nothing
+    cancelled: Callable[[], bool] = lambda: False  # somebody wishes it to stop; a driver that cannot ignores it
+
+
+class Recovery(Enum):
+    """What became of a wish that an earlier attempt had handed over."""
+
+    DONE = "DONE"
+    NOT_BEGUN = "NOT_BEGUN"  # it is safe to hand it over again
+
+
+class Canceled(Exception):
+    """The provider stopped the work as wished, and nothing of it is left."""
+
+
+class Driver(Protocol):
+    """One configured provider. Every method but `matrix` may raise any ProviderError."""
+
+    name: str  # of the kind of driver, such as "libvirt"
+
+    def matrix(self, kind: MachineKind) -> Matrix:
+        """What it can do with machines of `kind`. Pure."""
+        ...
+
+    async def machines(self) -> Sequence[SeenMachine]:
+        """Every machine there is."""
+        ...
+
+    async def machine(self, machine_ref: str) -> SeenMachine:
+        """One machine. Raises ProviderMissing."""
+        ...
+
+    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+        """Every snapshot of one machine. Raises ProviderMissing when there is no such machine."""
+        ...
+
+    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+        """Makes a snapshot and returns it when the provider has confirmed it."""
+        ...
+
+    async def revert(self, work: Work, wish: RevertWish) -> None:
+        """Reverts and returns when the provider has confirmed it."""
+        ...
+
+    async def delete(self, work: Work, wish: DeleteWish) -> None:
+        """Deletes and returns when the provider has confirmed it. Raises ProviderMissing when it is gone already."""
+        ...
+
+    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+        """What became of `wish` after an earlier attempt handed it over; waits while the provider is still at it.
+
+        A snapshot for a create that is done. Raises OutcomeUnknown when the provider cannot tell.
+        """
+        ...
+
+    async def health(self) -> None:
+        """Returns when the provider answers."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections and threads."""
+        ...

@@ -1,0 +1,217 @@
+"""The error tree and every error code. Knows nothing of HTTP, GraphQL or SQL.
+
+    GatewayError
+    ├── Refusal                  decided before anything was written
+    │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
+    │   ├── Unauthenticated      UNAUTHENTICATED
+    │   ├── Forbidden            FORBIDDEN
+    │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
+    │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
+    │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
+    │   ├── LimitExceeded        LIMIT_EXCEEDED
+    │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
+    │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
+    ├── ProviderError            raised by drivers; ends an operation
+    │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
+    │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
+    │   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
+    │   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
+    │   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
+    └── StartupError             the process cannot start; the message says what to do
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """What went wrong, stable for programs. Codes are added, never renamed."""
+
+    INVALID = "INVALID"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    FORBIDDEN = "FORBIDDEN"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    UNSUPPORTED = "UNSUPPORTED"
+    LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+    ABORTED = "ABORTED"
+    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    PROVIDER_FAILED = "PROVIDER_FAILED"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """How one code looks on every surface, and what the caller can do about it."""
+
+    extensions_code: str  # `extensions.code` of a top-level GraphQL error
+    http_status: int  # of a REST answer
+    rest_kind: str  # `error.kind` of a ManageIQ error body
+    retryable: bool  # the same request may succeed later, unchanged
+    advice: str  # what the caller does
+
+
+MEANINGS: dict[ErrorCode, Meaning] = {
+    ErrorCode.INVALID: Meaning(
+        "BAD_USER_INPUT", 400, "bad_request", False, "Correct the argument that the path names."
+    ),
+    ErrorCode.UNAUTHENTICATED: Meaning("UNAUTHENTICATED", 401, "unauthorized", False, "Send valid credentials."),
+    ErrorCode.FORBIDDEN: Meaning("FORBIDDEN", 403, "forbidden", False, "Ask for the right that the message names."),
+    ErrorCode.NOT_FOUND: Meaning(
+        "NOT_FOUND", 404, "not_found", False, "Check the id; what you may not see is reported the same way."
+    ),
+    ErrorCode.CONFLICT: Meaning(
+        "CONFLICT", 409, "bad_request", False, "Wait for, or change, what `conflict` names; then ask again."
+    ),
+    ErrorCode.UNSUPPORTED: Meaning(
+        "UNSUPPORTED", 400, "bad_request", False, "Read `capabilities` of the machine; the message gives the reason."
+    ),
+    ErrorCode.LIMIT_EXCEEDED: Meaning(
+        "LIMIT_EXCEEDED", 429, "too_many_requests", True, "Ask for less, or ask again later."
+    ),
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: Meaning(
+        "IDEMPOTENCY_KEY_REUSED", 409, "bad_request", False, "Use a new key for a different request."
+    ),
+    ErrorCode.ABORTED: Meaning(
+        "ABORTED", 409, "bad_request", False, "Correct the refused items; this one was not at fault."
+    ),
+    ErrorCode.PROVIDER_UNAVAILABLE: Meaning(
+        "PROVIDER_UNAVAILABLE", 503, "service_unavailable", True, "Ask again later; nothing was changed."
+    ),
+    ErrorCode.PROVIDER_FAILED: Meaning(
+        "PROVIDER_FAILED", 502, "bad_gateway", False, "Read `providerMessage`: the provider refused or failed."
+    ),
+    ErrorCode.OUTCOME_UNKNOWN: Meaning(
+        "OUTCOME_UNKNOWN", 504, "gateway_timeout", False, "Look at the machine before you ask again: it may have happened."
+    ),
+    ErrorCode.INTERNAL: Meaning(
+        "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Report it with the request id."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Points at one row that a client can fetch: `noun` is a table of `models`, `id` its number."""
+
+    noun: str
+    id: int
+
+
+class GatewayError(Exception):
+    """Everything the gateway says no with. The message is written for the caller and carries no SQL, Python or path."""
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+    def __init__(
+        self, message: str, *, path: Sequence[str | int] = (), conflict: Reference | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = tuple(str(step) for step in path)
+        self.conflict = conflict
+
+    @property
+    def retryable(self) -> bool:
+        return MEANINGS[self.code].retryable
+
+
+class Refusal(GatewayError):
+    """The wish was looked at and turned down; nothing was written."""
+
+
+class InvalidInput(Refusal):
+    """The request itself is wrong; `path` names the argument."""
+
+    code = ErrorCode.INVALID
+
+
+class Unauthenticated(Refusal):
+    """Nobody known is asking."""
+
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class Forbidden(Refusal):
+    """The caller lacks the right."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class NotFound(Refusal):
+    """There is no such thing, or the caller may not know of it."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class Conflict(Refusal):
+    """Other work stands in the way; `conflict` names it."""
+
+    code = ErrorCode.CONFLICT
+
+
+class Unsupported(Refusal):
+    """This machine or snapshot cannot do it; the message says why."""
+
+    code = ErrorCode.UNSUPPORTED
+
+
+class LimitExceeded(Refusal):
+    """A stated limit is reached; a later try may succeed."""
+
+    code = ErrorCode.LIMIT_EXCEEDED
+
+
+class IdempotencyKeyReused(Refusal):
+    """The key was used for a request with other arguments."""
+
+    code = ErrorCode.IDEMPOTENCY_KEY_REUSED
+
+
+class Aborted(Refusal):
+    """The item was fine, but its request was all or nothing."""
+
+    code = ErrorCode.ABORTED
+
+
+class ProviderError(GatewayError):
+    """The provider did not do it. `provider_message` keeps the provider's own words."""
+
+    code = ErrorCode.PROVIDER_FAILED
+
+    def __init__(self, message: str, *, provider_message: str | None = None) -> None:
+        super().__init__(message)
+        self.provider_message = provider_message
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider could not be reached or would not listen; nothing was begun."""
+
+    code = ErrorCode.PROVIDER_UNAVAILABLE
+
+
+class ProviderBusy(ProviderUnavailable):
+    """The provider is doing other work on this machine; nothing was begun."""
+
+
+class ProviderRefused(ProviderError):
+    """The provider understood and said no."""
+
+
+class ProviderMissing(ProviderError):
+    """The provider has no such machine or snapshot."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class OutcomeUnknown(ProviderError):
+    """The provider stopped answering after the work was handed over: it may or may not have happened."""
+
+    code = ErrorCode.OUTCOME_UNKNOWN
+
+
+class StartupError(Exception):
+    """The process cannot start or the command cannot run. One line that says what to do; exit code 2."""

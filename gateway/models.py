@@ -1,0 +1,422 @@
+"""The tables, their enums and the legal state changes. Pure: no queries, no I/O.
+
+Text sorts by code point on both databases. Columns that end in `_folded` hold the Unicode case folding of their
+twin, written by `folded()`, so that `ignoreCase` means the same everywhere.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, DateTime, Dialect, Enum, Identity, Index, Integer, MetaData, String, TypeDecorator, text
+from sqlalchemy.types import TypeEngine
+from sqlmodel import Field, SQLModel
+
+# ---- enums, in the order they sort in
+
+
+class MachineKind(StrEnum):
+    """What a machine is."""
+
+    VM = "VM"
+    INSTANCE = "INSTANCE"
+
+
+class PowerState(StrEnum):
+    """Whether a machine runs."""
+
+    ON = "ON"
+    OFF = "OFF"
+    SUSPENDED = "SUSPENDED"
+    UNKNOWN = "UNKNOWN"
+
+
+class SnapshotState(StrEnum):
+    """Where a snapshot is in its life.
+
+        CREATING -> READY <-> REVERTING
+        CREATING -> ERROR
+        READY | ERROR -> DELETING -> (gone), or back when the delete fails
+    """
+
+    CREATING = "CREATING"
+    READY = "READY"
+    REVERTING = "REVERTING"
+    DELETING = "DELETING"
+    ERROR = "ERROR"
+
+
+class SnapshotAction(StrEnum):
+    """What can be done with a machine's snapshots."""
+
+    READ = "READ"
+    CREATE = "CREATE"
+    CREATE_WITH_MEMORY = "CREATE_WITH_MEMORY"
+    REVERT = "REVERT"
+    DELETE = "DELETE"
+
+
+class OperationKind(StrEnum):
+    """What an operation does."""
+
+    CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
+    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
+    DELETE_SNAPSHOT = "DELETE_SNAPSHOT"
+    REFRESH_MACHINE = "REFRESH_MACHINE"
+
+
+class OperationState(StrEnum):
+    """Where an operation is: QUEUED -> RUNNING -> SUCCEEDED | FAILED, or QUEUED | RUNNING -> CANCELED."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+UNFINISHED: tuple[OperationState, ...] = (OperationState.QUEUED, OperationState.RUNNING)
+
+
+class Change(StrEnum):
+    """What happened to a row."""
+
+    CREATED = "CREATED"
+    UPDATED = "UPDATED"
+    DELETED = "DELETED"
+
+
+# ---- column types
+
+TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def now() -> datetime:
+    """The present, UTC, with microseconds."""
+    return datetime.now(UTC)
+
+
+def timestamp_text(moment: datetime) -> str:
+    """The fixed-width text that SQLite stores, so that text order is time order: `2026-11-23T18:25:44.000000Z`."""
+    moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant. TIMESTAMPTZ on PostgreSQL, fixed-width RFC 3339 text on SQLite; always timezone-aware in Python."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(27))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime has no place in the database")
+        return timestamp_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None or isinstance(value, datetime):
+            return value
+        return datetime.fromisoformat(value)
+
+
+class Text(TypeDecorator[str]):
+    """Text that compares by code point: binary on SQLite, COLLATE "C" on PostgreSQL."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
+
+
+# AUTOINCREMENT on SQLite wants the very type INTEGER, which there is 64 bits wide.
+Number = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _enum(kind: type[StrEnum]) -> Enum:
+    return Enum(kind, native_enum=False, length=24)
+
+
+FOLDED = "_folded"  # ends the name of a column that holds the folding of its twin
+
+
+def folded(value: str | None) -> str | None:
+    """The case folding that `ignoreCase` compares."""
+    return None if value is None else value.casefold()
+
+
+SQLModel.metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _identity() -> Any:
+    """A 64-bit number that is never used twice, not even after its row is gone."""
+    return Field(default=None, primary_key=True, sa_type=Number, sa_column_args=(Identity(always=False),))
+
+
+_NEVER_REUSED = {"sqlite_autoincrement": True}
+
+
+def _optional(type_: Any = Text) -> Any:
+    return Field(default=None, nullable=True, sa_type=type_)
+
+
+# ---- tables
+
+
+class Provider(SQLModel, table=True):
+    """A configured endpoint that runs machines, or the source of an import (driver `none`)."""
+
+    __tablename__: ClassVar[Any] = "provider"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    tenant: str = Field(sa_type=Text)
+    driver: str = Field(sa_type=Text)
+    observed_at: datetime | None = _optional(UtcDateTime)  # when it was last read whole
+    problem: str | None = _optional()  # why it cannot be reached
+
+
+class Machine(SQLModel, table=True):
+    """A Vm or an Instance."""
+
+    __tablename__: ClassVar[Any] = "machine"
+
+    id: int = _identity()
+    tenant: str = Field(sa_type=Text)
+    kind: MachineKind = Field(sa_type=_enum(MachineKind))
+    name: str = Field(sa_type=Text)
+    name_folded: str = Field(sa_type=Text)
+    description: str | None = _optional()
+    description_folded: str | None = _optional()
+    provider: str = Field(sa_type=Text, foreign_key="provider.name")
+    provider_folded: str = Field(sa_type=Text)
+    provider_ref: str = Field(sa_type=Text)
+    provider_ref_folded: str = Field(sa_type=Text)
+    provider_uid: str | None = _optional()  # a second identity, such as a BIOS UUID; known to imports and some drivers
+    imported: bool = False  # came from a file and no driver has met it yet
+    power_state: PowerState = Field(sa_type=_enum(PowerState))
+    host: str | None = _optional()
+    host_folded: str | None = _optional()
+    flavor: str | None = _optional()
+    availability_zone: str | None = _optional()
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    observed_at: datetime = Field(sa_type=UtcDateTime)
+    gone_at: datetime | None = _optional(UtcDateTime)
+    snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})  # kept by triggers
+
+    __table_args__ = (
+        Index("ix_machine_created", "tenant", "created_at", "id"),
+        Index("ix_machine_name", "tenant", "name", "id"),
+        Index("ix_machine_name_folded", "tenant", "name_folded", "id"),
+        Index(
+            "one_machine_per_provider_ref",
+            "provider",
+            "provider_ref",
+            unique=True,
+            sqlite_where=text("NOT imported"),
+            postgresql_where=text("NOT imported"),
+        ),
+        _NEVER_REUSED,
+    )
+
+
+class Snapshot(SQLModel, table=True):
+    """A machine's state at one time."""
+
+    __tablename__: ClassVar[Any] = "snapshot"
+
+    id: int = _identity()
+    tenant: str = Field(sa_type=Text)  # the machine's, repeated for the fleet's indexes
+    machine_id: int = Field(sa_type=Number, foreign_key="machine.id")
+    name: str = Field(sa_type=Text)
+    name_folded: str = Field(sa_type=Text)
+    description: str | None = _optional()
+    description_folded: str | None = _optional()
+    state: SnapshotState = Field(sa_type=_enum(SnapshotState))
+    memory: bool = False
+    is_current: bool = False
+    size_bytes: int | None = _optional(BigInteger)
+    provider_ref: str | None = _optional()
+    provider_ref_folded: str | None = _optional()
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str | None = _optional()
+    created_by_folded: str | None = _optional()
+    observed_at: datetime | None = _optional(UtcDateTime)
+    parent_id: int | None = Field(default=None, sa_type=Number, foreign_key="snapshot.id")
+
+    __table_args__ = (
+        Index("ix_snapshot_machine_created", "machine_id", "created_at", "id"),
+        Index("ix_snapshot_machine_name", "machine_id", "name_folded", "id"),
+        Index("ix_snapshot_created", "tenant", "created_at", "id"),
+        Index("ix_snapshot_name", "tenant", "name_folded", "id"),
+        Index(
+            "ix_snapshot_parent",
+            "parent_id",
+            sqlite_where=text("parent_id IS NOT NULL"),
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+        Index(
+            "one_current_per_machine",
+            "machine_id",
+            unique=True,
+            sqlite_where=text("is_current"),
+            postgresql_where=text("is_current"),
+        ),
+        _NEVER_REUSED,
+    )
+
+
+class Operation(SQLModel, table=True):
+    """Work on one machine: the record that clients see, and the queue that workers claim from."""
+
+    __tablename__: ClassVar[Any] = "operation"
+
+    id: int = _identity()
+    tenant: str = Field(sa_type=Text)
+    kind: OperationKind = Field(sa_type=_enum(OperationKind))
+    state: OperationState = Field(sa_type=_enum(OperationState))
+    machine_id: int | None = Field(default=None, sa_type=Number)  # stays when the machine is cleared away
+    machine_kind: MachineKind = Field(sa_type=_enum(MachineKind))
+    machine_name: str = Field(sa_type=Text)
+    snapshot_id: int | None = Field(default=None, sa_type=Number)  # stays when the snapshot is gone
+    snapshot_name: str | None = _optional()
+    requested_by: str | None = _optional()
+    requested_by_folded: str | None = _optional()
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    started_at: datetime | None = _optional(UtcDateTime)
+    finished_at: datetime | None = _optional(UtcDateTime)
+    cancel_requested_at: datetime | None = _optional(UtcDateTime)
+    progress_percent: int | None = None
+    phase: str | None = _optional()
+    error_code: str | None = _optional()
+    error_message: str | None = _optional()
+    error_provider_message: str | None = _optional()
+
+    # What follows is the worker's own and is never shown.
+    token: str = Field(sa_type=Text)  # what the provider's snapshot is marked with, so that recovery can look
+    wish: str = Field(sa_type=Text)  # JSON: what the driver needs beyond the rows
+    task_ref: str | None = _optional()  # the provider's own task, committed before it is waited for
+    issued: bool = False  # the driver has been called: from here on a restart looks before it acts
+    attempt: int = 0
+    retry_at: datetime | None = _optional(UtcDateTime)  # not before this
+    owner: str | None = _optional()
+    fence: int = 0  # grows with every claim; a write with an older one is refused
+    lease_until: datetime | None = _optional(UtcDateTime)
+
+    __table_args__ = (
+        Index("ix_operation_created", "tenant", "created_at", "id"),
+        Index("ix_operation_machine", "machine_id", "created_at", "id"),
+        Index("ix_operation_snapshot", "snapshot_id", "id"),
+        Index(
+            "ix_operation_unfinished",
+            "machine_id",
+            "id",
+            sqlite_where=text("state IN ('QUEUED', 'RUNNING')"),
+            postgresql_where=text("state IN ('QUEUED', 'RUNNING')"),
+        ),
+        Index(
+            "one_running_per_machine",
+            "machine_id",
+            unique=True,
+            sqlite_where=text("state = 'RUNNING'"),
+            postgresql_where=text("state = 'RUNNING'"),
+        ),
+        _NEVER_REUSED,
+    )
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A key that a caller gave to a mutation, what it was used for and what was answered."""
+
+    __tablename__: ClassVar[Any] = "idempotency_key"
+
+    caller: str = Field(primary_key=True, sa_type=Text)
+    tenant: str = Field(primary_key=True, sa_type=Text)
+    mutation: str = Field(primary_key=True, sa_type=Text)
+    key: str = Field(primary_key=True, sa_type=Text)
+    fingerprint: str = Field(sa_type=Text)
+    answer: str = Field(sa_type=Text)  # JSON
+    created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class Event(SQLModel, table=True):
+    """The outbox: one row per change of a snapshot or operation, written by triggers in the change's own transaction."""
+
+    __tablename__: ClassVar[Any] = "event"
+
+    id: int = _identity()
+    xid: int = Field(default=0, sa_type=BigInteger)  # the writing transaction on PostgreSQL, 0 on SQLite
+    at: datetime = Field(sa_type=UtcDateTime)
+    tenant: str = Field(sa_type=Text)
+    noun: str = Field(sa_type=Text)  # "snapshot" or "operation"
+    change: Change = Field(sa_type=_enum(Change))
+    machine_id: int | None = Field(default=None, sa_type=Number)
+    subject_id: int = Field(sa_type=Number)  # of the snapshot or operation
+
+    __table_args__ = (Index("ix_event_order", "xid", "id"), Index("ix_event_at", "at"), _NEVER_REUSED)
+
+
+class SimulatedMachine(SQLModel, table=True):
+    """A machine of the `simulated` driver: its own truth, apart from the inventory."""
+
+    __tablename__: ClassVar[Any] = "simulated_machine"
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    provider: str = Field(sa_type=Text, index=True)
+    kind: MachineKind = Field(sa_type=_enum(MachineKind))
+    name: str = Field(sa_type=Text)
+    description: str | None = _optional()
+    power_state: PowerState = Field(sa_type=_enum(PowerState))
+    host: str | None = _optional()
+    flavor: str | None = _optional()
+    availability_zone: str | None = _optional()
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    current_ref: str | None = _optional()
+    latency_ms: int = Field(default=1_500)  # how long each piece of work takes
+    fault: str | None = _optional()  # JSON: see drivers/simulated.py
+
+
+class SimulatedSnapshot(SQLModel, table=True):
+    """A snapshot of the `simulated` driver."""
+
+    __tablename__: ClassVar[Any] = "simulated_snapshot"
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    machine_ref: str = Field(sa_type=Text, index=True)
+    token: str | None = _optional()
+    name: str = Field(sa_type=Text)
+    description: str | None = _optional()
+    memory: bool = False
+    parent_ref: str | None = _optional()
+    size_bytes: int | None = _optional(BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class SimulatedTask(SQLModel, table=True):
+    """Work of the `simulated` driver that goes on whether or not anybody waits: it is done when `done_at` has passed."""
+
+    __tablename__: ClassVar[Any] = "simulated_task"
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    machine_ref: str = Field(sa_type=Text, index=True)
+    token: str = Field(sa_type=Text, index=True)
+    verb: str = Field(sa_type=Text)  # create, revert, delete
+    argument: str = Field(sa_type=Text)  # JSON
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    done_at: datetime = Field(sa_type=UtcDateTime)
+    applied: bool = False  # its effect is in the tables above
+    error: str | None = _optional()  # how it will end, when not well

@@ -1,0 +1,1 @@
+"""Engine, connections, transactions, migrations and the outbox's reader."""

@@ -1,0 +1,142 @@
+"""The outbox's reader: every change, once, in commit order, to whoever listens in this process.
+
+Design notes. Sequence numbers are handed out before their transactions commit, so on PostgreSQL the reader stays
+behind the oldest open transaction and goes by (transaction, id); SQLite has one writer, whose order is the id's.
+A notification only wakes the reader; it looks every `poll` seconds anyhow. One read serves all listeners.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from gateway.models import Change
+from gateway.store.database import Database, Transaction
+
+log = logging.getLogger(__name__)
+
+_BATCH = 1_000
+_BUFFER = 10_000  # changes a listener may be behind
+
+_HORIZON = {
+    "sqlite": "9223372036854775807",
+    "postgresql": "pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+}
+
+
+class ChangeEvent(NamedTuple):
+    """One row of the outbox."""
+
+    xid: int
+    id: int
+    tenant: str
+    noun: str  # "snapshot" or "operation"
+    change: Change
+    machine_id: int | None
+    subject_id: int
+
+
+class Lagged(Exception):
+    """The listener fell too far behind and has missed changes."""
+
+
+class Listener:
+    """The changes that one subscriber wants, from the moment it was made."""
+
+    def __init__(self, wants: Callable[[ChangeEvent], bool]) -> None:
+        self._wants = wants
+        self._pending: deque[ChangeEvent] = deque()
+        self._ready = asyncio.Event()
+        self._lagged = False
+
+    def offer(self, event: ChangeEvent) -> None:
+        if not self._wants(event):
+            return
+        if len(self._pending) >= _BUFFER:
+            self._lagged = True
+        else:
+            self._pending.append(event)
+        self._ready.set()
+
+    async def batch(self) -> list[ChangeEvent]:
+        """Waits for changes and takes all there are. Raises Lagged when some were lost."""
+        await self._ready.wait()
+        self._ready.clear()
+        if self._lagged:
+            raise Lagged
+        events = list(self._pending)
+        self._pending.clear()
+        return events
+
+
+class Feed:
+    """Reads the outbox while anybody listens."""
+
+    def __init__(self, database: Database, *, poll: float = 0.5) -> None:
+        self._database = database
+        self._poll = poll
+        self._listeners: set[Listener] = set()
+        self._wake = asyncio.Event()
+        self._position: tuple[int, int] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts to follow the outbox from its present end."""
+        horizon = _HORIZON[self._database.dialect]
+        end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
+
+        async def read_end(transaction: Transaction) -> tuple[int, int]:
+            rows = await transaction.rows(end)
+            return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+        self._position = await self._database.read(read_end, single=True)
+        with contextlib.suppress(OSError):
+            await self._database.listen(self._wake.set)
+        self._task = asyncio.create_task(self._follow(), name="feed")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @contextlib.asynccontextmanager
+    async def listen(self, wants: Callable[[ChangeEvent], bool]) -> AsyncIterator[Listener]:
+        """A listener that misses nothing committed after this was entered."""
+        listener = Listener(wants)
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    async def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._poll)
+            self._wake.clear()
+            try:
+                while len(events := await self._database.read(self._read, single=True)) == _BATCH:
+                    self._publish(events)
+                self._publish(events)
+            except Exception:
+                log.exception("the outbox could not be read; trying again")
+
+    async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
+        assert self._position is not None
+        one, two = ("?1", "?2") if transaction.dialect == "sqlite" else ("$1", "$2")
+        rows = await transaction.rows(
+            "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
+            f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]} ORDER BY xid, id LIMIT {_BATCH}",
+            self._position,
+        )
+        return [ChangeEvent(*row) for row in rows]
+
+    def _publish(self, events: list[ChangeEvent]) -> None:
+        for event in events:
+            for listener in self._listeners:
+                listener.offer(event)
+        if events:
+            self._position = (events[-1].xid, events[-1].id)

@@ -1,0 +1,54 @@
+"""From a database URL to a `Database`, and the refusals a person sees when that does not work."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.errors import StartupError
+from gateway.store.database import Database
+from gateway.store.sqlite import SqliteDatabase
+
+_POSTGRESQL = {"postgresql", "postgres"}
+
+
+def sqlite_path(url: str) -> str:
+    """The file that a `sqlite:///` URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`."""
+    path = url.removeprefix("sqlite:///")
+    if not path or path == ":memory:":
+        raise StartupError("GATEWAY_DATABASE_URL must name a file, such as sqlite:///gateway.db")
+    return path
+
+
+def scheme(url: str) -> str:
+    """`sqlite` or `postgresql`. Raises StartupError for any other URL."""
+    name = urlsplit(url).scheme
+    if name == "sqlite" and url.startswith("sqlite:///"):
+        return "sqlite"
+    if name in _POSTGRESQL:
+        return "postgresql"
+    raise StartupError("GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def open_database(url: str, *, read_connections: int, write_connections: int, read_timeout: float) -> Database:
+    """The database behind `url`, which must be migrated already. Raises StartupError."""
+    if scheme(url) == "sqlite":
+        check_file(sqlite_path(url))
+        return SqliteDatabase(sqlite_path(url), read_connections=read_connections, read_timeout=read_timeout)
+    try:
+        from gateway.store.postgres import PostgresDatabase
+    except ImportError:
+        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'") from None
+    return PostgresDatabase(
+        url, read_connections=read_connections, write_connections=write_connections, read_timeout=read_timeout
+    )
+
+
+def check_file(path: str) -> None:
+    """Raises StartupError when the SQLite file cannot be read and written."""
+    file = Path(path)
+    if file.is_dir():
+        raise StartupError(f"the database {path} is a directory")
+    if not file.exists() and not os.access(file.parent, os.W_OK):
+        raise StartupError(f"the database {path} cannot be created: check that its directory exists and is writable")
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        raise StartupError(f"the database {path} cannot be read and written: check its permissions")

@@ -1,0 +1,236 @@
+"""SQLite: a few reading connections, each in its own thread, and one writer that commits in groups.
+
+Every acknowledged write is on disk: WAL with synchronous=FULL, and futures are resolved after COMMIT. Writes that
+arrive while a commit is on its way share the next one; each has its own savepoint, so one that fails takes only
+itself back.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from gateway.errors import LimitExceeded
+from gateway.store.database import Work
+from gateway.store.statements import Statement
+
+T = TypeVar("T")
+
+_GROUP = 256  # writes in one commit, at most
+_STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
+
+
+class SqliteTransaction:
+    """A `Transaction` on an open connection, for use in that connection's thread only."""
+
+    dialect = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.statements = 0
+
+    async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
+        self.statements += 1
+        return self._connection.execute(sql, parameters).fetchall()
+
+    async def all(self, statement: Statement, **values: Any) -> list[Any]:
+        compiled = statement.compiled("sqlite")
+        return [compiled.row(row) for row in await self.rows(compiled.sql, compiled.parameters(values))]
+
+    async def first(self, statement: Statement, **values: Any) -> Any:
+        rows = await self.all(statement, **values)
+        return rows[0] if rows else None
+
+    async def run(self, statement: Statement, **values: Any) -> int:
+        compiled = statement.compiled("sqlite")
+        self.statements += 1
+        return self._connection.execute(compiled.sql, compiled.parameters(values)).rowcount
+
+    async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
+        self.statements += 1
+        self._connection.executemany(sql, parameters)
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Opens the file with the settings that every connection to it must share."""
+    connection = sqlite3.connect(
+        path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=1_024
+    )
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "temp_store = MEMORY",
+        "cache_size = -65536",
+        "mmap_size = 268435456",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def drive(work: Work[T], transaction: SqliteTransaction) -> T:
+    """Runs `work` to its end in this thread. It has nothing to wait for: the transaction answers at once."""
+    coroutine: Any = work(transaction)
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("work in a transaction waited for something other than its transaction")
+
+
+class _Wish:
+    """A write that waits for its commit."""
+
+    def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():
+            return  # its caller is gone
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class SqliteDatabase:
+    """A `Database` in one file."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: str, *, read_connections: int, read_timeout: float) -> None:
+        self._path = path
+        self._timeout = read_timeout
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(read_connections, "read")
+        self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
+        self._wakes: list[Callable[[], None]] = []
+        self._counted = 0
+        self._write_transaction = SqliteTransaction(connect(path))
+        self._writer.start()
+
+    @property
+    def statements(self) -> int:
+        return self._counted + self._write_transaction.statements
+
+    # ---- reads
+
+    async def read(self, work: Work[T], *, single: bool = False) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work, single)
+
+    def _read(self, work: Work[T], single: bool) -> T:
+        transaction = self._reader()
+        connection = transaction._connection
+        before = transaction.statements
+        deadline = time.monotonic() + self._timeout
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        try:
+            if single:
+                return drive(work, transaction)
+            connection.execute("BEGIN")
+            try:
+                return drive(work, transaction)
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error
+            raise
+        finally:
+            self._counted += transaction.statements - before
+
+    def _reader(self) -> SqliteTransaction:
+        try:
+            transaction: SqliteTransaction = self._local.transaction
+        except AttributeError:
+            connection = connect(self._path)
+            connection.execute("PRAGMA query_only = ON")
+            self._connections.append(connection)
+            transaction = self._local.transaction = SqliteTransaction(connection)
+        return transaction
+
+    # ---- writes
+
+    async def write(self, work: Work[T]) -> T:
+        wish = _Wish(work, asyncio.get_running_loop())
+        self._wishes.put(wish)
+        result: T = await wish.future
+        return result
+
+    def _write_forever(self) -> None:
+        while (wish := self._wishes.get()) is not None:
+            group = [wish]
+            stop = False
+            while len(group) < _GROUP and not stop:
+                try:
+                    another = self._wishes.get_nowait()
+                except queue.Empty:
+                    break
+                if another is None:
+                    stop = True
+                else:
+                    group.append(another)
+            self._commit(group)
+            group[0].future.get_loop().call_soon_threadsafe(self._settle, group)
+            if stop:
+                return
+
+    def _commit(self, group: list[_Wish]) -> None:
+        """Runs the group in one transaction. When that cannot be committed, every wish in it has failed."""
+        connection = self._write_transaction._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for wish in group:
+                self._attempt(wish, connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for wish in group:
+                wish.error = wish.error or error
+
+    def _attempt(self, wish: _Wish, connection: sqlite3.Connection) -> None:
+        connection.execute("SAVEPOINT wish")
+        try:
+            wish.result = drive(wish.work, self._write_transaction)
+        except BaseException as error:
+            wish.error = error
+            if not connection.in_transaction:
+                raise  # SQLite took everything back by itself, such as for a full disk
+            connection.execute("ROLLBACK TO wish")
+        connection.execute("RELEASE wish")
+
+    def _settle(self, group: list[_Wish]) -> None:
+        for wish in group:
+            wish.settle()
+        for wake in self._wakes:
+            wake()
+
+    async def listen(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
+
+    async def check(self) -> None:
+        async def select(transaction: Any) -> None:
+            await transaction.rows("SELECT 1")
+
+        await self.read(select, single=True)
+
+    async def close(self) -> None:
+        self._wishes.put(None)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._writer.join)
+        await loop.run_in_executor(None, self._readers.shutdown)
+        for connection in (*self._connections, self._write_transaction._connection):
+            connection.close()
+

@@ -1,0 +1,123 @@
+"""SQLAlchemy Core statements, compiled to text once per dialect and run on the bare driver.
+
+A statement is declared at module level, over the SQLModel tables, and so is checked when its module is imported.
+Running it costs a dictionary of parameters and a tuple per row; SQLAlchemy is not asked again.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import coercions, roles
+from sqlmodel import SQLModel
+
+from gateway.models import FOLDED, folded
+
+Convert = Callable[[Any], Any]
+
+_DIALECTS: dict[str, Callable[[], sa.Dialect]] = {
+    "sqlite": lambda: sqlite_dialect(paramstyle="qmark"),
+    "postgresql": asyncpg_dialect,
+}
+
+
+class Compiled:
+    """One statement in one dialect."""
+
+    def __init__(self, clause: Any, dialect: sa.Dialect) -> None:
+        compiled = clause.compile(dialect=dialect)
+        self.sql: str = compiled.string
+        defaults = {column.key: column.default.arg for column in getattr(compiled, "insert_prefetch", ())}
+        self._binds: list[tuple[str, Any, Convert | None]] = []
+        for name in compiled.positiontup or ():
+            bind = compiled.binds[name]
+            processor = bind.type.dialect_impl(dialect).bind_processor(dialect)
+            self._binds.append((bind.key, defaults.get(bind.key, bind.value), processor))
+        self._row, self._results = _row_type(clause, dialect)
+
+    def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """`values` in the order, and in the types, that the driver wants them. Folded twins are filled in."""
+        bound = []
+        for key, default, convert in self._binds:
+            if key in values:
+                value = values[key]
+            elif key.endswith(FOLDED):
+                value = folded(values[key.removesuffix(FOLDED)])
+            else:
+                value = default
+            bound.append(value if convert is None else convert(value))
+        return tuple(bound)
+
+    def row(self, values: Sequence[Any]) -> Any:
+        """A named tuple of Python values from a driver's row."""
+        return self._row._make(
+            value if convert is None else convert(value) for value, convert in zip(values, self._results, strict=True)
+        )
+
+
+class Statement:
+    """A Core statement that `Transaction` runs. Its bind parameters are filled by name."""
+
+    def __init__(self, clause: Any) -> None:
+        self._clause = clause
+        self._by_dialect: dict[str, Compiled] = {}
+
+    def compiled(self, dialect: str) -> Compiled:
+        try:
+            return self._by_dialect[dialect]
+        except KeyError:
+            compiled = self._by_dialect[dialect] = Compiled(self._clause, _DIALECTS[dialect]())
+            return compiled
+
+
+def insert(table: type[SQLModel], *columns: str) -> Statement:
+    """Inserts one row of the named columns (and the folded twins that they have); returns its `id` where it has one."""
+    target = table.__table__  # type: ignore[attr-defined]
+    names = [*columns, *(name + FOLDED for name in columns if name + FOLDED in target.c)]
+    clause = sa.insert(target).values({name: sa.bindparam(name, type_=target.c[name].type) for name in names}).inline()
+    return Statement(clause.returning(target.c.id) if "id" in target.c else clause)
+
+
+class _List(sa.TypeDecorator[list[Any]]):
+    """A list parameter: an array on PostgreSQL, JSON text on SQLite."""
+
+    impl = sa.types.NullType
+    cache_ok = True
+
+    def process_bind_param(self, value: list[Any] | None, dialect: sa.Dialect) -> Any:
+        return orjson.dumps(value).decode() if dialect.name == "sqlite" else value
+
+
+class OneOf(sa.ColumnElement[Any]):
+    """`column` is among the values of a list parameter, however long that is."""
+
+    inherit_cache = False
+    type = sa.types.NullType()
+
+    def __init__(self, column: Any, parameter: str) -> None:
+        self.column = coercions.expect(roles.ExpressionElementRole, column)
+        self.values = sa.bindparam(parameter, type_=_List())
+
+
+@compiles(OneOf, "sqlite")
+def _one_of_sqlite(element: OneOf, compiler: Any, **kw: Any) -> str:
+    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(OneOf, "postgresql")
+def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
+    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
+    return f"{column} = ANY({values})"
+
+
+def _row_type(clause: Any, dialect: sa.Dialect) -> tuple[Any, list[Convert | None]]:
+    columns = [column for column in getattr(clause, "exported_columns", ()) or ()]
+    names = [column.key for column in columns]
+    converts = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+    return namedtuple("Row", names), converts
