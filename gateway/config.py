@@ -32,6 +32,7 @@ class Settings:
     operation_deadline: float = setting(21_600.0, "An operation still running after this ends as OUTCOME_UNKNOWN.")
     operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")
     operation_queue_total: int = setting(10_000, "Unfinished operations in all.")
+    refresh_interval: float = setting(300.0, "Every provider is read again after about this long.")
     drain_timeout: float = setting(10.0, "How long running operations may go on after a request to stop.")
     keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
     keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")

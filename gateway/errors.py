@@ -23,6 +23,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 
 class ErrorCode(StrEnum):
@@ -117,6 +118,11 @@ class GatewayError(Exception):
     @property
     def retryable(self) -> bool:
         return MEANINGS[self.code].retryable
+
+    def at(self, *path: str | int) -> Self:
+        """The same error, pointing at `path` unless it points somewhere already."""
+        self.path = self.path or tuple(str(step) for step in path)
+        return self
 
 
 class Refusal(GatewayError):

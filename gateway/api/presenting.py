@@ -1,0 +1,43 @@
+"""Top-level errors: what a client sees of them, and what only the log does."""
+
+import logging
+from typing import Any
+
+from graphql import GraphQLError, GraphQLSyntaxError
+
+from gateway.api.faults import internal_message
+from gateway.api.request_id import REQUEST_ID
+from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.reads.compiler import UnboundArgument
+
+log = logging.getLogger(__name__)
+
+VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
+PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
+BAD_USER_INPUT = MEANINGS[ErrorCode.INVALID].extensions_code
+
+
+def present(error: GraphQLError, code: str = BAD_USER_INPUT) -> dict[str, Any]:
+    """The error as JSON. `code` is for what GraphQL itself found wrong."""
+    shown: dict[str, Any] = {"message": error.message}
+    if error.locations:
+        shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
+    if error.path is not None:
+        shown["path"] = list(error.path)
+    cause: BaseException | None = error.original_error
+    if isinstance(cause, UnboundArgument):
+        cause = cause.error
+    if isinstance(cause, GatewayError):
+        meaning = MEANINGS[cause.code]
+        shown["message"] = cause.message
+        shown["extensions"] = {"code": meaning.extensions_code}
+        if meaning.retryable:
+            shown["extensions"]["retryable"] = True
+    elif cause is None or isinstance(cause, GraphQLError):
+        shown["extensions"] = {"code": PARSE_FAILED if isinstance(error, GraphQLSyntaxError) else code}
+    else:
+        request_id = REQUEST_ID.get()
+        log.error("a field failed, request id %s", request_id, exc_info=cause)
+        shown["message"] = internal_message(request_id)
+        shown["extensions"] = {"code": MEANINGS[ErrorCode.INTERNAL].extensions_code}
+    return shown

@@ -1,0 +1,46 @@
+"""One id per request: taken from `X-Request-Id` if it is sane, else made; every answer tells it."""
+
+import re
+from contextvars import ContextVar
+from secrets import token_hex
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# For what knows no scope, such as the masking of errors and the log.
+REQUEST_ID: ContextVar[str] = ContextVar("REQUEST_ID", default="-")
+
+# It goes into logs and headers: nothing that could break or forge a line.
+_SANE = re.compile(rb"[A-Za-z0-9._:=+/-]{1,64}")
+_STARTS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+
+
+def request_id(scope: Scope) -> str:
+    """The id that the middleware gave this request; `-` where it does not run."""
+    state = scope.get("state")
+    found = state.get("request_id", "-") if state else "-"
+    return str(found)
+
+
+class RequestIdMiddleware:
+    """Puts the id into `scope["state"]["request_id"]`, into `REQUEST_ID` and into the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        name = next((value for header, value in scope["headers"] if header == b"x-request-id"), b"")
+        if not _SANE.fullmatch(name):
+            name = token_hex(8).encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] in _STARTS:
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
+            await send(message)
+
+        text = name.decode()
+        scope.setdefault("state", {})["request_id"] = text
+        REQUEST_ID.set(text)
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,82 @@
+"""One operation on a WebSocket: its task, from `subscribe` to `complete` or `error`."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import orjson
+
+from gateway.access.caller import Caller
+from gateway.api.faults import errors_json, internal_message
+from gateway.api.messages import complete_message, error_message, next_message
+from gateway.api.requests import Answer, Executor, GraphQLRequest
+from gateway.errors import ErrorCode
+
+log = logging.getLogger(__name__)
+
+
+class RunningOperation:
+    """Runs at once. What it has to say goes to `put`."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        request: GraphQLRequest,
+        caller: Caller,
+        id: str,
+        put: Callable[[bytes], None],
+        request_id: str,
+    ) -> None:
+        self._executor = executor
+        self._request = request
+        self._caller = caller
+        self._id = orjson.dumps(id)
+        self._put = put
+        self._request_id = request_id
+        self._kind = executor.kind(request)
+        self._silent = False
+        self.task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """Says nothing from now on, and stops; a mutation runs to its end, because half of one helps nobody."""
+        self._silent = True
+        if self._kind != "mutation":
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            if self._kind == "subscription":
+                fine = await self._stream()
+            else:
+                fine = self._tell(await self._executor.execute(self._request, self._caller))
+        except Exception:
+            log.exception("an operation failed, request id %s", self._request_id)
+            self._say(error_message(self._id, errors_json(internal_message(self._request_id), ErrorCode.INTERNAL)))
+        else:
+            if fine:
+                self._say(complete_message(self._id))
+
+    async def _stream(self) -> bool:
+        answers = self._executor.subscribe(self._request, self._caller)
+        try:
+            async for answer in answers:
+                if not self._tell(answer):
+                    return False
+                # A source that has much to say at once must let it be sent, or it would look like a slow client.
+                await asyncio.sleep(0)
+        finally:
+            if close := getattr(answers, "aclose", None):
+                await close()
+        return True
+
+    def _tell(self, answer: Answer) -> bool:
+        """False for a request error, which ends the operation."""
+        if answer.ran:
+            self._say(next_message(self._id, answer.body))
+        else:
+            self._say(error_message(self._id, orjson.dumps(orjson.loads(answer.body)["errors"])))
+        return answer.ran
+
+    def _say(self, message: bytes) -> None:
+        if not self._silent:
+            self._put(message)

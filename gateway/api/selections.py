@@ -1,0 +1,124 @@
+"""From GraphQL's syntax tree to `reads.selection`: fragments merged, `@skip` and `@include` applied, types told apart."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLField,
+    GraphQLIncludeDirective,
+    GraphQLInterfaceType,
+    GraphQLNamedType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    GraphQLSkipDirective,
+    GraphQLUnionType,
+    SelectionSetNode,
+    get_argument_values,
+    get_directive_values,
+    get_named_type,
+)
+from graphql.execution.values import VariableValues
+
+from gateway.reads.selection import Arguments, Field, Selection, Variables
+
+Fragments = Mapping[str, FragmentDefinitionNode]
+
+
+class Selections:
+    """The selections of one operation. The same nodes under several concrete types become one Field."""
+
+    def __init__(self, schema: GraphQLSchema, fragments: Fragments, variables: VariableValues) -> None:
+        self._schema = schema
+        self._fragments = fragments
+        self._variables = variables
+        self._made: dict[tuple[int, ...], Field] = {}
+
+    def roots(self, root: GraphQLObjectType, selection_set: SelectionSetNode) -> list[Field]:
+        """The fields of an operation, but not introspection's."""
+        groups = self._collect(root, [selection_set])
+        return [self._field(root, key, nodes) for key, nodes in groups.items() if nodes[0].name.value in root.fields]
+
+    def field(self, parent: GraphQLObjectType, nodes: Sequence[FieldNode]) -> Field:
+        """The field that these merged nodes select on `parent`."""
+        node = nodes[0]
+        return self._field(parent, (node.alias or node.name).value, nodes)
+
+    def _field(self, parent: GraphQLObjectType, key: str, nodes: Sequence[FieldNode]) -> Field:
+        identity = tuple(id(node) for node in nodes)
+        made = self._made.get(identity)
+        if made is None:
+            made = self._made[identity] = self._make(parent, key, nodes)
+        return made
+
+    def _make(self, parent: GraphQLObjectType, key: str, nodes: Sequence[FieldNode]) -> Field:
+        node = nodes[0]
+        name = node.name.value
+        if name == "__typename":
+            return Field(key, name, {}, origin=node)
+        definition = parent.fields[name]
+        sets = [one.selection_set for one in nodes if one.selection_set is not None]
+        selection = self._selection(get_named_type(definition.type), sets) if sets else {}
+        return Field(key, name, selection, _arguments(definition, node), origin=node)
+
+    def _selection(self, type_: GraphQLNamedType, sets: Sequence[SelectionSetNode]) -> Selection:
+        return {
+            concrete.name: [
+                self._field(concrete, key, nodes) for key, nodes in self._collect(concrete, sets).items()
+            ]
+            for concrete in self._concrete(type_)
+        }
+
+    def _concrete(self, type_: GraphQLNamedType) -> Sequence[GraphQLObjectType]:
+        if isinstance(type_, GraphQLInterfaceType | GraphQLUnionType):
+            return self._schema.get_possible_types(type_)
+        assert isinstance(type_, GraphQLObjectType)
+        return [type_]
+
+    def _collect(
+        self, concrete: GraphQLObjectType, sets: Sequence[SelectionSetNode]
+    ) -> dict[str, list[FieldNode]]:
+        """The field nodes that apply to `concrete`, by response key, in document order (GraphQL, CollectFields)."""
+        groups: dict[str, list[FieldNode]] = {}
+        visited: set[str] = set()
+        for selection_set in sets:
+            for node in self._fields(concrete, selection_set, visited):
+                groups.setdefault((node.alias or node.name).value, []).append(node)
+        return groups
+
+    def _fields(
+        self, concrete: GraphQLObjectType, selection_set: SelectionSetNode, visited: set[str]
+    ) -> Iterator[FieldNode]:
+        for node in selection_set.selections:
+            if not self._included(node):
+                continue
+            if isinstance(node, FieldNode):
+                yield node
+                continue
+            if isinstance(node, FragmentSpreadNode):
+                if node.name.value in visited:
+                    continue
+                visited.add(node.name.value)
+                node = self._fragments[node.name.value]  # noqa: PLW2901
+            condition = node.type_condition
+            if condition is None or self._applies(condition.name.value, concrete):
+                yield from self._fields(concrete, node.selection_set, visited)
+
+    def _applies(self, condition: str, concrete: GraphQLObjectType) -> bool:
+        return condition == concrete.name or any(interface.name == condition for interface in concrete.interfaces)
+
+    def _included(self, node: object) -> bool:
+        if not node.directives:  # type: ignore[attr-defined]
+            return True
+        skip = get_directive_values(GraphQLSkipDirective, node, self._variables)  # type: ignore[arg-type]
+        if skip and skip["if"]:
+            return False
+        include = get_directive_values(GraphQLIncludeDirective, node, self._variables)  # type: ignore[arg-type]
+        return not include or bool(include["if"])
+
+
+def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables], Arguments]:
+    if not definition.args:
+        return lambda _variables: {}
+    return lambda variables: get_argument_values(definition, node, variables)  # type: ignore[arg-type]

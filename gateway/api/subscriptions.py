@@ -1,0 +1,161 @@
+"""The subscriptions of the schema: what wakes each of them, and which rows it then sends."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import strawberry
+from strawberry import ID
+
+from gateway.access.caller import Caller
+from gateway.api.fields import sourced
+from gateway.api.filters import OperationFilter
+from gateway.api.nouns import Operation
+from gateway.api.payloads import SnapshotChange
+from gateway.errors import LimitExceeded, NotFound
+from gateway.models import UNFINISHED, Change, OperationState
+from gateway.reads.ids import Id, parse_id
+from gateway.reads.matching import matching, operation_state
+from gateway.reads.sources import Given, GivenOne
+from gateway.store.database import Database, Transaction
+from gateway.store.feed import ChangeEvent, Feed, Lagged, Listener
+
+Arguments = Mapping[str, Any]
+
+
+@strawberry.type(description="What can be followed, over graphql-transport-ws or server-sent events.")
+class Subscription:
+    operation_updated: Operation = sourced(
+        GivenOne("operation", "operation"),
+        "The operation at once, then each change, ending after its final state.",
+        id=(ID, "The operation."),
+    )
+    operation_changed: Operation = sourced(
+        GivenOne("operation", "operation"),
+        "Each change of an operation that matches, from now on.",
+        filter=(OperationFilter | None, "Only operations that match. Without one: all."),
+    )
+    snapshot_changed: SnapshotChange = sourced(
+        Given("change"),
+        "Each change of a snapshot, of one machine or of all the caller may see.",
+        machine_id=(ID | None, "Only snapshots of this machine."),
+    )
+
+
+class Step(NamedTuple):
+    """What a source sends next: chosen in the same read that then loads the rows. `last`: nothing follows."""
+
+    given: Sequence[dict[str, Any]]
+    last: bool = False
+
+
+Choose = Callable[[Transaction], Any]  # an async function of the transaction that returns a Step
+Source = Callable[[Feed, Database, Caller, Arguments], AsyncIterator[Choose]]
+
+
+async def operation_updated(
+    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
+) -> AsyncIterator[Choose]:
+    id_ = parse_id(arguments["id"], ("id",))
+
+    async def choose(transaction: Transaction) -> Step:
+        state = None
+        if id_.noun == "operation":
+            state = await operation_state(transaction, caller.tenant, id_.number)
+        if state is None:
+            raise NotFound(f"there is no operation {arguments['id']}")
+        return Step([{"operation": id_.number}], last=OperationState(state) not in UNFINISHED)
+
+    def wants(event: ChangeEvent) -> bool:
+        return event.noun == "operation" and event.subject_id == id_.number and event.tenant == caller.tenant
+
+    async with feed.listen(wants) as listener:
+        yield choose
+        while True:
+            await _batch(listener)
+            yield choose
+
+
+async def operation_changed(
+    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
+) -> AsyncIterator[Choose]:
+    match = matching("operation", arguments.get("filter"))
+
+    def wants(event: ChangeEvent) -> bool:
+        return event.noun == "operation" and event.tenant == caller.tenant
+
+    async with feed.listen(wants) as listener:
+        while True:
+            events = await _batch(listener)
+            changed = list(dict.fromkeys(event.subject_id for event in events))
+
+            async def choose(transaction: Transaction, changed: Sequence[int] = changed) -> Step:
+                found = set(await match(transaction, caller.tenant, changed))
+                return Step([{"operation": number} for number in changed if number in found])
+
+            yield choose
+
+
+async def snapshot_changed(
+    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
+) -> AsyncIterator[Choose]:
+    text = arguments.get("machineId")
+    machine = None if text is None else await _known_machine(_database, caller, parse_id(text, ("machineId",)), text)
+
+    def wants(event: ChangeEvent) -> bool:
+        mine = event.noun == "snapshot" and event.tenant == caller.tenant
+        return mine and (machine is None or event.machine_id == machine)
+
+    find_snapshots, find_machines = matching("snapshot", None), matching("machine", None)
+    async with feed.listen(wants) as listener:
+        while True:
+            events = await _batch(listener)
+
+            async def choose(transaction: Transaction, events: Sequence[ChangeEvent] = events) -> Step:
+                there = set(await find_snapshots(transaction, caller.tenant, [event.subject_id for event in events]))
+                machines = {event.machine_id for event in events if event.machine_id is not None}
+                known = set(await find_machines(transaction, caller.tenant, list(machines)))
+                return Step([{"change": _change(event)} for event in events if _shown(event, there, known)])
+
+            yield choose
+
+
+def _shown(event: ChangeEvent, there: set[int], machines: set[int]) -> bool:
+    """What has since been deleted is told by its own event; a machine that was cleared away tells nothing more."""
+    return (event.change == Change.DELETED or event.subject_id in there) and event.machine_id in machines
+
+
+def _change(event: ChangeEvent) -> dict[str, Any]:
+    deleted = event.change == Change.DELETED
+    snapshot_id = f"snapshot-{event.subject_id}"
+    return {
+        "kind": event.change,
+        "snapshotId": snapshot_id,
+        "machine": event.machine_id,
+        "snapshot": None if deleted else event.subject_id,
+        "deletedSnapshotId": snapshot_id if deleted else None,
+    }
+
+
+async def _known_machine(database: Database, caller: Caller, id_: Id, text: str) -> int:
+    find = matching("machine", {"id": {"eq": text}})
+
+    async def read(transaction: Transaction) -> Sequence[int]:
+        return await find(transaction, caller.tenant, [id_.number])
+
+    if not await database.read(read, single=True):
+        raise NotFound(f"there is no machine {text}")
+    return id_.number
+
+
+async def _batch(listener: Listener) -> list[ChangeEvent]:
+    try:
+        return await listener.batch()
+    except Lagged:
+        raise LimitExceeded("the subscriber fell too far behind and has missed changes: read again, then subscribe") from None
+
+
+SOURCES: Mapping[str, Source] = {
+    "operationUpdated": operation_updated,
+    "operationChanged": operation_changed,
+    "snapshotChanged": snapshot_changed,
+}

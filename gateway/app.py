@@ -1,0 +1,114 @@
+"""The composition root: settings -> database, drivers, worker, ASGI application. The only place that names them all."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import col, select
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import Scope
+
+from gateway.access.caller import Caller, local_caller
+from gateway.api.execution import GraphQLExecutor
+from gateway.api.http import GraphQLEndpoint
+from gateway.api.middleware import middleware
+from gateway.api.sse import EventStreams
+from gateway.api.streams import Streams
+from gateway.api.websocket import WebSocketEndpoint
+from gateway.config import Settings
+from gateway.drivers.base import Driver
+from gateway.drivers.simulated import SimulatedDriver
+from gateway.inventory.demo import load_demo
+from gateway.inventory.refresh import Inventory
+from gateway.models import Provider
+from gateway.operations.service import Operations
+from gateway.operations.worker import Worker
+from gateway.pages import page_routes
+from gateway.store.database import Database
+from gateway.store.feed import Feed
+from gateway.store.opening import open_database
+from gateway.store.simulation import Simulation
+from gateway.store.statements import Statement
+from gateway.web import routes as web_routes
+
+log = logging.getLogger(__name__)
+
+_SIMULATED = Statement(select(Provider.name).where(col(Provider.driver) == "simulated"))
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway. Close `streams` before the connections that carry them."""
+
+    app: Starlette
+    database: Database
+    inventory: Inventory
+    streams: Streams
+    worker: Worker
+
+
+@asynccontextmanager
+async def opened_database(settings: Settings) -> AsyncIterator[Database]:
+    """The migrated database of `settings`. Raises StartupError."""
+    database = open_database(
+        settings.database_url,
+        read_connections=settings.read_connections,
+        write_connections=settings.write_connections,
+        read_timeout=settings.read_timeout,
+    )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def open_drivers(database: Database) -> Mapping[str, Driver]:
+    """A driver for every provider that has one, by the provider's name."""
+    simulation = Simulation(database)
+    rows = await database.read(lambda transaction: transaction.all(_SIMULATED), single=True)
+    return {row.name: SimulatedDriver(row.name, simulation) for row in rows}
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Gateway]:
+    """A gateway on a migrated database: its worker, refresh and feed run until this is left. Raises StartupError.
+
+    `demo`: the demo world is loaded when the database has no machines.
+    """
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(opened_database(settings))
+        if demo:
+            await load_demo(database, settings.tenant)
+        drivers = await open_drivers(database)
+        inventory = Inventory(database, drivers, settings)
+        worker = Worker(database, drivers, settings, inventory.refresh_machine)
+        operations = Operations(database, drivers, settings, worker.wake)
+        feed = Feed(database)
+        for part in (feed, worker, inventory):  # stopped in reverse: what makes changes before what tells of them
+            await part.start()
+            stack.push_async_callback(part.stop)
+        executor = GraphQLExecutor(database, operations, feed)
+        streams = Streams()
+        yield Gateway(_application(settings, executor, streams, database), database, inventory, streams, worker)
+
+
+def _application(settings: Settings, executor: GraphQLExecutor, streams: Streams, database: Database) -> Starlette:
+    caller = local_caller(settings.tenant)
+
+    def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
+        return caller
+
+    http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)
+    websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
+    return Starlette(
+        routes=[
+            Route("/graphql", http),
+            WebSocketRoute("/graphql", websocket),
+            *web_routes(),
+            *page_routes(database),
+        ],
+        middleware=middleware(settings),
+    )

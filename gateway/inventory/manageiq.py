@@ -1,0 +1,201 @@
+"""What the attributes of ManageIQ's Vms, Instances and snapshots mean, and which values are not sense. Pure.
+
+A mistake is a ValueError whose text is the reason; whoever reads the file knows the position.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from gateway.models import MachineKind, PowerState, folded
+
+_LARGEST = 2**63 - 1
+_LARGEST_ID = 4 * 10**18  # leaves more than half of the numbers for rows to come
+_TEXT_LIMIT = 4_000  # longer than anything a provider allows; names may have been made where 255 was not the limit
+_ID_IN_HREF = re.compile(r"/(\d+)/?(?:\?.*)?$")
+_KIND_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
+_KINDS = {"vms": MachineKind.VM, "instances": MachineKind.INSTANCE}
+_POWER = {
+    "on": PowerState.ON,
+    "off": PowerState.OFF,
+    "suspended": PowerState.SUSPENDED,
+    "paused": PowerState.SUSPENDED,
+    "terminated": PowerState.OFF,
+}
+_CURRENT = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "f": False, "t": True}
+
+
+class ImportedMachine(NamedTuple):
+    """One machine, in the words of the gateway. `created_at` is None where the file does not say."""
+
+    id: int
+    kind: MachineKind
+    name: str
+    name_folded: str
+    description: str | None
+    description_folded: str | None
+    provider_ref: str
+    provider_ref_folded: str
+    provider_uid: str | None
+    power_state: PowerState
+    host: str | None
+    host_folded: str | None
+    flavor: str | None
+    availability_zone: str | None
+    created_at: datetime | None
+
+
+class ImportedSnapshot(NamedTuple):
+    """One snapshot, in the words of the gateway. `created_at` is None where the file does not say."""
+
+    id: int
+    parent_id: int | None
+    name: str
+    name_folded: str
+    description: str | None
+    description_folded: str | None
+    is_current: bool
+    size_bytes: int | None
+    provider_ref: str
+    provider_ref_folded: str
+    created_at: datetime | None
+
+
+def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachine:
+    """Raises ValueError."""
+    id = _id(attributes)
+    name = _text(attributes, "name") or ""
+    description = _text(attributes, "description")
+    uid = _text(attributes, "uid_ems")
+    ref = _text(attributes, "ems_ref") or uid or str(id)
+    host = _named(attributes, "host")
+    power = _text(attributes, "power_state")
+    return ImportedMachine(
+        id=id,
+        kind=_kind(attributes, collection),
+        name=name,
+        name_folded=name.casefold(),
+        description=description,
+        description_folded=folded(description),
+        provider_ref=ref,
+        provider_ref_folded=ref.casefold(),
+        provider_uid=uid,
+        power_state=_POWER.get((power or "").lower(), PowerState.UNKNOWN),
+        host=host,
+        host_folded=folded(host),
+        flavor=_named(attributes, "flavor"),
+        availability_zone=_named(attributes, "availability_zone"),
+        created_at=_moment(attributes, "created_on"),
+    )
+
+
+def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
+    """Raises ValueError."""
+    id = _id(attributes)
+    name = _text(attributes, "name") or ""
+    description = _text(attributes, "description")
+    ref = _text(attributes, "ems_ref") or _text(attributes, "uid_ems") or str(id)
+    parent = attributes.get("parent_id")
+    return ImportedSnapshot(
+        id=id,
+        parent_id=None if parent is None or parent == "" else _number("parent_id", parent),
+        name=name,
+        name_folded=name.casefold(),
+        description=description,
+        description_folded=folded(description),
+        is_current=_current(attributes.get("current")),
+        size_bytes=_size(attributes.get("total_size")),
+        provider_ref=ref,
+        provider_ref_folded=ref.casefold(),
+        created_at=_moment(attributes, "create_time") or _moment(attributes, "created_on"),
+    )
+
+
+def _kind(attributes: dict[str, Any], collection: str | None) -> MachineKind:
+    if collection is not None:
+        return _KINDS[collection]
+    href = attributes.get("href")
+    if isinstance(href, str) and (match := _KIND_IN_HREF.search(href)):
+        return _KINDS[match[1]]
+    if isinstance(cloud := attributes.get("cloud"), bool):
+        return MachineKind.INSTANCE if cloud else MachineKind.VM
+    if isinstance(type_ := attributes.get("type"), str) and "Manager" in type_:
+        return MachineKind.INSTANCE if "CloudManager" in type_ else MachineKind.VM
+    raise ValueError("neither a Vm nor an Instance: it has no href, cloud or type that says which")
+
+
+def _id(attributes: dict[str, Any]) -> int:
+    value = attributes.get("id")
+    if value is not None:
+        return _number("id", value)
+    href = attributes.get("href")
+    if isinstance(href, str) and (match := _ID_IN_HREF.search(href)):
+        return _number("href", match[1])
+    raise ValueError("has neither an id nor an href that ends in one")
+
+
+def _number(name: str, value: Any) -> int:
+    # Only ASCII digits, and few enough that int() is cheap.
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_ID:
+        raise ValueError(f"{name} {_shown(value)} is not a number from 1 to {_LARGEST_ID}")
+    return value
+
+
+def _text(attributes: dict[str, Any], name: str) -> str | None:
+    value = attributes.get(name)
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # some providers' references are numbers
+    if not isinstance(value, str):
+        raise ValueError(f"{name} {_shown(value)} is not text")  # noqa: TRY004
+    if len(value) > _TEXT_LIMIT and name != "description":
+        raise ValueError(f"{name} is longer than {_TEXT_LIMIT:,} characters")
+    if "\0" in value:
+        raise ValueError(f"{name} contains a NUL character")
+    return value
+
+
+def _named(attributes: dict[str, Any], name: str) -> str | None:
+    """Text, or the `name` of an object."""
+    value = attributes.get(name)
+    return _text(value, "name") if isinstance(value, dict) else _text(attributes, name)
+
+
+def _moment(attributes: dict[str, Any], name: str) -> datetime | None:
+    value = attributes.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        moment = datetime.fromisoformat(value.removesuffix(" UTC"))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, AttributeError, OverflowError):
+        raise ValueError(f"{name} {_shown(value)} is not an ISO 8601 time") from None
+
+
+def _current(value: Any) -> bool:
+    try:
+        return _CURRENT[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"current {_shown(value)} is neither 0 nor 1") from None
+
+
+def _size(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"total_size {_shown(value)} is not a number of bytes")
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(an object)"
+    text = '"' + value + '"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:60] + "…"

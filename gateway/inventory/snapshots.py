@@ -1,0 +1,147 @@
+"""Merges the snapshots of one machine, as its provider reports them, into the inventory.
+
+Runs in one transaction with the machine's row locked, and writes only what has changed. What the gateway itself is
+doing or has failed to do has no `provider_ref` yet and is left to the operation it belongs to.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlmodel import col
+
+from gateway.drivers.base import SeenSnapshot, SeenSnapshots
+from gateway.inventory.columns import assignments
+from gateway.inventory.counts import Tally
+from gateway.models import Operation, OperationKind, OperationState, Snapshot, SnapshotState
+from gateway.store.database import Transaction
+from gateway.store.statements import OneOf, Statement, insert
+
+_SAME_TIME = timedelta(seconds=1)  # some report whole seconds at one time and fractions at another
+
+_REPORTED = ("name", "description", "memory", "is_current", "size_bytes", "created_at", "parent_id", "state")
+_OF_MACHINE = col(Snapshot.machine_id) == bindparam("of")
+
+# A merge would undo what the provider had not shown yet when the listing was made, or show twice what an operation is
+# about to record. What only waits in the queue, and the refresh that asks, do not count.
+_AT_WORK = Statement(
+    sa.select(col(Operation.id))
+    .where(
+        col(Operation.machine_id) == bindparam("of"),
+        col(Operation.kind) != OperationKind.REFRESH_MACHINE,
+        sa.or_(
+            col(Operation.state) == OperationState.RUNNING,
+            sa.and_(col(Operation.state) == OperationState.QUEUED, col(Operation.issued)),
+            col(Operation.finished_at) >= bindparam("begun"),
+        ),
+    )
+    .limit(1)
+)
+_ROWS = Statement(
+    sa.select(col(Snapshot.id), col(Snapshot.provider_ref), *(col(getattr(Snapshot, name)) for name in _REPORTED))
+    .where(_OF_MACHINE)
+    .order_by(col(Snapshot.id))
+)
+_INSERT = insert(Snapshot, "tenant", "machine_id", "provider_ref", *_REPORTED, "observed_at")
+_BY_ID = col(Snapshot.id) == bindparam("snapshot_id")
+_UPDATE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, *_REPORTED)))
+_STEP_DOWN = Statement(sa.update(Snapshot).where(_BY_ID).values(is_current=False))
+_MOVE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "parent_id")))
+_DELETE = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), "ids")))
+_OBSERVED = Statement(
+    sa.update(Snapshot)
+    .where(_OF_MACHINE, col(Snapshot.provider_ref).is_not(None))
+    .values(**assignments(Snapshot, "observed_at"))
+)
+
+
+async def merge_snapshots(
+    tx: Transaction,
+    machine_id: int,
+    seen: SeenSnapshots,
+    *,
+    tenant: str,
+    begun: datetime,
+    moment: datetime,
+    tally: Tally,
+    adopted: bool = False,
+) -> None:
+    """Makes the rows of the machine agree with `seen`, whose listing began at `begun`.
+
+    Does nothing while an operation is at work on the machine, or when one has ended since. `adopted`: the rows come
+    from an import, whose times may be less exact.
+    """
+    if await tx.first(_AT_WORK, of=machine_id, begun=begun) is not None:
+        return
+    rows = await tx.all(_ROWS, of=machine_id)
+    reported = {snapshot.ref: snapshot for snapshot in seen.snapshots}
+    kept = {
+        row.provider_ref: row
+        for row in rows
+        if row.provider_ref in reported and (adopted or _is_same(row, reported[row.provider_ref]))
+    }
+    staying = {row.id for row in kept.values()} | {row.id for row in rows if row.provider_ref is None}
+    vanished = {row.id: row for row in rows if row.id not in staying}
+
+    for row in rows:  # first of all, because a machine has one current snapshot at every moment
+        if row.is_current and (row.provider_ref != seen.current_ref or row.id in vanished):
+            await tx.run(_STEP_DOWN, snapshot_id=row.id)
+    ids = {ref: row.id for ref, row in kept.items()}
+    for ref, snapshot in reported.items():
+        if ref not in kept:
+            values = _values(snapshot, None, ids, seen.current_ref)
+            new = await tx.first(
+                _INSERT, **values, tenant=tenant, machine_id=machine_id, provider_ref=ref, observed_at=moment
+            )
+            ids[ref] = new.id
+            tally.created += 1
+    for ref, row in kept.items():
+        values = _values(reported[ref], row, ids, seen.current_ref)
+        if any(getattr(row, name) != value for name, value in values.items()):
+            await tx.run(_UPDATE, snapshot_id=row.id, **values)
+            tally.updated += 1
+        else:
+            tally.unchanged += 1
+    await _take_out(tx, rows, vanished)
+    tally.removed += len(vanished)
+    await tx.run(_OBSERVED, of=machine_id, observed_at=moment)
+
+
+def _is_same(row: Any, seen: SeenSnapshot) -> bool:
+    """Some providers know snapshots by name alone: another time of creation is another snapshot of that name."""
+    return bool(abs(row.created_at - seen.created_at) < _SAME_TIME)
+
+
+def _values(seen: SeenSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None) -> dict[str, Any]:
+    """The columns as they should be. What the gateway made keeps the name that its user gave it."""
+    named = seen if row is None or seen.token is None else row
+    if row is None:
+        state = SnapshotState.READY if seen.ready else SnapshotState.CREATING
+    else:
+        state = SnapshotState.READY if row.state is SnapshotState.CREATING and seen.ready else row.state
+    size = seen.size_bytes
+    return {
+        "name": named.name,
+        "description": named.description,
+        "memory": seen.memory,
+        "is_current": seen.ref == current_ref,
+        "size_bytes": row.size_bytes if size is None and row is not None else size,
+        "created_at": seen.created_at,
+        "parent_id": None if seen.parent_ref is None else ids.get(seen.parent_ref),
+        "state": state,
+    }
+
+
+async def _take_out(tx: Transaction, rows: list[Any], vanished: Mapping[int, Any]) -> None:
+    """Removes rows. Children that are not made yet, and so unknown to the provider, go to the next of kin."""
+    if not vanished:
+        return
+    for row in rows:
+        if row.provider_ref is None and row.parent_id in vanished:
+            heir = row.parent_id
+            while heir in vanished:
+                heir = vanished[heir].parent_id
+            await tx.run(_MOVE, snapshot_id=row.id, parent_id=heir)
+    await tx.run(_DELETE, ids=list(vanished))

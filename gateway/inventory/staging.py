@@ -1,0 +1,165 @@
+"""A connection of an import's own, with temporary tables that hold a whole file before any of it becomes visible.
+
+Not the gateway's `Database`: reading a long file would hold its single writer up. The SQL here and in `merging` is the
+same text for both databases; parameters are written `:name`.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any, Protocol
+
+from gateway.errors import StartupError
+from gateway.models import timestamp_text
+from gateway.store.opening import check_file, scheme, sqlite_path
+from gateway.store.sqlite import connect
+
+try:  # an extra
+    import psycopg
+except ImportError:
+    psycopg = None  # type: ignore[assignment]
+
+_MACHINE = """
+    no INTEGER PRIMARY KEY, position TEXT, listed BOOLEAN,
+    id BIGINT, kind TEXT, name TEXT, name_folded TEXT, description TEXT, description_folded TEXT,
+    provider_ref TEXT, provider_ref_folded TEXT, provider_uid TEXT, power_state TEXT, host TEXT, host_folded TEXT,
+    flavor TEXT, availability_zone TEXT, created_at MOMENT, fate TEXT
+"""
+_SNAPSHOT = """
+    machine_no INTEGER, place INTEGER,
+    id BIGINT, parent_id BIGINT, name TEXT, name_folded TEXT, description TEXT, description_folded TEXT,
+    is_current BOOLEAN, size_bytes BIGINT, provider_ref TEXT, provider_ref_folded TEXT, created_at MOMENT
+"""
+TABLES = {
+    "staged_machine": _MACHINE,
+    "staged_snapshot": _SNAPSHOT,
+    "changed": "id BIGINT",  # the rows of one kind that a merge has to update
+}
+
+
+class Session(Protocol):
+    """One connection. Outside `transaction` every statement stands alone."""
+
+    dialect: str
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+        """How many rows it changed."""
+        ...
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]: ...
+
+    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Adds rows to one of TABLES, in the order of its columns; what is not given at the end stays null."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing."""
+        ...
+
+
+@contextmanager
+def open_session(url: str) -> Iterator[Session]:
+    """A session on the migrated database behind `url`, with empty TABLES. Raises StartupError."""
+    if scheme(url) == "sqlite":
+        check_file(sqlite_path(url))
+        connection = connect(sqlite_path(url))
+        try:
+            yield _SqliteSession(connection)
+        finally:
+            connection.close()
+        return
+    if psycopg is None:
+        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'")
+    try:
+        postgres = psycopg.connect(url, autocommit=True, application_name="snapshot-gateway-import")
+    except psycopg.OperationalError as error:
+        raise StartupError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from None
+    with postgres:
+        yield _PostgresSession(postgres)
+
+
+class _SqliteSession:
+    dialect = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # Staged rows go to a file, and the database is not mapped: memory stays bounded however long the import is.
+        for pragma in ("temp_store = FILE", "temp.cache_size = -16384", "mmap_size = 0", "cache_size = -98304"):
+            connection.execute(f"PRAGMA {pragma}")
+        for table, columns in TABLES.items():
+            connection.execute(f"CREATE TEMP TABLE {table} ({columns.replace('MOMENT', 'TEXT')})")
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+        return self._connection.execute(_sqlite(sql), _sqlite_values(values)).rowcount
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(_sqlite(sql), _sqlite_values(values)).fetchall()
+
+    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        width = len(rows[0])
+        columns = ", ".join(_columns(table)[:width])
+        marks = ", ".join("?" * width)
+        moment = width - 1  # the only moment is the last column given
+        values = [(*row[:moment], row[moment] and timestamp_text(row[moment])) for row in rows]
+        self._connection.execute("BEGIN")
+        self._connection.executemany(f"INSERT INTO temp.{table} ({columns}) VALUES ({marks})", values)
+        self._connection.execute("COMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+class _PostgresSession:
+    dialect = "postgresql"
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+        for table, columns in TABLES.items():
+            # The same collation as the tables' own, or the two could not be compared.
+            typed = columns.replace("MOMENT", "TIMESTAMPTZ").replace("TEXT", 'TEXT COLLATE "C"')
+            connection.execute(f"CREATE TEMP TABLE {table} ({typed})".encode())
+        connection.execute("SET jit = off")
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+        return self._connection.execute(_postgres(sql), values or None).rowcount
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(_postgres(sql), values or None).fetchall()
+
+    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        columns = ", ".join(_columns(table)[: len(rows[0])])
+        with self._connection.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._connection.transaction():
+            yield
+
+
+def _columns(table: str) -> list[str]:
+    return [column.split()[0] for column in TABLES[table].split(",")]
+
+
+def _sqlite(sql: str) -> str:
+    return sql.replace("IS DISTINCT FROM", "IS NOT")  # which SQLite has known for longer
+
+
+def _sqlite_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        name: timestamp_text(value) if isinstance(value, datetime) else value for name, value in (values or {}).items()
+    }
+
+
+def _postgres(sql: str) -> bytes:
+    return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", sql).encode()

@@ -1,0 +1,1 @@
+"""Writes: accept a wish, run it, reconcile it."""

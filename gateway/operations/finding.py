@@ -1,0 +1,71 @@
+"""From what a request names to the rows it means, locked, or to the refusal that says there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.access.caller import Caller
+from gateway.access.capabilities import MachineFacts
+from gateway.errors import Conflict, NotFound, Reference, Refusal
+from gateway.operations.statements import LOCK_MACHINES, SNAPSHOTS, UNFINISHED_OF_SNAPSHOT, machine_name
+from gateway.operations.wishes import MachineId, MachineTarget, Target
+from gateway.store.database import Transaction
+
+
+def facts(machine: Any) -> MachineFacts:
+    """What a machine's capabilities depend on."""
+    return MachineFacts(machine.kind, machine.provider, machine.power_state, machine.gone_at)
+
+
+async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, Any]:
+    """The machines of the caller's tenant that `targets` name, by number."""
+    numbers = {_number(target) for target in targets if not isinstance(target, Refusal)}
+    rows = await tx.all(LOCK_MACHINES, tenant=caller.tenant, ids=sorted(numbers))
+    return {row.id: row for row in rows}
+
+
+def machine_of(target: MachineTarget, machines: Mapping[int, Any]) -> Any:
+    """The machine that `target` names. Raises the refusal that it is, or NotFound."""
+    if isinstance(target, Refusal):
+        raise target
+    machine = machines.get(_number(target))
+    if isinstance(target, MachineId):
+        if machine is None or machine.kind is not target.kind:
+            raise NotFound(f"there is no machine {machine_name(target.kind, target.number)}")
+    elif machine is None:
+        raise NotFound(f"there is no machine with the number {target}")
+    return machine
+
+
+async def lock_snapshots(
+    tx: Transaction, caller: Caller, numbers: Sequence[int]
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The snapshots of the caller's tenant with these numbers, and their machines, locked; both by number."""
+    seen = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers)
+    machines = await lock_machines(tx, caller, [row.machine_id for row in seen])
+    # Once more under the lock: until then other requests could still change what was seen.
+    rows = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers) if seen else []
+    return {row.id: row for row in rows}, machines
+
+
+def snapshot_of(target: Target, snapshots: Mapping[int, Any]) -> Any:
+    """The snapshot that `target` names. Raises the refusal that it is, or NotFound."""
+    if isinstance(target, Refusal):
+        raise target
+    snapshot = snapshots.get(target)
+    if snapshot is None:
+        raise NotFound(f"there is no snapshot snapshot-{target}")
+    return snapshot
+
+
+async def name_conflict(tx: Transaction, refusal: Refusal, snapshot_id: int) -> Refusal:
+    """The refusal; a conflict names the operation that stands in the way."""
+    if not isinstance(refusal, Conflict):
+        return refusal
+    operation = await tx.first(UNFINISHED_OF_SNAPSHOT, snapshot_id=snapshot_id)
+    if operation is None:
+        return refusal
+    return Conflict(f"{refusal.message}: operation-{operation.id}", conflict=Reference("operation", operation.id))
+
+
+def _number(target: int | MachineId) -> int:
+    return target.number if isinstance(target, MachineId) else target

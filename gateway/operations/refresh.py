@@ -1,0 +1,26 @@
+"""Decides on `refreshMachine` and records it when accepted."""
+
+from gateway.access.caller import Caller
+from gateway.access.capabilities import Matrices, machine_refusal
+from gateway.config import Settings
+from gateway.errors import Unsupported
+from gateway.models import OperationKind, SnapshotAction
+from gateway.operations.finding import facts, lock_machines, machine_of
+from gateway.operations.queues import Queues, enqueue
+from gateway.operations.wishes import MachineTarget, Outcome
+from gateway.store.database import Transaction
+
+
+async def refresh_machine(
+    tx: Transaction, caller: Caller, target: MachineTarget, matrices: Matrices, settings: Settings
+) -> Outcome:
+    """Raises the refusal. A machine that is gone may be refreshed: it may be back."""
+    machine = machine_of(target, await lock_machines(tx, caller, [target]))
+    if refusal := machine_refusal(SnapshotAction.READ, facts(machine), matrices, caller):
+        raise refusal
+    if (machine.provider, machine.kind) not in matrices:
+        raise Unsupported(f"no driver is configured for provider {machine.provider!r}, so it cannot be asked")
+    queues = await Queues.load(tx, settings, [machine.id])
+    if full := queues.take(machine):
+        raise full
+    return Outcome(await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, machine), None, machine.id)

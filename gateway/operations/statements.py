@@ -1,0 +1,78 @@
+"""The SQL that several writes share. What only one of them needs stands beside it."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlmodel import col, select
+
+from gateway.models import Machine, MachineKind, Operation, Snapshot
+from gateway.store.statements import OneOf, Statement, insert
+
+
+def unfinished(table: str = "operation") -> Any:
+    """The very words of the partial index, so that both databases use it."""
+    return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
+
+
+# Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer and no locks.
+LOCK_MACHINES = Statement(
+    sa.select(
+        col(Machine.id),
+        col(Machine.kind),
+        col(Machine.name),
+        col(Machine.provider),
+        col(Machine.power_state),
+        col(Machine.gone_at),
+    )
+    .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
+    .order_by(col(Machine.id))
+    .with_for_update()
+)
+
+LOCK_MACHINE = Statement(select(Machine.id).where(col(Machine.id) == bindparam("machine_id")).with_for_update())
+
+SNAPSHOTS = Statement(
+    sa.select(
+        col(Snapshot.id),
+        col(Snapshot.machine_id),
+        col(Snapshot.name),
+        col(Snapshot.state),
+        col(Snapshot.provider_ref),
+        col(Snapshot.parent_id),
+    ).where(col(Snapshot.tenant) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+)
+
+SET_STATE = Statement(
+    sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(state=bindparam("new_state"))
+)
+
+DELETE_SNAPSHOT = Statement(sa.delete(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")))
+
+UNFINISHED_OF_SNAPSHOT = Statement(
+    select(Operation.id)
+    .where(col(Operation.snapshot_id) == bindparam("snapshot_id"), unfinished())
+    .order_by(col(Operation.id))
+    .limit(1)
+)
+
+INSERT_OPERATION = insert(
+    Operation,
+    "tenant",
+    "kind",
+    "state",
+    "machine_id",
+    "machine_kind",
+    "machine_name",
+    "snapshot_id",
+    "snapshot_name",
+    "requested_by",
+    "created_at",
+    "token",
+    "wish",
+)
+
+
+def machine_name(kind: MachineKind, number: int) -> str:
+    """How a machine is called in messages: its id, as clients know it."""
+    return f"{kind.value.lower()}-{number}"

@@ -1,0 +1,153 @@
+"""The process's worker: claims what is due, keeps the claims alive, and lets go when it is told to stop.
+
+A restart has no path of its own: what a dead process has left is claimed like anything else when its lease is over.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from uuid import uuid4
+
+from gateway.config import Settings
+from gateway.drivers.base import Driver
+from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
+from gateway.operations.execution import Execution
+from gateway.operations.housekeeping import sweep
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+_SWEEP = 60.0  # seconds between rounds of housekeeping
+
+
+class Worker:
+    """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        drivers: Mapping[str, Driver],
+        settings: Settings,
+        refresh: Callable[[int], Awaitable[None]],
+        *,
+        name: str | None = None,
+        poll: float = 0.5,
+        first_wait: float = 1.0,
+    ) -> None:
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._database = database
+        self._drivers = drivers
+        self._settings = settings
+        self._execution = Execution(drivers, settings, refresh, first_wait)
+        self._poll = poll
+        self._woken = asyncio.Event()
+        self._jobs: dict[asyncio.Task[None], Claim] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Starts to claim. A stopped worker is not started again."""
+        self._tasks = [
+            asyncio.create_task(self._claim_forever(), name="claim"),
+            asyncio.create_task(self._sweep_forever(), name="sweep"),
+        ]
+
+    def wake(self) -> None:
+        """There may be something to do: a new operation, or a wish to cancel one."""
+        self._woken.set()
+
+    async def stop(self) -> None:
+        """Claims nothing more, waits a while for what runs, and leaves the rest for others to take over at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=self._settings.drain_timeout)
+        left = list(self._jobs)
+        for job in left:
+            job.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        try:
+            await release(self._database, self.name)
+        except Exception:
+            log.exception("leases could not be released; they run out by themselves")
+
+    async def _claim_forever(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                await self._claim()
+                await self._see_wishes()
+            except Exception:
+                log.exception("operations could not be claimed; trying again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._poll)
+
+    async def _claim(self) -> None:
+        slots = self._settings.operation_slots - len(self._jobs)
+        if slots <= 0:
+            return
+        claims = await claim(
+            self._database,
+            self.name,
+            slots=slots,
+            providers=list(self._drivers),
+            lease=self._settings.operation_lease,
+        )
+        for claimed in claims:
+            job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
+            self._jobs[job] = claimed
+            job.add_done_callback(self._done)
+
+    async def _see_wishes(self) -> None:
+        if any(not claimed.cancel_wanted for claimed in self._jobs.values()):
+            wishes = await cancel_wishes(self._database, self.name)
+            for claimed in self._jobs.values():
+                claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+
+    async def _work(self, claimed: Claim) -> None:
+        job = asyncio.current_task()
+        assert job is not None
+        heart = asyncio.create_task(self._beat(claimed, job))
+        try:
+            await self._execution.run(claimed)
+        except LeaseLost:
+            log.warning("operation-%d has been taken over by another worker", claimed.row.id)
+        except Interrupted:
+            log.exception("operation-%d could not be recorded; it is taken up again", claimed.row.id)
+        finally:
+            heart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heart
+
+    def _done(self, job: asyncio.Task[None]) -> None:
+        claimed = self._jobs.pop(job)
+        if not job.cancelled() and (error := job.exception()) is not None:
+            log.error("operation-%d was dropped", claimed.row.id, exc_info=error)
+        self.wake()
+
+    async def _beat(self, claimed: Claim, job: asyncio.Task[None]) -> None:
+        lease = self._settings.operation_lease
+        alive = time.monotonic()
+        while time.monotonic() - alive < lease:
+            await asyncio.sleep(lease / 3)
+            try:
+                await claimed.beat(lease)
+                alive = time.monotonic()
+            except LeaseLost:
+                break
+            except Exception:
+                log.warning("operation-%d: its lease could not be renewed", claimed.row.id, exc_info=True)
+        claimed.lost = True
+        job.cancel()
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            try:
+                await sweep(self._database, self._settings)
+            except Exception:
+                log.exception("housekeeping failed; trying again in a minute")

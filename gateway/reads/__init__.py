@@ -1,0 +1,1 @@
+"""The read compiler: selection + filter + sort + page -> SQL -> rows -> JSON-ready values. Knows nothing of HTTP."""

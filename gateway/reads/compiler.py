@@ -1,0 +1,319 @@
+"""From a selection and the schema's sources to a plan: levels, links and generated renderers.
+
+A plan holds for every request with the same selection; see `levels` for what happens when it runs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import InvalidInput
+from gateway.models import MachineKind
+from gateway.reads import cursors, sources
+from gateway.reads.dialects import DIALECTS, Dialect
+from gateway.reads.entities import ENTITIES, Entity
+from gateway.reads.given import GivenShape, NodeLevels
+from gateway.reads.ids import PREFIXES
+from gateway.reads.levels import (
+    BoundPage,
+    Context,
+    EveryLevel,
+    Loaded,
+    ManyLevel,
+    ManyLink,
+    OneLevel,
+    OneLink,
+    Rows,
+    Wanted,
+)
+from gateway.reads.rendering import Code, Record, Renderer, literal
+from gateway.reads.roots import Root, every_root, given_root, lookup_root, lookups_root, many_root
+from gateway.reads.selection import Field, Selection, Variables
+from gateway.reads.sorts import complete
+
+
+class UnboundArgument(Exception):
+    """The arguments of `field` cannot be taken; `error` says why."""
+
+    def __init__(self, field: Field, error: InvalidInput) -> None:
+        super().__init__(error.message)
+        self.field = field
+        self.error = error
+
+
+@dataclass(slots=True)
+class Plan:
+    """One root field, or the selection of something given, compiled."""
+
+    load: Root
+    connections: Sequence[tuple[Field, ManyLevel]]
+    dialect: Dialect
+    single: bool = field(default=False)  # makes one statement at most
+
+    def bind(self, variables: Variables) -> Mapping[ManyLevel, BoundPage]:
+        """Checks every argument before any statement is sent. Raises UnboundArgument."""
+        pages = {}
+        for connection, level in self.connections:
+            try:
+                pages[level] = level.bind(connection.arguments(variables), self.dialect)
+            except InvalidInput as error:
+                raise UnboundArgument(connection, error) from None
+        return pages
+
+
+class Compiler:
+    """Compiles selections against a catalog, for one database.
+
+    `typed`: objects are Records, which graphql-core needs at interfaces; otherwise plain dicts.
+    """
+
+    def __init__(self, catalog: sources.Catalog, dialect: str, *, typed: bool) -> None:
+        self.catalog = catalog
+        self.dialect = DIALECTS[dialect]
+        self.typed = typed
+
+    def root(self, parent_type: str, field: Field) -> Plan:
+        """The plan of a root field, whose source is a Many, Lookup, Lookups, Every or Given."""
+        compilation = _Compilation(self)
+        origin = self.catalog[parent_type][field.name]
+        source = origin.source
+        load: Root
+        match source:
+            case sources.Many():
+                level = compilation.many(source, field, origin.type_name)
+                load = many_root(level)
+            case sources.Lookup():
+                load = lookup_root(compilation.nodes(field.selection), field, source.noun)
+            case sources.Lookups():
+                load = lookups_root(compilation.nodes(field.selection), field)
+            case sources.Every():
+                load = every_root(compilation.every(ENTITIES[source.noun], field.selection))
+            case sources.Given():
+                load = given_root(compilation.given(field.selection), source.name)
+            case _:
+                raise TypeError(f"{parent_type}.{field.name} cannot stand at the root")
+        return Plan(load, compilation.connections, self.dialect)
+
+    def given(self, selection: Selection) -> Plan:
+        """The plan of an object that a resolver gives as a dict; run it with `GivenShape.load`'s values."""
+        compilation = _Compilation(self)
+        return Plan(given_root(compilation.given(selection), None), compilation.connections, self.dialect)
+
+
+class _Compilation:
+    """The making of one plan."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._catalog = compiler.catalog
+        self._typed = compiler.typed
+        self._dialect = compiler.dialect
+        self.connections: list[tuple[Field, ManyLevel]] = []
+
+    def _code(self) -> Code:
+        return Code(self._dialect)
+
+    def _object(self, type_name: str, items: Sequence[tuple[str, str]], code: Code) -> str:
+        display = literal(items)
+        return f"{code.name(Record)}({type_name!r}, {display})" if self._typed else display
+
+    # ---- rows of an entity
+
+    def renderer(self, entity: Entity, selection: Selection, rows: Rows) -> Renderer:
+        """Renders one row of `entity` by its concrete type."""
+        by_type = {type_name: self._row_renderer(type_name, fields, rows) for type_name, fields in selection.items()}
+        kinds = {entity.types[type_name]: render for type_name, render in by_type.items() if type_name in entity.types}
+        if not entity.kinded or len(kinds) == 1:
+            return next(iter(kinds.values()))
+        code = self._code()
+        renderers = code.name({str(kind): render for kind, render in kinds.items()})
+        render: Renderer = code.function("r, L, c", f"{renderers}[r[{rows.column('kind')}]](r, L, c)")
+        return render
+
+    def _row_renderer(self, type_name: str, fields: Sequence[Field], rows: Rows) -> Renderer:
+        code = self._code()
+        render: Renderer = code.function("r, L, c", self._row_object(type_name, fields, rows, code))
+        return render
+
+    def _row_object(self, type_name: str, fields: Sequence[Field], rows: Rows, code: Code) -> str:
+        items = [(field.key, self._row_field(type_name, field, rows, code)) for field in fields]
+        return self._object(type_name, items, code)
+
+    def _row_field(self, type_name: str, field: Field, rows: Rows, code: Code) -> str:
+        if field.name == "__typename":
+            return repr(type_name)
+        origin = self._catalog[type_name][field.name]
+        match origin.source:
+            case sources.Column(name):
+                return code.leaf(f"r[{rows.column(name)}]", origin.type_name)
+            case sources.OwnId():
+                return f"'{PREFIXES[type_name]}-%d' % r[{rows.column('id')}]"
+            case sources.IdOf(prefix, column):
+                value = f"r[{rows.column(column)}]"
+                return f"(None if {value} is None else '{prefix}-%d' % {value})"
+            case sources.Computed(columns, compute):
+                values = "".join(f", r[{rows.column(column)}]" for column in columns)
+                call = f"{code.name(compute)}(c{values})"
+                return self._computed_list(call, field, code) if field.selection else call
+            case sources.Inline(present):
+                ((inner_type, fields),) = field.selection.items()
+                inner = self._row_object(inner_type, fields, rows, code)
+                return f"(None if r[{rows.column(present)}] is None else {inner})"
+            case sources.One() as source:
+                return self._one(source, field, rows)
+            case sources.Many() as source:
+                return self._many(source, field, origin.type_name, rows)
+            case _:
+                raise TypeError(f"{type_name}.{field.name} cannot come from a row")
+
+    def _computed_list(self, call: str, field: Field, code: Code) -> str:
+        ((type_name, fields),) = field.selection.items()
+        items = [
+            (item.key, repr(type_name) if item.name == "__typename" else f"x[{item.name!r}]") for item in fields
+        ]
+        return f"[{self._object(type_name, items, code)} for x in {call}]"
+
+    def _one(self, source: sources.One, field: Field, rows: Rows) -> str:
+        column = rows.column(source.column)
+
+        def make() -> OneLink:
+            return OneLink(self.one(ENTITIES[source.noun], field.selection, source.match, source.where), column)
+
+        number = rows.link((field, source), make)
+        return f"L[{number}].get(r[{column}])"
+
+    def _many(self, source: sources.Many, field: Field, type_name: str, rows: Rows) -> str:
+        column = rows.column("id")
+        counter = None if source.counter is None else rows.column(source.counter)
+        number = rows.link((field, source), lambda: ManyLink(self.many(source, field, type_name), column, counter))
+        return f"L[{number}][r[{column}]]"
+
+    def one(self, entity: Entity, selection: Selection, match: str = "id", where: str = "TRUE") -> OneLevel:
+        rows = Rows()
+        level = OneLevel(entity, rows, match, where)
+        level.render = self.renderer(entity, selection, rows)
+        return level
+
+    def every(self, entity: Entity, selection: Selection) -> EveryLevel:
+        rows = Rows()
+        return EveryLevel(entity, rows, self.renderer(entity, selection, rows))
+
+    # ---- connections
+
+    def many(self, source: sources.Many, field: Field, type_name: str) -> ManyLevel:
+        entity = ENTITIES[source.noun]
+        wanted, rows, code = Wanted(), Rows(), self._code()
+        level = ManyLevel(entity, rows, wanted, source.match, self._kind(entity, type_name))
+        self.connections.append((field, level))
+        ((connection_type, fields),) = field.selection.items()
+        items = [
+            (item.key, self._connection_field(connection_type, item, entity, rows, wanted, code)) for item in fields
+        ]
+        level.render = code.function("p, L, c, cursor", self._object(connection_type, items, code))
+        return level
+
+    @staticmethod
+    def _kind(entity: Entity, connection_type: str) -> MachineKind | None:
+        """`VmConnection` and `InstanceConnection` hold machines of one kind."""
+        return entity.types.get(connection_type.removesuffix("Connection"))
+
+    def _connection_field(
+        self, type_name: str, field: Field, entity: Entity, rows: Rows, wanted: Wanted, code: Code
+    ) -> str:
+        match field.name:
+            case "__typename":
+                return repr(type_name)
+            case "totalCount":
+                wanted.total = True
+                return "p.total"
+            case "nodes":
+                wanted.rows = True
+                render = code.name(self.renderer(entity, field.selection, rows))
+                return f"[{render}(r, L, c) for r in p.rows]"
+            case "edges":
+                wanted.rows = True
+                edge = self._edge(field.selection, entity, rows, wanted, code)
+                return f"[{edge} for r in p.rows]"
+            case _:
+                return self._page_info(field.selection, wanted, code)
+
+    def _edge(self, selection: Selection, entity: Entity, rows: Rows, wanted: Wanted, code: Code) -> str:
+        ((type_name, fields),) = selection.items()
+        items = []
+        for field in fields:
+            if field.name == "__typename":
+                items.append((field.key, repr(type_name)))
+            elif field.name == "cursor":
+                wanted.cursors = True
+                items.append((field.key, "cursor(r)"))
+            else:
+                render = code.name(self.renderer(entity, field.selection, rows))
+                items.append((field.key, f"{render}(r, L, c)"))
+        return self._object(type_name, items, code)
+
+    def _page_info(self, selection: Selection, wanted: Wanted, code: Code) -> str:
+        ((type_name, fields),) = selection.items()
+        items = []
+        for field in fields:
+            match field.name:
+                case "__typename":
+                    expression = repr(type_name)
+                case "hasNextPage":
+                    wanted.next = wanted.rows = True
+                    expression = "p.has_next"
+                case "hasPreviousPage":
+                    wanted.previous = wanted.rows = True
+                    expression = "p.has_previous"
+                case name:
+                    wanted.cursors = wanted.rows = True
+                    row = "p.rows[0]" if name == "startCursor" else "p.rows[-1]"
+                    expression = f"(cursor({row}) if p.rows else None)"
+            items.append((field.key, expression))
+        return self._object(type_name, items, code)
+
+    # ---- what a resolver gives
+
+    def nodes(self, selection: Selection) -> NodeLevels:
+        """Levels for rows of any noun whose types are selected."""
+        levels = {}
+        for entity in ENTITIES.values():
+            mine = {type_name: fields for type_name, fields in selection.items() if type_name in entity.types}
+            if mine:
+                levels[entity.noun] = self.one(entity, mine)
+        return NodeLevels(levels)
+
+    def given(self, selection: Selection) -> GivenShape:
+        """The shape of a dict that a resolver gives."""
+        ((type_name, fields),) = selection.items()
+        shape, code = GivenShape(), self._code()
+        items = [(field.key, self._given_field(type_name, field, shape)) for field in fields]
+        shape.render = code.function("x, S, c", self._object(type_name, items, code))
+        return shape
+
+    def _given_field(self, type_name: str, field: Field, shape: GivenShape) -> str:
+        if field.name == "__typename":
+            return repr(type_name)
+        match self._catalog[type_name][field.name].source:
+            case sources.Given(name) if not field.selection:
+                return f"x[{name!r}]"
+            case sources.Given(name):
+                return shape.nested(name, self.given(field.selection))
+            case sources.GivenOne(noun, name):
+                return shape.reference(name, noun, self.nodes(field.selection))
+            case sources.GivenEdge(noun, name):
+                return shape.reference(name, noun, NodeLevels({noun: self._edge_level(ENTITIES[noun], field)}))
+            case _:
+                raise TypeError(f"{type_name}.{field.name} cannot be given")
+
+    def _edge_level(self, entity: Entity, field: Field) -> OneLevel:
+        rows, code = Rows(), self._code()
+        order = complete(entity.default)
+        edge = self._edge(field.selection, entity, rows, Wanted(), code)
+        values = "".join(f"r[{rows.column(key.field.column)}], " for key in order)
+        code.names["encode"], code.names["order"] = cursors.encode, cursors.fingerprint(order)
+        inner: Callable[..., Any] = code.function("r, L, c, cursor", edge)
+        code.names["edge"] = inner
+        render: Renderer = code.function("r, L, c", f"edge(r, L, c, lambda r: encode(order, ({values})))")
+        return OneLevel(entity, rows, render=render)
+
+
+__all__ = ["Compiler", "Context", "Loaded", "Plan", "UnboundArgument"]

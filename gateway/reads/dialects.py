@@ -1,0 +1,168 @@
+"""The few places where the SQL of the two databases differs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.models import timestamp_text
+
+
+class Parameters:
+    """The parameters of one statement: `?1, ?2, …` or `$1, $2, …`, numbered so that fragments may come in any order."""
+
+    def __init__(self, sign: str) -> None:
+        self._sign = sign
+        self.values: list[Any] = []
+
+    def __call__(self, value: Any) -> str:
+        """The placeholder for `value`."""
+        self.values.append(value)
+        return f"{self._sign}{len(self.values)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PageSql:
+    """The parts of a statement that fetches a page of the rows `t` of one table."""
+
+    table: str
+    joins: str
+    columns: Sequence[str]
+    where: str
+    order: Sequence[tuple[str, str]]  # expression, and how: ("t.name", "ASC NULLS LAST")
+    limit: int
+    offset: int = 0
+
+    def select(self, columns: Sequence[str]) -> str:
+        order = ", ".join(f"{expression} {how}" for expression, how in self.order)
+        offset = f" OFFSET {self.offset}" if self.offset else ""
+        return (
+            f"SELECT {', '.join(columns)} FROM {self.table} t{self.joins}"
+            f" WHERE {self.where} ORDER BY {order} LIMIT {self.limit}{offset}"
+        )
+
+
+class Dialect(Protocol):
+    """How one database spells things."""
+
+    name: str
+    parent: str  # the id of the parent at hand inside `per_parent`
+    number_cast: str  # after a number that a client chose, which may be larger than the column
+    renderers: Mapping[str, str]  # Python source that makes a JSON-ready value of `{}`, by kind of column
+
+    def parameters(self) -> Parameters: ...
+
+    def moment(self, value: datetime) -> Any:
+        """An instant as the driver binds it."""
+        ...
+
+    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+        """`column` is one of `values`, however many; `array` is PostgreSQL's type of the list."""
+        ...
+
+    def contains(self, column: str, text: str, p: Parameters) -> str: ...
+
+    def ends_with(self, column: str, text: str, p: Parameters) -> str: ...
+
+    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+        """`column` is `parts` in this order with anything between them."""
+        ...
+
+    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
+        """The columns and then the parent's id, for each of `ids` its own page, in the order of `ids`."""
+        ...
+
+    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
+        """The parent's id and the value of `expression`, for each of `ids`."""
+        ...
+
+
+def _escaped(text: str, special: str, escape: Callable[[str], str]) -> str:
+    return "".join(escape(character) if character in special else character for character in text)
+
+
+class Sqlite:
+    """SQLite. GLOB instead of LIKE, which ignores case there."""
+
+    name = "sqlite"
+    parent = "p.value"
+    number_cast = ""
+    renderers = {
+        "moment": "({0}[:19] + 'Z' if {0}[20:26] == '000000' else {0})",
+        "boolean": "{0} == 1",
+    }
+
+    def parameters(self) -> Parameters:
+        return Parameters("?")
+
+    def moment(self, value: datetime) -> Any:
+        return timestamp_text(value)
+
+    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+        return f"{column} IN (SELECT value FROM json_each({p(orjson.dumps(values).decode())}))"
+
+    def contains(self, column: str, text: str, p: Parameters) -> str:
+        return f"instr({column}, {p(text)}) > 0"
+
+    def ends_with(self, column: str, text: str, p: Parameters) -> str:
+        return f"substr({column}, -{len(text)}) = {p(text)}" if text else f"{column} IS NOT NULL"
+
+    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+        pattern = "*".join(_escaped(part, "*?[", lambda character: f"[{character}]") for part in parts)
+        return f"{column} GLOB {p(pattern)}"
+
+    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
+        order = ", ".join(f"{expression} {how}" for expression, how in page.order)
+        return (
+            f"SELECT {', '.join(page.columns)}, p.value FROM json_each({p(orjson.dumps(ids).decode())}) p"
+            f" CROSS JOIN {page.table} t ON t.id IN ({page.select(['t.id'])}){page.joins} ORDER BY p.key, {order}"
+        )
+
+    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
+        return f"SELECT p.value, {expression} FROM json_each({p(orjson.dumps(ids).decode())}) p"
+
+
+class Postgresql:
+    """PostgreSQL. Instants arrive as datetimes, which orjson writes."""
+
+    name = "postgresql"
+    parent = "p.id"
+    number_cast = "::bigint"
+    renderers: Mapping[str, str] = {}
+
+    def parameters(self) -> Parameters:
+        return Parameters("$")
+
+    def moment(self, value: datetime) -> Any:
+        return value
+
+    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+        return f"{column} = ANY({p(list(values))}::{array}[])"
+
+    def contains(self, column: str, text: str, p: Parameters) -> str:
+        return f"strpos({column}, {p(text)}) > 0"
+
+    def ends_with(self, column: str, text: str, p: Parameters) -> str:
+        return f"right({column}, {len(text)}) = {p(text)}"
+
+    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+        pattern = "%".join(_escaped(part, "%_\\", lambda character: f"\\{character}") for part in parts)
+        return f"{column} LIKE {p(pattern)}"
+
+    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
+        columns = [f"{column} AS c{number}" for number, column in enumerate(page.columns)]
+        keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(page.order)]
+        shown = ", ".join(f"page.c{number}" for number in range(len(columns)))
+        order = ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(page.order))
+        return (
+            f"SELECT {shown}, p.id FROM unnest({p(list(ids))}::bigint[]) WITH ORDINALITY AS p(id, n)"
+            f" CROSS JOIN LATERAL ({page.select([*columns, *keys])}) page ORDER BY p.n, {order}"
+        )
+
+    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
+        return f"SELECT p.id, {expression} FROM unnest({p(list(ids))}::bigint[]) AS p(id)"
+
+
+DIALECTS: Mapping[str, Dialect] = {"sqlite": Sqlite(), "postgresql": Postgresql()}

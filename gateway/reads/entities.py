@@ -1,0 +1,122 @@
+"""The nouns: for each table that can be read, its types, filters, sorts and default order.
+
+A column that the schema shows needs no line here; one that can be filtered or sorted by has its line below.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.models import MachineKind, PowerState, SnapshotState
+from gateway.reads.filters import Choice, Comparable, Filters, Identifier, OfMachine, SomeOf, Text
+from gateway.reads.sorts import ID, Key, SortField, enum_rank
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One noun. `types` are its concrete GraphQL types, each with the `kind` that its rows have, if that tells them."""
+
+    noun: str
+    types: Mapping[str, MachineKind | None]
+    filters: Filters = field(default_factory=dict)
+    sorts: Mapping[str, SortField] = field(default_factory=dict)
+    default: Sequence[Key] = ()
+    total: tuple[str, str] | None = None  # a cheaper sum for all rows of a tenant: an expression, and its table
+
+    @property
+    def kinded(self) -> bool:
+        """Whether the column `kind` tells its types apart."""
+        return len(self.types) > 1
+
+
+def machine_filters() -> Filters:
+    return MACHINE.filters
+
+
+def snapshot_filters() -> Filters:
+    return SNAPSHOT.filters
+
+
+MACHINE = Entity(
+    noun="machine",
+    types={"Vm": MachineKind.VM, "Instance": MachineKind.INSTANCE},
+    filters={
+        "id": Identifier("machine", "id", kind="kind"),
+        "kind": Choice("kind"),
+        "name": Text("name"),
+        "description": Text("description", nullable=True),
+        "provider": Text("provider"),
+        "providerRef": Text("provider_ref"),
+        "host": Text("host", nullable=True),
+        "powerState": Choice("power_state"),
+        "createdAt": Comparable("created_at"),
+        "observedAt": Comparable("observed_at"),
+        "goneAt": Comparable("gone_at", nullable=True),
+        "snapshotCount": Comparable("snapshot_count"),
+        "someSnapshot": SomeOf("snapshot", "machine_id", snapshot_filters),
+    },
+    sorts={
+        "ID": ID,
+        "NAME": SortField("name", "text"),
+        "POWER_STATE": enum_rank("power_state", PowerState),
+        "CREATED_AT": SortField("created_at", "moment"),
+        "UPDATED_AT": SortField("updated_at", "moment"),
+        "SNAPSHOT_COUNT": SortField("snapshot_count", "number"),
+    },
+    default=[Key(SortField("name", "text"))],
+)
+
+SNAPSHOT = Entity(
+    noun="snapshot",
+    types={"Snapshot": None},
+    filters={
+        "id": Identifier("snapshot", "id"),
+        "name": Text("name"),
+        "description": Text("description", nullable=True),
+        "state": Choice("state"),
+        "memory": Comparable("memory"),
+        "isCurrent": Comparable("is_current"),
+        "sizeBytes": Comparable("size_bytes", nullable=True),
+        "createdAt": Comparable("created_at"),
+        "parentId": Identifier("snapshot", "parent_id", nullable=True),
+        "machineId": Identifier("machine", "machine_id", kind="machine.kind"),
+        "machine": OfMachine(machine_filters),
+        "createdBy": Text("created_by", nullable=True),
+        "providerRef": Text("provider_ref", nullable=True),
+    },
+    sorts={
+        "ID": ID,
+        "NAME": SortField("name", "text"),
+        "DESCRIPTION": SortField("description", "text", nullable=True),
+        "STATE": enum_rank("state", SnapshotState),
+        "SIZE_BYTES": SortField("size_bytes", "number", nullable=True),
+        "CREATED_AT": SortField("created_at", "moment"),
+        "MACHINE_NAME": SortField("machine.name", "text"),
+    },
+    default=[Key(SortField("created_at", "moment"), descending=True)],
+    total=("coalesce(sum(t.snapshot_count), 0)", "machine"),  # machines are far fewer
+)
+
+OPERATION = Entity(
+    noun="operation",
+    types={"Operation": None},
+    filters={
+        "id": Identifier("operation", "id"),
+        "kind": Choice("kind"),
+        "state": Choice("state"),
+        "createdAt": Comparable("created_at"),
+        "finishedAt": Comparable("finished_at", nullable=True),
+        "requestedBy": Text("requested_by", nullable=True),
+        "machineId": Identifier("machine", "machine_id", kind="machine_kind", nullable=True),
+        "snapshotId": Identifier("snapshot", "snapshot_id", nullable=True),
+    },
+    sorts={
+        "ID": ID,
+        "CREATED_AT": SortField("created_at", "moment"),
+        "FINISHED_AT": SortField("finished_at", "moment", nullable=True),
+    },
+    default=[Key(SortField("created_at", "moment"), descending=True)],
+)
+
+PROVIDER = Entity(noun="provider", types={"Provider": None}, default=[Key(SortField("name", "text"))])
+
+ENTITIES: Mapping[str, Entity] = {entity.noun: entity for entity in (MACHINE, SNAPSHOT, OPERATION, PROVIDER)}

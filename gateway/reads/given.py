@@ -1,0 +1,101 @@
+"""Objects that a resolver gives as dicts (payloads, changes, errors), with rows of the database hanging from them.
+
+All rows that the dicts of one shape refer to are loaded together, one statement for each noun.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import Reference
+from gateway.models import MachineKind
+from gateway.reads.ids import Id
+from gateway.reads.levels import Context, OneLevel
+from gateway.reads.rendering import Renderer
+
+
+@dataclass(slots=True)
+class NodeLevels:
+    """Rows of several nouns by their numbers."""
+
+    levels: dict[str, OneLevel]
+
+    async def load(self, context: Context, wanted: Sequence[Id]) -> dict[Id, Any]:
+        """The rendered rows; an id of a kind that the row is not finds nothing."""
+        groups: dict[tuple[str, MachineKind | None], list[int]] = {}
+        for id_ in dict.fromkeys(wanted):
+            groups.setdefault((id_.noun, id_.kind), []).append(id_.number)
+        found: dict[Id, Any] = {}
+        for (noun, kind), numbers in groups.items():
+            if noun in self.levels:
+                rows = await self.levels[noun].load(context, numbers, kind)
+                found |= {Id(noun, number, kind): value for number, value in rows.items()}
+        return found
+
+
+class GivenShape:
+    """The selection of a given dict. Renders many of them at once."""
+
+    def __init__(self) -> None:
+        self.render: Renderer | None = None
+        self._slots: list[_Nested | _Reference] = []
+
+    def nested(self, name: str, shape: "GivenShape") -> str:
+        """The expression of a nested object or list of objects."""
+        return self._slot(_Nested(name, shape))
+
+    def reference(self, name: str, noun: str | None, levels: NodeLevels) -> str:
+        """The expression of a row that the dict refers to by number or, without `noun`, by Reference."""
+        return self._slot(_Reference(name, noun, levels))
+
+    def _slot(self, slot: "_Nested | _Reference") -> str:
+        self._slots.append(slot)
+        return f"S[{len(self._slots) - 1}]"
+
+    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
+        """The rendered values, in order."""
+        assert self.render is not None
+        columns = [await slot.load(context, values) for slot in self._slots]
+        return [
+            self.render(value, [column[number] for column in columns], context) for number, value in enumerate(values)
+        ]
+
+
+@dataclass(slots=True)
+class _Nested:
+    name: str
+    shape: GivenShape
+
+    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
+        flat: list[dict[str, Any]] = []
+        for value in values:
+            inner = value[self.name]
+            flat += inner if isinstance(inner, list) else [] if inner is None else [inner]
+        rendered = iter(await self.shape.load(context, flat) if flat else [])
+        results: list[Any] = []
+        for value in values:
+            inner = value[self.name]
+            if isinstance(inner, list):
+                results.append([next(rendered) for _ in inner])
+            else:
+                results.append(None if inner is None else next(rendered))
+        return results
+
+
+@dataclass(slots=True)
+class _Reference:
+    name: str
+    noun: str | None
+    levels: NodeLevels = field(default_factory=lambda: NodeLevels({}))
+
+    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
+        ids = [self._id(value[self.name]) for value in values]
+        found = await self.levels.load(context, [id_ for id_ in ids if id_ is not None])
+        return [None if id_ is None else found.get(id_) for id_ in ids]
+
+    def _id(self, value: Any) -> Id | None:
+        if value is None:
+            return None
+        if isinstance(value, Reference):
+            return Id(value.noun, value.id)
+        return Id(self.noun or "", value)

@@ -1,0 +1,41 @@
+"""The ids that clients see, `vm-11` or `snapshot-3`, to rows and back."""
+
+import re
+from typing import NamedTuple
+
+from gateway.errors import InvalidInput
+from gateway.models import MachineKind
+
+_ID = re.compile(r"(vm|instance|snapshot|operation)-(0|[1-9][0-9]{0,18})")
+_LARGEST = 2**63 - 1
+
+_TARGETS: dict[str, tuple[str, MachineKind | None]] = {
+    "vm": ("machine", MachineKind.VM),
+    "instance": ("machine", MachineKind.INSTANCE),
+    "snapshot": ("snapshot", None),
+    "operation": ("operation", None),
+}
+PREFIXES = {"Vm": "vm", "Instance": "instance", "Snapshot": "snapshot", "Operation": "operation"}  # by GraphQL type
+
+
+class Id(NamedTuple):
+    """What an id names: a row of `noun`, and for machines which kind it must be."""
+
+    noun: str
+    number: int
+    kind: MachineKind | None = None
+
+
+def parse_id(text: str, path: tuple[str | int, ...] = ()) -> Id:
+    """Raises InvalidInput for text that is no id at all; an id of nothing that exists is fine here."""
+    match = _ID.fullmatch(text) if len(text) <= 40 else None
+    if match is None or (number := int(match[2])) > _LARGEST:
+        shown = text if len(text) <= 40 and text.isprintable() else "this"
+        raise InvalidInput(f"{shown!r} is not an id: ids read like vm-11, instance-201, snapshot-3 or operation-7", path=path)
+    noun, kind = _TARGETS[match[1]]
+    return Id(noun, number, kind)
+
+
+def machine_id(kind: MachineKind, number: int) -> str:
+    """`vm-11` or `instance-201`."""
+    return f"{kind.value.lower()}-{number}"

@@ -1,0 +1,112 @@
+"""Runs the ASGI application on uvicorn: the socket, the signals, and the words that greet a person."""
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+import uvloop
+
+from gateway.app import Gateway, running
+from gateway.config import Settings
+from gateway.errors import StartupError
+from gateway.pages import PLACES
+
+_GREETING_QUERY = '{ vm(id: "vm-11") { name snapshots(first: 3) { totalCount nodes { id name state isCurrent } } } }'
+
+
+def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
+    """Serves until a signal says stop. The database must be migrated. Raises StartupError."""
+    check_loopback(settings.host)
+    with _bound(settings.host, settings.port) as listening:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listening, demo, say))
+
+
+async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: Callable[[str], None]) -> None:
+    async with running(settings, demo=demo) as gateway:
+        config = uvicorn.Config(
+            gateway.app,
+            http="httptools",
+            ws="websockets-sansio",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            ws_max_size=settings.max_body_bytes,
+            timeout_graceful_shutdown=5,
+        )
+        await _Server(config, gateway, say).serve(sockets=[listening])
+    say("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Greets when it listens, and ends streams before their connections. Signals are not raised again at the end."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, say: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._say = say
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and not self.should_exit:
+            self._say(greeting(sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._gateway.streams.close()
+        await super().shutdown(sockets)
+
+
+def greeting(listening: socket.socket) -> str:
+    """Where to go, and something to try."""
+    host, port = listening.getsockname()[:2]
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
+    body = _GREETING_QUERY.replace('"', '\\"')
+    return (
+        f"The snapshot gateway listens on {base}\n\n{places}\nTry:\n\n"
+        f"  curl -s {base}/graphql -H 'content-type: application/json' -d '{{\"query\": \"{body}\"}}'\n\n"
+        "Anybody on this machine may do anything with it: no identities are configured. Ctrl-C stops it."
+    )
+
+
+def check_loopback(host: str) -> None:
+    """Raises StartupError for an address that others can reach: nobody is asked who they are yet."""
+    if host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise StartupError(f"GATEWAY_HOST must be an address such as 127.0.0.1, not {host!r}") from None
+    if not loopback:
+        raise StartupError(
+            f"{host} can be reached from other machines, and no identities are configured to say who may do what:"
+            " listen on 127.0.0.1 or ::1"
+        )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2_048)
+    except OSError as error:
+        listening.close()
+        raise StartupError(
+            f"cannot listen on {host} port {port} ({(error.strerror or 'refused').lower()}):"
+            " stop what uses it, or choose another with --port"
+        ) from None
+    return listening

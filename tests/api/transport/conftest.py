@@ -1,0 +1,20 @@
+"""One server for all tests of the transports; those that change its limits start their own."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from .serving import Serving, serve
+
+
+@pytest.fixture(scope="package")
+def serving() -> Iterator[Serving]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def client(serving: Serving) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=serving.origin, timeout=10, trust_env=False) as client:
+        yield client

@@ -1,0 +1,144 @@
+"""GraphiQL as a person meets it: in Chromium, against a running gateway, with nothing from any other host."""
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import httpx2
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+# CI names here what must be present; elsewhere what is missing is skipped.
+REQUIRED = "browser" in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+playwright: Any = (importlib.import_module if REQUIRED else pytest.importorskip)("playwright.sync_api")
+
+
+class Server(Protocol):
+    """The fixture `server`: a gateway that serves the demo world."""
+
+    url: str
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    if CHROMIUM is None:
+        (pytest.fail if REQUIRED else pytest.skip)("there is no Chromium on PATH")
+    with playwright.sync_playwright() as driver:
+        # Its sandbox does not work for root, which CI is.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
+    """GraphiQL on a first visit. Whatever a test does: no console error, no request to another host."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(20_000)
+    playwright.expect.set_options(timeout=20_000)
+    socket_url = server.url.replace("http", "ws", 1)
+    own = (f"{server.url}/", f"{socket_url}/", "data:", "blob:")
+    addresses: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.on("websocket", lambda socket: addresses.append(socket.url))
+    page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text) if line.type in {"error", "warning"} else None)
+    page.goto(f"{server.url}/graphiql")
+    # A click before both editors stand is lost.
+    page.locator(".graphiql-query-editor .monaco-editor").wait_for()
+    result(page).locator(".monaco-editor").wait_for()
+    yield page
+    assert complaints == []
+    assert [address for address in addresses if not address.startswith(own)] == []
+    page.close()
+
+
+def test_first_visit_shows_the_demo_world(page: "Page", server: Server, tmp_path: Path) -> None:
+    vm = ask(server, '{ vm(id: "vm-11") { name snapshots(first: 5) { nodes { id } } } }')["vm"]
+
+    button(page, "Execute query").click()
+
+    for text in (vm["name"], *(node["id"] for node in vm["snapshots"]["nodes"])):
+        playwright.expect(result(page)).to_contain_text(f'"{text}"')
+    page.screenshot(path=tmp_path / "demo-world.png")
+
+
+def test_typed_query_runs_beside_every_panel(page: "Page", server: Server, tmp_path: Path) -> None:
+    vm = ask(server, '{ vm(id: "vm-11") { name } }')["vm"]
+    panel = page.locator(".graphiql-plugin")
+
+    button(page, "Show Documentation Explorer").click()
+    panel.get_by_role("link", name="Query", exact=True).click()
+    playwright.expect(panel.get_by_role("link", name="vm", exact=True)).to_be_visible()
+
+    button(page, "Show GraphiQL Explorer").click()
+    playwright.expect(panel.get_by_text("instance", exact=True)).to_be_visible()
+
+    run(page, 'query Typed { vm(id: "vm-11") { name powerState } }')
+    playwright.expect(result(page)).to_contain_text(f'"name": "{vm["name"]}"')
+    page.screenshot(path=tmp_path / "typed-query.png")
+
+    button(page, "Show History").click()
+    playwright.expect(panel.get_by_role("listitem").filter(has_text="Typed")).to_be_visible()
+    page.screenshot(path=tmp_path / "history.png")
+
+
+def test_subscription_follows_an_operation_to_its_end(page: "Page", server: Server, tmp_path: Path) -> None:
+    create = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "seen live"}) { errors { message } } }'
+
+    run(page, "subscription Live { operationChanged { kind state progressPercent snapshotName } }")
+    button(page, "Stop query").wait_for()
+    # Nothing acknowledges a subscription, so it may begin only after the first of these.
+    for _ in range(20):
+        assert ask(server, create)["createSnapshot"]["errors"] == []
+        if appears(result(page), "seen live"):
+            break
+
+    playwright.expect(result(page)).to_contain_text('"SUCCEEDED"')
+    playwright.expect(result(page)).to_contain_text('"seen live"')
+    page.screenshot(path=tmp_path / "subscription.png")
+    button(page, "Stop query").click()
+    button(page, "Execute query").wait_for()
+
+
+def ask(server: Server, query: str) -> Any:
+    """The data that the gateway answers over plain HTTP."""
+    answer = httpx2.post(f"{server.url}/graphql", json={"query": query}).json()
+    assert "errors" not in answer
+    return answer["data"]
+
+
+def run(page: "Page", operation: str) -> None:
+    """Types `operation` into a new tab and runs it."""
+    button(page, "New tab").click()
+    page.locator(".graphiql-query-editor .monaco-editor").click()
+    page.keyboard.type(operation)
+    # GraphiQL parses once the typing pauses, and then stores it. Run any earlier, it would send what it parsed before.
+    page.wait_for_function("typed => localStorage['graphiql:tabState']?.includes(JSON.stringify(typed))", arg=operation)
+    page.keyboard.press("Control+Enter")
+
+
+def button(page: "Page", name: str) -> "Locator":
+    return page.get_by_role("button", name=name)
+
+
+def result(page: "Page") -> "Locator":
+    return page.get_by_role("region", name="Result Window")
+
+
+def appears(locator: "Locator", text: str) -> bool:
+    """Whether `text` shows within a second."""
+    try:
+        playwright.expect(locator).to_contain_text(text, timeout=1_000)
+    except AssertionError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""Operations from acceptance to success, on the simulated provider."""
+
+from collections.abc import Callable
+
+from gateway.models import MachineKind
+from tests.operations.world import World
+
+Run = Callable[..., None]
+
+
+def test_a_created_snapshot_is_what_the_provider_made(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.tree()
+        outcome = await world.create(name="  new ", description="why", memory=True)
+        assert world.woken == 1
+        accepted = (await world.snapshots())[outcome.snapshot_id]
+        assert (accepted.name, accepted.state, accepted.parent_id, accepted.is_current) == ("new", "CREATING", None, False)
+        await world.finish()
+        row = (await world.snapshots())[outcome.snapshot_id]
+        assert await world.picture() == [
+            ("a", "READY", None, False),
+            ("b", "READY", "a", False),
+            ("c", "READY", "b", False),
+            ("d", "READY", "a", False),
+            ("new", "READY", "c", True),
+        ]
+        assert row.provider_ref.startswith("snap-")
+        assert row.provider_ref_folded == row.provider_ref
+        assert row.memory
+        assert row.size_bytes > 1 << 30
+        assert (row.created_by, row.description) == ("local", "why")
+        operation = await world.operation(outcome.operation_id)
+        assert (operation.state, operation.error_code, operation.owner, operation.phase) == ("SUCCEEDED", None, None, None)
+        assert operation.created_at <= operation.started_at <= operation.finished_at
+        assert await world.provider_picture() == [
+            ("a", None, False),
+            ("b", "a", False),
+            ("c", "b", False),
+            ("new", "c", True),
+            ("d", "a", False),
+        ]
+
+    run(story)
+
+
+def test_an_instance_has_no_tree(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine(kind=MachineKind.INSTANCE)
+        await world.create(name="one")
+        await world.create(name="two")
+        await world.finish()
+        assert await world.picture() == [("one", "READY", None, False), ("two", "READY", None, False)]
+        await world.delete(1)
+        await world.finish()
+        assert await world.picture() == [("two", "READY", None, False)]
+        assert await world.provider_picture() == [("two", None, False)]
+
+    run(story)
+
+
+def test_revert_moves_current(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        outcome = await world.revert(a)
+        assert (await world.snapshots())[a].state == "REVERTING"
+        await world.finish()
+        assert await world.picture() == [
+            ("a", "READY", None, True),
+            ("b", "READY", "a", False),
+            ("c", "READY", "b", False),
+            ("d", "READY", "a", False),
+        ]
+        assert await world.states() == ["SUCCEEDED"]
+        assert (await world.operation(outcome.operation_id)).snapshot_name == "a"
+        await world.create()
+        await world.finish()
+        assert (await world.picture())[-1] == ("new", "READY", "a", True)
+
+    run(story)
+
+
+def test_deleting_gives_children_and_current_to_the_parent(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        await world.delete(c)
+        await world.finish()
+        assert await world.picture() == [("a", "READY", None, False), ("b", "READY", "a", True), ("d", "READY", "a", False)]
+        await world.delete(a)
+        await world.finish()
+        assert await world.picture() == [("b", "READY", None, True), ("d", "READY", None, False)]
+        assert await world.provider_picture() == [("b", None, True), ("d", None, False)]
+        await world.delete(b, d)
+        await world.finish()
+        assert await world.picture() == await world.provider_picture() == []
+        assert [row.snapshot_id for row in (await world.rows_of_operations())] == [c, a, b, d]
+
+    run(story)
+
+
+def test_a_subtree_is_deleted_leaves_first(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        outcomes = await world.delete(a, with_descendants=True)
+        assert [(o.snapshot_id, o.is_descendant) for o in outcomes] == [(a, False), (c, True), (b, True), (d, True)]
+        assert [row.snapshot_id for row in await world.rows_of_operations()] == [c, b, d, a]
+        await world.finish()
+        assert await world.picture() == await world.provider_picture() == []
+
+    run(story)
+
+
+def test_refresh_is_handed_the_machine(run: Run) -> None:
+    async def story(world: World) -> None:
+        machine = await world.machine()
+        await world.operations.refresh_machine(world.caller, machine, None)
+        await world.finish()
+        assert world.refreshed == [machine]
+        assert await world.states() == ["SUCCEEDED"]
+
+    run(story)
+
+
+def test_one_machine_is_worked_on_in_order(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine(latency_ms=5)
+        await world.machine("m2", latency_ms=5)
+        for number in range(6):
+            await world.create(1 + number % 2, name=f"s{number}")
+        await world.finish()
+        assert [row[:3] for row in await world.picture()] == [
+            ("s0", "READY", None),
+            ("s1", "READY", None),
+            ("s2", "READY", "s0"),
+            ("s3", "READY", "s1"),
+            ("s4", "READY", "s2"),
+            ("s5", "READY", "s3"),
+        ]
+        rows = await world.rows_of_operations()
+        for machine in (1, 2):
+            mine = [row for row in rows if row.machine_id == machine]
+            assert all(one.finished_at <= two.started_at for one, two in zip(mine, mine[1:], strict=False))
+
+    run(story)

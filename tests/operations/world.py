@@ -1,0 +1,300 @@
+"""A small world to change: a migrated database, one simulated provider with machines, and the service over them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, AsyncIterator
+
+import sqlalchemy as sa
+
+from gateway.access.caller import Caller, local_caller
+from gateway.config import Settings
+from gateway.drivers.base import Driver
+from gateway.drivers.simulated import SimulatedDriver
+from gateway.models import (
+    IdempotencyKey,
+    Machine,
+    MachineKind,
+    Operation,
+    PowerState,
+    Provider,
+    SimulatedSnapshot,
+    Snapshot,
+    SnapshotState,
+    now,
+)
+from gateway.operations.service import Operations
+from gateway.operations.worker import Worker
+from gateway.store.database import Database, Transaction
+from gateway.store.opening import open_database
+from gateway.store.simulation import Simulation
+from gateway.store.statements import Statement, insert
+
+PATIENCE = 20.0  # seconds after which a condition will not come true any more
+
+SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
+
+_PROVIDER = insert(Provider, "name", "tenant", "driver")
+_MACHINE = insert(
+    Machine, "tenant", "kind", "name", "provider", "provider_ref", "power_state", "created_at", "updated_at", "observed_at"
+)
+_SNAPSHOT = insert(
+    Snapshot,
+    "tenant",
+    "machine_id",
+    "name",
+    "state",
+    "memory",
+    "provider_ref",
+    "created_at",
+    "parent_id",
+    "is_current",
+    "size_bytes",
+)
+
+_WRITTEN = {
+    table: Statement(sa.select(table.__table__).order_by(*table.__table__.primary_key))  # type: ignore[attr-defined]
+    for table in (Snapshot, Operation, IdempotencyKey, SimulatedSnapshot)
+}
+
+
+class World:
+    """Everything is in tenant `default` with provider `sim`, unless said otherwise."""
+
+    def __init__(self, database: Database, settings: Settings = SETTINGS) -> None:
+        self.database = database
+        self.settings = settings
+        self.simulation = Simulation(database)
+        self.driver = SimulatedDriver("sim", self.simulation)
+        self.drivers: dict[str, Driver] = {"sim": self.driver}
+        self.caller = local_caller("default")
+        self.woken = 0
+        self.refreshed: list[int] = []
+        self.operations = Operations(database, self.drivers, settings, self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def _refresh(self, machine_id: int) -> None:
+        self.refreshed.append(machine_id)
+
+    def with_settings(self, **changes: Any) -> "World":
+        return World(self.database, replace(self.settings, **changes))
+
+    # ---- things
+
+    async def provider(self, name: str = "sim", tenant: str = "default", driver: str = "simulated") -> None:
+        await self.database.write(lambda tx: tx.run(_PROVIDER, name=name, tenant=tenant, driver=driver))
+
+    async def machine(
+        self,
+        ref: str = "m1",
+        kind: MachineKind = MachineKind.VM,
+        *,
+        provider: str = "sim",
+        tenant: str = "default",
+        power_state: PowerState = PowerState.ON,
+        latency_ms: int = 0,
+    ) -> int:
+        await self.simulation.put_machine(
+            ref, provider=provider, kind=kind, name=ref, power_state=power_state, latency_ms=latency_ms
+        )
+        at = now()
+        row = await self.database.write(
+            lambda tx: tx.first(
+                _MACHINE,
+                tenant=tenant,
+                kind=kind,
+                name=ref,
+                provider=provider,
+                provider_ref=ref,
+                power_state=power_state,
+                created_at=at,
+                updated_at=at,
+                observed_at=at,
+            )
+        )
+        number: int = row.id
+        return number
+
+    async def snapshot(
+        self,
+        machine_id: int,
+        name: str,
+        *,
+        parent: int | None = None,
+        current: bool = False,
+        state: SnapshotState = SnapshotState.READY,
+        ref: str | None = "",
+        tenant: str = "default",
+        machine_ref: str = "m1",
+    ) -> int:
+        """In the inventory and, unless `ref` is None, on the provider. Its provider's reference is its name."""
+        ref = name if ref == "" else ref
+        at = now()
+        parent_row = (await self.snapshots()).get(parent) if parent else None
+        if ref is not None:
+            await self.simulation.put_snapshot(
+                machine_ref,
+                name,
+                ref=ref,
+                parent_ref=parent_row.provider_ref if parent_row else None,
+                current=current,
+                created_at=at,
+            )
+        row = await self.database.write(
+            lambda tx: tx.first(
+                _SNAPSHOT,
+                tenant=tenant,
+                machine_id=machine_id,
+                name=name,
+                state=state,
+                memory=False,
+                provider_ref=ref,
+                created_at=at,
+                parent_id=parent,
+                is_current=current,
+                size_bytes=None,
+            )
+        )
+        number: int = row.id
+        return number
+
+    async def tree(self) -> tuple[int, int, int, int]:
+        """a <- b <- c and a <- d, on machine m1, which runs on c: their numbers."""
+        machine = (await self.rows(Snapshot)) and 1 or await self.machine()
+        a = await self.snapshot(machine, "a")
+        b = await self.snapshot(machine, "b", parent=a)
+        c = await self.snapshot(machine, "c", parent=b, current=True)
+        d = await self.snapshot(machine, "d", parent=a)
+        return a, b, c, d
+
+    # ---- what is
+
+    async def rows(self, table: Any) -> list[Any]:
+        return await self.database.read(lambda tx: tx.all(_WRITTEN[table]), single=True)
+
+    async def snapshots(self) -> dict[int, Any]:
+        return {row.id: row for row in await self.rows(Snapshot)}
+
+    async def rows_of_operations(self) -> list[Any]:
+        return await self.rows(Operation)
+
+    async def operation(self, number: int | None) -> Any:
+        return next(row for row in await self.rows(Operation) if row.id == number)
+
+    async def picture(self) -> list[tuple[str, str, str | None, bool]]:
+        """Each snapshot: name, state, name of its parent, whether it is current."""
+        rows = await self.snapshots()
+        return [
+            (row.name, row.state.value, rows[row.parent_id].name if row.parent_id else None, row.is_current)
+            for row in rows.values()
+        ]
+
+    async def provider_picture(self, machine_ref: str = "m1") -> list[tuple[str, str | None, bool]]:
+        """The same of what is on the provider: name, name of its parent, whether it is current."""
+        contents = await self.simulation.contents(machine_ref)
+        assert contents is not None
+        names = {row.ref: row.name for row in contents[1]}
+        return [
+            (row.name, names[row.parent_ref] if row.parent_ref else None, row.ref == contents[0].current_ref)
+            for row in contents[1]
+        ]
+
+    async def everything(self) -> list[Any]:
+        """Every row that a write could have touched."""
+        return [await self.rows(table) for table in _WRITTEN]
+
+    async def states(self) -> list[str]:
+        return [row.state.value for row in await self.rows(Operation)]
+
+    async def execute(self, sql: str) -> None:
+        async def work(tx: Transaction) -> None:
+            await tx.rows(sql)
+
+        await self.database.write(work)
+
+    # ---- work
+
+    def worker(self, database: Database | None = None, **changes: Any) -> Worker:
+        options = {"poll": 0.02, "first_wait": 0.02} | changes
+        drivers = options.pop("drivers", self.drivers)
+        refresh = options.pop("refresh", self._refresh)
+        return Worker(database or self.database, drivers, self.settings, refresh, **options)
+
+    @asynccontextmanager
+    async def working(self, **changes: Any) -> AsyncIterator[Worker]:
+        worker = self.worker(**changes)
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+
+    async def finish(self, **changes: Any) -> None:
+        """Lets a worker run until nothing is unfinished."""
+        async with self.working(**changes):
+            await self.until_done()
+
+    async def until_done(self) -> None:
+        async def done() -> bool:
+            return not {"QUEUED", "RUNNING"} & set(await self.states())
+
+        await until(done)
+
+    async def until_state(self, operation_id: int | None, *states: str) -> None:
+        async def reached() -> bool:
+            return (await self.operation(operation_id)).state.value in states
+
+        await until(reached)
+
+    # ---- short forms
+
+    async def create(self, machine: int = 1, name: str = "new", **options: Any) -> Any:
+        wish = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
+        return await self.operations.create_snapshot(wish.pop("caller"), machine, name, **wish)
+
+    async def delete(self, *snapshots: Any, **options: Any) -> Any:
+        manner = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
+        return await self.operations.delete_snapshots(manner.pop("caller", self.caller), snapshots, **manner)
+
+    async def revert(self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None) -> Any:
+        return await self.operations.revert_vm_snapshot(caller or self.caller, snapshot, dry_run=dry_run, key=key)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for a condition, and fails when it does not come true in a long time."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+Story = Callable[[World], Awaitable[None]]
+
+
+def play(url: str, story: Story, settings: Settings = SETTINGS, *, provider: bool = True) -> None:
+    """Runs `story` in a new world on the database."""
+
+    async def run() -> None:
+        database = open_world(url)
+        try:
+            world = World(database, settings)
+            if provider:
+                await world.provider()
+            await story(world)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def open_world(url: str) -> Database:
+    return open_database(url, read_connections=2, write_connections=4, read_timeout=10)
+
+
+def refusals(outcomes: Iterable[Any]) -> list[tuple[str, str] | None]:
+    """Code and path of each outcome's refusal."""
+    return [
+        (outcome.refusal.code.value, "/".join(outcome.refusal.path)) if outcome.refusal else None for outcome in outcomes
+    ]
