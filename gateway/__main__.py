@@ -88,9 +88,7 @@ def import_(file: Path, provider: str, **overrides: Any) -> None:
     """
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
-    counts = import_file(
-        settings.database_url, file, tenant=settings.tenant, provider=provider, report=_show_progress
-    )
+    counts = import_file(settings.database_url, file, tenant=settings.tenant, provider=provider, report=_show_progress)
     click.echo(str(counts))
 
 

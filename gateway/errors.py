@@ -1,23 +1,23 @@
 """The error tree and every error code. Knows nothing of HTTP, GraphQL or SQL.
 
-    GatewayError
-    ├── Refusal                  decided before anything was written
-    │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
-    │   ├── Unauthenticated      UNAUTHENTICATED
-    │   ├── Forbidden            FORBIDDEN
-    │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
-    │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
-    │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
-    │   ├── LimitExceeded        LIMIT_EXCEEDED
-    │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
-    │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
-    ├── ProviderError            raised by drivers; ends an operation
-    │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
-    │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
-    │   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
-    │   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
-    │   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
-    └── StartupError             the process cannot start; the message says what to do
+GatewayError
+├── Refusal                  decided before anything was written
+│   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
+│   ├── Unauthenticated      UNAUTHENTICATED
+│   ├── Forbidden            FORBIDDEN
+│   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
+│   ├── Conflict             CONFLICT: `conflict` names what stands in the way
+│   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
+│   ├── LimitExceeded        LIMIT_EXCEEDED
+│   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
+│   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
+├── ProviderError            raised by drivers; ends an operation
+│   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
+│   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
+│   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
+│   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
+│   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
+└── StartupError             the process cannot start; the message says what to do
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,11 @@ MEANINGS: dict[ErrorCode, Meaning] = {
         "PROVIDER_FAILED", 502, "bad_gateway", False, "Read `providerMessage`: the provider refused or failed."
     ),
     ErrorCode.OUTCOME_UNKNOWN: Meaning(
-        "OUTCOME_UNKNOWN", 504, "gateway_timeout", False, "Look at the machine before you ask again: it may have happened."
+        "OUTCOME_UNKNOWN",
+        504,
+        "gateway_timeout",
+        False,
+        "Look at the machine before you ask again: it may have happened.",
     ),
     ErrorCode.INTERNAL: Meaning(
         "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Report it with the request id."
@@ -107,9 +111,7 @@ class GatewayError(Exception):
 
     code: ErrorCode = ErrorCode.INTERNAL
 
-    def __init__(
-        self, message: str, *, path: Sequence[str | int] = (), conflict: Reference | None = None
-    ) -> None:
+    def __init__(self, message: str, *, path: Sequence[str | int] = (), conflict: Reference | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.path = tuple(str(step) for step in path)

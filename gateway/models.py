@@ -8,7 +8,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Enum, Identity, Index, Integer, MetaData, String, TypeDecorator, text
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
 
@@ -34,9 +46,9 @@ class PowerState(StrEnum):
 class SnapshotState(StrEnum):
     """Where a snapshot is in its life.
 
-        CREATING -> READY <-> REVERTING
-        CREATING -> ERROR
-        READY | ERROR -> DELETING -> (gone), or back when the delete fails
+    CREATING -> READY <-> REVERTING
+    CREATING -> ERROR
+    READY | ERROR -> DELETING -> (gone), or back when the delete fails
     """
 
     CREATING = "CREATING"

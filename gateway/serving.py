@@ -37,6 +37,7 @@ async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: 
             log_config=None,
             server_header=False,
             ws_max_size=settings.max_body_bytes,
+            ws_per_message_deflate=False,  # repetitive data compresses so well that a flood is never seen as one
             timeout_graceful_shutdown=5,
         )
         await _Server(config, gateway, say).serve(sockets=[listening])

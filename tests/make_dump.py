@@ -16,6 +16,7 @@ from typing import IO, Any
 _EPOCH = datetime(2019, 1, 1, tzinfo=UTC)
 _POWER = ("on", "on", "on", "off", "suspended", "unknown", None)
 _PURPOSE = ("before-upgrade", "test", "nightly", "test-restore", "Before patch", "Übergabe", "wip", "release")
+_FIRST_MACHINE, _FIRST_SNAPSHOT = 100_000, 1_000_000  # beyond the demo world's
 _HOST = "http://localhost:3000/api"
 
 
@@ -37,7 +38,7 @@ def write_dump(out: IO[str], machines: int, snapshots: int, big: int, collection
     chance = random.Random(seed)
     head = {"name": collection, "count": machines, "subcount": machines, "pages": 1}
     out.write(json.dumps(head)[:-1] + ', "resources": [')
-    next_id = 1
+    next_id = _FIRST_SNAPSHOT
     for number in range(machines):
         mine = _share(number, machines, snapshots, big)
         out.write(",\n" if number else "\n")
@@ -63,7 +64,7 @@ def _share(number: int, machines: int, snapshots: int, big: int) -> int:
 
 
 def _machine(chance: random.Random, number: int, collection: str) -> dict[str, Any]:
-    id = 1_000 + number
+    id = _FIRST_MACHINE + number
     cloud = collection == "instances"
     return {
         "href": f"{_HOST}/{collection}/{id}",

@@ -41,7 +41,9 @@ class MachineFacts:
     gone_at: datetime | str | None  # only whether it is set matters
 
 
-def machine_refusal(action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller) -> Refusal | None:
+def machine_refusal(
+    action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller
+) -> Refusal | None:
     """Why `caller` cannot do `action` on this machine now; None when they can."""
     if not caller.may(action, machine.kind):
         return Forbidden(f"you may not {_VERBS[action]} {_NOUNS[machine.kind]}")
@@ -53,7 +55,9 @@ def machine_refusal(action: SnapshotAction, machine: MachineFacts, matrices: Mat
         return Unsupported("the machine is gone: its provider no longer reports it")
     matrix = matrices.get((machine.provider, machine.kind))
     if matrix is None:
-        return Unsupported(f"no driver is configured for provider {machine.provider!r}, so the machine can only be read")
+        return Unsupported(
+            f"no driver is configured for provider {machine.provider!r}, so the machine can only be read"
+        )
     if reason := matrix.reason_against(action, machine.power_state):
         return Unsupported(reason)
     return None

@@ -125,9 +125,7 @@ class GraphQLExecutor:
         )
         if isinstance(values, list):
             raise RequestError(values)
-        fragments = {
-            node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
-        }
+        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         return Prepared(document, operation, values, Selections(self._schema, fragments, values))
 
     # ---- queries and mutations
@@ -190,9 +188,7 @@ class GraphQLExecutor:
                 values |= {want.field.key: error for want in wanted}
         return values
 
-    def _context(
-        self, transaction: Transaction, caller: Caller, pages: Mapping[ManyLevel, BoundPage]
-    ) -> Context:
+    def _context(self, transaction: Transaction, caller: Caller, pages: Mapping[ManyLevel, BoundPage]) -> Context:
         dialect = DIALECTS[self._database.dialect]
         return Context(transaction, dialect, caller, self._operations.matrices, pages)
 
@@ -292,5 +288,3 @@ def _answer(result: ExecutionResult) -> Answer:
 
 def _errors(shown: Sequence[Mapping[str, Any]]) -> bytes:
     return orjson.dumps({"errors": list(shown)})
-
-

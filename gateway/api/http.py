@@ -30,6 +30,7 @@ URL_LIMIT = 32_768  # bytes of a URL's query; what is longer belongs in a body
 _METHODS = b"GET, HEAD, POST, OPTIONS"
 _CONTENT_TYPES = {name: f"{name}; charset=utf-8".encode() for name in (JSON_TYPE, RESPONSE_TYPE)}
 _VARY = (b"vary", b"Accept")
+_NO_STORE = (b"cache-control", b"no-store")  # what one caller may see now, another may not, or not any more
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ async def _reply(
     if body:
         headers.append((b"content-type", _CONTENT_TYPES[media_type or JSON_TYPE]))
         headers.append((b"content-length", str(len(body)).encode()))
-        headers.append(_VARY)
+        headers += (_VARY, _NO_STORE)
     elif status != 204:
         headers.append((b"content-length", b"0"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

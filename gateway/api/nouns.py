@@ -142,9 +142,7 @@ class Vm(Machine):
 @strawberry.type(description="A cloud instance. Its snapshots can be created and deleted.")
 class Instance(Machine):
     flavor: str | None = column("flavor", "Its size, in the provider's words. Null when the provider does not say.")
-    availability_zone: str | None = column(
-        "availability_zone", "Where it runs. Null when the provider does not say."
-    )
+    availability_zone: str | None = column("availability_zone", "Where it runs. Null when the provider does not say.")
 
 
 @strawberry.type(description="A machine's state at one time.")
@@ -244,9 +242,7 @@ class Operation(Node):
     snapshot_name: str | None = column("snapshot_name", "The name of that snapshot when the operation was asked for.")
 
 
-_MACHINES = (
-    "(SELECT count(*) FROM machine counted WHERE counted.provider = {t}.name AND counted.tenant = {t}.tenant)"
-)
+_MACHINES = "(SELECT count(*) FROM machine counted WHERE counted.provider = {t}.name AND counted.tenant = {t}.tenant)"
 
 
 @strawberry.type(description="A configured provider, or the source of an import.")
@@ -263,5 +259,3 @@ class Viewer:
     name: str = sourced(Given("name"), "The name that is recorded with what they do.")
     roles: list[str] = sourced(Given("roles"), "What they may do, by name.")
     tenant: str | None = sourced(Given("tenant"), "Whose machines they see. Null: everybody's.")
-
-

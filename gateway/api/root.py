@@ -18,7 +18,9 @@ def _lookup(noun: str | None, description: str) -> Any:
 @strawberry.type(description="What can be read.")
 class Query:
     viewer: Viewer = sourced(Given("viewer"), "Who is asking.")
-    providers: list[Provider] = sourced(Every("provider"), "The configured providers and the sources of imports, by name.")
+    providers: list[Provider] = sourced(
+        Every("provider"), "The configured providers and the sources of imports, by name."
+    )
     node: Node | None = _lookup(None, "Anything by its id. Null when there is nothing by that id.")
     nodes: list[Node | None] = sourced(
         Lookups(),

@@ -64,9 +64,7 @@ class Selections:
 
     def _selection(self, type_: GraphQLNamedType, sets: Sequence[SelectionSetNode]) -> Selection:
         return {
-            concrete.name: [
-                self._field(concrete, key, nodes) for key, nodes in self._collect(concrete, sets).items()
-            ]
+            concrete.name: [self._field(concrete, key, nodes) for key, nodes in self._collect(concrete, sets).items()]
             for concrete in self._concrete(type_)
         }
 
@@ -76,9 +74,7 @@ class Selections:
         assert isinstance(type_, GraphQLObjectType)
         return [type_]
 
-    def _collect(
-        self, concrete: GraphQLObjectType, sets: Sequence[SelectionSetNode]
-    ) -> dict[str, list[FieldNode]]:
+    def _collect(self, concrete: GraphQLObjectType, sets: Sequence[SelectionSetNode]) -> dict[str, list[FieldNode]]:
         """The field nodes that apply to `concrete`, by response key, in document order (GraphQL, CollectFields)."""
         groups: dict[str, list[FieldNode]] = {}
         visited: set[str] = set()

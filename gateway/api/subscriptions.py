@@ -151,7 +151,9 @@ async def _batch(listener: Listener) -> list[ChangeEvent]:
     try:
         return await listener.batch()
     except Lagged:
-        raise LimitExceeded("the subscriber fell too far behind and has missed changes: read again, then subscribe") from None
+        raise LimitExceeded(
+            "the subscriber fell too far behind and has missed changes: read again, then subscribe"
+        ) from None
 
 
 SOURCES: Mapping[str, Source] = {

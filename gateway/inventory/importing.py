@@ -19,6 +19,7 @@ from gateway.models import now
 
 _BATCH = 5_000  # rows handed to the database at once
 _EVERY = 1.0  # seconds between reports
+_UNEXPANDED = {"href", "id"}  # all that a machine has when the collection was not expanded
 
 
 def import_file(
@@ -105,6 +106,8 @@ class _Reading:
             row = (self._machines, record.snapshot, *manageiq.snapshot(record.attributes))
             self._pending["staged_snapshot"].append(row)
             return "staged_snapshot"
+        if not record.listed and "href" in record.attributes and record.attributes.keys() <= _UNEXPANDED:
+            raise ValueError("is only a reference: ask ManageIQ with expand=resources,snapshots")
         machine = manageiq.machine(record.attributes, record.collection)
         self._pending["staged_machine"].append((self._machines, record.position, record.listed, *machine))
         self._machines += 1

@@ -20,6 +20,8 @@ _POWER = {
     "off": PowerState.OFF,
     "suspended": PowerState.SUSPENDED,
     "paused": PowerState.SUSPENDED,
+    "shelved": PowerState.OFF,
+    "shelved_offloaded": PowerState.OFF,
     "terminated": PowerState.OFF,
 }
 _CURRENT = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "f": False, "t": True}

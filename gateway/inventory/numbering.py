@@ -12,5 +12,6 @@ ADVANCE_SEQUENCES = {
         for table in ("machine", "snapshot")
     ),
 }
-# What must be held for that until the transaction ends. As on SQLite, readers go on and writers wait.
-LOCK = {"sqlite": (), "postgresql": ("LOCK TABLE machine, snapshot IN SHARE ROW EXCLUSIVE MODE",)}
+# What must be held for that until the transaction ends. As on SQLite, readers go on and writers wait: also those that
+# only lock rows so far, or we would wait for each other. Machines first, as everywhere.
+LOCK = {"sqlite": (), "postgresql": ("LOCK TABLE machine, snapshot IN EXCLUSIVE MODE",)}

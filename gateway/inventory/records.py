@@ -10,13 +10,15 @@ from typing import IO, Any
 
 import ijson
 
+from gateway.errors import StartupError
+
 _CHUNK = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 
 Events = Iterator[tuple[str, Any]]
 
 
-class ImportRefused(Exception):
+class ImportRefused(StartupError):
     """The file cannot be imported, and nothing of it was. `position` is where in the file, such as `resources[17]`."""
 
     def __init__(self, position: str, reason: str) -> None:

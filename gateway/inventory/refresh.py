@@ -142,14 +142,13 @@ class Inventory:
         """Whose the provider is. One that is met for the first time gets its row."""
 
         async def work(tx: Transaction) -> str:
-            row = await tx.first(_PROVIDER, of=name)
-            if row is None:
+            if await tx.first(_PROVIDER, of=name) is None:
                 await tx.run(_INSERT_PROVIDER, name=name, tenant=self._settings.tenant, driver=driver.name)
-                return self._settings.tenant
-            tenant: str = row.tenant
+            tenant: str = (await tx.first(_PROVIDER, of=name)).tenant
             return tenant
 
-        return await self._database.write(work)
+        row = await self._database.read(lambda tx: tx.first(_PROVIDER, of=name), single=True)
+        return await self._database.write(work) if row is None else str(row.tenant)
 
     async def _report(self, name: str, problem: str) -> None:
         await self._database.write(lambda tx: tx.run(_PROBLEM, of=name, problem=problem))

@@ -44,9 +44,17 @@ _ROWS = Statement(
     .where(_OF_MACHINE)
     .order_by(col(Snapshot.id))
 )
+_MADE_BY_US = Statement(
+    sa.select(col(Operation.snapshot_id), col(Operation.token)).where(
+        col(Operation.machine_id) == bindparam("of"),
+        col(Operation.kind) == OperationKind.CREATE_SNAPSHOT,
+        OneOf(col(Operation.token), "tokens"),
+    )
+)
 _INSERT = insert(Snapshot, "tenant", "machine_id", "provider_ref", *_REPORTED, "observed_at")
 _BY_ID = col(Snapshot.id) == bindparam("snapshot_id")
 _UPDATE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, *_REPORTED)))
+_FOUND = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "provider_ref")))
 _STEP_DOWN = Statement(sa.update(Snapshot).where(_BY_ID).values(is_current=False))
 _MOVE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "parent_id")))
 _DELETE = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), "ids")))
@@ -75,8 +83,8 @@ async def merge_snapshots(
     """
     if await tx.first(_AT_WORK, of=machine_id, begun=begun) is not None:
         return
-    rows = await tx.all(_ROWS, of=machine_id)
     reported = {snapshot.ref: snapshot for snapshot in seen.snapshots}
+    rows = await _find_lost(tx, machine_id, await tx.all(_ROWS, of=machine_id), reported)
     kept = {
         row.provider_ref: row
         for row in rows
@@ -92,21 +100,38 @@ async def merge_snapshots(
     for ref, snapshot in reported.items():
         if ref not in kept:
             values = _values(snapshot, None, ids, seen.current_ref)
-            new = await tx.first(
-                _INSERT, **values, tenant=tenant, machine_id=machine_id, provider_ref=ref, observed_at=moment
-            )
-            ids[ref] = new.id
-            tally.created += 1
+            about = {"tenant": tenant, "machine_id": machine_id, "provider_ref": ref, "observed_at": moment}
+            ids[ref] = (await tx.first(_INSERT, **values, **about)).id
+    updated = 0
     for ref, row in kept.items():
         values = _values(reported[ref], row, ids, seen.current_ref)
         if any(getattr(row, name) != value for name, value in values.items()):
             await tx.run(_UPDATE, snapshot_id=row.id, **values)
-            tally.updated += 1
-        else:
-            tally.unchanged += 1
+            updated += 1
     await _take_out(tx, rows, vanished)
-    tally.removed += len(vanished)
     await tx.run(_OBSERVED, of=machine_id, observed_at=moment)
+    tally.add(Tally(len(reported) - len(kept), updated, len(kept) - updated, len(vanished)))
+
+
+async def _find_lost(
+    tx: Transaction, machine_id: int, rows: list[Any], reported: Mapping[str, SeenSnapshot]
+) -> list[Any]:
+    """The rows; a create that seemed to have failed, but left a snapshot after all, has got its `provider_ref`."""
+    known = {row.provider_ref for row in rows}
+    marked = {seen.token: seen for ref, seen in reported.items() if seen.token is not None and ref not in known}
+    if None not in known or not marked:
+        return rows
+    made = await tx.all(_MADE_BY_US, of=machine_id, tokens=list(marked))
+    lost = {operation.snapshot_id: marked[operation.token] for operation in made}
+    found = []
+    for row in rows:
+        seen = lost.get(row.id) if row.provider_ref is None else None
+        if seen is None:
+            found.append(row)
+            continue
+        await tx.run(_FOUND, snapshot_id=row.id, provider_ref=seen.ref)
+        found.append(row._replace(provider_ref=seen.ref, created_at=seen.created_at, state=SnapshotState.CREATING))
+    return found
 
 
 def _is_same(row: Any, seen: SeenSnapshot) -> bool:

@@ -61,7 +61,17 @@ class Session(Protocol):
 
 @contextmanager
 def open_session(url: str) -> Iterator[Session]:
-    """A session on the migrated database behind `url`, with empty TABLES. Raises StartupError."""
+    """A session on the migrated database behind `url`, with empty TABLES. Raises StartupError, while it is used too."""
+    failures = (sqlite3.OperationalError, *((psycopg.OperationalError,) if psycopg else ()))
+    try:
+        with _connected(url) as session:
+            yield session
+    except failures as error:
+        raise StartupError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from None
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Session]:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
         connection = connect(sqlite_path(url))
@@ -69,15 +79,11 @@ def open_session(url: str) -> Iterator[Session]:
             yield _SqliteSession(connection)
         finally:
             connection.close()
-        return
-    if psycopg is None:
+    elif psycopg is None:
         raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'")
-    try:
-        postgres = psycopg.connect(url, autocommit=True, application_name="snapshot-gateway-import")
-    except psycopg.OperationalError as error:
-        raise StartupError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from None
-    with postgres:
-        yield _PostgresSession(postgres)
+    else:
+        with psycopg.connect(url, autocommit=True, application_name="snapshot-gateway-import") as postgres:
+            yield _PostgresSession(postgres)
 
 
 class _SqliteSession:
@@ -113,7 +119,8 @@ class _SqliteSession:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite takes some failures back by itself, such as for a full disk
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 

@@ -45,15 +45,13 @@ class Worker:
         self._execution = Execution(drivers, settings, refresh, first_wait)
         self._poll = poll
         self._woken = asyncio.Event()
+        self._stopping = False
         self._jobs: dict[asyncio.Task[None], Claim] = {}
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Starts to claim. A stopped worker is not started again."""
-        self._tasks = [
-            asyncio.create_task(self._claim_forever(), name="claim"),
-            asyncio.create_task(self._sweep_forever(), name="sweep"),
-        ]
+        self._claimer = asyncio.create_task(self._claim_forever(), name="claim")
+        self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
 
     def wake(self) -> None:
         """There may be something to do: a new operation, or a wish to cancel one."""
@@ -61,30 +59,31 @@ class Worker:
 
     async def stop(self) -> None:
         """Claims nothing more, waits a while for what runs, and leaves the rest for others to take over at once."""
-        for task in self._tasks:
+        self._stopping = True
+        self._sweeper.cancel()
+        self.wake()
+        running = [self._claimer, *self._jobs]
+        await asyncio.wait(running, timeout=self._settings.drain_timeout)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._jobs:
-            await asyncio.wait(self._jobs, timeout=self._settings.drain_timeout)
-        left = list(self._jobs)
-        for job in left:
-            job.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(self._sweeper, *running, return_exceptions=True)
         try:
             await release(self._database, self.name)
         except Exception:
             log.exception("leases could not be released; they run out by themselves")
 
     async def _claim_forever(self) -> None:
-        while True:
+        while not self._stopping:
             self._woken.clear()
             try:
                 await self._claim()
                 await self._see_wishes()
             except Exception:
                 log.exception("operations could not be claimed; trying again")
+            # Not wait_for: before Python 3.12 it can swallow the cancellation of `stop`.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._poll)
+                async with asyncio.timeout(self._poll):
+                    await self._woken.wait()
 
     async def _claim(self) -> None:
         slots = self._settings.operation_slots - len(self._jobs)
@@ -97,7 +96,7 @@ class Worker:
             providers=list(self._drivers),
             lease=self._settings.operation_lease,
         )
-        for claimed in claims:
+        for claimed in claims if not self._stopping else []:  # `stop` releases the others
             job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
             self._jobs[job] = claimed
             job.add_done_callback(self._done)

@@ -167,9 +167,7 @@ class _Compilation:
 
     def _computed_list(self, call: str, field: Field, code: Code) -> str:
         ((type_name, fields),) = field.selection.items()
-        items = [
-            (item.key, repr(type_name) if item.name == "__typename" else f"x[{item.name!r}]") for item in fields
-        ]
+        items = [(item.key, repr(type_name) if item.name == "__typename" else f"x[{item.name!r}]") for item in fields]
         return f"[{self._object(type_name, items, code)} for x in {call}]"
 
     def _one(self, source: sources.One, field: Field, rows: Rows) -> str:

@@ -54,9 +54,7 @@ def decode(text: str, order: Order, dialect: Dialect, argument: str) -> list[Any
         raise _refused(argument, "is a cursor of another sort: a cursor goes with the sort it came from")
     if len(values) != len(order) + 1:
         raise _refused(argument, "is not a cursor")
-    return [
-        _checked(value, key.field, dialect, argument) for value, key in zip(values[1:], order, strict=True)
-    ]
+    return [_checked(value, key.field, dialect, argument) for value, key in zip(values[1:], order, strict=True)]
 
 
 def _parts(text: str) -> list[Any] | None:

@@ -382,6 +382,3 @@ class EveryLevel:
         )
         links = await self.rows.follow(context, rows)
         return [render(row, links, context) for row in rows]
-
-
-

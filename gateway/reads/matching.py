@@ -35,5 +35,7 @@ async def operation_state(transaction: Transaction, tenant: str, number: int) ->
     """The state of an operation, None when the tenant has none by that number."""
     dialect = DIALECTS[transaction.dialect]
     p = dialect.parameters()
-    rows = await transaction.rows(f"SELECT state FROM operation WHERE id = {p(number)} AND tenant = {p(tenant)}", p.values)
+    rows = await transaction.rows(
+        f"SELECT state FROM operation WHERE id = {p(number)} AND tenant = {p(tenant)}", p.values
+    )
     return rows[0][0] if rows else None

@@ -72,5 +72,3 @@ def given_root(shape: GivenShape, name: str | None) -> Root:
         return (await shape.load(context, [given if name is None else given[name]]))[0]
 
     return load
-
-

@@ -103,23 +103,31 @@ def beyond(order: Order, place: Sequence[Any], frame: Frame, *, inclusive: bool 
         sign = ("<" if order[0].descending else ">") + ("=" if inclusive else "")
         return f"({columns}) {sign} ({values})"
     # Lexicographic: equal up to some key, and beyond at that key.
-    alternatives, equal = [], []
-    for key, value in zip(order, place, strict=True):
-        expression = frame.expression(key.field.column)
-        step = _beyond_one(key, expression, value, frame)
+    alternatives = []
+    for number, (key, value) in enumerate(zip(order, place, strict=True)):
+        step = _beyond_one(key, value, frame)
         if step != NOTHING_SQL:
-            alternatives.append("(" + " AND ".join([*equal, step]) + ")")
-        equal.append(f"{expression} IS NULL" if value is None else f"{expression} = {_bound(key, value, frame)}")
+            alternatives.append(" AND ".join([*_equal(order[:number], place, frame), step]))
     if inclusive:
-        alternatives.append("(" + " AND ".join(equal) + ")")
-    return "(" + " OR ".join(alternatives) + ")" if alternatives else NOTHING_SQL
+        alternatives.append(" AND ".join(_equal(order, place, frame)))
+    return "(" + " OR ".join(f"({part})" for part in alternatives) + ")" if alternatives else NOTHING_SQL
+
+
+def _equal(keys: Sequence[Key], place: Sequence[Any], frame: Frame) -> list[str]:
+    """Conditions for the rows that these first keys cannot tell from `place`."""
+    equal = []
+    for key, value in zip(keys, place, strict=False):
+        expression = frame.expression(key.field.column)
+        equal.append(f"{expression} IS NULL" if value is None else f"{expression} = {_bound(key, value, frame)}")
+    return equal
 
 
 def _bound(key: Key, value: Any, frame: Frame) -> str:
     return frame.parameters(value) + (frame.dialect.number_cast if key.field.kind == "number" else "")
 
 
-def _beyond_one(key: Key, expression: str, value: Any, frame: Frame) -> str:
+def _beyond_one(key: Key, value: Any, frame: Frame) -> str:
+    expression = frame.expression(key.field.column)
     if value is None:
         return f"{expression} IS NOT NULL" if key.nulls_first else NOTHING_SQL
     sql = f"{expression} {'<' if key.descending else '>'} {_bound(key, value, frame)}"

@@ -107,7 +107,9 @@ class GivenEdge:
     name: str
 
 
-Source = Column | OwnId | IdOf | Computed | Inline | One | Many | Lookup | Lookups | Every | Given | GivenOne | GivenEdge
+Source = (
+    Column | OwnId | IdOf | Computed | Inline | One | Many | Lookup | Lookups | Every | Given | GivenOne | GivenEdge
+)
 
 
 @dataclass(frozen=True, slots=True)

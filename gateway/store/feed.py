@@ -115,7 +115,8 @@ class Feed:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll)
+                async with asyncio.timeout(self._poll):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 while len(events := await self._database.read(self._read, single=True)) == _BATCH:

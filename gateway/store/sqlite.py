@@ -233,4 +233,3 @@ class SqliteDatabase:
         await loop.run_in_executor(None, self._readers.shutdown)
         for connection in (*self._connections, self._write_transaction._connection):
             connection.close()
-

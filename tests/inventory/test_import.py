@@ -64,7 +64,7 @@ def test_what_is_in_the_file_is_in_the_database(url: str, tmp_path: Path) -> Non
 
 
 def test_a_bare_list_of_machines(url: str, tmp_path: Path) -> None:
-    bring_in(url, tmp_path, [vm(11, snapshot(3)), {"href": "/api/instances/201", "snapshots": None}])
+    bring_in(url, tmp_path, [vm(11, snapshot(3)), {"href": "/api/instances/201", "name": None, "snapshots": None}])
     assert select(url, "SELECT id, kind FROM machine ORDER BY id") == [(11, "VM"), (201, "INSTANCE")]
 
 
@@ -162,10 +162,10 @@ NEW_SNAPSHOT = insert(Snapshot, "tenant", "machine_id", "name", "state", "create
 def test_numbers_from_a_file_are_never_given_out_again(url: str, tmp_path: Path, opened: Callable[[], Any]) -> None:
     bring_in(url, tmp_path, collection(vm(5_000, snapshot(70_000))))
     bring_in(url, tmp_path, collection(vm(4_000, snapshot(60_000))))
-    assert _next_numbers(opened) == (5_001, 70_001)
+    assert next_numbers(opened) == (5_001, 70_001)
 
 
-def _next_numbers(opened: Callable[[], Any]) -> tuple[int, int]:
+def next_numbers(opened: Callable[[], Any], provider: str = "manageiq") -> tuple[int, int]:
     async def run() -> tuple[int, int]:
         async def work(tx: Any) -> tuple[int, int]:
             moment = now()
@@ -174,7 +174,7 @@ def _next_numbers(opened: Callable[[], Any]) -> tuple[int, int]:
                 tenant="default",
                 kind=MachineKind.VM,
                 name="new",
-                provider="manageiq",
+                provider=provider,
                 provider_ref="new",
                 power_state=PowerState.ON,
                 created_at=moment,

@@ -1,5 +1,6 @@
 """What ManageIQ's attributes mean, one by one."""
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -79,13 +80,15 @@ def test_snapshot(attributes: dict[str, Any], field: str, value: object) -> None
         ({"id": 3, "total_size": 0.5}, "total_size 0.5 is not a number of bytes"),
         ({"id": 3, "create_time": "yesterday"}, 'create_time "yesterday" is not an ISO 8601 time'),
         ({"id": 3, "create_time": 1484092800}, "create_time 1484092800 is not an ISO 8601 time"),
-        ({"id": 3, "create_time": "0001-01-01T00:00:00+05:00"}, None),
+        (
+            {"id": 3, "create_time": "0001-01-01T00:00:00+05:00"},
+            'create_time "0001-01-01T00:00:00+05:00" is not an ISO 8601 time',
+        ),
     ],
 )
-def test_snapshot_that_makes_no_sense(attributes: dict[str, Any], reason: str | None) -> None:
-    with pytest.raises(ValueError) as refused:
+def test_snapshot_that_makes_no_sense(attributes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         snapshot(attributes)
-    assert str(refused.value) == reason or (reason is None and "not an ISO 8601 time" in str(refused.value))
 
 
 @pytest.mark.parametrize(

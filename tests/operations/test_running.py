@@ -1,6 +1,7 @@
 """Operations from acceptance to success, on the simulated provider."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from gateway.models import MachineKind
 from tests.operations.world import World
@@ -14,7 +15,12 @@ def test_a_created_snapshot_is_what_the_provider_made(run: Run) -> None:
         outcome = await world.create(name="  new ", description="why", memory=True)
         assert world.woken == 1
         accepted = (await world.snapshots())[outcome.snapshot_id]
-        assert (accepted.name, accepted.state, accepted.parent_id, accepted.is_current) == ("new", "CREATING", None, False)
+        assert (accepted.name, accepted.state, accepted.parent_id, accepted.is_current) == (
+            "new",
+            "CREATING",
+            None,
+            False,
+        )
         await world.finish()
         row = (await world.snapshots())[outcome.snapshot_id]
         assert await world.picture() == [
@@ -30,7 +36,12 @@ def test_a_created_snapshot_is_what_the_provider_made(run: Run) -> None:
         assert row.size_bytes > 1 << 30
         assert (row.created_by, row.description) == ("local", "why")
         operation = await world.operation(outcome.operation_id)
-        assert (operation.state, operation.error_code, operation.owner, operation.phase) == ("SUCCEEDED", None, None, None)
+        assert (operation.state, operation.error_code, operation.owner, operation.phase) == (
+            "SUCCEEDED",
+            None,
+            None,
+            None,
+        )
         assert operation.created_at <= operation.started_at <= operation.finished_at
         assert await world.provider_picture() == [
             ("a", None, False),
@@ -84,7 +95,11 @@ def test_deleting_gives_children_and_current_to_the_parent(run: Run) -> None:
         a, b, c, d = await world.tree()
         await world.delete(c)
         await world.finish()
-        assert await world.picture() == [("a", "READY", None, False), ("b", "READY", "a", True), ("d", "READY", "a", False)]
+        assert await world.picture() == [
+            ("a", "READY", None, False),
+            ("b", "READY", "a", True),
+            ("d", "READY", "a", False),
+        ]
         await world.delete(a)
         await world.finish()
         assert await world.picture() == [("b", "READY", None, True), ("d", "READY", None, False)]
@@ -138,6 +153,6 @@ def test_one_machine_is_worked_on_in_order(run: Run) -> None:
         rows = await world.rows_of_operations()
         for machine in (1, 2):
             mine = [row for row in rows if row.machine_id == machine]
-            assert all(one.finished_at <= two.started_at for one, two in zip(mine, mine[1:], strict=False))
+            assert all(one.finished_at <= two.started_at for one, two in pairwise(mine))
 
     run(story)

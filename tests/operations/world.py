@@ -1,12 +1,13 @@
 """A small world to change: a migrated database, one simulated provider with machines, and the service over them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, AsyncIterator
+from typing import Any
 
 import sqlalchemy as sa
+from sqlmodel import SQLModel
 
 from gateway.access.caller import Caller, local_caller
 from gateway.config import Settings
@@ -37,7 +38,16 @@ SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
 
 _PROVIDER = insert(Provider, "name", "tenant", "driver")
 _MACHINE = insert(
-    Machine, "tenant", "kind", "name", "provider", "provider_ref", "power_state", "created_at", "updated_at", "observed_at"
+    Machine,
+    "tenant",
+    "kind",
+    "name",
+    "provider",
+    "provider_ref",
+    "power_state",
+    "created_at",
+    "updated_at",
+    "observed_at",
 )
 _SNAPSHOT = insert(
     Snapshot,
@@ -53,8 +63,10 @@ _SNAPSHOT = insert(
     "size_bytes",
 )
 
-_WRITTEN = {
-    table: Statement(sa.select(table.__table__).order_by(*table.__table__.primary_key))  # type: ignore[attr-defined]
+TABLES = SQLModel.metadata.tables
+
+_WRITTEN: dict[Any, Statement] = {
+    table: Statement(sa.select(TABLES[table.__tablename__]).order_by(*TABLES[table.__tablename__].primary_key))
     for table in (Snapshot, Operation, IdempotencyKey, SimulatedSnapshot)
 }
 
@@ -163,7 +175,7 @@ class World:
 
     async def tree(self) -> tuple[int, int, int, int]:
         """a <- b <- c and a <- d, on machine m1, which runs on c: their numbers."""
-        machine = (await self.rows(Snapshot)) and 1 or await self.machine()
+        machine = await self.machine()
         a = await self.snapshot(machine, "a")
         b = await self.snapshot(machine, "b", parent=a)
         c = await self.snapshot(machine, "c", parent=b, current=True)
@@ -184,7 +196,7 @@ class World:
     async def operation(self, number: int | None) -> Any:
         return next(row for row in await self.rows(Operation) if row.id == number)
 
-    async def picture(self) -> list[tuple[str, str, str | None, bool]]:
+    async def picture(self) -> list[tuple[Any, ...]]:
         """Each snapshot: name, state, name of its parent, whether it is current."""
         rows = await self.snapshots()
         return [
@@ -192,7 +204,7 @@ class World:
             for row in rows.values()
         ]
 
-    async def provider_picture(self, machine_ref: str = "m1") -> list[tuple[str, str | None, bool]]:
+    async def provider_picture(self, machine_ref: str = "m1") -> list[tuple[Any, ...]]:
         """The same of what is on the provider: name, name of its parent, whether it is current."""
         contents = await self.simulation.contents(machine_ref)
         assert contents is not None
@@ -251,7 +263,7 @@ class World:
 
     # ---- short forms
 
-    async def create(self, machine: int = 1, name: str = "new", **options: Any) -> Any:
+    async def create(self, machine: Any = 1, name: str = "new", **options: Any) -> Any:
         wish = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
         return await self.operations.create_snapshot(wish.pop("caller"), machine, name, **wish)
 
@@ -259,14 +271,16 @@ class World:
         manner = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
         return await self.operations.delete_snapshots(manner.pop("caller", self.caller), snapshots, **manner)
 
-    async def revert(self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None) -> Any:
+    async def revert(
+        self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None
+    ) -> Any:
         return await self.operations.revert_vm_snapshot(caller or self.caller, snapshot, dry_run=dry_run, key=key)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits for a condition, and fails when it does not come true in a long time."""
     async with asyncio.timeout(PATIENCE):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - what it waits for is in the database
             await asyncio.sleep(0.005)
 
 
@@ -296,5 +310,6 @@ def open_world(url: str) -> Database:
 def refusals(outcomes: Iterable[Any]) -> list[tuple[str, str] | None]:
     """Code and path of each outcome's refusal."""
     return [
-        (outcome.refusal.code.value, "/".join(outcome.refusal.path)) if outcome.refusal else None for outcome in outcomes
+        (outcome.refusal.code.value, "/".join(outcome.refusal.path)) if outcome.refusal else None
+        for outcome in outcomes
     ]

@@ -1,0 +1,63 @@
+"""Migrated, empty databases for tests: a copy of one file, or of one PostgreSQL template, which takes milliseconds."""
+
+import os
+import shutil
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from gateway.store.migrate import migrate
+from tests.postgres import PostgresServer, find_binaries
+
+KINDS = ("sqlite", "postgresql")
+
+
+def required(part: str) -> bool:
+    """Whether this run must not skip the tests that need `part`: CI names what it installs."""
+    return part in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")
+
+
+class Databases:
+    """Makes databases; what it needs for a kind is started when the first of that kind is wanted."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._numbers = count(1)
+        self._template: Path | None = None
+        self._server: PostgresServer | None = None
+
+    def new(self, kind: str) -> str:
+        """The URL of a new database. Skips the test when this machine cannot have one, unless it is required."""
+        return self._new_sqlite() if kind == "sqlite" else self._new_postgresql()
+
+    def _new_sqlite(self) -> str:
+        if self._template is None:
+            self._template = self._directory / "template.db"
+            migrate(f"sqlite:///{self._template}")
+        file = self._directory / f"world-{next(self._numbers)}.db"
+        shutil.copy(self._template, file)
+        return f"sqlite:///{file}"
+
+    def _new_postgresql(self) -> str:
+        server = self.postgres_server()
+        name = f"world_{next(self._numbers)}"
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template_world")
+        return server.url(name)
+
+    def postgres_server(self) -> PostgresServer:
+        if self._server is None:
+            binaries = find_binaries()
+            if binaries is None:
+                (pytest.fail if required("postgresql") else pytest.skip)("PostgreSQL is not installed")
+            self._server = PostgresServer(binaries)
+            with psycopg.connect(self._server.url(), autocommit=True) as connection:
+                connection.execute("CREATE DATABASE template_world")
+            migrate(self._server.url("template_world"))
+        return self._server
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stop()

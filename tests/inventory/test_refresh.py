@@ -1,0 +1,363 @@
+"""A refresh: what the provider says becomes what the inventory shows, and nothing else does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.drivers.base import SeenSnapshots
+from gateway.errors import ProviderUnavailable
+from gateway.inventory.refresh import Inventory
+from gateway.models import OperationKind, OperationState, now
+from gateway.store.database import Database
+from tests.inventory.files import bring_in, change, collection, everything, select, vm
+from tests.inventory.files import snapshot as imported
+from tests.inventory.scripted import LATER, ScriptedDriver, inventory, machine, put_operation, snapshot
+
+MACHINES = "SELECT id, name, provider, provider_ref, power_state, gone_at IS NULL FROM machine ORDER BY id"
+SNAPSHOTS = (
+    "SELECT id, machine_id, provider_ref, name, parent_id, CASE WHEN is_current THEN 1 ELSE 0 END, state"
+    " FROM snapshot ORDER BY id"
+)
+EVENTS = "SELECT noun, change, subject_id FROM event ORDER BY id"
+
+Story = Callable[[Database, ScriptedDriver, Inventory], Awaitable[None]]
+
+
+@pytest.fixture
+def tell(opened: Callable[[], Any]) -> Callable[[Story], None]:
+    """Runs a story with an open database and a provider that has one machine with a tree of three."""
+
+    def run(story: Story) -> None:
+        async def whole() -> None:
+            driver = ScriptedDriver()
+            driver.put(
+                machine("m1"), snapshot("a"), snapshot("b", parent_ref="a"), snapshot("c", parent_ref="b"), current="c"
+            )
+            async with opened() as database:
+                await story(database, driver, inventory(database, driver))
+
+        asyncio.run(whole())
+
+    return run
+
+
+TREE = [
+    (1, 1, "a", "name of a", None, 0, "READY"),
+    (2, 1, "b", "name of b", 1, 0, "READY"),
+    (3, 1, "c", "name of c", 2, 1, "READY"),
+]
+
+
+def test_what_is_there_is_found(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, __: ScriptedDriver, inventory: Inventory) -> None:
+        counts = await inventory.refresh_provider("lab")
+        assert str(counts) == (
+            "machines: 1 created, 0 updated, 0 unchanged; snapshots: 3 created, 0 updated, 0 unchanged"
+        )
+
+    tell(story)
+    assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 1)]
+    assert select(url, SNAPSHOTS) == TREE
+    assert select(url, "SELECT name, tenant, driver, observed_at IS NOT NULL, problem FROM provider") == [
+        ("lab", "default", "scripted", 1, None)
+    ]
+
+
+def test_a_second_refresh_only_looks(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, __: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        events, updated = select(url, EVENTS), select(url, "SELECT updated_at FROM machine")
+        first = select(url, "SELECT observed_at FROM snapshot WHERE id = 1")
+        counts = await inventory.refresh_provider("lab")
+        assert str(counts) == (
+            "machines: 0 created, 0 updated, 1 unchanged; snapshots: 0 created, 0 updated, 3 unchanged"
+        )
+        assert select(url, EVENTS) == events
+        assert select(url, "SELECT updated_at FROM machine") == updated
+        assert select(url, "SELECT observed_at FROM snapshot WHERE id = 1") > first
+
+    tell(story)
+
+
+def test_changes_are_followed(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        # b is gone, c hangs on a; somebody reverted to a and renamed it; d is new below the new e.
+        driver.put(
+            machine("m1", host="esx-02"),
+            snapshot("a", name="new name"),
+            snapshot("c", parent_ref="a"),
+            snapshot("e"),
+            snapshot("d", parent_ref="e"),
+            current="a",
+        )
+        await inventory.refresh_machine(1)
+
+    tell(story)
+    assert select(url, SNAPSHOTS) == [
+        (1, 1, "a", "new name", None, 1, "READY"),
+        (3, 1, "c", "name of c", 1, 0, "READY"),
+        (4, 1, "e", "name of e", None, 0, "READY"),
+        (5, 1, "d", "name of d", 4, 0, "READY"),
+    ]
+    assert select(url, "SELECT host, snapshot_count FROM machine") == [("esx-02", 4)]
+
+
+def test_the_same_name_made_again_is_another_snapshot(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        again = snapshot("b", parent_ref="a", created_at=LATER)
+        driver.put(machine("m1"), snapshot("a"), again, snapshot("c", parent_ref="b"), current="b")
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, SNAPSHOTS) == [
+        TREE[0],
+        (3, 1, "c", "name of c", 4, 0, "READY"),
+        (4, 1, "b", "name of b", 1, 1, "READY"),
+    ]
+
+
+def test_what_the_gateway_made_keeps_its_name(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        change(url, "UPDATE snapshot SET name = 'Ärger?', name_folded = 'ärger?' WHERE id = 1")
+        driver.put(machine("m1"), snapshot("a", name="rger-1f3a", token="1f3a"))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, SNAPSHOTS) == [(1, 1, "a", "Ärger?", None, 0, "READY")]
+
+
+def test_what_is_not_made_yet_is_left_alone(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        change(url, "UPDATE snapshot SET provider_ref = NULL, state = 'ERROR' WHERE id = 3")
+        driver.put(machine("m1"), snapshot("a"))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert [row[:5] for row in select(url, SNAPSHOTS)] == [(1, 1, "a", "name of a", None), (3, 1, None, "name of c", 1)]
+
+
+def test_what_the_provider_is_still_making(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        driver.put(machine("m1"), snapshot("a", ready=False))
+        await inventory.refresh_provider("lab")
+        assert select(url, "SELECT state FROM snapshot") == [("CREATING",)]
+        driver.put(machine("m1"), snapshot("a"))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, "SELECT state FROM snapshot") == [("READY",)]
+
+
+def test_a_create_that_seemed_to_fail_but_did_not(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(database: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        change(url, "UPDATE snapshot SET provider_ref = NULL, state = 'ERROR', is_current = FALSE WHERE id = 3")
+        kind, state = OperationKind.CREATE_SNAPSHOT, OperationState.FAILED
+        await put_operation(database, state, kind=kind, snapshot_id=3, finished_at=now() - timedelta(seconds=1))
+        made = snapshot("late", name="wire name", parent_ref="b", token="t", size_bytes=17, created_at=LATER)
+        driver.put(machine("m1"), snapshot("a"), snapshot("b", parent_ref="a"), made, current="late")
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, SNAPSHOTS) == [*TREE[:2], (3, 1, "late", "name of c", 2, 1, "READY")]
+
+
+# ---- gone
+
+
+def test_a_machine_goes_and_comes_back(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        world = driver.world
+        driver.world = {}
+        assert (await inventory.refresh_provider("lab")).machines.removed == 1
+        assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 0)]
+        assert select(url, SNAPSHOTS) == TREE
+        driver.world = world
+        await inventory.refresh_machine(1)
+
+    tell(story)
+    assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 1)]
+
+
+def test_a_machine_that_is_found_missing_is_gone(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        driver.world = {}
+        await inventory.refresh_machine(1)
+
+    tell(story)
+    assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 0)]
+
+
+def test_an_error_is_no_empty_list(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        before = everything(url)[1:]
+        driver.problem = ProviderUnavailable("the provider does not answer")
+        with pytest.raises(ProviderUnavailable):
+            await inventory.refresh_provider("lab")
+        with pytest.raises(ProviderUnavailable):
+            await inventory.refresh_machine(1)
+        assert everything(url)[1:] == before
+        assert select(url, "SELECT problem FROM provider") == [("the provider does not answer",)]
+        driver.problem = None
+        await inventory.refresh_provider("lab")
+        assert select(url, "SELECT problem FROM provider") == [(None,)]
+
+    tell(story)
+
+
+def test_one_machine_that_cannot_be_read(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        [seen] = driver.world
+        driver.world[seen] = ProviderUnavailable("no answer")
+        driver.put(machine("m2"), snapshot("x"))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert [row[0] for row in select(url, SNAPSHOTS)] == [1, 2, 3, 4]
+    assert [row[-1] for row in select(url, MACHINES)] == [1, 1]
+    assert select(url, "SELECT problem FROM provider") == [("1 of 2 machines: no answer",)]
+
+
+# ---- beside operations
+
+
+@pytest.mark.parametrize(
+    ("state", "issued", "kind", "merged"),
+    [
+        (OperationState.RUNNING, True, OperationKind.DELETE_SNAPSHOT, False),
+        (OperationState.RUNNING, False, OperationKind.CREATE_SNAPSHOT, False),
+        (OperationState.QUEUED, True, OperationKind.CREATE_SNAPSHOT, False),
+        (OperationState.QUEUED, False, OperationKind.CREATE_SNAPSHOT, True),
+        (OperationState.RUNNING, True, OperationKind.REFRESH_MACHINE, True),
+        (OperationState.SUCCEEDED, True, OperationKind.DELETE_SNAPSHOT, True),
+    ],
+)
+def test_an_operation_at_work_has_the_say(
+    url: str,
+    tell: Callable[[Story], None],
+    state: OperationState,
+    issued: bool,
+    kind: OperationKind,
+    merged: bool,
+) -> None:
+    async def story(database: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+        finished = now() - timedelta(seconds=1) if state is OperationState.SUCCEEDED else None
+        await put_operation(database, state, kind=kind, issued=issued, finished_at=finished)
+        driver.put(machine("m1"), snapshot("a"))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert [row[0] for row in select(url, SNAPSHOTS)] == ([1] if merged else [1, 2, 3])
+
+
+def test_an_operation_that_ends_while_the_provider_is_asked(url: str, tell: Callable[[Story], None]) -> None:
+    """The listing may be from before: it must not bring back what was deleted meanwhile."""
+
+    async def story(database: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        await inventory.refresh_provider("lab")
+
+        async def delete_meanwhile() -> None:
+            change(url, "DELETE FROM snapshot WHERE id = 3")
+            await put_operation(database, OperationState.SUCCEEDED, finished_at=now())
+
+        driver.during = delete_meanwhile
+        await inventory.refresh_machine(1)
+
+    tell(story)
+    assert [row[0] for row in select(url, SNAPSHOTS)] == [1, 2]
+
+
+# ---- adoption
+
+
+def imports(url: str, directory: Path, **attributes: Any) -> None:
+    snapshots = (imported(30, ems_ref="a", current=1), imported(31, ems_ref="gone"))
+    bring_in(url, directory, collection(vm(11, *snapshots, **attributes)))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "uid"),
+    [
+        ({"ems_ref": "m1"}, None),
+        ({"ems_ref": "m1", "uid_ems": "4221"}, "4221"),
+        ({"ems_ref": "m1", "uid_ems": "4221"}, None),
+        ({"ems_ref": "elsewhere", "uid_ems": "4221"}, "4221"),
+        ({"ems_ref": None, "uid_ems": "4221"}, "4221"),
+    ],
+)
+def test_an_imported_machine_is_adopted(
+    url: str, tmp_path: Path, tell: Callable[[Story], None], attributes: dict[str, Any], uid: str | None
+) -> None:
+    imports(url, tmp_path, **attributes)
+
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        [(seen, snapshots)] = driver.world.items()
+        driver.world = {replace(seen, uid=uid): snapshots}
+        await inventory.refresh_provider("lab")
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, MACHINES) == [(11, "name of m1", "lab", "m1", "ON", 1)]
+    assert [row[:6] for row in select(url, SNAPSHOTS)] == [
+        (30, 11, "a", "name of a", None, 0),
+        (32, 11, "b", "name of b", 30, 0),
+        (33, 11, "c", "name of c", 32, 1),
+    ]
+    assert str(bring_in(url, tmp_path, collection(vm(11, **attributes))).machines) == (
+        "0 created, 0 updated, 0 unchanged, 1 managed by a driver, skipped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("machines", "uid"),
+    [
+        ([vm(11, ems_ref="other")], None),
+        ([vm(11, ems_ref="m1", uid_ems="4221")], "9999"),
+        ([vm(11, ems_ref="m1"), vm(12, ems_ref="m1")], None),
+        ([vm(11, uid_ems="4221"), vm(12, uid_ems="4221")], "4221"),
+    ],
+)
+def test_a_machine_that_may_be_another_is_not_adopted(
+    url: str, tmp_path: Path, tell: Callable[[Story], None], machines: list[Any], uid: str | None
+) -> None:
+    bring_in(url, tmp_path, collection(*machines))
+
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        driver.world = {machine("m1", uid=uid): SeenSnapshots([])}
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, "SELECT count(*) FROM machine WHERE imported") == [(len(machines),)]
+    assert select(url, "SELECT count(*) FROM machine WHERE provider = 'lab'") == [(1,)]
+
+
+# ---- in the background
+
+
+def test_it_goes_on_by_itself(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        asked = asyncio.Event()
+
+        async def note() -> None:
+            asked.set()
+
+        driver.during = note
+        await inventory.start()
+        await asyncio.wait_for(asked.wait(), 10)
+        await inventory.stop()
+
+    tell(story)

@@ -1,0 +1,133 @@
+"""Cancelling: at once while queued, a wish while running, too late when it has ended."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.access.caller import Caller
+from gateway.errors import Conflict, Forbidden, NotFound
+from gateway.models import MachineKind, SnapshotAction, SnapshotState
+from tests.operations.world import World, until
+
+Run = Callable[..., None]
+
+
+async def cancel(world: World, operation: int | None, caller: Caller | None = None) -> Any:
+    assert operation is not None
+    return await world.operations.cancel_operation(caller or world.caller, operation)
+
+
+def test_what_is_queued_is_undone_at_once(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        broken = await world.snapshot(1, "broken", state=SnapshotState.ERROR)
+        before = await world.picture()
+        reverting = (await world.revert(a)).operation_id
+        creating = (await world.create()).operation_id
+        deleting = [o.operation_id for o in await world.delete(2, broken)]
+        refreshing = (await world.operations.refresh_machine(world.caller, 1, None)).operation_id
+        for number in (creating, *deleting, reverting, refreshing):
+            outcome = await cancel(world, number)
+            assert outcome.operation_id == number
+        assert await world.picture() == before
+        assert await world.states() == ["CANCELED"] * 5
+        assert all(
+            row.finished_at and row.cancel_requested_at and not row.started_at
+            for row in await world.rows_of_operations()
+        )
+        await world.finish()
+        assert await world.picture() == before
+
+    run(story)
+
+
+def test_cancel_is_refused_for_a_reason(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        operation = (await world.create()).operation_id
+        before = await world.everything()
+        with pytest.raises(NotFound) as missing:
+            await cancel(world, 99)
+        assert (missing.value.message, missing.value.path) == ("there is no operation operation-99", ("operationId",))
+        with pytest.raises(NotFound):
+            await cancel(world, operation, Caller("stranger", "elsewhere"))
+        with pytest.raises(Forbidden):
+            await cancel(
+                world, operation, Caller("r", "default", (), frozenset({(SnapshotAction.READ, MachineKind.VM)}))
+            )
+        assert await world.everything() == before
+        await world.finish()
+        with pytest.raises(Conflict) as late:
+            await cancel(world, operation)
+        assert late.value.message == "operation-1 has already ended: SUCCEEDED"
+
+    run(story)
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_the_provider_grants_the_wish(run: Run, verb: str) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        await world.simulation.set_behaviour("m1", latency_ms=600_000)
+        before = await world.picture(), await world.provider_picture()
+        operation = ((await world.create()) if verb == "create" else (await world.delete(a))[0]).operation_id
+
+        async def begun() -> bool:
+            return (await world.operation(operation)).task_ref is not None
+
+        async with world.working() as worker:
+            await until(begun)
+            await cancel(world, operation)
+            asked = (await world.operation(operation)).cancel_requested_at
+            worker.wake()
+            await cancel_again(world, operation)
+            await world.until_done()
+        row = await world.operation(operation)
+        assert (row.state, row.cancel_requested_at, row.error_code) == ("CANCELED", asked, None)
+        assert (await world.picture(), await world.provider_picture()) == before
+
+    run(story)
+
+
+async def cancel_again(world: World, operation: int | None) -> None:
+    try:
+        await cancel(world, operation)
+    except Conflict:
+        assert (await world.operation(operation)).state == "CANCELED"
+
+
+def test_a_revert_goes_on(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        await world.simulation.set_behaviour("m1", latency_ms=400)
+        operation = (await world.revert(a)).operation_id
+        async with world.working():
+            await world.until_state(operation, "RUNNING", "SUCCEEDED")
+            await cancel_again(world, operation)
+            await world.until_done()
+        assert (await world.picture())[0] == ("a", "READY", None, True)
+        assert await world.states() == ["SUCCEEDED"]
+
+    run(story)
+
+
+def test_what_waits_for_its_provider_is_undone(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        await world.simulation.set_behaviour("m1", fault={"on": "create", "kind": "unavailable"})
+        operation = (await world.create()).operation_id
+
+        async def waits() -> bool:
+            return (await world.operation(operation)).retry_at is not None
+
+        async with world.working(first_wait=600.0):
+            await until(waits)
+            row = await world.operation(operation)
+            assert (row.state, row.phase, row.issued) == ("RUNNING", "Waiting: the provider does not answer", False)
+            await cancel(world, operation)
+            await world.until_done()
+        assert await world.states() == ["CANCELED"]
+        assert await world.picture() == []
+
+    run(story)

@@ -1,0 +1,140 @@
+"""A repeated request with the same key is the same request."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.errors import IdempotencyKeyReused, NotFound, Refusal
+from gateway.models import IdempotencyKey, Operation
+from tests.operations.world import World, open_world, refusals
+
+Run = Callable[..., None]
+
+
+def test_a_replay_answers_the_same_and_does_nothing(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        first = await world.create(key="k", name="n")
+        before = await world.everything()
+        assert await world.create(key="k", name=" n ") == first
+        assert await world.everything() == before
+        await world.finish()
+        await world.delete(first.snapshot_id)
+        await world.finish()
+        assert await world.create(key="k", name="n") == first
+        assert len(await world.rows(Operation)) == 2
+
+    run(story)
+
+
+def test_other_arguments_are_refused(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        await world.machine("m2")
+        await world.create(key="k")
+        before = await world.everything()
+        for changes in ({"name": "other"}, {"description": "x"}, {"memory": True}, {"machine": 2}):
+            with pytest.raises(IdempotencyKeyReused) as caught:
+                await world.create(**({"key": "k"} | changes))
+            assert caught.value.path == ("idempotencyKey",)
+        assert await world.everything() == before
+
+    run(story)
+
+
+def test_a_key_belongs_to_a_caller_and_a_mutation(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.tree()
+        other = replace(world.caller, name="other")
+        numbers = [
+            (await world.create(key="k")).operation_id,
+            (await world.create(key="k", caller=other)).operation_id,
+            (await world.operations.create_snapshots(world.caller, [1], "new", None, False, "k"))[0].operation_id,
+            (await world.operations.refresh_machine(world.caller, 1, "k")).operation_id,
+            (await world.delete(1, key="k"))[0].operation_id,
+        ]
+        assert numbers == [1, 2, 3, 4, 5]
+
+    run(story)
+
+
+def test_refused_items_are_replayed_too(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, _, c, _ = await world.tree()
+        await world.delete(c)
+        first = await world.delete(c, a, 99, key="k", with_descendants=True)
+        again = await world.delete(c, a, 99, key="k", with_descendants=True)
+        assert refusals(first) == refusals(again)
+        assert refusals(first)[:3] == [("CONFLICT", "ids/0"), None, ("NOT_FOUND", "ids/2")]
+        assert [replace(o, refusal=None) for o in again] == [replace(o, refusal=None) for o in first]
+        assert again[0].refusal.conflict == first[0].refusal.conflict
+        assert again[0].refusal.message == first[0].refusal.message
+
+    run(story)
+
+
+def test_a_refusal_and_a_dry_run_leave_no_key(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        with pytest.raises(NotFound):
+            await world.create(99, key="k")
+        await world.delete(99, key="k")
+        await world.delete(a, key="k", dry_run=True)
+        await world.revert(a, key="k", dry_run=True)
+        with pytest.raises(Refusal):
+            await world.revert(99, key="k")
+        assert await world.rows(IdempotencyKey) == []
+        assert (await world.create(key="k")).operation_id == 1
+
+    run(story)
+
+
+def test_a_key_lasts_a_day(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        await world.create(key="k")
+        await world.execute("UPDATE idempotency_key SET created_at = '2020-01-01T00:00:00.000000Z'")
+        second = await world.create(key="k", name="other")
+        assert second.operation_id == 2
+        assert await world.create(key="k", name="other") == second
+
+    run(story)
+
+
+def test_of_requests_at_the_same_time_one_takes_effect(run: Run, url: str) -> None:
+    async def story(world: World) -> None:
+        await world.tree()
+        elsewhere = World(open_world(url), world.settings)
+        try:
+            everyone = [world, elsewhere] * 8
+            outcomes = await asyncio.gather(*(each.create(key="k") for each in everyone))
+            deleted = await asyncio.gather(*(each.delete(1, 2, key="k") for each in everyone))
+        finally:
+            await elsewhere.database.close()
+        assert {o.operation_id for o in outcomes} == {1}
+        assert {tuple(o.operation_id for o in each) for each in deleted} == {(2, 3)}
+        assert len(await world.rows(Operation)) == 3
+        assert len(await world.snapshots()) == 5
+
+    run(story)
+
+
+def test_deletes_at_the_same_time_count_once(run: Run, url: str) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        elsewhere = World(open_world(url), world.settings)
+        try:
+            orders = [(a, b, c, d), (d, c, b, a)] * 4
+            everyone = zip([world, elsewhere] * 4, orders, strict=True)
+            answers = await asyncio.gather(*(each.delete(*order) for each, order in everyone))
+        finally:
+            await elsewhere.database.close()
+        accepted = [o.snapshot_id for outcomes in answers for o in outcomes if o.refusal is None]
+        assert sorted(accepted) == [a, b, c, d]
+        assert {each for outcomes in answers for each in refusals(outcomes) if each} == {
+            ("CONFLICT", f"ids/{index}") for index in range(4)
+        }
+
+    run(story)

@@ -1,0 +1,320 @@
+"""Wishes that are turned down: the code, the path, the words, and that nothing was written."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.access.caller import Caller
+from gateway.errors import InvalidInput, NotFound, Reference, Refusal
+from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
+from gateway.operations.service import MachineId
+from tests.operations.world import World, refusals
+
+Run = Callable[..., None]
+STRANGER = Caller("stranger", "elsewhere")
+READER = Caller("reader", "default", ("reader",), frozenset({(SnapshotAction.READ, MachineKind.VM)}))
+
+
+async def refused(world: World, wish: Awaitable[Any]) -> tuple[str, str, str]:
+    """Code, path and message of the refusal that `wish` ends in, with everything as before."""
+    before = await world.everything()
+    with pytest.raises(Refusal) as caught:
+        await wish
+    assert await world.everything() == before
+    assert world.woken == 0
+    return caught.value.code.value, "/".join(caught.value.path), caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "words"),
+    [
+        ({"name": ""}, "name", "the name is blank; it must have 1 to 255 characters"),
+        ({"name": " \t\n"}, "name", "the name is blank; it must have 1 to 255 characters"),
+        ({"name": "x" * 256}, "name", "the name has 256 characters; at most 255 are allowed"),
+        ({"name": "a\0b"}, "name", "the name contains a NUL character"),
+        ({"name": "a\ud800"}, "name", "the name contains a lone surrogate, which is half a character"),
+        ({"description": "x" * 4001}, "description", "the description has 4001 characters; at most 4000 are allowed"),
+        ({"description": "\0"}, "description", "the description contains a NUL character"),
+        ({"key": ""}, "idempotencyKey", "the idempotency key has 0 characters; it must have 1 to 255"),
+        ({"key": "k" * 256}, "idempotencyKey", "the idempotency key has 256 characters; it must have 1 to 255"),
+        (
+            {"key": "\udfff"},
+            "idempotencyKey",
+            "the idempotency key contains a lone surrogate, which is half a character",
+        ),
+    ],
+)
+def test_bad_text(run: Run, changes: dict[str, Any], path: str, words: str) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        assert await refused(world, world.create(**changes)) == ("INVALID", path, words)
+
+    run(story)
+
+
+def test_the_longest_name_and_a_blank_description_are_taken(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        await world.create(name=" " + "ß" * 255 + " ", description="  ", key="k" * 255)
+        row = (await world.snapshots())[1]
+        assert (row.name, row.name_folded, row.description) == ("ß" * 255, "ss" * 255, "  ")
+
+    run(story)
+
+
+def test_create_is_refused_for_a_reason(run: Run) -> None:
+    async def story(world: World) -> None:
+        machine = await world.machine(power_state=PowerState.OFF)
+        await world.provider("file", driver="none")
+        imported = await world.machine("m2", provider="file")
+        instance = await world.machine("i1", MachineKind.INSTANCE)
+        gone = await world.machine("m3")
+        await world.execute(f"UPDATE machine SET gone_at = created_at WHERE id = {gone}")
+        where = "machineId"
+        assert await refused(world, world.create(99)) == ("NOT_FOUND", where, "there is no machine with the number 99")
+        as_instance = MachineId(MachineKind.INSTANCE, machine)
+        no_instance = ("NOT_FOUND", where, f"there is no machine instance-{machine}")
+        assert await refused(world, world.create(as_instance)) == no_instance
+        assert (await refused(world, world.create(machine, caller=STRANGER)))[0] == "NOT_FOUND"
+        malformed = InvalidInput("'x' is not an id")
+        assert await refused(world, world.create(malformed)) == ("INVALID", where, "'x' is not an id")
+        forbidden = ("FORBIDDEN", where, "you may not create snapshots of Vms")
+        assert await refused(world, world.create(machine, caller=READER)) == forbidden
+        unsupported = await refused(world, world.create(imported))
+        assert unsupported[:2] == ("UNSUPPORTED", where)
+        assert "no driver is configured for provider 'file'" in unsupported[2]
+        assert (await refused(world, world.create(gone)))[0] == "UNSUPPORTED"
+        off = ("UNSUPPORTED", where, "the machine is off, so it has no memory to save")
+        assert await refused(world, world.create(machine, memory=True)) == off
+        cloud = ("UNSUPPORTED", where, "this cloud does not save the memory of instances")
+        assert await refused(world, world.create(instance, memory=True)) == cloud
+
+    run(story)
+
+
+def test_revert_is_refused_for_a_reason(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        instance = await world.machine("i1", MachineKind.INSTANCE)
+        image = await world.snapshot(instance, "image", machine_ref="i1")
+        broken = await world.snapshot(1, "broken", state=SnapshotState.ERROR, ref=None)
+        where = "snapshotId"
+        missing = ("NOT_FOUND", where, "there is no snapshot snapshot-99")
+        assert await refused(world, world.revert(99)) == missing
+        assert (await refused(world, world.revert(a, caller=STRANGER)))[0] == "NOT_FOUND"
+        assert await refused(world, world.revert(a, caller=READER)) == ("FORBIDDEN", where, "you may not revert Vms")
+        words = "only Vms can be reverted to a snapshot; an Instance cannot"
+        assert await refused(world, world.revert(image)) == ("UNSUPPORTED", where, words)
+        assert (await refused(world, world.revert(broken)))[0] == "UNSUPPORTED"
+        dry = await refused(world, world.revert(image, dry_run=True))
+        assert dry[0] == "UNSUPPORTED"
+        assert (await world.revert(a, dry_run=True)).operation_id is None
+
+    run(story)
+
+
+def test_a_busy_machine_is_not_reverted(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, _, c, _ = await world.tree()
+        operation = (await world.create()).operation_id
+        world.woken = 0
+        with pytest.raises(Refusal) as caught:
+            await world.revert(a)
+        assert caught.value.conflict == Reference("operation", operation)
+        assert await refused(world, world.revert(a)) == (
+            "CONFLICT",
+            "snapshotId",
+            f"vm-1 has unfinished work: operation-{operation}",
+        )
+        await world.finish()
+        await world.delete(c)
+        world.woken = 0
+        assert await refused(world, world.revert(c)) == (
+            "CONFLICT",
+            "snapshotId",
+            "the snapshot is being deleted: operation-2",
+        )
+
+    run(story)
+
+
+def test_what_is_being_made_deleted_or_reverted_to_is_not_deleted(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, *_ = await world.tree()
+        await world.revert(b)
+        new = (await world.create()).snapshot_id
+        await world.delete(a)
+        before = await world.everything()
+        outcomes = await world.delete(new, a, b)
+        assert refusals(outcomes) == [("CONFLICT", "ids/0"), ("CONFLICT", "ids/1"), ("CONFLICT", "ids/2")]
+        assert [(o.refusal.message, o.refusal.conflict) for o in outcomes] == [
+            ("the snapshot is still being created: operation-2", Reference("operation", 2)),
+            ("the snapshot is being deleted: operation-3", Reference("operation", 3)),
+            ("the machine is being reverted to the snapshot: operation-1", Reference("operation", 1)),
+        ]
+        assert await world.everything() == before
+
+    run(story)
+
+
+def test_each_snapshot_of_a_delete_is_answered_in_its_place(run: Run) -> None:
+    async def story(world: World) -> None:
+        _, b, c, d = await world.tree()
+        malformed, other = InvalidInput("'x' is not an id"), NotFound("there is no snapshot vm-1")
+        outcomes = await world.delete(c, malformed, 99, c, other, d)
+        assert refusals(outcomes) == [
+            None,
+            ("INVALID", "ids/1"),
+            ("NOT_FOUND", "ids/2"),
+            None,
+            ("NOT_FOUND", "ids/4"),
+            None,
+        ]
+        assert [o.operation_id for o in outcomes] == [1, None, None, 1, None, 2]
+        assert [row.snapshot_id for row in await world.rows_of_operations()] == [c, d]
+        assert await world.states() == ["QUEUED", "QUEUED"]
+        assert (await world.snapshots())[b].state == "READY"
+
+    run(story)
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_too_few_or_too_many_ids(run: Run, count: int) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        words = f"`ids` has {count} ids; it must have 1 to 100"
+        assert await refused(world, world.delete(*[1] * count)) == ("INVALID", "ids", words)
+        many = world.operations.create_snapshots(world.caller, [1] * count, "n", None, False, None)
+        words = f"`machineIds` has {count} ids; it must have 1 to 100"
+        assert await refused(world, many) == ("INVALID", "machineIds", words)
+
+    run(story)
+
+
+def test_all_or_nothing(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        before = await world.everything()
+        outcomes = await world.delete(b, 99, d, with_descendants=True, all_or_nothing=True, key="k")
+        assert refusals(outcomes) == [
+            ("ABORTED", "ids/0"),
+            ("NOT_FOUND", "ids/1"),
+            ("ABORTED", "ids/2"),
+            ("ABORTED", "ids/0"),
+        ]
+        assert [o.snapshot_id for o in outcomes] == [b, None, d, c]
+        assert await world.everything() == before
+        outcomes = await world.delete(a, b, all_or_nothing=True)
+        assert [o.operation_id for o in outcomes] == [1, 2]
+
+    run(story)
+
+
+def test_a_dry_run_decides_and_changes_nothing(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        before = await world.everything()
+        outcomes = await world.delete(a, 99, with_descendants=True, dry_run=True, key="k")
+        assert [(o.snapshot_id, o.operation_id, o.is_descendant) for o in outcomes] == [
+            (a, None, False),
+            (None, None, False),
+            (c, None, True),
+            (b, None, True),
+            (d, None, True),
+        ]
+        assert refusals(outcomes) == [None, ("NOT_FOUND", "ids/1"), None, None, None]
+        assert await world.everything() == before
+
+    run(story)
+
+
+def test_more_descendants_than_allowed(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.machine()
+        top = await world.snapshot(1, "top", ref="top")
+        await world.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+            " INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, created_at,"
+            " parent_id, provider_ref)"
+            f" SELECT tenant, 1, 'n', 'n', state, memory, is_current, created_at, {top}, name || i"
+            " FROM snapshot, n"
+        )
+        refusal = await refused(world, world.delete(top, with_descendants=True))
+        assert refusal == ("LIMIT_EXCEEDED", "ids", "with their descendants these are more than 1000 snapshots")
+        await world.execute("DELETE FROM snapshot WHERE id = (SELECT max(id) FROM snapshot)")
+        roomy = World(world.database, replace(world.settings, operation_queue_per_machine=1000))
+        assert len(await roomy.delete(top, with_descendants=True, dry_run=True)) == 1000
+
+    run(story)
+
+
+def test_queues_have_limits(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        await world.machine("m2")
+        small = world.with_settings(operation_queue_per_machine=2)
+        outcomes = await small.delete(a, b, c)
+        assert refusals(outcomes) == [None, None, ("LIMIT_EXCEEDED", "ids/2")]
+        small.woken = 0
+        full = ("LIMIT_EXCEEDED", "machineId", "vm-1 has 2 unfinished operations, and that is the limit")
+        assert await refused(small, small.create()) == full
+        assert await refused(small, small.operations.refresh_machine(small.caller, 1, None)) == full
+        smaller = world.with_settings(operation_queue_total=2)
+        full = ("LIMIT_EXCEEDED", "machineId", "there are 2 unfinished operations, and that is the gateway's limit")
+        assert await refused(smaller, smaller.create(2)) == full
+        assert (await world.snapshots())[d].state == "READY"
+
+    run(story)
+
+
+def test_one_snapshot_on_many_machines(run: Run) -> None:
+    async def story(world: World) -> None:
+        one, two = await world.machine("m1"), await world.machine("m2")
+        await world.provider("file", driver="none")
+        imported = await world.machine("m3", provider="file")
+        wish = world.operations.create_snapshots(world.caller, [two, 99, one, imported, two], "n", None, False, None)
+        outcomes = await wish
+        assert refusals(outcomes) == [None, ("NOT_FOUND", "machineIds/1"), None, ("UNSUPPORTED", "machineIds/3"), None]
+        assert [(o.machine_id, o.operation_id, o.snapshot_id) for o in outcomes] == [
+            (two, 1, 1),
+            (None, None, None),
+            (one, 2, 2),
+            (imported, None, None),
+            (two, 1, 1),
+        ]
+        assert await world.picture() == [("n", "CREATING", None, False), ("n", "CREATING", None, False)]
+
+    run(story)
+
+
+def test_refresh_is_refused_for_a_reason(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.provider("file", driver="none")
+        imported = await world.machine("m3", provider="file")
+        asked = world.operations.refresh_machine
+        where = "machineId"
+        assert (await refused(world, asked(world.caller, 9, None)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, asked(world.caller, imported, None)))[:2] == ("UNSUPPORTED", where)
+        assert (await refused(world, asked(STRANGER, imported, None)))[:2] == ("NOT_FOUND", where)
+        nobody = Caller("nobody", "default", (), frozenset())
+        assert (await refused(world, asked(nobody, imported, None)))[:2] == ("FORBIDDEN", where)
+
+    run(story)
+
+
+def test_what_a_failed_create_left_can_be_deleted_without_a_driver(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.provider("file", driver="none")
+        machine = await world.machine("m1", provider="file")
+        left = await world.snapshot(machine, "left", state=SnapshotState.ERROR, ref=None)
+        real = await world.snapshot(machine, "real", state=SnapshotState.ERROR)
+        await world.execute("UPDATE machine SET gone_at = created_at")
+        outcomes = await world.delete(left, real)
+        assert refusals(outcomes) == [None, ("UNSUPPORTED", "ids/1")]
+        await world.finish(drivers={})
+        assert await world.picture() == [("real", "ERROR", None, False)]
+        assert await world.states() == ["SUCCEEDED"]
+
+    run(story)
