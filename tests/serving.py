@@ -74,7 +74,7 @@ def served(settings: Settings, *, demo: bool = False) -> Iterator[Served]:
     found: dict[str, Any] = {}
 
     async def main() -> None:
-        with socket.socket() as listening:
+        with socket.socket(proto=socket.IPPROTO_TCP) as listening:
             listening.bind(("127.0.0.1", 0))
             async with running(settings, demo=demo) as gateway:
                 config = uvicorn.Config(
@@ -82,7 +82,7 @@ def served(settings: Settings, *, demo: bool = False) -> Iterator[Served]:
                 )
                 server = uvicorn.Server(config)
                 found["server"], found["loop"] = server, asyncio.get_running_loop()
-                serving = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - no signals in a thread
+                serving = asyncio.create_task(server._serve([listening]))  # without signals, which only the main thread may handle
                 while not server.started and not serving.done():
                     await asyncio.sleep(0.005)
                 port = listening.getsockname()[1]

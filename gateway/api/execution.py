@@ -1,31 +1,28 @@
-"""Runs GraphQL requests: documents are parsed and validated once, reads planned and loaded, the rest is graphql-core's.
+"""Runs GraphQL requests: reads by their compiled plans, the rest by graphql-core over the same translator.
 
-A query's root fields are loaded together, on one state of the database, before graphql-core puts the answer together.
+A query's root fields are loaded together, on one state of the database. What is compiled is finished here, straight
+to JSON; introspection, and mutations with their order and their errors, are graphql-core's.
 """
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from graphql import (
-    DocumentNode,
     ExecutionResult,
-    FragmentDefinitionNode,
     GraphQLError,
     GraphQLResolveInfo,
-    OperationDefinitionNode,
     execute,
     get_variable_values,
-    parse,
-    validate,
+    is_non_null_type,
 )
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
+from gateway.api.documents import Documents, Operation, RequestError
 from gateway.api.mutations import HANDLERS
-from gateway.api.presenting import BAD_USER_INPUT, VALIDATION_FAILED, present
+from gateway.api.presenting import present
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
 from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
@@ -39,175 +36,173 @@ from gateway.reads.selection import Field
 from gateway.store.database import Database, Transaction
 from gateway.store.feed import Feed
 
-_MAX_TOKENS = 5_000
-_KEPT_DOCUMENTS = 512
-_KEPT_LENGTH = 20_000  # longer documents are not worth the memory
+_KEPT_PLANS = 16  # of one operation, for different values of its conditions
 
-
-class RequestError(Exception):
-    """The request cannot be run at all: an answer without `data`."""
-
-    def __init__(self, errors: Sequence[GraphQLError], code: str = BAD_USER_INPUT) -> None:
-        super().__init__()
-        self.shown = [present(error, code) for error in errors]
+Pages = Mapping[ManyLevel, BoundPage]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """One operation of a valid document, with its variables."""
-
-    document: DocumentNode
-    operation: OperationDefinitionNode
-    variables: VariableValues
-    selections: Selections
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A root field, planned and with its arguments checked."""
+class RootField:
+    """One root field of an operation, compiled. `plan` is None for `__typename`."""
 
     field: Field
-    plan: Plan
-    pages: Mapping[ManyLevel, BoundPage]
+    plan: Plan | None
+    required: bool  # its type is non-null, so without it there is no data at all
 
 
 class GraphQLExecutor:
-    """The `Executor` that the transports talk to."""
+    """The `Executor` that the transports talk to.
 
-    def __init__(self, database: Database, operations: Operations, feed: Feed) -> None:
+    `compiled` off: graphql-core finishes every query, which is slower and must come to the same.
+    """
+
+    def __init__(self, database: Database, operations: Operations, feed: Feed, *, compiled: bool = True) -> None:
         self._database = database
+        self._dialect = DIALECTS[database.dialect]
         self._operations = operations
         self._feed = feed
+        self._compiled = compiled
         self._schema = executable(build_schema())
         assert self._schema.mutation_type is not None
         for name, field in self._schema.mutation_type.fields.items():
             field.resolve = self._mutation(name)
-        self._compiler = Compiler(catalog(self._schema), database.dialect, typed=True)
-        self._documents: OrderedDict[str, DocumentNode] = OrderedDict()
-
-    # ---- documents
-
-    def _document(self, query: str) -> DocumentNode:
-        """The parsed and validated document. Raises RequestError."""
-        document = self._documents.get(query)
-        if document is not None:
-            self._documents.move_to_end(query)
-            return document
-        try:
-            document = parse(query, max_tokens=_MAX_TOKENS)
-        except GraphQLError as error:
-            raise RequestError([error]) from None
-        if errors := validate(self._schema, document):
-            raise RequestError(errors, VALIDATION_FAILED)
-        if len(query) <= _KEPT_LENGTH:
-            self._documents[query] = document
-            if len(self._documents) > _KEPT_DOCUMENTS:
-                self._documents.popitem(last=False)
-        return document
-
-    def _operation(self, request: GraphQLRequest) -> tuple[DocumentNode, OperationDefinitionNode]:
-        document = self._document(request.query)
-        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-        name = request.operation_name
-        if name is None:
-            if len(operations) != 1:
-                raise RequestError([GraphQLError("The document has several operations: name one in `operationName`.")])
-            return document, operations[0]
-        for operation in operations:
-            if operation.name is not None and operation.name.value == name:
-                return document, operation
-        raise RequestError([GraphQLError(f"The document has no operation named {name!r}.")])
-
-    def _prepare(self, request: GraphQLRequest) -> Prepared:
-        document, operation = self._operation(request)
-        values = get_variable_values(
-            self._schema, operation.variable_definitions or (), request.variables, max_errors=20
-        )
-        if isinstance(values, list):
-            raise RequestError(values)
-        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        return Prepared(document, operation, values, Selections(self._schema, fragments, values))
-
-    # ---- queries and mutations
+        sources = catalog(self._schema)
+        self._plain = Compiler(sources, database.dialect, typed=False)
+        self._typed = Compiler(sources, database.dialect, typed=True)
+        self._documents = Documents(self._schema)
 
     def kind(self, request: GraphQLRequest) -> OperationKind | None:
         try:
-            _, operation = self._operation(request)
+            return self._documents.operation(request).kind
         except RequestError:
             return None
-        kind: OperationKind = operation.operation.value
-        return kind
 
     async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
         try:
-            kind = self.kind(request)
-            if queries_only and kind not in (None, "query"):
-                error = GraphQLError(f"A {kind} must come by POST: only queries are served by GET.")
+            operation = self._documents.operation(request)
+            if queries_only and operation.kind != "query":
+                error = GraphQLError(f"A {operation.kind} must come by POST: only queries are served by GET.")
                 return Answer(_errors([present(error)]), ran=False, refused_method=True)
-            if kind == "subscription":
+            if operation.kind == "subscription":
                 raise RequestError([GraphQLError("A subscription needs a stream.")])
-            prepared = self._prepare(request)
+            variables = self._variables(operation, request)
+            if operation.kind == "query":
+                return await self._query(operation, request, variables, caller)
         except RequestError as error:
             return Answer(_errors(error.shown), ran=False)
-        root = await self._load_query(prepared, caller) if kind == "query" else None
-        result = execute(
-            self._schema,
-            prepared.document,
-            root_value=root,
-            context_value=_Request(caller, prepared),
-            variable_values=request.variables,
-            operation_name=request.operation_name,
-        )
-        return _answer(result if isinstance(result, ExecutionResult) else await result)
+        return await self._execute(operation, request, variables, caller, None)
 
-    async def _load_query(self, prepared: Prepared, caller: Caller) -> dict[str, Any]:
+    def _variables(self, operation: Operation, request: GraphQLRequest) -> VariableValues:
+        definitions = operation.node.variable_definitions or ()
+        values = get_variable_values(self._schema, definitions, request.variables, max_errors=20)
+        if isinstance(values, list):
+            raise RequestError(values)
+        return values
+
+    # ---- queries
+
+    async def _query(
+        self, operation: Operation, request: GraphQLRequest, variables: VariableValues, caller: Caller
+    ) -> Answer:
+        typed = operation.introspects or not self._compiled
+        roots = self._roots(operation, variables, typed)
+        values = await self._load(roots, variables, caller)
+        if typed:
+            return await self._execute(operation, request, variables, caller, values)
+        return _finish(roots, values)
+
+    def _roots(self, operation: Operation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
+        """The operation's root fields, compiled once for each value of its conditions."""
+        key = tuple(variables.coerced.get(name) for name in operation.conditions)
+        roots: Sequence[RootField] | None = operation.plans.get(key)
+        if roots is None:
+            root = self._schema.query_type
+            assert root is not None
+            compiler = self._typed if typed else self._plain
+            selections = Selections(self._schema, operation.fragments, variables)
+            roots = [
+                RootField(
+                    field,
+                    None if field.name == "__typename" else compiler.root(root.name, field),
+                    field.name != "__typename" and is_non_null_type(root.fields[field.name].type),
+                )
+                for field in selections.roots(root, operation.node.selection_set)
+            ]
+            if len(operation.plans) < _KEPT_PLANS:
+                operation.plans[key] = roots
+        return roots
+
+    async def _load(
+        self, roots: Sequence[RootField], variables: VariableValues, caller: Caller
+    ) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
-        root = self._schema.query_type
-        assert root is not None
         values: dict[str, Any] = {}
-        wanted = []
-        for field in prepared.selections.roots(root, prepared.operation.selection_set):
-            plan = self._compiler.root(root.name, field)
+        wanted: list[tuple[str, Plan, Pages]] = []
+        for root in roots:
+            key = root.field.key
+            if root.plan is None:
+                values[key] = "Query"
+                continue
+            values[key] = None
             try:
-                wanted.append(Wanted(field, plan, plan.bind(prepared.variables)))
+                wanted.append((key, root.plan, root.plan.bind(variables)))
             except UnboundArgument as error:
-                values[field.key] = _located(error)
+                values[key] = _located(error)
 
         async def load(transaction: Transaction) -> None:
-            for want in wanted:
-                context = self._context(transaction, caller, want.pages)
+            for key, plan, pages in wanted:
                 try:
-                    values[want.field.key] = await want.plan.load(context, prepared.variables, _viewer(caller))
+                    values[key] = await plan.load(self._context(transaction, caller, pages), variables, _viewer(caller))
                 except GatewayError as error:
-                    values[want.field.key] = error
+                    values[key] = error
 
         if wanted:
             try:
-                await self._database.read(load)
+                await self._database.read(load, single=len(wanted) == 1 and wanted[0][1].single)
             except Exception as error:
-                values |= {want.field.key: error for want in wanted}
+                for key, _, _ in wanted:
+                    values[key] = error
         return values
 
-    def _context(self, transaction: Transaction, caller: Caller, pages: Mapping[ManyLevel, BoundPage]) -> Context:
-        dialect = DIALECTS[self._database.dialect]
-        return Context(transaction, dialect, caller, self._operations.matrices, pages)
+    def _context(self, transaction: Transaction, caller: Caller, pages: Pages) -> Context:
+        return Context(transaction, self._dialect, caller, self._operations.matrices, pages)
+
+    # ---- what graphql-core executes
+
+    async def _execute(
+        self,
+        operation: Operation,
+        request: GraphQLRequest,
+        variables: VariableValues,
+        caller: Caller,
+        root_value: dict[str, Any] | None,
+    ) -> Answer:
+        result = execute(
+            self._schema,
+            operation.document,
+            root_value=root_value,
+            context_value=_Request(caller, variables, Selections(self._schema, operation.fragments, variables)),
+            variable_values=request.variables,
+            operation_name=request.operation_name,
+        )
+        done = result if isinstance(result, ExecutionResult) else await result
+        return _answer(done.data, done.errors or ())
 
     def _mutation(self, name: str) -> Any:
         handler = HANDLERS[name]
 
         async def resolve(_root: None, info: GraphQLResolveInfo, **arguments: Any) -> Any:
             request: _Request = info.context
-            selections, variables = request.prepared.selections, request.prepared.variables
-            field = selections.field(info.parent_type, info.field_nodes)
-            plan = self._compiler.given(field.selection)
+            field = request.selections.field(info.parent_type, info.field_nodes)
+            plan = self._typed.given(field.selection)
             try:
-                pages = plan.bind(variables)  # what is wrong in the answer's arguments is said before anything is done
+                pages = plan.bind(request.variables)  # faults in the answer's arguments are told before anything is done
             except UnboundArgument as error:
                 raise _located(error) from None
             payload = await handler(self._operations, request.caller, arguments["input"])
 
             async def load(transaction: Transaction) -> Any:
-                return await plan.load(self._context(transaction, request.caller, pages), variables, payload)
+                return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
 
             return await self._database.read(load)
 
@@ -217,8 +212,9 @@ class GraphQLExecutor:
 
     async def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
         try:
-            prepared = self._prepare(request)
-            field, plan, pages = self._plan_subscription(prepared)
+            operation = self._documents.operation(request)
+            variables = self._variables(operation, request)
+            field, plan, pages = self._plan_subscription(operation, variables)
         except RequestError as error:
             yield Answer(_errors(error.shown), ran=False)
             return
@@ -227,36 +223,37 @@ class GraphQLExecutor:
             async def load(transaction: Transaction) -> tuple[Step, list[Any]]:
                 step: Step = await choose(transaction)
                 context = self._context(transaction, caller, pages)
-                return step, [await plan.load(context, prepared.variables, given) for given in step.given]
+                return step, [await plan.load(context, variables, given) for given in step.given]
 
             return load
 
-        source = SOURCES[field.name](self._feed, self._database, caller, field.arguments(prepared.variables))
+        source = SOURCES[field.name](self._feed, self._database, caller, field.arguments(variables))
         began = False
         try:
             async for choose in source:
                 step, values = await self._database.read(load_with(choose))
                 for value in values:
                     began = True
-                    yield Answer(orjson.dumps({"data": value}, option=orjson.OPT_UTC_Z), ran=True)
+                    yield Answer(_json({"data": value}), ran=True)
                 if step.last:
                     return
         except Exception as error:
             located = GraphQLError(str(error), nodes=[field.origin], path=[field.key], original_error=error)
             shown = {"errors": [present(located)]}
-            yield Answer(orjson.dumps({"data": None, **shown} if began else shown), ran=began)
+            yield Answer(_json({**shown, "data": None} if began else shown), ran=began)
         finally:
             await source.aclose()  # type: ignore[attr-defined]
 
-    def _plan_subscription(self, prepared: Prepared) -> tuple[Field, Plan, Mapping[ManyLevel, BoundPage]]:
-        if prepared.operation.operation.value != "subscription":
-            raise RequestError([GraphQLError("This is not a subscription.")])
+    def _plan_subscription(self, operation: Operation, variables: VariableValues) -> tuple[Field, Plan, Pages]:
         root = self._schema.subscription_type
         assert root is not None
-        (field,) = prepared.selections.roots(root, prepared.operation.selection_set)
-        plan = self._compiler.given({root.name: [field]})
+        if operation.kind != "subscription":
+            raise RequestError([GraphQLError("This is not a subscription.")])
+        selections = Selections(self._schema, operation.fragments, variables)
+        (field,) = selections.roots(root, operation.node.selection_set)
+        plan = self._plain.given({root.name: [field]})
         try:
-            return field, plan, plan.bind(prepared.variables)
+            return field, plan, plan.bind(variables)
         except UnboundArgument as error:
             raise RequestError([_located(error)]) from None
 
@@ -266,7 +263,8 @@ class _Request:
     """graphql-core's context: what a mutation's resolver needs."""
 
     caller: Caller
-    prepared: Prepared
+    variables: VariableValues
+    selections: Selections
 
 
 def _viewer(caller: Caller) -> dict[str, Any]:
@@ -278,12 +276,34 @@ def _located(error: UnboundArgument) -> GraphQLError:
     return GraphQLError(error.error.message, nodes=[error.field.origin], original_error=error)
 
 
-def _answer(result: ExecutionResult) -> Answer:
-    body: dict[str, Any] = {}
-    if result.errors:
-        body["errors"] = [present(error) for error in result.errors]
-    body["data"] = result.data
-    return Answer(orjson.dumps(body, option=orjson.OPT_UTC_Z), ran=True)
+def _finish(roots: Sequence[RootField], values: dict[str, Any]) -> Answer:
+    """The answer as graphql-core would give it: a root field that failed is null, or takes all data with it."""
+    errors: list[GraphQLError] = []
+    data: dict[str, Any] | None = values
+    for root in roots:
+        value = values[root.field.key]
+        if isinstance(value, Exception):
+            errors.append(_at_root(value, root.field))
+            values[root.field.key] = None
+            if root.required:
+                data = None
+    return _answer(data, errors)
+
+
+def _at_root(error: Exception, field: Field) -> GraphQLError:
+    nodes = [field.origin]
+    if isinstance(error, GraphQLError):
+        nodes, error = list(error.nodes or nodes), error.original_error or error
+    return GraphQLError(str(error), nodes=nodes, path=[field.key], original_error=error)
+
+
+def _answer(data: Any, errors: Sequence[GraphQLError]) -> Answer:
+    body = {"errors": [present(error) for error in errors], "data": data} if errors else {"data": data}
+    return Answer(_json(body), ran=True)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
 
 
 def _errors(shown: Sequence[Mapping[str, Any]]) -> bytes:

@@ -38,7 +38,7 @@ class Selections:
     def roots(self, root: GraphQLObjectType, selection_set: SelectionSetNode) -> list[Field]:
         """The fields of an operation, but not introspection's."""
         groups = self._collect(root, [selection_set])
-        return [self._field(root, key, nodes) for key, nodes in groups.items() if nodes[0].name.value in root.fields]
+        return [self._field(root, key, nodes) for key, nodes in groups.items() if nodes[0].name.value in root.fields or nodes[0].name.value == "__typename"]
 
     def field(self, parent: GraphQLObjectType, nodes: Sequence[FieldNode]) -> Field:
         """The field that these merged nodes select on `parent`."""

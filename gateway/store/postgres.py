@@ -69,11 +69,17 @@ class _Connections:
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
                 yield connection
+            except asyncio.CancelledError:
+                # A BEGIN that was cancelled makes asyncpg take every later transaction for a part of it, and commit
+                # none of them: nobody may have this connection again.
+                connection.terminate()
+                raise
             finally:
-                if connection.is_in_transaction():  # left in the middle, so its state is not known: do not keep it
-                    connection.terminate()
-                else:
-                    self._idle.append(connection)
+                if not connection.is_closed():
+                    if connection.is_in_transaction():  # left in the middle
+                        connection.terminate()
+                    else:
+                        self._idle.append(connection)
 
     async def _connect(self) -> Any:
         return await asyncpg.connect(
