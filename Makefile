@@ -18,8 +18,8 @@ help: ## list the targets
 
 setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and build GraphiQL
 
-serve: setup ## serve the API and GraphiQL
-	@exec $(BIN)/gateway serve $(ARGS)
+serve: setup ## serve the API and GraphiQL, with the demo world in an empty database
+	@exec $(BIN)/gateway serve --demo $(ARGS)
 
 test: setup ## run the tests
 	@$(BIN)/pytest -n 2 -q $(ARGS)

@@ -26,6 +26,7 @@ from graphql import (
 
 from gateway.api.presenting import BAD_USER_INPUT, VALIDATION_FAILED, present
 from gateway.api.requests import GraphQLRequest, OperationKind
+from gateway.api.variables import VariableBinder
 
 MAX_TOKENS = 5_000
 NEWCOMERS = 128
@@ -51,6 +52,7 @@ class Operation:
     fragments: Mapping[str, FragmentDefinitionNode]
     introspects: bool  # asks for `__schema` or `__type`
     conditions: tuple[str, ...]  # the variables that `@skip` and `@include` look at
+    variables: VariableBinder
     plans: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # by the values of `conditions`
 
 
@@ -106,7 +108,7 @@ class Documents:
             found.visit(node.selection_set)
             kind: Any = node.operation.value
             operation = Operation(
-                document, node, kind, fragments, found.introspects, tuple(sorted(found.conditions))
+                document, node, kind, fragments, found.introspects, tuple(sorted(found.conditions)), VariableBinder(self._schema, node)
             )
             operations[node.name.value if node.name else None] = operation
             if len(nodes) == 1:

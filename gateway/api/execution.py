@@ -14,7 +14,6 @@ from graphql import (
     GraphQLError,
     GraphQLResolveInfo,
     execute,
-    get_variable_values,
     is_non_null_type,
 )
 from graphql.execution.values import VariableValues
@@ -85,19 +84,12 @@ class GraphQLExecutor:
                 return Answer(_errors([present(error)]), ran=False, refused_method=True)
             if operation.kind == "subscription":
                 raise RequestError([GraphQLError("A subscription needs a stream.")])
-            variables = self._variables(operation, request)
+            variables = _variables(operation, request)
             if operation.kind == "query":
                 return await self._query(operation, request, variables, caller)
         except RequestError as error:
             return Answer(_errors(error.shown), ran=False)
         return await self._execute(operation, request, variables, caller, None)
-
-    def _variables(self, operation: Operation, request: GraphQLRequest) -> VariableValues:
-        definitions = operation.node.variable_definitions or ()
-        values = get_variable_values(self._schema, definitions, request.variables, max_errors=20)
-        if isinstance(values, list):
-            raise RequestError(values)
-        return values
 
     # ---- queries
 
@@ -213,7 +205,7 @@ class GraphQLExecutor:
     async def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
         try:
             operation = self._documents.operation(request)
-            variables = self._variables(operation, request)
+            variables = _variables(operation, request)
             field, plan, pages = self._plan_subscription(operation, variables)
         except RequestError as error:
             yield Answer(_errors(error.shown), ran=False)
@@ -265,6 +257,13 @@ class _Request:
     caller: Caller
     variables: VariableValues
     selections: Selections
+
+
+def _variables(operation: Operation, request: GraphQLRequest) -> VariableValues:
+    values = operation.variables.bind(request.variables)
+    if isinstance(values, list):
+        raise RequestError(values)
+    return values
 
 
 def _viewer(caller: Caller) -> dict[str, Any]:

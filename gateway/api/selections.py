@@ -1,6 +1,7 @@
 """From GraphQL's syntax tree to `reads.selection`: fragments merged, `@skip` and `@include` applied, types told apart."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from graphql import (
     FieldNode,
@@ -14,10 +15,15 @@ from graphql import (
     GraphQLSchema,
     GraphQLSkipDirective,
     GraphQLUnionType,
+    ListValueNode,
+    ObjectValueNode,
     SelectionSetNode,
+    ValueNode,
+    VariableNode,
     get_argument_values,
     get_directive_values,
     get_named_type,
+    is_required_argument,
 )
 from graphql.execution.values import VariableValues
 
@@ -115,6 +121,46 @@ class Selections:
 
 
 def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables], Arguments]:
-    if not definition.args:
-        return lambda _variables: {}
-    return lambda variables: get_argument_values(definition, node, variables)  # type: ignore[arg-type]
+    """Binds a field's arguments. What is written out is coerced once; a variable's value is coerced already."""
+    given = {argument.name.value: argument.value for argument in node.arguments or ()}
+    if any(not isinstance(value, VariableNode) and _mentions_variables(value) for value in given.values()):
+        return lambda variables: get_argument_values(definition, node, variables)  # type: ignore[arg-type]
+    constant: dict[str, Any] = {}
+    variable: list[tuple[str, str, bool]] = []
+    for name, argument in definition.args.items():
+        value = given.get(name)
+        if isinstance(value, VariableNode):
+            variable.append((name, value.name.value, is_required_argument(argument)))
+        if not isinstance(value, VariableNode) or not is_required_argument(argument):
+            written = [
+                one
+                for one in node.arguments or ()
+                if one.name.value == name and not isinstance(one.value, VariableNode)
+            ]
+            alone = FieldNode(name=node.name, arguments=tuple(written))
+            constant |= get_argument_values(GraphQLField(definition.type, {name: argument}), alone, _NO_VARIABLES)
+
+    def bind(variables: Variables) -> Arguments:
+        values = dict(constant)
+        coerced = variables.coerced  # type: ignore[attr-defined]
+        for name, source, required in variable:
+            if required and coerced.get(source) is None:
+                return get_argument_values(definition, node, variables)  # type: ignore[arg-type] # says what is wrong
+            if source in coerced:
+                values[name] = coerced[source]
+        return values
+
+    return bind
+
+
+_NO_VARIABLES = VariableValues({}, {})
+
+
+def _mentions_variables(value: ValueNode) -> bool:
+    if isinstance(value, VariableNode):
+        return True
+    if isinstance(value, ListValueNode):
+        return any(_mentions_variables(item) for item in value.values)
+    if isinstance(value, ObjectValueNode):
+        return any(_mentions_variables(field.value) for field in value.fields)
+    return False

@@ -175,16 +175,24 @@ class ManyLevel:
     match: str | None
     kind: MachineKind | None = None  # only machines of this kind
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
+    _last: tuple[Any, Any, Order, Condition | None] | None = None
 
     def bind(self, arguments: Arguments, dialect: Dialect) -> BoundPage:
         """Checks the arguments. Raises InvalidInput."""
         page = parse_page(arguments)
-        order = parse_order(self.entity.sorts, self.entity.default, arguments.get("sort"))
-        value = arguments.get("filter")
-        condition = filter_condition(self.entity.filters, value) if value else None
+        order, condition = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
         after = None if page.after is None else cursors.decode(page.after, order, dialect, "after")
         before = None if page.before is None else cursors.decode(page.before, order, dialect, "before")
         return BoundPage(page, order, condition, after, before)
+
+    def _order_and_condition(self, sort: Any, value: Any) -> tuple[Order, Condition | None]:
+        """What is written out in the document is the same object in every request, and is understood once."""
+        if self._last is not None and self._last[0] is sort and self._last[1] is value:
+            return self._last[2:]
+        order = parse_order(self.entity.sorts, self.entity.default, sort)
+        condition = filter_condition(self.entity.filters, value) if value else None
+        self._last = (sort, value, order, condition)
+        return order, condition
 
     async def load(
         self, context: Context, parents: Sequence[int] | None, counts: Mapping[int, int] | None = None

@@ -1,4 +1,4 @@
-"""SQLite: a few reading connections, each in its own thread, and one writer that commits in groups.
+"""SQLite: reads on the event loop or, when they are long, in threads; one writer that commits in groups.
 
 Every acknowledged write is on disk: WAL with synchronous=FULL, and futures are resolved after COMMIT. Writes that
 arrive while a commit is on its way share the next one; each has its own savepoint, so one that fails takes only
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _GROUP = 256  # writes in one commit, at most
 _STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
+_INLINE_STEPS = 50_000  # of one statement on the event loop: at most a few milliseconds
+_BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
 
 
 class SqliteTransaction:
@@ -30,12 +32,12 @@ class SqliteTransaction:
     dialect = "sqlite"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.statements = 0
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         self.statements += 1
-        return self._connection.execute(sql, parameters).fetchall()
+        return self.connection.execute(sql, parameters).fetchall()
 
     async def all(self, statement: Statement, **values: Any) -> list[Any]:
         compiled = statement.compiled("sqlite")
@@ -48,17 +50,17 @@ class SqliteTransaction:
     async def run(self, statement: Statement, **values: Any) -> int:
         compiled = statement.compiled("sqlite")
         self.statements += 1
-        return self._connection.execute(compiled.sql, compiled.parameters(values)).rowcount
+        return self.connection.execute(compiled.sql, compiled.parameters(values)).rowcount
 
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
         self.statements += 1
-        self._connection.executemany(sql, parameters)
+        self.connection.executemany(sql, parameters)
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
     """Opens the file with the settings that every connection to it must share."""
     connection = sqlite3.connect(
-        path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=1_024
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=1_024
     )
     for pragma in (
         "journal_mode = WAL",
@@ -111,13 +113,14 @@ class SqliteDatabase:
         self._path = path
         self._timeout = read_timeout
         self._local = threading.local()
+        self._inline: SqliteTransaction | None = None
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(read_connections, "read")
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
         self._counted = 0
-        self._write_transaction = SqliteTransaction(connect(path))
+        self._write_transaction = SqliteTransaction(connect(path, _BUSY_SECONDS))
         self._writer.start()
 
     @property
@@ -127,38 +130,51 @@ class SqliteDatabase:
     # ---- reads
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work, single)
+        """Most reads are done in less time than a thread takes to be woken, so each is tried here first, with a budget
+        of steps; one that needs more is begun anew in a thread. Work that reads may therefore run twice.
+        """
+        if self._inline is None:
+            self._inline = self._reader(0)
+            self._inline.connection.set_progress_handler(lambda: 1, _INLINE_STEPS)
+        try:
+            return self._read(work, single, self._inline)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
+                raise
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
 
-    def _read(self, work: Work[T], single: bool) -> T:
-        transaction = self._reader()
-        connection = transaction._connection
+    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction) -> T:
         before = transaction.statements
-        deadline = time.monotonic() + self._timeout
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         try:
             if single:
                 return drive(work, transaction)
-            connection.execute("BEGIN")
+            transaction.connection.execute("BEGIN")
             try:
                 return drive(work, transaction)
             finally:
-                connection.execute("COMMIT")
+                transaction.connection.execute("COMMIT")
+        finally:
+            self._counted += transaction.statements - before
+
+    def _read_in_thread(self, work: Work[T], single: bool) -> T:
+        try:
+            transaction: SqliteTransaction = self._local.transaction
+        except AttributeError:
+            transaction = self._local.transaction = self._reader(_BUSY_SECONDS)
+        deadline = time.monotonic() + self._timeout
+        transaction.connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        try:
+            return self._read(work, single, transaction)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error
             raise
-        finally:
-            self._counted += transaction.statements - before
 
-    def _reader(self) -> SqliteTransaction:
-        try:
-            transaction: SqliteTransaction = self._local.transaction
-        except AttributeError:
-            connection = connect(self._path)
-            connection.execute("PRAGMA query_only = ON")
-            self._connections.append(connection)
-            transaction = self._local.transaction = SqliteTransaction(connection)
-        return transaction
+    def _reader(self, busy_seconds: float) -> SqliteTransaction:
+        connection = connect(self._path, busy_seconds)
+        connection.execute("PRAGMA query_only = ON")
+        self._connections.append(connection)
+        return SqliteTransaction(connection)
 
     # ---- writes
 
@@ -188,7 +204,7 @@ class SqliteDatabase:
 
     def _commit(self, group: list[_Wish]) -> None:
         """Runs the group in one transaction. When that cannot be committed, every wish in it has failed."""
-        connection = self._write_transaction._connection
+        connection = self._write_transaction.connection
         try:
             connection.execute("BEGIN IMMEDIATE")
             for wish in group:
@@ -231,5 +247,5 @@ class SqliteDatabase:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._writer.join)
         await loop.run_in_executor(None, self._readers.shutdown)
-        for connection in (*self._connections, self._write_transaction._connection):
+        for connection in (*self._connections, self._write_transaction.connection):
             connection.close()

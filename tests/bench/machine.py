@@ -1,0 +1,83 @@
+"""The machine that is measured on: its cores, what processes have used of it, and how it is described."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """One core for the server that is measured, another for the load and PostgreSQL."""
+
+    server: set[int]
+    load: set[int]
+
+    @classmethod
+    def find(cls) -> "Cores":
+        """With a single core, both share it, and the figures say little."""
+        usable = sorted(os.sched_getaffinity(0))
+        return cls({usable[0]}, {usable[1 % len(usable)]})
+
+
+@contextmanager
+def on(cores: set[int]) -> Iterator[None]:
+    """What is started inside runs on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def tree(pid: int) -> list[int]:
+    """The process and everything below it."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                waiting += map(int, task.read_text().split())
+            except OSError:
+                continue
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU that the process tree has used, in user and kernel mode, ended children included."""
+    ticks = 0
+    for member in tree(pid):
+        try:
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that the process tree holds now."""
+    total = 0
+    for member in tree(pid):
+        try:
+            total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * _PAGE
+        except OSError:
+            continue
+    return total
+
+
+def description() -> str:
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PHYS_PAGES") * _PAGE / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} cores, {memory:.0f} GiB, Linux {platform.release()}, CPython {platform.python_version()}"
