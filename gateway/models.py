@@ -366,7 +366,7 @@ class IdempotencyKey(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """The outbox: one row per change of a snapshot or operation, written by triggers in the change's own transaction."""
+    """The outbox: a row per change of a snapshot or operation, written by triggers in the change's own transaction."""
 
     __tablename__: ClassVar[Any] = "event"
 
@@ -419,7 +419,7 @@ class SimulatedSnapshot(SQLModel, table=True):
 
 
 class SimulatedTask(SQLModel, table=True):
-    """Work of the `simulated` driver that goes on whether or not anybody waits: it is done when `done_at` has passed."""
+    """Work of the `simulated` driver, which goes on whether or not anybody waits: done when `done_at` has passed."""
 
     __tablename__: ClassVar[Any] = "simulated_task"
 

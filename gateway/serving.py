@@ -21,9 +21,8 @@ _GREETING_QUERY = '{ vm(id: "vm-11") { name snapshots(first: 3) { totalCount nod
 def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
     """Serves until a signal says stop. The database must be migrated. Raises StartupError."""
     check_loopback(settings.host)
-    with _bound(settings.host, settings.port) as listening:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, listening, demo, say))
+    with _bound(settings.host, settings.port) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(_serve(settings, listening, demo, say))
 
 
 async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: Callable[[str], None]) -> None:

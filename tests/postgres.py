@@ -45,7 +45,7 @@ class PostgresServer:
         options = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=300")
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", self._directory, "-h", "127.0.0.1", "-p", str(self.port)]
+                [str(binaries / "postgres"), "-D", data, "-k", self._directory, "-h", "127.0.0.1", "-p", str(self.port)]
                 + [part for option in options for part in ("-c", option)],
                 stdout=log,
                 stderr=log,

@@ -82,8 +82,9 @@ def served(settings: Settings, *, demo: bool = False) -> Iterator[Served]:
                 )
                 server = uvicorn.Server(config)
                 found["server"], found["loop"] = server, asyncio.get_running_loop()
-                serving = asyncio.create_task(server._serve([listening]))  # without signals, which only the main thread may handle
-                while not server.started and not serving.done():
+                # `serve` would handle signals, which only the main thread can.
+                serving = asyncio.create_task(server._serve([listening]))
+                while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.005)
                 port = listening.getsockname()[1]
                 found["served"] = Served(f"http://127.0.0.1:{port}", gateway, asyncio.get_running_loop())

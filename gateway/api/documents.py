@@ -108,7 +108,13 @@ class Documents:
             found.visit(node.selection_set)
             kind: Any = node.operation.value
             operation = Operation(
-                document, node, kind, fragments, found.introspects, tuple(sorted(found.conditions)), VariableBinder(self._schema, node)
+                document,
+                node,
+                kind,
+                fragments,
+                found.introspects,
+                tuple(sorted(found.conditions)),
+                VariableBinder(self._schema, node),
             )
             operations[node.name.value if node.name else None] = operation
             if len(nodes) == 1:

@@ -83,7 +83,7 @@ class GraphQLExecutor:
                 error = GraphQLError(f"A {operation.kind} must come by POST: only queries are served by GET.")
                 return Answer(_errors([present(error)]), ran=False, refused_method=True)
             if operation.kind == "subscription":
-                raise RequestError([GraphQLError("A subscription needs a stream.")])
+                return Answer(_errors([present(GraphQLError("A subscription needs a stream."))]), ran=False)
             variables = _variables(operation, request)
             if operation.kind == "query":
                 return await self._query(operation, request, variables, caller)
@@ -124,9 +124,7 @@ class GraphQLExecutor:
                 operation.plans[key] = roots
         return roots
 
-    async def _load(
-        self, roots: Sequence[RootField], variables: VariableValues, caller: Caller
-    ) -> dict[str, Any]:
+    async def _load(self, roots: Sequence[RootField], variables: VariableValues, caller: Caller) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
         values: dict[str, Any] = {}
         wanted: list[tuple[str, Plan, Pages]] = []
@@ -151,7 +149,7 @@ class GraphQLExecutor:
         if wanted:
             try:
                 await self._database.read(load, single=len(wanted) == 1 and wanted[0][1].single)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
                 for key, _, _ in wanted:
                     values[key] = error
         return values
@@ -183,12 +181,12 @@ class GraphQLExecutor:
     def _mutation(self, name: str) -> Any:
         handler = HANDLERS[name]
 
-        async def resolve(_root: None, info: GraphQLResolveInfo, **arguments: Any) -> Any:
+        async def resolve(_root: None, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
             request: _Request = info.context
             field = request.selections.field(info.parent_type, info.field_nodes)
             plan = self._typed.given(field.selection)
             try:
-                pages = plan.bind(request.variables)  # faults in the answer's arguments are told before anything is done
+                pages = plan.bind(request.variables)  # before anything is done
             except UnboundArgument as error:
                 raise _located(error) from None
             payload = await handler(self._operations, request.caller, arguments["input"])
@@ -229,7 +227,7 @@ class GraphQLExecutor:
                     yield Answer(_json({"data": value}), ran=True)
                 if step.last:
                     return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
             located = GraphQLError(str(error), nodes=[field.origin], path=[field.key], original_error=error)
             shown = {"errors": [present(located)]}
             yield Answer(_json({**shown, "data": None} if began else shown), ran=began)

@@ -45,8 +45,8 @@ class Mutation:
     delete_snapshots: payloads.DeleteSnapshotsPayload = _mutation(
         "deleteSnapshots",
         payloads.DeleteSnapshotsInput,
-        "Deletes up to 100 snapshots, of any machines; each succeeds or fails on its own unless `allOrNothing`. What was"
-        " taken on top of one becomes its parent's.",
+        "Deletes up to 100 snapshots, of any machines; each succeeds or fails on its own unless `allOrNothing`. What"
+        " was taken on top of one becomes its parent's.",
     )
     refresh_machine: payloads.RefreshMachinePayload = _mutation(
         "refreshMachine",
@@ -94,29 +94,29 @@ async def _single(outcome: Awaitable[Outcome]) -> Payload:
         return {**_rows(None), "errors": user_errors(refusal)}
 
 
-async def create_snapshot(operations: Operations, caller: Caller, input: Input) -> Payload:
+async def create_snapshot(operations: Operations, caller: Caller, wish: Input) -> Payload:
     return await _single(
         operations.create_snapshot(
             caller,
-            _machine(input["machineId"]),
-            input["name"],
-            input.get("description"),
-            input["memory"],
-            input.get("idempotencyKey"),
+            _machine(wish["machineId"]),
+            wish["name"],
+            wish.get("description"),
+            wish["memory"],
+            wish.get("idempotencyKey"),
         )
     )
 
 
-async def create_snapshots(operations: Operations, caller: Caller, input: Input) -> Payload:
-    ids: Sequence[str] = input["machineIds"]
+async def create_snapshots(operations: Operations, caller: Caller, wish: Input) -> Payload:
+    ids: Sequence[str] = wish["machineIds"]
     try:
         outcomes = await operations.create_snapshots(
             caller,
             [_machine(text) for text in ids],
-            input["name"],
-            input.get("description"),
-            input["memory"],
-            input.get("idempotencyKey"),
+            wish["name"],
+            wish.get("description"),
+            wish["memory"],
+            wish.get("idempotencyKey"),
         )
     except Refusal as refusal:
         return several([], 0, refusal)
@@ -127,23 +127,23 @@ async def create_snapshots(operations: Operations, caller: Caller, input: Input)
     return several(results, _accepted(outcomes), None)
 
 
-async def revert_vm_snapshot(operations: Operations, caller: Caller, input: Input) -> Payload:
-    snapshot = _number("snapshot", input["snapshotId"])
+async def revert_vm_snapshot(operations: Operations, caller: Caller, wish: Input) -> Payload:
+    snapshot = _number("snapshot", wish["snapshotId"])
     return await _single(
-        operations.revert_vm_snapshot(caller, snapshot, dry_run=input["dryRun"], key=input.get("idempotencyKey"))
+        operations.revert_vm_snapshot(caller, snapshot, dry_run=wish["dryRun"], key=wish.get("idempotencyKey"))
     )
 
 
-async def delete_snapshots(operations: Operations, caller: Caller, input: Input) -> Payload:
-    ids: Sequence[str] = input["ids"]
+async def delete_snapshots(operations: Operations, caller: Caller, wish: Input) -> Payload:
+    ids: Sequence[str] = wish["ids"]
     try:
         outcomes = await operations.delete_snapshots(
             caller,
             [_number("snapshot", text) for text in ids],
-            with_descendants=input["withDescendants"],
-            all_or_nothing=input["allOrNothing"],
-            dry_run=input["dryRun"],
-            key=input.get("idempotencyKey"),
+            with_descendants=wish["withDescendants"],
+            all_or_nothing=wish["allOrNothing"],
+            dry_run=wish["dryRun"],
+            key=wish.get("idempotencyKey"),
         )
     except Refusal as refusal:
         return several([], 0, refusal)
@@ -164,13 +164,13 @@ def _accepted(outcomes: Sequence[Outcome]) -> int:
     return len({outcome.snapshot_id or id(outcome) for outcome in outcomes if outcome.refusal is None})
 
 
-async def refresh_machine(operations: Operations, caller: Caller, input: Input) -> Payload:
-    machine = _machine(input["machineId"])
-    return await _single(operations.refresh_machine(caller, machine, input.get("idempotencyKey")))
+async def refresh_machine(operations: Operations, caller: Caller, wish: Input) -> Payload:
+    machine = _machine(wish["machineId"])
+    return await _single(operations.refresh_machine(caller, machine, wish.get("idempotencyKey")))
 
 
-async def cancel_operation(operations: Operations, caller: Caller, input: Input) -> Payload:
-    return await _single(operations.cancel_operation(caller, _number("operation", input["operationId"])))
+async def cancel_operation(operations: Operations, caller: Caller, wish: Input) -> Payload:
+    return await _single(operations.cancel_operation(caller, _number("operation", wish["operationId"])))
 
 
 HANDLERS: Mapping[str, Handler] = {

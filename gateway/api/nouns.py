@@ -12,7 +12,7 @@ from strawberry import ID
 
 from gateway.access.capabilities import MachineFacts, machine_refusal, snapshot_refusal
 from gateway.api.fields import column, connection, sourced
-from gateway.api.filters import MachineFilter, MachineSort, OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
+from gateway.api.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
 from gateway.api.scalars import BigInt, Moment
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.models import MachineKind, OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
@@ -98,11 +98,11 @@ class Node:
     id: ID = sourced(OwnId(), "Reads as TYPE-NUMBER: vm-11, instance-201, snapshot-3, operation-7. Never used twice.")
 
     @classmethod
-    def resolve_type(cls, value: Record, _info: GraphQLResolveInfo, _type: GraphQLAbstractType) -> str:
+    def resolve_type(cls, value: Record, _info: GraphQLResolveInfo[Any], _type: GraphQLAbstractType) -> str:
         return value.type_name
 
     @classmethod
-    def is_type_of(cls, value: Any, _info: GraphQLResolveInfo) -> bool:
+    def is_type_of(cls, value: Any, _info: GraphQLResolveInfo[Any]) -> bool:
         return isinstance(value, Record)
 
 

@@ -13,8 +13,8 @@ from gateway.models import Change
 from gateway.reads.sources import Given, GivenEdge, GivenOne
 
 KEY = (
-    "Makes a retry safe: for 24 hours the same key with the same arguments answers with the same operation in its present"
-    " state. 1 to 255 characters."
+    "Makes a retry safe: for 24 hours the same key with the same arguments answers with the same operation in its"
+    " present state. 1 to 255 characters."
 )
 NAME = "1 to 255 characters after trimming. It need not be unique."
 DESCRIPTION = "What it is for. At most 4000 characters."

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NewType
 
 import strawberry
+from strawberry.types.scalar import ScalarDefinition
 
 BigInt = NewType("BigInt", int)
 Moment = NewType("Moment", datetime)
@@ -45,7 +46,7 @@ def show_moment(value: Any) -> Any:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
-SCALARS = {
+SCALARS: dict[object, ScalarDefinition] = {
     BigInt: strawberry.scalar(
         name="BigInt",
         description="A whole number of up to 64 bits. A decimal string on output; a decimal string or a JSON integer on"
@@ -56,7 +57,7 @@ SCALARS = {
     ),
     Moment: strawberry.scalar(
         name="DateTime",
-        description="An instant, RFC 3339, in UTC with a trailing Z and up to microseconds. Input needs Z or an offset.",
+        description="An instant, RFC 3339, UTC with a trailing Z and up to microseconds. Input needs Z or an offset.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time.html",
         serialize=show_moment,
         parse_value=parse_moment,

@@ -41,7 +41,7 @@ def executable(schema: strawberry.Schema) -> GraphQLSchema:
 
     Strawberry's own resolvers would look for attributes and copy every input into a class; nobody here needs either.
     """
-    core = schema._schema
+    core = schema._schema  # noqa: SLF001 - the only way to it
     roots = {core.mutation_type}
     for type_ in _object_types(core):
         if type_ not in roots:
@@ -50,7 +50,7 @@ def executable(schema: strawberry.Schema) -> GraphQLSchema:
     return core
 
 
-def _loaded(source: Mapping[str, Any], info: GraphQLResolveInfo, **_arguments: Any) -> Any:
+def _loaded(source: Mapping[str | int, Any], info: GraphQLResolveInfo[Any], **_arguments: Any) -> Any:
     value = source[info.path.key]
     if isinstance(value, Exception):
         raise value

@@ -1,4 +1,4 @@
-"""From GraphQL's syntax tree to `reads.selection`: fragments merged, `@skip` and `@include` applied, types told apart."""
+"""From GraphQL's syntax tree to `reads.selection`: fragments merged, `@skip` and `@include` applied, by type."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from graphql import (
     GraphQLSchema,
     GraphQLSkipDirective,
     GraphQLUnionType,
+    InlineFragmentNode,
     ListValueNode,
     ObjectValueNode,
     SelectionSetNode,
@@ -44,7 +45,11 @@ class Selections:
     def roots(self, root: GraphQLObjectType, selection_set: SelectionSetNode) -> list[Field]:
         """The fields of an operation, but not introspection's."""
         groups = self._collect(root, [selection_set])
-        return [self._field(root, key, nodes) for key, nodes in groups.items() if nodes[0].name.value in root.fields or nodes[0].name.value == "__typename"]
+        return [
+            self._field(root, key, nodes)
+            for key, nodes in groups.items()
+            if nodes[0].name.value in root.fields or nodes[0].name.value == "__typename"
+        ]
 
     def field(self, parent: GraphQLObjectType, nodes: Sequence[FieldNode]) -> Field:
         """The field that these merged nodes select on `parent`."""
@@ -98,14 +103,18 @@ class Selections:
             if isinstance(node, FieldNode):
                 yield node
                 continue
+            fragment: FragmentDefinitionNode | InlineFragmentNode
             if isinstance(node, FragmentSpreadNode):
                 if node.name.value in visited:
                     continue
                 visited.add(node.name.value)
-                node = self._fragments[node.name.value]  # noqa: PLW2901
-            condition = node.type_condition
+                fragment = self._fragments[node.name.value]
+            else:
+                assert isinstance(node, InlineFragmentNode)
+                fragment = node
+            condition = fragment.type_condition
             if condition is None or self._applies(condition.name.value, concrete):
-                yield from self._fields(concrete, node.selection_set, visited)
+                yield from self._fields(concrete, fragment.selection_set, visited)
 
     def _applies(self, condition: str, concrete: GraphQLObjectType) -> bool:
         return condition == concrete.name or any(interface.name == condition for interface in concrete.interfaces)
@@ -124,7 +133,7 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
     """Binds a field's arguments. What is written out is coerced once; a variable's value is coerced already."""
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
     if any(not isinstance(value, VariableNode) and _mentions_variables(value) for value in given.values()):
-        return lambda variables: get_argument_values(definition, node, variables)  # type: ignore[arg-type]
+        return lambda variables: get_argument_values(definition, node, variables)
     constant: dict[str, Any] = {}
     variable: list[tuple[str, str, bool]] = []
     for name, argument in definition.args.items():
@@ -142,10 +151,10 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
 
     def bind(variables: Variables) -> Arguments:
         values = dict(constant)
-        coerced = variables.coerced  # type: ignore[attr-defined]
+        coerced = variables.coerced
         for name, source, required in variable:
             if required and coerced.get(source) is None:
-                return get_argument_values(definition, node, variables)  # type: ignore[arg-type] # says what is wrong
+                return get_argument_values(definition, node, variables)  # says what is wrong
             if source in coerced:
                 values[name] = coerced[source]
         return values

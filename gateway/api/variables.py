@@ -1,4 +1,4 @@
-"""Variables: the common simple ones are taken as they come, anything else is graphql-core's to coerce and to explain."""
+"""Variables: simple ones are taken as they come, anything else is graphql-core's to coerce and to explain."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,7 +4,7 @@ A plan holds for every request with the same selection; see `levels` for what ha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import InvalidInput
@@ -48,7 +48,7 @@ class Plan:
     load: Root
     connections: Sequence[tuple[Field, ManyLevel]]
     dialect: Dialect
-    single: bool = field(default=False)  # makes one statement at most
+    single: bool = False  # makes one statement at most
 
     def bind(self, variables: Variables) -> Mapping[ManyLevel, BoundPage]:
         """Checks every argument before any statement is sent. Raises UnboundArgument."""

@@ -50,7 +50,7 @@ class Dialect(Protocol):
     name: str
     parent: str  # the id of the parent at hand inside `per_parent`
     number_cast: str  # after a number that a client chose, which may be larger than the column
-    renderers: Mapping[str, str]  # Python source that makes a JSON-ready value of `{}`, by kind of column
+    renderers: Mapping[str, str]  # Python source that makes a JSON-ready value of `{0}`, by kind of column
 
     def parameters(self) -> Parameters: ...
 
@@ -89,7 +89,7 @@ class Sqlite:
     name = "sqlite"
     parent = "p.value"
     number_cast = ""
-    renderers = {
+    renderers: Mapping[str, str] = {
         "moment": "({0}[:19] + 'Z' if {0}[20:26] == '000000' else {0})",
         "boolean": "{0} == 1",
     }

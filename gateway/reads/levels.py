@@ -3,7 +3,7 @@
 What a request brings (arguments, caller) comes in by `Context`; a level itself never changes once it is compiled.
 """
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -332,9 +332,9 @@ class ManyLevel:
         pages: dict[int | None, Loaded],
         counts: Mapping[int, int] | None,
     ) -> None:
-        totals: Mapping[Any, int]
+        totals: dict[int | None, int]
         if bound.condition is None and counts is not None:
-            totals = counts
+            totals = {**counts}
         elif bound.condition is None and parents is None and self.entity.total is not None:
             expression, table = self.entity.total
             frame = context.frame()

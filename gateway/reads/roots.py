@@ -15,7 +15,7 @@ MOST_IDS = 1_000
 class Root(Protocol):
     """Loads the value of a root field. `given` is what its resolver gives, when it does."""
 
-    def __call__(self, context: Context, variables: Variables, given: Any = None) -> Awaitable[Any]: ...
+    def __call__(self, context: Context, variables: Variables, given: Any = None, /) -> Awaitable[Any]: ...
 
 
 def many_root(level: ManyLevel) -> Root:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Variables = Mapping[str, Any]
+Variables = Any  # of one request; only a field's `arguments` know what they look like
 Arguments = Mapping[str, Any]  # coerced; what was left out is absent, an explicit null is None
 
 

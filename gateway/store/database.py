@@ -43,10 +43,14 @@ Work = Callable[[Transaction], Awaitable[T]]
 
 
 class Database(Protocol):
-    """Where the data is. `statements` counts what was sent since the start, for tests and metrics."""
+    """Where the data is."""
 
     dialect: str
-    statements: int
+
+    @property
+    def statements(self) -> int:
+        """How many were sent since the start."""
+        ...
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
         """Runs `work` on one state of the database. `single`: it makes at most one statement.

@@ -130,7 +130,8 @@ class Feed:
         one, two = ("?1", "?2") if transaction.dialect == "sqlite" else ("$1", "$2")
         rows = await transaction.rows(
             "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
-            f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]} ORDER BY xid, id LIMIT {_BATCH}",
+            f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
+            f" ORDER BY xid, id LIMIT {_BATCH}",
             self._position,
         )
         return [ChangeEvent(*row) for row in rows]

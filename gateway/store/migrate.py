@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import StartupError
@@ -33,7 +34,7 @@ def migrate(url: str) -> tuple[str | None, str]:
             return before, newest
     except DBAPIError as error:
         raise StartupError(f"the database cannot be used: {_first_line(error)}") from None
-    except command.util.CommandError:
+    except CommandError:
         raise StartupError("the database was made by a newer gateway: install that version or newer") from None
 
 

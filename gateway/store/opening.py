@@ -2,11 +2,18 @@
 
 import os
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from gateway.errors import StartupError
 from gateway.store.database import Database
 from gateway.store.sqlite import SqliteDatabase
+
+postgres: ModuleType | None
+try:
+    from gateway.store import postgres
+except ImportError:  # its driver is an extra
+    postgres = None
 
 _POSTGRESQL = {"postgresql", "postgres"}
 
@@ -34,13 +41,12 @@ def open_database(url: str, *, read_connections: int, write_connections: int, re
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
         return SqliteDatabase(sqlite_path(url), read_connections=read_connections, read_timeout=read_timeout)
-    try:
-        from gateway.store.postgres import PostgresDatabase
-    except ImportError:
-        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'") from None
-    return PostgresDatabase(
+    if postgres is None:
+        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'")
+    database: Database = postgres.PostgresDatabase(
         url, read_connections=read_connections, write_connections=write_connections, read_timeout=read_timeout
     )
+    return database
 
 
 def check_file(path: str) -> None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _GROUP = 256  # writes in one commit, at most
 _STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
 _INLINE_STEPS = 50_000  # of one statement on the event loop: at most a few milliseconds
-_BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
+BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
 
 
 class SqliteTransaction:
@@ -57,7 +57,7 @@ class SqliteTransaction:
         self.connection.executemany(sql, parameters)
 
 
-def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
+def connect(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """Opens the file with the settings that every connection to it must share."""
     connection = sqlite3.connect(
         path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=1_024
@@ -120,7 +120,7 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
         self._counted = 0
-        self._write_transaction = SqliteTransaction(connect(path, _BUSY_SECONDS))
+        self._write_transaction = SqliteTransaction(connect(path))
         self._writer.start()
 
     @property
@@ -160,7 +160,7 @@ class SqliteDatabase:
         try:
             transaction: SqliteTransaction = self._local.transaction
         except AttributeError:
-            transaction = self._local.transaction = self._reader(_BUSY_SECONDS)
+            transaction = self._local.transaction = self._reader(BUSY_SECONDS)
         deadline = time.monotonic() + self._timeout
         transaction.connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         try:
@@ -210,7 +210,7 @@ class SqliteDatabase:
             for wish in group:
                 self._attempt(wish, connection)
             connection.execute("COMMIT")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to everybody who waits
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             for wish in group:

@@ -117,7 +117,7 @@ def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
 
 
 def _row_type(clause: Any, dialect: sa.Dialect) -> tuple[Any, list[Convert | None]]:
-    columns = [column for column in getattr(clause, "exported_columns", ()) or ()]
+    columns = list(getattr(clause, "exported_columns", ()) or ())
     names = [column.key for column in columns]
     converts = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
     return namedtuple("Row", names), converts

@@ -89,5 +89,3 @@ def _as_someone_else(directory: Path) -> dict[str, Any]:
         if parent.exists() and not parent.stat().st_mode & 0o001:
             raise Failed(f"PostgreSQL cannot run as {user.pw_name} below {parent}: choose another place with --cache")
     return {"cwd": "/", "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-

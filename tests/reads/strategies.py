@@ -31,7 +31,7 @@ def _operators(required: dict[str, st.SearchStrategy[Any]], **optional: st.Searc
 _bool = st.booleans()
 strings = _operators(
     {
-        **{name: _texts for name in ("eq", "ne", "contains", "startsWith", "endsWith")},
+        **dict.fromkeys(("eq", "ne", "contains", "startsWith", "endsWith"), _texts),
         **{name: st.lists(_texts, max_size=3) for name in ("in", "notIn")},
         "like": _patterns,
         "isNull": _bool,
@@ -40,8 +40,8 @@ strings = _operators(
 )
 _moments = st.integers(0, 20).map(lambda minutes: (START + timedelta(minutes=minutes)).isoformat())
 _sizes = st.sampled_from([str(size) for size in SIZES if size is not None])
-moments = _operators({**{name: _moments for name in ("eq", "ne", "gt", "gte", "lt", "lte")}, "isNull": _bool})
-big_ints = _operators({**{name: _sizes for name in ("eq", "ne", "gt", "gte", "lt", "lte")}, "isNull": _bool})
+moments = _operators({**dict.fromkeys(("eq", "ne", "gt", "gte", "lt", "lte"), _moments), "isNull": _bool})
+big_ints = _operators({**dict.fromkeys(("eq", "ne", "gt", "gte", "lt", "lte"), _sizes), "isNull": _bool})
 ints = _operators({name: st.integers(0, 40) for name in ("eq", "ne", "gt", "gte", "lt", "lte")})
 booleans = _operators({"eq": _bool})
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import context
 from sqlmodel import SQLModel
 
-import gateway.models as models
+from gateway import models
 
 
 def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:

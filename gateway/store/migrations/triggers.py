@@ -30,13 +30,12 @@ def _sqlite() -> list[str]:
             f" (0, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'), {row}.tenant, '{table}', '{change}', {machine}, {row}.id);"
         )
 
-    statements = []
-    for table in _SHOWN:
-        statements.append(
-            f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table}"
-            f" WHEN {_shown(table, 'OLD')} IS NOT {_shown(table, 'NEW')}"
-            f" BEGIN {event(table, 'UPDATED', 'NEW')} END"
-        )
+    statements = [
+        f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table}"
+        f" WHEN {_shown(table, 'OLD')} IS NOT {_shown(table, 'NEW')}"
+        f" BEGIN {event(table, 'UPDATED', 'NEW')} END"
+        for table in _SHOWN
+    ]
     statements.append(
         f"CREATE TRIGGER operation_inserted AFTER INSERT ON operation BEGIN {event('operation', 'CREATED', 'NEW')} END"
     )
@@ -86,14 +85,14 @@ def _postgresql() -> list[str]:
         FOR EACH STATEMENT EXECUTE FUNCTION gateway_count()""",
         """CREATE TRIGGER snapshot_uncounted AFTER DELETE ON snapshot REFERENCING OLD TABLE AS rows
         FOR EACH STATEMENT EXECUTE FUNCTION gateway_count()""",
-        "CREATE TRIGGER snapshot_changed AFTER INSERT OR DELETE ON snapshot"
-        " FOR EACH ROW EXECUTE FUNCTION gateway_event()",
+        """CREATE TRIGGER snapshot_changed AFTER INSERT OR DELETE ON snapshot
+        FOR EACH ROW EXECUTE FUNCTION gateway_event()""",
         "CREATE TRIGGER operation_inserted AFTER INSERT ON operation FOR EACH ROW EXECUTE FUNCTION gateway_event()",
     ]
-    for table in _SHOWN:
-        statements.append(
-            f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table} FOR EACH ROW"
-            f" WHEN ({_shown(table, 'OLD')} IS DISTINCT FROM {_shown(table, 'NEW')})"
-            " EXECUTE FUNCTION gateway_event()"
-        )
-    return statements
+    updates = [
+        f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table} FOR EACH ROW"
+        f" WHEN ({_shown(table, 'OLD')} IS DISTINCT FROM {_shown(table, 'NEW')})"
+        " EXECUTE FUNCTION gateway_event()"
+        for table in _SHOWN
+    ]
+    return statements + updates

@@ -1,0 +1,60 @@
+"""What the API says no with: ManageIQ's error envelope, by status, kind, message and class."""
+
+from typing import Self
+
+import orjson
+
+from gateway.errors import MEANINGS, ErrorCode, GatewayError
+
+_BAD_REQUEST = "Api::BadRequestError"
+_CLASSES = {
+    ErrorCode.INVALID: _BAD_REQUEST,
+    ErrorCode.UNAUTHENTICATED: "Api::BaseController::Authentication::AuthenticationError",
+    ErrorCode.FORBIDDEN: "Api::ForbiddenError",
+    ErrorCode.NOT_FOUND: "ActiveRecord::RecordNotFound",
+    ErrorCode.LIMIT_EXCEEDED: "Api::TooManyRequestsError",
+    ErrorCode.INTERNAL: "Api::InternalServerError",
+}
+
+
+class Fault(Exception):
+    """The request is not served. The message is written for the caller."""
+
+    def __init__(self, status: int, kind: str, message: str, klass: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.message = message
+        self.klass = klass
+
+    @classmethod
+    def of(cls, error: GatewayError) -> Self:
+        """The same refusal in ManageIQ's words. A 401 asks for no Basic: browsers would show their own dialog."""
+        meaning = MEANINGS[error.code]
+        return cls(meaning.http_status, meaning.rest_kind, error.message, _CLASSES.get(error.code, _BAD_REQUEST))
+
+    def body(self) -> bytes:
+        return orjson.dumps({"error": {"kind": self.kind, "message": self.message, "klass": self.klass}})
+
+
+def bad_request(message: str, klass: str = _BAD_REQUEST) -> Fault:
+    return Fault(400, "bad_request", message, klass)
+
+
+def forbidden(message: str) -> Fault:
+    return Fault(403, "forbidden", message, "Api::ForbiddenError")
+
+
+def not_found(class_name: str, id: int | str) -> Fault:
+    """There is no such row, or not for this caller, or not below this parent."""
+    return Fault(404, "not_found", f"Couldn't find {class_name} with 'id'={id}", "ActiveRecord::RecordNotFound")
+
+
+def no_route(method: str, path: str) -> Fault:
+    return Fault(404, "not_found", f'No route matches [{method}] "{path}"', "ActionController::RoutingError")
+
+
+def internal(request_id: str) -> Fault:
+    """A bug, masked: the log has the rest under the same id."""
+    message = f"Internal error. Report it with the request id {request_id}."
+    return Fault(500, "internal_server_error", message, _CLASSES[ErrorCode.INTERNAL])

@@ -1,0 +1,55 @@
+"""The tables of the documents, made from the code. Run as a program it prints them, to be pasted."""
+
+from dataclasses import fields
+from typing import Any
+
+from gateway.config import Settings, variable
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, ProviderError, Refusal
+
+
+def settings_table() -> list[str]:
+    """The README's: every setting, in the order of the code."""
+    rows = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
+    for spec in fields(Settings):
+        rows.append(f"| `{variable(spec.name)}` | {_default(spec.default)} | {spec.metadata['help']} |")
+    return rows
+
+
+def errors_table() -> list[str]:
+    """`docs/errors.md`'s: every code and what it looks like on each surface."""
+    rows = [
+        "| Code | Exit | `extensions.code` | HTTP status | Retryable | What the caller does |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for code, meaning in MEANINGS.items():
+        retryable = "yes" if meaning.retryable else "no"
+        rows.append(
+            f"| `{code}` | {_exit(code)} | `{meaning.extensions_code}` | {meaning.http_status} | {retryable} |"
+            f" {meaning.advice} |"
+        )
+    return rows
+
+
+def _default(value: Any) -> str:
+    if value == ():
+        return "none"
+    return f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _exit(code: ErrorCode) -> str:
+    """By where the code stands in the error tree."""
+    exits = []
+    if code in _codes(Refusal):
+        exits.append("payload")
+    if code in _codes(ProviderError):
+        exits.append("operation")
+    return ", ".join(exits) or "top level"
+
+
+def _codes(kind: type[GatewayError]) -> set[ErrorCode]:
+    found = {child.code for child in kind.__subclasses__()}
+    return found.union(*(_codes(child) for child in kind.__subclasses__()))
+
+
+if __name__ == "__main__":
+    print("\n".join([*settings_table(), "", *errors_table()]))
