@@ -57,9 +57,9 @@ class Served:
         assert operation["isDone"], operation
         return operation
 
-    def run(self, work: Any) -> Any:
+    def run(self, work: Any, timeout: float = 30) -> Any:
         """Runs a coroutine on the gateway's own loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     @property
     def statements(self) -> int:

@@ -24,7 +24,7 @@ from graphql import (
     validate,
 )
 
-from gateway.api.presenting import BAD_USER_INPUT, VALIDATION_FAILED, present
+from gateway.api.presenting import BAD_USER_INPUT, VALIDATION_FAILED, refused
 from gateway.api.requests import GraphQLRequest, OperationKind
 from gateway.api.variables import VariableBinder
 
@@ -39,7 +39,7 @@ class RequestError(Exception):
 
     def __init__(self, errors: Sequence[GraphQLError], code: str = BAD_USER_INPUT) -> None:
         super().__init__()
-        self.shown = [present(error, code) for error in errors]
+        self.shown = [refused(error, code) for error in errors]
 
 
 @dataclass(slots=True, eq=False)

@@ -284,6 +284,7 @@ def _finish(roots: Sequence[RootField], values: dict[str, Any]) -> Answer:
             values[root.field.key] = None
             if root.required:
                 data = None
+                break  # what else failed below is not looked at
     return _answer(data, errors)
 
 

@@ -4,9 +4,9 @@ What comes back from a client is not trusted: its length, alphabet, shape and ev
 """
 
 import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from zlib import crc32
@@ -61,7 +61,7 @@ def _parts(text: str) -> list[Any] | None:
     if len(text) > _LONGEST:
         return None
     try:
-        values = orjson.loads(urlsafe_b64decode(text.encode("ascii")))
+        values = orjson.loads(b64decode(text, altchars=b"-_", validate=True))
     except (ValueError, binascii.Error):
         return None
     return values if isinstance(values, list) and values else None
@@ -77,11 +77,10 @@ def _checked(value: Any, field: SortField, dialect: Dialect, argument: str) -> A
     if field.kind == "moment" and isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            if timestamp_text(moment) == value:  # in any other spelling it is not ours
+                return dialect.moment(moment)
+        except (ValueError, OverflowError):
             pass
-        else:
-            if moment.tzinfo is not None:
-                return dialect.moment(moment.astimezone(UTC))
     raise _refused(argument, "is not a cursor")
 
 

@@ -41,7 +41,7 @@ class Budget:
         self._left -= 1
         if self._left < 0:
             raise invalid(path, f"a filter may have at most {MOST_CONDITIONS} conditions")
-        if len(path) > 2 * DEEPEST:
+        if sum(isinstance(step, str) for step in path) > DEEPEST:
             raise invalid(path, f"a filter may be nested at most {DEEPEST} deep")
 
 

@@ -30,9 +30,9 @@ def parse_id(text: str, path: tuple[str | int, ...] = ()) -> Id:
     """Raises InvalidInput for text that is no id at all; an id of nothing that exists is fine here."""
     match = _ID.fullmatch(text) if len(text) <= 40 else None
     if match is None or (number := int(match[2])) > _LARGEST:
-        shown = text if len(text) <= 40 and text.isprintable() else "this"
+        shown = repr(text) if len(text) <= 40 and text.isprintable() else "this"
         raise InvalidInput(
-            f"{shown!r} is not an id: ids read like vm-11, instance-201, snapshot-3 or operation-7", path=path
+            f"{shown} is not an id: ids read like vm-11, instance-201, snapshot-3 or operation-7", path=path
         )
     noun, kind = _TARGETS[match[1]]
     return Id(noun, number, kind)

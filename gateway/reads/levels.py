@@ -195,7 +195,7 @@ class ManyLevel:
         return order, condition
 
     async def load(
-        self, context: Context, parents: Sequence[int] | None, counts: Mapping[int, int] | None = None
+        self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
     ) -> dict[int | None, Any]:
         """The rendered connection of each parent; of all rows, under None, when there are no parents."""
         assert self.render is not None
@@ -330,11 +330,11 @@ class ManyLevel:
         bound: BoundPage,
         parents: Sequence[int] | None,
         pages: dict[int | None, Loaded],
-        counts: Mapping[int, int] | None,
+        counts: Mapping[Any, int] | None,
     ) -> None:
-        totals: dict[int | None, int]
+        totals: Mapping[Any, int]
         if bound.condition is None and counts is not None:
-            totals = {**counts}
+            totals = counts
         elif bound.condition is None and parents is None and self.entity.total is not None:
             expression, table = self.entity.total
             frame = context.frame()

@@ -15,7 +15,7 @@ from tests.reads.strategies import filters, sorts
 from tests.reads.world import World, ids, planted
 from tests.serving import Served, served
 
-EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
 
 settings.register_profile(
     "gateway",

@@ -38,12 +38,10 @@ def _default(value: Any) -> str:
 
 def _exit(code: ErrorCode) -> str:
     """By where the code stands in the error tree."""
-    exits = []
-    if code in _codes(Refusal):
-        exits.append("payload")
-    if code in _codes(ProviderError):
-        exits.append("operation")
-    return ", ".join(exits) or "top level"
+    if code is GatewayError.code:
+        return "operation, top level"
+    exits = {"payload": Refusal, "operation": ProviderError}
+    return ", ".join(name for name, kind in exits.items() if code in _codes(kind))
 
 
 def _codes(kind: type[GatewayError]) -> set[ErrorCode]:

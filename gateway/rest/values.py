@@ -1,0 +1,51 @@
+"""The values of filters: text, numbers with units, booleans and ids, as the attribute's kind wants them."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from gateway.reads.filters import check_text
+from gateway.rest.attributes import Attribute
+from gateway.rest.faults import bad_request
+
+_LARGEST = 2**63 - 1
+_INTEGER = re.compile(r"[+-]?\d{1,30}")
+_WITH_UNIT = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\.(byte|kilobyte|megabyte|gigabyte|terabyte|petabyte|exabyte)s?")
+_SIZES = {
+    "byte": 1,
+    "kilobyte": 1 << 10,
+    "megabyte": 1 << 20,
+    "gigabyte": 1 << 30,
+    "terabyte": 1 << 40,
+    "petabyte": 1 << 50,
+    "exabyte": 1 << 60,
+}
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+
+
+def typed(attribute: Attribute, text: str) -> Any:
+    """The value that `text` is for this attribute. Raises Fault or InvalidInput."""
+    match attribute.kind:
+        case "text":
+            check_text(text, ("filter",))
+            return text
+        case "boolean":
+            if text.lower() not in _BOOLEANS:
+                raise bad_request(f"Bad format for boolean: {text}")
+            return _BOOLEANS[text.lower()]
+        case _:
+            return whole_number(text)
+
+
+def whole_number(text: str) -> int:
+    """`5`, `-5`, `1.megabyte`. Raises Fault, also for what no column could hold."""
+    stripped = text.strip()
+    if _INTEGER.fullmatch(stripped):
+        number = int(stripped)
+    elif found := _WITH_UNIT.fullmatch(stripped.lower()):
+        number = int(Decimal(found[1]) * _SIZES[found[2]])
+    else:
+        raise bad_request(f"Bad format for integer: {text}")
+    if not -_LARGEST <= number <= _LARGEST:
+        raise bad_request(f"Bad format for integer: {text} is too large")
+    return number

@@ -1,0 +1,62 @@
+"""Two finishers, one meaning: the compiled answer to a query is what graphql-core makes of the same query."""
+
+import os
+from collections.abc import Iterator
+
+import orjson
+import pytest
+from graphql import parse, validate
+
+from gateway.access.caller import local_caller
+from gateway.api.execution import GraphQLExecutor
+from gateway.api.requests import GraphQLRequest
+from gateway.api.schema import build_schema, executable
+from gateway.config import Settings
+from gateway.operations.service import Operations
+from gateway.store.feed import Feed
+from tests.databases import KINDS, Databases
+from tests.reads.queries import Queries
+from tests.reads.world import World, planted
+from tests.serving import Served, served
+
+EXAMPLES = 10 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
+SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
+
+SCHEMA = executable(build_schema())
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tuple[Served, World]]:
+    with served(Settings(database_url=databases.new(request.param))) as gateway:
+        yield gateway, planted(gateway)
+
+
+def test_both_finishers_answer_alike(gateway: tuple[Served, World]) -> None:
+    serving, world = gateway
+    database = serving.gateway.database
+    operations = Operations(database, {}, Settings(), lambda: None)
+    compiled, walked = (
+        GraphQLExecutor(database, operations, Feed(database), compiled=choice) for choice in (True, False)
+    )
+    caller = local_caller("default")
+    queries = Queries(SCHEMA, world, SEED)
+    valid = failed = 0
+
+    async def compare() -> None:
+        nonlocal valid, failed
+        for number in range(EXAMPLES):
+            query, variables = queries.next()
+            if validate(SCHEMA, parse(query)):
+                continue  # fields that cannot be merged, which only the validator can tell
+            request = GraphQLRequest(query, None, variables)
+            one, other = await compiled.execute(request, caller), await walked.execute(request, caller)
+            context = f"seed {SEED}, query {number}:\n{query}\n{orjson.dumps(variables).decode()}"
+            assert orjson.loads(one.body) == orjson.loads(other.body), context
+            assert one.ran == other.ran, context
+            valid += 1
+            failed += b'"errors"' in one.body
+
+    serving.run(compare(), 600)
+    print(f"{database.dialect}: seed {SEED}, {valid} queries compared, {failed} of them with errors")
+    assert valid > EXAMPLES // 3
+    assert 0 < failed < valid

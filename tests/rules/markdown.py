@@ -1,0 +1,44 @@
+"""What tests read out of the documents: fenced blocks, tables, links."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+class Example(NamedTuple):
+    """Something to send, and what comes back. The two stand in one fenced block each, one after the other."""
+
+    language: str
+    sent: str
+    answer: str
+
+
+def examples(document: Path) -> list[Example]:
+    """Every `graphql` block with its `json`, and every `sh` block with its `text`."""
+    blocks: list[tuple[str, str]] = _FENCE.findall(document.read_text())
+    answers = {"graphql": "json", "sh": "text"}
+    assert [language for language, _ in blocks[1::2]] == [answers[language] for language, _ in blocks[::2]]
+    return [
+        Example(language, sent, answer) for (language, sent), (_, answer) in zip(blocks[::2], blocks[1::2], strict=True)
+    ]
+
+
+def table(document: Path, heading: str) -> list[str]:
+    """The lines of the table that begins with the column `heading`."""
+    lines = document.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    end = next((number for number in range(start, len(lines)) if not lines[number].startswith("|")), len(lines))
+    return lines[start:end]
+
+
+def links(document: Path) -> list[str]:
+    """Where the document points to within the repository."""
+    found: list[str] = _LINK.findall(document.read_text())
+    return [link for link in found if not link.startswith("http")]

@@ -1,0 +1,60 @@
+"""The gateway's modules as syntax trees: what each imports, without importing any."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Module(NamedTuple):
+    """One file of Python."""
+
+    path: Path
+    name: str  # dotted
+    source: str
+    tree: ast.Module
+
+    @property
+    def place(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @property
+    def room(self) -> str:
+        """The folder in `gateway/`, or the module itself where it stands there."""
+        return self.name.split(".")[1] if "." in self.name else ""
+
+
+@cache
+def modules(folder: str = "gateway") -> dict[str, Module]:
+    """Every module below `folder`, by dotted name."""
+    found = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if "node_modules" in path.parts:
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        source = path.read_text()
+        found[name] = Module(path, name, source, ast.parse(source))
+    return found
+
+
+def imports(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything it imports: modules where those can be told, else packages."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(module, node)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield node.lineno, inner if inner in modules() else base
+
+
+def _base(module: Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.name.split(".") if module.path.name == "__init__.py" else module.name.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])

@@ -1,0 +1,149 @@
+"""The documents tell the truth: their tables are the code's, their links lead somewhere, their examples run.
+
+An answer is compared as it stands, but for what differs from run to run: times are `<time>`, cursors (which hold times)
+are `<cursor>`, and an operation's progress is left out. Of a stream, what is shown must come in that order and to that
+end; what the document leaves out with `…` may lie between.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway import errors
+from gateway.__main__ import main
+from gateway.config import Settings
+from gateway.errors import MEANINGS, ErrorCode
+from tests.databases import Databases
+from tests.inventory.files import collection, snapshot, vm
+from tests.rules.markdown import DOCUMENTS, README, ROOT, Example, examples, links, table
+from tests.rules.tables import errors_table, settings_table
+from tests.serving import Served, served
+
+_ORIGIN = "http://127.0.0.1:8000"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+_CURSORS = {"cursor", "startCursor", "endCursor"}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_settings_are_those_of_the_code() -> None:
+    assert table(README, "Variable") == settings_table()
+
+
+def test_the_error_codes_are_those_of_the_code() -> None:
+    assert set(MEANINGS) == set(ErrorCode)
+    assert table(ROOT / "docs/errors.md", "Code") == errors_table()
+    assert [
+        code for code in ErrorCode if code is not ErrorCode.INTERNAL and f" {code}" not in (errors.__doc__ or "")
+    ] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = [link for link in links(document) if not (document.parent / link.split("#")[0]).exists()]
+    assert missing == []
+
+
+def test_examples_run(server: Served) -> None:
+    """In the README's order, and on one gateway: its stream follows what its mutation began."""
+    for document in DOCUMENTS:
+        for example in examples(document):
+            run = _run_query if example.language == "graphql" else _run_stream
+            run(server, example)
+
+
+def _run_query(server: Served, example: Example) -> None:
+    shown = server.post(example.sent)
+    assert _normal(shown) == _normal(json.loads(example.answer)), example.sent
+
+
+def _run_stream(server: Served, example: Example) -> None:
+    """Runs a curl command without needing curl."""
+    url, headers, body = _curl(example.sent)
+    with server.http.stream("POST", server.url + url.removeprefix(_ORIGIN), headers=headers, content=body) as answer:
+        lines = [_event(line) for line in answer.iter_lines() if line and line not in (":", "event: next", "data: ")]
+    wanted = [_event(line) for line in example.answer.splitlines() if line != "…"]
+    assert lines[-1] == wanted[-1]
+    remaining = iter(lines)
+    assert [line for line in wanted if line not in remaining] == []  # each is looked for after the one before
+
+
+def _curl(command: str) -> tuple[str, dict[str, str], str]:
+    program, options, url, *words = shlex.split(command.replace("\\\n", ""))
+    assert (program, options) == ("curl", "-sN")
+    headers = dict(word.split(": ", 1) for option, word in zip(words, words[1:], strict=False) if option == "-H")
+    return url, headers, words[words.index("-d") + 1]
+
+
+def _event(line: str) -> Any:
+    return _normal(json.loads(line.removeprefix("data: "))) if line.startswith("data: ") else line
+
+
+def _normal(value: Any, name: str = "") -> Any:
+    match value:
+        case dict():
+            return {key: _normal(inner, key) for key, inner in value.items() if key != "progressPercent"}
+        case list():
+            return [_normal(inner) for inner in value]
+        case str() if name in _CURSORS:
+            return "<cursor>"
+        case str():
+            return _TIME.sub("<time>", value)
+        case _:
+            return value
+
+
+# ---- commands
+
+
+def indented(start: str) -> str:
+    """The README's command line that begins so."""
+    return next(line.strip() for line in README.read_text().splitlines() if line.startswith(f"    {start}"))
+
+
+def test_the_import_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vms.json").write_text(json.dumps(collection(vm(11, snapshot(3)))))
+    _, *words = shlex.split(indented(".venv/bin/gateway import"))
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "machines: 1 created, 0 updated, 0 unchanged; snapshots: 1 created, 0 updated, 0 unchanged\n",
+    )
+    assert "--demo" not in indented(".venv/bin/gateway serve")  # its ids are taken
+
+
+def test_a_frontend_on_the_port_of_the_readme_is_let_in(databases: Databases) -> None:
+    name, _, value = indented("GATEWAY_CORS_ORIGINS").removesuffix(" make serve").partition("=")
+    settings = Settings.from_environment({name: value, "GATEWAY_DATABASE_URL": databases.new("sqlite")})
+    with served(settings) as gateway:
+        for origin, allowed in ((value, value), ("http://localhost:5174", None)):
+            answer = gateway.http.post("/graphql", json={"query": "{ __typename }"}, headers={"origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == allowed
+            assert answer.status_code == (200 if allowed else 403)
+
+
+def test_make_serve_loads_the_demo_world() -> None:
+    (recipe,) = re.findall(r"^serve:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "gateway serve --demo" in recipe
+
+
+def test_the_picture_is_small() -> None:
+    assert (ROOT / "docs/graphiql.png").stat().st_size <= 150_000
+
+
+@pytest.mark.parametrize("path", re.findall(r"^    (gateway/\w+[./]\S*|tests/)", README.read_text(), re.MULTILINE))
+def test_the_layout_names_what_there_is(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_layout_names_every_room() -> None:
+    rooms = {file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py")}
+    assert rooms == set(re.findall(r"^    gateway/(\w+)/", README.read_text(), re.MULTILINE))

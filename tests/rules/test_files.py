@@ -1,0 +1,54 @@
+"""What is in the repository says nothing of the machine that it was written on."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.rules.markdown import ROOT
+
+# In pieces, so that this file does not find itself.
+REGISTRIES = re.compile(
+    "|".join((r"registry" r"\.npmjs", r"registry" r"\.yarnpkg", r"pypi" r"\.org", r"python" r"hosted"))
+)
+PLACES = re.compile("|".join(("/home/", "/root/", "/work/", "/tmp/", "/opt/", "/Users/")))
+GENERATED = re.compile(r"(^|/)(node_modules|static|dist|__pycache__|\.venv)/|\.(db|db-wal|db-shm|pyc|whl)$")
+LARGEST = 500_000
+
+
+def tracked() -> list[Path]:
+    """What git keeps, or would if it were added now."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is not a git checkout")
+    paths = [Path(name) for name in done.stdout.split("\0") if name]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+def found(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{path}:{number}"
+        for path in tracked()
+        if path.suffix != ".png"
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_no_file_names_the_host_of_a_registry() -> None:
+    assert found(REGISTRIES) == []
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    assert found(PLACES) == []
+
+
+def test_nothing_that_was_made_is_kept() -> None:
+    assert [str(path) for path in tracked() if GENERATED.search(str(path))] == []
+
+
+def test_files_are_not_huge() -> None:
+    assert [str(path) for path in tracked() if (ROOT / path).stat().st_size > LARGEST] == []

@@ -1,0 +1,125 @@
+"""Imports point one way: DESIGN's arrows, held."""
+
+import ast
+
+from tests.rules.modules import imports, modules
+
+# What each room may import of the others. `access` knows of drivers only what they say they can do.
+ARROWS: dict[str, set[str]] = {
+    "__main__": {"serving", "app", "api", "inventory", "store", "config", "errors"},
+    "serving": {"app", "pages", "config", "errors"},
+    "app": {
+        *("pages", "api", "rest", "inventory", "operations", "reads", "access", "drivers", "store", "web"),
+        *("config", "models", "errors"),
+    },
+    "pages": {"api", "store"},
+    "api": {"operations", "reads", "access", "store", "config", "models", "errors"},
+    "rest": {"operations", "reads", "access", "store", "config", "models", "errors"},
+    "inventory": {"operations", "reads", "access", "drivers", "store", "config", "models", "errors"},
+    "operations": {"access", "drivers", "store", "config", "models", "errors"},
+    "reads": {"access", "store", "models", "errors"},
+    "access": {"drivers", "models", "errors"},
+    "drivers": {"models", "errors"},
+    "store": {"models", "errors"},
+    "config": {"errors"},
+    "models": {"errors"},
+    "errors": set(),
+    "web": set(),
+}
+
+# Who may know of what others wrote.
+KNOWN_ONLY_TO = {
+    "strawberry": {"api"},
+    "graphql": {"api"},
+    "starlette": {"api", "rest", "app", "pages", "web"},
+    "uvicorn": {"serving"},
+    "click": {"__main__"},
+    "alembic": {"store"},
+    "asyncpg": {"store"},
+    "sqlite3": {"store", "inventory"},
+    "psycopg": {"store", "inventory"},
+}
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    wrong = [
+        f"{module.place}:{line} imports {name}"
+        for module in modules().values()
+        for line, name in imports(module)
+        if name.startswith("gateway.") and (room := name.split(".")[1]) != module.room
+        if room not in ARROWS.get(module.room, set())
+    ]
+    assert wrong == []
+
+
+def test_arrows_make_no_circle() -> None:
+    left = {room: set(others) for room, others in ARROWS.items()}
+    while ends := [room for room, others in left.items() if not others]:
+        left = {room: others - {*ends} for room, others in left.items() if room not in ends}
+    assert left == {}
+
+
+def test_modules_make_no_circle() -> None:
+    left = {
+        module.name: {name for _, name in imports(module) if name in modules() and name != module.name}
+        for module in modules().values()
+    }
+    while ends := [name for name, others in left.items() if not others]:
+        left = {name: others - {*ends} for name, others in left.items() if name not in ends}
+    assert sorted(left) == []
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    wrong = [
+        f"{module.place}:{line} imports {name}"
+        for module in modules().values()
+        for line, name in imports(module)
+        if module.room not in KNOWN_ONLY_TO.get(name.split(".")[0], {module.room})
+    ]
+    assert wrong == []
+
+
+def test_a_driver_imports_only_the_contract() -> None:
+    allowed = {"gateway.drivers.base", "gateway.errors", "gateway.models"}
+    wrong = [
+        f"{module.place}:{line} imports {name}"
+        for module in modules().values()
+        if module.room == "drivers"
+        for line, name in imports(module)
+        if name.startswith("gateway") and name not in allowed
+    ]
+    assert wrong == []
+
+
+def test_only_the_root_names_a_driver() -> None:
+    wrong = [
+        f"{module.place}:{line} imports {name}"
+        for module in modules().values()
+        if module.room not in {"app", "drivers"}
+        for line, name in imports(module)
+        if name.startswith("gateway.drivers") and name != "gateway.drivers.base"
+    ]
+    assert wrong == []
+
+
+def test_only_config_reads_the_environment() -> None:
+    wrong = [
+        f"{module.place}:{node.lineno}"
+        for module in modules().values()
+        if module.room != "config"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv", "os.environb"}
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_imported_inside_functions() -> None:
+    wrong = [
+        f"{module.place}:{inner.lineno} {ast.unparse(inner)}"
+        for module in (*modules().values(), *modules("tests").values())
+        for function in ast.walk(module.tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(function)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert wrong == []

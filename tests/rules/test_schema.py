@@ -1,0 +1,61 @@
+"""The schema: the file is the code's, and everything in it is described."""
+
+from collections.abc import Iterator
+
+import pytest
+from graphql import (
+    GraphQLEnumType,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    build_schema,
+    is_introspection_type,
+    is_specified_directive,
+    is_specified_scalar_type,
+)
+
+from gateway.api.schema import print_sdl
+from gateway.errors import ErrorCode
+from tests.rules.markdown import ROOT
+
+
+@pytest.fixture(scope="module")
+def schema() -> GraphQLSchema:
+    return build_schema(print_sdl())
+
+
+def test_the_file_is_the_codes() -> None:
+    assert (ROOT / "schema.graphql").read_text() == print_sdl(), "run: make schema"
+
+
+def test_everything_is_described(schema: GraphQLSchema) -> None:
+    assert [name for name, description in _described(schema) if not (description or "").strip()] == []
+
+
+def test_every_error_code_is_in_it(schema: GraphQLSchema) -> None:
+    codes = schema.type_map["ErrorCode"]
+    assert isinstance(codes, GraphQLEnumType)
+    assert list(codes.values) == [code.value for code in ErrorCode]
+
+
+def _described(schema: GraphQLSchema) -> Iterator[tuple[str, str | None]]:
+    for type_ in schema.type_map.values():
+        if is_introspection_type(type_) or is_specified_scalar_type(type_):
+            continue
+        yield type_.name, type_.description
+        match type_:
+            case GraphQLObjectType() | GraphQLInterfaceType():
+                for name, field in type_.fields.items():
+                    yield f"{type_.name}.{name}", field.description
+                    for argument, about in field.args.items():
+                        yield f"{type_.name}.{name}({argument})", about.description
+            case GraphQLInputObjectType():
+                for name, member in type_.fields.items():
+                    yield f"{type_.name}.{name}", member.description
+            case GraphQLEnumType():
+                for name, value in type_.values.items():
+                    yield f"{type_.name}.{name}", value.description
+    for directive in schema.directives:
+        if not is_specified_directive(directive):
+            yield f"@{directive.name}", directive.description
