@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gateway.errors import StartupError
 from gateway.models import timestamp_text
-from gateway.store.opening import check_file, scheme, sqlite_path
+from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
 from gateway.store.sqlite import connect
 
 try:  # an extra
@@ -80,7 +80,7 @@ def _connected(url: str) -> Iterator[Session]:
         finally:
             connection.close()
     elif psycopg is None:
-        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'")
+        raise StartupError(NEEDS_POSTGRES)
     else:
         with psycopg.connect(url, autocommit=True, application_name="snapshot-gateway-import") as postgres:
             yield _PostgresSession(postgres)

@@ -1,6 +1,6 @@
 """What the compiler may be asked for: every attribute, association and list of the REST API, as `reads.sources`."""
 
-from gateway.reads.sources import Catalog, Column, Computed, Lookup, Many, Origin, Source
+from gateway.reads.sources import Catalog, Column, Lookup, Many, Origin, Source
 from gateway.rest import machines
 from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, TASKS, VMS, Class
 
@@ -36,5 +36,3 @@ CATALOG: Catalog = {
     TASKS.type_name: _fields(TASKS),
     **{type_name: {"name": attribute.origin} for type_name, attribute in machines.NAMED.items()},
 }
-
-__all__ = ["CATALOG", "ROOT", "Computed"]

@@ -12,7 +12,6 @@ from gateway.rest.attributes import (
     Attribute,
     Attributes,
     RestContext,
-    fixed_text,
     flag,
     id_of,
     moment,
@@ -64,26 +63,27 @@ def _virtual() -> dict[str, Attribute]:
     return found
 
 
-def _common(type_name: str) -> Attributes:
-    return {
-        "id": id_of("id"),
-        "name": text("name"),
-        "description": text("description", nullable=True),
-        "type": fixed_text(type_name),
-        "uid_ems": text("provider_uid", nullable=True, folds=False),
-        "ems_ref": text("provider_ref"),
-        "power_state": word("lower({t}.power_state)"),
-        "created_on": moment("created_at"),
-        "updated_on": moment("updated_at"),
-        "last_sync_on": moment("observed_at"),
-        "archived": flag("({t}.gone_at IS NOT NULL)"),
-        "gone_on": moment("gone_at", nullable=True),
-        **_virtual(),
-    }
+_TYPE = (
+    "CASE {t}.kind WHEN 'VM' THEN 'ManageIQ::Providers::InfraManager::Vm'"
+    " ELSE 'ManageIQ::Providers::CloudManager::Vm' END"
+)
 
-
-VM: Attributes = _common("ManageIQ::Providers::InfraManager::Vm")
-INSTANCE: Attributes = _common("ManageIQ::Providers::CloudManager::Vm")
+# Both have the same; what only one of them has is an association.
+MACHINE: Attributes = {
+    "id": id_of("id"),
+    "name": text("name"),
+    "description": text("description", nullable=True),
+    "type": word(_TYPE),
+    "uid_ems": text("provider_uid", nullable=True, folds=False),
+    "ems_ref": text("provider_ref"),
+    "power_state": word("lower({t}.power_state)"),
+    "created_on": moment("created_at"),
+    "updated_on": moment("updated_at"),
+    "last_sync_on": moment("observed_at"),
+    "archived": flag("({t}.gone_at IS NOT NULL)"),
+    "gone_on": moment("gone_at", nullable=True),
+    **_virtual(),
+}
 
 # Types of objects that are columns of the machine itself: a name, and nothing more is known.
 NAMED: Mapping[str, Attribute] = {

@@ -1,5 +1,6 @@
 """Brings a database to the schema of this version. Alembic is synchronous, so this has connections of its own."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import StartupError
-from gateway.store.opening import check_file, scheme, sqlite_path
+from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
 
 _LOCK = 727_274  # one number for all gateways: replicas that start at once migrate one after the other
 
@@ -46,20 +47,36 @@ def check(url: str) -> None:
 
 @contextmanager
 def _connection(url: str) -> Iterator[sa.Connection]:
-    if scheme(url) == "sqlite":
-        check_file(sqlite_path(url))
-        engine = sa.create_engine("sqlite:///" + sqlite_path(url))
-    else:
-        engine = sa.create_engine("postgresql+psycopg://" + url.split("://", 1)[1])
+    engine = _engine(url)
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             yield connection
-    except ImportError:
-        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'") from None
     finally:
         engine.dispose()
+
+
+def _engine(url: str) -> sa.Engine:
+    if scheme(url) == "sqlite":
+        check_file(sqlite_path(url))
+        engine = sa.create_engine("sqlite:///" + sqlite_path(url))
+        # By itself the driver begins no transaction for DDL, and a migration that is killed would stay half done.
+        sa.event.listen(engine, "connect", _leave_transactions_alone)
+        sa.event.listen(engine, "begin", _begin_immediate)
+        return engine
+    try:
+        return sa.create_engine("postgresql+psycopg://" + url.split("://", 1)[1])
+    except ImportError:
+        raise StartupError(NEEDS_POSTGRES) from None
+
+
+def _leave_transactions_alone(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _config(connection: sa.Connection) -> Config:

@@ -15,6 +15,8 @@ try:
 except ImportError:  # its driver is an extra
     postgres = None
 
+NEEDS_POSTGRES = "PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'"
+
 _POSTGRESQL = {"postgresql", "postgres"}
 
 
@@ -42,7 +44,7 @@ def open_database(url: str, *, read_connections: int, write_connections: int, re
         check_file(sqlite_path(url))
         return SqliteDatabase(sqlite_path(url), read_connections=read_connections, read_timeout=read_timeout)
     if postgres is None:
-        raise StartupError("PostgreSQL needs the extra: pip install 'snapshot-gateway[postgres]'")
+        raise StartupError(NEEDS_POSTGRES)
     database: Database = postgres.PostgresDatabase(
         url, read_connections=read_connections, write_connections=write_connections, read_timeout=read_timeout
     )

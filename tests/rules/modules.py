@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
+NOT_OURS = {"node_modules", "static", "__pycache__", ".venv"}
 
 
 class Module(NamedTuple):
@@ -31,14 +32,19 @@ class Module(NamedTuple):
 def modules(folder: str = "gateway") -> dict[str, Module]:
     """Every module below `folder`, by dotted name."""
     found = {}
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        if "node_modules" in path.parts:
-            continue
+    for path in sorted(_files(ROOT / folder)):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         source = path.read_text()
         found[name] = Module(path, name, source, ast.parse(source))
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from folder.glob("*.py")
+    for inner in folder.iterdir():
+        if inner.is_dir() and inner.name not in NOT_OURS:
+            yield from _files(inner)
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:

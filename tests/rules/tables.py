@@ -10,9 +10,9 @@ from gateway.errors import MEANINGS, ErrorCode, GatewayError, ProviderError, Ref
 def settings_table() -> list[str]:
     """The README's: every setting, in the order of the code."""
     rows = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
-    for spec in fields(Settings):
-        rows.append(f"| `{variable(spec.name)}` | {_default(spec.default)} | {spec.metadata['help']} |")
-    return rows
+    return rows + [
+        f"| `{variable(spec.name)}` | {_default(spec.default)} | {spec.metadata['help']} |" for spec in fields(Settings)
+    ]
 
 
 def errors_table() -> list[str]:

@@ -8,13 +8,13 @@ end; what the document leaves out with `…` may lie between.
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from gateway import errors
 from gateway.__main__ import main
 from gateway.config import Settings
 from gateway.errors import MEANINGS, ErrorCode
@@ -40,9 +40,6 @@ def test_the_settings_are_those_of_the_code() -> None:
 def test_the_error_codes_are_those_of_the_code() -> None:
     assert set(MEANINGS) == set(ErrorCode)
     assert table(ROOT / "docs/errors.md", "Code") == errors_table()
-    assert [
-        code for code in ErrorCode if code is not ErrorCode.INTERNAL and f" {code}" not in (errors.__doc__ or "")
-    ] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -52,7 +49,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_examples_run(server: Served) -> None:
-    """In the README's order, and on one gateway: its stream follows what its mutation began."""
+    """In their order and on one gateway: the README's stream follows what its mutation began."""
     for document in DOCUMENTS:
         for example in examples(document):
             run = _run_query if example.language == "graphql" else _run_stream
@@ -78,7 +75,7 @@ def _run_stream(server: Served, example: Example) -> None:
 def _curl(command: str) -> tuple[str, dict[str, str], str]:
     program, options, url, *words = shlex.split(command.replace("\\\n", ""))
     assert (program, options) == ("curl", "-sN")
-    headers = dict(word.split(": ", 1) for option, word in zip(words, words[1:], strict=False) if option == "-H")
+    headers = dict(word.split(": ", 1) for option, word in pairwise(words) if option == "-H")
     return url, headers, words[words.index("-d") + 1]
 
 
@@ -145,5 +142,5 @@ def test_the_layout_names_what_there_is(path: str) -> None:
 
 
 def test_the_layout_names_every_room() -> None:
-    rooms = {file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py")}
+    rooms = {file.parent.name for file in (ROOT / "gateway").glob("*/*.py")}
     assert rooms == set(re.findall(r"^    gateway/(\w+)/", README.read_text(), re.MULTILINE))

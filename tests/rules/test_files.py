@@ -8,11 +8,9 @@ import pytest
 
 from tests.rules.markdown import ROOT
 
-# In pieces, so that this file does not find itself.
-REGISTRIES = re.compile(
-    "|".join((r"registry" r"\.npmjs", r"registry" r"\.yarnpkg", r"pypi" r"\.org", r"python" r"hosted"))
-)
-PLACES = re.compile("|".join(("/home/", "/root/", "/work/", "/tmp/", "/opt/", "/Users/")))
+# Written so that they do not match themselves.
+REGISTRIES = re.compile(r"registry\.(npmjs|yarnpkg)|pypi\.org|python[h]osted|[d]evpi|artifac[t]ory")
+PLACES = re.compile(r"/(home|root|work|tmp|opt|Users)/")
 GENERATED = re.compile(r"(^|/)(node_modules|static|dist|__pycache__|\.venv)/|\.(db|db-wal|db-shm|pyc|whl)$")
 LARGEST = 500_000
 

@@ -7,6 +7,7 @@ from graphql import (
     GraphQLEnumType,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
+    GraphQLNamedType,
     GraphQLObjectType,
     GraphQLSchema,
     build_schema,
@@ -41,21 +42,24 @@ def test_every_error_code_is_in_it(schema: GraphQLSchema) -> None:
 
 def _described(schema: GraphQLSchema) -> Iterator[tuple[str, str | None]]:
     for type_ in schema.type_map.values():
-        if is_introspection_type(type_) or is_specified_scalar_type(type_):
-            continue
-        yield type_.name, type_.description
-        match type_:
-            case GraphQLObjectType() | GraphQLInterfaceType():
-                for name, field in type_.fields.items():
-                    yield f"{type_.name}.{name}", field.description
-                    for argument, about in field.args.items():
-                        yield f"{type_.name}.{name}({argument})", about.description
-            case GraphQLInputObjectType():
-                for name, member in type_.fields.items():
-                    yield f"{type_.name}.{name}", member.description
-            case GraphQLEnumType():
-                for name, value in type_.values.items():
-                    yield f"{type_.name}.{name}", value.description
+        if not is_introspection_type(type_) and not is_specified_scalar_type(type_):
+            yield type_.name, type_.description
+            yield from _members(type_)
     for directive in schema.directives:
         if not is_specified_directive(directive):
             yield f"@{directive.name}", directive.description
+
+
+def _members(type_: GraphQLNamedType) -> Iterator[tuple[str, str | None]]:
+    match type_:
+        case GraphQLObjectType() | GraphQLInterfaceType():
+            for name, field in type_.fields.items():
+                yield f"{type_.name}.{name}", field.description
+                for argument, about in field.args.items():
+                    yield f"{type_.name}.{name}({argument})", about.description
+        case GraphQLInputObjectType():
+            for name, member in type_.fields.items():
+                yield f"{type_.name}.{name}", member.description
+        case GraphQLEnumType():
+            for name, value in type_.values.items():
+                yield f"{type_.name}.{name}", value.description

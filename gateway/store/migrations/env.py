@@ -34,6 +34,7 @@ context.configure(
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=compare_type,
     render_item=render_item,
+    transactional_ddl=True,
 )
 with context.begin_transaction():
     context.run_migrations()

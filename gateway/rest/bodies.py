@@ -1,0 +1,89 @@
+"""What a POST says: its action, and the items it is about."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.operations.wishes import MAX_TARGETS
+from gateway.rest.classes import SNAPSHOTS
+from gateway.rest.faults import Fault, bad_request
+
+_HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOTALL)
+_BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)
+_DIGITS = re.compile(r"\d{1,19}")
+_LARGEST = 2**63 - 1
+
+Item = Mapping[str, Any]
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """The members of a body; none of an empty one. Raises Fault."""
+    if not body.strip():
+        return {}
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"The body is not JSON: {error}", "JSON::ParserError") from None
+    if not isinstance(members, dict):
+        raise bad_request("The body must be a JSON object")
+    return members
+
+
+def action_of(members: Mapping[str, Any]) -> str:
+    action = members.get("action", "create")
+    return action if isinstance(action, str) else str(action)
+
+
+def unsupported_action(action: str, collection: str, *, of: str) -> Fault:
+    return bad_request(f"Unsupported Action {action} for the {collection} {of} specified")
+
+
+def items(members: Mapping[str, Any], action: str) -> list[Item]:
+    """The items of `resources`, the one in `resource`, or the body itself. Raises Fault without any."""
+    if "resources" in members:
+        found = members["resources"]
+    elif "resource" in members:
+        found = [members["resource"]] if members["resource"] else []
+    else:
+        plain = {name: value for name, value in members.items() if name != "action"}
+        found = [plain] if plain else []
+    if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
+        raise bad_request(f"No snapshots resources were specified for the {action} action")
+    if len(found) > MAX_TARGETS:
+        raise bad_request(f"At most {MAX_TARGETS} snapshots can be named in one request")
+    return found
+
+
+def check_new(resources: Sequence[Item]) -> None:
+    """Raises Fault for an item that names something that exists."""
+    if any("id" in item or "href" in item for item in resources):
+        raise bad_request("Resource id or href should not be specified for creating a new snapshots")
+
+
+def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
+    """The number of the snapshot that an item of a bulk action names; None when its link is below another machine.
+
+    Raises Fault for an item that names none.
+    """
+    href = item.get("href")
+    if isinstance(href, str):
+        if found := _HREF.fullmatch(href):
+            return int(found[3]) if (found[1], int(found[2])) == (collection, machine) else None
+        if bare := _BARE_HREF.fullmatch(href):
+            return int(bare[1])
+    return _number(item.get("id", href))
+
+
+def label(item: Item) -> str:
+    """The id that an item gives, as messages show it."""
+    given = str(item.get("href") or item.get("id"))
+    return given.rpartition("/")[2]
+
+
+def _number(given: Any) -> int:
+    text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(text, str) or not _DIGITS.fullmatch(text) or int(text) > _LARGEST:
+        raise bad_request(f"Invalid {SNAPSHOTS.name} id {'nil' if given is None else given} specified")
+    return int(text)
