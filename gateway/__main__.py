@@ -4,8 +4,9 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,11 +14,11 @@ from gateway import serving
 from gateway.api.schema import print_sdl
 from gateway.app import open_drivers, opened_database
 from gateway.config import Settings, variable
-from gateway.errors import ProviderError, StartupError
+from gateway.errors import GatewayError, StartupError
 from gateway.inventory.counts import Progress
 from gateway.inventory.importing import import_file
-from gateway.inventory.records import ImportRefused
 from gateway.inventory.refresh import Inventory
+from gateway.inventory.simulating import simulate as simulate_machine
 from gateway.store.migrate import migrate as migrate_database
 
 
@@ -27,9 +28,22 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (StartupError, ImportRefused, ProviderError) as error:
-            click.echo(f"gateway: {error}", err=True)
-            sys.exit(2)
+        except (StartupError, GatewayError) as error:
+            _refuse(str(error))
+        except click.UsageError as error:
+            _refuse(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'gateway'} --help)")
+
+
+def _refuse(message: str) -> NoReturn:
+    click.echo(f"gateway: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("snapshot-gateway")
+    except metadata.PackageNotFoundError:
+        return "from a checkout"
 
 
 def _setting(name: str, help_text: str, type_: Any = str) -> Callable[[Any], Any]:
@@ -41,7 +55,7 @@ _database = _setting("database_url", "Where the data is: sqlite:///FILE or postg
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="snapshot-gateway")
+@click.version_option(_version(), prog_name="gateway")
 def main() -> None:
     """Snapshots of virtual machines and cloud instances over GraphQL."""
 
@@ -55,7 +69,8 @@ def serve(demo: bool, **overrides: Any) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Migrates the database first."""
     settings = Settings.from_environment(**overrides)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     serving.check_loopback(settings.host)
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
@@ -117,6 +132,29 @@ async def _refresh(settings: Settings, provider: str | None) -> None:
         inventory = Inventory(database, drivers, settings)
         for name in [provider] if provider is not None else sorted(drivers):
             click.echo(f"{name}: {await inventory.refresh_provider(name)}")
+
+
+@main.command()
+@click.argument("machine_id")
+@click.option("--latency", type=float, metavar="SECONDS", help="How long each piece of work takes from now on.")
+@click.option("--fault", metavar="JSON|none", help="What goes wrong from now on; `none` takes the fault away.")
+@_database
+@_setting("tenant", "Whose machine it is.")
+def simulate(machine_id: str, latency: float | None, fault: str | None, **overrides: Any) -> None:
+    """Show or set how MACHINE_ID, a machine of a simulated provider such as vm-11, behaves.
+
+    A fault is {"on": create|revert|delete|any|read, "kind": refuse|unavailable|busy|lost|hang, "message": TEXT,
+    "times": NUMBER}; without `times` it stays. May be set while the gateway serves.
+    """
+    settings = Settings.from_environment(**overrides)
+    migrate_database(settings.database_url)
+    asyncio.run(_simulate(settings, machine_id, latency, fault))
+
+
+async def _simulate(settings: Settings, machine_id: str, latency: float | None, fault: str | None) -> None:
+    async with opened_database(settings) as database:
+        behaviour = await simulate_machine(database, settings.tenant, machine_id, latency, fault)
+    click.echo(f"{machine_id}: {behaviour}")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,4 @@
-"""The error tree and every error code. Knows nothing of HTTP, GraphQL or SQL.
-
-GatewayError
-├── Refusal                  decided before anything was written
-│   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
-│   ├── Unauthenticated      UNAUTHENTICATED
-│   ├── Forbidden            FORBIDDEN
-│   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
-│   ├── Conflict             CONFLICT: `conflict` names what stands in the way
-│   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
-│   ├── LimitExceeded        LIMIT_EXCEEDED
-│   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
-│   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
-├── ProviderError            raised by drivers; ends an operation
-│   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
-│   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
-│   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
-│   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
-│   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
-└── StartupError             the process cannot start; the message says what to do
-"""
+"""The error tree and every error code. Knows nothing of HTTP, GraphQL or SQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +87,27 @@ class Reference:
 
 
 class GatewayError(Exception):
-    """Everything the gateway says no with. The message is written for the caller and carries no SQL, Python or path."""
+    """Everything the gateway says no with. The message is written for the caller and carries no SQL, Python or path.
+
+    GatewayError
+    ├── Refusal                  decided before anything was written
+    │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
+    │   ├── Unauthenticated      UNAUTHENTICATED
+    │   ├── Forbidden            FORBIDDEN
+    │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
+    │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
+    │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
+    │   ├── LimitExceeded        LIMIT_EXCEEDED
+    │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
+    │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
+    ├── ProviderError            raised by drivers; ends an operation
+    │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
+    │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
+    │   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
+    │   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
+    │   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
+    └── StartupError             the process cannot start; the message says what to do
+    """
 
     code: ErrorCode = ErrorCode.INTERNAL
 

@@ -1,28 +1,20 @@
-"""The tables, their enums and the legal state changes. Pure: no queries, no I/O.
+"""The tables, their enums and the legal state changes. Pure: no queries, no I/O."""
 
-Text sorts by code point on both databases. Columns that end in `_folded` hold the Unicode case folding of their
-twin, written by `folded()`, so that `ignoreCase` means the same everywhere.
-"""
-
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
-    DateTime,
-    Dialect,
     Enum,
     Identity,
     Index,
-    Integer,
     MetaData,
-    String,
-    TypeDecorator,
     text,
 )
-from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
+
+from gateway.columns import Number, Text, UtcDateTime
 
 # ---- enums, in the order they sort in
 
@@ -98,70 +90,11 @@ class Change(StrEnum):
     DELETED = "DELETED"
 
 
-# ---- column types
-
-TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
-
-def now() -> datetime:
-    """The present, UTC, with microseconds."""
-    return datetime.now(UTC)
-
-
-def timestamp_text(moment: datetime) -> str:
-    """The fixed-width text that SQLite stores, so that text order is time order: `2026-11-23T18:25:44.000000Z`."""
-    moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="microseconds") + "Z"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An instant. TIMESTAMPTZ on PostgreSQL, fixed-width RFC 3339 text on SQLite; always timezone-aware in Python."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "sqlite":
-            return dialect.type_descriptor(String(27))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a naive datetime has no place in the database")
-        return timestamp_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None or isinstance(value, datetime):
-            return value
-        return datetime.fromisoformat(value)
-
-
-class Text(TypeDecorator[str]):
-    """Text that compares by code point: binary on SQLite, COLLATE "C" on PostgreSQL."""
-
-    impl = String
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
-
-
-# AUTOINCREMENT on SQLite wants the very type INTEGER, which there is 64 bits wide.
-Number = BigInteger().with_variant(Integer(), "sqlite")
+# ---- tables
 
 
 def _enum(kind: type[StrEnum]) -> Enum:
     return Enum(kind, native_enum=False, length=24)
-
-
-FOLDED = "_folded"  # ends the name of a column that holds the folding of its twin
-
-
-def folded(value: str | None) -> str | None:
-    """The case folding that `ignoreCase` compares."""
-    return None if value is None else value.casefold()
 
 
 SQLModel.metadata = MetaData(
@@ -184,9 +117,6 @@ _NEVER_REUSED = {"sqlite_autoincrement": True}
 
 def _optional(type_: Any = Text) -> Any:
     return Field(default=None, nullable=True, sa_type=type_)
-
-
-# ---- tables
 
 
 class Provider(SQLModel, table=True):

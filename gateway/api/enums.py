@@ -5,15 +5,7 @@ from enum import StrEnum
 import strawberry
 
 from gateway.errors import MEANINGS, ErrorCode
-from gateway.models import (
-    Change,
-    MachineKind,
-    OperationKind,
-    OperationState,
-    PowerState,
-    SnapshotAction,
-    SnapshotState,
-)
+from gateway.models import Change, MachineKind, OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
 
 
 def _describe(enum: type[StrEnum], description: str, *, name: str | None = None, **values: str) -> None:

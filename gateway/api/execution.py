@@ -29,8 +29,10 @@ from gateway.api.subscriptions import SOURCES, Choose, Step
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
+from gateway.reads.connections import ManyLevel
+from gateway.reads.context import Context
 from gateway.reads.dialects import DIALECTS
-from gateway.reads.levels import BoundPage, Context, ManyLevel
+from gateway.reads.pages import BoundPage
 from gateway.reads.selection import Field
 from gateway.store.database import Database, Transaction
 from gateway.store.feed import Feed

@@ -16,7 +16,7 @@ from gateway.api.filters import OperationFilter, OperationSort, SnapshotFilter, 
 from gateway.api.scalars import BigInt, Moment
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.models import MachineKind, OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
-from gateway.reads.levels import Context
+from gateway.reads.context import Context
 from gateway.reads.rendering import Record
 from gateway.reads.sources import Computed, Given, IdOf, Inline, Many, One, OwnId
 

@@ -1,10 +1,8 @@
-"""The contract between the gateway and whatever runs machines. Drivers import this and `errors`, nothing else of ours.
+"""The contract between the gateway and whatever runs machines. Drivers import this, `errors` and the enums of `models`.
 
-A driver says what is true and does what it is told; it decides nothing and stores nothing. It raises the
-ProviderError that says what a caller can do about it, and never reads an error as an empty list.
-
-Doing things twice: `create` is called again only after `recover` found nothing made under the operation's token,
-`delete` of what is missing raises ProviderMissing, and `revert` is never repeated after an unknown outcome.
+A driver says what is true and does what it is told; it decides nothing and stores nothing, and never reads an error
+as an empty list. Doing things twice: `create` comes again only after `recover` found nothing under the operation's
+token, `delete` of what is missing raises ProviderMissing, and `revert` never comes again after an unknown outcome.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import orjson
 
+from gateway.columns import now
 from gateway.drivers.base import (
     Canceled,
     CreateWish,
@@ -28,15 +29,7 @@ from gateway.drivers.base import (
     Work,
 )
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
-from gateway.models import (
-    MachineKind,
-    PowerState,
-    SimulatedMachine,
-    SimulatedSnapshot,
-    SimulatedTask,
-    SnapshotAction,
-    now,
-)
+from gateway.models import MachineKind, PowerState, SimulatedMachine, SimulatedSnapshot, SimulatedTask, SnapshotAction
 
 _LOOK = 0.25  # seconds between looks at work in progress
 

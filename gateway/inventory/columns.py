@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
-from gateway.models import FOLDED
+from gateway.columns import FOLDED
 
 
 def assignments(table: type[SQLModel], *names: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from gateway.columns import now
 from gateway.inventory.demo_world import INSTANCES, VMS, DemoMachine, DemoSnapshot, demo_machines
 from gateway.inventory.numbering import ADVANCE_SEQUENCES, LOCK
 from gateway.models import (
@@ -22,7 +23,6 @@ from gateway.models import (
     SimulatedSnapshot,
     Snapshot,
     SnapshotState,
-    now,
 )
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from gateway.columns import now
 from gateway.inventory import manageiq
 from gateway.inventory.checking import check_staged
 from gateway.inventory.counts import Counts, Progress
 from gateway.inventory.merging import merge
 from gateway.inventory.records import ImportRefused, Record, records
 from gateway.inventory.staging import Session, open_session
-from gateway.models import now
 
 _BATCH = 5_000  # rows handed to the database at once
 _EVERY = 1.0  # seconds between reports

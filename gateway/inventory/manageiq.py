@@ -7,7 +7,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from gateway.models import MachineKind, PowerState, folded
+from gateway.columns import folded
+from gateway.models import MachineKind, PowerState
 
 _LARGEST = 2**63 - 1
 _LARGEST_ID = 4 * 10**18  # leaves more than half of the numbers for rows to come

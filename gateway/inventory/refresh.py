@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
+from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver, SeenMachine
 from gateway.errors import ProviderError, ProviderMissing, ProviderUnavailable
@@ -20,7 +21,7 @@ from gateway.inventory.columns import assignments
 from gateway.inventory.counts import Counts
 from gateway.inventory.machines import mark_absent, mark_gone, merge_machine
 from gateway.inventory.snapshots import merge_snapshots
-from gateway.models import Machine, Provider, now
+from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
+from gateway.columns import timestamp_text
 from gateway.errors import StartupError
-from gateway.models import timestamp_text
 from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
 from gateway.store.sqlite import connect
 

@@ -5,8 +5,9 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
+from gateway.columns import now
 from gateway.errors import Conflict, Forbidden, NotFound, Refusal
-from gateway.models import Operation, OperationKind, OperationState, SnapshotAction, now
+from gateway.models import Operation, OperationKind, OperationState, SnapshotAction
 from gateway.operations.effects import undo
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.operations.wishes import Outcome, Target

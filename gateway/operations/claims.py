@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from gateway.columns import now
 from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, Wish
-from gateway.models import OperationKind, OperationState, now
+from gateway.models import OperationKind, OperationState
 from gateway.operations import leases
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Database, Transaction, Work

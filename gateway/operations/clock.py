@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from gateway.models import UtcDateTime
+from gateway.columns import UtcDateTime
 
 
 class FromNow(sa.ColumnElement[datetime]):

@@ -6,9 +6,10 @@ from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices, machine_refusal
+from gateway.columns import now
 from gateway.config import Settings
 from gateway.errors import Refusal
-from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState, now
+from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
 from gateway.operations.finding import facts, lock_machines, machine_of
 from gateway.operations.queues import Queues, enqueue
 from gateway.operations.wishes import MachineTarget, NewSnapshot, Outcome

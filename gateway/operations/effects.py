@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
+from gateway.columns import now
 from gateway.drivers.base import SeenSnapshot
-from gateway.models import OperationKind, Snapshot, SnapshotState, now
+from gateway.models import OperationKind, Snapshot, SnapshotState
 from gateway.operations.statements import DELETE_SNAPSHOT, SET_STATE
 from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Statement

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import (
     Canceled,
@@ -23,7 +24,7 @@ from gateway.drivers.base import (
     Work,
 )
 from gateway.errors import GatewayError, OutcomeUnknown, ProviderError, ProviderMissing, ProviderUnavailable
-from gateway.models import OperationKind, OperationState, now
+from gateway.models import OperationKind, OperationState
 from gateway.operations import effects
 from gateway.operations.claims import Claim, LeaseLost
 from gateway.store.database import Transaction

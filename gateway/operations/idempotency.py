@@ -16,8 +16,9 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
+from gateway.columns import Text, UtcDateTime, now
 from gateway.errors import IdempotencyKeyReused, Reference, Refusal
-from gateway.models import IdempotencyKey, Text, UtcDateTime, now
+from gateway.models import IdempotencyKey
 from gateway.operations.wishes import Outcome, check_key
 from gateway.store.database import Transaction
 from gateway.store.statements import Statement

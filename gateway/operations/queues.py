@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlmodel import col, select
 
 from gateway.access.caller import Caller
+from gateway.columns import now
 from gateway.config import Settings
 from gateway.errors import Conflict, LimitExceeded, Reference
-from gateway.models import Operation, OperationKind, OperationState, now
+from gateway.models import Operation, OperationKind, OperationState
 from gateway.operations.statements import INSERT_OPERATION, machine_name, unfinished
 from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Statement

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gateway.models import folded
+from gateway.columns import folded
 from gateway.reads.dialects import Dialect, Parameters
 
 EVERYTHING_SQL, NOTHING_SQL = "TRUE", "FALSE"
@@ -24,7 +24,6 @@ class Frame:
 
     dialect: Dialect
     parameters: Parameters
-    tenant: str
     alias: str = "t"
     depth: int = 0
     joined: bool = field(default=False)
@@ -45,7 +44,7 @@ class Frame:
 
     def inner(self) -> "Frame":
         """A frame for a subquery inside this one."""
-        return Frame(self.dialect, self.parameters, self.tenant, f"s{self.depth + 1}", self.depth + 1)
+        return Frame(self.dialect, self.parameters, f"s{self.depth + 1}", self.depth + 1)
 
 
 Condition = Callable[[Frame], str]  # to SQL

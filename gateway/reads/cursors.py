@@ -3,8 +3,7 @@
 What comes back from a client is not trusted: its length, alphabet, shape and every value are checked.
 """
 
-import binascii
-from base64 import b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -13,8 +12,8 @@ from zlib import crc32
 
 import orjson
 
+from gateway.columns import timestamp_text
 from gateway.errors import InvalidInput
-from gateway.models import timestamp_text
 from gateway.reads.dialects import Dialect
 from gateway.reads.sorts import Order, SortField
 
@@ -30,7 +29,8 @@ def fingerprint(order: Order) -> int:
 
 def encode(order_fingerprint: int, values: Sequence[Any]) -> str:
     """The cursor of a row with these sort values, as the driver gave them."""
-    return urlsafe_b64encode(orjson.dumps([order_fingerprint, *values], default=_plain, option=_OPTIONS)).decode()
+    text = orjson.dumps((order_fingerprint, *values), default=_plain, option=_OPTIONS)
+    return b2a_base64(text, newline=False).decode()
 
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME
@@ -61,9 +61,12 @@ def _parts(text: str) -> list[Any] | None:
     if len(text) > _LONGEST:
         return None
     try:
-        values = orjson.loads(b64decode(text, altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error):
+        data = a2b_base64(text.encode("ascii"), strict_mode=True)
+        values = orjson.loads(data)
+    except ValueError:
         return None
+    if b2a_base64(data, newline=False).decode() != text:
+        return None  # bits that mean nothing
     return values if isinstance(values, list) and values else None
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.models import timestamp_text
+from gateway.columns import timestamp_text
 
 
 class Parameters:
@@ -70,12 +70,20 @@ class Dialect(Protocol):
         """`column` is `parts` in this order with anything between them."""
         ...
 
-    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
-        """The columns and then the parent's id, for each of `ids` its own page, in the order of `ids`."""
+    def numbers(self, numbers: Sequence[int]) -> Any:
+        """A list of numbers as the driver binds it, for the three methods below."""
         ...
 
-    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
-        """The parent's id and the value of `expression`, for each of `ids`."""
+    def among_numbers(self, column: str, numbers: str) -> str:
+        """`column` is one of the `numbers`."""
+        ...
+
+    def per_parent(self, page: PageSql, parents: str) -> str:
+        """The columns and then the parent's id, for each of the `parents` its own page, in their order."""
+        ...
+
+    def value_per_parent(self, expression: str, parents: str) -> str:
+        """The parent's id and the value of `expression`, for each of the `parents`."""
         ...
 
 
@@ -113,15 +121,21 @@ class Sqlite:
         pattern = "*".join(_escaped(part, "*?[", lambda character: f"[{character}]") for part in parts)
         return f"{column} GLOB {p(pattern)}"
 
-    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
+    def numbers(self, numbers: Sequence[int]) -> Any:
+        return orjson.dumps(numbers).decode()
+
+    def among_numbers(self, column: str, numbers: str) -> str:
+        return f"{column} IN (SELECT value FROM json_each({numbers}))"
+
+    def per_parent(self, page: PageSql, parents: str) -> str:
         order = ", ".join(f"{expression} {how}" for expression, how in page.order)
         return (
-            f"SELECT {', '.join(page.columns)}, p.value FROM json_each({p(orjson.dumps(ids).decode())}) p"
+            f"SELECT {', '.join(page.columns)}, p.value FROM json_each({parents}) p"
             f" CROSS JOIN {page.table} t ON t.id IN ({page.select(['t.id'])}){page.joins} ORDER BY p.key, {order}"
         )
 
-    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
-        return f"SELECT p.value, {expression} FROM json_each({p(orjson.dumps(ids).decode())}) p"
+    def value_per_parent(self, expression: str, parents: str) -> str:
+        return f"SELECT p.value, {expression} FROM json_each({parents}) p"
 
 
 class Postgresql:
@@ -151,18 +165,24 @@ class Postgresql:
         pattern = "%".join(_escaped(part, "%_\\", lambda character: f"\\{character}") for part in parts)
         return f"{column} LIKE {p(pattern)}"
 
-    def per_parent(self, page: PageSql, ids: Sequence[int], p: Parameters) -> str:
+    def numbers(self, numbers: Sequence[int]) -> Any:
+        return list(numbers)
+
+    def among_numbers(self, column: str, numbers: str) -> str:
+        return f"{column} = ANY({numbers}::bigint[])"
+
+    def per_parent(self, page: PageSql, parents: str) -> str:
         columns = [f"{column} AS c{number}" for number, column in enumerate(page.columns)]
         keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(page.order)]
         shown = ", ".join(f"page.c{number}" for number in range(len(columns)))
         order = ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(page.order))
         return (
-            f"SELECT {shown}, p.id FROM unnest({p(list(ids))}::bigint[]) WITH ORDINALITY AS p(id, n)"
+            f"SELECT {shown}, p.id FROM unnest({parents}::bigint[]) WITH ORDINALITY AS p(id, n)"
             f" CROSS JOIN LATERAL ({page.select([*columns, *keys])}) page ORDER BY p.n, {order}"
         )
 
-    def value_per_parent(self, expression: str, ids: Sequence[int], p: Parameters) -> str:
-        return f"SELECT p.id, {expression} FROM unnest({p(list(ids))}::bigint[]) AS p(id)"
+    def value_per_parent(self, expression: str, parents: str) -> str:
+        return f"SELECT p.id, {expression} FROM unnest({parents}::bigint[]) AS p(id)"
 
 
 DIALECTS: Mapping[str, Dialect] = {"sqlite": Sqlite(), "postgresql": Postgresql()}

@@ -8,8 +8,9 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
+from gateway.columns import FOLDED
 from gateway.errors import InvalidInput
-from gateway.models import FOLDED, MachineKind
+from gateway.models import MachineKind
 from gateway.reads import conditions as c
 from gateway.reads.conditions import Condition, Frame, Test
 from gateway.reads.ids import parse_id
@@ -41,7 +42,7 @@ class Budget:
         self._left -= 1
         if self._left < 0:
             raise invalid(path, f"a filter may have at most {MOST_CONDITIONS} conditions")
-        if sum(isinstance(step, str) for step in path) > DEEPEST:
+        if sum(isinstance(step, str) for step in path[1:]) > DEEPEST:  # the first step is the argument itself
             raise invalid(path, f"a filter may be nested at most {DEEPEST} deep")
 
 
@@ -259,7 +260,7 @@ class OfMachine:
 
         def sql(frame: Frame) -> str:
             frame.joined = True
-            machine = Frame(frame.dialect, frame.parameters, frame.tenant, f"{frame.alias}m", frame.depth)
+            machine = Frame(frame.dialect, frame.parameters, f"{frame.alias}m", frame.depth)
             return inner(machine)
 
         return sql

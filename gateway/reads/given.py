@@ -9,8 +9,9 @@ from typing import Any
 
 from gateway.errors import Reference
 from gateway.models import MachineKind
+from gateway.reads.context import Context
 from gateway.reads.ids import Id
-from gateway.reads.levels import Context, OneLevel
+from gateway.reads.levels import OneLevel
 from gateway.reads.rendering import Renderer
 
 

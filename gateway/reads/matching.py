@@ -18,7 +18,7 @@ def matching(noun: str, value: Mapping[str, Any] | None) -> Match:
 
     async def match(transaction: Transaction, tenant: str, numbers: Sequence[int]) -> Sequence[int]:
         dialect = DIALECTS[transaction.dialect]
-        frame = Frame(dialect, dialect.parameters(), tenant)
+        frame = Frame(dialect, dialect.parameters())
         found = dialect.among("t.id", list(numbers), "bigint", frame.parameters)
         where = condition(frame) if condition else EVERYTHING_SQL
         rows = await transaction.rows(

@@ -1,10 +1,12 @@
-"""Page arguments: `first`/`after`, `last`/`before` and `offset`, checked."""
+"""Pages: the arguments `first`/`after`, `last`/`before` and `offset`, checked, and a page ready to be fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import InvalidInput
+from gateway.reads.conditions import Condition
+from gateway.reads.sorts import Order
 
 DEFAULT_SIZE = 50
 LARGEST = 1_000
@@ -19,6 +21,17 @@ class Page:
     after: str | None = None
     before: str | None = None
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPage:
+    """The arguments of a connection in one request."""
+
+    page: Page
+    order: Order
+    condition: Condition | None
+    after: Sequence[Any] | None
+    before: Sequence[Any] | None
 
 
 def parse_page(arguments: Mapping[str, Any]) -> Page:

@@ -4,9 +4,11 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from gateway.errors import InvalidInput
+from gateway.reads.connections import ManyLevel
+from gateway.reads.context import Context
 from gateway.reads.given import GivenShape, NodeLevels
 from gateway.reads.ids import PREFIXES, Id, parse_id
-from gateway.reads.levels import Context, EveryLevel, ManyLevel
+from gateway.reads.levels import EveryLevel
 from gateway.reads.selection import Field, Variables
 
 MOST_IDS = 1_000

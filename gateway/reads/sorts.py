@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, Literal
 
+from gateway.columns import FOLDED
 from gateway.errors import InvalidInput
-from gateway.models import FOLDED
 from gateway.reads.conditions import NOTHING_SQL, Frame
 
 Kind = Literal["text", "moment", "number"]

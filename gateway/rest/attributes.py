@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from gateway.models import FOLDED
+from gateway.columns import FOLDED
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.levels import Context
+from gateway.reads.context import Context
 from gateway.reads.sources import Column, Computed, Origin, Source
 
 Kind = Literal["text", "integer", "boolean", "moment", "id", "opaque"]
@@ -127,7 +127,7 @@ def of_machine(condition: Condition) -> Condition:
 
     def sql(frame: Frame) -> str:
         frame.joined = True
-        return condition(Frame(frame.dialect, frame.parameters, frame.tenant, f"{frame.alias}m", frame.depth))
+        return condition(Frame(frame.dialect, frame.parameters, f"{frame.alias}m", frame.depth))
 
     return sql
 

@@ -25,9 +25,7 @@ def _machine(class_: Class) -> dict[str, Origin]:
 
 CATALOG: Catalog = {
     ROOT: {
-        **{
-            name: Origin(Many(class_.noun), f"{class_.type_name}Connection") for name, class_ in COLLECTIONS.items()
-        },
+        **{name: Origin(Many(class_.noun), f"{class_.type_name}Connection") for name, class_ in COLLECTIONS.items()},
         **{class_.type_name: _origin(Lookup(class_.noun)) for class_ in COLLECTIONS.values()},
     },
     VMS.type_name: _machine(VMS),

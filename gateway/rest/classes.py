@@ -1,4 +1,4 @@
-"""The collections of the API, each with its class: what it is called, what its rows are, and what can be asked of them."""
+"""The collections of the API, each with its class: what it is called, what its rows are, what can be asked of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

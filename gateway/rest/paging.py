@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 
 from gateway.rest.query import Query, Window
 
-_SAFE = "[]'*,:"  # what people write into filters and want to recognise
+_SAFE = "[]'*,:="  # what people write into filters and want to recognise
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +58,5 @@ def _links(window: Window, query: Query, url: str, total: int) -> dict[str, str]
 
 
 def _url(url: str, pairs: Sequence[tuple[str, str]]) -> str:
-    query = "&".join(f"{quote_plus(name, _SAFE)}={quote_plus(value, _SAFE)}" for name, value in pairs)
+    query = "&".join(f"{quote_plus(name, '[]')}={quote_plus(value, _SAFE)}" for name, value in pairs)
     return f"{url}?{query}" if query else url

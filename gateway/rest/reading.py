@@ -13,8 +13,7 @@ from gateway.reads.conditions import Condition, Frame
 from gateway.reads.dialects import DIALECTS
 from gateway.reads.entities import ENTITIES
 from gateway.reads.ids import PREFIXES
-from gateway.reads.levels import BoundPage
-from gateway.reads.pages import Page
+from gateway.reads.pages import BoundPage, Page
 from gateway.reads.selection import Field
 from gateway.reads.sorts import Order, complete
 from gateway.rest import shapes
@@ -94,12 +93,15 @@ class Reader:
                 count = (await counting.load(self._context(transaction, asker, counting, everything), {}))["totalCount"]
             return Rows(found.get("nodes", []), found["totalCount"], count)
 
-        return await self._database.read(work)
+        found = await self._database.read(work)
+        for row in found.rows:
+            _flatten(row, wanted.shape)
+        return found
 
     async def resource(self, asker: Asker, class_: Class, number: int, shape: Shape) -> Any:
         """Raises Fault when there is none."""
         plan = self._plan(("one", class_, shape), lambda: shapes.resource(class_, shape))
-        return await self._one(asker, plan, class_, number, _EVERYTHING)
+        return _flatten(await self._one(asker, plan, class_, number, _EVERYTHING), shape)
 
     async def machine(self, asker: Asker, parent: Class, number: int) -> Any:
         """Its `id`, `name` and `refusals`. Raises Fault when there is none."""
@@ -110,9 +112,7 @@ class Reader:
         """The machine as `machine` gives it, and a list of its snapshots. Raises Fault when there is none."""
         shape = wanted.shape if wanted.rows else None
         counted = wanted.counted
-        plan = self._plan(
-            ("sub", parent, shape, counted), lambda: shapes.subcollection(parent, shape, counted=counted)
-        )
+        plan = self._plan(("sub", parent, shape, counted), lambda: shapes.subcollection(parent, shape, counted=counted))
         machine = await self._one(asker, plan, parent, number, wanted)
         found = machine[shapes.RESOURCES]
         rows = found.get("nodes", [])
@@ -148,9 +148,7 @@ class Reader:
 
     def _context(self, transaction: Transaction, asker: Asker, plan: Plan, page: BoundPage) -> RestContext:
         """The page is that of the list itself; embedded lists are whole, as far as a list can be."""
-        pages = {
-            level: page if field.key == shapes.RESOURCES else _EMBEDDED_PAGE for field, level in plan.connections
-        }
+        pages = {level: page if field.key == shapes.RESOURCES else _EMBEDDED_PAGE for field, level in plan.connections}
         return RestContext(transaction, self._dialect, asker.caller, self._operations.matrices, pages, base=asker.base)
 
     async def _one(self, asker: Asker, plan: Plan, class_: Class, number: int, wanted: Wanted) -> Any:
@@ -180,6 +178,13 @@ class Reader:
         for matching in wanted.filter.matchings:
             mine = within if matching.own else c.everything
             await matching.look(transaction, self._dialect, asker.caller.tenant, mine)
+
+
+def _flatten(row: Any, shape: Shape) -> Any:
+    """An embedded list is a bare one."""
+    for name in shape.subcollections:
+        row[name] = row[name]["nodes"]
+    return row
 
 
 def _only(numbers: list[int], shape: Shape) -> Wanted:

@@ -10,10 +10,9 @@ from typing import Any
 from gateway.errors import Forbidden, InvalidInput, NotFound, Refusal
 from gateway.models import MachineKind
 from gateway.operations.service import MachineId, Operations, Outcome, Target
-from gateway.operations.wishes import MAX_TARGETS
-from gateway.rest import bodies, tasks
+from gateway.rest import bodies
 from gateway.rest.bodies import Item
-from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
+from gateway.rest.classes import SNAPSHOTS, Class
 from gateway.rest.faults import not_found
 from gateway.rest.reading import Asker, Reader
 
@@ -52,7 +51,7 @@ class Writer:
         name = _text(item.get("name"), "name")
         if name is None or not name.strip():
             raise InvalidInput("Must specify a name for the snapshot")
-        target = MachineId(_kind(parent), machine["id"])
+        target = MachineId(_kind(parent), int(machine["id"]))
         description, memory = _text(item.get("description"), "description"), _flag(item.get("memory"), "memory")
         outcome = await self._operations.create_snapshot(asker.caller, target, name, description, memory, key)
         message = f"Creating snapshot {name.strip()} for {_target(parent, machine)}"
@@ -92,14 +91,12 @@ class Writer:
         given = [snapshot for snapshot in wanted if snapshot is not None]
         machine, names = await self._reader.names(asker, parent, number, given)
         targets: list[Target] = [
-            snapshot if snapshot in names else _missing(item)
+            snapshot if snapshot is not None and snapshot in names else _missing(item)
             for snapshot, item in zip(wanted, resources, strict=True)
-            if snapshot is None or snapshot in names or snapshot not in names
         ]
         outcomes = await self._delete(asker, targets, key)
         return [
-            _deleting(asker, parent, machine, names.get(snapshot or 0, ""), outcome)
-            for snapshot, outcome in zip(wanted, outcomes, strict=True)
+            _deleting(asker, parent, machine, names.get(outcome.snapshot_id or 0, ""), outcome) for outcome in outcomes
         ]
 
     async def _delete(self, asker: Asker, targets: Sequence[Target], key: str | None) -> list[Outcome]:

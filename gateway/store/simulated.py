@@ -13,7 +13,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from gateway.models import MachineKind, SimulatedMachine, SimulatedSnapshot, SimulatedTask, now
+from gateway.columns import now
+from gateway.models import MachineKind, SimulatedMachine, SimulatedSnapshot, SimulatedTask
 from gateway.store.database import Transaction
 from gateway.store.statements import Statement, insert
 

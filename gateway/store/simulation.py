@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import orjson
 
+from gateway.columns import now
 from gateway.errors import NotFound, ProviderBusy, ProviderMissing
-from gateway.models import MachineKind, PowerState, SimulatedMachine, SimulatedSnapshot, SimulatedTask, now
+from gateway.models import MachineKind, PowerState, SimulatedMachine, SimulatedSnapshot, SimulatedTask
 from gateway.store import simulated
 from gateway.store.database import Database, Transaction
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import coercions, roles
 from sqlmodel import SQLModel
 
-from gateway.models import FOLDED, folded
+from gateway.columns import FOLDED, folded
 
 Convert = Callable[[Any], Any]
 

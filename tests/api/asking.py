@@ -32,9 +32,7 @@ REFRESH = (
     "mutation ($input: RefreshMachineInput!) { refreshMachine(input: $input) {"
     f" {OPERATION} machine {{ id }} {REFUSAL} }} }}"
 )
-CANCEL = (
-    f"mutation ($input: CancelOperationInput!) {{ cancelOperation(input: $input) {{ {OPERATION} {REFUSAL} }} }}"
-)
+CANCEL = f"mutation ($input: CancelOperationInput!) {{ cancelOperation(input: $input) {{ {OPERATION} {REFUSAL} }} }}"
 
 TREE = (
     "query ($id: ID!) { node(id: $id) { ... on Machine { currentSnapshot { id } snapshots(sort: [{field: ID}])"
@@ -65,13 +63,14 @@ def tree(gateway: Served, machine: str) -> Tree:
 
 
 def dump(gateway: Served) -> dict[str, list[str]]:
-    """Every row of every table, as text."""
+    """Every row of every table, as text. Without `observed_at`, which changes with every refresh."""
 
     async def read(tx: Transaction) -> dict[str, list[str]]:
-        return {
-            name: sorted(repr(tuple(row)) for row in await tx.rows(f"SELECT * FROM {name}"))
-            for name in SQLModel.metadata.tables
-        }
+        found = {}
+        for name, table in SQLModel.metadata.tables.items():
+            columns = ", ".join(column.name for column in table.columns if column.name != "observed_at")
+            found[name] = sorted(repr(tuple(row)) for row in await tx.rows(f"SELECT {columns} FROM {name}"))
+        return found
 
     found: dict[str, list[str]] = gateway.run(gateway.gateway.database.read(read))
     return found

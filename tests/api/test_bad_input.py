@@ -1,6 +1,7 @@
 """What is wrong with a request is said in one clear message at the right place, and nothing is changed by it."""
 
 import base64
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -135,7 +136,7 @@ def encoded(values: Any) -> str:
     "text",
     ["", "x", "é", "====", "!!!!", "a b=", encoded(b"\xff\xfe"), encoded(b"not json"), encoded({}), encoded([]),
      encoded(None), encoded("text"), encoded([None]), encoded([[1]]), encoded([1.5]), "A" * 16_385],
-    ids=lambda text: ascii(text[:12]),
+    ids=lambda text: f"{len(text)} {ascii(text[:12])}",
 )  # fmt: skip
 @pytest.mark.parametrize("argument", ["after", "before"])
 def test_what_is_not_a_cursor(gateway: Served, argument: str, text: str) -> None:
@@ -339,18 +340,21 @@ FAULTS = [
     Fault({"id": {"in": ["snapshot-3", "3"]}}, "filter.id.in[1]", f"'3' is not an id: {IDS}"),
     Fault({"machineId": {"notIn": [""]}}, "filter.machineId.notIn[0]", f"'' is not an id: {IDS}"),
     Fault({"or": [{"name": {"eq": "x"}}] * 250}, "filter.or[249].name.eq", "a filter may have at most 500 conditions"),
-    Fault(deep(33, {}), "filter" + ".not" * 32, "a filter may be nested at most 32 deep"),
-    Fault(deep(31, {"name": {"eq": "x"}}), "filter" + ".not" * 31 + ".name", "a filter may be nested at most 32 deep"),
+    Fault(deep(33, {}), "filter" + ".not" * 33, "a filter may be nested at most 32 deep"),
+    Fault(
+        deep(31, {"name": {"eq": "x"}}), "filter" + ".not" * 31 + ".name.eq", "a filter may be nested at most 32 deep"
+    ),
 ]
+FAULT_IDS = [f"{number} {fault.place[:40]}" for number, fault in enumerate(FAULTS)]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.place[:40])
+@pytest.mark.parametrize("fault", FAULTS, ids=FAULT_IDS)
 def test_filters_as_a_variable(gateway: Served, fault: Fault) -> None:
     message = f"{fault.place}: {fault.message}"
     refused(gateway, SNAPSHOTS, {"filter": fault.filter}, message, ["snapshots"])
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.place[:40])
+@pytest.mark.parametrize("fault", FAULTS, ids=FAULT_IDS)
 def test_filters_in_the_document(gateway: Served, fault: Fault) -> None:
     query = f"{{ snapshots(filter: {literal(fault.filter)}) {{ nodes {{ id }} }} }}"
     refused(gateway, query, {}, f"{fault.place}: {fault.message}", ["snapshots"])
@@ -408,7 +412,7 @@ def test_variables_inside_a_filter(
         "whole": "SnapshotFilter",
         "several": "[SnapshotFilter!]",
     }
-    used = ", ".join(f"${name}: {type_}" for name, type_ in declared.items() if f"${name}" in filter)
+    used = ", ".join(f"${name}: {declared[name]}" for name in re.findall(r"\$(\w+)", filter))
     query = f"query ({used}) {{ snapshots(filter: {filter}) {{ nodes {{ id }} }} }}"
     refused(gateway, query, variables, f"{place}: {message}", ["snapshots"])
 
@@ -427,7 +431,7 @@ def test_a_whole_filter_or_member_that_is_left_out_is_no_condition(gateway: Serv
         ({"name": "x"}, ".name", "Expected value of type 'StringFilter' to be an object"),
         ({"name": {"in": [None]}}, ".name.in[0]", "Expected value of non-null type 'String!' not to be None."),
         ({"and": [None]}, ".and[0]", "Expected value of non-null type 'SnapshotFilter!' not to be None."),
-        ({"name": {"eq": 5}}, ".name.eq", "String cannot represent a non-string value: 5"),
+        ({"name": {"eq": 5}}, ".name.eq", "String cannot represent a non string value: 5"),
         ({"name": {"eq": "x", "ignoreCase": None}}, ".name.ignoreCase",
          "Expected value of non-null type 'Boolean!' not to be None."),
         ({"memory": {"eq": "true"}}, ".memory.eq", "Boolean cannot represent a non boolean value: 'true'"),
@@ -451,27 +455,38 @@ NO_MOMENTS = ["", "now", "2026", "2026-01-01", "2026-01-01T00:00:00", "2026-01-0
               "2026-13-01T00:00:00Z", "2026-01-01T25:00:00Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00+25:00",
               "2026-01-01T00:00:60Z", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00",
               "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00.1234567890Z", "２026-01-01T00:00:00Z"]  # fmt: skip
-NO_BIG_INTS = ["", "x", "1.0", "+1", " 1", "1 ", "1_000", "0x10", "٣", "9223372036854775808", "-9223372036854775809"]
+NO_BIG_INTS = [
+    "",
+    "x",
+    1.5,
+    True,
+    2**63,
+    "1.0",
+    "+1",
+    " 1",
+    "1 ",
+    "1_000",
+    "0x10",
+    "٣",
+    "9223372036854775808",
+    "-9223372036854775809",
+]
 
 
 @pytest.mark.parametrize(
     ("field", "values", "scalar"),
     [
-        ("createdAt", [*NO_MOMENTS, 1, 1.5, True, [], {}], "DateTime"),
-        ("sizeBytes", [*NO_BIG_INTS, 1.5, True, 2**63, -(2**63) - 1, [], {}], "BigInt"),
+        ("createdAt", [*NO_MOMENTS, 1, 1.5, True], "DateTime"),
+        ("sizeBytes", NO_BIG_INTS, "BigInt"),
     ],
 )
 def test_scalars(gateway: Served, field: str, values: list[Any], scalar: str) -> None:
     for value in values:
-        if value in ([], {}):
-            continue
         for variables, query, code in (
             ({"filter": {field: {"eq": value}}}, SNAPSHOTS, "BAD_USER_INPUT"),
             ({}, f"{{ snapshots(filter: {literal({field: {'eq': value}})}) {{ nodes {{ id }} }} }}",
              "GRAPHQL_VALIDATION_FAILED"),
         ):  # fmt: skip
-            if value == 2**63 or value == -(2**63) - 1:
-                continue
             body = gateway.post(query, variables)
             (error,) = body["errors"]
             assert f"Expected value of type '{scalar}', but encountered error 'a {scalar} " in error["message"], value
@@ -553,7 +568,7 @@ def test_sorts_of_a_wrong_type(gateway: Served) -> None:
         ("{", "GRAPHQL_PARSE_FAILED", "Syntax Error: Expected Name, found <EOF>."),
         ('{ vm(id: "\\uD800") { id } }', "GRAPHQL_PARSE_FAILED",
          "Syntax Error: Invalid Unicode escape sequence: '\\uD800'."),
-        ("{ nope }", "GRAPHQL_VALIDATION_FAILED", "Cannot query field 'nope' on type 'Query'. Did you mean 'node'?"),
+        ("{ nope }", "GRAPHQL_VALIDATION_FAILED", "Cannot query field 'nope' on type 'Query'. Did you mean 'node' or 'nodes'?"),
         ("query A { viewer { name } } query B { viewer { name } }", "BAD_USER_INPUT",
          "The document has several operations: name one in `operationName`."),
         ("fragment F on Query { viewer { name } }", "GRAPHQL_VALIDATION_FAILED", "Fragment 'F' is never used."),
@@ -567,7 +582,9 @@ def test_documents_that_are_too_large(gateway: Served) -> None:
     (error,) = gateway.post("{ viewer { " + "name " * 5000 + "} }")["errors"]
     assert error["message"] == "Syntax Error: Document contains more than 5000 tokens. Parsing aborted."
     assert error["extensions"] == {"code": "GRAPHQL_PARSE_FAILED"}
-    (error,) = gateway.post("{ snapshots(filter: " + "{not: " * 1000 + "{}" + "}" * 1000 + ") { totalCount } }")["errors"]
+    (error,) = gateway.post("{ snapshots(filter: " + "{not: " * 1000 + "{}" + "}" * 1000 + ") { totalCount } }")[
+        "errors"
+    ]
     assert error["message"] == "Syntax Error: Document is nested too deeply. Parsing aborted."
     assert error["extensions"] == {"code": "GRAPHQL_PARSE_FAILED"}
     not_run(gateway, SNAPSHOTS, {"filter": deep(900, {})}, "BAD_USER_INPUT", "Variable values are nested too deeply.")
@@ -758,7 +775,7 @@ def test_operations_to_cancel(gateway: Served) -> None:
     [
         (CREATE, {"machineId": "vm-11"}, "", "to include required field 'name'"),
         (CREATE, {"machineId": "vm-11", "name": None}, ".name", "Expected value of non-null type 'String!'"),
-        (CREATE, {"machineId": "vm-11", "name": 5}, ".name", "String cannot represent a non-string value: 5"),
+        (CREATE, {"machineId": "vm-11", "name": 5}, ".name", "String cannot represent a non string value: 5"),
         (CREATE, {"machineId": "vm-11", "name": "n", "memory": None}, ".memory", "non-null type 'Boolean!'"),
         (CREATE, {"machineId": "vm-11", "name": "n", "nope": 1}, "", "unknown field 'nope'"),
         (DELETE, {"ids": None}, ".ids", "Expected value of non-null type '[ID!]!'"),

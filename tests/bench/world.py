@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.columns import now
 from gateway.inventory.numbering import ADVANCE_SEQUENCES
 from gateway.models import (
     Machine,
@@ -19,7 +20,6 @@ from gateway.models import (
     SimulatedSnapshot,
     Snapshot,
     SnapshotState,
-    now,
 )
 
 PROVIDER = "bench"

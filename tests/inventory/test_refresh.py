@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from gateway.columns import now
 from gateway.drivers.base import SeenSnapshots
 from gateway.errors import ProviderUnavailable
 from gateway.inventory.refresh import Inventory
-from gateway.models import OperationKind, OperationState, now
+from gateway.models import OperationKind, OperationState
 from gateway.store.database import Database
 from tests.inventory.files import bring_in, change, collection, everything, select, vm
 from tests.inventory.files import snapshot as imported

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from gateway.access.caller import Caller, local_caller
+from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
@@ -23,7 +24,6 @@ from gateway.models import (
     SimulatedSnapshot,
     Snapshot,
     SnapshotState,
-    now,
 )
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker

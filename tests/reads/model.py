@@ -128,12 +128,13 @@ def _operator(value: Value, name: str, operand: Any) -> bool:  # noqa: C901 - a 
             return bool(value.startswith(operand))
         case "endsWith":
             return bool(value.endswith(operand))
-    pattern = re.sub(r"\\\\([*\\])|\\?\*", _wildcard, re.escape(operand))
-    return re.fullmatch(pattern, value, re.DOTALL) is not None
+    return re.fullmatch(_regex(operand), value, re.DOTALL) is not None
 
 
-def _wildcard(match: re.Match[str]) -> str:
-    return re.escape(match[1]) if match[1] else ".*"
+def _regex(pattern: str) -> str:
+    """The regular expression of a `like` pattern."""
+    parts = re.findall(r"\\[*\\]|.", pattern, re.DOTALL)
+    return "".join(".*" if part == "*" else re.escape(part[-1]) for part in parts)
 
 
 # ---- sorting

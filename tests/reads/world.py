@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gateway.models import (
-    Machine,
-    MachineKind,
-    PowerState,
-    Provider,
-    Snapshot,
-    SnapshotState,
-)
+from gateway.models import Machine, MachineKind, PowerState, Provider, Snapshot, SnapshotState
 from gateway.store.database import Transaction
 from gateway.store.statements import insert
 from tests.serving import Served

@@ -1,13 +1,15 @@
 """The documents tell the truth: their tables are the code's, their links lead somewhere, their examples run.
 
 An answer is compared as it stands, but for what differs from run to run: times are `<time>`, cursors (which hold times)
-are `<cursor>`, and an operation's progress is left out. Of a stream, what is shown must come in that order and to that
-end; what the document leaves out with `…` may lie between.
+are `<cursor>`, `QUEUED` and `RUNNING` are one, because the worker is quick, and progress is left out. Of
+a stream, what is shown must come in that order and to that end; what the document leaves out with `…` may lie between.
 """
 
+import ast
 import json
 import re
 import shlex
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.__main__ import main
-from gateway.config import Settings
+from gateway.config import Settings, variable
 from gateway.errors import MEANINGS, ErrorCode
+from gateway.reads.filters import DEEPEST, LONGEST_TEXT, MOST_CONDITIONS, MOST_STARS
+from gateway.reads.ids import PREFIXES
+from gateway.reads.pages import DEFAULT_SIZE, LARGEST
 from tests.databases import Databases
 from tests.inventory.files import collection, snapshot, vm
 from tests.rules.markdown import DOCUMENTS, README, ROOT, Example, examples, links, table
+from tests.rules.modules import modules
 from tests.rules.tables import errors_table, settings_table
 from tests.serving import Served, served
 
@@ -40,6 +46,42 @@ def test_the_settings_are_those_of_the_code() -> None:
 def test_the_error_codes_are_those_of_the_code() -> None:
     assert set(MEANINGS) == set(ErrorCode)
     assert table(ROOT / "docs/errors.md", "Code") == errors_table()
+
+
+def test_the_transports_refuse_with_the_statuses_that_are_told() -> None:
+    told = {
+        int(status) for status in re.findall(r"^\| (\d{3}) \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+    }
+    used = {
+        node.args[0].value
+        for module in modules().values()
+        if module.room == "api"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Fault" and isinstance(node.args[0], ast.Constant)
+    }
+    assert told == used
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    told = " ".join((ROOT / "docs/language.md").read_text().split())
+    for sentence in (
+        f"at most {MOST_CONDITIONS} conditions, nested at most {DEEPEST} deep;",
+        f"a text in it at most {LONGEST_TEXT} characters; a pattern at most {MOST_STARS} stars.",
+        f"A page has {DEFAULT_SIZE} rows unless you say otherwise, and at most {LARGEST};",
+    ):
+        assert sentence in told
+
+
+def test_variables_that_are_named_exist() -> None:
+    known = {variable(spec.name) for spec in fields(Settings)} | {"GATEWAY_TEST_REQUIRE"}
+    texts = [*(path.read_text() for path in DOCUMENTS), *(module.source for module in modules().values())]
+    assert {name for text in texts for name in re.findall(r"\bGATEWAY_[A-Z_]+\b", text)} - {"GATEWAY_"} - known == set()
+
+
+def test_nouns_of_the_schema_are_explained() -> None:
+    explained = set(re.findall(r"\*\*(\w+)\*\*", (ROOT / "docs/glossary.md").read_text()))
+    nouns = {*PREFIXES, "Machine", "Provider", "Capability"}
+    assert nouns - explained == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -91,6 +133,8 @@ def _normal(value: Any, name: str = "") -> Any:
             return [_normal(inner) for inner in value]
         case str() if name in _CURSORS:
             return "<cursor>"
+        case "QUEUED" | "RUNNING":
+            return "<unfinished>"
         case str():
             return _TIME.sub("<time>", value)
         case _:

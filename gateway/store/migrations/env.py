@@ -4,33 +4,32 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import context
-from sqlmodel import SQLModel
 
-from gateway import models
+from gateway import columns, models
 
 
 def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
     """Spells our column types as `migrations.types` does, so that no migration imports the models."""
     if kind != "type":
         return False
-    if isinstance(item, models.Text):
+    if isinstance(item, columns.Text):
         return "TEXT"
-    if isinstance(item, models.UtcDateTime):
+    if isinstance(item, columns.UtcDateTime):
         return "MOMENT"
-    if item is models.Number:
+    if item is columns.Number:
         return "NUMBER"
     return f"sa.String({item.length})" if isinstance(item, sa.Enum) else False
 
 
 def compare_type(_context: Any, _inspected: Any, column: Any, _inspected_type: Any, model_type: Any) -> bool | None:
     """Leaves our own types alone: what the databases report of them never looks the same."""
-    return False if isinstance(model_type, models.Text | models.UtcDateTime | sa.Enum) else None
+    return False if isinstance(model_type, columns.Text | columns.UtcDateTime | sa.Enum) else None
 
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=SQLModel.metadata,
+    target_metadata=models.Machine.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=compare_type,
     render_item=render_item,

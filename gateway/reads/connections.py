@@ -1,0 +1,294 @@
+"""Connections at run time: pages of rows, their totals and their flags, for all parents at once.
+
+At most one statement each for the rows, the total, and what lies before and after; only for what is selected.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.models import MachineKind
+from gateway.reads import cursors
+from gateway.reads.conditions import Condition, Frame
+from gateway.reads.context import AFTER, BEFORE, PARENT, TENANT, Built, Context, Slot
+from gateway.reads.dialects import Dialect, PageSql
+from gateway.reads.entities import Entity
+from gateway.reads.filters import filter_condition
+from gateway.reads.levels import Rows
+from gateway.reads.pages import BoundPage, parse_page
+from gateway.reads.selection import Arguments
+from gateway.reads.sorts import Order, backwards, beyond, parse_order
+
+
+@dataclass(slots=True)
+class ManyLink:
+    """To the page of rows that belong to this one."""
+
+    level: "ManyLevel"
+    column: int
+    counter: int | None  # position of the column that counts them
+
+    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        parents = list(dict.fromkeys(row[self.column] for row in rows))
+        counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
+        return await self.level.load(context, parents, counts)
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What of a connection was selected."""
+
+    rows: bool = False
+    total: bool = False
+    next: bool = False
+    previous: bool = False
+    cursors: bool = False
+
+
+@dataclass(slots=True)
+class Loaded:
+    """One page, as its renderer gets it. Every row ends with its sort values from `cursor_at` on, when wanted."""
+
+    rows: list[Any] = field(default_factory=list)
+    total: int = 0
+    has_next: bool = False
+    has_previous: bool = False
+
+
+Where = Callable[[Frame], str]
+
+_MOST_KEPT = 32  # statements of one connection, for different shapes of its arguments
+
+
+def _nulls(place: Sequence[Any] | None) -> tuple[bool, ...] | None:
+    """Which values of a cursor are null: these are compared in another way."""
+    return None if place is None else tuple(value is None for value in place)
+
+
+def _slotted(place: Sequence[Any], slots: Sequence[Slot]) -> Sequence[Any]:
+    return [None if value is None else slot for value, slot in zip(place, slots, strict=False)]
+
+
+def _between(bound: BoundPage) -> Where | None:
+    """What comes after the one cursor and before the other."""
+    if bound.after is None and bound.before is None:
+        return None
+
+    def sql(frame: Frame) -> str:
+        parts = []
+        if bound.after is not None:
+            parts.append(beyond(bound.order, _slotted(bound.after, AFTER), frame))
+        if bound.before is not None:
+            parts.append(beyond(backwards(bound.order), _slotted(bound.before, BEFORE), frame))
+        return " AND ".join(parts)
+
+    return sql
+
+
+@dataclass(slots=True, eq=False)
+class ManyLevel:
+    """Pages of an entity's rows: one for each parent, or one for all there are when `match` is None."""
+
+    entity: Entity
+    rows: Rows
+    wanted: Wanted
+    match: str | None
+    kind: MachineKind | None = None  # only machines of this kind
+    render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
+    _last: tuple[Any, Any, Order, Condition | None] | None = None
+    _kept: dict[Hashable, tuple[Built, Condition | None]] = field(default_factory=dict)
+
+    def bind(self, arguments: Arguments, dialect: Dialect) -> BoundPage:
+        """Checks the arguments. Raises InvalidInput."""
+        page = parse_page(arguments)
+        order, condition = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
+        after = None if page.after is None else cursors.decode(page.after, order, dialect, "after")
+        before = None if page.before is None else cursors.decode(page.before, order, dialect, "before")
+        return BoundPage(page, order, condition, after, before)
+
+    def _order_and_condition(self, sort: Any, value: Any) -> tuple[Order, Condition | None]:
+        """What is written out in the document is the same object in every request, and is understood once."""
+        if self._last is not None and self._last[0] is sort and self._last[1] is value:
+            return self._last[2:]
+        order = parse_order(self.entity.sorts, self.entity.default, sort)
+        condition = filter_condition(self.entity.filters, value) if value else None
+        self._last = (sort, value, order, condition)
+        return order, condition
+
+    async def load(
+        self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
+    ) -> dict[int | None, Any]:
+        """The rendered connection of each parent; of all rows, under None, when there are no parents."""
+        assert self.render is not None
+        bound = context.pages[self]
+        pages: dict[int | None, Loaded] = {parent: Loaded() for parent in (parents if parents is not None else [None])}
+        if self.wanted.rows:
+            await self._load_rows(context, bound, parents, pages)
+        if self.wanted.total:
+            await self._load_totals(context, bound, parents, pages, counts)
+        await self._load_flags(context, bound, parents, pages)
+        links = await self.rows.follow(context, [row for page in pages.values() for row in page.rows])
+        cursor = self._cursor(bound.order)
+        return {parent: self.render(page, links, context, cursor) for parent, page in pages.items()}
+
+    def _cursor(self, order: Order) -> Callable[[Any], str]:
+        order_fingerprint, start = cursors.fingerprint(order), len(self.rows.columns)
+        end = start + len(order)
+        return lambda row: cursors.encode(order_fingerprint, row[start:end])
+
+    # ---- what the statements have in common
+
+    def _where(self, bound: BoundPage, parent: str | None, extra: Where | None) -> Where:
+        """Everything that bounds the list, the caller's tenant first."""
+
+        def sql(frame: Frame) -> str:
+            parts = [f"t.tenant = {frame.parameters(TENANT)}"]
+            if self.kind is not None:
+                parts.append(f"t.kind = '{self.kind}'")
+            if parent is not None:
+                parts.append(f"{frame.expression(self.match or '')} = {parent}")
+            if bound.condition is not None:
+                parts.append(bound.condition(frame))
+            if extra is not None:
+                parts.append(extra(frame))
+            return " AND ".join(parts)
+
+        return sql
+
+    async def _scalars(
+        self,
+        context: Context,
+        bound: BoundPage,
+        parents: Sequence[int] | None,
+        scalar: Callable[[str], str],
+        extra: Where | None = None,
+    ) -> dict[int | None, Any]:
+        """One value per parent: `scalar` makes it from `FROM … WHERE …`."""
+        frame = context.frame()
+        if parents is None or len(parents) == 1:
+            parent = None if parents is None else frame.parameters(parents[0])
+            where = self._where(bound, parent, extra)(frame)
+            sql = f"SELECT {scalar(f'FROM {self.entity.noun} t{frame.joins()} WHERE {where}')}"
+            rows = await context.run(Built(sql, frame.parameters.values))
+            return {None if parents is None else parents[0]: rows[0][0]}
+        where = self._where(bound, context.dialect.parent, extra)(frame)
+        expression = scalar(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
+        numbers = frame.parameters(context.dialect.numbers(parents))
+        sql = context.dialect.value_per_parent(expression, numbers)
+        return {row[0]: row[1] for row in await context.run(Built(sql, frame.parameters.values))}
+
+    # ---- rows
+
+    async def _load_rows(
+        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
+    ) -> None:
+        page = bound.page
+        more_wanted = self.wanted.previous if page.from_end else self.wanted.next
+        limit = page.size + (1 if more_wanted else 0)
+        if limit == 0 or not pages:
+            return
+        one = parents is None or len(parents) == 1
+        slots: dict[Slot, Any] = {}
+        if parents is not None:
+            slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
+        slots.update(zip(AFTER, bound.after or (), strict=False))
+        slots.update(zip(BEFORE, bound.before or (), strict=False))
+        found = await context.run(self._rows_statement(context, bound, parents is not None, one, limit), slots)
+        if parents is None or len(parents) == 1:
+            pages[None if parents is None else parents[0]].rows = list(found)
+        else:
+            for row in found:
+                pages[row[-1]].rows.append(row)
+        for loaded in pages.values():
+            more = len(loaded.rows) > page.size
+            del loaded.rows[page.size :]
+            if page.from_end:
+                loaded.rows.reverse()
+                loaded.has_previous = more
+            else:
+                loaded.has_next = more
+
+    def _rows_statement(self, context: Context, bound: BoundPage, parented: bool, one: bool, limit: int) -> Built:
+        """The statement for a page; kept for requests that differ only in what slots stand for."""
+        shape = (
+            (parented, one, limit, bound.page.from_end, bound.page.offset, bound.order, id(bound.condition)),
+            _nulls(bound.after),
+            _nulls(bound.before),
+        )
+        kept = self._kept.get(shape)
+        if kept is None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            built = self._build_rows(context, bound, parented, one, limit)
+            kept = self._kept[shape] = (built, bound.condition)  # while it is kept, its id is no other's
+        return kept[0]
+
+    def _build_rows(self, context: Context, bound: BoundPage, parented: bool, one: bool, limit: int) -> Built:
+        order = backwards(bound.order) if bound.page.from_end else bound.order
+        frame = context.frame()
+        columns = [frame.expression(column) for column in self.rows.columns]
+        keys = [frame.expression(key.field.column) for key in bound.order]
+        if self.wanted.cursors:
+            columns += keys
+        parent = None
+        if parented:
+            parent = frame.parameters(PARENT) if one else context.dialect.parent
+        sql = PageSql(
+            table=self.entity.noun,
+            joins="",
+            columns=columns or ["1"],
+            where=self._where(bound, parent, _between(bound))(frame),
+            order=[(expression, key.how) for expression, key in zip(keys, order, strict=True)],
+            limit=limit,
+            offset=bound.page.offset,
+        )
+        sql = replace(sql, joins=frame.joins())  # known only now
+        if one:
+            return Built(sql.select(sql.columns), frame.parameters.values)
+        return Built(context.dialect.per_parent(sql, frame.parameters(PARENT)), frame.parameters.values)
+
+    # ---- totals and flags, when they are selected and the rows do not tell
+
+    async def _load_totals(
+        self,
+        context: Context,
+        bound: BoundPage,
+        parents: Sequence[int] | None,
+        pages: dict[int | None, Loaded],
+        counts: Mapping[Any, int] | None,
+    ) -> None:
+        totals: Mapping[Any, int]
+        if bound.condition is None and counts is not None:
+            totals = counts
+        elif bound.condition is None and parents is None and self.entity.total is not None:
+            expression, table = self.entity.total
+            frame = context.frame()
+            sql = f"SELECT {expression} FROM {table} t WHERE t.tenant = {frame.parameters(TENANT)}"
+            totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
+        else:
+            totals = await self._scalars(context, bound, parents, lambda rest: f"(SELECT count(*) {rest})")
+        for parent, loaded in pages.items():
+            loaded.total = totals[parent]
+
+    async def _load_flags(
+        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
+    ) -> None:
+        page = bound.page
+        if self.wanted.previous and (page.offset or bound.after is not None):
+            before_it = self._at_or_beyond(backwards(bound.order), bound.after)
+            for parent, found in (await self._exist(context, bound, parents, before_it)).items():
+                pages[parent].has_previous |= found
+        if self.wanted.next and bound.before is not None:
+            after_it = self._at_or_beyond(bound.order, bound.before)
+            for parent, found in (await self._exist(context, bound, parents, after_it)).items():
+                pages[parent].has_next |= found
+
+    @staticmethod
+    def _at_or_beyond(order: Order, place: Sequence[Any] | None) -> Where | None:
+        return None if place is None else lambda frame: beyond(order, place, frame, inclusive=True)
+
+    async def _exist(
+        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, extra: Where | None
+    ) -> dict[int | None, bool]:
+        found = await self._scalars(context, bound, parents, lambda rest: f"EXISTS (SELECT 1 {rest})", extra)
+        return {parent: bool(value) for parent, value in found.items()}

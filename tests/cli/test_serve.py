@@ -1,0 +1,110 @@
+"""`gateway serve`: says where it listens, serves, and stops when it is told to, whatever is open."""
+
+import json
+import signal
+import socket
+import sqlite3
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.cli.programs import Program, refusal, serving
+from tests.databases import KINDS, Databases
+
+SUBSCRIPTION = "subscription { snapshotChanged { kind } }"
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture
+def url(databases: Databases) -> str:
+    return databases.new("sqlite")
+
+
+def ends_cleanly(program: Program, number: signal.Signals) -> str:
+    """Stops it; what it said from its greeting on. No error, no warning, no traceback."""
+    code, out, err = program.stop(number)
+    assert code == 0, err
+    assert out.endswith("\nstopped\n")
+    assert not [line for line in err.splitlines() if " INFO " not in line], err
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_it_serves_and_stops(databases: Databases, kind: str, number: signal.Signals) -> None:
+    with serving("--demo", "--database-url", databases.new(kind)) as program:
+        assert program.ask('{ vm(id: "vm-11") { name } }') == {"vm": {"name": "web-01"}}
+        assert program.http.get("/readyz").json() == {"status": "ok", "database": "ok"}
+        out = ends_cleanly(program, number)
+    for path in ("/graphiql", "/graphql", "/schema.graphql", "/healthz", "/readyz"):
+        assert f"  {program.url}{path} " in out
+    assert "vm-11" in out
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_it_stops_with_streams_open(url: str, number: signal.Signals) -> None:
+    with serving("--demo", "--database-url", url) as program:
+        socket_url = program.url.replace("http://", "ws://") + "/graphql"
+        headers = {"accept": "text/event-stream"}
+        with (
+            connect(socket_url, subprotocols=["graphql-transport-ws"], proxy=None) as socket,  # type: ignore[list-item]
+            program.http.stream("POST", "/graphql", json={"query": SUBSCRIPTION}, headers=headers) as stream,
+        ):
+            lines = stream.iter_lines()
+            assert next(lines) == ":"
+            socket.send('{"type": "connection_init"}')
+            assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
+            socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": SUBSCRIPTION}}))
+            socket.send('{"type": "ping"}')
+            assert json.loads(socket.recv(10)) == {"type": "pong"}
+            ends_cleanly(program, number)
+            assert [line for line in lines if line] == []
+            with pytest.raises(Exception, match="1001|going away|1012"):
+                socket.recv(10)
+
+
+def test_it_stops_in_the_middle_of_work_and_goes_on_with_it(url: str) -> None:
+    """Work that does not end within the drain time is left to whoever serves next, and is not done twice."""
+    mutation = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'
+    issued = "SELECT issued AND task_ref IS NOT NULL FROM operation WHERE id = ?"
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
+    with serving("--demo", "--database-url", url, drain_timeout=0.2) as program:
+        id_ = program.ask(mutation)["createSnapshot"]["operation"]["id"]
+        number = int(id_.removeprefix("operation-"))
+        while connection.execute(issued, [number]).fetchone() != (1,):
+            pass
+        ends_cleanly(program, signal.SIGTERM)
+    found = connection.execute("SELECT state, owner, lease_until FROM operation WHERE id = ?", [number]).fetchone()
+    assert found == ("RUNNING", None, None)
+    query = "subscription ($id: ID!) { operationUpdated(id: $id) { state } }"
+    with serving("--database-url", url) as program:
+        body = {"query": query, "variables": {"id": id_}}
+        with program.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as stream:
+            states = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+        assert states[-1] == {"data": {"operationUpdated": {"state": "SUCCEEDED"}}}
+        ends_cleanly(program, signal.SIGINT)
+    assert connection.execute("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_port_in_use(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert refusal("serve", "--port", str(port), "--database-url", url) == (
+            f"cannot listen on 127.0.0.1 port {port} (address already in use): stop what uses it, or choose another"
+            " with --port"
+        )
+
+
+def test_two_on_one_port(url: str) -> None:
+    with serving("--database-url", url) as program:
+        port = program.url.rpartition(":")[2]
+        assert f"port {port} (address already in use)" in refusal("serve", "--port", port, "--database-url", url)
+        ends_cleanly(program, signal.SIGINT)
+
+
+def test_it_listens_on_ipv6(url: str) -> None:
+    with serving("--database-url", url, "--host", "::1") as program:
+        assert program.url.startswith("http://[::1]:")
+        assert program.http.get("/healthz").json() == {"status": "ok"}
+        ends_cleanly(program, signal.SIGTERM)

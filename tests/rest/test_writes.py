@@ -1,0 +1,231 @@
+"""Creating, reverting and deleting: what is answered, what is refused, and what a refusal leaves alone."""
+
+from typing import Any
+
+import pytest
+
+from tests.rest.world import Rest
+
+LIST, ONE = "/vms/11/snapshots", "/vms/11/snapshots/3"
+
+
+def envelope(kind: str, message: str, klass: str) -> Any:
+    return {"error": {"kind": kind, "message": message, "klass": klass}}
+
+
+def bad_request(message: str) -> Any:
+    return envelope("bad_request", message, "Api::BadRequestError")
+
+
+def missing(class_name: str, id: int) -> Any:
+    return envelope("not_found", f"Couldn't find {class_name} with 'id'={id}", "ActiveRecord::RecordNotFound")
+
+
+def tasks(rest: Rest) -> int:
+    found: int = rest.get("/tasks")["count"]
+    return found
+
+
+# ---- create
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": " two words "},
+        {"action": "create", "name": "two words"},
+        {"action": "create", "resource": {"name": "two words", "quiesce": True}},
+        {"action": "create", "resources": [{"name": "two words", "memory": None}]},
+    ],
+)
+def test_create_comes_in_several_shapes(rest: Rest, body: Any) -> None:
+    (result,) = rest.post(LIST, body)["results"]
+    assert result["success"] is True
+    assert result["message"] == "Creating snapshot two words for Virtual Machine id:11 name:'web-01'"
+    rest.finish(result["task_id"])
+    assert rest.get(result["snapshot_href"])["name"] == "two words"
+
+
+def test_create_several(rest: Rest) -> None:
+    """Each with its own name; the bad one is told apart, and stops none of the others."""
+    resources = [{"name": "one"}, {"description": "nameless"}, {"name": "two", "memory": "true"}, {"name": 3}]
+    results = rest.post(LIST, {"action": "create", "resources": resources})["results"]
+    assert [result["success"] for result in results] == [True, False, True, True]
+    assert results[1] == {"success": False, "message": "Must specify a name for the snapshot", "code": "INVALID"}
+    for result in results:
+        if result["success"]:
+            rest.finish(result["task_id"])
+    found = rest.get(LIST, expand="resources", sort_by="id", filter="id>5")["resources"]
+    assert [(row["name"], row["memory"]) for row in found] == [("one", False), ("two", True), ("3", False)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"name": ""}, "Must specify a name for the snapshot"),
+        ({"name": None}, "Must specify a name for the snapshot"),
+        ({"description": "x"}, "Must specify a name for the snapshot"),
+        ({"name": "x" * 256}, "the name has 256 characters; at most 255 are allowed"),
+        ({"name": ["x"]}, "The name must be text"),
+        ({"name": "x", "memory": "perhaps"}, "memory must be true or false"),
+    ],
+)
+def test_a_create_that_is_refused(rest: Rest, body: Any, message: str) -> None:
+    before = tasks(rest)
+    failed = {"success": False, "message": message, "code": "INVALID"}
+    assert rest.post(LIST, body, 400) == {"results": [failed]}
+    assert rest.post(LIST, {"action": "create", "resources": [body]}) == {"results": [failed]}
+    assert (tasks(rest), rest.get(LIST)["count"]) == (before, 3)
+
+
+@pytest.mark.parametrize("body", ["", {}, {"resource": None}, {"resources": []}, {"resources": ["x"]}, {"resource": {}}])
+@pytest.mark.parametrize("action", ["create", "delete"])
+def test_nothing_is_named(reading: Rest, action: str, body: Any) -> None:
+    expected = bad_request(f"No snapshots resources were specified for the {action} action")
+    if body == "" and action == "create":
+        answer = reading.http.post(reading.root + LIST)
+        assert (answer.status_code, answer.json()) == (400, expected)
+    else:
+        assert reading.post(LIST, {"action": action, **(body or {})}, 400) == expected
+
+
+def test_a_new_snapshot_has_no_id(reading: Rest) -> None:
+    message = "Resource id or href should not be specified for creating a new snapshots"
+    for item in ({"id": 3, "name": "x"}, {"href": f"{reading.root}{ONE}", "name": "x"}):
+        assert reading.post(LIST, item, 400) == bad_request(message)
+        assert reading.post(LIST, {"resources": [{"name": "y"}, item]}, 400) == bad_request(message)
+
+
+def test_what_the_machine_does_not_support(rest: Rest) -> None:
+    rest.sql("UPDATE machine SET gone_at = observed_at WHERE id = 11")
+    reason = "the machine is gone: its provider no longer reports it"
+    failed = {"success": False, "message": reason, "code": "UNSUPPORTED"}
+    assert rest.post(LIST, {"name": "x"}, 400) == {"results": [failed]}
+    assert rest.post(ONE, {"action": "revert"}, 400) == failed
+    assert rest.post(ONE, {"action": "delete"}, 400) == failed
+    answer = rest.http.delete(rest.root + ONE)
+    assert (answer.status_code, answer.json()) == (400, failed)
+    assert rest.post(LIST, {"action": "delete", "resources": [{"id": 3}]}) == {"results": [failed]}
+    assert rest.get(LIST)["actions"] == []
+    assert rest.get(ONE)["actions"] == []
+    memory = rest.http.options(rest.root + LIST).json()["data"]["snapshot_form_schema"]["fields"][2]
+    assert (memory["name"], memory["isDisabled"], memory["helperText"]) == ("memory", True, reason)
+
+
+def test_a_key_makes_a_retry_safe(rest: Rest) -> None:
+    for body in ({"name": "once"}, {"resources": [{"name": "once"}, {"name": "and again"}]}):
+        first = rest.post(LIST, body, **{"Idempotency-Key": f"k-{len(body)}-{'name' in body}"})
+        assert rest.post(LIST, body, **{"Idempotency-Key": f"k-{len(body)}-{'name' in body}"}) == first
+
+
+# ---- revert
+
+
+def test_revert_of_what_is_not_there(reading: Rest) -> None:
+    assert reading.post("/vms/11/snapshots/99", {"action": "revert"}, 404) == missing("Snapshot", 99)
+    assert reading.post("/vms/99/snapshots/3", {"action": "revert"}, 404) == missing("Vm", 99)
+    # One of another machine.
+    assert reading.post("/vms/12/snapshots/3", {"action": "revert"}, 404) == missing("Snapshot", 3)
+
+
+def test_revert_of_a_busy_machine(rest: Rest) -> None:
+    rest.sql("UPDATE simulated_machine SET latency_ms = 600000")
+    result = rest.post(LIST, {"name": "slow"})["results"][0]
+    refused = rest.post(ONE, {"action": "revert"}, 400)
+    assert (refused["success"], refused["code"]) == (False, "CONFLICT")
+    assert refused["message"] == f"vm-11 has unfinished work: operation-{result['task_id']}"
+    # The snapshot is listed from the beginning, and nothing can be done with it yet.
+    row = rest.get(result["snapshot_href"])
+    assert (row["state"], row["actions"]) == ("creating", [])
+    assert rest.get(f"/tasks/{result['task_id']}")["state"] in ("Queued", "Active")
+    rest.sql("UPDATE simulated_machine SET latency_ms = 1")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/instances/201/snapshots/7", {"action": "revert"}, "Unsupported Action revert for the snapshots resource specified"),
+        (ONE, {"action": "rename"}, "Unsupported Action rename for the snapshots resource specified"),
+        (ONE, {}, "Unsupported Action create for the snapshots resource specified"),
+        (LIST, {"action": "revert"}, "Unsupported Action revert for the snapshots collection specified"),
+        ("/vms", {"action": "create"}, "Unsupported Action create for the vms collection specified"),
+        ("/vms/11", {"action": "start"}, "Unsupported Action start for the vms resource specified"),
+        ("/tasks/1", {"action": "delete"}, "Unsupported Action delete for the tasks resource specified"),
+    ],
+)  # fmt: skip
+def test_an_unknown_action(reading: Rest, path: str, body: Any, message: str) -> None:
+    assert reading.post(path, body, 400) == bad_request(message)
+
+
+# ---- delete
+
+
+def test_delete_of_what_is_not_there(reading: Rest) -> None:
+    for path, expected in (
+        ("/vms/11/snapshots/99", missing("Snapshot", 99)),
+        ("/vms/12/snapshots/3", missing("Snapshot", 3)),
+        ("/instances/201/snapshots/3", missing("Snapshot", 3)),
+        ("/vms/99/snapshots/3", missing("Vm", 99)),
+        ("/vms/201/snapshots/7", missing("Vm", 201)),
+        ("/instances/11/snapshots/3", missing("ManageIQ::Providers::CloudManager::Vm", 11)),
+    ):
+        assert reading.post(path, {"action": "delete"}, 404) == expected
+        answer = reading.http.delete(reading.root + path)
+        assert (answer.status_code, answer.json()) == (404, expected)
+        assert reading.get(path, 404) == expected
+
+
+def test_several_answer_each_for_themselves(rest: Rest) -> None:
+    other = rest.create("/vms/12/snapshots")
+    resources = [
+        {"href": f"{rest.root}/vms/11/snapshots/3"},
+        {"id": "99"},
+        {"href": other["snapshot_href"]},  # of another machine
+        {"id": int(other["snapshot_id"])},
+        {"id": 5, "name": "ignored"},
+        {"href": "/snapshots/4"},
+    ]
+    results = rest.post(LIST, {"action": "delete", "resources": resources})["results"]
+    assert [result["success"] for result in results] == [True, False, False, False, True, True]
+    for result, id in zip(results[1:4], (99, other["snapshot_id"], other["snapshot_id"]), strict=True):
+        message = f"Couldn't find Snapshot with 'id'={id}"
+        assert result == {"success": False, "message": message, "code": "NOT_FOUND"}
+    assert results[4]["message"] == "Deleting snapshot test-new-driver for Virtual Machine id:11 name:'web-01'"
+    for result in results:
+        if result["success"]:
+            rest.finish(result["task_id"])
+    assert rest.get(LIST)["count"] == 0
+    assert rest.get(other["snapshot_href"])["name"] == "made"
+
+
+@pytest.mark.parametrize(
+    ("item", "id"),
+    [
+        ({"id": "abc"}, "abc"),
+        ({"id": None}, "nil"),
+        ({"name": "test-base"}, "nil"),
+        ({"id": True}, "True"),
+        ({"href": "http://h/api/vms/11"}, "http://h/api/vms/11"),
+    ],
+)
+def test_an_item_that_names_nothing_stops_all_before_anything_is_done(rest: Rest, item: Any, id: str) -> None:
+    before = tasks(rest)
+    found = rest.post(LIST, {"action": "delete", "resources": [{"id": 3}, item]}, 400)
+    assert found == bad_request(f"Invalid Snapshot id {id} specified")
+    assert (tasks(rest), rest.get(LIST)["count"]) == (before, 3)
+
+
+def test_too_many_at_once(reading: Rest) -> None:
+    message = "At most 100 snapshots can be named in one request"
+    assert reading.post(LIST, {"action": "delete", "resources": [{"id": 3}] * 101}, 400) == bad_request(message)
+
+
+def test_a_task_that_fails_says_so(rest: Rest) -> None:
+    rest.sql("""UPDATE simulated_machine SET fault = '{"verb": "create", "kind": "refuse", "message": "disk is full"}'""")
+    result = rest.post(LIST, {"name": "never"})["results"][0]
+    task = rest.finish(result["task_id"])
+    assert (task["status"], task["pct_complete"]) == ("Error", 0)
+    assert task["message"] not in ("", "Task completed successfully")
+    assert rest.get(result["snapshot_href"])["state"] == "error"
+
+

@@ -1,0 +1,104 @@
+"""Gateways as REST clients meet them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.routing import Mount
+
+from gateway.access.caller import Caller, Right, local_caller
+from gateway.app import open_drivers
+from gateway.config import Settings
+from gateway.models import MachineKind, SnapshotAction
+from gateway.operations.service import Operations
+from gateway.rest.endpoint import Authenticate, rest_routes
+from gateway.store.database import Transaction
+from tests.serving import Served, served
+
+Json = dict[str, Any]
+
+READER = frozenset[Right]({(SnapshotAction.READ, MachineKind.VM)})
+
+
+class Rest:
+    """A client that speaks ManageIQ's language."""
+
+    def __init__(self, gateway: Served, root: str = "/api") -> None:
+        self.gateway = gateway
+        self.http = gateway.http
+        self.root = gateway.url + root
+
+    def get(self, path: str, status: int = 200, **params: Any) -> Any:
+        """The answer to a path below `/api`, or to a whole URL. `filter` gives `filter[]`."""
+        if "filter" in params:
+            params["filter[]"] = params.pop("filter")
+        answer = self.http.get(path if path.startswith("http") else self.root + path, params=params or None)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: Any, status: int = 200, **headers: str) -> Any:
+        answer = self.http.post(self.root + path, json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def ids(self, path: str, **params: Any) -> list[str]:
+        """The ids of a list, in order."""
+        return [row["id"] for row in self.get(path, expand="resources", attributes="id", **params)["resources"]]
+
+    def refusal(self, path: str, **params: Any) -> str:
+        """The message of a 400."""
+        error = self.get(path, 400, **params)["error"]
+        assert error["kind"] == "bad_request", error
+        assert error["klass"] == "Api::BadRequestError", error
+        message: str = error["message"]
+        return message
+
+    def create(self, path: str = "/vms/11/snapshots", name: str = "made") -> Json:
+        """The result of a create that has ended well."""
+        result: Json = self.post(path, {"name": name})["results"][0]
+        assert self.finish(result["task_id"])["status"] == "Ok"
+        return result
+
+    def finish(self, task_id: str) -> Json:
+        """The task when it has ended."""
+        self.gateway.await_operation(f"operation-{task_id}")
+        task: Json = self.get(f"/tasks/{task_id}")
+        assert task["state"] == "Finished"
+        return task
+
+    def sql(self, text: str) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.rows(text)
+
+        self.gateway.run(self.gateway.gateway.database.write(work))
+
+
+@contextmanager
+def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
+    """The demo world with work that takes no time, or an empty one."""
+    with served(settings, demo=demo) as gateway:
+        if not any(getattr(route, "path", "") == "/api" for route in gateway.gateway.app.router.routes):
+            caller = local_caller(settings.tenant)
+            gateway.gateway.app.router.routes += _routes(gateway, settings, lambda _scope: caller)
+        rest = Rest(gateway)
+        rest.sql("UPDATE simulated_machine SET latency_ms = 1")
+        yield rest
+
+
+def as_caller(rest: Rest, settings: Settings, name: str, rights: frozenset[Right], tenant: str = "default") -> Rest:
+    """The same gateway, as it is for somebody else."""
+    caller = Caller(name, tenant, ("reader",), rights)
+    routes = _routes(rest.gateway, settings, lambda _scope: caller)
+    rest.gateway.gateway.app.router.routes.append(Mount(f"/as-{name}", routes=routes))
+    return Rest(rest.gateway, f"/as-{name}/api")
+
+
+def _routes(gateway: Served, settings: Settings, authenticate: Authenticate) -> Any:
+    found = gateway.gateway
+
+    async def make() -> Any:
+        operations = Operations(found.database, await open_drivers(found.database), settings, found.worker.wake)
+        limit = settings.max_body_bytes
+        return rest_routes(found.database, operations, authenticate, public_url=None, max_body_bytes=limit)
+
+    return gateway.run(make())
