@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Loaded:
-    """One page, as its renderer gets it. Every row ends with its sort values from `cursor_at` on, when wanted."""
+    """One page, as its renderer gets it. Its rows end with their sort values, when cursors are wanted."""
 
     rows: list[Any] = field(default_factory=list)
     total: int = 0
