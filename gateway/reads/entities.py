@@ -42,7 +42,7 @@ MACHINE = Entity(
     filters={
         "id": Identifier("machine", "id", kind="kind"),
         "kind": Choice("kind"),
-        "name": Text("name"),
+        "name": Text("name", indexed=True),
         "description": Text("description", nullable=True),
         "provider": Text("provider"),
         "providerRef": Text("provider_ref"),
@@ -70,7 +70,7 @@ SNAPSHOT = Entity(
     types={"Snapshot": None},
     filters={
         "id": Identifier("snapshot", "id"),
-        "name": Text("name"),
+        "name": Text("name", indexed=True),
         "description": Text("description", nullable=True),
         "state": Choice("state"),
         "memory": Comparable("memory"),

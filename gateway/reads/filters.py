@@ -155,7 +155,11 @@ def _name(member: Any) -> str:
 
 
 class Text(_Scalar):
-    """Strings, by code point; `ignoreCase` compares the folded twin."""
+    """Strings, by code point; `ignoreCase` compares the folded twin. `indexed`: that twin has an index."""
+
+    def __init__(self, column: str, *, nullable: bool = False, indexed: bool = False) -> None:
+        super().__init__(column, nullable=nullable)
+        self._indexed = indexed
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "in":
@@ -163,15 +167,25 @@ class Text(_Scalar):
         text = self._text(operand, path, ignore_case)
         match name:
             case "eq":
-                return c.relation("=", text)
+                return self._narrowed(c.relation("=", text), text, ignore_case)
             case "contains":
                 return c.contains(text)
             case "startsWith":
-                return c.starts_with(text)
+                return self._narrowed(c.starts_with(text), text, ignore_case)
             case "endsWith":
                 return c.ends_with(text)
             case _:
-                return c.matches(pattern(text, path))
+                parts = pattern(text, path)
+                return self._narrowed(c.matches(parts), parts[0], ignore_case)
+
+    def _narrowed(self, test: Test, prefix: str, ignore_case: bool) -> Test:
+        """`test`, found by the index of the folded twin: what starts with a text also does so folded, as folding goes
+        character by character.
+        """
+        if ignore_case or not self._indexed or not prefix:
+            return test
+        folded_prefix = c.starts_with(c.fold(prefix, True))
+        return lambda column, frame: f"({folded_prefix(column + FOLDED, frame)} AND {test(column, frame)})"
 
     def _text(self, operand: str, path: Path, ignore_case: bool) -> str:
         check_text(operand, path)
