@@ -140,6 +140,45 @@ def test_pages_between_two_cursors(planted_world: Planted, data: st.DataObject) 
         assert info["endCursor"] is None
 
 
+PAGE = """snapshots(filter: $filter, sort: $sort, first: $first, last: $last, offset: $offset) {
+    totalCount nodes { id parent { id } children(first: 2, sort: [{field: ID}]) { totalCount nodes { id } } }
+    edges { cursor node { id } } pageInfo { hasNextPage hasPreviousPage } }"""
+VARIABLES = "$filter: SnapshotFilter, $sort: [SnapshotSort!], $first: Int, $last: Int, $offset: Int"
+
+
+@given(data=st.data())
+def test_each_machine_has_its_own_page(planted_world: Planted, data: st.DataObject) -> None:
+    """Pages of many parents in one answer are what each parent alone has, and what the model says."""
+    gateway, world, model = planted_world
+    snapshot_filters, _ = filters(ids(world.snapshots), ids(world.machines))
+    value, sort = data.draw(snapshot_filters), data.draw(snapshot_sorts)
+    end, size = data.draw(st.sampled_from(["first", "last"])), data.draw(st.integers(0, 8))
+    offset = data.draw(st.integers(0, 5)) if end == "first" else 0
+    variables = {"filter": value, "sort": sort, end: size, **({"offset": offset} if end == "first" else {})}
+    before = gateway.statements
+    together = gateway.ask(f"query ({VARIABLES}) {{ machines(first: 50) {{ nodes {{ id {PAGE} }} }} }}", **variables)
+    sent = gateway.statements - before
+    assert sent <= 8, "more statements than levels"
+    for node in together["machines"]["nodes"]:
+        mine = [row for row in world.snapshots if row["machine"]["id"] == node["id"] and model.snapshot(row, value)]
+        rows = ordered(mine, sort, SORTS)
+        page = rows[offset : offset + size] if end == "first" else rows[max(0, len(rows) - size) :]
+        found = node["snapshots"]
+        assert found["totalCount"] == len(rows)
+        assert ids(found["nodes"]) == ids(page)
+        assert [edge["node"]["id"] for edge in found["edges"]] == ids(page)
+        skipped = min(offset, len(rows)) if end == "first" else len(rows) - len(page)
+        assert found["pageInfo"]["hasPreviousPage"] is (skipped > 0)
+        assert found["pageInfo"]["hasNextPage"] is (end == "first" and skipped + len(page) < len(rows))
+        for row, shown in zip(page, found["nodes"], strict=True):
+            children = ids(sorted((c for c in world.snapshots if c["parent"] == row["id"]), key=SORTS["ID"]))
+            assert shown["parent"] == (None if row["parent"] is None else {"id": row["parent"]})
+            assert shown["children"] == {"totalCount": len(children), "nodes": [{"id": id_} for id_ in children[:2]]}
+    one = data.draw(st.sampled_from(together["machines"]["nodes"]))
+    alone = f"query ($id: ID!, {VARIABLES}) {{ node(id: $id) {{ ... on Machine {{ id {PAGE} }} }} }}"
+    assert gateway.ask(alone, id=one["id"], **variables)["node"] == one
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(max_examples=max(4, EXAMPLES // 10))
