@@ -150,7 +150,8 @@ class GraphQLExecutor:
 
         if wanted:
             try:
-                await self._database.read(load, single=len(wanted) == 1 and wanted[0][1].single)
+                alone = len(wanted) == 1 and wanted[0][1].is_alone(wanted[0][2])
+                await self._database.read(load, single=alone)
             except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
                 for key, _, _ in wanted:
                     values[key] = error

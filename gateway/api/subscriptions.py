@@ -13,7 +13,7 @@ from gateway.api.nouns import Operation
 from gateway.api.payloads import SnapshotChange
 from gateway.errors import LimitExceeded, NotFound
 from gateway.models import UNFINISHED, Change, OperationState
-from gateway.reads.ids import Id, parse_id
+from gateway.reads.ids import parse_id
 from gateway.reads.matching import matching, operation_state
 from gateway.reads.sources import Given, GivenOne
 from gateway.store.database import Database, Transaction
@@ -96,17 +96,19 @@ async def operation_changed(
 
 
 async def snapshot_changed(
-    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
+    feed: Feed, database: Database, caller: Caller, arguments: Arguments
 ) -> AsyncIterator[Choose]:
     text = arguments.get("machineId")
-    machine = None if text is None else await _known_machine(_database, caller, parse_id(text, ("machineId",)), text)
+    machine = None if text is None else parse_id(text, ("machineId",)).number
 
     def wants(event: ChangeEvent) -> bool:
         mine = event.noun == "snapshot" and event.tenant == caller.tenant
         return mine and (machine is None or event.machine_id == machine)
 
     find_snapshots, find_machines = matching("snapshot", None), matching("machine", None)
-    async with feed.listen(wants) as listener:
+    async with feed.listen(wants) as listener:  # before anything is waited for: what happens from now on is told
+        if text is not None:
+            await _known_machine(database, caller, text)
         while True:
             events = await _batch(listener)
 
@@ -136,15 +138,15 @@ def _change(event: ChangeEvent) -> dict[str, Any]:
     }
 
 
-async def _known_machine(database: Database, caller: Caller, id_: Id, text: str) -> int:
+async def _known_machine(database: Database, caller: Caller, text: str) -> None:
+    """Raises NotFound unless the caller may see a machine with this id."""
     find = matching("machine", {"id": {"eq": text}})
 
     async def read(transaction: Transaction) -> Sequence[int]:
-        return await find(transaction, caller.tenant, [id_.number])
+        return await find(transaction, caller.tenant, [parse_id(text).number])
 
     if not await database.read(read, single=True):
         raise NotFound(f"there is no machine {text}")
-    return id_.number
 
 
 async def _batch(listener: Listener) -> list[ChangeEvent]:

@@ -11,7 +11,7 @@ from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 from gateway.reads import cursors, sources
 from gateway.reads.connections import Loaded, ManyLevel, ManyLink, Wanted
-from gateway.reads.context import Context
+from gateway.reads.context import Context, Pages
 from gateway.reads.dialects import DIALECTS, Dialect
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.given import GivenShape, NodeLevels
@@ -40,7 +40,7 @@ class Plan:
     load: Root
     connections: Sequence[tuple[Field, ManyLevel]]
     dialect: Dialect
-    single: bool = False  # makes one statement at most
+    is_alone: Callable[[Pages], bool] = lambda _pages: False  # whether it makes one statement at most
 
     def bind(self, variables: Variables) -> Mapping[ManyLevel, BoundPage]:
         """Checks every argument before any statement is sent. Raises UnboundArgument."""
@@ -73,9 +73,10 @@ class Compiler:
         match source:
             case sources.Many():
                 level = compilation.many(source, field, origin.type_name)
-                load = many_root(level)
+                return compilation.plan(many_root(level), lambda pages: level.is_alone(pages[level], counted=False))
             case sources.Lookup():
-                load = lookup_root(compilation.nodes(field.selection), field, source.noun)
+                nodes = compilation.nodes(field.selection)
+                return compilation.plan(lookup_root(nodes, field, source.noun), nodes.is_alone)
             case sources.Lookups():
                 load = lookups_root(compilation.nodes(field.selection), field)
             case sources.Every():
@@ -84,12 +85,12 @@ class Compiler:
                 load = given_root(compilation.given(field.selection), source.name)
             case _:
                 raise TypeError(f"{parent_type}.{field.name} cannot stand at the root")
-        return Plan(load, compilation.connections, self.dialect)
+        return compilation.plan(load)
 
     def given(self, selection: Selection) -> Plan:
         """The plan of an object that a resolver gives as a dict; run it with `GivenShape.load`'s values."""
         compilation = _Compilation(self)
-        return Plan(given_root(compilation.given(selection), None), compilation.connections, self.dialect)
+        return compilation.plan(given_root(compilation.given(selection), None))
 
 
 class _Compilation:
@@ -100,6 +101,9 @@ class _Compilation:
         self._typed = compiler.typed
         self._dialect = compiler.dialect
         self.connections: list[tuple[Field, ManyLevel]] = []
+
+    def plan(self, load: Root, is_alone: Callable[[Pages], bool] = lambda _pages: False) -> Plan:
+        return Plan(load, self.connections, self._dialect, is_alone)
 
     def _code(self) -> Code:
         return Code(self._dialect)

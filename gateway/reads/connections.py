@@ -4,17 +4,17 @@ At most one statement each for the rows, the total, and what lies before and aft
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.models import MachineKind
 from gateway.reads import cursors
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.context import AFTER, BEFORE, PARENT, TENANT, Built, Context, Slot
+from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Pages, Slot
 from gateway.reads.dialects import Dialect, PageSql
 from gateway.reads.entities import Entity
 from gateway.reads.filters import filter_condition
-from gateway.reads.levels import Rows
+from gateway.reads.levels import Join, Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
@@ -32,6 +32,19 @@ class ManyLink:
         parents = list(dict.fromkeys(row[self.column] for row in rows))
         counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
         return await self.level.load(context, parents, counts)
+
+    def join(self, pages: Pages) -> Join | None:
+        level, bound = self.level, pages[self.level]
+        if not level.is_alone(bound, counted=self.counter is not None):
+            return None
+
+        def finish(context: Context, row: Any, rows: Sequence[Any]) -> Mapping[Any, Any]:
+            assert level.render is not None
+            page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
+            level.cut(page, bound)
+            return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
+
+        return Join(level.shape(bound), level.slots(bound), lambda frame: level.select(bound, frame), finish)
 
 
 @dataclass(slots=True)
@@ -56,8 +69,6 @@ class Loaded:
 
 
 Where = Callable[[Frame], str]
-
-_MOST_KEPT = 32  # statements of one connection, for different shapes of its arguments
 
 
 def _nulls(place: Sequence[Any] | None) -> tuple[bool, ...] | None:
@@ -96,7 +107,7 @@ class ManyLevel:
     kind: MachineKind | None = None  # only machines of this kind
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
     _last: tuple[Any, Any, Order, Condition | None] | None = None
-    _kept: dict[Hashable, tuple[Built, Condition | None]] = field(default_factory=dict)
+    _kept: dict[Hashable, Built] = field(default_factory=dict)
 
     def bind(self, arguments: Arguments, dialect: Dialect) -> BoundPage:
         """Checks the arguments. Raises InvalidInput."""
@@ -128,10 +139,23 @@ class ManyLevel:
             await self._load_totals(context, bound, parents, pages, counts)
         await self._load_flags(context, bound, parents, pages)
         links = await self.rows.follow(context, [row for page in pages.values() for row in page.rows])
-        cursor = self._cursor(bound.order)
+        cursor = self.cursor(bound.order)
         return {parent: self.render(page, links, context, cursor) for parent, page in pages.items()}
 
-    def _cursor(self, order: Order) -> Callable[[Any], str]:
+    def is_alone(self, bound: BoundPage, *, counted: bool) -> bool:
+        """Whether its rows tell all that is wanted. `counted`: the parent's row has their number."""
+        total = self.wanted.total and not (counted and bound.condition is None)
+        before = self.wanted.previous and (bound.page.offset > 0 or bound.after is not None)
+        after = self.wanted.next and bound.before is not None
+        return self._limit(bound) > 0 and not (self.rows.links or total or before or after)
+
+    def _limit(self, bound: BoundPage) -> int:
+        """How many rows to ask for: one more than the page has, if that tells what is wanted."""
+        more_wanted = self.wanted.previous if bound.page.from_end else self.wanted.next
+        return bound.page.size + (1 if more_wanted else 0) if self.wanted.rows else 0
+
+    def cursor(self, order: Order) -> Callable[[Any], str]:
+        """Makes the cursor of a row."""
         order_fingerprint, start = cursors.fingerprint(order), len(self.rows.columns)
         end = start + len(order)
         return lambda row: cursors.encode(order_fingerprint, row[start:end])
@@ -182,70 +206,93 @@ class ManyLevel:
     async def _load_rows(
         self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
     ) -> None:
-        page = bound.page
-        more_wanted = self.wanted.previous if page.from_end else self.wanted.next
-        limit = page.size + (1 if more_wanted else 0)
+        limit = self._limit(bound)
         if limit == 0 or not pages:
             return
         one = parents is None or len(parents) == 1
-        slots: dict[Slot, Any] = {}
+        slots = self.slots(bound)
         if parents is not None:
             slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
-        slots.update(zip(AFTER, bound.after or (), strict=False))
-        slots.update(zip(BEFORE, bound.before or (), strict=False))
-        found = await context.run(self._rows_statement(context, bound, parents is not None, one, limit), slots)
+        found = await context.run(self._statement(context, bound, parents is not None, one), slots)
         if parents is None or len(parents) == 1:
             pages[None if parents is None else parents[0]].rows = list(found)
         else:
             for row in found:
                 pages[row[-1]].rows.append(row)
         for loaded in pages.values():
-            more = len(loaded.rows) > page.size
-            del loaded.rows[page.size :]
-            if page.from_end:
-                loaded.rows.reverse()
-                loaded.has_previous = more
-            else:
-                loaded.has_next = more
+            self.cut(loaded, bound)
 
-    def _rows_statement(self, context: Context, bound: BoundPage, parented: bool, one: bool, limit: int) -> Built:
-        """The statement for a page; kept for requests that differ only in what slots stand for."""
-        shape = (
-            (parented, one, limit, bound.page.from_end, bound.page.offset, bound.order, id(bound.condition)),
+    @staticmethod
+    def cut(loaded: Loaded, bound: BoundPage) -> None:
+        """Takes the row too many off, which says that there are more, and puts the others in order."""
+        more = len(loaded.rows) > bound.page.size
+        del loaded.rows[bound.page.size :]
+        if bound.page.from_end:
+            loaded.rows.reverse()
+            loaded.has_previous = more
+        else:
+            loaded.has_next = more
+
+    @staticmethod
+    def slots(bound: BoundPage) -> dict[Slot, Any]:
+        """What only this request brings."""
+        slots: dict[Slot, Any] = dict(zip(AFTER, bound.after or (), strict=False))
+        slots.update(zip(BEFORE, bound.before or (), strict=False))
+        return slots
+
+    def shape(self, bound: BoundPage) -> Hashable:
+        """What the text of the statement depends on. A condition stands for itself: it must be the same object."""
+        page = bound.page
+        return (
+            (self._limit(bound), page.from_end, page.offset, bound.order, bound.condition),
             _nulls(bound.after),
             _nulls(bound.before),
         )
+
+    def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
+        """The statement for a page; kept for requests that differ only in what slots stand for."""
+        shape = (parented, one, self.shape(bound))
         kept = self._kept.get(shape)
         if kept is None:
-            if len(self._kept) >= _MOST_KEPT:
+            if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
-            built = self._build_rows(context, bound, parented, one, limit)
-            kept = self._kept[shape] = (built, bound.condition)  # while it is kept, its id is no other's
-        return kept[0]
+            kept = self._kept[shape] = self._build(context, bound, parented, one)
+        return kept
 
-    def _build_rows(self, context: Context, bound: BoundPage, parented: bool, one: bool, limit: int) -> Built:
-        order = backwards(bound.order) if bound.page.from_end else bound.order
+    def _build(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
         frame = context.frame()
+        parent = None
+        if parented:
+            parent = frame.parameters(PARENT) if one else context.dialect.parent
+        sql = self._page_sql(bound, parent, frame)
+        if one:
+            return Built(sql.select(sql.columns), frame.parameters.values)
+        return Built(context.dialect.per_parent(sql, frame.parameters(PARENT)), frame.parameters.values)
+
+    def select(self, bound: BoundPage, frame: Frame) -> tuple[str, str]:
+        """The page of the parent that KEY stands for, as a part of another statement, and the order of its rows."""
+        sql = self._page_sql(bound, frame.parameters(KEY), frame)
+        columns = [f"{column} AS c{number}" for number, column in enumerate(("t.id", *sql.columns))]
+        keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(sql.order)]
+        order = ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(sql.order))
+        return sql.select([*columns, *keys]), order
+
+    def _page_sql(self, bound: BoundPage, parent: str | None, frame: Frame) -> PageSql:
+        order = backwards(bound.order) if bound.page.from_end else bound.order
         columns = [frame.expression(column) for column in self.rows.columns]
         keys = [frame.expression(key.field.column) for key in bound.order]
         if self.wanted.cursors:
             columns += keys
-        parent = None
-        if parented:
-            parent = frame.parameters(PARENT) if one else context.dialect.parent
-        sql = PageSql(
+        where = self._where(bound, parent, _between(bound))(frame)
+        return PageSql(
             table=self.entity.noun,
-            joins="",
+            joins=frame.joins(),
             columns=columns or ["1"],
-            where=self._where(bound, parent, _between(bound))(frame),
+            where=where,
             order=[(expression, key.how) for expression, key in zip(keys, order, strict=True)],
-            limit=limit,
+            limit=self._limit(bound),
             offset=bound.page.offset,
         )
-        sql = replace(sql, joins=frame.joins())  # known only now
-        if one:
-            return Built(sql.select(sql.columns), frame.parameters.values)
-        return Built(context.dialect.per_parent(sql, frame.parameters(PARENT)), frame.parameters.values)
 
     # ---- totals and flags, when they are selected and the rows do not tell
 

@@ -19,6 +19,10 @@ class Slot:
         self.name = name
 
 
+Pages = Mapping[Any, BoundPage]  # by connection
+
+MOST_KEPT = 32  # statements of one level, for different shapes of its arguments
+
 TENANT, PARENT, KEY = Slot("tenant"), Slot("parent"), Slot("key")
 AFTER = tuple(Slot(f"after {number}") for number in range(16))  # the sort values of a cursor
 BEFORE = tuple(Slot(f"before {number}") for number in range(16))
@@ -42,7 +46,7 @@ class Context:
     dialect: Dialect
     caller: Caller
     matrices: Matrices
-    pages: Mapping[Any, BoundPage] = field(default_factory=dict)
+    pages: Pages = field(default_factory=dict)
 
     def frame(self) -> Frame:
         return Frame(self.dialect, self.dialect.parameters())

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.errors import Reference
 from gateway.models import MachineKind
-from gateway.reads.context import Context
+from gateway.reads.context import Context, Pages
 from gateway.reads.ids import Id
 from gateway.reads.levels import OneLevel
 from gateway.reads.rendering import Renderer
@@ -20,6 +20,10 @@ class NodeLevels:
     """Rows of several nouns by their numbers."""
 
     levels: dict[str, OneLevel]
+
+    def is_alone(self, pages: Pages) -> bool:
+        """Whether one row, whatever its noun, takes one statement."""
+        return all(level.is_alone(pages) for level in self.levels.values())
 
     async def load(self, context: Context, wanted: Sequence[Id]) -> dict[Id, Any]:
         """The rendered rows; an id of a kind that the row is not finds nothing."""

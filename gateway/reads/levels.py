@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.models import MachineKind
-from gateway.reads.context import KEY, TENANT, Built, Context
+from gateway.reads.conditions import Frame
+from gateway.reads.context import KEY, MOST_KEPT, TENANT, Built, Context, Pages, Slot
 from gateway.reads.entities import Entity
 from gateway.reads.rendering import Renderer
 
@@ -19,6 +20,23 @@ class Link(Protocol):
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
         """What the renderer looks up, by key."""
         ...
+
+    def join(self, pages: Pages) -> "Join | None":
+        """How its rows can come in the same statement as the one row they hang from; None when they cannot."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A link's rows as a part of another statement. `select` gives a SELECT and the order of its rows.
+
+    The SELECT's first column is null for nothing but the row that a LEFT JOIN makes up.
+    """
+
+    shape: Hashable  # what the text depends on
+    slots: Mapping[Slot, Any]
+    select: Callable[[Frame], tuple[str, str]]
+    finish: Callable[[Context, Any, Sequence[Any]], Mapping[Any, Any]]  # from the one row and its rows
 
 
 class Rows:
@@ -56,13 +74,15 @@ class OneLevel:
     match: str = "id"
     where: str = "TRUE"
     render: Renderer | None = None  # set when its selection is compiled
-    _built: dict[tuple[bool, MachineKind | None], Built] = field(default_factory=dict)
+    _built: dict[Hashable, Built] = field(default_factory=dict)
 
     async def load(self, context: Context, keys: Sequence[Any], kind: MachineKind | None = None) -> dict[Any, Any]:
         """The rendered rows by their key; what is not there, or not for this caller, is left out."""
         if not keys or self.render is None:
             return {}
         single = len(keys) == 1
+        if single and (join := self._join(context.pages)) is not None:
+            return await self._load_joined(context, keys[0], kind, join)
         built = self._built.get((single, kind))
         if built is None:
             built = self._built[single, kind] = self._build(context, single, kind)
@@ -70,17 +90,43 @@ class OneLevel:
         links = await self.rows.follow(context, rows)
         return {row[-1]: self.render(row, links, context) for row in rows}
 
-    def _build(self, context: Context, single: bool, kind: MachineKind | None) -> Built:
+    def is_alone(self, pages: Pages) -> bool:
+        """Whether one row takes one statement, with everything that hangs from it."""
+        return not self.rows.links or self._join(pages) is not None
+
+    def _join(self, pages: Pages) -> Join | None:
+        return self.rows.links[0].join(pages) if len(self.rows.links) == 1 else None
+
+    async def _load_joined(self, context: Context, key: Any, kind: MachineKind | None, join: Join) -> dict[Any, Any]:
+        """One row and the page that hangs from it, in one statement."""
+        assert self.render is not None
+        shape = (kind, join.shape)
+        built = self._built.get(shape)
+        if built is None:
+            if len(self._built) >= MOST_KEPT:
+                self._built.clear()
+            built = self._built[shape] = self._build(context, True, kind, join)
+        rows = await context.run(built, {KEY: key, **join.slots})
+        if not rows:
+            return {}
+        width = len(self.rows.columns) + 1
+        row = rows[0][:width]
+        links = [join.finish(context, row, [found[width + 1 :] for found in rows if found[width] is not None])]
+        return {row[-1]: self.render(row, links, context)}
+
+    def _build(self, context: Context, single: bool, kind: MachineKind | None, join: Join | None = None) -> Built:
         frame = context.frame()
         columns = ", ".join(frame.expression(column) for column in (*self.rows.columns, self.match))
         match = frame.expression(self.match)
         key = frame.parameters(KEY)
         found = f"{match} = {key}" if single else context.dialect.among_numbers(match, key)
         kind_sql = f" AND t.kind = '{kind}'" if kind else ""
-        sql = (
-            f"SELECT {columns} FROM {self.entity.noun} t{frame.joins()}"
-            f" WHERE {found} AND t.tenant = {frame.parameters(TENANT)}{kind_sql} AND {self.where.format(t='t')}"
-        )
+        where = f"{found} AND t.tenant = {frame.parameters(TENANT)}{kind_sql} AND {self.where.format(t='t')}"
+        source = f"{self.entity.noun} t{frame.joins()}"
+        if join is None:
+            return Built(f"SELECT {columns} FROM {source} WHERE {where}", frame.parameters.values)
+        select, order = join.select(Frame(context.dialect, frame.parameters))
+        sql = f"SELECT {columns}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE WHERE {where} ORDER BY {order}"
         return Built(sql, frame.parameters.values)
 
 
@@ -95,6 +141,9 @@ class OneLink:
         column = self.column
         keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
         return await self.level.load(context, keys)
+
+    def join(self, pages: Pages) -> None:
+        return None
 
 
 @dataclass(slots=True, eq=False)
