@@ -27,6 +27,7 @@ from gateway.models import Provider
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.pages import page_routes
+from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
 from gateway.store.feed import Feed
 from gateway.store.opening import open_database
@@ -92,10 +93,14 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed)
         streams = Streams()
-        yield Gateway(_application(settings, executor, streams, database), database, inventory, streams, worker)
+        yield Gateway(
+            _application(settings, operations, executor, streams, database), database, inventory, streams, worker
+        )
 
 
-def _application(settings: Settings, executor: GraphQLExecutor, streams: Streams, database: Database) -> Starlette:
+def _application(
+    settings: Settings, operations: Operations, executor: GraphQLExecutor, streams: Streams, database: Database
+) -> Starlette:
     caller = local_caller(settings.tenant)
 
     def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
@@ -107,6 +112,13 @@ def _application(settings: Settings, executor: GraphQLExecutor, streams: Streams
         routes=[
             Route("/graphql", http),
             WebSocketRoute("/graphql", websocket),
+            *rest_routes(
+                database,
+                operations,
+                lambda scope: authenticate(scope, {}),
+                public_url=settings.public_url or None,
+                max_body_bytes=settings.max_body_bytes,
+            ),
             *web_routes(),
             *page_routes(database),
         ],

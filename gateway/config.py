@@ -21,6 +21,7 @@ class Settings:
     host: str = setting("127.0.0.1", "Address to listen on. Without identities only loopback is allowed.")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.")
     allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
+    public_url: str = setting("", "Where clients reach the gateway: links in REST answers begin with it.")
     cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")

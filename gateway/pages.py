@@ -16,6 +16,7 @@ PLACES = {
     "/graphiql": "explore the API in a browser",
     "/graphql": "the API: GraphQL by HTTP, WebSocket and server-sent events",
     "/schema.graphql": "the schema",
+    "/api": "ManageIQ's REST routes for snapshots",
     "/healthz": "whether the process runs",
     "/readyz": "whether it can serve",
 }

@@ -8,7 +8,7 @@ from gateway.api.request_id import RequestIdMiddleware
 from gateway.api.safety import SafetyMiddleware
 from gateway.config import Settings
 
-_ASKED = ("Accept", "Authorization", "Content-Type", "Last-Event-ID", "X-Request-Id")
+_ASKED = ("Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Auth-Token", "X-Request-Id")
 
 
 def middleware(settings: Settings) -> list[Middleware]:
@@ -21,7 +21,7 @@ def middleware(settings: Settings) -> list[Middleware]:
             Middleware(
                 CORSMiddleware,
                 allow_origins=origins,
-                allow_methods=("GET", "POST"),
+                allow_methods=("GET", "POST", "DELETE"),
                 allow_headers=_ASKED,
                 expose_headers=("X-Request-Id",),
                 max_age=600,

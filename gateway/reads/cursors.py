@@ -17,7 +17,7 @@ from gateway.errors import InvalidInput
 from gateway.reads.dialects import Dialect
 from gateway.reads.sorts import Order, SortField
 
-_LONGEST = 16_384
+_LONGEST = 500_000  # characters: any text that can be sorted by fits, also one that was imported
 _LARGEST = 2**63
 
 

@@ -1,4 +1,1 @@
-"""The ManageIQ REST routes for snapshots: another surface over the same `reads` and `operations` as GraphQL.
-
-`docs/manageiq.md` says what is the same as in ManageIQ and what is not.
-"""
+"""The ManageIQ REST routes for snapshots, over the same `reads` and `operations` as GraphQL: see docs/manageiq.md."""

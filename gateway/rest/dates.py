@@ -4,6 +4,7 @@ A date is its whole day, an instant the whole second that answers show, `2 weeks
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 _STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": _DAY, "week": 7 * _DAY}
 
 
+Clock = Callable[[], datetime]  # the present, UTC
+
+
 class Span(NamedTuple):
     """A stretch of time: `start` belongs to it, `end` does not."""
 
@@ -24,10 +28,10 @@ class Span(NamedTuple):
     end: datetime
 
 
-def span(text: str, now: datetime) -> Span:
-    """What an unquoted date means. Raises Fault."""
+def span(text: str, clock: Clock) -> Span:
+    """What an unquoted date means. `clock` is asked only where that depends on it. Raises Fault."""
     try:
-        return _relative(text.lower(), now) or _absolute(text)
+        return _relative(text.lower(), clock) or _absolute(text)
     except (ValueError, OverflowError):
         raise bad_date(text) from None
 
@@ -60,18 +64,18 @@ def _parsed(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _relative(text: str, now: datetime) -> Span | None:
+def _relative(text: str, clock: Clock) -> Span | None:
     match text:
         case "now":
-            return _unit("hour", 0, now)
+            return _unit("hour", 0, clock())
         case "today":
-            return _unit("day", 0, now)
+            return _unit("day", 0, clock())
         case "yesterday":
-            return _unit("day", 1, now)
+            return _unit("day", 1, clock())
     if found := _AGO.fullmatch(text):
-        return _unit(found[2], int(found[1]), now)
+        return _unit(found[2], int(found[1]), clock())
     if found := _THIS_OR_LAST.fullmatch(text):
-        return _unit(found[2], int(found[1] == "last"), now)
+        return _unit(found[2], int(found[1] == "last"), clock())
     return None
 
 

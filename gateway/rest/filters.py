@@ -7,7 +7,6 @@ null, `!=` and `!~` hold, and every other comparison does not.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from gateway.reads import conditions as c
@@ -16,7 +15,7 @@ from gateway.reads.filters import MOST_CONDITIONS, MOST_STARS
 from gateway.rest import regexes
 from gateway.rest.attributes import Attribute, Scope, same_row
 from gateway.rest.classes import Class
-from gateway.rest.dates import Span, instant, span
+from gateway.rest.dates import Clock, Span, instant, span
 from gateway.rest.faults import bad_request
 from gateway.rest.regexes import Matching
 from gateway.rest.values import typed
@@ -53,7 +52,7 @@ class _Parsed(NamedTuple):
     matching: Matching | None
 
 
-def parse_filters(class_: Class, texts: Sequence[str], now: datetime) -> Filter | None:
+def parse_filters(class_: Class, texts: Sequence[str], clock: Clock) -> Filter | None:
     """The filters that `filter[]` gives, None without any. All without `or` hold together, or one with it does."""
     if len(texts) > MOST_CONDITIONS:
         raise bad_request(f"At most {MOST_CONDITIONS} filters can be given")
@@ -61,9 +60,9 @@ def parse_filters(class_: Class, texts: Sequence[str], now: datetime) -> Filter 
     alternatives: list[_Parsed] = []
     for text in texts:
         if prefix := _OR.match(text):
-            alternatives.append(_parse(class_, text[prefix.end() :], now))
+            alternatives.append(_parse(class_, text[prefix.end() :], clock))
         else:
-            together.append(_parse(class_, text, now))
+            together.append(_parse(class_, text, clock))
     parsed = [*together, *alternatives]
     if not parsed:
         return None
@@ -73,7 +72,7 @@ def parse_filters(class_: Class, texts: Sequence[str], now: datetime) -> Filter 
     return Filter(condition, c.all_of(plain), [one.matching for one in parsed if one.matching is not None])
 
 
-def _parse(class_: Class, text: str, now: datetime) -> _Parsed:
+def _parse(class_: Class, text: str, clock: Clock) -> _Parsed:
     found = _FILTER.match(text)
     if found is None:
         raise bad_request(f"Unknown operator specified in filter {text}")
@@ -82,7 +81,7 @@ def _parse(class_: Class, text: str, now: datetime) -> _Parsed:
     if operator in ("=~", "!~"):
         matching = _matching(target, operator, value, own=target.scope is same_row)
         return _Parsed(target.scope(matching), matching)
-    return _Parsed(target.scope(_condition(target.attribute, operator, value, now)), None)
+    return _Parsed(target.scope(_condition(target.attribute, operator, value, clock)), None)
 
 
 def _target(class_: Class, name: str) -> _Target:
@@ -117,7 +116,7 @@ def _unquoted(quoted: re.Match[str]) -> str:
     return text
 
 
-def _condition(attribute: Attribute, operator: str, value: str, now: datetime) -> Condition:
+def _condition(attribute: Attribute, operator: str, value: str, clock: Clock) -> Condition:
     quoted = _QUOTED.fullmatch(value)
     if quoted:
         text = _unquoted(quoted)
@@ -132,15 +131,15 @@ def _condition(attribute: Attribute, operator: str, value: str, now: datetime) -
         items = array[1].split(",") if array[1] else []
         if len(items) > MOST_CONDITIONS:
             raise bad_request(f"An array may have at most {MOST_CONDITIONS} values")
-        return c.any_of([_element(attribute, item, now) for item in items])
+        return c.any_of([_element(attribute, item, clock) for item in items])
     if attribute.kind == "moment":
-        return _during(attribute, operator, span(value, now))
+        return _during(attribute, operator, span(value, clock))
     return _value(attribute, operator, value)
 
 
-def _element(attribute: Attribute, item: str, now: datetime) -> Condition:
+def _element(attribute: Attribute, item: str, clock: Clock) -> Condition:
     if attribute.kind == "moment":
-        return _during(attribute, "=", span(item.strip(), now))
+        return _during(attribute, "=", span(item.strip(), clock))
     return _value(attribute, "=", item)
 
 

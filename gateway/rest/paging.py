@@ -42,11 +42,13 @@ def _subcount(listing: Listing, window: Window, total: int) -> int:
 
 
 def _links(window: Window, query: Query, url: str, total: int) -> dict[str, str]:
-    def at(offset: int) -> str:
-        pairs = [pair for pair in query.pairs if pair[0] not in ("limit", "offset")]
-        return _url(url, [*pairs, ("limit", str(window.limit)), ("offset", str(offset))])
+    written = [(name, _written(name, value)) for name, value in query.pairs]
+    kept = [text for name, text in written if name not in ("limit", "offset")]
 
-    links = {"self": _url(url, query.pairs)}
+    def at(offset: int) -> str:
+        return f"{url}?{'&'.join((*kept, f'limit={window.limit}', f'offset={offset}'))}"
+
+    links = {"self": f"{url}?{'&'.join(text for _, text in written)}" if written else url}
     if not window.limit:
         return links | {"first": links["self"], "last": links["self"]}
     if window.offset + window.limit < total:
@@ -57,6 +59,5 @@ def _links(window: Window, query: Query, url: str, total: int) -> dict[str, str]
     return links | {"first": at(0), "last": at(last)}
 
 
-def _url(url: str, pairs: Sequence[tuple[str, str]]) -> str:
-    query = "&".join(f"{quote_plus(name, '[]')}={quote_plus(value, _SAFE)}" for name, value in pairs)
-    return f"{url}?{query}" if query else url
+def _written(name: str, value: str) -> str:
+    return f"{quote_plus(name, '[]')}={quote_plus(value, _SAFE)}"

@@ -59,7 +59,16 @@ def parse_window(query: Query) -> Window:
 
 
 def _number(digits: str) -> int:
-    return int(digits[-1_000:] or "0") if len(digits) < 1_000 else _LARGEST_OFFSET
+    return int(digits or "0") if len(digits) < 1_000 else _LARGEST_OFFSET
+
+
+def check_scope(class_: Class, query: Query) -> None:
+    """Of a top-level list: what would narrow it, if the gateway knew of it. Raises Fault."""
+    wanted = query.get("collection_class")
+    if wanted and wanted != class_.name:
+        raise bad_request(f"Invalid collection_class {wanted} specified for the {class_.collection} collection")
+    if query.words("by_tag"):
+        raise bad_request("Unsupported parameter: by_tag (the gateway keeps no tags)")
 
 
 @dataclass(frozen=True, slots=True)

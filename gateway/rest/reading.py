@@ -144,6 +144,9 @@ class Reader:
 
     def _page(self, wanted: Wanted, condition: Condition | None) -> BoundPage:
         page = Page(size=wanted.window.limit, offset=wanted.window.offset)
+        if condition is not None and wanted.filter is not None and wanted.filter.matchings:
+            # Levels keep statements by condition, and what a regular expression found is for this time only.
+            condition = c.all_of([condition, c.everything])
         return BoundPage(page, wanted.order, condition, after=None, before=None)
 
     def _context(self, transaction: Transaction, asker: Asker, plan: Plan, page: BoundPage) -> RestContext:

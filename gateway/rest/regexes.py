@@ -64,7 +64,7 @@ class Matching:
 
     async def look(self, transaction: Transaction, dialect: Dialect, tenant: str, bounds: Condition) -> None:
         """Finds the rows that match, among those within `bounds`. Raises Fault when that is too much work."""
-        frame = Frame(dialect, dialect.parameters(), tenant)
+        frame = Frame(dialect, dialect.parameters())
         column, where = frame.expression(self.column), bounds(frame)
         rows = await transaction.rows(
             f"SELECT t.id, {column} FROM {self.noun} t{frame.joins()}"

@@ -5,17 +5,16 @@ What is asked for comes first, then whether the caller may, then what they accep
 
 import re
 
-from gateway.columns import now
 from gateway.models import MachineKind, SnapshotAction
 from gateway.rest import answers, bodies
 from gateway.rest.answers import Answer
 from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
 from gateway.rest.entry import entry_point
 from gateway.rest.faults import Fault, bad_request, forbidden, no_route, not_found
-from gateway.rest.filters import parse_filters
+from gateway.rest.keeping import KeptFilters
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
-from gateway.rest.query import parse_shape, parse_window
+from gateway.rest.query import check_scope, parse_shape, parse_window
 from gateway.rest.reading import Reader, Wanted
 from gateway.rest.requests import Request
 from gateway.rest.sorting import parse_order
@@ -32,6 +31,7 @@ class Routes:
     def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader = reader
         self._writer = writer
+        self._filters = KeptFilters()
 
     async def serve(self, request: Request) -> Answer:
         if not request.segments:
@@ -56,13 +56,25 @@ class Routes:
             case _:
                 raise no_route(request.method, request.path)
 
+    def _wanted(self, request: Request, class_: Class) -> Wanted:
+        query = request.query
+        window = parse_window(query)
+        return Wanted(
+            shape=parse_shape(class_, query, expanded=False),
+            window=window,
+            order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
+            filter=self._filters.parse(class_, query.filters()),
+            hidden="resources" in query.words("hide"),
+        )
+
     # ---- collections
 
     async def _collection(self, request: Request, class_: Class) -> Answer:
         match request.method:
             case "GET":
                 _check_read(request, class_)
-                wanted = _wanted(request, class_)
+                wanted = self._wanted(request, class_)
+                check_scope(class_, request.query)
                 found = await self._reader.collection(request.asker, class_, wanted)
                 matched = None if wanted.filter is None else found.matched
                 rows = None if wanted.hidden else found.rows
@@ -105,7 +117,7 @@ class Routes:
                 raise no_route(request.method, request.path)
 
     async def _list(self, request: Request, parent: Class, number: int) -> Answer:
-        wanted = _wanted(request, SNAPSHOTS)
+        wanted = self._wanted(request, SNAPSHOTS)
         machine, found = await self._reader.subcollection(request.asker, parent, number, wanted)
         actions = [
             {"name": name, "method": "post", "href": request.url}
@@ -163,18 +175,6 @@ class Routes:
         _check_accept(request)
         do = self._writer.revert if action == "revert" else self._writer.delete
         return answers.result(await do(request.asker, parent, machine, _number(SNAPSHOTS, id), request.key))
-
-
-def _wanted(request: Request, class_: Class) -> Wanted:
-    query = request.query
-    window = parse_window(query)
-    return Wanted(
-        shape=parse_shape(class_, query, expanded=False),
-        window=window,
-        order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
-        filter=parse_filters(class_, query.filters(), now()),
-        hidden="resources" in query.words("hide"),
-    )
 
 
 def _number(class_: Class, id: str) -> int:

@@ -96,7 +96,10 @@ class Writer:
         ]
         outcomes = await self._delete(asker, targets, key)
         return [
-            _deleting(asker, parent, machine, names.get(outcome.snapshot_id or 0, ""), outcome) for outcome in outcomes
+            refused(_missing(item))  # also what was there just now
+            if isinstance(outcome.refusal, NotFound)
+            else _deleting(asker, parent, machine, names.get(outcome.snapshot_id or 0, ""), outcome)
+            for item, outcome in zip(resources, outcomes, strict=True)
         ]
 
     async def _delete(self, asker: Asker, targets: Sequence[Target], key: str | None) -> list[Outcome]:

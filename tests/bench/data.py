@@ -86,7 +86,7 @@ class Data:
         begun = time.monotonic()
         kind = url.partition(":")[0]
         self._say(f"Making the data for {kind}: {self.size}")
-        command = [sys.executable, "-m", "gateway", "import", self._dump(), "--database-url", url]
+        command: list[str | Path] = [sys.executable, "-m", "gateway", "import", self._dump(), "--database-url", url]
         imported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
         if imported.returncode:
             raise Failed(f"the import ended with {imported.returncode}:\n{imported.stderr[-2_000:]}")

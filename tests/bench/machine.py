@@ -61,14 +61,21 @@ def cpu_seconds(pid: int) -> float:
     return ticks / _TICKS
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory that the process tree holds now."""
+def resident_bytes(pid: int, database: str) -> int:
+    """Memory that the process tree holds now, without what it has mapped of the database's file: that is cache."""
     total = 0
     for member in tree(pid):
         try:
-            total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * _PAGE
+            mappings = Path(f"/proc/{member}/smaps").read_text().splitlines()
         except OSError:
             continue
+        counts = True
+        for line in mappings:
+            words = line.split()
+            if not words[0].endswith(":"):  # a mapping begins
+                counts = not (len(words) > 5 and database.endswith(words[-1].removesuffix("-shm")))
+            elif words[0] == "Rss:" and counts:
+                total += int(words[1]) * 1_024
     return total
 
 

@@ -35,7 +35,7 @@ class Postgres:
         self.port = free_port()
         self._log = directory / "bench.log"
         options = OPTIONS + (_QUICK if loading else ())
-        command = [binaries / "postgres", "-D", directory, "-k", directory, "-p", str(self.port)]
+        command: list[str | Path] = [binaries / "postgres", "-D", directory, "-k", directory, "-p", str(self.port)]
         with machine.on(cores), self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command + [part for option in options for part in ("-c", option)],

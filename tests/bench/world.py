@@ -126,8 +126,8 @@ def _table(model: Any) -> sa.Table:
 
 
 def _machine(number: int, moment: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    name, ref = f"bench-{number}", f"bench-{number}"
-    common = {"kind": MachineKind.VM, "name": name, "provider": PROVIDER, "power_state": PowerState.ON}
+    name, ref = f"zz-bench-{number}", f"bench-{number}"  # last by name
+    common: dict[str, Any] = {"kind": MachineKind.VM, "name": name, "provider": PROVIDER, "power_state": PowerState.ON}
     common |= {"created_at": moment - timedelta(days=30), "description": None, "host": None}
     common |= {"flavor": None, "availability_zone": None}
     inventory = {

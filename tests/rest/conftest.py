@@ -9,34 +9,34 @@ from tests.databases import KINDS, Databases
 from tests.rest.world import Rest, rest_served
 
 
+def _settings(databases: Databases, kind: str) -> Settings:
+    """Work that goes on when a test ends is not waited for."""
+    return Settings(database_url=databases.new(kind), drain_timeout=0.01)
+
+
 @pytest.fixture(scope="package", params=KINDS)
 def readable(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The demo world, on both databases, for tests that only read."""
-    with rest_served(Settings(database_url=databases.new(request.param)), demo=True) as rest:
+    with rest_served(_settings(databases, request.param), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture(scope="package")
 def reading(databases: Databases) -> Iterator[Rest]:
     """The same on SQLite only, for what does not depend on the database."""
-    with rest_served(Settings(database_url=databases.new("sqlite")), demo=True) as rest:
+    with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture
-def settings(databases: Databases) -> Settings:
-    return Settings(database_url=databases.new("sqlite"))
-
-
-@pytest.fixture
-def rest(settings: Settings) -> Iterator[Rest]:
+def rest(databases: Databases) -> Iterator[Rest]:
     """The demo world for this test alone."""
-    with rest_served(settings, demo=True) as rest:
+    with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture(params=KINDS)
 def both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The same on both databases."""
-    with rest_served(Settings(database_url=databases.new(request.param)), demo=True) as rest:
+    with rest_served(_settings(databases, request.param), demo=True) as rest:
         yield rest

@@ -36,8 +36,8 @@ NOW = datetime(2026, 3, 11, 15, 45, 30, 5, UTC)  # a Wednesday
     ],
 )
 def test_spans(text: str, start: str, end: str) -> None:
-    found = span(text, NOW)
-    assert [moment.replace(tzinfo=None) for moment in found] == [datetime.fromisoformat(text) for text in (start, end)]  # noqa: DTZ007
+    found = span(text, lambda: NOW)
+    assert [moment.replace(tzinfo=None) for moment in found] == [datetime.fromisoformat(text) for text in (start, end)]
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_spans(text: str, start: str, end: str) -> None:
 )
 def test_what_is_no_date(text: str) -> None:
     with pytest.raises(Fault) as refused:
-        span(text, NOW)
+        span(text, lambda: NOW)
     assert refused.value.message == f"Bad format for datetime: {text}"

@@ -196,6 +196,14 @@ def test_machines(readable: Rest) -> None:
     assert (instance["flavor"], instance["availability_zone"]) == ({"name": "m1.medium"}, {"name": "zone-a"})
 
 
+def test_what_would_narrow_a_collection(reading: Rest) -> None:
+    assert reading.get("/vms", collection_class="Vm")["count"] == 30
+    message = "Invalid collection_class MiqTemplate specified for the vms collection"
+    assert reading.refusal("/vms", collection_class="MiqTemplate") == message
+    assert reading.refusal("/vms", by_tag="/department/finance").startswith("Unsupported parameter: by_tag")
+    assert reading.get("/vms/11/snapshots", by_tag="/department/finance")["count"] == 3  # ignored, as in ManageIQ
+
+
 # ---- order
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.rest.world import Rest
 
-LIST, ONE = "/vms/11/snapshots", "/vms/11/snapshots/3"
+LIST, ONE, IMAGE = "/vms/11/snapshots", "/vms/11/snapshots/3", "/instances/201/snapshots/7"
 
 
 def envelope(kind: str, message: str, klass: str) -> Any:
@@ -70,15 +70,17 @@ def test_create_several(rest: Rest) -> None:
         ({"name": "x", "memory": "perhaps"}, "memory must be true or false"),
     ],
 )
-def test_a_create_that_is_refused(rest: Rest, body: Any, message: str) -> None:
-    before = tasks(rest)
+def test_a_create_that_is_refused(reading: Rest, body: Any, message: str) -> None:
+    before = tasks(reading)
     failed = {"success": False, "message": message, "code": "INVALID"}
-    assert rest.post(LIST, body, 400) == {"results": [failed]}
-    assert rest.post(LIST, {"action": "create", "resources": [body]}) == {"results": [failed]}
-    assert (tasks(rest), rest.get(LIST)["count"]) == (before, 3)
+    assert reading.post(LIST, body, 400) == {"results": [failed]}
+    assert reading.post(LIST, {"action": "create", "resources": [body]}) == {"results": [failed]}
+    assert (tasks(reading), reading.get(LIST)["count"]) == (before, 3)
 
 
-@pytest.mark.parametrize("body", ["", {}, {"resource": None}, {"resources": []}, {"resources": ["x"]}, {"resource": {}}])
+@pytest.mark.parametrize(
+    "body", ["", {}, {"resource": None}, {"resources": []}, {"resources": ["x"]}, {"resource": {}}]
+)
 @pytest.mark.parametrize("action", ["create", "delete"])
 def test_nothing_is_named(reading: Rest, action: str, body: Any) -> None:
     expected = bad_request(f"No snapshots resources were specified for the {action} action")
@@ -114,8 +116,9 @@ def test_what_the_machine_does_not_support(rest: Rest) -> None:
 
 def test_a_key_makes_a_retry_safe(rest: Rest) -> None:
     for body in ({"name": "once"}, {"resources": [{"name": "once"}, {"name": "and again"}]}):
-        first = rest.post(LIST, body, **{"Idempotency-Key": f"k-{len(body)}-{'name' in body}"})
-        assert rest.post(LIST, body, **{"Idempotency-Key": f"k-{len(body)}-{'name' in body}"}) == first
+        first = rest.post(LIST, body, key=f"a key for {sorted(body)}")
+        assert rest.post(LIST, body, key=f"a key for {sorted(body)}") == first
+    assert rest.get(LIST)["count"] == 6
 
 
 # ---- revert
@@ -144,7 +147,7 @@ def test_revert_of_a_busy_machine(rest: Rest) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/instances/201/snapshots/7", {"action": "revert"}, "Unsupported Action revert for the snapshots resource specified"),
+        (IMAGE, {"action": "revert"}, "Unsupported Action revert for the snapshots resource specified"),
         (ONE, {"action": "rename"}, "Unsupported Action rename for the snapshots resource specified"),
         (ONE, {}, "Unsupported Action create for the snapshots resource specified"),
         (LIST, {"action": "revert"}, "Unsupported Action revert for the snapshots collection specified"),
@@ -208,11 +211,11 @@ def test_several_answer_each_for_themselves(rest: Rest) -> None:
         ({"href": "http://h/api/vms/11"}, "http://h/api/vms/11"),
     ],
 )
-def test_an_item_that_names_nothing_stops_all_before_anything_is_done(rest: Rest, item: Any, id: str) -> None:
-    before = tasks(rest)
-    found = rest.post(LIST, {"action": "delete", "resources": [{"id": 3}, item]}, 400)
+def test_an_item_that_names_nothing_stops_all_before_anything_is_done(reading: Rest, item: Any, id: str) -> None:
+    before = tasks(reading)
+    found = reading.post(LIST, {"action": "delete", "resources": [{"id": 3}, item]}, 400)
     assert found == bad_request(f"Invalid Snapshot id {id} specified")
-    assert (tasks(rest), rest.get(LIST)["count"]) == (before, 3)
+    assert (tasks(reading), reading.get(LIST)["count"]) == (before, 3)
 
 
 def test_too_many_at_once(reading: Rest) -> None:
@@ -221,11 +224,11 @@ def test_too_many_at_once(reading: Rest) -> None:
 
 
 def test_a_task_that_fails_says_so(rest: Rest) -> None:
-    rest.sql("""UPDATE simulated_machine SET fault = '{"verb": "create", "kind": "refuse", "message": "disk is full"}'""")
+    rest.sql(
+        """UPDATE simulated_machine SET fault = '{"verb": "create", "kind": "refuse", "message": "disk is full"}'"""
+    )
     result = rest.post(LIST, {"name": "never"})["results"][0]
     task = rest.finish(result["task_id"])
     assert (task["status"], task["pct_complete"]) == ("Error", 0)
     assert task["message"] not in ("", "Task completed successfully")
     assert rest.get(result["snapshot_href"])["state"] == "error"
-
-

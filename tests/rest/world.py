@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.routing import Mount
 
-from gateway.access.caller import Caller, Right, local_caller
+from gateway.access.caller import Caller, Right
 from gateway.app import open_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
@@ -23,12 +23,13 @@ READER = frozenset[Right]({(SnapshotAction.READ, MachineKind.VM)})
 class Rest:
     """A client that speaks ManageIQ's language."""
 
-    def __init__(self, gateway: Served, root: str = "/api") -> None:
+    def __init__(self, gateway: Served, settings: Settings, root: str = "/api") -> None:
         self.gateway = gateway
+        self.settings = settings
         self.http = gateway.http
         self.root = gateway.url + root
 
-    def get(self, path: str, status: int = 200, **params: Any) -> Any:
+    def get(self, path: str, status: int = 200, /, **params: Any) -> Any:
         """The answer to a path below `/api`, or to a whole URL. `filter` gives `filter[]`."""
         if "filter" in params:
             params["filter[]"] = params.pop("filter")
@@ -36,7 +37,9 @@ class Rest:
         assert answer.status_code == status, answer.text
         return answer.json()
 
-    def post(self, path: str, body: Any, status: int = 200, **headers: str) -> Any:
+    def post(self, path: str, body: Any, status: int = 200, *, key: str | None = None) -> Any:
+        """`key` makes a retry safe."""
+        headers = {} if key is None else {"Idempotency-Key": key}
         answer = self.http.post(self.root + path, json=body, headers=headers)
         assert answer.status_code == status, answer.text
         return answer.json()
@@ -77,28 +80,30 @@ class Rest:
 def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
     """The demo world with work that takes no time, or an empty one."""
     with served(settings, demo=demo) as gateway:
-        if not any(getattr(route, "path", "") == "/api" for route in gateway.gateway.app.router.routes):
-            caller = local_caller(settings.tenant)
-            gateway.gateway.app.router.routes += _routes(gateway, settings, lambda _scope: caller)
-        rest = Rest(gateway)
+        rest = Rest(gateway, settings)
         rest.sql("UPDATE simulated_machine SET latency_ms = 1")
         yield rest
 
 
-def as_caller(rest: Rest, settings: Settings, name: str, rights: frozenset[Right], tenant: str = "default") -> Rest:
+def as_caller(rest: Rest, name: str, rights: frozenset[Right], tenant: str = "default") -> Rest:
     """The same gateway, as it is for somebody else."""
     caller = Caller(name, tenant, ("reader",), rights)
-    routes = _routes(rest.gateway, settings, lambda _scope: caller)
-    rest.gateway.gateway.app.router.routes.append(Mount(f"/as-{name}", routes=routes))
-    return Rest(rest.gateway, f"/as-{name}/api")
+    return mounted(rest, f"/as-{name}", lambda _scope: caller)
 
 
-def _routes(gateway: Served, settings: Settings, authenticate: Authenticate) -> Any:
+def mounted(rest: Rest, place: str, authenticate: Authenticate, public_url: str | None = None) -> Rest:
+    """The same gateway once more, elsewhere and otherwise."""
+    routes = _routes(rest.gateway, rest.settings, authenticate, public_url)
+    rest.gateway.gateway.app.router.routes.append(Mount(place, routes=routes))
+    return Rest(rest.gateway, rest.settings, f"{place}/api")
+
+
+def _routes(gateway: Served, settings: Settings, authenticate: Authenticate, public_url: str | None = None) -> Any:
     found = gateway.gateway
 
     async def make() -> Any:
         operations = Operations(found.database, await open_drivers(found.database), settings, found.worker.wake)
         limit = settings.max_body_bytes
-        return rest_routes(found.database, operations, authenticate, public_url=None, max_body_bytes=limit)
+        return rest_routes(found.database, operations, authenticate, public_url=public_url, max_body_bytes=limit)
 
     return gateway.run(make())

@@ -31,7 +31,7 @@ def errors_table() -> list[str]:
 
 
 def _default(value: Any) -> str:
-    if value == ():
+    if value in ((), ""):
         return "none"
     return f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
 

@@ -55,7 +55,7 @@ class _TunedEndpoint(_Endpoint):
 schema = strawberry.Schema(
     query=Query,
     mutation=Mutation,
-    extensions=[ParserCache(), ValidationCache()] if _TUNED else [],
+    extensions=[ParserCache, ValidationCache] if _TUNED else [],
     config=StrawberryConfig(scalar_map=SCALARS),
 )
 app = (_TunedEndpoint if _TUNED else _Endpoint)(schema)

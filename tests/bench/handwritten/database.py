@@ -26,7 +26,7 @@ if SQLITE:
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "case_sensitive_like = ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -7,7 +7,8 @@ import strawberry
 from sqlmodel import col, select
 
 from gateway import models
-from gateway.models import OperationKind, OperationState, SnapshotState, folded, now
+from gateway.columns import folded, now
+from gateway.models import OperationKind, OperationState, SnapshotState
 from tests.bench.handwritten.database import writing
 from tests.bench.handwritten.types import Operation, Snapshot
 
@@ -57,7 +58,7 @@ class DeleteSnapshotsPayload:
 @strawberry.type
 class Mutation:
     @strawberry.mutation
-    async def create_snapshot(self, input: CreateSnapshotInput) -> CreateSnapshotPayload:
+    async def create_snapshot(self, input: CreateSnapshotInput) -> CreateSnapshotPayload:  # noqa: A002 - the contract's
         async with writing() as session:
             machine = await session.get(models.Machine, number(input.machine_id))
             if machine is None:
@@ -84,7 +85,7 @@ class Mutation:
         return CreateSnapshotPayload(operation=Operation.of(operation), snapshot=Snapshot.of(snapshot), errors=[])
 
     @strawberry.mutation
-    async def delete_snapshots(self, input: DeleteSnapshotsInput) -> DeleteSnapshotsPayload:
+    async def delete_snapshots(self, input: DeleteSnapshotsInput) -> DeleteSnapshotsPayload:  # noqa: A002 - the contract's
         async with writing() as session:
             found = {
                 snapshot.id: (snapshot, machine)

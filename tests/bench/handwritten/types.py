@@ -5,6 +5,7 @@ from enum import Enum
 from typing import NewType
 
 import strawberry
+from strawberry.types.scalar import ScalarDefinition
 
 from gateway import models
 from gateway.models import OperationKind, OperationState, PowerState, SnapshotState
@@ -12,7 +13,7 @@ from tests.bench.handwritten.loaders import Loaders
 from tests.bench.handwritten.pages import Order, Page, Rows, encode, limited
 
 BigInt = NewType("BigInt", int)
-SCALARS = {BigInt: strawberry.scalar(name="BigInt", serialize=str, parse_value=int)}
+SCALARS: dict[object, ScalarDefinition] = {BigInt: strawberry.scalar(name="BigInt", serialize=str, parse_value=int)}
 
 Info = strawberry.Info[dict[str, Loaders], None]
 
@@ -62,9 +63,7 @@ class PageInfo:
     def of(cls, rows: Rows[models.Machine] | Rows[models.Snapshot], order: Order) -> "PageInfo":
         start = encode(order, rows.items[0]) if rows.items else None
         end = encode(order, rows.items[-1]) if rows.items else None
-        return cls(
-            has_next_page=rows.has_next, has_previous_page=rows.has_previous, start_cursor=start, end_cursor=end
-        )
+        return cls(has_next_page=rows.has_next, has_previous_page=rows.has_previous, start_cursor=start, end_cursor=end)
 
 
 @strawberry.type

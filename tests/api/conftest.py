@@ -1,0 +1,19 @@
+"""A gateway that tests of the API share: the demo world on each database, only read."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.config import Settings
+from tests.api.asking import dump
+from tests.databases import KINDS, Databases
+from tests.serving import Served, served
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
+    """The demo world. No test of the module may change it, and at the end that is looked at."""
+    with served(Settings(database_url=databases.new(request.param)), demo=True) as gateway:
+        before = dump(gateway)
+        yield gateway
+        assert dump(gateway) == before

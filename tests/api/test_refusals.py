@@ -1,0 +1,133 @@
+"""What is refused for what else goes on, and that `capabilities` say so before anybody asks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from tests.api.asking import (
+    CREATE,
+    DELETE,
+    REVERT,
+    await_work,
+    dump,
+    ended,
+    execute,
+    held,
+    latency,
+    reference,
+    tree,
+    wish,
+)
+from tests.databases import KINDS, Databases
+from tests.serving import Served, served
+
+SUCCEEDED = ("SUCCEEDED", None)
+READY = "READY"
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
+    """The demo world, whose providers need no time; each test has machines of its own in it."""
+    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
+    with served(settings, demo=True) as gateway:
+        latency(gateway, 0)
+        yield gateway
+
+
+def test_a_failed_create_leaves_an_error_that_can_be_deleted(gateway: Served) -> None:
+    ref = reference(gateway, "vm-37")
+    fault = '{"on": "create", "kind": "refuse", "message": "no space", "times": 1}'
+    execute(gateway, f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'")
+    payload = wish(gateway, CREATE, machineId="vm-37", name="doomed")
+    assert ended(gateway, payload["operation"]["id"]) == ("FAILED", "PROVIDER_FAILED")
+    assert tree(gateway, "vm-37") == [("doomed", "ERROR", None)]
+    snapshot = payload["snapshot"]["id"]
+    before = dump(gateway)
+    (error,) = wish(gateway, REVERT, snapshotId=snapshot)["errors"]
+    message = "the snapshot was never made: its creation failed; it can only be deleted"
+    assert (error["code"], error["message"]) == ("UNSUPPORTED", message)
+    assert dump(gateway) == before
+    (result,) = wish(gateway, DELETE, ids=[snapshot])["results"]
+    assert ended(gateway, result["operation"]["id"]) == SUCCEEDED
+    assert tree(gateway, "vm-37") == []
+
+
+def test_what_is_busy_is_refused_and_says_with_what(gateway: Served) -> None:
+    with held(gateway, "vm-36"):
+        payload = wish(gateway, CREATE, machineId="vm-36", name="first")
+        operation, snapshot = payload["operation"]["id"], payload["snapshot"]["id"]
+        await_work(gateway, operation)
+        moving = ("operation", "event")  # a heartbeat and progress go on
+        before = dump(gateway, *moving)
+        creating = f"the snapshot is still being created: {operation}"
+        for mutation, wished, path, message in (
+            (REVERT, {"snapshotId": "snapshot-419"}, ["snapshotId"], f"vm-36 has unfinished work: {operation}"),
+            (REVERT, {"snapshotId": snapshot}, ["snapshotId"], creating),
+            (DELETE, {"ids": ["x", snapshot]}, ["ids", "1"], creating),
+        ):
+            answer = wish(gateway, mutation, **wished)
+            (error,) = answer["results"][1]["errors"] if mutation is DELETE else answer["errors"]
+            assert error == {
+                "code": "CONFLICT",
+                "message": message,
+                "path": ["input", *path],
+                "conflict": {"id": operation},
+            }
+        assert dump(gateway, *moving) == before
+        deleting = wish(gateway, DELETE, ids=["snapshot-423"])["results"][0]["operation"]
+        assert deleting["state"] == "QUEUED"
+        (result,) = wish(gateway, DELETE, ids=["snapshot-423"])["results"]
+        assert result["errors"][0]["message"] == f"the snapshot is being deleted: {deleting['id']}"
+    assert ended(gateway, operation) == SUCCEEDED
+    assert ended(gateway, deleting["id"]) == SUCCEEDED
+
+
+CAPABILITIES = """{
+    machines(first: 1000) { nodes { id capabilities { action supported reason } } }
+    snapshots(first: 1000) { nodes { id machine { id } capabilities { action supported reason } } }
+}"""
+
+
+def dry_runs(gateway: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
+    """The errors of reverting to each, and of deleting each; nothing is done."""
+    reverts, deletes = [], []
+    for start in range(0, len(ids), 100):
+        some = ids[start : start + 100]
+        wishes = [f'r{n}: revertVmSnapshot(input: {{snapshotId: "{id_}", dryRun: true}}) {{ errors {{ message }} }}'
+                  for n, id_ in enumerate(some)]  # fmt: skip
+        reverts += [payload["errors"] for payload in gateway.ask("mutation {" + " ".join(wishes) + "}").values()]
+        deletes += [result["errors"] for result in wish(gateway, DELETE, ids=some, dryRun=True)["results"]]
+    return reverts, deletes
+
+
+def test_capabilities_agree_with_refusals(gateway: Served) -> None:
+    """Every snapshot's, by a dry run, and every refusal of memory."""
+    found = gateway.ask(CAPABILITIES)
+    before = dump(gateway)
+    counts = {"REVERT": 0, "DELETE": 0, "CREATE_WITH_MEMORY": 0}
+    snapshots = found["snapshots"]["nodes"]
+    reverts, deletes = dry_runs(gateway, [node["id"] for node in snapshots])
+    for node, revert, delete in zip(snapshots, reverts, deletes, strict=True):
+        said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
+        assert list(said) == ["REVERT", "DELETE"]
+        for action, errors in (("REVERT", revert), ("DELETE", delete)):
+            assert said[action] == ((False, errors[0]["message"]) if errors else (True, None))
+            counts[action] += not errors
+    for node in found["machines"]["nodes"]:
+        said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
+        assert list(said) == ["READ", "CREATE", "CREATE_WITH_MEMORY", "REVERT", "DELETE"]
+        supported, reason = said["CREATE_WITH_MEMORY"]
+        if not supported:
+            (error,) = wish(gateway, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
+            assert error == {
+                "code": "UNSUPPORTED",
+                "message": reason,
+                "path": ["input", "machineId"],
+                "conflict": None,
+            }
+        counts["CREATE_WITH_MEMORY"] += supported
+    assert counts["REVERT"] < counts["DELETE"] == len(found["snapshots"]["nodes"])
+    assert 0 < counts["CREATE_WITH_MEMORY"] < len(found["machines"]["nodes"])
+    assert dump(gateway) == before

