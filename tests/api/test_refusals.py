@@ -8,6 +8,7 @@ import pytest
 from gateway.config import Settings
 from tests.api.asking import (
     CREATE,
+    CREATE_SEVERAL,
     DELETE,
     REVERT,
     await_work,
@@ -131,3 +132,40 @@ def test_capabilities_agree_with_refusals(gateway: Served) -> None:
     assert counts["REVERT"] < counts["DELETE"] == len(found["snapshots"]["nodes"])
     assert 0 < counts["CREATE_WITH_MEMORY"] < len(found["machines"]["nodes"])
     assert dump(gateway) == before
+
+
+@pytest.mark.parametrize(
+    ("machine", "snapshot", "sql", "message"),
+    [
+        (
+            "vm-39",
+            "snapshot-438",
+            "UPDATE machine SET gone_at = '2026-01-01T00:00:00.000000Z' WHERE id = 39",
+            "the machine is gone: its provider no longer reports it",
+        ),
+        (
+            "vm-40",
+            "snapshot-448",
+            "UPDATE machine SET provider = 'old' WHERE id = 40",
+            "no driver is configured for provider 'old', so the machine can only be read",
+        ),
+    ],
+    ids=["gone", "imported"],
+)
+def test_what_can_only_be_read(gateway: Served, machine: str, snapshot: str, sql: str, message: str) -> None:
+    provider = "INSERT INTO provider (name, tenant, driver) VALUES ('old', 'default', 'none')"
+    execute(gateway, f"{provider} ON CONFLICT DO NOTHING")
+    execute(gateway, sql)
+    before = dump(gateway)
+    refusals = [
+        *wish(gateway, CREATE, machineId=machine, name="n")["errors"],
+        *wish(gateway, CREATE_SEVERAL, machineIds=[machine], name="n")["results"][0]["errors"],
+        *wish(gateway, REVERT, snapshotId=snapshot)["errors"],
+        *wish(gateway, DELETE, ids=[snapshot], withDescendants=True)["results"][0]["errors"],
+    ]
+    assert [(error["code"], error["message"], error["path"]) for error in refusals] == [
+        ("UNSUPPORTED", message, ["input", *path])
+        for path in (["machineId"], ["machineIds", "0"], ["snapshotId"], ["ids", "0"])
+    ]
+    assert dump(gateway) == before
+    assert len(tree(gateway, machine)) == 10

@@ -109,10 +109,11 @@ def _run(given: argparse.Namespace) -> None:
         )
         results = measuring.measure(plan)
         floors = {} if given.no_floor else floor.measure(plan, results)
-    heading.append(
-        f"{data.size}; {given.rounds} rounds of {given.seconds:g} s,"
-        f" {(time.monotonic() - _BEGUN) / 60:.0f} minutes in all. One core for the server, one for the load and PostgreSQL ({', '.join(OPTIONS[:2])}, else its defaults)."
-    )
+    minutes = (time.monotonic() - _BEGUN) / 60
+    heading += [
+        f"{data.size}; {given.rounds} rounds of {given.seconds:g} s, {minutes:.0f} minutes in all.",
+        f"One core for the server, one for the load and PostgreSQL ({', '.join(OPTIONS[:2])}, else its defaults).",
+    ]
     text = report.markdown(plan, results, floors, heading)
     given.results.mkdir(parents=True, exist_ok=True)
     file = given.results / f"{datetime.now(UTC):%Y%m%d-%H%M%S}{'-quick' if given.quick else ''}.md"

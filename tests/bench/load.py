@@ -97,7 +97,6 @@ def run(
     waiting = iter(requests)
     sample = Sample()
     open_connections = [_Connection(port) for _ in range(connections)]
-    gc.collect()
     gc.disable()
     try:
         cpu, begun = time.thread_time(), time.perf_counter()

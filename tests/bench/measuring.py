@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def _compare(plan: Plan, workload: Workload, up: Sequence[_Up]) -> None:
     for one in up:
         with _thawed(one.server):
             answers = [
-                canonical(one.run(workload, 0.0, [request]).answer)
+                canonical(one.run(replace(workload, connections=1), 0.0, [request]).answer)
                 for request in one.requests[workload.name][:_COMPARED]
             ]
         first = first or answers
