@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from math import inf
 from typing import Any
 
 from gateway.errors import StartupError
@@ -62,7 +63,7 @@ class Settings:
             raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name != "port" and isinstance(value, int | float) and value <= 0:
+            if spec.name != "port" and isinstance(value, int | float) and not 0 < value < inf:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")

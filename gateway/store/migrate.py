@@ -30,6 +30,8 @@ def migrate(url: str) -> tuple[str | None, str]:
             newest = ScriptDirectory.from_config(config).get_current_head()
             assert newest is not None
             before = MigrationContext.configure(connection).get_current_revision()
+            if before is None and sa.inspect(connection).get_table_names():
+                raise StartupError("the database holds something else: give the gateway one of its own")
             if before != newest:
                 command.upgrade(config, "head")
             return before, newest

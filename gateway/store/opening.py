@@ -54,9 +54,13 @@ def open_database(url: str, *, read_connections: int, write_connections: int, re
 def check_file(path: str) -> None:
     """Raises StartupError when the SQLite file cannot be read and written."""
     file = Path(path)
+    try:
+        exists = file.exists()
+    except PermissionError:
+        raise StartupError(f"the database {path} cannot be reached: check the permissions of its directory") from None
     if file.is_dir():
         raise StartupError(f"the database {path} is a directory")
-    if not file.exists() and not os.access(file.parent, os.W_OK):
+    if not exists and not os.access(file.parent, os.W_OK):
         raise StartupError(f"the database {path} cannot be created: check that its directory exists and is writable")
-    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+    if exists and not os.access(file, os.R_OK | os.W_OK):
         raise StartupError(f"the database {path} cannot be read and written: check its permissions")

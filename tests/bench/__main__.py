@@ -24,7 +24,7 @@ _HERE = Path(__file__).absolute().parent
 
 def main() -> int:
     given = _arguments()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         _run(given)

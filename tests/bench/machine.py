@@ -61,9 +61,9 @@ def cpu_seconds(pid: int) -> float:
     return ticks / _TICKS
 
 
-def resident_bytes(pid: int, database: str) -> int:
+def resident_bytes(pid: int, database: Path) -> int:
     """Memory that the process tree holds now, without what it has mapped of the database's file: that is cache."""
-    total = 0
+    total, cache = 0, str(database.resolve())
     for member in tree(pid):
         try:
             mappings = Path(f"/proc/{member}/smaps").read_text().splitlines()
@@ -73,7 +73,7 @@ def resident_bytes(pid: int, database: str) -> int:
         for line in mappings:
             words = line.split()
             if not words[0].endswith(":"):  # a mapping begins
-                counts = not (len(words) > 5 and database.endswith(words[-1].removesuffix("-shm")))
+                counts = words[-1] != cache
             elif words[0] == "Rss:" and counts:
                 total += int(words[1]) * 1_024
     return total

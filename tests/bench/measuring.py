@@ -272,12 +272,13 @@ def _hold(server: Server, control: sa.Connection) -> None:
 
 
 def _measured(plan: Plan, one: _Up, figures: Figures, work: Callable[[], Sample]) -> None:
+    file = Path(plan.urls[one.system.kind].removeprefix("sqlite:///"))
     cpu, database_cpu = machine.cpu_seconds(one.server.pid), plan.cpu_of_postgres()
     figures.rounds.append(work())
     figures.cpu += machine.cpu_seconds(one.server.pid) - cpu
     if one.system.kind == "postgresql":
         figures.database_cpu += plan.cpu_of_postgres() - database_cpu
-    figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, plan.urls[one.system.kind]))
+    figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, file))
 
 
 def _tell(plan: Plan, workload: Workload, system: System, round_: int, figures: Figures) -> None:

@@ -160,13 +160,13 @@ def preflight(client: httpx2.Client, **headers: str) -> httpx2.Response:
     return client.options("/graphql", headers={**asked, **{k.replace("_", "-"): v for k, v in headers.items()}})
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_a_preflight_of_a_known_frontend(client: httpx2.Client, method: str) -> None:
     asked = "content-type,accept,authorization,x-request-id,last-event-id"
     response = preflight(client, access_control_request_method=method, access_control_request_headers=asked)
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == FRONTEND
-    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert response.headers["access-control-allow-methods"] == "GET, POST, DELETE"
     assert response.headers["access-control-max-age"] == "600"
     allowed = {name.strip().lower() for name in response.headers["access-control-allow-headers"].split(",")}
     assert allowed >= set(asked.split(","))
@@ -179,7 +179,7 @@ def test_a_preflight_of_a_known_frontend(client: httpx2.Client, method: str) -> 
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
-        {"access_control_request_method": "DELETE"},
+        {"access_control_request_method": "PUT"},
         {"access_control_request_headers": "x-evil"},
     ],
 )
