@@ -166,7 +166,9 @@ class ManyLevel:
         """Everything that bounds the list, the caller's tenant first."""
 
         def sql(frame: Frame) -> str:
-            parts = [f"t.tenant = {frame.parameters(TENANT)}"]
+            # Below a parent the tenant must not be taken for a way to find the rows: the parent's own are far fewer.
+            tenant = "t.tenant" if parent is None else frame.dialect.unindexed("t.tenant")
+            parts = [f"{tenant} = {frame.parameters(TENANT)}"]
             if self.kind is not None:
                 parts.append(f"t.kind = '{self.kind}'")
             if parent is not None:

@@ -58,6 +58,10 @@ class Dialect(Protocol):
         """An instant as the driver binds it."""
         ...
 
+    def unindexed(self, column: str) -> str:
+        """The column where no index is to be chosen for it."""
+        ...
+
     def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
         """`column` is one of `values`, however many; `array` is PostgreSQL's type of the list."""
         ...
@@ -108,6 +112,9 @@ class Sqlite:
     def moment(self, value: datetime) -> Any:
         return timestamp_text(value)
 
+    def unindexed(self, column: str) -> str:
+        return f"+{column}"  # without statistics any equality looks good to it
+
     def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
         return f"{column} IN (SELECT value FROM json_each({p(orjson.dumps(values).decode())}))"
 
@@ -151,6 +158,9 @@ class Postgresql:
 
     def moment(self, value: datetime) -> Any:
         return value
+
+    def unindexed(self, column: str) -> str:
+        return column
 
     def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
         return f"{column} = ANY({p(list(values))}::{array}[])"

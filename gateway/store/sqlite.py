@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 _GROUP = 256  # writes in one commit, at most
 _STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
-_INLINE_STEPS = 50_000  # of one statement on the event loop: at most a few milliseconds
+_INLINE_SECONDS = 0.005  # that a read may hold the event loop
 BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
 
 
@@ -34,6 +35,9 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.statements = 0
+        self.deadline = inf  # of time.monotonic(); a statement that runs past it is interrupted
+        # Looks at the clock, for SQLite adds up the steps of a statement over all the times that it is run.
+        connection.set_progress_handler(lambda: time.monotonic() > self.deadline, _STEPS)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         self.statements += 1
@@ -130,30 +134,30 @@ class SqliteDatabase:
     # ---- reads
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        """Most reads are done in less time than a thread takes to be woken, so each is tried here first, with a budget
-        of steps; one that needs more is begun anew in a thread. Work that reads may therefore run twice.
+        """Most reads are done in less time than a thread takes to be woken, so each is tried here first; one that needs
+        more is begun anew in a thread. Work that reads may therefore run twice.
         """
         if self._inline is None:
             self._inline = self._reader(0)
-            self._inline.connection.set_progress_handler(lambda: 1, _INLINE_STEPS)
         try:
-            return self._read(work, single, self._inline)
+            return self._read(work, single, self._inline, _INLINE_SECONDS)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
 
-    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction) -> T:
+    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, seconds: float) -> T:
+        """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
         before = transaction.statements
-        try:
-            if single:
-                return drive(work, transaction)
+        if not single:
             transaction.connection.execute("BEGIN")
-            try:
-                return drive(work, transaction)
-            finally:
-                transaction.connection.execute("COMMIT")
+        transaction.deadline = time.monotonic() + seconds
+        try:
+            return drive(work, transaction)
         finally:
+            transaction.deadline = inf
+            if not single:
+                transaction.connection.execute("COMMIT")
             self._counted += transaction.statements - before
 
     def _read_in_thread(self, work: Work[T], single: bool) -> T:
@@ -161,10 +165,8 @@ class SqliteDatabase:
             transaction: SqliteTransaction = self._local.transaction
         except AttributeError:
             transaction = self._local.transaction = self._reader(BUSY_SECONDS)
-        deadline = time.monotonic() + self._timeout
-        transaction.connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         try:
-            return self._read(work, single, transaction)
+            return self._read(work, single, transaction, self._timeout)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error

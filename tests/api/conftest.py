@@ -1,11 +1,11 @@
-"""A gateway that tests of the API share: the demo world on each database, only read."""
+"""Gateways that tests of the API share: the demo world on each database, to be read or to be changed."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import dump
+from tests.api.asking import dump, latency
 from tests.databases import KINDS, Databases
 from tests.serving import Served, served
 
@@ -17,3 +17,12 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Se
         before = dump(gateway)
         yield gateway
         assert dump(gateway) == before
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
+    """The demo world, whose providers need no time; each test has machines of its own in it."""
+    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
+    with served(settings, demo=True) as gateway:
+        latency(gateway, 0)
+        yield gateway

@@ -1,11 +1,7 @@
 """What is wished for comes about: each mutation on the demo world, followed to its end, and the tree it leaves."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
-from gateway.config import Settings
 from tests.api.asking import (
     CANCEL,
     CREATE,
@@ -18,25 +14,14 @@ from tests.api.asking import (
     ended,
     execute,
     held,
-    latency,
     reference,
     tree,
     wish,
 )
-from tests.databases import KINDS, Databases
-from tests.serving import Served, served
+from tests.serving import Served
 
 SUCCEEDED = ("SUCCEEDED", None)
 READY = "READY"
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world, whose providers need no time; each test has machines of its own in it."""
-    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
-    with served(settings, demo=True) as gateway:
-        latency(gateway, 0)
-        yield gateway
 
 
 def accepted(payload: dict[str, Any], kind: str) -> tuple[str, str | None]:
@@ -47,11 +32,11 @@ def accepted(payload: dict[str, Any], kind: str) -> tuple[str, str | None]:
     return operation["id"], operation["snapshotId"]
 
 
-def created(gateway: Served, machine: str, name: str, **more: Any) -> str:
+def created(busy: Served, machine: str, name: str, **more: Any) -> str:
     """A new snapshot, followed to its end; its id."""
-    payload = wish(gateway, CREATE, machineId=machine, name=name, **more)
+    payload = wish(busy, CREATE, machineId=machine, name=name, **more)
     operation, snapshot = accepted(payload, "CREATE_SNAPSHOT")
-    assert ended(gateway, operation) == SUCCEEDED
+    assert ended(busy, operation) == SUCCEEDED
     assert snapshot is not None
     return snapshot
 
@@ -59,9 +44,9 @@ def created(gateway: Served, machine: str, name: str, **more: Any) -> str:
 # ---- one Vm, one Instance
 
 
-def test_the_story_of_a_vm(gateway: Served) -> None:
-    with held(gateway, "vm-11"):
-        payload = wish(gateway, CREATE, machineId="vm-11", name="  new\t", description=" kept as it is ", memory=True)
+def test_the_story_of_a_vm(busy: Served) -> None:
+    with held(busy, "vm-11"):
+        payload = wish(busy, CREATE, machineId="vm-11", name="  new\t", description=" kept as it is ", memory=True)
         operation, snapshot = accepted(payload, "CREATE_SNAPSHOT")
         assert payload == {
             "operation": payload["operation"],
@@ -74,20 +59,20 @@ def test_the_story_of_a_vm(gateway: Served) -> None:
             'query ($at: String) { vm(id: "vm-11") { older: snapshots(after: $at) { nodes { id } }'
             " newer: snapshots(before: $at) { nodes { id } } } }"
         )
-        assert gateway.ask(page, at=payload["snapshotEdge"]["cursor"])["vm"] == {
+        assert busy.ask(page, at=payload["snapshotEdge"]["cursor"])["vm"] == {
             "older": {"nodes": [{"id": "snapshot-5"}, {"id": "snapshot-4"}, {"id": "snapshot-3"}]},
             "newer": {"nodes": []},
         }
-        await_work(gateway, operation)
-        assert tree(gateway, "vm-11")[3:] == [("new", "CREATING", None)]
-    assert ended(gateway, operation) == SUCCEEDED
-    assert tree(gateway, "vm-11") == [
+        await_work(busy, operation)
+        assert tree(busy, "vm-11")[3:] == [("new", "CREATING", None)]
+    assert ended(busy, operation) == SUCCEEDED
+    assert tree(busy, "vm-11") == [
         ("test-base", READY, None),
         ("test-before-upgrade", READY, "snapshot-3"),
         ("test-new-driver", READY, "snapshot-3"),
         ("*new", READY, "snapshot-4"),
     ]
-    made = gateway.ask(
+    made = busy.ask(
         "query ($id: ID!) { snapshot(id: $id) { description memory createdBy sizeBytes providerRef observedAt } }",
         id=snapshot,
     )["snapshot"]
@@ -97,32 +82,32 @@ def test_the_story_of_a_vm(gateway: Served) -> None:
     assert made["observedAt"]
 
 
-def test_the_story_of_a_vm_goes_back(gateway: Served) -> None:
+def test_the_story_of_a_vm_goes_back(busy: Served) -> None:
     """As test_the_story_of_a_vm has left it."""
-    payload = wish(gateway, REVERT, snapshotId="snapshot-3")
+    payload = wish(busy, REVERT, snapshotId="snapshot-3")
     operation, _ = accepted(payload, "REVERT_VM_SNAPSHOT")
     assert payload["vm"] == {"id": "vm-11"}
     assert (payload["snapshot"]["id"], payload["errors"]) == ("snapshot-3", [])
-    assert ended(gateway, operation) == SUCCEEDED
-    assert [name for name, _, _ in tree(gateway, "vm-11")] == [
+    assert ended(busy, operation) == SUCCEEDED
+    assert [name for name, _, _ in tree(busy, "vm-11")] == [
         "*test-base",
         "test-before-upgrade",
         "test-new-driver",
         "new",
     ]
-    second = created(gateway, "vm-11", "second")
-    assert tree(gateway, "vm-11")[-1] == ("*second", READY, "snapshot-3")
+    second = created(busy, "vm-11", "second")
+    assert tree(busy, "vm-11")[-1] == ("*second", READY, "snapshot-3")
 
-    payload = wish(gateway, DELETE, ids=["snapshot-3"])
+    payload = wish(busy, DELETE, ids=["snapshot-3"])
     operation, _ = accepted(payload["results"][0], "DELETE_SNAPSHOT")
-    assert ended(gateway, operation) == SUCCEEDED
-    assert tree(gateway, "vm-11") == [
+    assert ended(busy, operation) == SUCCEEDED
+    assert tree(busy, "vm-11") == [
         ("test-before-upgrade", READY, None),
         ("test-new-driver", READY, None),
         ("new", READY, "snapshot-4"),
         ("*second", READY, None),
     ]
-    gone = gateway.ask(
+    gone = busy.ask(
         "query ($id: ID!) { operation(id: $id) { snapshot { id } snapshotId snapshotName machine { id } }"
         ' snapshot(id: "snapshot-3") { id } }',
         id=operation,
@@ -136,24 +121,24 @@ def test_the_story_of_a_vm_goes_back(gateway: Served) -> None:
         },
         "snapshot": None,
     }
-    (deleted,) = wish(gateway, DELETE, ids=[second])["results"]
-    assert ended(gateway, deleted["operation"]["id"]) == SUCCEEDED
-    assert [name for name, _, _ in tree(gateway, "vm-11")] == ["test-before-upgrade", "test-new-driver", "new"]
+    (deleted,) = wish(busy, DELETE, ids=[second])["results"]
+    assert ended(busy, deleted["operation"]["id"]) == SUCCEEDED
+    assert [name for name, _, _ in tree(busy, "vm-11")] == ["test-before-upgrade", "test-new-driver", "new"]
 
 
-def test_the_story_of_an_instance(gateway: Served) -> None:
+def test_the_story_of_an_instance(busy: Served) -> None:
     """No tree, no current one, no way back."""
-    snapshot = created(gateway, "instance-201", "new")
-    assert tree(gateway, "instance-201") == [
+    snapshot = created(busy, "instance-201", "new")
+    assert tree(busy, "instance-201") == [
         ("before-release", READY, None),
         ("test-image", READY, None),
         ("new", READY, None),
     ]
-    results = wish(gateway, DELETE, ids=["snapshot-8", snapshot, "snapshot-8"])["results"]
+    results = wish(busy, DELETE, ids=["snapshot-8", snapshot, "snapshot-8"])["results"]
     assert results[0] == results[2]
     for result in results:
-        assert ended(gateway, result["operation"]["id"]) == SUCCEEDED
-    assert tree(gateway, "instance-201") == [("before-release", READY, None)]
+        assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+    assert tree(busy, "instance-201") == [("before-release", READY, None)]
 
 
 # ---- deleting several
@@ -172,31 +157,31 @@ def results(payload: dict[str, Any]) -> list[tuple[str, bool, bool, list[tuple[s
     ]
 
 
-def test_delete_with_descendants(gateway: Served) -> None:
+def test_delete_with_descendants(busy: Served) -> None:
     """351 <- 352 <- 353 <- 354 <- … <- 358 with 355 current, and 351 <- 359 <- 360."""
     ids = ["snapshot-354", "snapshot-359", "snapshot-360", "snapshot-354"]
     wished: dict[str, Any] = {"ids": ids, "withDescendants": True}
     expected = [(id_, False) for id_ in ids] + [(f"snapshot-{number}", True) for number in (358, 357, 356, 355)]
-    before = dump(gateway)
-    dry = wish(gateway, DELETE, **wished, dryRun=True, idempotencyKey="dry")
+    before = dump(busy)
+    dry = wish(busy, DELETE, **wished, dryRun=True, idempotencyKey="dry")
     assert results(dry) == [(id_, pulled, False, []) for id_, pulled in expected]
     assert (dry["acceptedCount"], dry["refusedCount"], dry["errors"]) == (7, 0, [])
-    assert dump(gateway) == before
-    payload = wish(gateway, DELETE, **wished, idempotencyKey="dry")
+    assert dump(busy) == before
+    payload = wish(busy, DELETE, **wished, idempotencyKey="dry")
     assert results(payload) == [(id_, pulled, True, []) for id_, pulled in expected]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (7, 0, [])
     assert len({result["operation"]["id"] for result in payload["results"]}) == 7
     for result in payload["results"]:
-        assert ended(gateway, result["operation"]["id"]) == SUCCEEDED
-    names = [(name[0] == "*", state, parent) for name, state, parent in tree(gateway, "vm-25")]
+        assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+    names = [(name[0] == "*", state, parent) for name, state, parent in tree(busy, "vm-25")]
     assert names == [(False, READY, None), (False, READY, "snapshot-351"), (True, READY, "snapshot-352")]
 
 
-def test_delete_all_or_nothing(gateway: Served) -> None:
-    before = dump(gateway)
+def test_delete_all_or_nothing(busy: Served) -> None:
+    before = dump(busy)
     ids = ["snapshot-345", "snapshot-999999", "x", "snapshot-346", "vm-24"]
     refused = [("NOT_FOUND", "1"), ("INVALID", "2"), ("NOT_FOUND", "4")]
-    payload = wish(gateway, DELETE, ids=ids, allOrNothing=True)
+    payload = wish(busy, DELETE, ids=ids, allOrNothing=True)
     assert results(payload) == [
         ("snapshot-345", False, False, [("ABORTED", "0")]),
         ("snapshot-999999", False, False, [refused[0]]),
@@ -205,8 +190,8 @@ def test_delete_all_or_nothing(gateway: Served) -> None:
         ("vm-24", False, False, [refused[2]]),
     ]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (0, 5, [])
-    assert dump(gateway) == before
-    payload = wish(gateway, DELETE, ids=ids)
+    assert dump(busy) == before
+    payload = wish(busy, DELETE, ids=ids)
     assert results(payload) == [
         ("snapshot-345", False, True, []),
         ("snapshot-999999", False, False, [refused[0]]),
@@ -216,17 +201,17 @@ def test_delete_all_or_nothing(gateway: Served) -> None:
     ]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (2, 3, [])
     for place in (0, 3):
-        assert ended(gateway, payload["results"][place]["operation"]["id"]) == SUCCEEDED
-    parents = [parent for _, _, parent in tree(gateway, "vm-24")]
+        assert ended(busy, payload["results"][place]["operation"]["id"]) == SUCCEEDED
+    parents = [parent for _, _, parent in tree(busy, "vm-24")]
     assert parents == [None, "snapshot-347", None, "snapshot-349"]
 
 
 # ---- creating several
 
 
-def test_create_several(gateway: Served) -> None:
+def test_create_several(busy: Served) -> None:
     ids = ["vm-19", "instance-202", "vm-999", "vm-20", "vm-19", "x"]
-    payload = wish(gateway, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
+    payload = wish(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
     assert [(result["machineId"], [error["code"] for error in result["errors"]]) for result in payload["results"]] == [
         ("vm-19", []),
         ("instance-202", []),
@@ -239,38 +224,38 @@ def test_create_several(gateway: Served) -> None:
     assert payload["results"][0]["snapshot"]["id"] == payload["results"][4]["snapshot"]["id"]
     for result in payload["results"]:
         if result["operation"]:
-            assert ended(gateway, result["operation"]["id"]) == SUCCEEDED
-    assert [tree(gateway, machine) for machine in ("vm-19", "vm-20", "instance-202")] == [
+            assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+    assert [tree(busy, machine) for machine in ("vm-19", "vm-20", "instance-202")] == [
         [("*fleet", READY, None)],
         [("*fleet", READY, None)],
         [("fleet", READY, None)],
     ]
-    before = dump(gateway)
-    again = wish(gateway, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
+    before = dump(busy)
+    again = wish(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
     for result in payload["results"]:
         if result["operation"]:
             result["operation"]["state"], result["snapshot"]["state"] = "SUCCEEDED", READY
     assert again == payload
-    assert dump(gateway) == before
+    assert dump(busy) == before
 
 
 # ---- cancel and refresh
 
 
-def test_cancel(gateway: Served) -> None:
-    before = tree(gateway, "vm-34")
-    with held(gateway, "vm-34"):
-        running = wish(gateway, CREATE, machineId="vm-34", name="running")["operation"]["id"]
-        await_work(gateway, running)
-        queued = wish(gateway, CREATE, machineId="vm-34", name="queued")["operation"]
+def test_cancel(busy: Served) -> None:
+    before = tree(busy, "vm-34")
+    with held(busy, "vm-34"):
+        running = wish(busy, CREATE, machineId="vm-34", name="running")["operation"]["id"]
+        await_work(busy, running)
+        queued = wish(busy, CREATE, machineId="vm-34", name="queued")["operation"]
         assert queued["state"] == "QUEUED"
-        canceled = wish(gateway, CANCEL, operationId=queued["id"])
+        canceled = wish(busy, CANCEL, operationId=queued["id"])
         assert canceled == {"operation": queued | {"state": "CANCELED"}, "errors": []}
         query = (
             "query ($id: ID!) { operation(id: $id) { state isDone isCancelable startedAt snapshotName snapshot { id }"
             " error { code } } }"
         )
-        assert gateway.ask(query, id=queued["id"])["operation"] == {
+        assert busy.ask(query, id=queued["id"])["operation"] == {
             "state": "CANCELED",
             "isDone": True,
             "isCancelable": False,
@@ -279,33 +264,33 @@ def test_cancel(gateway: Served) -> None:
             "snapshot": None,
             "error": None,
         }
-        wished = wish(gateway, CANCEL, operationId=running)
+        wished = wish(busy, CANCEL, operationId=running)
         assert wished["errors"] == []
-        assert ended(gateway, running) == ("CANCELED", None)
-    assert tree(gateway, "vm-34") == before
-    at = dump(gateway)
+        assert ended(busy, running) == ("CANCELED", None)
+    assert tree(busy, "vm-34") == before
+    at = dump(busy)
     for operation in (queued["id"], running):
-        (error,) = wish(gateway, CANCEL, operationId=operation)["errors"]
+        (error,) = wish(busy, CANCEL, operationId=operation)["errors"]
         assert error == {
             "code": "CONFLICT",
             "message": f"{operation} has already ended: CANCELED",
             "path": ["input", "operationId"],
             "conflict": None,
         }
-    assert dump(gateway) == at
+    assert dump(busy) == at
 
 
-def test_refresh_meets_what_others_have_done(gateway: Served) -> None:
-    ref = reference(gateway, "vm-33")
-    execute(gateway, "UPDATE simulated_snapshot SET name = 'renamed' WHERE ref = 'snapshot-1411'")
-    execute(gateway, "DELETE FROM simulated_snapshot WHERE ref = 'snapshot-1414'")
-    execute(gateway, f"UPDATE simulated_machine SET current_ref = 'snapshot-1412' WHERE ref = '{ref}'")
-    payload = wish(gateway, REFRESH, machineId="vm-33")
+def test_refresh_meets_what_others_have_done(busy: Served) -> None:
+    ref = reference(busy, "vm-33")
+    execute(busy, "UPDATE simulated_snapshot SET name = 'renamed' WHERE ref = 'snapshot-1411'")
+    execute(busy, "DELETE FROM simulated_snapshot WHERE ref = 'snapshot-1414'")
+    execute(busy, f"UPDATE simulated_machine SET current_ref = 'snapshot-1412' WHERE ref = '{ref}'")
+    payload = wish(busy, REFRESH, machineId="vm-33")
     operation, snapshot = accepted(payload, "REFRESH_MACHINE")
     assert snapshot is None
     assert payload["machine"] == {"id": "vm-33"}
-    assert ended(gateway, operation) == SUCCEEDED
-    found = tree(gateway, "vm-33")
+    assert ended(busy, operation) == SUCCEEDED
+    found = tree(busy, "vm-33")
     assert found[0] == ("renamed", READY, None)
     assert [(name[0] == "*", parent) for name, _, parent in found] == [
         (False, None),
@@ -314,17 +299,17 @@ def test_refresh_meets_what_others_have_done(gateway: Served) -> None:
     ]
 
 
-def test_the_longest_texts_can_be_sorted_by_and_paged(gateway: Served) -> None:
+def test_the_longest_texts_can_be_sorted_by_and_paged(busy: Served) -> None:
     """What may be stored fits into a cursor that is taken back."""
     sort = [{"field": "DESCRIPTION", "direction": "DESC"}, {"field": "NAME"}]
     query = """query ($sort: [SnapshotSort!], $after: String) { vm(id: "vm-35") {
         snapshots(sort: $sort, first: 1, after: $after) { nodes { name } pageInfo { endCursor hasNextPage } } } }"""
     names = ["\U0001f600" * 255, "\x01" * 255]
     for name in names:
-        created(gateway, "vm-35", name, description=name[0] * 4000)
+        created(busy, "vm-35", name, description=name[0] * 4000)
     seen, after, more = [], None, True
     while more:
-        page = gateway.ask(query, sort=sort, after=after)["vm"]["snapshots"]
+        page = busy.ask(query, sort=sort, after=after)["vm"]["snapshots"]
         seen += [node["name"] for node in page["nodes"]]
         after, more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
     assert [name for name in seen if name in names] == names

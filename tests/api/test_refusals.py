@@ -1,11 +1,9 @@
 """What is refused for what else goes on, and that `capabilities` say so before anybody asks."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from gateway.config import Settings
 from tests.api.asking import (
     CREATE,
     CREATE_SEVERAL,
@@ -16,59 +14,48 @@ from tests.api.asking import (
     ended,
     execute,
     held,
-    latency,
     reference,
     tree,
     wish,
 )
-from tests.databases import KINDS, Databases
-from tests.serving import Served, served
+from tests.serving import Served
 
 SUCCEEDED = ("SUCCEEDED", None)
 READY = "READY"
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world, whose providers need no time; each test has machines of its own in it."""
-    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
-    with served(settings, demo=True) as gateway:
-        latency(gateway, 0)
-        yield gateway
-
-
-def test_a_failed_create_leaves_an_error_that_can_be_deleted(gateway: Served) -> None:
-    ref = reference(gateway, "vm-37")
+def test_a_failed_create_leaves_an_error_that_can_be_deleted(busy: Served) -> None:
+    ref = reference(busy, "vm-37")
     fault = '{"on": "create", "kind": "refuse", "message": "no space", "times": 1}'
-    execute(gateway, f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'")
-    payload = wish(gateway, CREATE, machineId="vm-37", name="doomed")
-    assert ended(gateway, payload["operation"]["id"]) == ("FAILED", "PROVIDER_FAILED")
-    assert tree(gateway, "vm-37") == [("doomed", "ERROR", None)]
+    execute(busy, f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'")
+    payload = wish(busy, CREATE, machineId="vm-37", name="doomed")
+    assert ended(busy, payload["operation"]["id"]) == ("FAILED", "PROVIDER_FAILED")
+    assert tree(busy, "vm-37") == [("doomed", "ERROR", None)]
     snapshot = payload["snapshot"]["id"]
-    before = dump(gateway)
-    (error,) = wish(gateway, REVERT, snapshotId=snapshot)["errors"]
+    before = dump(busy)
+    (error,) = wish(busy, REVERT, snapshotId=snapshot)["errors"]
     message = "the snapshot was never made: its creation failed; it can only be deleted"
     assert (error["code"], error["message"]) == ("UNSUPPORTED", message)
-    assert dump(gateway) == before
-    (result,) = wish(gateway, DELETE, ids=[snapshot])["results"]
-    assert ended(gateway, result["operation"]["id"]) == SUCCEEDED
-    assert tree(gateway, "vm-37") == []
+    assert dump(busy) == before
+    (result,) = wish(busy, DELETE, ids=[snapshot])["results"]
+    assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+    assert tree(busy, "vm-37") == []
 
 
-def test_what_is_busy_is_refused_and_says_with_what(gateway: Served) -> None:
-    with held(gateway, "vm-36"):
-        payload = wish(gateway, CREATE, machineId="vm-36", name="first")
+def test_what_is_busy_is_refused_and_says_with_what(busy: Served) -> None:
+    with held(busy, "vm-36"):
+        payload = wish(busy, CREATE, machineId="vm-36", name="first")
         operation, snapshot = payload["operation"]["id"], payload["snapshot"]["id"]
-        await_work(gateway, operation)
+        await_work(busy, operation)
         moving = ("operation", "event")  # a heartbeat and progress go on
-        before = dump(gateway, *moving)
+        before = dump(busy, *moving)
         creating = f"the snapshot is still being created: {operation}"
         for mutation, wished, path, message in (
             (REVERT, {"snapshotId": "snapshot-419"}, ["snapshotId"], f"vm-36 has unfinished work: {operation}"),
             (REVERT, {"snapshotId": snapshot}, ["snapshotId"], creating),
             (DELETE, {"ids": ["x", snapshot]}, ["ids", "1"], creating),
         ):
-            answer = wish(gateway, mutation, **wished)
+            answer = wish(busy, mutation, **wished)
             (error,) = answer["results"][1]["errors"] if mutation is DELETE else answer["errors"]
             assert error == {
                 "code": "CONFLICT",
@@ -76,13 +63,13 @@ def test_what_is_busy_is_refused_and_says_with_what(gateway: Served) -> None:
                 "path": ["input", *path],
                 "conflict": {"id": operation},
             }
-        assert dump(gateway, *moving) == before
-        deleting = wish(gateway, DELETE, ids=["snapshot-423"])["results"][0]["operation"]
+        assert dump(busy, *moving) == before
+        deleting = wish(busy, DELETE, ids=["snapshot-423"])["results"][0]["operation"]
         assert deleting["state"] == "QUEUED"
-        (result,) = wish(gateway, DELETE, ids=["snapshot-423"])["results"]
+        (result,) = wish(busy, DELETE, ids=["snapshot-423"])["results"]
         assert result["errors"][0]["message"] == f"the snapshot is being deleted: {deleting['id']}"
-    assert ended(gateway, operation) == SUCCEEDED
-    assert ended(gateway, deleting["id"]) == SUCCEEDED
+    assert ended(busy, operation) == SUCCEEDED
+    assert ended(busy, deleting["id"]) == SUCCEEDED
 
 
 CAPABILITIES = """{
@@ -91,25 +78,25 @@ CAPABILITIES = """{
 }"""
 
 
-def dry_runs(gateway: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
+def dry_runs(busy: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
     """The errors of reverting to each, and of deleting each; nothing is done."""
     reverts, deletes = [], []
     for start in range(0, len(ids), 100):
         some = ids[start : start + 100]
         wishes = [f'r{n}: revertVmSnapshot(input: {{snapshotId: "{id_}", dryRun: true}}) {{ errors {{ message }} }}'
                   for n, id_ in enumerate(some)]  # fmt: skip
-        reverts += [payload["errors"] for payload in gateway.ask("mutation {" + " ".join(wishes) + "}").values()]
-        deletes += [result["errors"] for result in wish(gateway, DELETE, ids=some, dryRun=True)["results"]]
+        reverts += [payload["errors"] for payload in busy.ask("mutation {" + " ".join(wishes) + "}").values()]
+        deletes += [result["errors"] for result in wish(busy, DELETE, ids=some, dryRun=True)["results"]]
     return reverts, deletes
 
 
-def test_capabilities_agree_with_refusals(gateway: Served) -> None:
+def test_capabilities_agree_with_refusals(busy: Served) -> None:
     """Every snapshot's, by a dry run, and every refusal of memory."""
-    found = gateway.ask(CAPABILITIES)
-    before = dump(gateway)
+    found = busy.ask(CAPABILITIES)
+    before = dump(busy)
     counts = {"REVERT": 0, "DELETE": 0, "CREATE_WITH_MEMORY": 0}
     snapshots = found["snapshots"]["nodes"]
-    reverts, deletes = dry_runs(gateway, [node["id"] for node in snapshots])
+    reverts, deletes = dry_runs(busy, [node["id"] for node in snapshots])
     for node, revert, delete in zip(snapshots, reverts, deletes, strict=True):
         said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
         assert list(said) == ["REVERT", "DELETE"]
@@ -121,7 +108,7 @@ def test_capabilities_agree_with_refusals(gateway: Served) -> None:
         assert list(said) == ["READ", "CREATE", "CREATE_WITH_MEMORY", "REVERT", "DELETE"]
         supported, reason = said["CREATE_WITH_MEMORY"]
         if not supported:
-            (error,) = wish(gateway, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
+            (error,) = wish(busy, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
             assert error == {
                 "code": "UNSUPPORTED",
                 "message": reason,
@@ -131,7 +118,7 @@ def test_capabilities_agree_with_refusals(gateway: Served) -> None:
         counts["CREATE_WITH_MEMORY"] += supported
     assert counts["REVERT"] < counts["DELETE"] == len(found["snapshots"]["nodes"])
     assert 0 < counts["CREATE_WITH_MEMORY"] < len(found["machines"]["nodes"])
-    assert dump(gateway) == before
+    assert dump(busy) == before
 
 
 @pytest.mark.parametrize(
@@ -152,20 +139,20 @@ def test_capabilities_agree_with_refusals(gateway: Served) -> None:
     ],
     ids=["gone", "imported"],
 )
-def test_what_can_only_be_read(gateway: Served, machine: str, snapshot: str, sql: str, message: str) -> None:
+def test_what_can_only_be_read(busy: Served, machine: str, snapshot: str, sql: str, message: str) -> None:
     provider = "INSERT INTO provider (name, tenant, driver) VALUES ('old', 'default', 'none')"
-    execute(gateway, f"{provider} ON CONFLICT DO NOTHING")
-    execute(gateway, sql)
-    before = dump(gateway)
+    execute(busy, f"{provider} ON CONFLICT DO NOTHING")
+    execute(busy, sql)
+    before = dump(busy)
     refusals = [
-        *wish(gateway, CREATE, machineId=machine, name="n")["errors"],
-        *wish(gateway, CREATE_SEVERAL, machineIds=[machine], name="n")["results"][0]["errors"],
-        *wish(gateway, REVERT, snapshotId=snapshot)["errors"],
-        *wish(gateway, DELETE, ids=[snapshot], withDescendants=True)["results"][0]["errors"],
+        *wish(busy, CREATE, machineId=machine, name="n")["errors"],
+        *wish(busy, CREATE_SEVERAL, machineIds=[machine], name="n")["results"][0]["errors"],
+        *wish(busy, REVERT, snapshotId=snapshot)["errors"],
+        *wish(busy, DELETE, ids=[snapshot], withDescendants=True)["results"][0]["errors"],
     ]
     assert [(error["code"], error["message"], error["path"]) for error in refusals] == [
         ("UNSUPPORTED", message, ["input", *path])
         for path in (["machineId"], ["machineIds", "0"], ["snapshotId"], ["ids", "0"])
     ]
-    assert dump(gateway) == before
-    assert len(tree(gateway, machine)) == 10
+    assert dump(busy) == before
+    assert len(tree(busy, machine)) == 10

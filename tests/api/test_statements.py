@@ -94,7 +94,7 @@ def worlds(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Wor
     """Two machines, and fifty. A large read of SQLite is not begun twice, on the event loop and then in a thread."""
     small_one, large_one = (Settings(database_url=databases.new(request.param)) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite, "_INLINE_STEPS", 1_000_000_000)
+        patch.setattr(sqlite, "_INLINE_SECONDS", 3_600.0)
         with served(small_one) as small, served(large_one) as large:
             planted(small, 2)
             planted(large, 50)
