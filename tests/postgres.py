@@ -57,7 +57,7 @@ class PostgresServer:
         return f"postgresql://gateway@127.0.0.1:{self.port}/{database}"
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGQUIT)  # at once: there is nothing to keep
         self._process.wait(20)
         shutil.rmtree(self._directory, ignore_errors=True)
 

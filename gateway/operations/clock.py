@@ -26,6 +26,30 @@ class DatabaseNow(sa.ColumnElement[datetime]):
     type = UtcDateTime()
 
 
+class ThisOrNow(sa.ColumnElement[datetime]):
+    """The parameter, an instant taken just before the statement, or the present if that is later.
+
+    On PostgreSQL something that this statement sees the end of may have ended in between.
+    """
+
+    inherit_cache = False
+    type = UtcDateTime()
+
+    def __init__(self, parameter: str) -> None:
+        self.moment = sa.bindparam(parameter, type_=UtcDateTime())
+
+
+@compiles(ThisOrNow, "sqlite")
+def _this_or_now_sqlite(element: ThisOrNow, compiler: Any, **kw: Any) -> str:
+    moment: str = compiler.process(element.moment, **kw)
+    return moment
+
+
+@compiles(ThisOrNow, "postgresql")
+def _this_or_now_postgresql(element: ThisOrNow, compiler: Any, **kw: Any) -> str:
+    return f"GREATEST({compiler.process(element.moment, **kw)}, clock_timestamp())"
+
+
 @compiles(FromNow, "sqlite")
 def _from_now_sqlite(element: FromNow, compiler: Any, **kw: Any) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', {compiler.process(element.seconds, **kw)} || ' seconds')"

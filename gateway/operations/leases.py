@@ -6,9 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.columns import UtcDateTime
 from gateway.models import Machine, Operation, OperationKind, OperationState, Snapshot
-from gateway.operations.clock import DatabaseNow, FromNow
+from gateway.operations.clock import DatabaseNow, FromNow, ThisOrNow
 from gateway.operations.statements import unfinished
 from gateway.store.statements import OneOf, Statement
 
@@ -51,7 +50,7 @@ CLAIM = Statement(
         attempt=_O.c.attempt + 1,
         lease_until=FromNow("lease"),
         retry_at=None,
-        started_at=sa.func.coalesce(_O.c.started_at, bindparam("at", type_=UtcDateTime())),
+        started_at=sa.func.coalesce(_O.c.started_at, ThisOrNow("at")),
     )
     .returning(_O.c.id)
 )

@@ -1,5 +1,6 @@
 """Killed at every step of every kind of operation: whoever comes next ends it truthfully, and nothing happens twice."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,9 @@ from tests.operations.world import SETTINGS, TABLES, World, until
 
 Run = Callable[..., None]
 Picture = list[tuple[str, str, str | None, bool]]
+
+# Writes that fail, one after the other; two rounds for each.
+ROUNDS = min(10, int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20")) // 5)
 
 PATIENT = replace(SETTINGS, operation_lease=600.0)  # leases run out when the test says so
 
@@ -138,7 +142,7 @@ def test_each_successor_is_killed_a_step_later(run: Run, where: str, before: boo
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_database_that_fails_now_and_then(run: Run, kind: str) -> None:
     async def story(world: World) -> None:
-        for number in range(1, 11):
+        for number in range(1, ROUNDS + 1):
             death = Death((number + 1) // 2, before=number % 2 == 1, error=OSError)
             trial = Trial(world, number)
             await trial.begin(kind, None)

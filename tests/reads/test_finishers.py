@@ -19,7 +19,7 @@ from tests.reads.queries import Queries
 from tests.reads.world import World, planted
 from tests.serving import Served, served
 
-EXAMPLES = 10 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
+EXAMPLES = 5 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 
 SCHEMA = executable(build_schema())
