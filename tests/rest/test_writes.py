@@ -229,6 +229,7 @@ def test_a_task_that_fails_says_so(rest: Rest) -> None:
     )
     result = rest.post(LIST, {"name": "never"})["results"][0]
     task = rest.finish(result["task_id"])
-    assert (task["status"], task["pct_complete"]) == ("Error", 0)
+    assert task["status"] == "Error"
+    assert task["pct_complete"] in range(100)  # how far it came before it failed
     assert task["message"] not in ("", "Task completed successfully")
     assert rest.get(result["snapshot_href"])["state"] == "error"
