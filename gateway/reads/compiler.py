@@ -10,8 +10,8 @@ from typing import Any
 from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 from gateway.reads import cursors, sources
-from gateway.reads.connections import Loaded, ManyLevel, ManyLink, Wanted
-from gateway.reads.context import Context, Pages
+from gateway.reads.connections import ManyLevel, ManyLink, Wanted
+from gateway.reads.context import Pages
 from gateway.reads.dialects import DIALECTS, Dialect
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.given import GivenShape, NodeLevels
@@ -308,6 +308,3 @@ class _Compilation:
         code.names["edge"] = inner
         render: Renderer = code.function("r, L, c", f"edge(r, L, c, lambda r: encode(order, ({values})))")
         return OneLevel(entity, rows, render=render)
-
-
-__all__ = ["Compiler", "Context", "Loaded", "Plan", "UnboundArgument"]

@@ -7,6 +7,7 @@ them are only AND and OR, so a comparison with null, which is null, counts as fa
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from gateway.columns import folded
@@ -160,3 +161,8 @@ def _after_prefix(prefix: str) -> str | None:
 
 def fold(text: str, ignore_case: bool) -> str:
     return folded(text) or "" if ignore_case else text
+
+
+def member_name(member: Any) -> str:
+    """The name of an enum's member, which GraphQL coerces to the member and other surfaces leave as text."""
+    return str(member.value) if isinstance(member, Enum) else str(member)

@@ -5,7 +5,6 @@ Every fault is found here, once, for literals and variables alike, and says wher
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from enum import Enum
 from typing import Any, Protocol
 
 from gateway.columns import FOLDED
@@ -146,12 +145,8 @@ class Choice(_Scalar):
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "eq":
-            return c.relation("=", _name(operand))
-        return c.among([_name(item) for item in operand], "text")
-
-
-def _name(member: Any) -> str:
-    return str(member.value) if isinstance(member, Enum) else str(member)
+            return c.relation("=", c.member_name(operand))
+        return c.among([c.member_name(item) for item in operand], "text")
 
 
 class Text(_Scalar):

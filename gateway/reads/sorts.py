@@ -5,12 +5,12 @@ The id always comes last, in the direction of the last key given, so that no two
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Any, Literal
 
 from gateway.columns import FOLDED
 from gateway.errors import InvalidInput
-from gateway.reads.conditions import NOTHING_SQL, Frame
+from gateway.reads.conditions import NOTHING_SQL, Frame, member_name
 
 Kind = Literal["text", "moment", "number"]
 
@@ -62,7 +62,7 @@ def parse_order(
     keys: list[Key] = []
     seen: set[str] = set()
     for number, item in enumerate(sort or ()):
-        name = _name(item["field"])
+        name = member_name(item["field"])
         if name in seen:
             raise InvalidInput(f"sort[{number}]: {name} is given twice", path=("sort", number, "field"))
         seen.add(name)
@@ -73,8 +73,8 @@ def parse_order(
                     f"sort[{number}]: ignoreCase is for text, and {name} is not", path=("sort", number, "ignoreCase")
                 )
             field = replace(field, column=field.column + FOLDED)
-        descending = _name(item.get("direction") or "ASC") == "DESC"
-        nulls_first = _name(item.get("nulls") or "LAST") == "FIRST"
+        descending = member_name(item.get("direction") or "ASC") == "DESC"
+        nulls_first = member_name(item.get("nulls") or "LAST") == "FIRST"
         keys.append(Key(field, descending, nulls_first))
     return complete(keys or list(default))
 
@@ -85,10 +85,6 @@ def complete(keys: Sequence[Key]) -> Order:
         if key.field == ID:
             return tuple(keys[: position + 1])  # what comes after the id decides nothing
     return (*keys, Key(ID, keys[-1].descending if keys else False))
-
-
-def _name(member: Any) -> str:
-    return str(member.value) if isinstance(member, Enum) else str(member)
 
 
 def backwards(order: Order) -> Order:
