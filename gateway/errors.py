@@ -104,6 +104,8 @@ class GatewayError(Exception):
     │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
     │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
     │   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
+    │   ├── ProviderDenied       PROVIDER_FAILED: the provider does not accept the gateway's credentials or rights
+    │   ├── ProviderFull         LIMIT_EXCEEDED: a quota of the provider's is reached, or its disk is full
     │   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
     │   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
     └── StartupError             the process cannot start; the message says what to do
@@ -207,6 +209,16 @@ class ProviderBusy(ProviderUnavailable):
 
 class ProviderRefused(ProviderError):
     """The provider understood and said no."""
+
+
+class ProviderDenied(ProviderError):
+    """The provider does not accept the gateway's credentials, or they lack the right; its operator has to see to it."""
+
+
+class ProviderFull(ProviderError):
+    """A quota of the provider's is reached, or its disk is full; nothing was left behind."""
+
+    code = ErrorCode.LIMIT_EXCEEDED
 
 
 class ProviderMissing(ProviderError):

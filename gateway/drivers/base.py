@@ -1,11 +1,12 @@
 """The contract between the gateway and whatever runs machines. Drivers import this, `errors` and the enums of `models`.
 
 A driver says what is true and does what it is told; it decides nothing and stores nothing, and never reads an error
-as an empty list. Doing things twice: `create` comes again only after `recover` found nothing under the operation's
+as an empty list. What it cannot place it calls OutcomeUnknown once the work was handed over, and ProviderUnavailable
+before. Doing things twice: `create` comes again only after `recover` found nothing under the operation's
 token, `delete` of what is missing raises ProviderMissing, and `revert` never comes again after an unknown outcome.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -126,8 +127,17 @@ class Canceled(Exception):
     """The provider stopped the work as wished, and nothing of it is left."""
 
 
+async def _no_hints() -> AsyncIterator[str]:
+    return
+    yield
+
+
 class Driver(Protocol):
-    """One configured provider. Every method but `matrix` may raise any ProviderError."""
+    """One configured provider. Every method but `matrix` and `close` may raise any ProviderError.
+
+    Drivers inherit from this, for what is optional. Making one neither connects nor fails: a provider that is away
+    when the gateway starts is one that is away.
+    """
 
     name: str  # of the kind of driver, such as "libvirt"
 
@@ -138,6 +148,13 @@ class Driver(Protocol):
     async def machines(self) -> Sequence[SeenMachine]:
         """Every machine there is."""
         ...
+
+    def hints(self) -> AsyncIterator[str]:
+        """Refs of machines at which something may have happened, for as long as it is iterated. Optional.
+
+        A hint is never the news itself: the machine is read again. What ends or fails is begun again later.
+        """
+        return _no_hints()
 
     async def machine(self, machine_ref: str) -> SeenMachine:
         """One machine. Raises ProviderMissing."""

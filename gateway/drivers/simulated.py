@@ -19,6 +19,7 @@ from gateway.drivers.base import (
     Canceled,
     CreateWish,
     DeleteWish,
+    Driver,
     Matrix,
     Recovery,
     RevertWish,
@@ -85,7 +86,7 @@ class Storage(Protocol):
 
 
 @dataclass(slots=True)
-class SimulatedDriver:
+class SimulatedDriver(Driver):
     """One simulated provider."""
 
     provider: str

@@ -1,64 +1,39 @@
-"""What every driver keeps to, each call repeated. A new driver adds a maker of its world to DRIVERS."""
+"""What every driver keeps to, each call repeated. A new driver adds a module to `worlds`, and nothing here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Driver, Recovery, RevertWish, SeenSnapshot, Work
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Work
 from gateway.errors import ProviderMissing, ProviderRefused
-from gateway.models import MachineKind, PowerState, SnapshotAction
-from gateway.store.migrate import migrate
-from gateway.store.opening import open_database
-from gateway.store.simulation import Simulation
+from gateway.models import SnapshotAction
+from tests.databases import required
+from tests.drivers import worlds
+from tests.drivers.subject import Subject
 
-
-@dataclass
-class Subject:
-    """A driver and two machines without snapshots that it has: one runs, one is off. None where it has no such."""
-
-    driver: Driver
-    vm: str
-    off: str | None
-    instance: str | None
-
-
-@asynccontextmanager
-async def simulated(directory: Path) -> AsyncIterator[Subject]:
-    url = f"sqlite:///{directory}/gateway.db"
-    migrate(url)
-    database = open_database(url, read_connections=2, write_connections=1, read_timeout=10)
-    simulation = Simulation(database)
-    for ref, kind, power in (
-        ("vm", MachineKind.VM, PowerState.ON),
-        ("off", MachineKind.VM, PowerState.OFF),
-        ("instance", MachineKind.INSTANCE, PowerState.ON),
-    ):
-        await simulation.put_machine(ref, provider="p", kind=kind, name=ref, power_state=power, latency_ms=5)
-    await simulation.put_machine("foreign", provider="q", kind=MachineKind.VM, name="foreign")
-    try:
-        yield Subject(SimulatedDriver("p", simulation), "vm", "off", "instance")
-    finally:
-        await database.close()
-
-
-DRIVERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Subject]]] = {"simulated": simulated}
+WORLDS = sorted(module.name for module in pkgutil.iter_modules(worlds.__path__))
 
 Test = Callable[[Subject], Awaitable[None]]
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=WORLDS)
 def check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Test], None]:
+    world = import_module(f"tests.drivers.worlds.{request.param}")
+    if reason := world.lacking():
+        (pytest.fail if required(world.PART) else pytest.skip)(reason)
+
     def run(test: Test) -> None:
         async def inside() -> None:
-            async with DRIVERS[request.param](tmp_path) as subject:
-                await test(subject)
-                await subject.driver.close()
+            async with world.world(tmp_path) as subject:
+                try:
+                    await test(subject)
+                finally:
+                    await subject.driver.close()
 
         asyncio.run(inside())
 
@@ -73,6 +48,10 @@ class Watched:
         self.tasks: list[str] = []
         self.work = Work(token, checkpoint=self._checkpoint, progress=self._progress)
 
+    @property
+    def task(self) -> str | None:
+        return self.tasks[-1] if self.tasks else None
+
     async def _checkpoint(self, task_ref: str) -> None:
         self.tasks.append(task_ref)
 
@@ -81,9 +60,12 @@ class Watched:
         self.told.append((percent, phase))
 
 
-async def make(subject: Subject, name: str, machine: str | None = None, token: str | None = None) -> SeenSnapshot:
-    wish = CreateWish(machine or subject.vm, name, None, False)
-    return await subject.driver.create(Work(token or f"token-{name}"), wish)
+async def make(subject: Subject, name: str, token: str | None = None) -> SeenSnapshot:
+    return await subject.driver.create(Work(token or f"token{name}"), subject.wish(name))
+
+
+async def refs(subject: Subject) -> list[str]:
+    return [seen.ref for seen in (await subject.driver.snapshots(subject.machine)).snapshots]
 
 
 def test_machines_are_reported_the_same_each_time(check: Callable[[Test], None]) -> None:
@@ -91,29 +73,37 @@ def test_machines_are_reported_the_same_each_time(check: Callable[[Test], None])
         driver = subject.driver
         await driver.health()
         machines = await driver.machines()
-        assert {subject.vm} <= {machine.ref for machine in machines}
+        assert {subject.machine} <= {machine.ref for machine in machines}
         assert "foreign" not in {machine.ref for machine in machines}
         assert await driver.machines() == machines
         for machine in machines:
+            assert machine.kind is not None
             for _ in range(2):
                 assert await driver.machine(machine.ref) == machine
-                assert list((await driver.snapshots(machine.ref)).snapshots) == []
+        for _ in range(2):
+            assert await refs(subject) == []
 
     check(test)
 
 
 def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
-        driver = subject.driver
+        driver, machine = subject.driver, subject.machine
+        made = await make(subject, "gone")
+        await driver.delete(Work("t"), DeleteWish(machine, made.ref))
+        reverts = driver.matrix(subject.kind).reason_against(
+            SnapshotAction.REVERT, (await driver.machine(machine)).power_state
+        )
         for _ in range(2):
             for call in (
                 driver.machine("nowhere"),
                 driver.snapshots("nowhere"),
                 driver.machine("foreign"),
-                driver.create(Work("t1"), CreateWish("nowhere", "n", None, False)),
+                driver.create(Work("t1"), CreateWish("nowhere", "n", None, subject.memory)),
                 driver.delete(Work("t2"), DeleteWish("nowhere", "none")),
-                driver.delete(Work("t3"), DeleteWish(subject.vm, "none")),
-                driver.revert(Work("t4"), RevertWish(subject.vm, "none")),
+                driver.delete(Work("t3"), DeleteWish(machine, "none")),
+                driver.delete(Work("t4"), DeleteWish(machine, made.ref)),
+                *([] if reverts else [driver.revert(Work("t5"), RevertWish(machine, "none"))]),
             ):
                 with pytest.raises(ProviderMissing):
                     await call
@@ -121,34 +111,54 @@ def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> 
     check(test)
 
 
-def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
+def test_snapshots_are_listed_as_they_were_made(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
         a = await make(subject, "a")
         b = await make(subject, "b")
         same_name = await make(subject, "b", token="other")
         assert len({a.ref, b.ref, same_name.ref}) == 3
-        seen = await driver.snapshots(subject.vm)
+        seen = await driver.snapshots(subject.machine)
         assert {s.ref: s for s in seen.snapshots} == {s.ref: s for s in (a, b, same_name)}
-        assert await driver.snapshots(subject.vm) == seen
-        if not driver.matrix(MachineKind.VM).tree:
+        assert await driver.snapshots(subject.machine) == seen
+        assert all(s.ready for s in seen.snapshots)
+
+    check(test)
+
+
+def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        a, b, c = [await make(subject, name) for name in "abc"]
+        seen = await driver.snapshots(machine)
+        if not driver.matrix(subject.kind).tree:
+            assert ([s.parent_ref for s in seen.snapshots], seen.current_ref) == ([None] * 3, None)
             return
-        assert (a.parent_ref, b.parent_ref, same_name.parent_ref, seen.current_ref) == (
-            None,
-            a.ref,
-            b.ref,
-            same_name.ref,
-        )
-        await driver.revert(Work("r"), RevertWish(subject.vm, a.ref))
-        assert (await driver.snapshots(subject.vm)).current_ref == a.ref
-        c = await make(subject, "c")
-        assert c.parent_ref == a.ref
-        await driver.delete(Work("d"), DeleteWish(subject.vm, a.ref))
-        seen = await driver.snapshots(subject.vm)
-        assert {s.ref: s.parent_ref for s in seen.snapshots} == {b.ref: None, same_name.ref: b.ref, c.ref: None}
-        assert seen.current_ref == c.ref
+        assert (a.parent_ref, b.parent_ref, c.parent_ref, seen.current_ref) == (None, a.ref, b.ref, c.ref)
+        await driver.revert(Work("r"), RevertWish(machine, a.ref))
+        assert (await driver.snapshots(machine)).current_ref == a.ref
+        d = await make(subject, "d")
+        assert d.parent_ref == a.ref
+        await driver.delete(Work("d"), DeleteWish(machine, a.ref))
+        seen = await driver.snapshots(machine)
+        assert {s.ref: s.parent_ref for s in seen.snapshots} == {b.ref: None, c.ref: b.ref, d.ref: None}
+        assert seen.current_ref == d.ref
         order = [s.ref for s in seen.snapshots]
-        assert order.index(b.ref) < order.index(same_name.ref)
+        assert order.index(b.ref) < order.index(c.ref)
+
+    check(test)
+
+
+def test_any_name_can_be_given(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        names = ['vor/"dem" Umzug: ☃ <&> 100 %', "-n", "x" * 255, "current", "2026"]
+        made = [await make(subject, name, token=f"{place}cafe") for place, name in enumerate(names)]
+        assert {*await refs(subject)} == {snapshot.ref for snapshot in made}
+        for place, snapshot in enumerate(made):
+            assert await subject.driver.recover(Work(f"{place}cafe"), subject.wish(names[place])) == snapshot
+        for place, snapshot in enumerate(made):
+            await subject.driver.delete(Work(f"{place}gone"), DeleteWish(subject.machine, snapshot.ref))
+        assert await refs(subject) == []
 
     check(test)
 
@@ -156,12 +166,12 @@ def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
 def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         a = await make(subject, "a")
-        wish = DeleteWish(subject.vm, a.ref)
+        wish = DeleteWish(subject.machine, a.ref)
         await subject.driver.delete(Work("d"), wish)
         for token in ("d", "d", "e"):
             with pytest.raises(ProviderMissing):
                 await subject.driver.delete(Work(token), wish)
-        assert list((await subject.driver.snapshots(subject.vm)).snapshots) == []
+        assert await refs(subject) == []
 
     check(test)
 
@@ -169,27 +179,43 @@ def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
 def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
-        create = CreateWish(subject.vm, "a", "why", False)
+        create = subject.wish("a", "why")
         for _ in range(2):
             assert await driver.recover(Work("c"), create) is Recovery.NOT_BEGUN
         watched = Watched("c")
         made = await driver.create(watched.work, create)
-        assert (made.name, made.description, made.memory) == ("a", "why", False)
-        task = watched.tasks[-1] if watched.tasks else None
+        assert (made.name, made.description, made.memory, made.token) == (
+            "a",
+            subject.description("why"),
+            subject.memory,
+            "c",
+        )
         for _ in range(2):
-            assert await driver.recover(Work("c", task), create) == made
-        revert, delete = RevertWish(subject.vm, made.ref), DeleteWish(subject.vm, made.ref)
-        watched = Watched("r")
-        await driver.revert(watched.work, revert)
-        task = watched.tasks[-1] if watched.tasks else None
-        assert await driver.recover(Work("r", task), revert) is Recovery.DONE
+            assert await driver.recover(Work("c", watched.task), create) == made
+        delete = DeleteWish(subject.machine, made.ref)
         assert await driver.recover(Work("d"), delete) is Recovery.NOT_BEGUN
-        assert [s.ref for s in (await driver.snapshots(subject.vm)).snapshots] == [made.ref]
+        assert await refs(subject) == [made.ref]
         watched = Watched("d")
         await driver.delete(watched.work, delete)
-        task = watched.tasks[-1] if watched.tasks else None
         for _ in range(2):
-            assert await driver.recover(Work("d", task), delete) is Recovery.DONE
+            assert await driver.recover(Work("d", watched.task), delete) is Recovery.DONE
+
+    check(test)
+
+
+def test_a_revert_can_be_recovered(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        power = (await driver.machine(machine)).power_state
+        if driver.matrix(subject.kind).reason_against(SnapshotAction.REVERT, power):
+            return
+        a, b = [await make(subject, name) for name in "ab"]
+        revert = RevertWish(machine, a.ref)
+        watched = Watched("r")
+        await driver.revert(watched.work, revert)
+        for _ in range(2):
+            assert await driver.recover(Work("r", watched.task), revert) is Recovery.DONE
+        assert {*await refs(subject)} == {a.ref, b.ref}
 
     check(test)
 
@@ -197,16 +223,16 @@ def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], N
 def test_what_the_matrix_says_no_to_is_refused(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
-        vms, instances = driver.matrix(MachineKind.VM), driver.matrix(MachineKind.INSTANCE)
-        if subject.off is not None and vms.reason_against(SnapshotAction.CREATE_WITH_MEMORY, PowerState.OFF):
-            with pytest.raises(ProviderRefused):
-                await driver.create(Work("m"), CreateWish(subject.off, "m", None, True))
-            assert list((await driver.snapshots(subject.off)).snapshots) == []
-        if subject.instance is not None and instances.reason_against(SnapshotAction.REVERT, PowerState.ON):
-            made = await make(subject, "image", subject.instance)
-            with pytest.raises(ProviderRefused):
-                await driver.revert(Work("r"), RevertWish(subject.instance, made.ref))
-            assert made.parent_ref is None
-            assert (await driver.snapshots(subject.instance)).current_ref is None
+        for machine in await driver.machines():
+            matrix, power, ref = driver.matrix(machine.kind), machine.power_state, machine.ref
+            before = await driver.snapshots(ref)
+            for action, memory in ((SnapshotAction.CREATE, False), (SnapshotAction.CREATE_WITH_MEMORY, True)):
+                if matrix.reason_against(action, power):
+                    with pytest.raises(ProviderRefused):
+                        await driver.create(Work("m"), CreateWish(ref, "m", None, memory))
+            if matrix.reason_against(SnapshotAction.REVERT, power):
+                with pytest.raises(ProviderRefused):
+                    await driver.revert(Work("r"), RevertWish(ref, "none"))
+            assert await driver.snapshots(ref) == before
 
     check(test)

@@ -8,6 +8,7 @@ from gateway.config import Settings
 from gateway.drivers.base import (
     CreateWish,
     DeleteWish,
+    Driver,
     Matrix,
     Recovery,
     RevertWish,
@@ -42,7 +43,7 @@ def snapshot(ref: str, **attributes: Any) -> SeenSnapshot:
     return SeenSnapshot(ref=ref, **(known | attributes))
 
 
-class ScriptedDriver:
+class ScriptedDriver(Driver):
     """Answers from attributes. `during` runs while it is asked for snapshots; errors are raised, not returned."""
 
     name = "scripted"

@@ -1,0 +1,37 @@
+"""The simulated driver on a database of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gateway.drivers.simulated import SimulatedDriver
+from gateway.models import MachineKind, PowerState
+from gateway.store.migrate import migrate
+from gateway.store.opening import open_database
+from gateway.store.simulation import Simulation
+from tests.drivers.subject import Subject
+
+PART = "simulated"
+
+
+def lacking() -> str | None:
+    return None
+
+
+@asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[Subject]:
+    url = f"sqlite:///{directory}/gateway.db"
+    migrate(url)
+    database = open_database(url, read_connections=2, write_connections=1, read_timeout=10)
+    simulation = Simulation(database)
+    for ref, kind, power in (
+        ("vm", MachineKind.VM, PowerState.ON),
+        ("off", MachineKind.VM, PowerState.OFF),
+        ("instance", MachineKind.INSTANCE, PowerState.ON),
+    ):
+        await simulation.put_machine(ref, provider="p", kind=kind, name=ref, power_state=power, latency_ms=5)
+    await simulation.put_machine("foreign", provider="q", kind=MachineKind.VM, name="foreign")
+    try:
+        yield Subject(SimulatedDriver("p", simulation), "vm")
+    finally:
+        await database.close()
