@@ -39,9 +39,8 @@ KNOWN_ONLY_TO = {
     "asyncpg": {"store"},
     "sqlite3": {"store", "inventory"},
     "psycopg": {"store", "inventory"},
-    **dict.fromkeys(
-        ("boto3", "botocore", "keystoneauth1", "libvirt", "openstack", "proxmoxer", "pyVmomi"), {"drivers"}
-    ),
+    **{name: {"drivers"} for name in ("boto3", "botocore", "keystoneauth1", "libvirt", "openstack", "proxmoxer")},
+    "pyVmomi": {"drivers"},
 }
 
 
