@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, schema, import, refresh, simulate."""
+"""The command line: serve, migrate, schema, import, refresh, provider, simulate."""
 
 import asyncio
 import logging
@@ -12,30 +12,35 @@ import click
 
 from gateway import serving
 from gateway.api.schema import print_sdl
-from gateway.app import open_drivers, opened_database
+from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings, variable
 from gateway.errors import GatewayError, StartupError
 from gateway.inventory.counts import Progress
+from gateway.inventory.examining import check_provider
 from gateway.inventory.importing import import_file
 from gateway.inventory.refresh import Inventory
 from gateway.inventory.simulating import simulate as simulate_machine
+from gateway.providers import SIMULATED, known, read_providers
 from gateway.store.migrate import migrate as migrate_database
 
 
 class _Commands(click.Group):
-    """Shows what keeps a command from running as one line, with exit code 2."""
+    """Shows what keeps a command from running, a line per fault, with exit code 2."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (StartupError, GatewayError) as error:
-            _refuse(str(error))
+        except StartupError as error:
+            _refuse(*error.faults)
+        except GatewayError as error:
+            _refuse(error.message)
         except click.UsageError as error:
             _refuse(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'gateway'} --help)")
 
 
-def _refuse(message: str) -> NoReturn:
-    click.echo(f"gateway: {' '.join(message.split())}", err=True)
+def _refuse(*messages: str) -> NoReturn:
+    for message in messages:
+        click.echo(f"gateway: {' '.join(message.split())}", err=True)
     sys.exit(2)
 
 
@@ -51,6 +56,7 @@ def _setting(name: str, help_text: str, type_: Any = str) -> Callable[[Any], Any
     return click.option(option, name, type=type_, default=None, help=f"{help_text} [{variable(name)}]")
 
 
+_providers = _setting("providers_file", "TOML file that names the providers.")
 _database = _setting("database_url", "Where the data is: sqlite:///FILE or postgresql://USER@HOST/NAME.")
 
 
@@ -64,6 +70,8 @@ def main() -> None:
 @_setting("host", "Address to listen on.")
 @_setting("port", "Port to listen on; 0 takes a free one.", int)
 @_database
+@_providers
+@_setting("images", "A folder of qcow2 images to serve as a provider.")
 @click.option("--demo", is_flag=True, help="Load the demo world if the database has no machines.")
 def serve(demo: bool, **overrides: Any) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Migrates the database first."""
@@ -72,6 +80,7 @@ def serve(demo: bool, **overrides: Any) -> None:
     for library in ("uvicorn", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     serving.check_loopback(settings.host)
+    read_providers(settings)
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
 
@@ -116,6 +125,7 @@ def _show_progress(progress: Progress) -> None:
 @main.command()
 @click.argument("provider", required=False)
 @_database
+@_providers
 def refresh(provider: str | None, **overrides: Any) -> None:
     """Read the machines of PROVIDER, or of every provider, again."""
     settings = Settings.from_environment(**overrides)
@@ -124,14 +134,40 @@ def refresh(provider: str | None, **overrides: Any) -> None:
 
 
 async def _refresh(settings: Settings, provider: str | None) -> None:
-    async with opened_database(settings) as database:
-        drivers = await open_drivers(database)
+    providers = read_providers(settings)
+    async with opened_database(settings) as database, opened_drivers(database, providers) as drivers:
         if provider is not None and provider not in drivers:
-            known = ", ".join(sorted(drivers)) or "none"
-            raise StartupError(f"there is no provider {provider!r} with a driver; there are: {known}")
+            raise StartupError(f"there is no provider {provider!r} with a driver; there are: {known(drivers)}")
         inventory = Inventory(database, drivers, settings)
         for name in [provider] if provider is not None else sorted(drivers):
             click.echo(f"{name}: {await inventory.refresh_provider(name)}")
+
+
+@main.group()
+def provider() -> None:
+    """Look at the configured providers."""
+
+
+@provider.command("list")
+@_providers
+def provider_list(**overrides: Any) -> None:
+    """Check the configuration and list what it names."""
+    for configured in read_providers(Settings.from_environment(**overrides)):
+        click.echo(f"{configured.name}: driver {configured.driver}, tenant {configured.tenant}")
+
+
+@provider.command("check")
+@click.argument("name")
+@_providers
+def provider_check(name: str, **overrides: Any) -> None:
+    """Talk to the provider NAME and tell what works. Changes nothing. Exit code 1 when something does not work."""
+    providers = {configured.name: configured for configured in read_providers(Settings.from_environment(**overrides))}
+    if name not in providers:
+        raise StartupError(f"no provider {name!r} is configured; there are: {known(providers)}")
+    if providers[name].driver == SIMULATED:
+        raise StartupError(f"provider {name!r} is simulated: there is nothing to talk to")
+    logging.basicConfig(level=logging.CRITICAL)  # what a client library complains of is told better here
+    sys.exit(0 if asyncio.run(check_provider(providers[name].make(), click.echo)) else 1)
 
 
 @main.command()

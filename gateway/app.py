@@ -1,7 +1,7 @@
 """The composition root: settings -> database, drivers, worker, ASGI application. The only place that names them all."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +23,13 @@ from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
 from gateway.inventory.demo import load_demo
 from gateway.inventory.refresh import Inventory
+from gateway.inventory.registering import register_provider
+from gateway.inventory.watching import Watch
 from gateway.models import Provider
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.pages import page_routes
+from gateway.providers import SIMULATED, ConfiguredProvider, read_providers
 from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
 from gateway.store.feed import Feed
@@ -66,11 +69,20 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def open_drivers(database: Database) -> Mapping[str, Driver]:
-    """A driver for every provider that has one, by the provider's name."""
+@asynccontextmanager
+async def opened_drivers(
+    database: Database, providers: Sequence[ConfiguredProvider]
+) -> AsyncIterator[Mapping[str, Driver]]:
+    """A driver for every configured and every simulated provider, by name. Raises StartupError."""
+    for provider in providers:
+        await register_provider(database, provider.name, provider.driver, provider.tenant)
+    drivers = {provider.name: provider.make() for provider in providers if provider.driver != SIMULATED}
     simulation = Simulation(database)
     rows = await database.read(lambda transaction: transaction.all(_SIMULATED), single=True)
-    return {row.name: SimulatedDriver(row.name, simulation) for row in rows}
+    async with AsyncExitStack() as stack:
+        for driver in drivers.values():
+            stack.push_async_callback(driver.close)
+        yield drivers | {row.name: SimulatedDriver(row.name, simulation) for row in rows}
 
 
 @asynccontextmanager
@@ -79,16 +91,30 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
 
     `demo`: the demo world is loaded when the database has no machines.
     """
+    providers = read_providers(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened_database(settings))
         if demo:
             await load_demo(database, settings.tenant)
-        drivers = await open_drivers(database)
+        drivers = await stack.enter_async_context(opened_drivers(database, providers))
         inventory = Inventory(database, drivers, settings)
-        worker = Worker(database, drivers, settings, inventory.refresh_machine)
+        watch = Watch(inventory, drivers)
+        worker = Worker(
+            database,
+            drivers,
+            settings,
+            inventory.refresh_machine,
+            limits={provider.name: provider.concurrency for provider in providers},
+            look=watch.look,
+        )
         operations = Operations(database, drivers, settings, worker.wake)
         feed = Feed(database)
-        for part in (feed, worker, inventory):  # stopped in reverse: what makes changes before what tells of them
+        for part in (
+            feed,
+            worker,
+            inventory,
+            watch,
+        ):  # stopped in reverse: what makes changes before what tells of them
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed)

@@ -24,6 +24,9 @@ class Settings:
     allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
     public_url: str = setting("", "Where clients reach the gateway: links in REST answers begin with it.")
     cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
+    providers_file: str = setting("", "TOML file that names the providers and how to reach them.")
+    providers: str = setting("", "The same as text, for where there is no file.")
+    images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
     read_connections: int = setting(4, "Database connections for reads.")
@@ -67,6 +70,11 @@ class Settings:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")
+
+
+def from_environment(name: str) -> str | None:
+    """What the environment has under `name`, such as a secret that a provider's table refers to."""
+    return os.environ.get(name)
 
 
 def variable(name: str) -> str:

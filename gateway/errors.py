@@ -234,4 +234,11 @@ class OutcomeUnknown(ProviderError):
 
 
 class StartupError(Exception):
-    """The process cannot start or the command cannot run. One line that says what to do; exit code 2."""
+    """The process cannot start or the command cannot run. A line per fault says what to do; exit code 2."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "; ".join(self.faults)

@@ -127,11 +127,6 @@ class Canceled(Exception):
     """The provider stopped the work as wished, and nothing of it is left."""
 
 
-async def _no_hints() -> AsyncIterator[str]:
-    return
-    yield
-
-
 class Driver(Protocol):
     """One configured provider. Every method but `matrix` and `close` may raise any ProviderError.
 
@@ -149,12 +144,12 @@ class Driver(Protocol):
         """Every machine there is."""
         ...
 
-    def hints(self) -> AsyncIterator[str]:
-        """Refs of machines at which something may have happened, for as long as it is iterated. Optional.
+    def hints(self) -> AsyncIterator[str] | None:
+        """Refs of machines at which something may have happened, for as long as it is iterated; None without events.
 
         A hint is never the news itself: the machine is read again. What ends or fails is begun again later.
         """
-        return _no_hints()
+        return None
 
     async def machine(self, machine_ref: str) -> SeenMachine:
         """One machine. Raises ProviderMissing."""

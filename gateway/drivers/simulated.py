@@ -58,6 +58,11 @@ _PHASES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Nothing: its world is in the gateway's own database."""
+
+
 class Storage(Protocol):
     """Where the simulated world is. Everything is answered as of now: work whose time has come is done."""
 

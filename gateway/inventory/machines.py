@@ -20,11 +20,11 @@ _REPORTED = ("name", "description", "power_state", "host", "flavor", "availabili
 _COLUMNS = [col(getattr(Machine, name)) for name in ("id", "gone_at", "provider_ref", *_REPORTED)]
 
 _MANAGED = sa.text("NOT machine.imported")  # the very words of the unique index
-_KNOWN = Statement(
-    sa.select(*_COLUMNS)
-    .where(col(Machine.provider) == bindparam("of"), col(Machine.provider_ref) == bindparam("ref"), _MANAGED)
-    .with_for_update()
+_known = sa.select(*_COLUMNS).where(
+    col(Machine.provider) == bindparam("of"), col(Machine.provider_ref) == bindparam("ref"), _MANAGED
 )
+KNOWN = Statement(_known)
+_KNOWN = Statement(_known.with_for_update())
 # Held while a machine that is met for the first time goes in: two gateways may meet it at once.
 _LOCK_PROVIDER = Statement(sa.select(col(Provider.name)).where(col(Provider.name) == bindparam("of")).with_for_update())
 _CANDIDATES = Statement(

@@ -6,7 +6,7 @@ An error is never read as an empty list: what could not be read stays as it was,
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from gateway.drivers.base import Driver, SeenMachine
 from gateway.errors import ProviderError, ProviderMissing, ProviderUnavailable
 from gateway.inventory.columns import assignments
 from gateway.inventory.counts import Counts
-from gateway.inventory.machines import mark_absent, mark_gone, merge_machine
+from gateway.inventory.machines import KNOWN, mark_absent, mark_gone, merge_machine
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
@@ -61,17 +61,43 @@ class Inventory:
         place = await self._database.read(lambda tx: tx.first(_WHERE_IT_IS, machine_id=machine_id), single=True)
         if place is None:
             raise ProviderMissing("the machine is no longer in the inventory")
-        driver = self._drivers.get(place.provider)
-        if driver is None:
+        if place.provider not in self._drivers:
             raise ProviderUnavailable(f"no driver is configured for provider {place.provider!r}")
         try:
-            seen = await _answer(driver.machine(place.provider_ref))
+            await self._read_machine(place.provider, place.provider_ref)
         except ProviderMissing:
-            moment = now()
-            await self._database.write(lambda tx: mark_gone(tx, [machine_id], moment))
-            return
-        tenant = await self._tenant(place.provider, driver)
-        await self._read_snapshots(place.provider, tenant, driver, seen, Counts())
+            await self._mark_gone([machine_id])
+
+    async def read_again(self, places: Sequence[tuple[str, str]]) -> None:
+        """Reads the machines at these providers and refs again, if that can be done now."""
+
+        async def read(provider: str, machine_ref: str) -> None:
+            async with limit:
+                try:
+                    await self._read_machine(provider, machine_ref)
+                except ProviderMissing:
+                    row = await self._database.read(
+                        lambda tx: tx.first(KNOWN, of=provider, ref=machine_ref), single=True
+                    )
+                    await self._mark_gone([] if row is None else [row.id])
+                except ProviderError as error:
+                    log.info("a machine of provider %s could not be read: %s", provider, error.message)
+                except Exception:
+                    log.exception("a machine of provider %s could not be refreshed", provider)
+
+        limit = asyncio.Semaphore(_AT_ONCE)
+        await asyncio.gather(*(read(*place) for place in places))
+
+    async def _read_machine(self, provider: str, machine_ref: str) -> None:
+        """Raises ProviderMissing when the provider does not have it."""
+        driver = self._drivers[provider]
+        seen = await _answer(driver.machine(machine_ref))
+        tenant = await self._tenant(provider, driver)
+        await self._read_snapshots(provider, tenant, driver, seen, Counts())
+
+    async def _mark_gone(self, ids: Sequence[int]) -> None:
+        moment = now()
+        await self._database.write(lambda tx: mark_gone(tx, ids, moment))
 
     # ---- one provider
 

@@ -40,6 +40,7 @@ class Claim:
         self.percent: int | None = None
         self.phase: str | None = None
         self.lost = False
+        self.succeeded = False
 
     @property
     def wish(self) -> Wish | None:
@@ -98,6 +99,7 @@ class Claim:
             await effect(tx)
 
         await self._write(work)
+        self.succeeded = state is OperationState.SUCCEEDED
 
     # ---- writes that may fail: the next one says the same and more. These raise LeaseLost alone.
 

@@ -9,11 +9,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import uuid4
 
 from gateway.config import Settings
 from gateway.drivers.base import Driver
+from gateway.models import OperationKind
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
@@ -25,7 +26,11 @@ _SWEEP = 60.0  # seconds between rounds of housekeeping
 
 
 class Worker:
-    """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds."""
+    """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds.
+
+    `limits`: how many operations of a provider may be under way here, for those that have a limit. `look` is told a
+    provider and a machine's ref when more may have changed there than the operation has recorded.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,8 @@ class Worker:
         settings: Settings,
         refresh: Callable[[int], Awaitable[None]],
         *,
+        limits: Mapping[str, int] | None = None,
+        look: Callable[[str, str], None] = lambda _provider, _ref: None,
         name: str | None = None,
         poll: float = 0.5,
         first_wait: float = 1.0,
@@ -41,6 +48,8 @@ class Worker:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._database = database
         self._drivers = drivers
+        self._limits = limits or {}
+        self._look = look
         self._settings = settings
         self._execution = Execution(drivers, settings, refresh, first_wait)
         self._poll = poll
@@ -86,20 +95,31 @@ class Worker:
                     await self._woken.wait()
 
     async def _claim(self) -> None:
-        slots = self._settings.operation_slots - len(self._jobs)
-        if slots <= 0:
-            return
-        claims = await claim(
-            self._database,
-            self.name,
-            slots=slots,
-            providers=list(self._drivers),
-            lease=self._settings.operation_lease,
-        )
-        for claimed in claims if not self._stopping else []:  # `stop` releases the others
-            job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
-            self._jobs[job] = claimed
-            job.add_done_callback(self._done)
+        for providers in self._groups():
+            slots = self._free(providers)
+            if slots <= 0 or self._stopping:
+                continue
+            claims = await claim(
+                self._database, self.name, slots=slots, providers=providers, lease=self._settings.operation_lease
+            )
+            for claimed in claims if not self._stopping else []:  # `stop` releases the others
+                job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
+                self._jobs[job] = claimed
+                job.add_done_callback(self._done)
+
+    def _groups(self) -> list[list[str]]:
+        """The providers that may be claimed for in one statement: all but those that could be given too much."""
+        limited = [name for name in self._drivers if name in self._limits]
+        return [[name for name in self._drivers if name not in self._limits], *([name] for name in limited)]
+
+    def _free(self, providers: Sequence[str]) -> int:
+        """How many operations of these providers may begin here now."""
+        free = self._settings.operation_slots - len(self._jobs)
+        for name in providers:
+            if name in self._limits:
+                running = sum(claimed.row.provider == name for claimed in self._jobs.values())
+                free = min(free, self._limits[name] - running)
+        return free
 
     async def _see_wishes(self) -> None:
         if any(not claimed.cancel_wanted for claimed in self._jobs.values()):
@@ -124,6 +144,8 @@ class Worker:
 
     def _done(self, job: asyncio.Task[None]) -> None:
         claimed = self._jobs.pop(job)
+        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or not claimed.succeeded:
+            self._look(claimed.row.provider, claimed.row.machine_ref)
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("operation-%d was dropped", claimed.row.id, exc_info=error)
         self.wake()

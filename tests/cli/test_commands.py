@@ -29,7 +29,9 @@ def test_help_names_every_command() -> None:
     code, out, err = spawned("--help")
     assert (code, err) == (0, "")
     commands = out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["import", "migrate", "refresh", "schema", "serve", "simulate"]
+    assert [line.split()[0] for line in commands] == [
+        *("import", "migrate", "provider", "refresh", "schema", "serve", "simulate")
+    ]
 
 
 def test_version() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.routing import Mount
 
 from gateway.access.caller import Caller, Right
-from gateway.app import open_drivers
+from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.service import Operations
@@ -102,7 +102,8 @@ def _routes(gateway: Served, settings: Settings, authenticate: Authenticate, pub
     found = gateway.gateway
 
     async def make() -> Any:
-        operations = Operations(found.database, await open_drivers(found.database), settings, found.worker.wake)
+        async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
+            operations = Operations(found.database, drivers, settings, found.worker.wake)
         limit = settings.max_body_bytes
         return rest_routes(found.database, operations, authenticate, public_url=public_url, max_body_bytes=limit)
 

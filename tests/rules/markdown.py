@@ -22,12 +22,18 @@ class Example(NamedTuple):
 
 def examples(document: Path) -> list[Example]:
     """Every `graphql` block with its `json`, and every `sh` block with its `text`."""
-    blocks: list[tuple[str, str]] = _FENCE.findall(document.read_text())
+    blocks = [block for block in fences(document) if block[0] != "toml"]
     answers = {"graphql": "json", "sh": "text"}
     assert [language for language, _ in blocks[1::2]] == [answers[language] for language, _ in blocks[::2]]
     return [
         Example(language, sent, answer) for (language, sent), (_, answer) in zip(blocks[::2], blocks[1::2], strict=True)
     ]
+
+
+def fences(document: Path) -> list[tuple[str, str]]:
+    """Language and text of every fenced block that names its language."""
+    found: list[tuple[str, str]] = _FENCE.findall(document.read_text())
+    return found
 
 
 def table(document: Path, heading: str) -> list[str]:

@@ -40,7 +40,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_settings_are_those_of_the_code() -> None:
-    assert table(README, "Variable") == settings_table()
+    assert table(ROOT / "docs/settings.md", "Variable") == settings_table()
 
 
 def test_the_error_codes_are_those_of_the_code() -> None:
