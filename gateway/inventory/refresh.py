@@ -4,6 +4,7 @@ An error is never read as an empty list: what could not be read stays as it was,
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Mapping, Sequence
@@ -203,6 +204,8 @@ class Inventory:
                 log.warning("provider %s could not be read: %s", name, error.message)
             except Exception:
                 log.exception("provider %s could not be refreshed", name)
+                with contextlib.suppress(Exception):  # it may be the database that is away
+                    await self._report(name, "the gateway made a mistake when it read the provider; the log has it")
             # Jitter, so that gateways and providers do not fall into step.
             await asyncio.sleep(self._settings.refresh_interval * random.uniform(0.9, 1.1))  # noqa: S311
 

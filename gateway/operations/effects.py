@@ -53,7 +53,7 @@ _CURRENT = Statement(sa.update(Snapshot).where(col(Snapshot.id) == bindparam("sn
 _REVERTED = Statement(
     sa.update(Snapshot)
     .where(col(Snapshot.id) == bindparam("snapshot_id"))
-    .values(state=SnapshotState.READY, is_current=True, observed_at=bindparam("observed_at"))
+    .values(state=SnapshotState.READY, is_current=bindparam("is_current"), observed_at=bindparam("observed_at"))
 )
 
 _MOVE_CHILDREN = Statement(
@@ -83,10 +83,11 @@ async def created(tx: Transaction, operation: Any, seen: SeenSnapshot, tree: boo
     )
 
 
-async def reverted(tx: Transaction, operation: Any) -> None:
-    """The machine runs on top of the snapshot."""
-    await tx.run(_NONE_CURRENT, machine_id=operation.machine_id)  # first: the database allows one
-    await tx.run(_REVERTED, snapshot_id=operation.snapshot_id, observed_at=now())
+async def reverted(tx: Transaction, operation: Any, tree: bool) -> None:
+    """The machine runs on top of the snapshot, where the provider knows such a thing."""
+    if tree:
+        await tx.run(_NONE_CURRENT, machine_id=operation.machine_id)  # first: the database allows one
+    await tx.run(_REVERTED, snapshot_id=operation.snapshot_id, is_current=tree, observed_at=now())
 
 
 async def deleted(tx: Transaction, operation: Any) -> None:

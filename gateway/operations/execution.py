@@ -77,8 +77,10 @@ class Execution:
                 tree = driver.matrix(row.machine_kind).tree
                 return lambda tx: effects.created(tx, row, seen, tree)
             case RevertWish():
-                await self._call(self.drivers[row.provider], claim, wish)
-                return lambda tx: effects.reverted(tx, row)
+                driver = self.drivers[row.provider]
+                await self._call(driver, claim, wish)
+                tree = driver.matrix(row.machine_kind).tree
+                return lambda tx: effects.reverted(tx, row, tree)
             case DeleteWish():
                 try:
                     await self._call(self.drivers[row.provider], claim, wish)

@@ -1,6 +1,7 @@
 """A provider that says what a test has it say, and a database's inventory read back."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,6 +53,7 @@ class ScriptedDriver(Driver):
         self.world: dict[SeenMachine, SeenSnapshots | ProviderError] = {}
         self.problem: ProviderError | None = None
         self.during: Callable[[], Awaitable[None]] | None = None
+        self.events: asyncio.Queue[str | Exception] = asyncio.Queue()
 
     def put(self, seen: SeenMachine, *snapshots: SeenSnapshot, current: str | None = None) -> None:
         self.drop(seen.ref)
@@ -83,6 +85,11 @@ class ScriptedDriver(Driver):
         if isinstance(answer, ProviderError):
             raise answer
         return answer
+
+    async def hints(self) -> AsyncIterator[str]:
+        while isinstance(event := await self.events.get(), str):
+            yield event
+        raise event
 
     async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
         raise NotImplementedError

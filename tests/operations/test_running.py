@@ -1,9 +1,13 @@
 """Operations from acceptance to success, on the simulated provider."""
 
+import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 
+from gateway.drivers.base import CreateWish, SeenSnapshot, Work
+from gateway.drivers.simulated import SimulatedDriver
 from gateway.models import MachineKind
+from gateway.store.simulation import Simulation
 from tests.operations.world import World
 
 Run = Callable[..., None]
@@ -154,5 +158,55 @@ def test_one_machine_is_worked_on_in_order(run: Run) -> None:
         for machine in (1, 2):
             mine = [row for row in rows if row.machine_id == machine]
             assert all(one.finished_at <= two.started_at for one, two in pairwise(mine))
+
+    run(story)
+
+
+class Crowd(SimulatedDriver):
+    """Counts the creates that are under way, and lets none of them end before there have been two."""
+
+    def __init__(self, storage: Simulation) -> None:
+        super().__init__("sim", storage)
+        self.inside = self.most = 0
+        self.two = asyncio.Event()
+
+    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        if self.inside == 2:
+            self.two.set()
+        await self.two.wait()
+        try:
+            return await super().create(work, wish)
+        finally:
+            self.inside -= 1
+
+
+def test_a_provider_is_given_no_more_than_its_limit(run: Run) -> None:
+    async def story(world: World) -> None:
+        crowd = Crowd(world.simulation)
+        for number in range(6):
+            await world.create(await world.machine(f"m{number}"))
+        await world.finish(drivers={"sim": crowd}, limits={"sim": 2})
+        assert await world.states() == ["SUCCEEDED"] * 6
+        assert crowd.most == 2
+
+    run(story)
+
+
+def test_a_machine_is_looked_at_after_a_revert_and_after_what_failed(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        looks: list[tuple[str, str]] = []
+        await world.create()
+        await world.finish(look=lambda *place: looks.append(place))
+        assert looks == []
+        await world.revert(a)
+        await world.finish(look=lambda *place: looks.append(place))
+        assert looks == [("sim", "m1")]
+        await world.simulation.set_behaviour("m1", None, {"on": "create", "kind": "refuse"})
+        await world.create()
+        await world.finish(look=lambda *place: looks.append(place))
+        assert looks == [("sim", "m1")] * 2
 
     run(story)
