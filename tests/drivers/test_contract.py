@@ -227,7 +227,7 @@ def test_what_the_matrix_says_no_to_is_refused(check: Callable[[Test], None]) ->
             matrix, power, ref = driver.matrix(machine.kind), machine.power_state, machine.ref
             before = await driver.snapshots(ref)
             for action, memory in ((SnapshotAction.CREATE, False), (SnapshotAction.CREATE_WITH_MEMORY, True)):
-                if matrix.reason_against(action, power):
+                if machine.obstacle or matrix.reason_against(action, power):
                     with pytest.raises(ProviderRefused):
                         await driver.create(Work("m"), CreateWish(ref, "m", None, memory))
             if matrix.reason_against(SnapshotAction.REVERT, power):
