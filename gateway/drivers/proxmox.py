@@ -6,9 +6,8 @@ Machines move between nodes, so a machine is its vmid; names come again, so a sn
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +26,7 @@ from gateway.drivers.base import (
     Wish,
     Work,
 )
-from gateway.drivers.marks import mark, unmark, wire_name
+from gateway.drivers.marks import mark, wire_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.proxmox_api import (
     Client,
@@ -36,12 +35,14 @@ from gateway.drivers.proxmox_api import (
     TaskForgotten,
     begun_at,
     explained,
-    is_machine,
+    is_well,
     nonsense,
+    read_listing,
     read_machine,
-    read_snapshots,
+    read_progress,
     row,
     rows,
+    was_killed,
 )
 from gateway.drivers.threads import Threads
 from gateway.errors import (
@@ -76,9 +77,9 @@ class Options:
 
     address: str = option("a node of the cluster, such as https://pve.example:8006")
     user: str = option("the user and its realm, such as gateway@pve")
-    password: Secret | None = option("the user's password, unless there is an API token", None)
+    password: Secret | None = option("the user's password, unless there is an API token", None)  # noqa: RUF009
     token_name: str | None = option("the name of the user's API token", None)
-    token_value: Secret | None = option("the secret of the API token", None)
+    token_value: Secret | None = option("the secret of the API token", None)  # noqa: RUF009
     ca_file: str | None = option("a PEM file of the authority that has signed the nodes' certificates", None)
     timeout: float = option("seconds to wait for an answer", 30.0)
 
@@ -148,7 +149,7 @@ class ProxmoxDriver(Driver):
         for ref, entry in found.items():
             of_node = states.get(entry["node"])
             state = {**entry, "status": "unknown"} if of_node is None else of_node.get(ref, entry)
-            seen.append(read_machine(ref, entry["node"], state))
+            seen.append(read_machine(state, ref, entry["node"]))
         return seen
 
     async def machine(self, machine_ref: str) -> SeenMachine:
@@ -158,10 +159,8 @@ class ProxmoxDriver(Driver):
             entry = await self._find(machine_ref)
             if entry.get("status") != "unknown":
                 raise
-            return read_machine(machine_ref, entry["node"], entry)
-        if row(state).get("template"):
-            raise ProviderMissing("the machine has become a template")
-        return read_machine(machine_ref, node, state)
+            return read_machine(entry, machine_ref, entry["node"])
+        return read_machine(row(state), machine_ref, node)
 
     async def snapshots(self, machine_ref: str) -> SeenSnapshots:
         return (await self._listing(machine_ref)).seen
@@ -173,13 +172,12 @@ class ProxmoxDriver(Driver):
                 raise ProviderRefused(reason)
         listing = await self._listing(wish.machine_ref)
         taken = {snapshot.name for snapshot in listing.seen.snapshots}
-        path, text = "snapshot", mark(wish.description, work.token)
+        more = {"description": mark(wish.description, work.token), "vmstate": int(wish.memory)}
         name = wire_name(wish.name, work.token, _LEGAL.fullmatch, taken, _LONGEST)
-        memory = int(wish.memory)
-        found = await self._do(work, wish, listing, "post", path, snapname=name, description=text, vmstate=memory)
+        found = await self._do(work, wish, listing, "post", "snapshot", snapname=name, **more)
         if isinstance(found, NameUsed):
             name = wire_name(wish.name, work.token, _LEGAL.fullmatch, {name}, _LONGEST)
-            found = await self._do(work, wish, listing, "post", path, snapname=name, description=text, vmstate=memory)
+            found = await self._do(work, wish, listing, "post", "snapshot", snapname=name, **more)
         seen = _settled(found)
         if not isinstance(seen, SeenSnapshot):
             raise OutcomeUnknown("the provider no longer knows the task")
@@ -187,7 +185,7 @@ class ProxmoxDriver(Driver):
 
     async def revert(self, work: Work, wish: RevertWish) -> None:
         listing = await self._listing(wish.machine_ref)
-        snapshot = _there(listing.of(wish, ""))
+        snapshot = _there(_of(wish, listing))
         # A revert shows in nothing but its task, so recovery has to know which tasks there were before it.
         last = max(await self._tasks(listing.node, wish), key=begun_at, default="")
         await self._keep(work, f"after:{listing.node}:{last}")
@@ -195,7 +193,7 @@ class ProxmoxDriver(Driver):
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
         listing = await self._listing(wish.machine_ref)
-        snapshot = _there(listing.of(wish, ""))
+        snapshot = _there(_of(wish, listing))
         # Not every disk has a snapshot that was half-made; Proxmox VE itself clears it away like this.
         force = 1 if snapshot.ref in listing.half_made else None
         _settled(await self._do(work, wish, listing, "delete", f"snapshot/{snapshot.name}", force=force))
@@ -253,7 +251,7 @@ class ProxmoxDriver(Driver):
                 lines = rows(await self._ask(f"{task}/log", start=seen, limit=500))
                 if lines:
                     seen += len(lines)
-                    await work.progress(*_progress(str(lines[-1].get("t"))))
+                    await work.progress(*read_progress(lines[-1]))
                 await asyncio.sleep(pause)
                 pause = min(_LATEST, pause * 1.5)
         except TaskForgotten:
@@ -270,10 +268,10 @@ class ProxmoxDriver(Driver):
         if isinstance(wish, RevertWish):
             return await self._reverted(wish, words)
         listing = await self._listing(wish.machine_ref)
-        seen = listing.of(wish, work.token)
+        seen = _of(wish, listing, work.token)
         if seen is not None and not seen.ready:  # it may be at the work of an answer that was lost
             await self._wait(work, wish, listing.node)
-            seen = (await self._listing(wish.machine_ref)).of(wish, work.token)
+            seen = _of(wish, await self._listing(wish.machine_ref), work.token)
         create = isinstance(wish, CreateWish)
         if seen is None and not create:
             return Recovery.DONE
@@ -283,7 +281,7 @@ class ProxmoxDriver(Driver):
             return _half_way(words)
         if words is None:
             return Recovery.NOT_BEGUN
-        if not _is_well(words):
+        if not is_well(words):
             return explained(words)
         if create:
             return ProviderMissing("the snapshot was made, but is no longer there")
@@ -292,12 +290,12 @@ class ProxmoxDriver(Driver):
     async def _reverted(self, wish: RevertWish, words: str | None) -> _Found:
         if words is None:
             return OutcomeUnknown("the provider no longer knows whether it has reverted the machine")
-        if _is_well(words):
+        if is_well(words):
             return Recovery.DONE
         _, state = await self._at(wish.machine_ref, "status/current")
         if row(state).get("lock") == "rollback":
             return _half_way(words)
-        if _KILLED.search(words):
+        if was_killed(words):
             return OutcomeUnknown("the provider's task was ended from outside", provider_message=words)
         return explained(words)
 
@@ -305,15 +303,19 @@ class ProxmoxDriver(Driver):
         """What became of a revert whose answer was lost, if it was asked for: of the only task after `last`."""
         if not node:
             return Recovery.NOT_BEGUN  # the tasks before it are written down before anything is asked for
-        tasks = [upid for upid in await self._tasks(node, wish) if upid != last and begun_at(upid) >= begun_at(last)]
+        known = await self._tasks(node, wish)
+        tasks = [upid for upid in known if upid != last and begun_at(upid) >= begun_at(last)]
         if not tasks:
             return Recovery.NOT_BEGUN
-        words = await self._follow(work, tasks[0])
-        found = await self._outcome(work, wish, words)
-        ours = len(tasks) == 1 and (await self._listing(wish.machine_ref)).seen.current_ref == wish.snapshot_ref
-        if ours if found is Recovery.DONE else len(tasks) == 1 and isinstance(found, ProviderUnavailable):
-            return found
-        return OutcomeUnknown("it cannot be told which of the provider's tasks was this one", provider_message=words)
+        words = [await self._follow(work, upid) for upid in tasks]
+        found = await self._reverted(wish, words[0])
+        if len(tasks) == 1:
+            listing = await self._listing(wish.machine_ref)
+            if found is Recovery.DONE and listing.seen.current_ref == wish.snapshot_ref:
+                return found
+            if isinstance(found, ProviderUnavailable):  # nothing was begun, whoever asked for it
+                return found
+        return OutcomeUnknown("it cannot be told which task of the provider's was this one", provider_message=words[0])
 
     # ---- questions
 
@@ -323,7 +325,8 @@ class ProxmoxDriver(Driver):
     async def _resources(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
         """What the cluster knows of its machines, by vmid, and the nodes that are away."""
         entries = rows(await self._ask("cluster/resources"))
-        found = {str(entry["vmid"]): entry for entry in entries if is_machine(entry)}
+        machines = [entry for entry in entries if entry.get("type") == "qemu" and {"vmid", "node"} <= entry.keys()]
+        found = {str(entry["vmid"]): entry for entry in machines}
         if not found:  # a user without rights is shown an empty cluster
             await self.health()
         away = [entry for entry in entries if entry.get("type") == "node" and entry.get("status") == "offline"]
@@ -357,7 +360,7 @@ class ProxmoxDriver(Driver):
 
     async def _listing(self, machine_ref: str) -> Listing:
         node, answer = await self._at(machine_ref, "snapshot")
-        return read_snapshots(node, rows(answer))
+        return read_listing(answer, node)
 
     async def _tasks(self, node: str, wish: Wish, *, running: bool = False) -> list[str]:
         """The machine's tasks of the wish's kind that the node remembers."""
@@ -368,6 +371,14 @@ class ProxmoxDriver(Driver):
             for task in found
             if (task.get("type"), task.get("id")) == (kind, ref) and not (running and "endtime" in task)
         ]
+
+
+def _of(wish: Wish, listing: Listing, token: str = "") -> SeenSnapshot | None:
+    """The snapshot that the wish is about."""
+    for seen in listing.seen.snapshots:
+        if seen.token == token if isinstance(wish, CreateWish) else seen.ref == wish.snapshot_ref:
+            return seen
+    return None
 
 
 def _there(snapshot: SeenSnapshot | None) -> SeenSnapshot:
@@ -382,17 +393,6 @@ def _settled(found: _Found) -> SeenSnapshot | Recovery:
     return found
 
 
-def _is_well(words: str) -> bool:
-    return words == "OK" or words.startswith("WARNINGS")
-
-
 def _half_way(words: str | None) -> ProviderError:
-    return ProviderRefused(
-        "the provider stopped half-way; its administrator has to unlock the machine", provider_message=words
-    )
-
-
-def _progress(line: str) -> tuple[int | None, str | None]:
-    """Percent and words, out of a line of a task's log."""
-    percent = re.search(r"\b(\d{1,2}|100)(\.\d+)?\s?%", line)
-    return int(percent[1]) if percent else None, line.strip() or None
+    message = "the provider stopped half-way, so its administrator has to look at the machine"
+    return ProviderRefused(message, provider_message=words)

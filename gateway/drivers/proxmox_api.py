@@ -1,17 +1,21 @@
-"""Calls to the API of Proxmox VE, and what its words mean. The errors of proxmoxer and requests end here.
+"""The API of Proxmox VE for the `proxmox` driver: calls, what the answers mean, and what the errors mean.
 
-Nothing here knows of machines or wishes: that is the `proxmox` driver, whose second half this is.
+Says everything in the gateway's words; what becomes of wishes is the driver's business.
 """
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
 from proxmoxer.backends.https import Backend
 from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceException
 
+from gateway.drivers.base import SeenMachine, SeenSnapshot, SeenSnapshots
+from gateway.drivers.marks import unmark
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -22,6 +26,7 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.models import MachineKind, PowerState
 
 
 class NameUsed(ProviderUnavailable):
@@ -34,6 +39,15 @@ class TaskForgotten(ProviderError):
 
 _UNHEARD = {429, 503, 595}  # nobody took the request; 595: a node could not be reached from its neighbour
 _LOST = {408, 502, 504, 596, 597, 598, 599}  # somebody may have taken it
+
+_POWER = {
+    "running": PowerState.ON,
+    "stopped": PowerState.OFF,
+    "paused": PowerState.SUSPENDED,
+    "prelaunch": PowerState.SUSPENDED,
+    "suspended": PowerState.SUSPENDED,
+    "io-error": PowerState.SUSPENDED,  # QEMU has paused it until its disk can be written again
+}
 
 _MEANINGS: tuple[tuple[str, type[ProviderError], str], ...] = (
     ("unable to parse worker upid|no such task", TaskForgotten, "the provider no longer knows the task"),
@@ -130,10 +144,95 @@ def row(answer: Any) -> dict[str, Any]:
     return answer
 
 
+def read_machine(state: Mapping[str, Any], ref: str, node: str) -> SeenMachine:
+    """A machine, out of any of the objects that tell of its state."""
+    power = _POWER.get(state.get("qmpstatus") or state.get("status", ""), PowerState.UNKNOWN)
+    obstacle = None
+    if state.get("template"):
+        obstacle = "this is a template, of which no snapshots can be made"
+    elif state.get("lock") == "suspended" and power is PowerState.OFF:
+        power, obstacle = PowerState.SUSPENDED, "the machine is hibernated, and has to be started first"
+    return SeenMachine(
+        ref=ref,
+        kind=MachineKind.VM,
+        name=state.get("name") or f"VM {ref}",
+        power_state=power,
+        host=node,
+        obstacle=obstacle,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The snapshots of a machine, the node it is on, and the refs of those that a create has left half-made."""
+
+    node: str
+    seen: SeenSnapshots
+    half_made: frozenset[str]
+
+
+def read_listing(answer: Any, node: str) -> Listing:
+    """A listing of snapshots. Raises ProviderUnavailable when it makes no sense."""
+    try:
+        by_name = {str(entry["name"]): entry for entry in rows(answer)}
+        here = by_name.pop("current")  # the state that the machine runs on
+        refs = {name: f"{name}@{int(entry.get('snaptime') or 0)}" for name, entry in by_name.items()}
+        order = sorted(by_name, key=lambda name: _depth(name, by_name))
+        snapshots = [_read_snapshot(by_name[name], refs) for name in order]
+        half_made = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
+        return Listing(node, SeenSnapshots(snapshots, refs.get(here.get("parent", ""))), half_made)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise nonsense(change=False) from None
+
+
+def _read_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> SeenSnapshot:
+    description, token = unmark(str(entry.get("description") or "").rstrip())
+    return SeenSnapshot(
+        ref=refs[entry["name"]],
+        name=entry["name"],
+        created_at=datetime.fromtimestamp(int(entry.get("snaptime") or 0), UTC),
+        description=description,
+        memory=bool(entry.get("vmstate")),
+        parent_ref=refs.get(entry.get("parent", "")),
+        token=token,
+        ready=not entry.get("snapstate"),
+    )
+
+
+def _depth(name: str, by_name: Mapping[str, Mapping[str, Any]]) -> int:
+    line: list[str] = []
+    while name in by_name and name not in line:
+        line.append(name)
+        name = by_name[name].get("parent", "")
+    return len(line)
+
+
+def read_progress(line: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """Percent, where it tells, and words, out of a line of a task's log."""
+    words = str(line.get("t") or "").strip()
+    percent = re.search(r"\b(\d{1,2}|100)(\.\d+)?\s?%", words)
+    return int(percent[1]) if percent else None, words or None
+
+
+def is_well(words: str) -> bool:
+    """Whether a task's last words say that it did what it had to."""
+    return words == "OK" or words.startswith("WARNINGS")
+
+
+def was_killed(words: str) -> bool:
+    """Whether they say that it was ended from outside, at any point of its work."""
+    return re.search("unexpected status|unable to read|interrupt|signal", words) is not None
+
+
+def begun_at(upid: str) -> int:
+    """Seconds, out of UPID:node:pid:pstart:starttime:…; 0 for no task."""
+    return int(upid.split(":")[4], 16) if upid else 0
+
+
 def _refusal(error: ResourceException, change: bool) -> ProviderError:
     """What an answer that is an error means."""
     details = error.errors.values() if isinstance(error.errors, dict) else ()
-    words = "; ".join([str(error.content).strip(), *(text for text in details if isinstance(text, str))])
+    words = "; ".join([str(error.content or "").strip(), *(text for text in details if isinstance(text, str))])
     match error.status_code:
         case 401:
             return ProviderDenied("the provider does not accept the gateway's credentials", provider_message=words)
