@@ -40,6 +40,8 @@ class TaskForgotten(ProviderError):
 _UNHEARD = {429, 503, 595}  # nobody took the request; 595: a node could not be reached from its neighbour
 _LOST = {408, 502, 504, 596, 597, 598, 599}  # somebody may have taken it
 
+_NO_CA = "the file that 'ca_file' names cannot be used"
+
 _POWER = {
     "running": PowerState.ON,
     "stopped": PowerState.OFF,
@@ -96,7 +98,7 @@ class Client:
         except requests.RequestException as error:
             raise _silence(error, change) from None
         except OSError:
-            raise ProviderUnavailable("the file that 'ca_file' names cannot be used") from None
+            raise ProviderUnavailable(_NO_CA) from None
 
     def _enter(self, left: ProxmoxResource | None) -> ProxmoxResource:
         """The API; entered anew when it is still `left`, whose login has run out."""
@@ -253,6 +255,8 @@ def _silence(error: requests.RequestException, change: bool) -> ProviderError:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ProviderUnavailable("the provider's certificate is not trusted; see 'ca_file'")
+    if "[X509" in text:
+        return ProviderUnavailable(_NO_CA)
     begun = change and not isinstance(error, requests.ConnectTimeout) and "NewConnectionError" not in text
     if begun:
         return OutcomeUnknown("the provider did not answer")
