@@ -66,6 +66,7 @@ _MATRIX = Matrix(
 _LEGAL = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
 _LONGEST = 40  # characters of a snapshot's name
 _TASKS: dict[type[Wish], str] = {CreateWish: "qmsnapshot", RevertWish: "qmrollback", DeleteWish: "qmdelsnapshot"}
+_QUESTIONS = 4  # at once
 _SOONEST, _LATEST = 0.1, 2.0  # seconds between looks at a task
 
 _Found = SeenSnapshot | Recovery | ProviderError
@@ -111,8 +112,8 @@ def make(provider: str, options: Options, concurrency: int) -> "ProxmoxDriver":
         )
 
     patience = 3 * options.timeout  # a call may have to log in first
-    client = Client(enter, renews=options.password is not None)
-    return ProxmoxDriver(client, Threads(4, patience), Threads(concurrency, patience))
+    client = Client(enter, _QUESTIONS + concurrency, renews=options.password is not None)
+    return ProxmoxDriver(client, Threads(_QUESTIONS, patience), Threads(concurrency, patience))
 
 
 def _endpoint(address: str) -> tuple[str, int]:

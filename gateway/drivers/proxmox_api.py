@@ -13,6 +13,7 @@ from typing import Any
 import requests
 from proxmoxer.backends.https import Backend
 from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceException
+from requests.adapters import HTTPAdapter
 
 from gateway.drivers.base import SeenMachine, SeenSnapshot, SeenSnapshots
 from gateway.drivers.marks import unmark
@@ -57,7 +58,11 @@ _MEANINGS: tuple[tuple[str, type[ProviderError], str], ...] = (
     ("configuration file .*does not exist|unable to find conf", ProviderMissing, "the provider has no such machine"),
     ("already used", NameUsed, "the machine has just got another snapshot of this name"),
     (r"is locked \(suspended\)", ProviderRefused, "the machine is hibernated, and has to be started first"),
-    ("is locked|can't lock file|migration lock", ProviderBusy, "the provider is doing other work on this machine"),
+    (
+        "is locked|can't lock file|migration lock|lock request",
+        ProviderBusy,
+        "the provider is doing other work on this machine",
+    ),
     ("no quorum|hostname lookup", ProviderUnavailable, "the provider's cluster is not in order"),
     (
         "no space left|out of space|not enough (free )?space|insufficient (free )?space|free space in|quota exceeded",
@@ -68,10 +73,11 @@ _MEANINGS: tuple[tuple[str, type[ProviderError], str], ...] = (
 
 
 class Client:
-    """Blocking calls, from any thread. `enter` logs in; `renews`: whether that helps when a login has run out."""
+    """Blocking calls from so many threads. `enter` logs in; `renews`: whether that helps when a login has run out."""
 
-    def __init__(self, enter: Callable[[], Backend], *, renews: bool) -> None:
+    def __init__(self, enter: Callable[[], Backend], threads: int, *, renews: bool) -> None:
         self._log_in = enter
+        self._threads = threads
         self._renews = renews
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
@@ -107,6 +113,7 @@ class Client:
                 self.close()
                 backend = self._log_in()
                 self._session = backend.get_session()
+                self._session.mount("https://", HTTPAdapter(pool_maxsize=self._threads))
                 self._api = ProxmoxResource(
                     base_url=backend.get_base_url(), session=self._session, serializer=backend.get_serializer()
                 )

@@ -11,7 +11,7 @@ from proxmoxer import ProxmoxAPI
 
 from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, SeenSnapshot, SeenSnapshots, Work
 from gateway.drivers.options import Secret
-from gateway.drivers.proxmox import Options, ProxmoxDriver
+from gateway.drivers.proxmox import ProxmoxDriver
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -372,21 +372,3 @@ def test_what_a_create_ends_with(pve: Cluster, words: str, expected: type[Provid
 def test_machines_with_an_obstacle(pve: Cluster, machine: str, words: str) -> None:
     error = failure(pve.driver(), create(machine=machine))
     assert (type(error), error.provider_message) == (ProviderRefused, words)
-
-
-@pytest.mark.parametrize(
-    ("options", "fault"),
-    [
-        ({"address": "http://pve.example"}, "has 'address' 'http://pve.example', which must be one such as"),
-        ({"address": "https://pve.example/api2"}, "has 'address'"),
-        ({"address": "https://pve.example:port"}, "has 'address'"),
-        ({"user": "root"}, "has 'user' 'root', which must name its realm too"),
-        ({"password": None}, "needs either 'password', or 'token_name' and 'token_value'"),
-        ({"token_name": "t"}, "needs either 'password'"),
-        ({"token_name": "t", "token_value": Secret("v")}, "needs either 'password'"),
-        ({"timeout": 0.0}, "has 'timeout' 0.0, which must be more than 0"),
-    ],
-)
-def test_options_that_make_no_sense(options: dict[str, Any], fault: str) -> None:
-    with pytest.raises(ValueError, match="^" + fault):
-        Options(**{"address": "pve.example", "user": "a@pve", "password": Secret("s"), **options})

@@ -33,7 +33,7 @@ class Cluster(FakePve):  # type: ignore[misc]
         self.lost: tuple[str, str] | None = None  # whose answer
         self.silent: tuple[str, str] | None = None
         self.words: tuple[str, str, bool] | None = None
-        self.rival = ""
+        self.rival: dict[str, Any] = {}
         self.lines: list[str] = []
         self.forced: list[bool] = []
         self.apitokens["gateway@pve!snapshots"] = "token"
@@ -67,9 +67,9 @@ class Cluster(FakePve):  # type: ignore[misc]
         """Tasks of this kind end with `words`: instead of working, or afterwards."""
         self.words = (kind, words, after)
 
-    def overtake(self, name: str) -> None:
-        """Somebody else makes a snapshot of this name before the next task can."""
-        self.rival = name
+    def overtake(self, name: str, **values: Any) -> None:
+        """There is a snapshot of this name before the next task can make one."""
+        self.rival = {name: {"snaptime": 1, **values}}
 
     def say(self, *lines: str) -> None:
         """What the logs of tasks have in them from the beginning."""
@@ -82,6 +82,9 @@ class Cluster(FakePve):  # type: ignore[misc]
     def leave(self, vmid: int, snapshot: str, **values: Any) -> None:
         """Entries of a snapshot are something else from now on."""
         self.vm(vmid).snapshots[snapshot] |= values
+
+    def vm_snapshots(self, vmid: int) -> Any:
+        return self.vm(vmid).snapshots
 
     def set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -102,7 +105,8 @@ class Cluster(FakePve):  # type: ignore[misc]
         async def gated() -> Any:
             await self._pass(ttype)
             if self.rival:
-                self.vm(tid).snapshots[self.rival], self.rival = {"snaptime": 1}, ""
+                self.vm(tid).snapshots.update(self.rival)
+                self.rival = {}
             kind, words, after = self.words or ("", "", False)
             done = await body() if ttype != kind or after else None
             if ttype == kind:
