@@ -238,6 +238,7 @@ def test_wrong_credentials_are_denied(pve: Cluster, options: dict[str, Any]) -> 
     error = failure(pve.driver(**options), lambda driver: driver.machines())
     assert (type(error), error.message) == (ProviderDenied, "the provider does not accept the gateway's credentials")
     assert "wrong" not in repr(error.__dict__)
+    assert len(pve.do("tell", "requests")) == 1  # too many tries would lock somebody out
 
 
 def test_a_second_factor_is_denied(pve: Cluster) -> None:
@@ -280,6 +281,13 @@ def test_a_provider_that_cannot_be_reached(pve: Cluster, options: dict[str, Any]
     for call in (lambda driver: driver.health(), lambda driver: driver.snapshots("100"), create()):
         error = failure(pve.driver(**options), call)
         assert (type(error), error.message, error.provider_message) == (ProviderUnavailable, message, None)
+
+
+def test_a_change_that_cannot_be_sent_is_not_begun(pve: Cluster) -> None:
+    token = {"token_name": "snapshots", "token_value": Secret("token")}
+    client = pve.driver(address=f"https://127.0.0.1:{closed_port()}", **token)._client
+    with pytest.raises(ProviderUnavailable):
+        client.call(True, "post", "nodes/pve1/qemu/100/snapshot", {"snapname": "before"})
 
 
 @pytest.mark.parametrize(

@@ -68,22 +68,15 @@ class Job:
 
 def made(pve: Cluster, token: str = "t0k3n", name: str = "before") -> SeenSnapshot:
     """A snapshot that is there before the test begins."""
-
-    async def inside() -> SeenSnapshot:
-        driver = pve.driver()
-        try:
-            return await driver.create(Work(token), CreateWish("100", name, "why", False))
-        finally:
-            await driver.close()
-
-    return asyncio.run(inside())
+    snapshot: SeenSnapshot = hand_over(pve, CreateWish("100", name, "why", False), Job(token))
+    return snapshot
 
 
-def hand_over(pve: Cluster, wish: Wish, job: Job, **options: Any) -> Any:
+def hand_over(pve: Cluster, wish: Wish, job: Job) -> Any:
     """What the driver returns, or raises."""
 
     async def inside() -> Any:
-        driver = pve.driver(**options)
+        driver = pve.driver()
         try:
             return await _begin(driver, wish, job.work)
         except (ProviderError, Killed) as error:
@@ -364,6 +357,14 @@ def test_a_request_that_was_late_is_not_made_twice(pve: Cluster) -> None:
     pve.do("overtake", "before", description="why\n\n[snapshot-gateway:t0k3n]\n")
     seen = hand_over(pve, CREATE, Job())
     assert (refs(pve), seen.token) == ([seen.ref], "t0k3n")
+
+
+def test_a_request_that_is_late_and_at_work_is_waited_for(pve: Cluster) -> None:
+    pve.do("hold", "disks", until="/tasks")
+    pve.do("lose", "POST", "/snapshot")
+    hand_over(pve, CREATE, Job())
+    seen = hand_over(pve, CREATE, Job())  # finds the machine locked by the first
+    assert (refs(pve), seen.ready) == ([seen.ref], True)
 
 
 @pytest.mark.parametrize(
