@@ -267,7 +267,7 @@ class Ec2Driver(Driver):
             left = await self.api.disks_by_ref(sorted(wanted))
             if not left and await self._image(image_ref) is None:
                 return
-            if time.monotonic() > last:
+            if pause and time.monotonic() > last:
                 raise OutcomeUnknown("the provider still shows what was deleted")
             await asyncio.sleep(pause)
             pause = self.look

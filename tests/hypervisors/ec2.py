@@ -21,6 +21,9 @@ from unittest.mock import patch
 from urllib.parse import parse_qsl, urlencode
 
 import boto3
+from botocore.loaders import create_loader
+from botocore.retries.standard import ExponentialBackoff
+from botocore.session import get_session
 
 from gateway.drivers.ec2 import Ec2Driver, Options, make
 from gateway.drivers.options import Secret
@@ -33,6 +36,8 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+_LOADER = create_loader()
 
 Form = dict[str, str]  # an action and its arguments
 Answer = tuple[int, str]  # HTTP's code and a body
@@ -61,6 +66,15 @@ def say(body: str, http: int = 200) -> Fault:
     return lambda form, forward: (http, body)
 
 
+def unseen(action: str, member: str) -> Fault:
+    """There is nothing to be seen, or not yet."""
+    return say(f"<{action}Response><{member}/></{action}Response>")
+
+
+NO_IMAGES = unseen("DescribeImages", "imagesSet")
+NO_DISKS = unseen("DescribeSnapshots", "snapshotSet")
+
+
 def alter(*changes: tuple[str, str]) -> Fault:
     """Done, and the answer changed: each a text and what stands in its place."""
 
@@ -72,6 +86,9 @@ def alter(*changes: tuple[str, str]) -> Fault:
         return http, body
 
     return fault
+
+
+PENDING = alter(("available</imageState>", "pending</imageState>"))
 
 
 def _error(code: str, words: str, http: int) -> Answer:
@@ -142,7 +159,10 @@ class Cloud:
     def driver(self, **options: Any) -> Ec2Driver:
         """A driver that looks often."""
         driver = make("aws", self.options(**options), 2)
-        driver.look, driver.patience = 0.01, 0.05
+        driver.look = 0.01
+        session = get_session()  # reads botocore's description of EC2, which takes long, only once
+        session.register_component("data_loader", _LOADER)
+        driver.api._session = {**driver.api._session, "botocore_session": session}
         return driver
 
     def answer(self, form: Form, forward: Forward) -> Answer | None:
@@ -240,8 +260,8 @@ def _reset(moto: int) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Nothing of this machine's is found, and nobody else asked."""
-    with patch.dict(os.environ, ENVIRONMENT):
+    """Nothing of this machine's is found, and nobody else asked; and boto3 does not wait between its tries."""
+    with patch.dict(os.environ, ENVIRONMENT), patch.object(ExponentialBackoff, "delay_amount", lambda *_: 0):
         for name in [name for name in os.environ if name.startswith("AWS_") and name not in ENVIRONMENT]:
             del os.environ[name]
         yield
