@@ -27,12 +27,11 @@ from gateway.drivers.base import (
     Wish,
     Work,
 )
-from gateway.drivers.ec2_api import DESCRIPTION, NONSENSE, TOKEN, Api, Image, NameTaken, refusal
+from gateway.drivers.ec2_api import DESCRIPTION, NONSENSE, TOKEN, Api, Image, InUse, NameTaken, refusal
 from gateway.drivers.marks import wire_name
 from gateway.drivers.options import Secret, option
 from gateway.errors import (
     OutcomeUnknown,
-    ProviderBusy,
     ProviderDenied,
     ProviderError,
     ProviderMissing,
@@ -276,7 +275,7 @@ class Ec2Driver(Driver):
                     await self.api.tell("delete_snapshot", SnapshotId=disk.ref)
                 except ProviderMissing:
                     continue
-                except ProviderBusy as error:
+                except InUse as error:
                     if image_ref not in (error.provider_message or ""):
                         wanted.discard(disk.ref)  # another image has it too
                 except (ProviderRefused, ProviderDenied) as error:

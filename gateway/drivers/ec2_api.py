@@ -50,6 +50,10 @@ class NameTaken(ProviderRefused):
     """Another image of the account has that name."""
 
 
+class InUse(ProviderBusy):
+    """An image has that disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An AMI."""
@@ -158,7 +162,8 @@ class Api:
             kind = OutcomeUnknown if told else ProviderUnavailable
             raise kind("the provider's answer was lost", provider_message=str(error)) from None
         except boto.BotoCoreError as error:
-            raise ProviderDenied("the gateway has no credentials to use", provider_message=str(error)) from None
+            message = "the gateway cannot sign in to the provider as it is configured"
+            raise ProviderDenied(message, provider_message=str(error)) from None
         except (ResponseParserError, ValueError):
             raise (OutcomeUnknown if told else ProviderUnavailable)(NONSENSE) from None
         return answer
@@ -195,12 +200,13 @@ _MEANINGS: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(("MissingAuthenticationToken", "RequestExpired", "SignatureDoesNotMatch"), _DENIED),
     **dict.fromkeys(("AccessDenied", "OptInRequired", "PendingVerification", "UnauthorizedOperation"), _FORBIDDEN),
     **dict.fromkeys(("RequestLimitExceeded", "Throttling", "ThrottlingException"), _THROTTLED),
-    **dict.fromkeys(("IncorrectInstanceState", "IncorrectState", "InvalidSnapshot.InUse"), _BUSY),
+    **dict.fromkeys(("IncorrectInstanceState", "IncorrectState"), _BUSY),
     **dict.fromkeys(("ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"), _BUSY),
     "SnapshotCreationPerVolumeRateExceeded": _BUSY,
     **dict.fromkeys(("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"), _GONE),
     **dict.fromkeys(("InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable"), _GONE),
     "InvalidSnapshot.NotFound": _GONE,
+    "InvalidSnapshot.InUse": (InUse, "an image has that snapshot of a disk"),
     "InvalidAMIName.Duplicate": (NameTaken, "the provider has another image of that name"),
 }
 

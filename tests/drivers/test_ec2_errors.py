@@ -141,7 +141,7 @@ def test_no_credentials(lab: Lab) -> None:
     for options in ({}, {"profile": "nobody"}):
         driver = make("aws", lab.cloud.options(**without, **options), 1)
         error = caught(lab, driver, ProviderDenied)
-        assert error.message == "the gateway has no credentials to use"
+        assert error.message == "the gateway cannot sign in to the provider as it is configured"
         assert error.provider_message in {
             "Unable to locate credentials",
             "The config profile (nobody) could not be found",

@@ -188,7 +188,8 @@ def test_a_crash_before_an_image_is_deregistered(lab: Lab) -> None:
         ("DeregisterImage", lose),
         ("DeleteSnapshot", drop),
         ("DeleteSnapshot", lose),
-        ("DeleteSnapshot", refuse("RequestLimitExceeded", http=503)),
+        pytest.param("DeleteSnapshot", refuse("RequestLimitExceeded", http=503), id="throttled"),
+        pytest.param("DeleteSnapshot", refuse("IncorrectState"), id="busy"),
     ],
 )
 @pytest.mark.parametrize("told", [False, True])
