@@ -306,12 +306,16 @@ def test_a_protected_image(lab: Lab) -> None:
     assert [seen.ref for seen in lab.snapshots()] == [ref]
 
 
-def test_disks_that_do_not_show(lab: Lab) -> None:
+def test_disks_that_their_description_does_not_give_away(lab: Lab) -> None:
     """Then they are those that were checkpointed, or nobody knows of them."""
+
+    def hidden(form: Form, forward: Forward) -> Answer:
+        return NO_DISKS(form, forward) if "description" in form.values() else forward(form)  # type: ignore[return-value]
+
     ref = lab.create().ref
     [disk] = lab.cloud.disks()
     lab.cloud.aws.deregister_image(ImageId=ref)
-    lab.cloud.on("DescribeSnapshots", NO_DISKS)
+    lab.cloud.on("DescribeSnapshots", hidden, times=1000)
     assert lab.recover_delete(ref) is Recovery.DONE
     assert lab.cloud.disks() == [disk]
     assert lab.recover_delete(ref, f"{ref} {disk}") is Recovery.DONE
