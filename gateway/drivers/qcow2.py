@@ -285,12 +285,12 @@ def _became(image: int, now: images.Image, token: str, wish: Wish, *, unchanged:
             return now.made_by(token) or Recovery.NOT_BEGUN
         case DeleteWish():
             return Recovery.NOT_BEGUN if now.find(wish.snapshot_ref) else Recovery.DONE
+        case RevertWish() if unchanged:
+            return Recovery.NOT_BEGUN
         case RevertWish():
             entry = now.find(wish.snapshot_ref)
             if entry is not None and images.layout(image, entry.disk) == images.layout(image, now.disk):
                 return Recovery.DONE
-    if unchanged:
-        return Recovery.NOT_BEGUN
     raise OutcomeUnknown("the disk has changed since, so nobody can tell whether the machine was reverted before that")
 
 

@@ -1,15 +1,16 @@
 """Real qcow2 images: made, written to, read back and held open, by the programs of qemu-utils."""
 
 import json
+import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-# qemu-img gives back what it cannot read with a warning; only what is told here is looked at.
-_QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+_PATIENCE = 30.0  # seconds for what must happen
 
 
 def lacking() -> str | None:
@@ -26,7 +27,7 @@ def image(path: Path, size: str = "1M", *options: str) -> Path:
 
 def qemu_img(*arguments: str | bytes | Path) -> str:
     """What `qemu-img` prints, as it does for an operator who works beside the gateway."""
-    return str(subprocess.run(["qemu-img", *arguments], check=True, **_QUIET).stdout)  # type: ignore[call-overload]
+    return subprocess.run(["qemu-img", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def write(path: Path, pattern: int, place: str = "0", size: str = "64k") -> None:
@@ -37,11 +38,19 @@ def write(path: Path, pattern: int, place: str = "0", size: str = "64k") -> None
 
 def holds(path: Path, pattern: int, place: str = "0", size: str = "64k") -> bool:
     """Whether that part of the disk is full of that byte."""
-    return _io(path, f"read -P {pattern} {place} {size}").returncode == 0
+    done = _io(path, f"read -P {pattern} {place} {size}")
+    assert done.returncode == 0 or "verification failed" in done.stdout, done
+    return done.returncode == 0
 
 
 def _io(path: Path, command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, path], capture_output=True, text=True, check=False)
+
+
+def info(path: Path) -> dict[str, Any]:
+    """What `qemu-img` tells of an image."""
+    told: dict[str, Any] = json.loads(qemu_img("info", "-U", "-f", "qcow2", "--output=json", path))
+    return told
 
 
 def tags(path: Path) -> list[str]:
@@ -49,27 +58,59 @@ def tags(path: Path) -> list[str]:
     return [snapshot["name"] for snapshot in info(path).get("snapshots", [])]
 
 
-def info(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(qemu_img("info", "-U", "-f", "qcow2", "--output=json", path))
-    return told
-
-
-def leaks(path: Path) -> int:
-    """Clusters that nothing refers to. Raises for what is worse: an image that is damaged."""
-    done = subprocess.run(["qemu-img", "check", "-q", path], capture_output=True, text=True, check=False)
-    assert done.returncode in {0, 3}, done
-    return done.returncode
+def is_whole(path: Path) -> bool:
+    """Whether nothing in the image is damaged. Clusters that nothing refers to do not count."""
+    return subprocess.run(["qemu-img", "check", "-q", path], capture_output=True, check=False).returncode in {0, 3}
 
 
 @contextmanager
-def running(path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Holds an image open for writing, as a machine that runs does."""
-    with subprocess.Popen(["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE, **_QUIET) as process:  # type: ignore[call-overload]
+def opened(path: Path, *options: str) -> Iterator[None]:
+    """Holds an image open: for writing, as a machine that runs does, unless `options` say otherwise."""
+    command = ["qemu-io", *options, "-f", "qcow2", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write("length\n")
         process.stdin.flush()
-        assert process.stdout.readline()  # it has opened the image
+        assert process.stdout.readline() != ""  # else it could not open the image
         try:
-            yield process
+            yield
         finally:
             process.kill()
-            process.wait()
+
+
+def script(path: Path, text: str) -> str:
+    """A program in place of `qemu-img`, which it finds as `$QEMU_IMG`; it only changes how snapshots are made."""
+    real = shutil.which("qemu-img")
+    path.write_text(f'#!/bin/sh\nQEMU_IMG={real}\n[ "$1" = snapshot ] || exec $QEMU_IMG "$@"\n{text}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+class Gate:
+    """A program in place of `qemu-img` that stops, before or after it has done its work, until it is let through."""
+
+    def __init__(self, directory: Path, when: str) -> None:
+        self._pipes = []
+        for name in ("reached", "open"):
+            os.mkfifo(directory / name)
+            self._pipes.append(os.open(directory / name, os.O_RDWR))  # so that nobody waits for the other to open it
+        stop = f"echo >{directory}/reached; read line <{directory}/open"
+        work = {"before": f'{stop}; exec $QEMU_IMG "$@"', "after": f'$QEMU_IMG "$@"; code=$?; {stop}; exit $code'}[when]
+        self.program = script(directory / "gate", work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            os.close(pipe)
+
+    def wait(self) -> None:
+        """Returns when the program has stopped there."""
+        assert select.select([self._pipes[0]], [], [], _PATIENCE)[0], "the gate was not reached"
+        os.read(self._pipes[0], 1)
+
+    def open(self) -> None:
+        """Lets one through."""
+        os.write(self._pipes[1], b"\n")

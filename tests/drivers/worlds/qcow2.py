@@ -22,5 +22,5 @@ async def world(directory: Path) -> AsyncIterator[Subject]:
     images.image(folder / "vm.qcow2")
     images.image(folder / "foreign")
     images.image(directory / "foreign.qcow2")
-    with images.running(images.image(folder / "running.qcow2")):
+    with images.opened(images.image(folder / "running.qcow2")):
         yield Subject(make("p", Options(directory=str(folder)), 2), "vm.qcow2", descriptions=False)
