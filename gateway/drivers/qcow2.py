@@ -86,6 +86,13 @@ class Options:
             raise ValueError("has an empty 'directory'")
 
 
+class _HalfDone(OutcomeUnknown):
+    """A revert was stopped when the disk had its content already, but what guards the snapshot was missing.
+
+    What the machine writes then goes into the snapshot as well. Reverting again changes no content, and sets it right.
+    """
+
+
 class Qcow2Driver(Driver):
     """One folder of images. `patience`: seconds until a question is given up on."""
 
@@ -122,11 +129,20 @@ class Qcow2Driver(Driver):
         await self._do(work, wish)
 
     async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
-        while True:
-            found = await self._asking.ask(self._look_back, work, wish)
-            if found is not None:
-                return found
-            await asyncio.sleep(_LOOK)
+        try:
+            while True:
+                found = await self._asking.ask(self._look_back, work, wish)
+                if found is not None:
+                    return found
+                await asyncio.sleep(_LOOK)
+        except _HalfDone as half:
+            try:
+                return await self._do(work, wish)
+            except ProviderUnavailable:  # somebody else is at the image: it is asked again
+                raise
+            except ProviderError as error:
+                words = error.provider_message or error.message
+                raise OutcomeUnknown(half.message, provider_message=words) from None
 
     async def health(self) -> None:
         await self._asking.ask(self._check)
@@ -195,16 +211,15 @@ class Qcow2Driver(Driver):
                 return made
             power = PowerState.ON if images.is_written(image) else PowerState.OFF
             arguments = _arguments(wish, token, before, power)
-            layout = images.layout(image, before.disk)
-            checkpoint(images.trace(image, before))
+            disk = images.words(image, before.disk)
+            checkpoint(images.trace(image, disk))
             path = self._directory / wish.machine_ref
             code, _, words = _run([program, "snapshot", *arguments, "--", path], image)
             words = words.replace(str(path), path.name)
             if code == 0 and isinstance(wish, RevertWish):  # who starts the machine now may write before it is seen
                 return Recovery.DONE
             try:
-                after = images.read(image)
-                became = _became(image, after, token, wish, unchanged=images.layout(image, after.disk) == layout)
+                became = _became(image, token, wish, lambda now: now == disk)
             except ProviderError as error:
                 raise OutcomeUnknown(error.message, provider_message=words or error.provider_message) from None
             if became is Recovery.NOT_BEGUN:
@@ -219,8 +234,7 @@ class Qcow2Driver(Driver):
                     return None
                 if isinstance(wish, RevertWish) and work.task_ref is None:  # nothing runs before the checkpoint
                     return Recovery.NOT_BEGUN
-                now = images.read(image)
-                return _became(image, now, work.token, wish, unchanged=images.trace(image, now) == work.task_ref)
+                return _became(image, work.token, wish, lambda disk: images.trace(image, disk) == work.task_ref)
         except (ProviderRefused, ProviderDenied) as error:
             raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None
 
@@ -274,24 +288,30 @@ def _tag(name: str, token: str) -> bytes:
     return start.decode(errors="ignore").rstrip().encode() + end
 
 
-def _became(image: int, now: images.Image, token: str, wish: Wish, *, unchanged: bool) -> SeenSnapshot | Recovery:
-    """What has become of a wish that nobody is at any more. `unchanged`: as far as is known nothing has been written.
+def _became(
+    image: int, token: str, wish: Wish, is_unchanged: Callable[[Sequence[int]], bool]
+) -> SeenSnapshot | Recovery:
+    """What has become of a wish that nobody is at any more. `is_unchanged` is asked of the disk's map.
 
-    One write at the very end puts a snapshot into the table, or the change to it that takes one out. The disk is what
-    it was in a snapshot when it has the snapshot's map, because what a snapshot's map leads to is never written again.
+    One write at the very end puts a snapshot into the table, and one at the beginning takes it out. A disk with the
+    map of a snapshot has its content, because what a snapshot's map leads to is not written to again.
     """
+    now = images.read(image)
     match wish:
         case CreateWish():
             return now.made_by(token) or Recovery.NOT_BEGUN
         case DeleteWish():
             return Recovery.NOT_BEGUN if now.find(wish.snapshot_ref) else Recovery.DONE
-        case RevertWish() if unchanged:
-            return Recovery.NOT_BEGUN
         case RevertWish():
+            disk = images.words(image, now.disk)
+            if is_unchanged(disk):
+                return Recovery.NOT_BEGUN
             entry = now.find(wish.snapshot_ref)
-            if entry is not None and images.layout(image, entry.disk) == images.layout(image, now.disk):
-                return Recovery.DONE
-    raise OutcomeUnknown("the disk has changed since, so nobody can tell whether the machine was reverted before that")
+            if entry is None or not images.are_same(disk, images.words(image, entry.disk)):
+                raise OutcomeUnknown("the disk has changed since, so nobody can tell whether it was reverted before")
+            if not images.is_guarded(disk):
+                raise _HalfDone("the revert was stopped half-way; revert again before the machine is started")
+            return Recovery.DONE
 
 
 def _complaint(code: int, words: str) -> ProviderError:

@@ -109,6 +109,7 @@ _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sI28xIQ12xIQ")  # magic, version, size and place of the map, snapshots and their place
 _ENTRY = struct.Struct(">QIHHIIQII")  # map's place and size, lengths, time, clock, memory's size, length of the rest
 _PLACE = 0x00FF_FFFF_FFFF_FE00  # the bits of a word of the map that say where
+_ALONE = 1 << 63  # the bit that says that no other map leads there, so that it is written to in place
 _MOST_SNAPSHOTS = 65_536
 _LONGEST = 32 * 2**20  # bytes of one map
 _TRIES = 5
@@ -199,16 +200,28 @@ def _parse(image: int, header: bytes) -> Image:
     return Image(entries, Map(place, size))
 
 
-def layout(image: int, disk: Map) -> str:
-    """A digest of a map. Its flags, and what is left empty at its end, have no meaning here."""
-    words = struct.unpack(f">{disk.size}Q", _exactly(image, disk.size * 8, disk.place))
-    places = struct.pack(f">{disk.size}Q", *(word & _PLACE for word in words))
-    return hashlib.sha256(places.rstrip(b"\0")).hexdigest()
+def words(image: int, disk: Map) -> tuple[int, ...]:
+    """A map, without what is left empty at its end."""
+    found = list(struct.unpack(f">{disk.size}Q", _exactly(image, disk.size * 8, disk.place)))
+    while found and found[-1] == 0:
+        found.pop()
+    return tuple(found)
 
 
-def trace(image: int, now: Image) -> str:
+def are_same(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two maps lead to the same places, and so have the same content."""
+    return [word & _PLACE for word in one] == [word & _PLACE for word in other]
+
+
+def is_guarded(disk: Sequence[int]) -> bool:
+    """Whether a disk that has the map of a snapshot is copied before it is written to, so that the snapshot stays."""
+    return not any(word & _ALONE for word in disk)
+
+
+def trace(image: int, disk: Sequence[int]) -> str:
     """What is another after every write. A map alone may come back, when room has been freed and is used again."""
-    return f"{os.fstat(image).st_ctime_ns}-{layout(image, now.disk)}"
+    digest = hashlib.sha256(b"".join(word.to_bytes(8, "big") for word in disk))
+    return f"{os.fstat(image).st_ctime_ns}-{digest.hexdigest()}"
 
 
 def _exactly(image: int, size: int, place: int) -> bytes:

@@ -66,7 +66,7 @@ def is_whole(path: Path) -> bool:
 @contextmanager
 def opened(path: Path, *options: str) -> Iterator[None]:
     """Holds an image open: for writing, as a machine that runs does, unless `options` say otherwise."""
-    command = ["qemu-io", *options, "-f", "qcow2", path]
+    command = ["qemu-io", *options, "-f", "qcow2", str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -27,7 +27,19 @@ KINDS = {
     "narrow counters": ("refcount_bits=4",),
 }
 
-TAGS = ("first", "1", "same", "same", "", "-n", "ä" * 200, "two\nlines", "☃ 🎿", b"\xff not UTF-8", "snapshot")
+TAGS: tuple[str | bytes, ...] = (
+    "first",
+    "1",
+    "same",
+    "same",
+    "",
+    "-n",
+    "ä" * 200,
+    "two\nlines",
+    "☃ 🎿",
+    b"\xff not UTF-8",
+    "snapshot",
+)
 
 
 def read(path: Path) -> qcow2_images.Image:
@@ -65,8 +77,9 @@ def test_the_map_tells_whether_the_disk_is_as_it_was(tmp_path: Path) -> None:
     def same() -> list[bool]:
         with qcow2_images.opened(tmp_path, "vm.qcow2") as image:
             found = qcow2_images.read(image)
-            now = qcow2_images.layout(image, found.disk)
-            return [qcow2_images.layout(image, entry.disk) == now for entry in found.entries]
+            now = qcow2_images.words(image, found.disk)
+            maps = [qcow2_images.words(image, entry.disk) for entry in found.entries]
+            return [qcow2_images.are_same(disk, now) for disk in maps]
 
     images.write(path, 0x11)
     images.qemu_img("snapshot", "-c", "a", path)
