@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
+from tests.databases import required
+
 _PATIENCE = 30.0  # seconds for what must happen
 
 
@@ -17,6 +21,14 @@ def lacking() -> str | None:
     """Why there can be no images here."""
     missing = [program for program in ("qemu-img", "qemu-io") if shutil.which(program) is None]
     return f"{' and '.join(missing)} (of qemu-utils) not installed" if missing else None
+
+
+def need() -> None:
+    """Skips the tests of the module that calls this where they cannot be run, unless this run must have them."""
+    if reason := lacking():
+        if required("qcow2"):
+            raise RuntimeError(reason)
+        pytest.skip(reason, allow_module_level=True)
 
 
 def image(path: Path, size: str = "1M", *options: str) -> Path:

@@ -10,13 +10,9 @@ import pytest
 from gateway.drivers import qcow2_images
 from gateway.errors import ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
-from tests.databases import required
 from tests.drivers import images
 
-if reason := images.lacking():
-    if required("qcow2"):
-        raise RuntimeError(reason)
-    pytest.skip(reason, allow_module_level=True)
+images.need()
 
 KINDS = {
     "version 2": ("compat=0.10",),

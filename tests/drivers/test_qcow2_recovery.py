@@ -15,13 +15,9 @@ from gateway.drivers.marks import unmark
 from gateway.drivers.qcow2 import Options, Qcow2Driver
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderUnavailable
 from gateway.models import PowerState
-from tests.databases import required
 from tests.drivers import images
 
-if reason := images.lacking():
-    if required("qcow2"):
-        raise RuntimeError(reason)
-    pytest.skip(reason, allow_module_level=True)
+images.need()
 
 VM = "vm.qcow2"
 KINDS = ("create", "revert", "delete")
@@ -29,6 +25,15 @@ KINDS = ("create", "revert", "delete")
 
 class Killed(Exception):
     """The gateway is no more."""
+
+
+def wish(kind: str, name: str, ref: str) -> Wish:
+    match kind:
+        case "create":
+            return CreateWish(VM, name, None, False)
+        case "revert":
+            return RevertWish(VM, ref)
+    return DeleteWish(VM, ref)
 
 
 class Scene:
@@ -40,11 +45,7 @@ class Scene:
         images.write(self.vm, 0x11)
         self.a = asyncio.run(self.driver().create(Work("a"), CreateWish(VM, "a", None, False)))
         images.write(self.vm, 0x22)
-        self.wish: Wish = {
-            "create": CreateWish(VM, "b", None, False),
-            "revert": RevertWish(VM, self.a.ref),
-            "delete": DeleteWish(VM, self.a.ref),
-        }[kind]
+        self.wish = wish(kind, "b", self.a.ref)
         self.task: str | None = None
 
     def driver(self, program: str = "qemu-img") -> Qcow2Driver:
@@ -201,7 +202,7 @@ def test_what_cannot_be_looked_at_is_not_judged(scene: Scene) -> None:
     with pytest.raises(ProviderMissing):
         asyncio.run(scene.recover())
     folder = scene.vm.parent
-    folder.rename(folder.with_name("elsewhere"))
+    folder.rename(folder.with_name(f"{folder.name}-away"))
     with pytest.raises(ProviderUnavailable):
         asyncio.run(scene.recover())
 
@@ -258,20 +259,19 @@ def test_a_program_that_is_killed_harms_no_snapshot(
 ) -> None:
     """Whenever it is killed: once the driver has said what became of it, snapshots stay as they were, come what may."""
     vm = Path(shutil.copy(fragmented, tmp_path))
-    a = read(vm).entries[0].ref
-    wish = {"create": CreateWish(VM, "c", None, False), "revert": RevertWish(VM, a), "delete": DeleteWish(VM, a)}[kind]
+    asked = wish(kind, "c", read(vm).entries[0].ref)
     killing = f'$QEMU_IMG "$@" & sleep 0.{milliseconds:03}; kill -9 $!; wait $!; [ $? = 137 ] && kill -9 $$; exit 0'
 
     async def hand_over(program: str) -> bool:
         """Whether it was done, as the gateway goes about it."""
         driver = Qcow2Driver(Options(directory=str(tmp_path), program=program), 1)
         try:
-            await getattr(driver, kind)(Work("w"), wish)
+            await getattr(driver, kind)(Work("w"), asked)
         except ProviderUnavailable:
             return False
         except OutcomeUnknown:
             recovering = Qcow2Driver(Options(directory=str(tmp_path)), 1)
-            return await recovering.recover(Work("w", "trace"), wish) is Recovery.DONE
+            return await recovering.recover(Work("w", "trace"), asked) is Recovery.DONE
         return True
 
     done = asyncio.run(hand_over(images.script(tmp_path / "killing", killing)))
