@@ -107,7 +107,7 @@ class Gate:
         for name in ("reached", "open"):
             os.mkfifo(directory / name)
             self._pipes.append(os.open(directory / name, os.O_RDWR))  # so that nobody waits for the other to open it
-        stop = f"echo >{directory}/reached; read line <{directory}/open"
+        stop = f"echo $$ >{directory}/reached; read line <{directory}/open"
         work = {"before": f'{stop}; exec $QEMU_IMG "$@"', "after": f'$QEMU_IMG "$@"; code=$?; {stop}; exit $code'}[when]
         self.program = script(directory / "gate", work)
 
@@ -118,11 +118,14 @@ class Gate:
         for pipe in self._pipes:
             os.close(pipe)
 
-    def wait(self) -> None:
-        """Returns when the program has stopped there."""
-        assert select.select([self._pipes[0]], [], [], _PATIENCE)[0], "the gate was not reached"
-        os.read(self._pipes[0], 1)
+    def wait(self, number: int = 1) -> list[int]:
+        """Returns when so many have come, with their process ids."""
+        come = b""
+        while come.count(b"\n") < number:
+            assert select.select([self._pipes[0]], [], [], _PATIENCE)[0], "the gate was not reached"
+            come += os.read(self._pipes[0], 1)
+        return [int(line) for line in come.split()]
 
-    def open(self) -> None:
-        """Lets one through."""
-        os.write(self._pipes[1], b"\n")
+    def open(self, number: int = 1) -> None:
+        """Lets so many through."""
+        os.write(self._pipes[1], b"\n" * number)
