@@ -136,8 +136,12 @@ class Qcow2Driver(Driver):
                     return found
                 await asyncio.sleep(_LOOK)
         except _HalfDone as half:
+            before = work.task_ref
+            assert before is not None
+            # The trace of before stays, or what this does would be taken for the beginning.
+            again = Work(work.token, checkpoint=lambda _: work.checkpoint(before))
             try:
-                return await self._do(work, wish)
+                return await self._do(again, wish)
             except ProviderUnavailable:  # somebody else is at the image: it is asked again
                 raise
             except ProviderError as error:
@@ -155,6 +159,7 @@ class Qcow2Driver(Driver):
 
         async def commit(trace: str) -> None:
             await work.checkpoint(trace)
+            work.task_ref = trace  # for who recovers with the same work
 
         def checkpoint(trace: str) -> None:
             asyncio.run_coroutine_threadsafe(commit(trace), loop).result()

@@ -210,16 +210,11 @@ def test_what_cannot_be_looked_at_is_not_judged(scene: Scene) -> None:
 # ---- `qemu-img` itself is killed
 
 
-def tearing(vm: Path) -> str:
-    """What leaves an image as `qemu-img` does when it is killed near the end of a revert, as a command of a shell."""
-    return f"printf '\\200' | dd of={vm} bs=1 seek={read(vm).disk.place} conv=notrunc 2>/dev/null"
-
-
 def test_without_the_drivers_care_a_torn_revert_harms_the_snapshot(tmp_path: Path) -> None:
     """What QEMU does, so that the next tests are known to be about something."""
     scene = Scene(tmp_path, "revert")
     images.qemu_img("snapshot", "-a", "1", scene.vm)
-    subprocess.run(["sh", "-c", tearing(scene.vm)], check=True)
+    subprocess.run(["sh", "-c", images.tearing(scene.vm)], check=True)
     images.write(scene.vm, 0x33)
     images.qemu_img("snapshot", "-a", "1", scene.vm)
     assert images.holds(scene.vm, 0x33)
@@ -227,9 +222,13 @@ def test_without_the_drivers_care_a_torn_revert_harms_the_snapshot(tmp_path: Pat
 
 def test_a_torn_revert_is_set_right(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "revert")
-    program = images.script(tmp_path / "torn", f'$QEMU_IMG "$@"; {tearing(scene.vm)}; kill -9 $$')
+    program = images.script(tmp_path / "torn", f'$QEMU_IMG "$@"; {images.tearing(scene.vm)}; kill -9 $$')
     with pytest.raises(OutcomeUnknown, match="the revert was stopped half-way; revert again before"):
         asyncio.run(scene.do(program))
+    hasty = images.script(tmp_path / "hasty", "kill -9 $$")
+    for _ in range(2):  # once more before anything is done
+        with pytest.raises(ProviderUnavailable):
+            asyncio.run(scene.driver(hasty).recover(Work("w", scene.task), scene.wish))
     with images.opened(scene.vm), pytest.raises(OutcomeUnknown, match="the revert was stopped half-way") as caught:
         asyncio.run(scene.recover())
     assert "shut it down first" in (caught.value.provider_message or "")

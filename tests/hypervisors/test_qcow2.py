@@ -223,6 +223,21 @@ def test_a_machine_that_was_started_since_is_refused_by_the_driver(gateway: Serv
     assert images.tags(vm) == []
 
 
+def test_a_revert_that_is_cut_off_is_finished_before_it_is_called_done(vm: Path, databases: Databases) -> None:
+    """The disk is back when `qemu-img` is killed, but what is written next would harm the snapshot."""
+    images.qemu_img("snapshot", "-c", "a", vm)
+    images.write(vm, 0x22)
+    once = f'[ -e {vm}.cut ] && exec $QEMU_IMG "$@"; : >{vm}.cut; $QEMU_IMG "$@"; {images.tearing(vm)}; kill -9 $$'
+    program = images.script(vm.parent.parent / "cut-off", once)
+    with served(configured(vm.parent, databases, program=program)) as gateway:
+        done(gateway, REVERT, snapshotId=snapshots(gateway)["a"])
+        for _ in range(2):
+            assert images.holds(vm, 0x11)
+            images.write(vm, 0x33)
+            done(gateway, REVERT, snapshotId=snapshots(gateway)["a"])
+    assert images.is_whole(vm)
+
+
 def test_a_bad_image_is_told_of_and_hides_no_other(vm: Path, databases: Databases) -> None:
     vm.with_name("bad.qcow2").write_text("not an image")
     file = vm.parent.parent / "providers.toml"
