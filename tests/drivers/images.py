@@ -44,19 +44,19 @@ def qemu_img(*arguments: str | bytes | Path) -> str:
 
 def write(path: Path, pattern: int, place: str = "0", size: str = "64k") -> None:
     """Fills a part of the disk with one byte, as the machine would."""
-    done = _io(path, f"write -P {pattern} {place} {size}")
+    done = _io(path, "-c", f"write -P {pattern} {place} {size}")
     assert done.returncode == 0, done
 
 
 def holds(path: Path, pattern: int, place: str = "0", size: str = "64k") -> bool:
     """Whether that part of the disk is full of that byte."""
-    done = _io(path, f"read -P {pattern} {place} {size}")
+    done = _io(path, "-r", "-c", f"read -P {pattern} {place} {size}")
     assert done.returncode == 0 or "verification failed" in done.stdout, done
     return done.returncode == 0
 
 
-def _io(path: Path, command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, path], capture_output=True, text=True, check=False)
+def _io(path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["qemu-io", "-f", "qcow2", *options, path], capture_output=True, text=True, check=False)
 
 
 def info(path: Path) -> dict[str, Any]:
