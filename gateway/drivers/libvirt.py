@@ -285,7 +285,7 @@ class LibvirtDriver(Driver):
         for domain in self._connection().listAllDomains(0):
             try:
                 found.append(_machine(domain))
-            except libvirt.libvirtError as error:  # noqa: PERF203 - a call over the network costs more
+            except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
                     raise
         return sorted(found, key=lambda machine: (machine.name, machine.ref))

@@ -231,7 +231,8 @@ class OpenStackDriver(Driver):
                 if image is not None and image.get("status") == "active":
                     return read_snapshot(image)
                 # Of two requests at one time Nova drops one, and leaves an image that nobody will fill.
-                return await self._clear(image_id)
+                await self._clear(image_id)
+                return None
             await work.progress(None, _PHASES.get(task))
             if image.get("status") != "active" and work.cancelled():
                 await self._clear(image_id)

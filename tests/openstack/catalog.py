@@ -1,8 +1,10 @@
 """Fills Keystone's catalog, and gives the admin the role that services need. Runs among the services' packages."""
 
+from typing import Any
+
 import openstack
 
-cloud = openstack.connect(
+cloud: Any = openstack.connect(
     auth_url="http://127.0.0.1:15001/v3",
     username="admin",
     password="pw",

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 import time
+from typing import Any
 
 import openstack
 
-cloud = openstack.connect(
+cloud: Any = openstack.connect(
     auth_url="http://127.0.0.1:15001/v3",
     username="admin",
     password="pw",

@@ -4,6 +4,7 @@ The services come from an environment of their own; MariaDB, RabbitMQ and libvir
 privately. Nothing is left running: every process is ended by its id.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -62,8 +63,9 @@ class Stack:
         """Ends every process that was started, and the guests."""
         for process in reversed(self._running):
             _end(process)
-        for pid in _qemus(self.directory):
-            os.kill(pid, signal.SIGKILL)
+        for pid in _left(self.directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def run(self, *command: str) -> None:
         """Runs a command to its end. Raises AssertionError with what it said when it fails."""
@@ -135,7 +137,7 @@ class Stack:
         mounts = "".join(f"mount --bind {home}/{part} {place} && " for part, place in places.items())
         command = f"{mounts}exec tini -s -- libvirtd --config {home}/libvirtd.conf --pid-file {home}/libvirtd.pid"
         self._spawn("libvirtd", ["unshare", "--mount", "sh", "-c", command])
-        _await(lambda: (home / "libvirt-sock").exists(), "libvirtd")
+        _await((home / "libvirt-sock").exists, "libvirtd")
 
     def _configure(self) -> None:
         """The services' files, from the templates beside this one, and what their packages bring."""
@@ -246,14 +248,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _qemus(directory: Path) -> list[int]:
-    """The guests that were started in the folder: they outlive their libvirtd."""
+def _left(directory: Path) -> list[int]:
+    """What was started in the folder and outlives whoever started it: guests, and Erlang's daemon of names."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = entry.read_bytes().split(b"\0")
+            words, own = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"qemu-system" in words[0] and any(str(directory).encode() in word for word in words):
-            found.append(int(entry.parent.name))
+        program = words.split(b"\0")[0]
+        here = str(directory).encode()
+        if (b"qemu-system" in program and here in words) or (program.endswith(b"epmd") and here in own):
+            found.append(int(entry.name))
     return found
