@@ -90,12 +90,12 @@ class Options:
     clouds_file: str | None = option("clouds.yaml, where it is not in its usual place", None)
     address: str | None = option("Keystone, such as https://cloud.example:5000/v3", None)
     user: str | None = option("the user's name, unless there is an application credential", None)
-    password: Secret | None = option("the user's password", None)  # noqa: RUF009
+    password: Secret | None = option("the user's password", None)
     project: str | None = option("the project whose servers are meant", None)
     user_domain: str = option("the domain of the user", "Default")
     project_domain: str = option("the domain of the project", "Default")
     application_credential_id: str | None = option("the id of an application credential", None)
-    application_credential_secret: Secret | None = option("its secret", None)  # noqa: RUF009
+    application_credential_secret: Secret | None = option("its secret", None)
     region: str | None = option("the region, where there are several", None)
     ca_file: str | None = option("a PEM file of the authority that has signed the cloud's certificates", None)
     timeout: float = option("seconds to wait for an answer", 60.0)

@@ -21,16 +21,25 @@ _PARTITION = struct.pack("<B3sB3sII", 0x80, b"\1\1\0", 0x83, b"\1\1\0", 1, 2_000
 @functools.cache
 def admin() -> Any:
     """The admin's connection."""
-    login = {"username": "admin", "password": "pw", "project_name": "admin"}
-    domains = {"user_domain_id": "default", "project_domain_id": "default"}
-    return openstack.connect(auth_url=URL, region_name="RegionOne", compute_api_version="2.90", **login, **domains)
+    return openstack.connect(
+        auth_url=URL,
+        username="admin",
+        password="pw",
+        project_name="admin",
+        user_domain_id="default",
+        project_domain_id="default",
+        region_name="RegionOne",
+        compute_api_version="2.90",
+    )
 
 
 def make_server(name: str, directory: Path) -> str:
     """Starts a server that runs the guest which counts; its id, once it is active."""
     cloud = admin()
-    image = cloud.image.find_image("guest") or _upload(directory)
-    flavor = cloud.compute.find_flavor("small") or cloud.compute.create_flavor(name="small", ram=64, vcpus=1, disk=1)
+    image = next(cloud.image.images(name="guest"), None) or _upload(directory)
+    flavor = next((flavor for flavor in cloud.compute.flavors() if flavor.name == "small"), None)
+    if flavor is None:
+        flavor = cloud.compute.create_flavor(name="small", ram=64, vcpus=1, disk=1)
     server = cloud.compute.create_server(name=name, image_id=image.id, flavor_id=flavor.id, networks="none")
     ref: str = cloud.compute.wait_for_server(server, wait=120, interval=0.5).id
     return ref
@@ -39,11 +48,17 @@ def make_server(name: str, directory: Path) -> str:
 def delete_server(ref: str) -> None:
     """Deletes a server and the images of it."""
     cloud = admin()
-    cloud.compute.delete_server(ref, force=True)
-    cloud.compute.wait_for_delete(cloud.compute.get_server(ref), wait=120) if _exists(ref) else None
     for image in cloud.image.images():
-        if image.properties.get("instance_uuid") == ref or image.instance_uuid == ref:
+        if image.instance_uuid == ref:
             cloud.image.delete_image(image.id)
+    server = cloud.compute.get_server(ref)
+    cloud.compute.delete_server(server, force=True)
+    cloud.compute.wait_for_delete(server, wait=120, interval=0.5)
+
+
+def has_image(ref: str) -> bool:
+    """Whether Glance has it."""
+    return ref in {image.id for image in admin().image.images()}
 
 
 def disk_count(image_id: str, directory: Path) -> int:
@@ -56,13 +71,12 @@ def disk_count(image_id: str, directory: Path) -> int:
         return int.from_bytes(disk.read(4), "little")
 
 
-def _exists(ref: str) -> bool:
-    return admin().compute.find_server(ref) is not None
-
-
 def _upload(directory: Path) -> Any:
     raw, file = directory / "guest.raw", directory / "guest.qcow2"
     boot = sector()
     raw.write_bytes((boot[:446] + _PARTITION.ljust(64, b"\0") + boot[510:]).ljust(_DISK, b"\0"))
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, file], check=True)
-    return admin().create_image("guest", filename=str(file), disk_format="qcow2", container_format="bare", wait=True)
+    with file.open("rb") as data:
+        return admin().image.create_image(
+            "guest", data=data, disk_format="qcow2", container_format="bare", allow_duplicates=True, wait=True
+        )
