@@ -67,7 +67,6 @@ _MATRIX = Matrix(
     tree=False,
 )
 
-_SOONEST, _LATEST = 0.2, 2.0  # seconds between looks at an image in the making
 _PAGE = 500
 
 _GONE = {"DELETED", "SOFT_DELETED"}
@@ -156,6 +155,7 @@ class OpenStackDriver(Driver):
     name = "openstack"
 
     def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
+        self.look = 0.2  # seconds between the first looks at work in progress; they grow tenfold
         self._client = client
         self._asking = asking
         self._telling = telling
@@ -247,7 +247,7 @@ class OpenStackDriver(Driver):
 
     async def _follow(self, work: Work, wish: CreateWish, image_id: str) -> SeenSnapshot | None:
         """Waits until the image is made and its server idle; None when there is nothing of it any more."""
-        pause, looks, stubborn = _SOONEST, _LETTING_GO, False
+        pause, looks, stubborn = self.look, _LETTING_GO, False
         while (image := await self._look(image_id)) is not None:
             task = await self._task(wish.machine_ref)
             if image.get("status") != "active" and task == _IDLE:
@@ -267,7 +267,7 @@ class OpenStackDriver(Driver):
                 stubborn = True
             await work.progress(None, _PHASES.get(task))
             await asyncio.sleep(pause)
-            pause = min(_LATEST, pause * 1.5)
+            pause = min(10 * self.look, pause * 1.5)
         return None
 
     async def _has_volumes(self, image: dict[str, Any]) -> bool:
@@ -298,7 +298,7 @@ class OpenStackDriver(Driver):
                 return await self._follow(work, wish, image["id"])
             if task == _IDLE:  # what was under way may have been it, before its image could be seen
                 return None
-            await asyncio.sleep(_LATEST)
+            await asyncio.sleep(10 * self.look)
 
     async def _look(self, image_id: str) -> dict[str, Any] | None:
         """The image, as long as it takes the provider to answer: the work has been handed over."""
@@ -306,7 +306,7 @@ class OpenStackDriver(Driver):
             try:
                 return await self._image(image_id)
             except ProviderUnavailable:
-                await asyncio.sleep(_LATEST)
+                await asyncio.sleep(10 * self.look)
 
     async def _task(self, machine_ref: str) -> str:
         """What Nova does to make an image of the server; `_IDLE` when nothing, or when there is no server any more."""
@@ -337,12 +337,12 @@ class OpenStackDriver(Driver):
             except ProviderRefused as error:
                 raise ProviderRefused(_VOLUME_STAYS, provider_message=error.provider_message) from None
         for ref in refs:
-            pause = _SOONEST
+            pause = self.look
             while (state := await self._volume_state(ref)) is not None:
                 if state == "error_deleting":
                     raise ProviderRefused(_VOLUME_STAYS)
                 await asyncio.sleep(pause)
-                pause = min(_LATEST, pause * 1.5)
+                pause = min(10 * self.look, pause * 1.5)
 
     # ---- questions
 

@@ -38,6 +38,8 @@ LONGEST = 255  # characters of a name and of a property; the gateway itself keep
 
 _MICROVERSION = "2.47"  # servers tell the name of their flavor, createImage the id of the image
 
+_DENIED = "the provider does not accept the gateway's credentials"
+
 # Of Nova's numbers; a machine that is in none of these is just made, lost, or crashed.
 _POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
 
@@ -65,6 +67,8 @@ class Client:
             )
             if answer.status_code < 400:
                 return answer.json() if answer.content else None
+        except exceptions.Unauthorized:  # Keystone's own, when the token was no longer good
+            raise ProviderDenied(_DENIED) from None
         except (exceptions.ClientException, requests.RequestException, OSError) as error:
             raise _silence(error, change) from None
         except ValueError:
@@ -77,7 +81,7 @@ class Client:
             proxy = getattr(self._enter(), service)
             proxy.get_endpoint()
         except (exceptions.Unauthorized, exceptions.MissingRequiredOptions):
-            raise ProviderDenied("the provider does not accept the gateway's credentials") from None
+            raise ProviderDenied(_DENIED) from None
         except ServiceDisabledException:
             self.close()  # it would remember that for ever
             raise ProviderUnavailable(f"the provider's catalog does not name its {service} service") from None
@@ -191,7 +195,7 @@ def _refusal(answer: requests.Response, change: bool) -> ProviderError:
     words = _words(answer)
     match answer.status_code:
         case 401:
-            return ProviderDenied("the provider does not accept the gateway's credentials", provider_message=words)
+            return ProviderDenied(_DENIED, provider_message=words)
         case 403 | 413 if change and re.search("quota|limit", words, re.IGNORECASE):
             return ProviderFull("a quota of the project is reached", provider_message=words)
         case 403 if change and "protected" in words:
