@@ -243,7 +243,8 @@ class OpenStackDriver(Driver):
 
     async def _marked(self, work: Work, wish: CreateWish) -> list[dict[str, Any]]:
         """The images that the operation has begun; one, but nothing else holds that."""
-        return await self._images(TOKEN, f"{wish.machine_ref} {work.token}")
+        found = await self._images(TOKEN, f"{wish.machine_ref} {work.token}")
+        return [image for image in found if image.get(MACHINE) == wish.machine_ref]  # else it is inherited
 
     async def _follow(self, work: Work, wish: CreateWish, image_id: str) -> SeenSnapshot | None:
         """Waits until the image is made and its server idle; None when there is nothing of it any more."""

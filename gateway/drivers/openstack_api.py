@@ -65,15 +65,16 @@ class Client:
             answer = proxy.request(
                 path, method, json=body, connect_retries=0, status_code_retries=0, skip_cache=True, **extra
             )
-            if answer.status_code < 400:
-                return answer.json() if answer.content else None
         except exceptions.Unauthorized:  # Keystone's own, when the token was no longer good
             raise ProviderDenied(_DENIED) from None
         except (exceptions.ClientException, requests.RequestException, OSError) as error:
             raise _silence(error, change) from None
-        except ValueError:
+        if answer.status_code >= 400:
+            raise _refusal(answer, change)
+        try:
+            return orjson.loads(answer.content) if answer.content else None
+        except orjson.JSONDecodeError:
             raise nonsense(change) from None
-        raise _refusal(answer, change)
 
     def _proxy(self, service: str) -> Any:
         """Who speaks to a service, logged in and knowing where it is: before anything is handed over."""

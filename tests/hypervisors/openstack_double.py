@@ -66,7 +66,7 @@ class Cloud(Services):
         self.end.wait()
         return None
 
-    def forgettokens(self) -> None:
+    def forget_tokens(self) -> None:
         """As if an hour had passed."""
         self.tokens.clear()
 
