@@ -56,7 +56,7 @@ from gateway.models import MachineKind, SnapshotAction
 
 _NO_REVERT = "OpenStack cannot revert an Instance: make a new one from the snapshot's image"
 _NO_MEMORY = "OpenStack's images do not hold the memory of an Instance"
-_GIVEN_UP = "the provider gave up making the image and deleted it; a quota or its storage may be full"
+_GIVEN_UP = "the provider gave up making the image, and has none of it; a quota or its storage may be full"
 _VOLUME_STAYS = "the image is deleted, but the snapshot of a volume could not be"
 _NO_VOLUMES = "the provider could not make a snapshot of a volume"
 _MATRIX = Matrix(
@@ -67,6 +67,7 @@ _MATRIX = Matrix(
     tree=False,
 )
 
+_LOOK = 0.2  # seconds between the first looks at work in progress; they grow tenfold
 _PAGE = 500
 
 _GONE = {"DELETED", "SOFT_DELETED"}
@@ -155,7 +156,7 @@ class OpenStackDriver(Driver):
     name = "openstack"
 
     def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
-        self.look = 0.2  # seconds between the first looks at work in progress; they grow tenfold
+        self.look = _LOOK
         self._client = client
         self._asking = asking
         self._telling = telling

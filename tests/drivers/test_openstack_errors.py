@@ -242,7 +242,7 @@ def test_answers_that_are_lost_or_nonsense(lab: Lab) -> None:
 def test_a_nova_that_gives_up(lab: Lab) -> None:
     """It says nowhere why: its own record of the action reads Success when the storage of images is full."""
     lab.cloud.steps = GIVES_UP
-    words = "the provider gave up making the image and deleted it; a quota or its storage may be full"
+    words = "the provider gave up making the image, and has none of it; a quota or its storage may be full"
     assert create(lab) == (ProviderRefused, words)
     lab.run(lab.driver.machine(lab.machine))  # a moment later Nova has done with it
     lab.cloud.steps = LEAVES_IT

@@ -1,4 +1,4 @@
-"""The openstack driver after crashes, lost answers and cancellations: what was made is found, and nothing is made twice."""
+"""The openstack driver after crashes, lost answers and cancellations: what was made is found, nothing is made twice."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,7 +93,7 @@ def test_a_snapshot_is_half_made_until_its_image_is(lab: Lab) -> None:
 @pytest.mark.parametrize("steps", [GIVES_UP, LEAVES_IT], ids=["deleted", "left queued"])
 def test_what_came_to_nothing_can_be_begun_again(lab: Lab, steps: Any) -> None:
     lab.cloud.steps = steps
-    ref = crashed(lab, progress=crash)
+    ref = crashed(lab, checkpoint=crash)
     assert lab.recover(task_ref=ref) is Recovery.NOT_BEGUN
     assert lab.cloud.images == {}
 
