@@ -13,7 +13,8 @@ export const CREATE = `mutation Create($input: CreateSnapshotInput!) { createSna
   snapshot { id name } operation { id state } errors { code message path } } }`;
 export const CANCEL = `mutation Cancel($id: ID!) { cancelOperation(input: { operationId: $id }) {
   errors { code message path } } }`;
-export const OPERATION = 'subscription Operation($id: ID!) { operationUpdated(id: $id) { id state isDone snapshotId } }';
+export const OPERATION = `subscription Operation($id: ID!) { operationUpdated(id: $id) {
+  id state isDone snapshotId } }`;
 export const CHANGES = `subscription Changes($id: ID!) { snapshotChanged(machineId: $id) {
   kind snapshotId deletedSnapshotId } }`;
 
@@ -23,7 +24,9 @@ export const THREE = { vm: { name: 'web-01', snapshots: { totalCount: 3, nodes }
 
 // Refused before anything ran; ran, but not all of it.
 export const INVALID = '{ vm(id: "vm-11") { nmae } }';
-export const INVALID_ANSWER = ['GRAPHQL_VALIDATION_FAILED', "Cannot query field 'nmae' on type 'Vm'. Did you mean 'name'?"];
+export const INVALID_ANSWER = [
+  'GRAPHQL_VALIDATION_FAILED', "Cannot query field 'nmae' on type 'Vm'. Did you mean 'name'?",
+];
 export const MALFORMED = '{ vm(id: "eleven") { name } __typename }';
 
 /** The data of an answer over plain HTTP. */
