@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 OLD = ["snapshot-5 test-new-driver READY", "snapshot-4 test-before-upgrade READY", "snapshot-3 test-base READY"]
+LISTEN = """([url, query]) => new Promise((resolve, reject) => {
+    const heard = [];
+    const source = new EventSource(`${url}?${new URLSearchParams({ query })}`);
+    source.addEventListener('next', ({ data }) => heard.push(JSON.parse(data)));
+    source.addEventListener('complete', () => { source.close(); resolve(heard); });
+    source.addEventListener('error', () => { source.close(); reject(new Error(`after ${JSON.stringify(heard)}`)); });
+})"""
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -89,6 +96,12 @@ def test_it_lists_snapshots_and_follows_a_create_live(
     expect_state("SUCCEEDED")
     expect_list(f"{made} from a browser READY", *OLD)
     page.screenshot(path=tmp_path / "succeeded.png")
+
+
+def test_a_page_follows_an_operation_with_nothing_but_event_source(page: "Page", gateway: Served) -> None:
+    (last,) = gateway.ask("{ operations(first: 1) { nodes { id state } } }")["operations"]["nodes"]
+    query = f'subscription {{ operationUpdated(id: "{last["id"]}") {{ id state }} }}'
+    assert page.evaluate(LISTEN, [f"{gateway.url}/graphql", query]) == [{"data": {"operationUpdated": last}}]
 
 
 def newest(gateway: Served) -> str:
