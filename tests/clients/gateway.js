@@ -6,6 +6,7 @@ export const url = process.argv[2];
 export const socketUrl = url.replace('http', 'ws');
 
 export const VM = 'vm-11'; // has snapshots 3, 4 and 5, and work on it takes no time
+export const QUIET = 'vm-13'; // nothing happens on it but what one test does
 export const HELD = 'vm-12'; // work on it ends only when it is canceled
 
 export const SNAPSHOTS = 'query Snapshots($id: ID!) { vm(id: $id) { name snapshots { totalCount nodes { id } } } }';

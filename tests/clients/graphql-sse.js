@@ -4,8 +4,8 @@ import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { createClient } from 'graphql-sse';
 import {
-  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, all, ask, begin,
-  line, url,
+  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, QUIET, SNAPSHOTS, THREE, VM, all, ask,
+  begin, line, url,
 } from './gateway.js';
 
 const client = createClient({ url });
@@ -33,10 +33,10 @@ test('a subscription that the client ends', async () => {
     return answer;
   }
   const watching = createClient({ url, fetchFn });
-  const changes = watching.iterate({ query: CHANGES, variables: { id: VM } });
+  const changes = watching.iterate({ query: CHANGES, variables: { id: QUIET } });
   const first = changes.next();
   await listening;
-  const { createSnapshot } = await ask(CREATE, { input: { machineId: VM, name: 'seen' } });
+  const { createSnapshot } = await ask(CREATE, { input: { machineId: QUIET, name: 'seen' } });
   const change = { kind: 'CREATED', snapshotId: createSnapshot.snapshot.id, deletedSnapshotId: null };
   assert.deepEqual(await first, { done: false, value: { data: { snapshotChanged: change } } });
   await changes.return();

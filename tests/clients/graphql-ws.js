@@ -5,8 +5,8 @@ import { after, test } from 'node:test';
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
 import {
-  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, all, begin, line,
-  socketUrl,
+  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, QUIET, SNAPSHOTS, THREE, VM, all, begin,
+  line, socketUrl,
 } from './gateway.js';
 
 const client = createClient({ url: socketUrl, webSocketImpl: WebSocket });
@@ -26,10 +26,10 @@ test('a mutation answers once, and its operation is followed to its end', async 
 });
 
 test('a subscription that the client ends leaves the connection to the others', async () => {
-  const changes = client.iterate({ query: CHANGES, variables: { id: VM } });
+  const changes = client.iterate({ query: CHANGES, variables: { id: QUIET } });
   const first = changes.next();
   await all(client, '{ __typename }'); // the subscription, sent before, has begun
-  const [{ data }] = await all(client, CREATE, { input: { machineId: VM, name: 'seen' } });
+  const [{ data }] = await all(client, CREATE, { input: { machineId: QUIET, name: 'seen' } });
   const snapshotId = data.createSnapshot.snapshot.id;
   const change = { kind: 'CREATED', snapshotId, deletedSnapshotId: null };
   assert.deepEqual(await first, { done: false, value: { data: { snapshotChanged: change } } });
