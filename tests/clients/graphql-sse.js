@@ -38,7 +38,7 @@ test('a subscription that the client ends', async () => {
   await listening;
   const { createSnapshot } = await ask(CREATE, { input: { machineId: QUIET, name: 'seen' } });
   const change = { kind: 'CREATED', snapshotId: createSnapshot.snapshot.id, deletedSnapshotId: null };
-  assert.deepEqual(await first, { done: false, value: { data: { snapshotChanged: change } } });
+  assert.deepEqual((await first).value.data, { snapshotChanged: change });
   await changes.return();
   assert.deepEqual(await changes.next(), { done: true, value: undefined });
 });
