@@ -10,15 +10,20 @@ export const socket = createClient({ url: socketUrl, webSocketImpl: WebSocket })
 /** The names of the operations sent so far. */
 export const sent = [];
 
-async function fetchOnce({ name, text: query }, variables) {
+/** What is sent for a document of Relay's compiler: its text, or its id where the gateway has a manifest of them. */
+export function request({ name, text, id }, variables = {}) {
   sent.push(name);
-  const headers = { 'content-type': 'application/json', accept: 'application/graphql-response+json' };
-  return (await fetch(url, { method: 'POST', headers, body: JSON.stringify({ query, variables }) })).json();
+  return { ...(text === null ? { documentId: id } : { query: text }), variables };
 }
 
-function subscribe({ name, text: query }, variables) {
-  sent.push(name);
-  return Observable.create((sink) => socket.subscribe({ query, variables }, sink));
+async function fetchOnce(document, variables) {
+  const headers = { 'content-type': 'application/json', accept: 'application/graphql-response+json' };
+  const body = JSON.stringify(request(document, variables));
+  return (await fetch(url, { method: 'POST', headers, body })).json();
+}
+
+function subscribe(document, variables) {
+  return Observable.create((sink) => socket.subscribe(request(document, variables), sink));
 }
 
 export const environment = new Environment({
