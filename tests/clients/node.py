@@ -11,7 +11,7 @@ import pytest
 from tests.databases import required
 
 HERE = Path(__file__).parent
-PATIENCE = 120.0  # seconds after which a program will not end any more
+PATIENCE = 60.0  # seconds after which a program will not end any more
 
 # `make setup` puts Node beside Python where the system has none that fits.
 _PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
