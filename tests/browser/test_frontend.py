@@ -36,9 +36,15 @@ class Files(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def origin() -> Iterator[str]:
+def site(tmp_path: Path) -> Path:
+    """Where the frontend is built, for each test by itself: the gateway's address is in it."""
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def origin(site: Path) -> Iterator[str]:
     """The frontend's own server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=HERE / "frontend/built")) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=site)) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -55,10 +61,11 @@ def gateway(databases: Databases, origin: str) -> Iterator[Served]:
 
 
 @pytest.fixture
-def page(chromium: "Browser", origin: str, gateway: Served) -> Iterator["Page"]:
+def page(chromium: "Browser", site: Path, origin: str, gateway: Served) -> Iterator["Page"]:
     """The frontend, opened. Whatever a test does: no console error, and no host but its own and the gateway's."""
     check_installed()
-    run("vite", "build", "--outDir", "built", folder="frontend", VITE_GATEWAY=f"{gateway.url}/graphql")
+    options = ("--outDir", str(site), "--emptyOutDir")
+    run("vite", "build", *options, folder="frontend", VITE_GATEWAY=f"{gateway.url}/graphql")
     page = chromium.new_page(viewport={"width": 640, "height": 320})
     page.set_default_timeout(20_000)
     requests: list[str] = []
