@@ -116,6 +116,10 @@ class Session:
                 return question(login)
             except vim.fault.NotAuthenticated:
                 return question(self._enter(login))
+            except vmodl.fault.ManagedObjectNotFound as fault:
+                if fault.obj != login.view:  # which ends with its session
+                    raise
+                return question(self._enter(login))
 
     def tell(self, begin: Callable[[Login], T]) -> T:
         """Calls what changes something. Raises OutcomeUnknown when the answer is lost."""
@@ -131,24 +135,32 @@ class Session:
         with self._lock:
             login, self._login = self._login, None
         if login is not None:
-            with placing(ProviderUnavailable):
-                login.content.sessionManager.Logout()
-            login.stub.DropConnections()
+            try:
+                with placing(ProviderUnavailable):
+                    login.content.sessionManager.Logout()
+            finally:
+                login.stub.retire()
 
     def _enter(self, expired: Login | None) -> Login:
         with self._lock:
             if self._login is None or self._login is expired:
-                with placing(ProviderUnavailable):
-                    self._login = self._log_in()
+                if expired is not None:
+                    expired.stub.retire()
+                self._login = None
+                self._login = self._log_in()
             return self._login
 
     def _log_in(self) -> Login:
         stub = self._stub()
-        content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
-        content.sessionManager.Login(self._user, self._password, None)
-        return Login(
-            stub, content, content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
-        )
+        try:
+            with placing(ProviderUnavailable):
+                content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+                content.sessionManager.Login(self._user, self._password, None)
+                view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+        except ProviderError:
+            stub.retire()
+            raise
+        return Login(stub, content, view)
 
 
 class _Connection(HTTPSConnection):
@@ -191,6 +203,11 @@ class Stub(SoapStubAdapter):  # type: ignore[misc]
         )
         self.scheme = _Connection
         self.schemeArgs["thumbprint"] = thumbprint
+
+    def retire(self) -> None:
+        """Closes the connections; those that are in use close when they are given back."""
+        self.poolSize = 0
+        self.DropConnections()
 
     def GetConnection(self) -> Any:  # noqa: N802 - pyvmomi's name
         with placing(ProviderUnavailable, "the provider cannot be reached"):

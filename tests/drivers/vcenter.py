@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,12 @@ def program() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
             unfinished = built.with_suffix(".new")
-            environment = os.environ | {"GO111MODULE": "off", "GOFLAGS": "", "GOPATH": str(_LIBRARY), "CGO_ENABLED": "0"}
+            environment = os.environ | {
+                "GO111MODULE": "off",
+                "GOFLAGS": "",
+                "GOPATH": str(_LIBRARY),
+                "CGO_ENABLED": "0",
+            }
             subprocess.run(["go", "build", "-o", unfinished, _SOURCE], env=environment, check=True)
             unfinished.rename(built)
     return built
@@ -71,6 +76,14 @@ class VCenter:
         """The calls since this was last asked, of these methods or of all."""
         return [call for call in self.order("calls") or [] if call in methods or not methods]
 
+    async def called(self, method: str, times: int) -> None:
+        """Returns when a method has been called so many times since `calls` was last asked."""
+        seen: list[str] = []
+        async with asyncio.timeout(20):
+            while seen.count(method) < times:
+                seen += self.calls()
+                await asyncio.sleep(0.01)
+
     def options(self, **others: Any) -> Options:
         password = Secret(self.password)
         told = {"address": self.address, "user": self.user, "password": password, "ca_file": str(self.ca_file)}
@@ -103,8 +116,13 @@ async def named(driver: VsphereDriver, name: str) -> str:
     return next(machine.ref for machine in await driver.machines() if machine.name == name)
 
 
-async def until(condition: Any) -> None:
-    """Returns when the condition holds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+def running(driver: VsphereDriver, test: Callable[[VsphereDriver], Awaitable[None]]) -> None:
+    """Runs a test of a driver, and closes the driver."""
+
+    async def inside() -> None:
+        try:
+            await test(driver)
+        finally:
+            await driver.close()
+
+    asyncio.run(inside())
