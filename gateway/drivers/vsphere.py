@@ -47,7 +47,6 @@ T = TypeVar("T")
 
 _QUESTIONS = 4  # at a time
 _LOOK, _LONGEST_LOOK = 0.1, 2.0  # seconds between looks at a task, which grow
-_SETTLE = 1.0  # seconds in which a task shows whose beginning was not answered
 _WATCH = 20  # seconds that one wait for changes takes at most
 _FAREWELL = 2.0  # seconds that closing waits for
 
@@ -86,11 +85,12 @@ def make(provider: str, options: Options, concurrency: int) -> "VsphereDriver":
 
 
 class VsphereDriver(Driver):
-    """One vCenter or ESXi host."""
+    """One vCenter or ESXi host. `settle`: seconds until a task shows whose beginning was not answered."""
 
     name = "vsphere"
 
-    def __init__(self, options: Options, concurrency: int) -> None:
+    def __init__(self, options: Options, concurrency: int, settle: float = 1.0) -> None:
+        self._settle = settle
         host, port = _endpoint(options.address)
         thumbprint = None if options.thumbprint is None else _digits(options.thumbprint)
 
@@ -212,7 +212,7 @@ class VsphereDriver(Driver):
         try:
             task_ref = ref_of(await self._working.tell(self._session.tell, begin))
         except OutcomeUnknown:
-            await asyncio.sleep(_SETTLE)
+            await asyncio.sleep(self._settle)
             raise
         await work.checkpoint(task_ref)
         with _handed_over():

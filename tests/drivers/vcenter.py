@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.drivers.options import Secret
-from gateway.drivers.vsphere import Options, VsphereDriver, make
+from gateway.drivers.vsphere import Options, VsphereDriver
 
 _SOURCE = Path(__file__).parent / "vcsim" / "main.go"
 _LIBRARY = Path("/usr/share/gocode")  # where Debian's golang-github-vmware-govmomi-dev puts it
@@ -91,7 +91,7 @@ class VCenter:
 
     def driver(self, **others: Any) -> VsphereDriver:
         """A driver that is new to it."""
-        return make("vc", self.options(**others), 2)
+        return VsphereDriver(self.options(**others), concurrency=3, settle=0.05)
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -114,6 +114,13 @@ def vcenter(directory: Path) -> Iterator[VCenter]:
 async def named(driver: VsphereDriver, name: str) -> str:
     """The ref of a machine."""
     return next(machine.ref for machine in await driver.machines() if machine.name == name)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 def running(driver: VsphereDriver, test: Callable[[VsphereDriver], Awaitable[None]]) -> None:

@@ -270,7 +270,19 @@ func named(fault string) types.BaseMethodFault {
 	if !ok {
 		log.Fatalf("no fault is called %s", fault)
 	}
-	return reflect.New(kind).Interface().(types.BaseMethodFault)
+	made := reflect.New(kind).Interface().(types.BaseMethodFault)
+	some := types.ManagedObjectReference{Type: "Task", Value: "task-0"}
+	switch fault := made.(type) { // what they never come without
+	case *types.TaskInProgress:
+		fault.Task = some
+	case *types.ManagedObjectNotFound:
+		fault.Obj = some
+	case *types.NoPermission:
+		fault.Object, fault.PrivilegeId = some, "VirtualMachine.State"
+	case *types.InvalidPowerState:
+		fault.RequestedState, fault.ExistingState = "poweredOn", "poweredOff"
+	}
+	return made
 }
 
 const envelope = `<?xml version="1.0" encoding="UTF-8"?>
