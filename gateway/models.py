@@ -150,6 +150,7 @@ class Machine(SQLModel, table=True):
     provider_uid: str | None = _optional()  # a second identity, such as a BIOS UUID; known to imports and some drivers
     imported: bool = False  # came from a file and no driver has met it yet
     power_state: PowerState = Field(sa_type=_enum(PowerState))
+    obstacle: str | None = _optional()  # why no snapshot can be made of it, whatever its power state
     host: str | None = _optional()
     host_folded: str | None = _optional()
     flavor: str | None = _optional()

@@ -6,6 +6,7 @@ Reads show the answer as `capabilities`; operations refuse by the same answer.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.drivers.base import Matrix
@@ -22,6 +23,7 @@ _VERBS = {
     SnapshotAction.REVERT: "revert",
     SnapshotAction.DELETE: "delete snapshots of",
 }
+_CREATES = (SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY)
 _NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 _BUSY = {
@@ -29,6 +31,10 @@ _BUSY = {
     SnapshotState.DELETING: "the snapshot is being deleted",
     SnapshotState.REVERTING: "the machine is being reverted to the snapshot",
 }
+
+
+# The machine's columns that the answer depends on, in the order of `MachineFacts`.
+FACTS = ("kind", "provider", "power_state", "gone_at", "obstacle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,12 @@ class MachineFacts:
     provider: str
     power_state: PowerState
     gone_at: datetime | str | None  # only whether it is set matters
+    obstacle: str | None
+
+    @classmethod
+    def of(cls, kind: str, provider: str, power_state: str, gone_at: Any, obstacle: str | None) -> "MachineFacts":
+        """From the columns as they are stored."""
+        return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, obstacle)
 
 
 def machine_refusal(
@@ -60,6 +72,8 @@ def machine_refusal(
         )
     if reason := matrix.reason_against(action, machine.power_state):
         return Unsupported(reason)
+    if machine.obstacle is not None and action in _CREATES:
+        return Unsupported(machine.obstacle)
     return None
 
 

@@ -10,12 +10,12 @@ import strawberry
 from graphql import GraphQLAbstractType, GraphQLResolveInfo
 from strawberry import ID
 
-from gateway.access.capabilities import MachineFacts, machine_refusal, snapshot_refusal
+from gateway.access.capabilities import FACTS, MachineFacts, machine_refusal, snapshot_refusal
 from gateway.api.fields import column, connection, sourced
 from gateway.api.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
 from gateway.api.scalars import BigInt, Moment
 from gateway.errors import MEANINGS, ErrorCode, Refusal
-from gateway.models import MachineKind, OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
+from gateway.models import OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
 from gateway.reads.context import Context
 from gateway.reads.rendering import Record
 from gateway.reads.sources import Computed, Given, IdOf, Inline, Many, One, OwnId
@@ -65,20 +65,18 @@ def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, An
     }
 
 
-def machine_capabilities(context: Context, kind: str, provider: str, power: str, gone_at: Any) -> Sequence[Any]:
+def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
     """Every action, for a machine."""
-    facts = MachineFacts(MachineKind(kind), provider, PowerState(power), gone_at)
+    facts = MachineFacts.of(*columns)
     return [
         _capability(action, machine_refusal(action, facts, context.matrices, context.caller))
         for action in SnapshotAction
     ]
 
 
-def snapshot_capabilities(
-    context: Context, state: str, provider_ref: str | None, kind: str, provider: str, power: str, gone_at: Any
-) -> Sequence[Any]:
+def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *columns: Any) -> Sequence[Any]:
     """REVERT and DELETE, for a snapshot."""
-    facts = MachineFacts(MachineKind(kind), provider, PowerState(power), gone_at)
+    facts = MachineFacts.of(*columns)
     return [
         _capability(
             action,
@@ -118,7 +116,7 @@ class Machine(Node):
     observed_at: Moment = column("observed_at", "When the provider last confirmed what is shown here.")
     gone_at: Moment | None = column("gone_at", "When the provider stopped reporting it. Null while it exists.")
     capabilities: list[Capability] = sourced(
-        Computed(("kind", "provider", "power_state", "gone_at"), machine_capabilities),
+        Computed(FACTS, machine_capabilities),
         "What the caller can do with this machine's snapshots now, and why not where they cannot: provider, power"
         " state, rights.",
     )
@@ -163,17 +161,7 @@ class Snapshot(Node):
     )
     machine: Machine = sourced(One("machine", "machine_id"), "The machine whose state it is.")
     capabilities: list[Capability] = sourced(
-        Computed(
-            (
-                "state",
-                "provider_ref",
-                "machine.kind",
-                "machine.provider",
-                "machine.power_state",
-                "machine.gone_at",
-            ),
-            snapshot_capabilities,
-        ),
+        Computed(("state", "provider_ref", *(f"machine.{column}" for column in FACTS)), snapshot_capabilities),
         "What the caller can do with this snapshot now: REVERT, DELETE.",
     )
     parent: "Snapshot | None" = sourced(

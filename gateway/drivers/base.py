@@ -60,6 +60,7 @@ class SeenMachine:
     flavor: str | None = None
     availability_zone: str | None = None
     created_at: datetime | None = None
+    obstacle: str | None = None  # why no snapshot can be made of it, whatever its power state: for people
 
 
 @dataclass(frozen=True, slots=True)

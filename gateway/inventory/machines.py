@@ -16,7 +16,7 @@ from gateway.models import Machine, Provider
 from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Statement, insert
 
-_REPORTED = ("name", "description", "power_state", "host", "flavor", "availability_zone", "provider_uid")
+_REPORTED = ("name", "description", "power_state", "host", "flavor", "availability_zone", "obstacle", "provider_uid")
 _COLUMNS = [col(getattr(Machine, name)) for name in ("id", "gone_at", "provider_ref", *_REPORTED)]
 
 _MANAGED = sa.text("NOT machine.imported")  # the very words of the unique index
@@ -139,6 +139,7 @@ async def _insert(tx: Transaction, seen: SeenMachine, provider: str, tenant: str
         host=seen.host,
         flavor=seen.flavor,
         availability_zone=seen.availability_zone,
+        obstacle=seen.obstacle,
         provider_uid=seen.uid,
         created_at=seen.created_at or moment,
         updated_at=moment,

@@ -13,7 +13,7 @@ from gateway.store.database import Transaction
 
 def facts(machine: Any) -> MachineFacts:
     """What a machine's capabilities depend on."""
-    return MachineFacts(machine.kind, machine.provider, machine.power_state, machine.gone_at)
+    return MachineFacts(machine.kind, machine.provider, machine.power_state, machine.gone_at, machine.obstacle)
 
 
 async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, Any]:

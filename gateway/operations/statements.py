@@ -24,6 +24,7 @@ LOCK_MACHINES = Statement(
         col(Machine.provider),
         col(Machine.power_state),
         col(Machine.gone_at),
+        col(Machine.obstacle),
     )
     .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
     .order_by(col(Machine.id))

@@ -18,7 +18,7 @@ def _fields(class_: Class) -> dict[str, Origin]:
 
 
 def _machine(class_: Class) -> dict[str, Origin]:
-    own: dict[str, Source] = {"snapshot_count": Column("snapshot_count"), **machines.FACTS}
+    own: dict[str, Source] = {"snapshot_count": Column("snapshot_count"), **machines.REFUSALS}
     snapshots = Origin(Many("snapshot", match="machine_id", counter="snapshot_count"), "SnapshotConnection")
     return {**_fields(class_), **{name: _origin(source) for name, source in own.items()}, "snapshots": snapshots}
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.access.capabilities import MachineFacts, machine_refusal
-from gateway.models import MachineKind, PowerState, SnapshotAction
+from gateway.access.capabilities import FACTS, MachineFacts, machine_refusal
+from gateway.models import MachineKind, SnapshotAction
 from gateway.reads.sources import Computed, Inline, Many
 from gateway.rest import snapshots
 from gateway.rest.attributes import (
@@ -33,15 +33,15 @@ def actions(_context: RestContext) -> list[Any]:
     return []
 
 
-def refusals(context: RestContext, kind: str, provider: str, power: str, gone_at: Any) -> dict[SnapshotAction, str]:
+def refusals(context: RestContext, *columns: Any) -> dict[SnapshotAction, str]:
     """Why the caller cannot, for each action that they cannot do now."""
-    facts = MachineFacts(MachineKind(kind), provider, PowerState(power), gone_at)
+    facts = MachineFacts.of(*columns)
     found = {action: machine_refusal(action, facts, context.matrices, context.caller) for action in SnapshotAction}
     return {action: refusal.message for action, refusal in found.items() if refusal is not None}
 
 
 # What a request about one machine needs to know of it; never shown as it is.
-FACTS: Mapping[str, Computed] = {"refusals": Computed(("kind", "provider", "power_state", "gone_at"), refusals)}
+REFUSALS: Mapping[str, Computed] = {"refusals": Computed(FACTS, refusals)}
 
 
 def _of_snapshot(column: str, end: str) -> str:

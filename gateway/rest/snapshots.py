@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gateway.access.capabilities import MachineFacts, snapshot_refusal
-from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
+from gateway.access.capabilities import FACTS, MachineFacts, snapshot_refusal
+from gateway.models import MachineKind, SnapshotAction, SnapshotState
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
@@ -22,7 +22,8 @@ from gateway.rest.attributes import (
 HREF_COLUMNS = ("id", "machine_id", "machine.kind")
 ACTION_COLUMNS = (
     *HREF_COLUMNS,
-    *("state", "provider_ref", "machine.provider", "machine.power_state", "machine.gone_at"),
+    *("state", "provider_ref"),
+    *(f"machine.{column}" for column in FACTS),
 )
 
 
@@ -38,12 +39,10 @@ def actions(
     kind: str,
     state: str,
     provider_ref: str | None,
-    provider: str,
-    power: str,
-    gone_at: Any,
+    *columns: Any,
 ) -> list[dict[str, str]]:
     """What the caller can do with it now. Clients do what they find here, the first method first."""
-    facts = MachineFacts(MachineKind(kind), provider, PowerState(power), gone_at)
+    facts = MachineFacts.of(*columns)
 
     def can(action: SnapshotAction) -> bool:
         on_provider = provider_ref is not None

@@ -179,13 +179,13 @@ def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
 def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
-        create = subject.wish("a", "why")
+        create = subject.wish("before", "why")
         for _ in range(2):
             assert await driver.recover(Work("c"), create) is Recovery.NOT_BEGUN
         watched = Watched("c")
         made = await driver.create(watched.work, create)
         assert (made.name, made.description, made.memory, made.token) == (
-            "a",
+            "before",
             subject.description("why"),
             subject.memory,
             "c",
@@ -227,7 +227,7 @@ def test_what_the_matrix_says_no_to_is_refused(check: Callable[[Test], None]) ->
             matrix, power, ref = driver.matrix(machine.kind), machine.power_state, machine.ref
             before = await driver.snapshots(ref)
             for action, memory in ((SnapshotAction.CREATE, False), (SnapshotAction.CREATE_WITH_MEMORY, True)):
-                if matrix.reason_against(action, power):
+                if machine.obstacle or matrix.reason_against(action, power):
                     with pytest.raises(ProviderRefused):
                         await driver.create(Work("m"), CreateWish(ref, "m", None, memory))
             if matrix.reason_against(SnapshotAction.REVERT, power):

@@ -190,6 +190,18 @@ def test_a_machine_goes_and_comes_back(url: str, tell: Callable[[Story], None]) 
     assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 1)]
 
 
+def test_what_stands_in_the_way_of_snapshots_comes_and_goes(url: str, tell: Callable[[Story], None]) -> None:
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        seen = []
+        for obstacle in (None, "it is a template", "its disk is raw", None):
+            driver.put(machine("m1", obstacle=obstacle))
+            await inventory.refresh_provider("lab")
+            seen += select(url, "SELECT obstacle FROM machine")
+        assert seen == [(None,), ("it is a template",), ("its disk is raw",), (None,)]
+
+    tell(story)
+
+
 def test_a_machine_that_is_found_missing_is_gone(url: str, tell: Callable[[Story], None]) -> None:
     async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
         await inventory.refresh_provider("lab")

@@ -86,6 +86,11 @@ def test_create_is_refused_for_a_reason(run: Run) -> None:
         assert unsupported[:2] == ("UNSUPPORTED", where)
         assert "no driver is configured for provider 'file'" in unsupported[2]
         assert (await refused(world, world.create(gone)))[0] == "UNSUPPORTED"
+        template = await world.machine("m4")
+        await world.execute(f"UPDATE machine SET obstacle = 'it is a template' WHERE id = {template}")
+        obstacle = ("UNSUPPORTED", where, "it is a template")
+        assert await refused(world, world.create(template)) == obstacle
+        assert await refused(world, world.create(template, memory=True)) == obstacle
         off = ("UNSUPPORTED", where, "the machine is off, so it has no memory to save")
         assert await refused(world, world.create(machine, memory=True)) == off
         cloud = ("UNSUPPORTED", where, "this cloud does not save the memory of instances")
