@@ -114,11 +114,8 @@ class VsphereDriver(Driver):
         return _MATRIX
 
     async def machines(self) -> Sequence[SeenMachine]:
-        return reading.machines(
-            await self._ask(
-                lambda login: login.collect(login.view, reading.VIEW_AND_HOSTS, reading.MACHINE, reading.HOST)
-            )
-        )
+        wanted = (reading.VIEW_AND_HOSTS, reading.MACHINE, reading.HOST)
+        return await self._ask(lambda login: reading.machines(login.collect(login.view, *wanted)))
 
     async def hints(self) -> AsyncIterator[str]:
         collector = await self._ask(_collector)
@@ -137,16 +134,17 @@ class VsphereDriver(Driver):
                 await self._asking.ask(_destroy, collector, patience=_FAREWELL)
 
     async def machine(self, machine_ref: str) -> SeenMachine:
-        found = await self._ask(
-            lambda login: login.collect(login.machine(machine_ref), reading.HOSTS, reading.MACHINE, reading.HOST)
-        )
-        for machine in reading.machines(found):
+        wanted = (reading.HOSTS, reading.MACHINE, reading.HOST)
+        for machine in await self._ask(
+            lambda login: reading.machines(login.collect(login.machine(machine_ref), *wanted))
+        ):
             return machine
-        raise ProviderMissing("the machine has become a template")
+        raise ProviderMissing("the machine is gone, or has become a template")
 
     async def snapshots(self, machine_ref: str) -> SeenSnapshots:
-        found = await self._ask(lambda login: login.collect(login.machine(machine_ref), None, reading.SNAPSHOTS))
-        return reading.snapshots(found[0].values)
+        return await self._ask(
+            lambda login: reading.snapshots(login.values(login.machine(machine_ref), reading.SNAPSHOTS))
+        )
 
     async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
         machine = await self.machine(wish.machine_ref)
@@ -228,10 +226,9 @@ class VsphereDriver(Driver):
         pause, stopping = _LOOK, False
         while True:
             try:
-                found = await self._ask(lambda login: login.collect(login.task(task_ref), None, reading.TASK))
+                info = await self._ask(lambda login: login.values(login.task(task_ref), reading.TASK)["info"])
             except ProviderMissing:
                 return None
-            info = found[0].values["info"]
             if info.state not in _AT_WORK:
                 return info
             await work.progress(info.progress, _phase(wish, info))

@@ -91,9 +91,15 @@ class Login:
         found: list[Found] = []
         page = collector.RetrievePropertiesEx([selection(start, step, *wanted)], options)
         while page is not None:
-            found += [_found(thing) for thing in page.objects]
+            found += [_found(thing) for thing in page.objects if not _is_gone(thing)]
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
         return found
+
+    def values(self, start: Any, wanted: tuple[Any, Sequence[str]]) -> dict[str, Any]:
+        """The properties `wanted` of one object."""
+        for found in self.collect(start, None, wanted):
+            return found.values
+        raise ProviderMissing("the provider has no such machine or snapshot")
 
 
 class Session:
@@ -226,6 +232,11 @@ def ref_of(managed: Any) -> str:
     """The provider's own identifier of an object, such as vm-123."""
     ref: str = managed._GetMoId()  # noqa: SLF001 - pyvmomi has no other name for it
     return ref
+
+
+def _is_gone(thing: Any) -> bool:
+    """Whether it was deleted while the answer was made."""
+    return any(isinstance(missing.fault, vmodl.fault.ManagedObjectNotFound) for missing in thing.missingSet)
 
 
 def _found(thing: Any) -> Found:

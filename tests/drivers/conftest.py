@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases import required
-from tests.drivers import vcenter
+from tests.hypervisors import vcenter
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.models import MachineKind, PowerState
-from tests.drivers.vcenter import VCenter, named, running
+from tests.hypervisors.vcenter import VCenter, named, running
 
 Test = Callable[[VsphereDriver], Awaitable[None]]
 
@@ -61,11 +61,10 @@ def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
             power_state=PowerState.ON,
             uid=on.uid,
             description="this is on",
-            host=on.host,
+            host="DC0_C0_H0",
             created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         )
         assert on.ref.startswith("vm-")
-        assert on.host in {"DC0_C0_H0", "DC0_C0_H1", "DC0_C0_H2"}
         (found,) = raw(driver, lambda login: login.machine(on.ref), None, (vim.VirtualMachine, ("config.uuid",)))
         assert on.uid == found.values["config.uuid"]  # the BIOS's, as ManageIQ has it, and not the instance's
         for _ in range(2):
@@ -85,8 +84,7 @@ def test_a_listing_is_one_round_trip_or_one_for_each_page(vc: VCenter) -> None:
         assert vc.calls() == ["RetrievePropertiesEx"]
         vc.order("pages", length=2)
         assert await driver.machines() == machines
-        first, *others = vc.calls()
-        assert (first, {*others}) == ("RetrievePropertiesEx", {"ContinueRetrievePropertiesEx"})
+        assert vc.calls() == ["RetrievePropertiesEx"] + ["ContinueRetrievePropertiesEx"] * 2  # 4 machines and a host
 
     run(vc, test)
 
@@ -325,7 +323,7 @@ def test_a_question_without_an_answer_is_never_an_empty_list(vc: VCenter, how: d
         assert [(type(error), str(error)) for error in errors] == [(ProviderUnavailable, message)] * len(calls)
         assert (await driver.snapshots(ref)).snapshots == [made]
 
-    run(vc, test, timeout=1.0)
+    run(vc, test, timeout=2.0 if how["how"] == "hang" else 10.0)
 
 
 def test_closing_logs_out(vc: VCenter) -> None:

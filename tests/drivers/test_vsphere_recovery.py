@@ -7,9 +7,9 @@ import pytest
 
 from gateway.drivers.base import Recovery, SeenSnapshot, Work
 from gateway.errors import OutcomeUnknown, ProviderError, ProviderFull
+from tests.drivers.calling_vsphere import METHODS, REVERT, World, begun, check_without_task, results, run
 from tests.drivers.test_contract import Watched
-from tests.drivers.vcenter import VCenter
-from tests.drivers.vcenter_work import METHODS, REVERT, World, begun, check_without_task, results, run
+from tests.hypervisors.vcenter import VCenter, until
 
 
 async def abandoned(task: "asyncio.Task[Any]") -> None:
@@ -43,11 +43,10 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
         successor = World(vc.driver(), world.machine, world.made)
         watched = Watched("token")
         recovery = asyncio.create_task(successor.driver.recover(watched.work, world.wish(method)))
-        await vc.called("RetrievePropertiesEx", 3)
+        await until(lambda: bool(watched.told) and watched.told[-1][0] == 42)
         assert not recovery.done()  # the provider is still at it
         vc.order("release")
         await asyncio.wait([recovery])
-        assert watched.told[0][0] == 42
         if method == REVERT:
             assert isinstance(recovery.exception(), OutcomeUnknown)
         else:

@@ -25,9 +25,19 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.models import PowerState
+from tests.drivers.calling_vsphere import (
+    CREATE,
+    DELETE,
+    METHODS,
+    REVERT,
+    World,
+    begun,
+    check_without_task,
+    results,
+    run,
+)
 from tests.drivers.test_contract import Watched
-from tests.drivers.vcenter import VCenter, named, until
-from tests.drivers.vcenter_work import CREATE, DELETE, METHODS, REVERT, World, begun, check_without_task, results, run
+from tests.hypervisors.vcenter import VCenter, named, until
 
 # ---- work that ends well
 
@@ -82,7 +92,7 @@ def test_progress_is_what_the_provider_reports(vc: VCenter, method: str) -> None
         vc.rule(method, "queue")
         vc.rule(method, "hold")
         task, watched = await begun(world, method)
-        assert watched.told == [(None, "Waiting in the provider's queue")]
+        assert {*watched.told} == {(None, "Waiting in the provider's queue")}
         vc.order("release")
         await until(lambda: watched.told[-1][0] == 42)
         vc.order("release")
@@ -165,10 +175,11 @@ def test_what_would_leave_a_half_is_not_canceled(vc: VCenter, method: str) -> No
         vc.rule(method, "hold")
         task, watched = await begun(world, method)
         watched.work.cancelled = lambda: True
-        await vc.called("RetrievePropertiesEx", 2)
+        vc.calls()
+        seen = await vc.called("RetrievePropertiesEx", 2)
         vc.order("release")
         await task
-        assert vc.calls("CancelTask") == []
+        assert "CancelTask" not in [*seen, *vc.calls()]
         assert await results(world, method)
 
     run(vc, test)
@@ -202,7 +213,7 @@ def test_a_call_without_an_answer_leaves_a_doubt_and_is_made_once(vc: VCenter, h
         for method in METHODS:
             await check_without_task(world, method, done=False)
 
-    run(vc, test, timeout=1.0)
+    run(vc, test, timeout=2.0 if how["how"] == "hang" else 10.0)
 
 
 @pytest.mark.parametrize("method", METHODS)

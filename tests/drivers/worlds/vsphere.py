@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.drivers import vcenter
 from tests.drivers.subject import Subject
+from tests.hypervisors import vcenter
 
 PART = "vsphere"
 

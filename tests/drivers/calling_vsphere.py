@@ -11,7 +11,7 @@ from gateway.drivers.vsphere import VsphereDriver
 from gateway.errors import OutcomeUnknown
 from gateway.models import PowerState
 from tests.drivers.test_contract import Watched
-from tests.drivers.vcenter import VCenter, named, running, until
+from tests.hypervisors.vcenter import VCenter, named, running, until
 
 CREATE, REVERT, DELETE = "CreateSnapshot_Task", "RevertToSnapshot_Task", "RemoveSnapshot_Task"
 METHODS = (CREATE, REVERT, DELETE)

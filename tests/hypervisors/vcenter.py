@@ -76,13 +76,14 @@ class VCenter:
         """The calls since this was last asked, of these methods or of all."""
         return [call for call in self.order("calls") or [] if call in methods or not methods]
 
-    async def called(self, method: str, times: int) -> None:
-        """Returns when a method has been called so many times since `calls` was last asked."""
+    async def called(self, method: str, times: int) -> list[str]:
+        """The calls since they were last asked for, as soon as a method is among them so many times."""
         seen: list[str] = []
         async with asyncio.timeout(20):
             while seen.count(method) < times:
                 seen += self.calls()
                 await asyncio.sleep(0.01)
+        return seen
 
     def options(self, **others: Any) -> Options:
         password = Secret(self.password)

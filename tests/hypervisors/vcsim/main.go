@@ -96,6 +96,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	f.calls = append(f.calls, method.Name)
+	if req, ok := method.Body.(*types.CancelTask); ok {
+		f.canceled[req.This] = true
+	}
 	f.mu.Unlock()
 	if found := f.rule(method.Name, "drop", "lose", "hang", "garble", "code", "fault"); found != nil {
 		switch found.How {
@@ -142,9 +145,6 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request, method *simulator
 				return
 			}
 		case *types.CancelTask:
-			f.mu.Lock()
-			f.canceled[req.This] = true
-			f.mu.Unlock()
 			reply(w, "CancelTask", "")
 			return
 		}
@@ -438,7 +438,7 @@ func certificate(file string) tls.Certificate {
 func main() {
 	log.SetOutput(io.Discard)
 	model := simulator.VPX()
-	model.Host, model.Machine = 0, 4
+	model.Host, model.ClusterHost, model.Portgroup, model.Machine = 0, 1, 0, 4
 	defer model.Remove()
 	if err := model.Create(); err != nil {
 		panic(err)
