@@ -212,6 +212,7 @@ class VsphereDriver(Driver):
         except OutcomeUnknown:
             await asyncio.sleep(self._settle)
             raise
+        work.task_ref = task_ref  # for a recovery that needs no restart
         await work.checkpoint(task_ref)
         with _handed_over():
             info = await self._ended(work, wish, task_ref)

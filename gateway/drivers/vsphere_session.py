@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _API = "vim.version.version12"  # vSphere 6.7: the first that says when a machine was made
 _PAGE = 1_000  # objects in one answer
-_IDLE = 30  # seconds after which a connection is not used again; the provider closes it at about a minute
+_IDLE = 30  # seconds after which a connection is not used again, lest the provider has closed it
 
 # What a fault means: the first that fits.
 _MEANINGS: tuple[tuple[Any, type[ProviderError], str], ...] = (

@@ -232,7 +232,7 @@ def test_what_cannot_be_asked_about_is_in_doubt_until_it_can(vc: VCenter, method
             await task
         vc.order("release")
         if trouble != "forgotten":
-            found = await world.driver.recover(Work("token", watched.task), world.wish(method))
+            found = await world.driver.recover(watched.work, world.wish(method))
             assert isinstance(found, SeenSnapshot) or found is Recovery.DONE
             assert await results(world, method)
         assert vc.calls(*METHODS) == [method]

@@ -104,7 +104,8 @@ def vcenter(directory: Path) -> Iterator[VCenter]:
     """A vCenter that ends with the block."""
     ca_file = directory / "ca.pem"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([program(), ca_file], **pipes) as process:
+    environment = os.environ | {"TMPDIR": str(directory)}  # where its datastores are
+    with subprocess.Popen([program(), ca_file], env=environment, **pipes) as process:
         try:
             yield VCenter(process, ca_file)
         finally:
