@@ -66,7 +66,7 @@ class Options:
 
     address: str = option("where it is, such as https://vcenter.example.org")
     user: str = option("who the gateway is there, such as gateway@vsphere.local")
-    password: Secret = option("the user's password")  # noqa: RUF009
+    password: Secret = option("the user's password")
     ca_file: str | None = option("a file of the certificates to trust, instead of the system's", None)
     thumbprint: str | None = option("the SHA-256 fingerprint of the only certificate to trust", None)
     timeout: float = option("seconds until a call is given up on", 60.0)
