@@ -49,9 +49,11 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 T = TypeVar("T")
 
 _LOOK = 0.2  # seconds between looks at a domain at work
+_LOOKS = 5  # that it takes to call it busy; a question of somebody else's is a short job
 _ASKING = 4  # questions at a time
 _KEEPALIVE = (5, 3)  # a probe after so many silent seconds; dead after so many without an answer
 _LONGEST_NAME = 40  # libvirt does not check, and what is too long fails after QEMU has written it
+_SNAPSHOTS_OF_FLASH = 10_010_000  # the version of libvirt from which it may know how
 
 _POWER = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.ON,
@@ -100,7 +102,8 @@ _MEANINGS: dict[int, tuple[type[ProviderError], str]] = {
     ),
 }
 _OF_THE_LINE = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
-_FULL = ("No space left on device", "Disk quota exceeded", "-28")  # as the system and QEMU say it
+_FULL = ("No space left on device", "Disk quota exceeded")
+_NOT_WRITTEN = "while writing VM state"  # QEMU says no more than that, and takes it back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,37 +155,38 @@ class LibvirtDriver(Driver):
 
         self._hearers.add(hear)
         try:
-            await self._ask(self._connection)
+            await self._ask(self._line)
             while (machine_ref := await heard.get()) is not None:
                 yield machine_ref
         finally:
             self._hearers.discard(hear)
 
     async def machine(self, machine_ref: str) -> SeenMachine:
-        return await self._ask(lambda: _machine(self._domain(machine_ref)))
+        return await self._ask(lambda: self._machine(self._domain(machine_ref)))
 
     async def snapshots(self, machine_ref: str) -> SeenSnapshots:
         return await self._ask(lambda: _snapshots(self._domain(machine_ref)))
 
     async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
-        domain, machine = await self._ask(lambda: self._prepare(wish.machine_ref))
+        domain = await self._idle_domain(wish.machine_ref)
+        machine = await self._ask(lambda: self._machine(domain))
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         if reason := machine.obstacle or _MATRIX.reason_against(action, machine.power_state):
             raise ProviderRefused("the provider would refuse", provider_message=reason)
         taken = await self._ask(lambda: {snapshot.getName() for snapshot in domain.listAllSnapshots(0)})
         name = wire_name(wish.name, work.token, _is_legal, taken, _LONGEST_NAME)
-        wanted = _xml(name, mark(wish.description, work.token))
-        made = await self._tell(lambda: domain.snapshotCreateXML(wanted, 0))
-        return await self._ask(lambda: _snapshot(made.getXMLDesc(0)))
+        wanted = _xml(name, mark(wish.description, work.token), wish.memory)
+        await work.progress(None, "Saving the memory of the paused machine" if wish.memory else "Saving the disks")
+        return await self._tell(lambda: _snapshot(domain.snapshotCreateXML(wanted, 0).getXMLDesc(0)))
 
     async def revert(self, work: Work, wish: RevertWish) -> None:
-        domain, _ = await self._ask(lambda: self._prepare(wish.machine_ref))
+        domain = await self._idle_domain(wish.machine_ref)
         snapshot = await self._ask(lambda: domain.snapshotLookupByName(wish.snapshot_ref, 0))
         await work.checkpoint(str(await self._ask(lambda: _Stand.of(domain))))
         await self._tell(lambda: domain.revertToSnapshot(snapshot, 0))
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
-        domain, _ = await self._ask(lambda: self._prepare(wish.machine_ref))
+        domain = await self._idle_domain(wish.machine_ref)
         snapshot = await self._ask(lambda: domain.snapshotLookupByName(wish.snapshot_ref, 0))
         await self._tell(lambda: snapshot.delete(0))
 
@@ -201,15 +205,11 @@ class LibvirtDriver(Driver):
                 return await self._recover_revert(work, domain, wish)
 
     async def health(self) -> None:
-        await self._ask(lambda: self._connection().getLibVersion())
+        await self._ask(lambda: self._line().connection.getLibVersion())
 
     async def close(self) -> None:
-        with self._lock:
-            line, self._open = self._open, None
-        if line is not None:
-            await self._asking.ask(line.close)
-        for hear in list(self._hearers):
-            hear(None)
+        with contextlib.suppress(ProviderUnavailable):  # it hangs: it ends with the process
+            await self._asking.ask(self._hang_up, patience=5)
 
     # ---- recovery
 
@@ -223,7 +223,7 @@ class LibvirtDriver(Driver):
             if seen.token == work.token:
                 return seen
         if await self._ask(lambda: tuple(domain.state(0))) == _LEFT_PAUSED:
-            await self._tell(lambda: domain.resume())
+            await self._ask(domain.resume)  # when it does not answer, recovery begins again
         return Recovery.NOT_BEGUN
 
     async def _recover_revert(self, work: Work, domain: Any, wish: RevertWish) -> Recovery:
@@ -251,18 +251,27 @@ class LibvirtDriver(Driver):
         except libvirt.libvirtError as error:
             raise _failure(error, handed_over=True) from None
 
-    def _connection(self) -> Any:
+    def _line(self) -> "_Line":
         with self._lock:
             if self._open is not None and not self._open.is_alive():
                 self._open.close()
                 self._open = None
             if self._open is None:
                 self._open = _Line(self._options, self._hear)
-            return self._open.connection
+            return self._open
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            line, self._open = self._open, None
+        if line is not None:
+            line.close()
+        self._hear(None)
 
     def _hear(self, machine_ref: str | None) -> None:
         for hear in list(self._hearers):
             hear(machine_ref)
+
+    # ---- domains
 
     def _domain(self, machine_ref: str) -> Any:
         try:
@@ -271,21 +280,35 @@ class LibvirtDriver(Driver):
             known = False
         if not known:
             raise ProviderMissing("the provider has no such machine")
-        return self._connection().lookupByUUIDString(machine_ref)
+        return self._line().connection.lookupByUUIDString(machine_ref)
 
-    def _prepare(self, machine_ref: str) -> tuple[Any, SeenMachine]:
-        """The domain, when nothing is at work on it. libvirt itself would wait for half a minute."""
-        domain = self._domain(machine_ref)
-        if _control(domain) == libvirt.VIR_DOMAIN_CONTROL_JOB:
-            raise ProviderBusy("the provider is doing other work on this machine")
-        return domain, _machine(domain)
+    async def _idle_domain(self, machine_ref: str) -> Any:
+        """A domain that nobody is at work on. libvirt itself would wait for half a minute, and do it then."""
+        domain = await self._ask(lambda: self._domain(machine_ref))
+        for _ in range(_LOOKS):
+            if await self._ask(lambda: _control(domain)) != libvirt.VIR_DOMAIN_CONTROL_JOB:
+                return domain
+            await asyncio.sleep(_LOOK)
+        raise ProviderBusy("the provider is doing other work on this machine")
+
+    def _machine(self, domain: Any) -> SeenMachine:
+        xml, line = ET.fromstring(domain.XMLDesc(0)), self._line()  # noqa: S314 - the library has written it
+        return SeenMachine(
+            ref=domain.UUIDString(),
+            kind=MachineKind.VM,
+            name=domain.name(),
+            power_state=_POWER.get(domain.state(0)[0], PowerState.UNKNOWN),
+            description=xml.findtext("description") or None,
+            host=line.host,
+            obstacle=_obstacle(xml, line.version),
+        )
 
     def _all_machines(self) -> list[SeenMachine]:
         found = []
-        for domain in self._connection().listAllDomains(0):
+        for domain in self._line().connection.listAllDomains(0):
             try:
-                found.append(_machine(domain))
-            except libvirt.libvirtError as error:  # noqa: PERF203 - a call over the network costs more
+                found.append(self._machine(domain))
+            except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
                     raise
         return sorted(found, key=lambda machine: (machine.name, machine.ref))
@@ -333,6 +356,7 @@ class _Line:
             if isinstance(failure, ProviderDenied):
                 raise failure from None
             raise ProviderUnavailable("the provider cannot be reached", provider_message=_words(error)) from None
+        self.host, self.version = self.connection.getHostname(), self.connection.getLibVersion()
         with contextlib.suppress(libvirt.libvirtError):  # a driver within this process has no line to keep alive
             self.connection.setKeepAlive(*_KEEPALIVE)
         self.connection.registerCloseCallback(lambda *_: hear(None), None)
@@ -373,6 +397,11 @@ def _failure(error: Any, *, handed_over: bool) -> ProviderError:
         return ProviderUnavailable("the connection to the provider was lost", provider_message=words)
     if any(full in words for full in _FULL):
         return ProviderFull("the provider has no room for it", provider_message=words)
+    if _NOT_WRITTEN in words:
+        return ProviderRefused(
+            "the memory could not be written to the machine's disk: see whether its storage is full",
+            provider_message=words,
+        )
     return ProviderRefused("the provider reported an error", provider_message=words)
 
 
@@ -430,38 +459,27 @@ def _current(domain: Any) -> str | None:
         raise
 
 
-def _machine(domain: Any) -> SeenMachine:
-    xml = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - the library has written it
-    return SeenMachine(
-        ref=domain.UUIDString(),
-        kind=MachineKind.VM,
-        name=domain.name(),
-        power_state=_POWER.get(domain.state(0)[0], PowerState.UNKNOWN),
-        description=xml.findtext("description") or None,
-        host=domain.connect().getHostname(),
-        obstacle=None if xml.get("type") == "test" else _obstacle(xml),
-    )
-
-
-def _obstacle(xml: ET.Element) -> str | None:
-    """Why QEMU cannot make an internal snapshot of such a domain; libvirt says it only when it is tried."""
-    disks = [
-        disk
-        for disk in xml.iterfind("devices/disk")
-        if disk.get("device", "disk") in {"disk", "lun"} and disk.find("readonly") is None
-        if disk.get("snapshot") != "no"
-    ]
+def _obstacle(xml: ET.Element, version: int) -> str | None:
+    """Why QEMU cannot make an internal snapshot of such a domain, which libvirt would only say when it is tried."""
+    if xml.get("type") == "test":
+        return None
+    disks = [disk for disk in xml.iterfind("devices/disk") if disk.find("source") is not None]
+    disks = [disk for disk in disks if disk.get("device") != "cdrom" and disk.find("readonly") is None]
     for disk in disks:
         target, driver = disk.find("target"), disk.find("driver")
+        name = "one of its disks" if target is None else f"its disk {target.get('dev')}"
         kind = "raw" if driver is None else driver.get("type", "raw")
         if kind != "qcow2":
-            name = "a disk" if target is None else f"its disk {target.get('dev')}"
             return f"{name} is {kind}, which cannot hold snapshots: convert it to qcow2"
+        if disk.get("snapshot", "internal") != "internal":
+            return (
+                f"{name} is left out of internal snapshots by its configuration, and libvirt makes them of all or none"
+            )
     if not disks:
         return "the machine has no disk that could hold a snapshot"
     loader = xml.find("os/loader")
-    if loader is not None and loader.get("type") == "pflash":
-        return "the machine has UEFI firmware in flash, of which libvirt makes no internal snapshots"
+    if loader is not None and loader.get("type") == "pflash" and version < _SNAPSHOTS_OF_FLASH:
+        return "the machine boots from UEFI flash, of which this libvirt makes no internal snapshots"
     return None
 
 
@@ -508,13 +526,20 @@ def _snapshot(text: str) -> SeenSnapshot:
     )
 
 
-def _xml(name: str, description: str) -> str:
+def _xml(name: str, description: str, memory: bool) -> str:
+    """What is wished for is said, so that libvirt refuses when the machine has been started or stopped meanwhile."""
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "description").text = description
+    ET.SubElement(root, "memory", snapshot="internal" if memory else "no")
     return ET.tostring(root, "unicode")
 
 
 def _is_legal(name: str) -> bool:
-    """Also not all digits: QEMU takes such a name for the number of another snapshot."""
-    return "/" not in name and not name.startswith(".") and name.isprintable() and not name.isdecimal()
+    """Also for QEMU: it takes digits for the number of another snapshot. With a quote or a backslash libvirt saves the
+    memory nowhere, calls that done, and a revert kills the machine.
+    """
+    return name.isprintable() and not name.startswith(".") and not name.isdecimal() and not _ILLEGAL & {*name}
+
+
+_ILLEGAL = {"/", '"', "\\"}
