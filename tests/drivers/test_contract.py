@@ -179,13 +179,13 @@ def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
 def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
-        create = subject.wish("a", "why")
+        create = subject.wish("before", "why")
         for _ in range(2):
             assert await driver.recover(Work("c"), create) is Recovery.NOT_BEGUN
         watched = Watched("c")
         made = await driver.create(watched.work, create)
         assert (made.name, made.description, made.memory, made.token) == (
-            "a",
+            "before",
             subject.description("why"),
             subject.memory,
             "c",

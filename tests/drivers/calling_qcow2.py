@@ -1,0 +1,52 @@
+"""Calls of the qcow2 driver, each by a driver of its own that ends with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenSnapshot, Work
+from gateway.drivers.qcow2 import Options, Qcow2Driver
+
+TOKEN = "0123456789abcdef" * 2
+VM = "vm.qcow2"
+
+
+def driver(folder: Path, program: str = "qemu-img", patience: float = 30) -> Qcow2Driver:
+    return Qcow2Driver(Options(directory=str(folder), program=program), 2, patience)
+
+
+def run(call: Awaitable[Any]) -> Any:
+    async def inside() -> Any:
+        return await call
+
+    return asyncio.run(inside())
+
+
+def create(vm: Path, name: str = "a", token: str = TOKEN, **options: Any) -> SeenSnapshot:
+    made = run(driver(vm.parent, **options).create(Work(token), CreateWish(vm.name, name, None, False)))
+    assert isinstance(made, SeenSnapshot)
+    return made
+
+
+def revert(vm: Path, ref: str, **options: Any) -> None:
+    run(driver(vm.parent, **options).revert(Work("r"), RevertWish(vm.name, ref)))
+
+
+def delete(vm: Path, ref: str, **options: Any) -> None:
+    run(driver(vm.parent, **options).delete(Work("d"), DeleteWish(vm.name, ref)))
+
+
+def seen(vm: Path) -> dict[str, str]:
+    """The name of each snapshot, by ref."""
+    return {snapshot.ref: snapshot.name for snapshot in run(driver(vm.parent).snapshots(vm.name)).snapshots}
+
+
+def changes(vm: Path, ref: str, **options: Any) -> list[Callable[[], object]]:
+    """One of each kind."""
+    return [
+        partial(create, vm, token="another", **options),
+        partial(revert, vm, ref, **options),
+        partial(delete, vm, ref, **options),
+    ]

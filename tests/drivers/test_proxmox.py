@@ -1,0 +1,382 @@
+"""Proxmox VE seen through its driver: what is read, and what each of its errors is taken for."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from proxmoxer import ProxmoxAPI
+
+from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, SeenSnapshot, SeenSnapshots, Work
+from gateway.drivers.options import Secret
+from gateway.drivers.proxmox import ProxmoxDriver
+from gateway.errors import (
+    OutcomeUnknown,
+    ProviderBusy,
+    ProviderDenied,
+    ProviderError,
+    ProviderFull,
+    ProviderMissing,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from gateway.models import MachineKind, PowerState
+from tests.databases import required
+from tests.drivers.worlds import proxmox
+from tests.drivers.worlds.proxmox import Cluster
+
+Test = Callable[[ProxmoxDriver], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := proxmox.lacking():
+        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
+    with proxmox.cluster(tmp_path_factory.mktemp("pve")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pve(started: Cluster) -> Cluster:
+    started.do("reset")
+    return started
+
+
+def run(driver: ProxmoxDriver, test: Test) -> None:
+    async def inside() -> None:
+        try:
+            await test(driver)
+        finally:
+            await driver.close()
+
+    asyncio.run(inside())
+
+
+def failure(driver: ProxmoxDriver, call: Callable[[ProxmoxDriver], Awaitable[Any]]) -> ProviderError:
+    """What the call raises."""
+    caught: list[ProviderError] = []
+
+    async def test(driver: ProxmoxDriver) -> None:
+        with pytest.raises(ProviderError) as raised:
+            await call(driver)
+        caught.append(raised.value)
+
+    run(driver, test)
+    return caught[0]
+
+
+def create(name: str = "before", token: str = "t0k3n", *, memory: bool = False, machine: str = "100") -> Any:
+    return lambda driver: driver.create(Work(token), CreateWish(machine, name, "why", memory))
+
+
+def by_hand(pve: Cluster) -> Any:
+    """The machine web, for somebody who does not go through the gateway."""
+    host, port = pve.address.removeprefix("https://").split(":")
+    api = ProxmoxAPI(host, port=port, user="gateway@pve", password="secret", verify_ssl=pve.ca_file)
+    return api.nodes("pve1").qemu(100)
+
+
+# ---- reading
+
+
+def vm(ref: str, name: str, power: PowerState, host: str = "pve1", obstacle: str | None = None) -> SeenMachine:
+    return SeenMachine(ref=ref, kind=MachineKind.VM, name=name, power_state=power, host=host, obstacle=obstacle)
+
+
+def test_machines_are_what_runs_in_qemu(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        machines = await driver.machines()
+        assert machines == [
+            vm("100", "web", PowerState.ON),
+            vm("101", "off", PowerState.OFF),
+            vm("102", "paused", PowerState.SUSPENDED),
+            vm(
+                "103",
+                "hibernated",
+                PowerState.SUSPENDED,
+                obstacle="the machine is hibernated, and has to be started first",
+            ),
+            vm("104", "golden", PowerState.OFF, obstacle="this is a template, of which no snapshots can be made"),
+            vm("105", "elsewhere", PowerState.ON, "pve2"),
+        ]
+        assert [await driver.machine(machine.ref) for machine in machines] == machines
+
+    run(pve.driver(), test)
+
+
+def test_a_machine_of_a_node_that_is_away_is_there_all_the_same(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        before = await driver.machines()
+        pve.do("set_node_offline", "pve2")
+        away = vm("105", "elsewhere", PowerState.UNKNOWN, "pve2")
+        for _ in range(2):
+            assert await driver.machines() == [*before[:-1], away]
+            assert await driver.machine("105") == away
+            with pytest.raises(ProviderUnavailable) as raised:
+                await driver.snapshots("105")
+            assert raised.value.provider_message == "No route to host"
+            with pytest.raises(ProviderUnavailable):
+                await create(machine="105")(driver)
+            with pytest.raises(ProviderRefused, match="power state is unknown"):
+                await create(machine="105", memory=True)(driver)
+
+    run(pve.driver(), test)
+
+
+def test_a_node_that_cannot_list_its_machines_does_not_hide_them(pve: Cluster) -> None:
+    pve.do("fail", "GET", "/nodes/pve2/qemu", 500, "unable to connect to the daemon")
+
+    async def test(driver: ProxmoxDriver) -> None:
+        assert (await driver.machines())[-1] == vm("105", "elsewhere", PowerState.UNKNOWN, "pve2")
+
+    run(pve.driver(), test)
+
+
+def test_a_machine_is_found_where_it_has_moved(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        first = await create("first")(driver)
+        pve.do("change", 100, node="pve2")
+        assert (await driver.machine("100")).host == "pve2"
+        pve.do("change", 100, node="pve1")
+        second = await create("second", token="other")(driver)
+        assert (await driver.snapshots("100")) == SeenSnapshots([first, second], second.ref)
+
+    run(pve.driver(), test)
+
+
+def test_what_others_do_is_seen(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        hand = by_hand(pve)
+        hand.snapshot.post(snapname="byhand", description="of another\n", vmstate=1)
+        pve.do("leave", 100, "byhand", snaptime=1_700_000_000)
+        other = SeenSnapshot(
+            ref="byhand@1700000000",
+            name="byhand",
+            created_at=datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+            description="of another",
+            memory=True,
+        )
+        assert await driver.snapshots("100") == SeenSnapshots([other], other.ref)
+        ours = await create("ours")(driver)
+        hand.snapshot("byhand").rollback.post()
+        assert await driver.snapshots("100") == SeenSnapshots([other, ours], other.ref)
+        assert (await driver.machine("100")).power_state is PowerState.OFF
+        hand.snapshot("byhand").delete()
+        assert [seen.ref for seen in (await driver.snapshots("100")).snapshots] == [ours.ref]
+        hand.snapshot.post(snapname="byhand")  # the name comes again, for something else
+        before = await driver.snapshots("100")
+        for _ in range(2):
+            with pytest.raises(ProviderMissing):
+                await driver.revert(Work("r"), RevertWish("100", other.ref))
+            with pytest.raises(ProviderMissing):
+                await driver.delete(Work("d"), DeleteWish("100", other.ref))
+        assert await driver.snapshots("100") == before
+
+    run(pve.driver(), test)
+
+
+def test_what_is_half_made_is_not_ready_and_can_be_cleared_away(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        made = [await create(name, token=name)(driver) for name in ("whole", "half", "deleted")]
+        pve.do("leave", 100, "half", snapstate="prepare")
+        pve.do("leave", 100, "deleted", snapstate="delete")
+        assert [seen.ready for seen in (await driver.snapshots("100")).snapshots] == [True, False, False]
+        with pytest.raises(ProviderRefused) as raised:
+            await driver.revert(Work("r"), RevertWish("100", made[1].ref))
+        assert raised.value.provider_message == "unable to rollback to incomplete snapshot (snapstate = prepare)"
+        for snapshot in made:
+            await driver.delete(Work("d"), DeleteWish("100", snapshot.ref))
+        assert pve.do("tell", "forced") == [False, True, False]
+        assert await driver.snapshots("100") == SeenSnapshots([])
+
+    run(pve.driver(), test)
+
+
+def test_a_circle_of_parents_is_not_followed_for_ever(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        a, b = [await create(name, token=name)(driver) for name in ("aa", "bb")]
+        pve.do("leave", 100, "aa", parent="bb")
+        seen = (await driver.snapshots("100")).snapshots
+        assert {snapshot.ref: snapshot.parent_ref for snapshot in seen} == {a.ref: b.ref, b.ref: a.ref}
+
+    run(pve.driver(), test)
+
+
+# ---- getting in
+
+
+def test_a_login_that_has_run_out_is_renewed(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        await driver.health()
+        pve.do("revoke_tickets")
+        await create()(driver)
+        pve.do("revoke_tickets")
+        pve.do("set", password="changed")
+        for _ in range(2):
+            with pytest.raises(ProviderDenied, match="does not accept the gateway's credentials"):
+                await driver.machines()
+
+    run(pve.driver(), test)
+
+
+def test_a_token_gets_in(pve: Cluster) -> None:
+    async def test(driver: ProxmoxDriver) -> None:
+        await driver.health()
+        assert (await create()(driver)).name == "before"
+        assert pve.do("asked", "POST") == ["nodes/pve1/qemu/100/snapshot"]  # it has not logged in
+
+    run(pve.driver(token_name="snapshots", token_value=Secret("token")), test)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"password": Secret("wrong")}, {"token_name": "snapshots", "token_value": Secret("wrong")}, {"user": "no@pve"}],
+)
+def test_wrong_credentials_are_denied(pve: Cluster, options: dict[str, Any]) -> None:
+    error = failure(pve.driver(**options), lambda driver: driver.machines())
+    assert (type(error), error.message) == (ProviderDenied, "the provider does not accept the gateway's credentials")
+    assert "wrong" not in repr(error.__dict__)
+    assert len(pve.do("tell", "requests")) == 1  # too many tries would lock somebody out
+
+
+def test_a_second_factor_is_denied(pve: Cluster) -> None:
+    pve.do("set", tfa=True)
+    assert type(failure(pve.driver(), lambda driver: driver.health())) is ProviderDenied
+
+
+def test_missing_rights_are_not_missing_machines(pve: Cluster) -> None:
+    pve.do("grant", "somebody@pve", "/vms", "VM.Audit")
+    for call in (ProxmoxDriver.machines, ProxmoxDriver.health, lambda driver: driver.machine("100")):
+        error = failure(pve.driver(), call)
+        assert (type(error), error.message[-27:]) == (ProviderDenied, "it lacks the right VM.Audit")
+    pve.do("grant", "gateway@pve", "/vms", "VM.Audit")
+    error = failure(pve.driver(), create())
+    assert (type(error), error.provider_message) == (ProviderDenied, "Permission check failed (/vms/100, VM.Snapshot)")
+
+
+# ---- not getting through
+
+
+def closed_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "https://127.0.0.1:0"}, "the provider cannot be reached, or does not answer"),
+        ({"ca_file": None}, "the provider's certificate is not trusted; see 'ca_file'"),
+        ({"ca_file": "/nowhere/ca.pem"}, "the file that 'ca_file' names cannot be used"),
+        ({"ca_file": __file__}, "the file that 'ca_file' names cannot be used"),
+    ],
+)
+def test_a_provider_that_cannot_be_reached(pve: Cluster, options: dict[str, Any], message: str) -> None:
+    if options.get("address"):
+        options = {"address": f"https://127.0.0.1:{closed_port()}"}
+    for call in (lambda driver: driver.health(), lambda driver: driver.snapshots("100"), create()):
+        error = failure(pve.driver(**options), call)
+        assert (type(error), error.message, error.provider_message) == (ProviderUnavailable, message, None)
+
+
+def test_a_change_that_cannot_be_sent_is_not_begun(pve: Cluster) -> None:
+    token = {"token_name": "snapshots", "token_value": Secret("token")}
+    client = pve.driver(address=f"https://127.0.0.1:{closed_port()}", **token)._client
+    with pytest.raises(ProviderUnavailable):
+        client.call(True, "post", "nodes/pve1/qemu/100/snapshot", {"snapname": "before"})
+
+
+@pytest.mark.parametrize(
+    ("path", "trouble"),
+    [
+        ("/cluster/resources", {"status": 200, "message": "<html>welcome</html>", "html": True}),
+        ("/cluster/resources", {"status": 200, "message": "no data"}),
+        ("/cluster/resources", {"status": 500, "message": "boom"}),
+        ("/cluster/resources", {"status": 502, "message": "Bad Gateway", "html": True}),
+        ("/qemu/100/snapshot", {"status": 200, "message": "no data"}),
+        ("/qemu/100/snapshot", {"error": "no_route_to_host"}),
+        ("/qemu/100/snapshot", {"error": "hostname_lookup_failed"}),
+    ],
+)
+def test_nothing_is_read_into_nonsense(pve: Cluster, path: str, trouble: dict[str, Any]) -> None:
+    pve.do("fail", "GET", path, **trouble)
+    for call in (lambda driver: driver.snapshots("100"), create()):
+        assert type(failure(pve.driver(), call)) is ProviderUnavailable
+    assert "nodes/pve1/qemu/100/snapshot" not in pve.do("asked", "POST")
+
+
+def test_lost_and_late_answers(pve: Cluster) -> None:
+    pve.do("flaky_network", drop_rate=1)
+    assert type(failure(pve.driver(), lambda driver: driver.machines())) is ProviderUnavailable
+    pve.do("reset")
+    pve.do("ignore", "GET", "/cluster/resources")
+    assert type(failure(pve.driver(timeout=0.2), lambda driver: driver.machines())) is ProviderUnavailable
+    pve.do("ignore", "POST", "/access/ticket")
+    assert type(failure(pve.driver(timeout=0.2), lambda driver: driver.machines())) is ProviderUnavailable
+    pve.do("fail", "POST", "/access/ticket", 503, "Service Unavailable")
+    assert type(failure(pve.driver(), lambda driver: driver.machines())) is ProviderUnavailable
+    pve.do("reset")
+    pve.do("ignore", "POST", "/snapshot")
+    assert type(failure(pve.driver(timeout=0.2), create())) is OutcomeUnknown
+
+
+# ---- refusals, at once and by the task
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        ({"error": "permission_denied"}, ProviderDenied),
+        ({"error": "invalid_ticket"}, ProviderDenied),
+        ({"error": "config_lock_timeout"}, ProviderBusy),
+        ({"error": "no_quorum"}, ProviderUnavailable),
+        ({"error": "no_route_to_host"}, ProviderUnavailable),
+        ({"error": "configuration_file_does_not_exist"}, ProviderUnavailable),  # it is still in the cluster
+        ({"error": "cannot_live_migrate_snapshot_ram"}, ProviderRefused),
+        ({"status": 503, "message": "Service Unavailable"}, ProviderUnavailable),
+        ({"status": 504, "message": "Gateway Timeout"}, OutcomeUnknown),
+        ({"status": 596, "message": "Connection timed out"}, OutcomeUnknown),
+        ({"status": 200, "message": "<html>welcome</html>", "html": True}, OutcomeUnknown),
+        ({"status": 200, "message": "no data"}, OutcomeUnknown),
+    ],
+)
+def test_what_is_refused_at_once(pve: Cluster, trouble: dict[str, Any], expected: type[ProviderError]) -> None:
+    pve.do("fail", "POST", "/snapshot", **trouble)
+    assert type(failure(pve.driver(), create())) is expected
+    assert pve.do("tell", "tasklog") == []
+
+
+FULL = "lvcreate snapshot error: Cannot create new thin volume, free space in thin pool pve/data reached threshold."
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("VM is locked (backup)", ProviderBusy),
+        ("can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout", ProviderBusy),
+        ("error writing config: cluster not ready - no quorum?", ProviderUnavailable),
+        (FULL, ProviderFull),
+        ("zfs error: cannot create snapshot: out of space", ProviderFull),
+        ("write failed: No space left on device", ProviderFull),
+        ("snapshot feature is not available", ProviderRefused),
+        ("unexpected status", ProviderRefused),
+    ],
+)
+def test_what_a_create_ends_with(pve: Cluster, words: str, expected: type[ProviderError]) -> None:
+    pve.do("end", "qmsnapshot", words)
+    error = failure(pve.driver(), create())
+    assert (type(error), error.provider_message) == (expected, words)
+    assert "/" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [("103", "VM is locked (suspended)"), ("104", "you can't take a snapshot if it's a template")],
+)
+def test_machines_with_an_obstacle(pve: Cluster, machine: str, words: str) -> None:
+    error = failure(pve.driver(), create(machine=machine))
+    assert (type(error), error.provider_message) == (ProviderRefused, words)

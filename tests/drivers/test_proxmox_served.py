@@ -1,0 +1,142 @@
+"""Snapshots on Proxmox VE as a client of the gateway sees them, from the file of providers to the end of the work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from tests.databases import Databases, required
+from tests.drivers.worlds import proxmox
+from tests.drivers.worlds.proxmox import Cluster
+from tests.serving import Served, served
+
+CREATE = """
+mutation ($input: CreateSnapshotInput!) {
+  createSnapshot(input: $input) { operation { id } snapshot { id } errors { code message } }
+}"""
+REVERT = """
+mutation ($id: ID!) {
+  revertVmSnapshot(input: { snapshotId: $id }) { operation { id } errors { code message } }
+}"""
+DELETE = """
+mutation ($ids: [ID!]!) {
+  deleteSnapshots(input: { ids: $ids }) { results { operation { id } } errors { code message } }
+}"""
+REFRESH = """
+mutation ($id: ID!) {
+  refreshMachine(input: { machineId: $id }) { operation { id } errors { code message } }
+}"""
+VMS = "{ vms { nodes { id name powerState host provider providerRef } } }"
+TREE = """
+query ($id: ID!) {
+  vm(id: $id) {
+    powerState
+    snapshots(sort: [{ field: NAME }]) {
+      nodes { name description state memory isCurrent providerRef parent { name } }
+    }
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def pve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := proxmox.lacking():
+        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
+    with proxmox.cluster(tmp_path_factory.mktemp("pve")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def gateway(pve: Cluster, databases: Databases, tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "secret").write_text("secret\n")
+    (tmp_path / "providers.toml").write_text(
+        f"""
+        [pve]
+        driver = "proxmox"
+        address = "{pve.address}"
+        user = "gateway@pve"
+        password = {{ file = "{tmp_path}/secret" }}
+        ca_file = "{pve.ca_file}"
+        """
+    )
+    settings = Settings(database_url=databases.new("sqlite"), providers_file=str(tmp_path / "providers.toml"))
+    with served(settings) as gateway:
+        gateway.run(gateway.gateway.inventory.refresh_provider("pve"))
+        yield gateway
+
+
+def ended(gateway: Served, operation: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    """State, code and the provider's words of an operation that has ended."""
+    end = gateway.await_operation(operation["id"])
+    error = end["error"] or {"code": None, "providerMessage": None}
+    return end["state"], error["code"], error["providerMessage"]
+
+
+def create(gateway: Served, machine: str, name: str, **more: Any) -> dict[str, Any]:
+    payload: dict[str, Any] = gateway.ask(CREATE, input={"machineId": machine, "name": name, **more})["createSnapshot"]
+    return payload
+
+
+def tree(gateway: Served, machine: str) -> list[tuple[str, bool, str | None]]:
+    """Name, whether it is the current one, and the parent's name of each snapshot."""
+    nodes = gateway.ask(TREE, id=machine)["vm"]["snapshots"]["nodes"]
+    return [(node["name"], node["isCurrent"], (node["parent"] or {}).get("name")) for node in nodes]
+
+
+def test_snapshots_are_made_listed_reverted_to_and_deleted(pve: Cluster, gateway: Served) -> None:
+    done = ("SUCCEEDED", None, None)
+    vms = {vm["name"]: vm for vm in gateway.ask(VMS)["vms"]["nodes"]}
+    web = vms["web"]["id"]
+    assert list(vms) == ["elsewhere", "golden", "hibernated", "off", "paused", "web"]
+    assert tuple(vms["web"].values()) == (web, "web", "ON", "pve1", "pve", "100")
+    base = create(gateway, web, "Vor dem Umzug", description="why")
+    assert ended(gateway, base["operation"]) == done
+    later = create(gateway, web, "later", memory=True)
+    assert ended(gateway, later["operation"]) == done
+    vm = gateway.ask(TREE, id=web)["vm"]
+    refs = [node.pop("providerRef") for node in vm["snapshots"]["nodes"]]
+    columns = ("name", "description", "state", "memory", "isCurrent", "parent")
+    assert [[*node] for node in vm["snapshots"]["nodes"]] == [[*columns]] * 2
+    assert [tuple(node.values()) for node in vm["snapshots"]["nodes"]] == [
+        ("Vor dem Umzug", "why", "READY", False, False, None),
+        ("later", None, "READY", True, True, {"name": "Vor dem Umzug"}),
+    ]
+    assert [ref.rpartition("@")[0][:13] for ref in refs] == ["Vor-dem-Umzug", "later"]
+
+    revert = gateway.ask(REVERT, id=base["snapshot"]["id"])["revertVmSnapshot"]
+    assert ended(gateway, revert["operation"]) == done
+    assert tree(gateway, web) == [("Vor dem Umzug", True, None), ("later", False, "Vor dem Umzug")]
+
+    gone = gateway.ask(DELETE, ids=[base["snapshot"]["id"]])["deleteSnapshots"]
+    assert ended(gateway, gone["results"][0]["operation"]) == done
+    assert tree(gateway, web) == [("later", False, None)]
+    refreshed = gateway.ask(REFRESH, id=web)["refreshMachine"]
+    assert ended(gateway, refreshed["operation"]) == done
+    assert tree(gateway, web) == [("later", False, None)]
+    assert gateway.ask(TREE, id=web)["vm"]["powerState"] == "OFF"  # to disks alone, so it was stopped
+    assert [*pve.do("vm_snapshots", 100)] == ["later"]
+
+
+def test_what_cannot_be_is_refused_before_or_by_the_provider(pve: Cluster, gateway: Served) -> None:
+    pve.do("reset")
+    ids = {vm["name"]: vm["id"] for vm in gateway.ask(VMS)["vms"]["nodes"]}
+    for machine, memory, message in (
+        ("off", True, "the machine is off, so it has no memory to save"),
+        ("golden", False, "this is a template, of which no snapshots can be made"),
+        ("hibernated", False, "the machine is hibernated, and has to be started first"),
+    ):
+        payload = create(gateway, ids[machine], "never", memory=memory)
+        assert payload == {
+            "operation": None,
+            "snapshot": None,
+            "errors": [{"code": "UNSUPPORTED", "message": message}],
+        }
+    pve.do("end", "qmsnapshot", "snapshot feature is not available")
+    failed = create(gateway, ids["off"], "never")
+    assert ended(gateway, failed["operation"]) == ("FAILED", "PROVIDER_FAILED", "snapshot feature is not available")
+    pve.do("end", "qmsnapshot", "zfs error: out of space")
+    failed = create(gateway, ids["paused"], "never")
+    assert ended(gateway, failed["operation"]) == ("FAILED", "LIMIT_EXCEEDED", "zfs error: out of space")
+    assert pve.do("vm_snapshots", 101) == pve.do("vm_snapshots", 102) == {}
