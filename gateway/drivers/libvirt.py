@@ -195,7 +195,7 @@ class LibvirtDriver(Driver):
             return Recovery.NOT_BEGUN
         if was_reverted(work.task_ref, await self._ask(lambda: stand(domain)), wish.snapshot_ref):
             return Recovery.DONE
-        raise OutcomeUnknown("the provider does not show that the machine was reverted")
+        raise OutcomeUnknown("the provider does not show whether the machine was reverted")
 
     # ---- calls
 
