@@ -117,7 +117,7 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
         ):  # stopped in reverse: what makes changes before what tells of them
             await part.start()
             stack.push_async_callback(part.stop)
-        executor = GraphQLExecutor(database, operations, feed)
+        executor = GraphQLExecutor(database, operations, feed, settings)
         streams = Streams()
         yield Gateway(
             _application(settings, operations, executor, streams, database), database, inventory, streams, worker
