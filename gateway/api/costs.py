@@ -28,7 +28,7 @@ class Costs:
 
     def told(self, request: GraphQLRequest, cost: int) -> Mapping[str, Any] | None:
         """The `extensions` of the answer, if `request` wants to know."""
-        if request.extensions and request.extensions.get("cost") is True:
+        if request.extensions.get("cost") is True:
             return {"cost": {"requested": cost, "limit": self._limit}}
         return None
 

@@ -55,11 +55,10 @@ class Operation:
 class Documents:
     """The operations of the documents that were asked for lately."""
 
-    def __init__(self, schema: GraphQLSchema, settings: Settings) -> None:
-        """Raises StartupError for persisted documents that cannot be read."""
+    def __init__(self, schema: GraphQLSchema, settings: Settings, persisted: PersistedDocuments) -> None:
         self._schema = schema
         self._settings = settings
-        self._persisted = PersistedDocuments(settings)
+        self._persisted = persisted
         self._rules = [*specified_rules, *([] if settings.introspection else [NoSchemaIntrospectionCustomRule])]
         # A suggestion tells of the schema what introspection would.
         self.hide_suggestions = not (settings.suggestions and settings.introspection)

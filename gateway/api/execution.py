@@ -14,16 +14,17 @@ from graphql import (
     GraphQLError,
     GraphQLResolveInfo,
     execute,
-    is_non_null_type,
 )
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
-from gateway.api.costs import Costs, wish_price
+from gateway.api.costs import Costs
 from gateway.api.documents import Documents, Operation
 from gateway.api.mutations import HANDLERS
+from gateway.api.persisted import PersistedDocuments
 from gateway.api.presenting import RequestError, present, refused
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
+from gateway.api.roots import Bound, Pages, RootField, bind, located, root_field
 from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
 from gateway.api.subscriptions import SOURCES, Choose, Missed, Opened, Step
@@ -31,34 +32,13 @@ from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
-from gateway.reads.connections import ManyLevel
 from gateway.reads.context import Context
 from gateway.reads.dialects import DIALECTS
-from gateway.reads.pages import BoundPage
 from gateway.reads.selection import Arguments, Field
 from gateway.store.database import Database, Transaction
 from gateway.store.feed import Feed
 
 _KEPT_PLANS = 16  # of one operation, for different values of its conditions
-
-Pages = Mapping[ManyLevel, BoundPage]
-
-
-@dataclass(frozen=True, slots=True)
-class RootField:
-    """One root field of an operation, compiled. `plan` is None for `__typename`."""
-
-    field: Field
-    plan: Plan | None
-    required: bool  # its type is non-null, so without it there is no data at all
-
-
-class BoundRoot(NamedTuple):
-    """A root field in one request: the pages that its connections want, or what is wrong with one of them."""
-
-    root: RootField
-    pages: Pages
-    fault: GraphQLError | None
 
 
 class GraphQLExecutor:
@@ -73,10 +53,10 @@ class GraphQLExecutor:
         operations: Operations,
         feed: Feed,
         settings: Settings | None = None,
+        persisted: PersistedDocuments | None = None,
         *,
         compiled: bool = True,
     ) -> None:
-        """Raises StartupError for persisted documents that cannot be read."""
         settings = settings or Settings()
         self._database = database
         self._dialect = DIALECTS[database.dialect]
@@ -90,7 +70,7 @@ class GraphQLExecutor:
         sources = catalog(self._schema)
         self._plain = Compiler(sources, database.dialect, typed=False)
         self._typed = Compiler(sources, database.dialect, typed=True)
-        self._documents = Documents(self._schema, settings)
+        self._documents = Documents(self._schema, settings, persisted or PersistedDocuments(settings))
         self._costs = Costs(settings.max_cost)
 
     def kind(self, request: GraphQLRequest) -> OperationKind | None:
@@ -109,17 +89,18 @@ class GraphQLExecutor:
                 return Answer(_errors([present(GraphQLError("A subscription needs a stream."))]), ran=False)
             variables = _variables(operation, request)
             typed = operation.kind == "mutation" or operation.introspects or not self._compiled
-            bound, cost = self._bind(self._roots(operation, variables, typed), variables)
-            self._costs.check(cost, operation.node)
+            roots = self._roots(operation, variables, typed)
+            bound = bind(roots, variables)
+            self._costs.check(bound.cost, operation.node)
         except (RequestError, GraphQLError) as error:
             return _refusal(error)
-        more = self._costs.told(request, cost)
+        more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
             return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
         values = await self._load(bound, variables, caller)
         if typed:
             return await self._execute(operation, request, None, values, more)
-        return _finish([root.root for root in bound.values()], values, more)
+        return _finish(roots, values, more)
 
     # ---- what queries and mutations have in common
 
@@ -132,45 +113,15 @@ class GraphQLExecutor:
             assert root is not None
             compiler = self._typed if typed else self._plain
             selections = Selections(self._schema, operation.fragments, variables)
-            roots = [
-                RootField(
-                    field,
-                    _compiled(compiler, operation.kind, root.name, field),
-                    field.name != "__typename" and is_non_null_type(root.fields[field.name].type),
-                )
-                for field in selections.roots(root, operation.node.selection_set)
-            ]
+            fields = selections.roots(root, operation.node.selection_set)
+            roots = [root_field(compiler, root, field) for field in fields]
             if len(operation.plans) < _KEPT_PLANS:
                 operation.plans[key] = roots
         return roots
 
-    def _bind(self, roots: Sequence[RootField], variables: VariableValues) -> tuple[dict[str, BoundRoot], int]:
-        """Every root field with its pages, or what is wrong with them, by response key; and what all of it costs."""
-        bound, cost = {}, 0
-        for root in roots:
-            field, plan = root.field, root.plan
-            pages: Pages = {}
-            fault: GraphQLError | None = None
-            if plan is not None:
-                try:
-                    pages = plan.bind(variables)
-                    price = plan.price(pages, variables)
-                    cost += price if field.name not in HANDLERS else wish_price(price, field.arguments(variables))
-                except UnboundArgument as error:
-                    fault = _located(error)
-                except GraphQLError as error:
-                    fault = error
-            bound[field.key] = BoundRoot(root, pages, fault)
-        return bound, cost
-
-    async def _load(self, bound: Mapping[str, BoundRoot], variables: VariableValues, caller: Caller) -> dict[str, Any]:
+    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
-        values: dict[str, Any] = {}
-        wanted: list[tuple[str, Plan, Pages]] = []
-        for key, (root, pages, fault) in bound.items():
-            values[key] = "Query" if root.plan is None else fault
-            if root.plan is not None and fault is None:
-                wanted.append((key, root.plan, pages))
+        wanted, values, _ = bound
 
         async def load(transaction: Transaction) -> None:
             for key, plan, pages in wanted:
@@ -218,11 +169,9 @@ class GraphQLExecutor:
 
         async def resolve(_root: None, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
             request: _Request = info.context
-            root, pages, fault = request.bound[str(info.path.key)]
-            if fault is not None:  # before anything is done
-                raise fault
-            plan = root.plan
-            assert plan is not None
+            if fault := request.bound.values[str(info.path.key)]:
+                raise fault  # before anything is done
+            plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
             payload = await handler(self._operations, request.caller, arguments["input"])
 
             async def load(transaction: Transaction) -> Any:
@@ -285,7 +234,7 @@ class GraphQLExecutor:
         try:
             pages = plan.bind(variables)
         except UnboundArgument as error:
-            raise RequestError([_located(error)]) from None
+            raise RequestError([located(error)]) from None
         cost = plan.price(pages, variables)
         self._costs.check(cost, operation.node)
         more = self._costs.told(request, cost)
@@ -309,13 +258,7 @@ class _Request:
 
     caller: Caller
     variables: VariableValues
-    bound: Mapping[str, BoundRoot]
-
-
-def _compiled(compiler: Compiler, kind: OperationKind, root: str, field: Field) -> Plan | None:
-    if field.name == "__typename":
-        return None
-    return compiler.given(field.selection) if kind == "mutation" else compiler.root(root, field)
+    bound: Bound
 
 
 def _variables(operation: Operation, request: GraphQLRequest) -> VariableValues:
@@ -327,11 +270,6 @@ def _variables(operation: Operation, request: GraphQLRequest) -> VariableValues:
 
 def _viewer(caller: Caller) -> dict[str, Any]:
     return {"viewer": {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant}}
-
-
-def _located(error: UnboundArgument) -> GraphQLError:
-    """The fault at the field whose argument it is, and not at the root field that cannot be loaded for it."""
-    return GraphQLError(error.error.message, nodes=[error.field.origin], original_error=error)
 
 
 def _finish(roots: Sequence[RootField], values: dict[str, Any], more: Mapping[str, Any] | None) -> Answer:

@@ -46,6 +46,8 @@ class PersistedDocuments:
 
     def text(self, request: GraphQLRequest) -> str:
         """The document that `request` sends or names. Raises RequestError."""
+        if request.query and not self._only:
+            return request.query
         if request.query or not (ids := _ids(request)):
             if self._only and request.query not in self._listed:
                 message = "Only persisted documents are served: name one of them in `documentId`."
