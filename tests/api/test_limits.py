@@ -43,7 +43,8 @@ def refusals(gateway: Served, query: str, variables: dict[str, Any] | None = Non
     ("query", "what"),
     [
         ('{ vm(id: "vm-11") { snapshots { nodes { parent { parent { id } } } } } }', "5 levels"),
-        ('{ vm(id: "vm-11") { ...F } } fragment F on Vm { snapshots { nodes { parent { parent { id } } } } }', "5 levels"),
+        ('{ vm(id: "vm-11") { ...F } } fragment F on Vm { snapshots { nodes { parent { parent { id } } } } }',
+         "5 levels"),
         ("{ a: __typename b: __typename c: __typename d: __typename }", "3 aliases"),
         ("{ ...F ...F ...F ...F } fragment F on Query { a: __typename }", "3 aliases"),
         ("{ a: __typename ... { b: __typename ...F } } fragment F on Query { c: __typename d: __typename }",
