@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WEB := gateway/web
 BENCH := tests/bench
+CLIENTS := tests/clients
 OPENSTACK := tests/openstack
 
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
@@ -16,7 +17,7 @@ MEMORY = if [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 20
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check schema bench openstack-test wheel lock clean
+.PHONY: help setup serve test check schema clients bench openstack-test wheel lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +40,8 @@ schema: setup ## write schema.graphql from the code
 	@$(BIN)/gateway schema > $(VENV)/schema.graphql
 	@mv $(VENV)/schema.graphql schema.graphql
 
+clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients that tests use; without them those are skipped
+
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
 
@@ -58,6 +61,7 @@ lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade
 
 clean: ## remove everything that was made
 	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules) $(OPENSTACK)/.venv
+	@rm -rf $(addprefix $(CLIENTS)/,node_modules relay/built relay/__generated__ relay/documents.json codegen/built codegen/generated)
 	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -104,6 +108,10 @@ NPM := cd $(WEB) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --loglevel=error
 $(WEB)/node_modules/.package-lock.json: $(addprefix $(WEB)/,package.json package-lock.json .npmrc) | $(VENV)/.node
 	@echo 'Installing JavaScript packages'
 	@$(NPM) ci --silent --ignore-scripts --no-audit --no-fund
+
+$(CLIENTS)/node_modules/.package-lock.json: $(addprefix $(CLIENTS)/,package.json package-lock.json .npmrc) | $(VENV)/.node
+	@echo 'Installing clients'
+	@cd $(CLIENTS) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --loglevel=error ci --silent --ignore-scripts --no-audit --no-fund
 
 $(WEB)/static/index.html: $(WEB)/node_modules/.package-lock.json $(wildcard $(addprefix $(WEB)/,*.css *.html *.js *.svg))
 	@echo 'Building GraphiQL'

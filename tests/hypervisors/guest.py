@@ -1,7 +1,7 @@
 """A guest of one sector that counts, in its memory and on its disk, so that a revert can be proved by content.
 
-It boots, touches as many pages of memory as it is told to, and then, at every tick of the timer (55 ms), counts one up in memory
-and on its disk and writes a line on its serial port: a number that is new with every boot, and both counts.
+It boots, touches as much memory as it is told to, and then, at every tick of the timer (55 ms), counts one up in memory
+and on its disk, and writes a line on its serial port: a number that is new with every boot, and both counts.
 """
 
 import re

@@ -1,7 +1,7 @@
 """A libvirtd of the test's own: unprivileged, on a socket in a directory of its own, with what it runs beneath it.
 
-A small supervisor, under `tini` so that the dead are reaped at once, outlives the daemon, which can be killed and started again
-while the guests run on. It kills them all when it is let go, also when the test's process has died.
+A small supervisor, under `tini` so that the dead are reaped at once, outlives the daemon, which can be killed and
+started again while the guests run on. It kills them all when it is let go, also when the test's process has died.
 """
 
 import os
@@ -49,7 +49,8 @@ class Libvirtd:
         for name in ("run", "conf/libvirt", "cache", "data"):
             (self.directory / name).mkdir(parents=True)
         (self.directory / "libvirtd.conf").write_text(
-            f'unix_sock_dir = "{self.directory}/run"\nauth_unix_rw = "none"\nlog_outputs = "3:file:{self.directory}/log"\n'
+            f'unix_sock_dir = "{self.directory}/run"\nauth_unix_rw = "none"\n'
+            f'log_outputs = "3:file:{self.directory}/log"\n'
         )
         (self.directory / "conf/libvirt/qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n')
         user: dict[str, Any] = {}
