@@ -33,6 +33,7 @@ from gateway.drivers.openstack_api import (
     MACHINE,
     TOKEN,
     Client,
+    Cloud,
     nonsense,
     properties,
     read_list,
@@ -40,8 +41,8 @@ from gateway.drivers.openstack_api import (
     read_one,
     read_snapshot,
     safe,
-    volume_snapshots,
 )
+from gateway.drivers.openstack_volumes import Volumes, snapshots_in
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
 from gateway.errors import (
@@ -57,7 +58,6 @@ from gateway.models import MachineKind, SnapshotAction
 _NO_REVERT = "OpenStack cannot revert an Instance: make a new one from the snapshot's image"
 _NO_MEMORY = "OpenStack's images do not hold the memory of an Instance"
 _GIVEN_UP = "the provider gave up making the image, and has none of it; a quota or its storage may be full"
-_VOLUME_STAYS = "the image is deleted, but the snapshot of a volume could not be"
 _NO_VOLUMES = "the provider could not make a snapshot of a volume"
 _MATRIX = Matrix(
     {
@@ -67,7 +67,6 @@ _MATRIX = Matrix(
     tree=False,
 )
 
-_LOOK = 0.2  # seconds between the first looks at work in progress; they grow tenfold
 _PAGE = 500
 
 _GONE = {"DELETED", "SOFT_DELETED"}
@@ -129,7 +128,7 @@ def make(provider: str, options: Options, concurrency: int) -> "OpenStackDriver"
     }
     patience = 3 * options.timeout  # a call may have to log in and to look into the catalog first
     client = Client(login, options.clouds_file)
-    return OpenStackDriver(client, Threads(4, patience), Threads(concurrency, patience))
+    return OpenStackDriver(Cloud(client, Threads(4, patience), Threads(concurrency, patience)))
 
 
 def _credentials(options: Options) -> dict[str, Any]:
@@ -151,22 +150,20 @@ def _credentials(options: Options) -> dict[str, Any]:
 
 
 class OpenStackDriver(Driver):
-    """One OpenStack project. `telling` are the threads for calls that change something."""
+    """One OpenStack project."""
 
     name = "openstack"
 
-    def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
-        self.look = _LOOK
-        self._client = client
-        self._asking = asking
-        self._telling = telling
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._volumes = Volumes(cloud)
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[SeenMachine]:
         servers, path = [], f"/servers/detail?limit={_PAGE}"
-        while page := read_list(answer := await self._ask("compute", path), "servers"):
+        while page := read_list(answer := await self._cloud.ask("compute", path), "servers"):
             servers += page
             if not answer.get("servers_links"):
                 break
@@ -177,8 +174,12 @@ class OpenStackDriver(Driver):
         return read_machine(await self._server(machine_ref))
 
     async def snapshots(self, machine_ref: str) -> SeenSnapshots:
-        await self._server(machine_ref)
-        found = [read_snapshot(image) for image in await self._images(MACHINE, machine_ref)]
+        server = await self._server(machine_ref)
+        images = await self._images(MACHINE, machine_ref)
+        if any(snapshots_in(image) for image in images):  # whose these are only Cinder knows
+            own = await self._volumes.snapshots_of(server)
+            images = [image for image in images if not (refs := snapshots_in(image)) or own.intersection(refs)]
+        found = [read_snapshot(image) for image in images]
         return SeenSnapshots(sorted(found, key=lambda seen: (seen.created_at, seen.ref)))
 
     async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
@@ -203,13 +204,13 @@ class OpenStackDriver(Driver):
         image = await self._image(wish.snapshot_ref)
         if image is None or image.get(MACHINE) != wish.machine_ref:
             raise ProviderMissing("the provider has no such snapshot")
-        volumes = volume_snapshots(image)
+        volumes = snapshots_in(image)
         await work.checkpoint(orjson.dumps(volumes).decode())
-        await self._tell("image", "DELETE", f"/images/{safe(wish.snapshot_ref)}")
+        await self._cloud.tell("image", "DELETE", f"/images/{safe(wish.snapshot_ref)}")
         with _unknown(ProviderUnavailable, ProviderDenied):
             if await self._image(wish.snapshot_ref) is not None:
                 raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
-            await self._delete_volumes(volumes)
+            await self._volumes.delete(volumes)
 
     async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
         with _unknown(ProviderDenied):
@@ -220,16 +221,16 @@ class OpenStackDriver(Driver):
                 case DeleteWish():
                     if await self._image(wish.snapshot_ref) is not None:
                         return Recovery.NOT_BEGUN
-                    await self._delete_volumes(orjson.loads(work.task_ref or "[]"))
+                    await self._volumes.delete(orjson.loads(work.task_ref or "[]"))
                     return Recovery.DONE
         return Recovery.NOT_BEGUN
 
     async def health(self) -> None:
-        read_list(await self._ask("compute", "/servers?limit=1"), "servers")
-        read_list(await self._ask("image", "/images?limit=1"), "images")
+        read_list(await self._cloud.ask("compute", "/servers?limit=1"), "servers")
+        read_list(await self._cloud.ask("image", "/images?limit=1"), "images")
 
     async def close(self) -> None:
-        self._client.close()
+        self._cloud.client.close()
 
     # ---- work
 
@@ -237,26 +238,27 @@ class OpenStackDriver(Driver):
         """Has an image made; its ref."""
         name = wire_name(wish.name, work.token, _is_legal, (), LONGEST)
         body = {"createImage": {"name": name, "metadata": properties(wish.machine_ref, work.token, wish.description)}}
-        answer = await self._tell("compute", "POST", f"/servers/{safe(wish.machine_ref)}/action", body)
+        answer = await self._cloud.tell("compute", "POST", f"/servers/{safe(wish.machine_ref)}/action", body)
         if not isinstance(answer, dict) or not isinstance(image_id := answer.get("image_id"), str):
             raise nonsense(change=True)
         return image_id
 
     async def _marked(self, work: Work, wish: CreateWish) -> list[dict[str, Any]]:
-        """The images that the operation has begun; one, but nothing else holds that."""
+        """The images that the operation has begun, and after them any that were made of servers made from those."""
         found = await self._images(TOKEN, f"{wish.machine_ref} {work.token}")
-        return [image for image in found if image.get(MACHINE) == wish.machine_ref]  # else it is inherited
+        own = [image for image in found if image.get(MACHINE) == wish.machine_ref]  # else it is inherited
+        return sorted(own, key=lambda image: str(image.get("created_at")))
 
     async def _follow(self, work: Work, wish: CreateWish, image_id: str) -> SeenSnapshot | None:
         """Waits until the image is made and its server idle; None when there is nothing of it any more."""
-        pause, looks, stubborn = self.look, _LETTING_GO, False
+        pauses, looks, stubborn = self._cloud.pauses(), _LETTING_GO, False
         while (image := await self._look(image_id)) is not None:
             task = await self._task(wish.machine_ref)
             if image.get("status") != "active" and task == _IDLE:
                 image = await self._look(image_id)  # it may have become active before Nova let go of the server
                 if image is not None and image.get("status") != "active":
                     # Of two requests at one time Nova drops one, and leaves an image that nobody will fill.
-                    await self._clear(image_id, volume_snapshots(image))
+                    await self._clear(image_id, snapshots_in(image))
                     return None
             elif image.get("status") == "active" and await self._has_volumes(image):
                 looks -= 1
@@ -264,18 +266,17 @@ class OpenStackDriver(Driver):
                     return read_snapshot(image)
             elif work.cancelled() and not stubborn:
                 with suppress(ProviderRefused, ProviderDenied):
-                    await self._clear(image_id, volume_snapshots(image))
+                    await self._clear(image_id, snapshots_in(image))
                     raise Canceled
                 stubborn = True
             await work.progress(None, _PHASES.get(task))
-            await asyncio.sleep(pause)
-            pause = min(10 * self.look, pause * 1.5)
+            await asyncio.sleep(next(pauses))
         return None
 
     async def _has_volumes(self, image: dict[str, Any]) -> bool:
         """Whether all snapshots of volumes that the image is made of are there. Raises ProviderRefused if never."""
-        refs = volume_snapshots(image)
-        states = [await self._volume_state(ref) for ref in refs]
+        refs = snapshots_in(image)
+        states = [await self._volumes.state(ref) for ref in refs]
         if not {*states} <= {"available", "creating", "unknown"}:
             with suppress(ProviderError):  # what it leaves is of no use to anybody
                 await self._clear(image["id"], refs)
@@ -285,30 +286,32 @@ class OpenStackDriver(Driver):
     async def _clear(self, image_id: str, volumes: Sequence[str]) -> None:
         """Deletes what is not wanted any more."""
         with suppress(ProviderMissing):
-            await self._tell("image", "DELETE", f"/images/{safe(image_id)}")
+            await self._cloud.tell("image", "DELETE", f"/images/{safe(image_id)}")
         if await self._look(image_id) is not None:
             raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
-        await self._delete_volumes(volumes)
+        await self._volumes.delete(volumes)
 
     async def _find(self, work: Work, wish: CreateWish) -> SeenSnapshot | None:
         """What became of a create: by the image it was told of, else by the token."""
         if work.task_ref is not None:
             return await self._follow(work, wish, work.task_ref)
-        while True:
+        for pause in self._cloud.pauses():
             task = await self._task(wish.machine_ref)
             for image in await self._marked(work, wish):
                 return await self._follow(work, wish, image["id"])
             if task == _IDLE:  # what was under way may have been it, before its image could be seen
-                return None
-            await asyncio.sleep(10 * self.look)
+                break
+            await asyncio.sleep(pause)
+        return None
 
     async def _look(self, image_id: str) -> dict[str, Any] | None:
         """The image, as long as it takes the provider to answer: the work has been handed over."""
-        while True:
+        for pause in self._cloud.pauses():
             try:
                 return await self._image(image_id)
             except ProviderUnavailable:
-                await asyncio.sleep(10 * self.look)
+                await asyncio.sleep(pause)
+        raise AssertionError  # the pauses have no end
 
     async def _task(self, machine_ref: str) -> str:
         """What Nova does to make an image of the server; `_IDLE` when nothing, or when there is no server any more."""
@@ -319,43 +322,10 @@ class OpenStackDriver(Driver):
         except ProviderUnavailable:
             return "unknown"
 
-    async def _volume_state(self, ref: str) -> str | None:
-        """The state of a snapshot of a volume; None when there is none."""
-        try:
-            found = read_one(await self._ask("block_storage", f"/snapshots/{safe(ref)}"), "snapshot")
-        except ProviderMissing:
-            return None
-        except ProviderUnavailable:
-            return "unknown"
-        return str(found.get("status"))
-
-    async def _delete_volumes(self, refs: Sequence[str]) -> None:
-        """Deletes snapshots of volumes whose image is gone, and waits until they are too."""
-        for ref in refs:
-            try:
-                await self._tell("block_storage", "DELETE", f"/snapshots/{safe(ref)}")
-            except ProviderMissing:
-                continue
-            except ProviderRefused as error:
-                raise ProviderRefused(_VOLUME_STAYS, provider_message=error.provider_message) from None
-        for ref in refs:
-            pause = self.look
-            while (state := await self._volume_state(ref)) is not None:
-                if state == "error_deleting":
-                    raise ProviderRefused(_VOLUME_STAYS)
-                await asyncio.sleep(pause)
-                pause = min(10 * self.look, pause * 1.5)
-
     # ---- questions
 
-    async def _ask(self, service: str, path: str) -> Any:
-        return await self._asking.ask(self._client.call, False, service, "GET", path)
-
-    async def _tell(self, service: str, method: str, path: str, body: Any = None) -> Any:
-        return await self._telling.tell(self._client.call, True, service, method, path, body)
-
     async def _server(self, machine_ref: str) -> dict[str, Any]:
-        server = read_one(await self._ask("compute", f"/servers/{safe(machine_ref)}"), "server")
+        server = read_one(await self._cloud.ask("compute", f"/servers/{safe(machine_ref)}"), "server")
         if server.get("status") in _GONE:
             raise ProviderMissing("the provider has no such machine")
         return server
@@ -363,7 +333,7 @@ class OpenStackDriver(Driver):
     async def _image(self, image_id: str) -> dict[str, Any] | None:
         """An image with or without data yet; None when there is none."""
         try:
-            image = read_one(await self._ask("image", f"/images/{safe(image_id)}"))
+            image = read_one(await self._cloud.ask("image", f"/images/{safe(image_id)}"))
         except ProviderMissing:
             return None
         return None if image.get("status") in _NO_DATA else image
@@ -373,7 +343,7 @@ class OpenStackDriver(Driver):
         images: list[dict[str, Any]] = []
         path: str | None = f"/images?{name}={safe(value)}&limit={_PAGE}"
         while path:
-            answer = await self._ask("image", path)
+            answer = await self._cloud.ask("image", path)
             images += read_list(answer, "images")
             path = (answer.get("next") or "").removeprefix("/v2") or None
         return [image for image in images if image.get(name) == value and image.get("status") not in _NO_DATA]

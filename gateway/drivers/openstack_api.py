@@ -5,8 +5,9 @@ Says everything in the gateway's words; what becomes of wishes is the driver's b
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from openstack.connection import Connection
 from openstack.exceptions import ConfigException, SDKException, ServiceDisabledException
 
 from gateway.drivers.base import SeenMachine, SeenSnapshot
+from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -35,6 +37,8 @@ from gateway.models import MachineKind, PowerState
 MACHINE, TOKEN, DESCRIPTION = "instance_uuid", "snapshot_gateway_token", "snapshot_gateway_description"
 
 LONGEST = 255  # characters of a name and of a property; the gateway itself keeps all
+
+LOOK = 0.2  # seconds between the first looks at work in progress
 
 _MICROVERSION = "2.47"  # servers tell the name of their flavor, createImage the id of the image
 
@@ -111,6 +115,28 @@ class Client:
             self._connection = None
 
 
+class Cloud:
+    """The client in its threads: `asking`, and `telling` for calls that change something."""
+
+    def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
+        self.client = client
+        self._asking = asking
+        self._telling = telling
+
+    async def ask(self, service: str, path: str) -> Any:
+        """What a service has at a path. Raises ProviderError."""
+        return await self._asking.ask(self.client.call, False, service, "GET", path)
+
+    async def tell(self, service: str, method: str, path: str, body: Any = None) -> Any:
+        """Tells a service to do something. Raises ProviderError: OutcomeUnknown when it may have begun."""
+        return await self._telling.tell(self.client.call, True, service, method, path, body)
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds between looks at work in progress, for ever."""
+        yield from (LOOK * 1.5**turn for turn in range(6))
+        yield from repeat(LOOK * 10)
+
+
 def safe(ref: str) -> str:
     """A ref as a part of a path."""
     return quote(ref, safe="")
@@ -173,15 +199,6 @@ def read_snapshot(image: Mapping[str, Any]) -> SeenSnapshot:
         token=token if ours else None,
         ready=image.get("status") not in {"queued", "saving", "uploading", "importing"},
     )
-
-
-def volume_snapshots(image: Mapping[str, Any]) -> list[str]:
-    """The refs of the snapshots of volumes that the image of a server that runs from volumes is made of."""
-    try:
-        devices = orjson.loads(image.get("block_device_mapping") or "[]")
-        return [device["snapshot_id"] for device in devices if device.get("snapshot_id")]
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise nonsense(change=False) from None
 
 
 def _moment(text: Any) -> datetime:

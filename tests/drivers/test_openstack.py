@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, SeenMachine, SeenSnapshot, Work
+from gateway.drivers.base import Canceled, CreateWish, SeenMachine, SeenSnapshot, Work
 from gateway.drivers.openstack import Options, make
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import ProviderDenied, ProviderMissing
@@ -172,6 +172,36 @@ def test_the_snapshots_of_volumes_are_waited_for_and_deleted() -> None:
         lab.delete(made.ref)
         assert (lab.cloud.images, lab.cloud.volume_snapshots) == ({}, {})
         assert lab.told() == ["DELETE image images", "DELETE volume snapshots", "DELETE volume snapshots"]
+
+
+def test_images_of_servers_that_were_made_from_one_are_not_taken_for_it() -> None:
+    """Where a server runs from volumes Nova does not say whose an image is, and what is inherited says it wrongly."""
+    with openstack_lab(volumes=1) as lab:
+        made = lab.create()
+        child = lab.cloud.boot("child", volumes=1, image=made.ref)
+        by_hand = lab.cloud.images[lab.cloud.snap(child)]
+        assert (by_hand["instance_uuid"], by_hand["size"]) == (lab.machine, 0)
+        assert (lab.snapshots(), lab.snapshots(child)) == ([made], [])
+        assert lab.recover() == made
+        ours = lab.run(lab.driver.create(Work("other"), CreateWish(child, "ours", None, False)))
+        assert (lab.snapshots(), lab.snapshots(child)) == ([made], [ours])
+
+
+def test_snapshots_of_volumes_that_an_image_has_inherited_are_left_alone() -> None:
+    """An image with bytes may name some in its properties; then its server was made from an image that did."""
+    with openstack_lab() as lab:
+        base = lab.cloud.snap(lab.cloud.boot(volumes=1))
+        lab.machine = lab.cloud.boot(image=base)
+        named = lab.cloud.images[base]["block_device_mapping"]
+        lab.cloud.servers[lab.machine]["double:inherited"]["block_device_mapping"] = named
+        made = lab.create()
+        assert lab.cloud.images[made.ref]["block_device_mapping"] == named
+        lab.delete(made.ref)
+        with pytest.raises(Canceled):
+            lab.create(Work("token", cancelled=lambda: True))
+        assert [*lab.cloud.images] == [base]
+        assert len(lab.cloud.volume_snapshots) == 1
+        assert not any("volume" in line for line in lab.cloud.told)
 
 
 # ---- configuration

@@ -51,11 +51,9 @@ class Cloud(Services):
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def driver(self, **options: Any) -> OpenStackDriver:
-        """One that looks often."""
+        """A new one."""
         login = {"address": f"{self.url}/identity/v3", "user": "gateway", "project": PROJECT}
-        driver = make("cloud", Options(**(login | {"password": Secret(PASSWORD)} | options)), 4)
-        driver.look = 0.001
-        return driver
+        return make("cloud", Options(**(login | {"password": Secret(PASSWORD)} | options)), 4)
 
     def on(self, request: str, *faults: Fault, times: int = 1) -> None:
         """What becomes of the next requests, told by the beginning of "DELETE image/images" and the like."""

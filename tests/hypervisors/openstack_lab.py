@@ -5,7 +5,9 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from unittest.mock import patch
 
+from gateway.drivers import openstack_api
 from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
 from gateway.drivers.openstack import OpenStackDriver
 from tests.hypervisors.openstack_double import Cloud, cloud
@@ -62,7 +64,7 @@ class Lab:
 @contextmanager
 def openstack_lab(volumes: int = 0, **options: Any) -> Iterator[Lab]:
     """A new one. `volumes`: how many the server runs from."""
-    with cloud() as made, asyncio.Runner() as runner:
+    with patch.object(openstack_api, "LOOK", 0.001), cloud() as made, asyncio.Runner() as runner:
         driver = made.driver(**options)
         try:
             yield Lab(made, driver, made.boot(volumes=volumes), runner)

@@ -81,7 +81,7 @@ class Services:
             "OS-EXT-STS:task_state": None,
             "OS-EXT-STS:vm_state": state,
             "OS-EXT-STS:power_state": _POWER[state],
-            "double:volumes": volumes,
+            "os-extended-volumes:volumes_attached": [{"id": str(uuid4())} for _ in range(volumes)],
             "double:inherited": {key: base[key] for key in base.get("double:properties", ())},
         } | more
         return ref
@@ -90,6 +90,8 @@ class Services:
         """An image that somebody else has made of a server; its id."""
         ref = self._image(self.servers[server], name, properties)
         self.images[ref] |= {"status": "active", "size": 393_216}
+        if self.servers[server]["os-extended-volumes:volumes_attached"]:
+            self._snap_volumes(self.images[ref], self.servers[server])
         return ref
 
     def serve(self, service: str, method: str, path: list[str], query: dict[str, str], body: Any) -> Answer:
@@ -166,8 +168,8 @@ class Services:
                 words = f"Cannot 'createImage' instance {server['id']} while it is in {what} {state}"
                 return fault("conflictingRequest", 409, words)
         ref = self._image(server, name, metadata)
-        if server["double:volumes"]:
-            self._snap_volumes(self.images[ref], server["double:volumes"])
+        if server["os-extended-volumes:volumes_attached"]:
+            self._snap_volumes(self.images[ref], server)
         else:
             server["OS-EXT-STS:task_state"] = "image_snapshot_pending"
             self._work[server["id"]] = (ref, list(self.steps))
@@ -175,7 +177,11 @@ class Services:
 
     def _image(self, server: Row, name: str, metadata: Row) -> str:
         """The record of an image of a server; its id. One that runs from volumes is not named in it."""
-        own = {} if server["double:volumes"] else {"instance_uuid": server["id"], "image_type": "snapshot"}
+        own = (
+            {}
+            if server["os-extended-volumes:volumes_attached"]
+            else {"instance_uuid": server["id"], "image_type": "snapshot"}
+        )
         properties = server["double:inherited"] | own | metadata
         ref = str(uuid4())
         self.images[ref] = {
@@ -234,11 +240,12 @@ class Services:
 
     # ---- Cinder
 
-    def _snap_volumes(self, image: Row, volumes: int) -> None:
+    def _snap_volumes(self, image: Row, server: Row) -> None:
         mapping = []
-        for place in range(volumes):
+        for place, volume in enumerate(server["os-extended-volumes:volumes_attached"]):
             ref = str(uuid4())
-            self.volume_snapshots[ref] = {"id": ref, "name": f"snapshot for {image['name']}", "status": "creating"}
+            name = f"snapshot for {image['name']}"
+            self.volume_snapshots[ref] = {"id": ref, "name": name, "status": "creating", "volume_id": volume["id"]}
             own = {"source_type": "snapshot", "destination_type": "volume", "boot_index": place, "snapshot_id": ref}
             mapping.append(own | {"volume_id": None, "volume_size": 1})
         mapping.append({"source_type": "blank", "destination_type": "local", "snapshot_id": None})
@@ -248,6 +255,10 @@ class Services:
         match method, path:
             case "GET", [""]:
                 return 200, {"versions": [self._version("v3.0", "volume/v3", version="3.71", min_version="3.0")]}
+            case "GET", ["snapshots"]:
+                return 200, {
+                    "snapshots": [row for row in self.volume_snapshots.values() if query.items() <= row.items()]
+                }
             case "GET", ["snapshots", ref] if ref in self.volume_snapshots:
                 row = dict(self.volume_snapshots[ref])
                 if row["status"] == "creating":

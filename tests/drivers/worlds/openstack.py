@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
+from gateway.drivers import openstack_api
 from gateway.models import MachineKind
 from tests.drivers.subject import Subject
 from tests.hypervisors.openstack_double import cloud
@@ -17,7 +19,7 @@ def lacking() -> str | None:
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    with cloud() as double:
+    with patch.object(openstack_api, "LOOK", 0.001), cloud() as double:
         machine = double.boot()
         for state in ("stopped", "building"):
             double.boot(state, state)
