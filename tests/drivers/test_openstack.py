@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import Canceled, CreateWish, SeenMachine, SeenSnapshot, Work
+from gateway.drivers.base import Canceled, CreateWish, Recovery, SeenMachine, SeenSnapshot, Work
 from gateway.drivers.openstack import Options, make
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import ProviderDenied, ProviderMissing
@@ -151,6 +151,8 @@ def test_what_is_inherited_is_not_believed(lab: Lab) -> None:
     # And an operation's own is found all the same.
     assert lab.recover("token") == first
     assert lab.run(lab.driver.recover(Work("other"), wish)) == made
+    lab.delete(first.ref)
+    assert lab.recover("token") is Recovery.NOT_BEGUN
 
 
 def test_servers_that_are_stopped_or_suspended(lab: Lab) -> None:
@@ -257,7 +259,9 @@ def test_a_cloud_of_clouds_yaml(lab: Lab, tmp_path: Path) -> None:
     login = {"auth_url": f"{lab.cloud.url}/identity/v3", "username": "gateway", "password": PASSWORD}
     login |= {"project_name": "ours", "user_domain_name": "Default", "project_domain_name": "Default"}
     # A cache is of no use to somebody who waits for changes.
-    text = {"clouds": {"ours": {"auth": login}}, "cache": {"expiration_time": 3600, "class": "dogpile.cache.memory"}}
+    kept = {"compute.servers": 3600, "compute.servers.detail": 3600}
+    cache = {"class": "dogpile.cache.memory", "expiration_time": 3600, "expiration": kept}
+    text = {"clouds": {"ours": {"auth": login}}, "cache": cache}
     file = tmp_path / "clouds.yaml"
     file.write_text(json.dumps(text))
     driver = make("cloud", Options(cloud="ours", clouds_file=str(file)), 4)
@@ -265,9 +269,15 @@ def test_a_cloud_of_clouds_yaml(lab: Lab, tmp_path: Path) -> None:
         lab.cloud.servers[lab.machine]["name"] = name
         assert [machine.name for machine in lab.run(driver.machines())] == [name]
     lab.run(driver.close())
-    for cloud, path in (("theirs", file), ("ours", tmp_path / "none.yaml")):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("clouds: {")
+    for cloud, path, words in (
+        ("theirs", file, "Cloud theirs was not found."),
+        ("ours", tmp_path / "none.yaml", "Cloud ours was not found."),
+        ("ours", broken, "Cloud ours was not found."),
+    ):
         driver = make("cloud", Options(cloud=cloud, clouds_file=str(path)), 4)
         with pytest.raises(ProviderDenied) as raised:
             lab.run(driver.health())
         assert raised.value.message == "the configuration of the cloud makes no sense"
-        assert raised.value.provider_message == f"Cloud {cloud} was not found."
+        assert raised.value.provider_message == words

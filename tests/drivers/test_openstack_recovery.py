@@ -162,6 +162,20 @@ def test_a_server_that_is_deleted_meanwhile(lab: Lab) -> None:
         lab.create()
 
 
+def test_an_image_that_is_complete_between_two_looks(lab: Lab) -> None:
+    """Seen in the making, and then its server at rest: that is no image which nobody will fill."""
+    lab.cloud.steps = (("image_uploading", "saving"), (None, "active"))
+    assert [lab.create()] == lab.snapshots()
+    assert lab.told() == [CREATE]
+
+
+def test_a_server_that_nova_does_not_let_go_of(lab: Lab) -> None:
+    """It may be at the next image already, which is somebody else's."""
+    lab.cloud.steps = (("image_uploading", "active"),)
+    made = lab.create()
+    assert ([made], made.ready) == (lab.snapshots(), True)
+
+
 # ---- creates from volumes
 
 
@@ -206,6 +220,14 @@ def test_a_crash_during_a_cancellation(lab: Lab) -> None:
     with pytest.raises(OutcomeUnknown):
         lab.create(Work("token", cancelled=lambda: True))
     assert lab.recover() is Recovery.NOT_BEGUN
+
+
+def test_a_cancelled_create_that_others_have_stopped(lab: Lab) -> None:
+    async def delete(ref: str) -> None:
+        del lab.cloud.images[ref]
+
+    with pytest.raises(Canceled):
+        lab.create(Work("token", checkpoint=delete, cancelled=lambda: True))
 
 
 def test_what_is_made_already_is_not_cancelled(lab: Lab) -> None:
