@@ -111,14 +111,13 @@ def snapshots_of(domain: libvirt.virDomain) -> SeenSnapshots:
     """All of them at one time. Raises ProviderBusy when they do not hold still."""
     for _ in range(3):
         try:
-            found = domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
-            seen, current = [snapshot_of(snapshot) for snapshot in found], _current(domain)
+            seen, current = [snapshot_of(snapshot) for snapshot in domain.listAllSnapshots(0)], _current(domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:  # one went away since it was listed
                 raise
             continue
         if current is None or any(snapshot.ref == current for snapshot in seen):
-            return SeenSnapshots(_half_made(domain, seen, current), current)
+            return SeenSnapshots(_half_made(domain, _parents_first(seen), current), current)
     raise ProviderBusy("the machine's snapshots are changing")
 
 
@@ -145,6 +144,20 @@ def _current(domain: libvirt.virDomain) -> str | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
             return None
         raise
+
+
+def _parents_first(seen: list[SeenSnapshot]) -> list[SeenSnapshot]:
+    """By depth, time and name. libvirt's own order of this kind fails while a snapshot is being written."""
+    depths: dict[str | None, int] = {None: 0}
+    parents = {snapshot.ref: snapshot.parent_ref for snapshot in seen}
+    for ref in parents:
+        path: list[str | None] = []
+        above: str | None = ref
+        while above not in depths:
+            path.insert(0, above)
+            above = parents.get(above or "")
+        depths |= {below: depth for depth, below in enumerate(path, depths[above] + 1)}
+    return sorted(seen, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
 
 
 def _half_made(domain: libvirt.virDomain, seen: list[SeenSnapshot], current: str | None) -> list[SeenSnapshot]:
