@@ -1,4 +1,4 @@
-"""Libvirt's domains and their snapshots as the `libvirt` driver sees and words them. Blocks; changes nothing."""
+"""Libvirt's domains and their snapshots as the `libvirt` driver sees and words them. Blocks."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -59,12 +59,25 @@ def was_reverted(before: str, now: str, name: str) -> bool:
     return current_before != name or (run != run_before and (int(run[1]), int(run[2])) in _REVERTED)
 
 
-def is_left_paused(domain: libvirt.virDomain) -> bool:
-    """Whether it is as a libvirtd leaves it that dies while it saves the memory, when nothing is at work on it."""
-    return bool(domain.state(0) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE])
+def resume_if_left_paused(domain: libvirt.virDomain) -> None:
+    """Lets a domain go on that is as a libvirtd leaves it that dies while it saves the memory. Nothing is at work."""
+    if domain.state(0) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]:
+        domain.resume()
 
 
 # ---- machines
+
+
+def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list[SeenMachine]:
+    """By name."""
+    found = []
+    for domain in connection.listAllDomains(0):
+        try:
+            found.append(machine_of(domain, host, version))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
+                raise
+    return sorted(found, key=lambda machine: (machine.name, machine.ref))
 
 
 def machine_of(domain: libvirt.virDomain, host: str, version: int) -> SeenMachine:

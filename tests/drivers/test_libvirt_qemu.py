@@ -230,12 +230,12 @@ def test_a_revert_restores_the_run_of_the_machine(run: Run, daemon: Libvirtd) ->
 def test_it_connects_again_when_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         machines = await driver.machines()
-        line = driver._line()
+        line = driver._line
         daemon.kill()
         daemon.start()
         await asyncio.to_thread(await_true, lambda: not line.is_alive())
         assert await driver.machines() == machines
-        assert driver._line() is not line
+        assert driver._line is not line
 
     run(test)
 
@@ -307,7 +307,7 @@ def small(daemon: Libvirtd) -> Iterator[Path]:
     """A file system with little room."""
     place = daemon.directory / "small"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "gw", place]
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "gw", str(place)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     yield place
