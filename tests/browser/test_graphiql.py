@@ -1,8 +1,6 @@
 """GraphiQL as a person meets it: in Chromium, against a running gateway, with nothing from any other host."""
 
 import importlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,31 +8,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httpx2
 import pytest
 
+from tests.databases import required
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-# CI names here what must be present; elsewhere what is missing is skipped.
-REQUIRED = "browser" in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-playwright: Any = (importlib.import_module if REQUIRED else pytest.importorskip)("playwright.sync_api")
+# CI names what must be present; elsewhere what is missing is skipped.
+playwright: Any = (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
 
 
 class Server(Protocol):
     """The fixture `server`: a gateway that serves the demo world."""
 
     url: str
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["Browser"]:
-    if CHROMIUM is None:
-        (pytest.fail if REQUIRED else pytest.skip)("there is no Chromium on PATH")
-    with playwright.sync_playwright() as driver:
-        # Its sandbox does not work for root, which CI is.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -57,6 +43,7 @@ def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
     page.locator(".graphiql-query-editor .monaco-editor").wait_for()
     result(page).locator(".monaco-editor").wait_for()
     yield page
+    print(*addresses, sep="\n")
     assert complaints == []
     assert [address for address in addresses if not address.startswith(own)] == []
     page.close()
@@ -79,6 +66,7 @@ def test_typed_query_runs_beside_every_panel(page: "Page", server: Server, tmp_p
     button(page, "Show Documentation Explorer").click()
     panel.get_by_role("link", name="Query", exact=True).click()
     playwright.expect(panel.get_by_role("link", name="vm", exact=True)).to_be_visible()
+    page.screenshot(path=tmp_path / "documentation.png")
 
     button(page, "Show GraphiQL Explorer").click()
     playwright.expect(panel.get_by_text("instance", exact=True)).to_be_visible()
@@ -90,6 +78,23 @@ def test_typed_query_runs_beside_every_panel(page: "Page", server: Server, tmp_p
     button(page, "Show History").click()
     playwright.expect(panel.get_by_role("listitem").filter(has_text="Typed")).to_be_visible()
     page.screenshot(path=tmp_path / "history.png")
+
+
+def test_mutation_answers_with_what_it_has_begun(page: "Page", server: Server, tmp_path: Path) -> None:
+    run(
+        page,
+        'mutation Take { createSnapshot(input: {machineId: "vm-11", name: "typed by hand"})'
+        " { snapshot { id name } operation { kind } errors { code message path } } }",
+    )
+
+    playwright.expect(result(page)).to_contain_text('"typed by hand"')
+    playwright.expect(result(page)).to_contain_text('"CREATE_SNAPSHOT"')
+    playwright.expect(result(page)).to_contain_text('"errors": []')
+    found = ask(server, '{ vm(id: "vm-11") { snapshots(first: 1) { nodes { id name } } } }')
+    (newest,) = found["vm"]["snapshots"]["nodes"]
+    assert newest["name"] == "typed by hand"
+    playwright.expect(result(page)).to_contain_text(f'"{newest["id"]}"')
+    page.screenshot(path=tmp_path / "mutation.png")
 
 
 def test_subscription_follows_an_operation_to_its_end(page: "Page", server: Server, tmp_path: Path) -> None:

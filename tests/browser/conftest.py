@@ -1,0 +1,32 @@
+"""Chromium for the tests that need a browser."""
+
+import importlib
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.databases import required
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Any:
+    """Playwright's module; the test is skipped without it, unless it is required."""
+    return (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Any) -> Iterator["Browser"]:
+    if CHROMIUM is None:
+        (pytest.fail if required("browser") else pytest.skip)("there is no Chromium on PATH")
+    with playwright.sync_playwright() as driver:
+        # Its sandbox does not work for root, which CI is.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

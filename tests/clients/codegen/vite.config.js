@@ -1,0 +1,1 @@
+export default { build: { ssr: 'story.js', outDir: 'built' }, logLevel: 'warn' };

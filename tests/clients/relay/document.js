@@ -1,0 +1,6 @@
+// A document for React where there is no browser.
+
+import { JSDOM } from 'jsdom';
+
+const { window } = new JSDOM('<main></main>', { url: 'http://localhost/' });
+Object.assign(globalThis, { window, document: window.document });

@@ -1,0 +1,94 @@
+// urql: by POST and by GET, subscriptions as events through its own fetch, and through graphql-ws and graphql-sse.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Client, cacheExchange, fetchExchange, subscriptionExchange } from '@urql/core';
+import { createClient as createSseClient } from 'graphql-sse';
+import { createClient as createSocketClient } from 'graphql-ws';
+import WebSocket from 'ws';
+import {
+  CREATE, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, begin, socketUrl, url,
+} from './gateway.js';
+
+const plain = (options) => new Client({ url, exchanges: [fetchExchange], preferGetMethod: false, ...options });
+
+/** A client whose subscriptions go through `forward`, as urql's documentation has it. */
+function through(forward) {
+  const forwardSubscription = ({ query, variables }) => ({
+    subscribe: (sink) => ({ unsubscribe: forward.subscribe({ query, variables }, sink) }),
+  });
+  return new Client({ url, exchanges: [subscriptionExchange({ forwardSubscription })], preferGetMethod: false });
+}
+
+/** What a subscription sends until urql says that nothing follows. */
+function followed(client, query, variables) {
+  return new Promise((resolve, reject) => {
+    const updates = [];
+    client.subscription(query, variables).subscribe(({ data, error, hasNext }) => {
+      if (error) reject(error);
+      updates.push(data.operationUpdated);
+      if (!hasNext) resolve(updates);
+    });
+  });
+}
+
+async function followsToTheEnd(client) {
+  const id = await begin(VM);
+  const updates = await followed(client, OPERATION, { id });
+  assert.deepEqual([updates.at(-1).id, updates.at(-1).state, updates.at(-1).isDone], [id, 'SUCCEEDED', true]);
+}
+
+for (const [method, preferGetMethod] of [['POST', false], ['GET', 'force']]) {
+  test(`a query by ${method}`, async () => {
+    const methods = [];
+    const recording = (place, options) => { methods.push(options.method); return fetch(place, options); };
+    const { data, error } = await plain({ preferGetMethod, fetch: recording }).query(SNAPSHOTS, { id: VM });
+    assert.deepEqual([error, data, methods], [undefined, THREE, [method]]);
+  });
+}
+
+test('the cache asks again for what a mutation has changed', async () => {
+  const client = new Client({ url, exchanges: [cacheExchange, fetchExchange], preferGetMethod: false });
+  const counts = [];
+  const nodes = 'nodes { id __typename }'; // by the typenames urql knows what to ask for again
+  const watched = client.query(`query ($id: ID!) { vm(id: $id) { id snapshots { totalCount ${nodes} } } }`, { id: VM });
+  const four = new Promise((resolve) => {
+    const { unsubscribe } = watched.subscribe(({ data, stale }) => {
+      if (!stale) counts.push(data.vm.snapshots.totalCount);
+      if (counts.length === 2) resolve(unsubscribe);
+    });
+  });
+  await watched;
+  const { data } = await client.mutation(CREATE, { input: { machineId: VM, name: 'by urql' } });
+  assert.deepEqual(data.createSnapshot.errors, []);
+  (await four)();
+  assert.deepEqual(counts, [3, 4]);
+});
+
+test('a refusal is in the payload', async () => {
+  const { data, error } = await plain().mutation(CREATE, { input: { machineId: VM, name: ' ' } });
+  const message = 'the name is blank; it must have 1 to 255 characters';
+  const refusal = { code: 'INVALID', message, path: ['input', 'name'] };
+  assert.equal(error, undefined);
+  assert.deepEqual(data.createSnapshot, { ...data.createSnapshot, snapshot: null, operation: null, errors: [refusal] });
+});
+
+test('errors keep their codes and paths, and what could be read', async () => {
+  const refused = await plain().query(INVALID, {});
+  assert.equal(refused.error.networkError, undefined);
+  assert.deepEqual(refused.error.graphQLErrors.map((e) => [e.extensions.code, e.message]), [INVALID_ANSWER]);
+  assert.equal(refused.error.response.status, 400);
+  const partial = await plain().query(MALFORMED, {});
+  assert.deepEqual(partial.data, { vm: null, __typename: 'Query' });
+  assert.deepEqual(partial.error.graphQLErrors.map((e) => [e.path, e.extensions.code]), [[['vm'], 'BAD_USER_INPUT']]);
+});
+
+test('a subscription through its own fetch', () => followsToTheEnd(plain({ fetchSubscriptions: true })));
+
+test('a subscription through graphql-ws', async () => {
+  const socket = createSocketClient({ url: socketUrl, webSocketImpl: WebSocket });
+  await followsToTheEnd(through(socket));
+  await socket.dispose();
+});
+
+test('a subscription through graphql-sse', () => followsToTheEnd(through(createSseClient({ url }))));

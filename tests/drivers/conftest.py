@@ -1,0 +1,18 @@
+"""Providers that tests of their drivers talk to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.databases import required
+from tests.hypervisors import vcenter
+
+
+@pytest.fixture
+def vc(tmp_path: Path) -> Iterator[vcenter.VCenter]:
+    """A vCenter of the test's own."""
+    if reason := vcenter.lacking():
+        (pytest.fail if required("vsphere") else pytest.skip)(reason)
+    with vcenter.vcenter(tmp_path) as running:
+        yield running

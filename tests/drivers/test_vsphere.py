@@ -1,0 +1,395 @@
+"""What the vsphere driver reads of a vCenter, and what it makes of trouble with it."""
+
+import asyncio
+import hashlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from gateway.drivers import vsphere_reading as reading
+from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, Work
+from gateway.drivers.options import Secret, read_options
+from gateway.drivers.vsphere import Options, VsphereDriver
+from gateway.errors import (
+    ProviderDenied,
+    ProviderMissing,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from gateway.models import MachineKind, PowerState
+from tests.hypervisors.vcenter import VCenter, named, running
+
+Test = Callable[[VsphereDriver], Awaitable[None]]
+
+
+def run(vc: VCenter, test: Test, **options: Any) -> None:
+    running(vc.driver(**options), test)
+
+
+def raw(driver: VsphereDriver, start: Callable[[Any], Any], step: Any, *wanted: Any) -> list[Any]:
+    """What the provider itself says."""
+    return driver._session.ask(lambda login: login.collect(start(login), step, *wanted))
+
+
+# ---- machines
+
+
+def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        machines = {machine.name: machine for machine in await driver.machines()}
+        (template,) = [
+            thing
+            for thing in raw(driver, lambda login: login.view, reading.VIEW, reading.NAME)
+            if thing.values["name"] == "template"
+        ]
+        assert {name: machine.power_state for name, machine in machines.items()} == {
+            "on": PowerState.ON,
+            "off": PowerState.OFF,
+            "suspended": PowerState.SUSPENDED,
+        }
+        on = machines["on"]
+        assert on == SeenMachine(
+            ref=on.ref,
+            kind=MachineKind.VM,
+            name="on",
+            power_state=PowerState.ON,
+            uid=on.uid,
+            description="this is on",
+            host="DC0_C0_H0",
+            created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        )
+        assert on.ref.startswith("vm-")
+        (found,) = raw(driver, lambda login: login.machine(on.ref), None, (vim.VirtualMachine, ("config.uuid",)))
+        assert on.uid == found.values["config.uuid"]  # the BIOS's, as ManageIQ has it, and not the instance's
+        for _ in range(2):
+            with pytest.raises(ProviderMissing):
+                await driver.machine(template.ref)
+
+    run(vc, test)
+
+
+def test_a_listing_is_one_round_trip_or_one_for_each_page(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        machines = await driver.machines()
+        vc.calls()
+        assert await driver.machines() == machines
+        assert vc.calls() == ["RetrievePropertiesEx"]
+        await driver.snapshots(machines[0].ref)
+        assert vc.calls() == ["RetrievePropertiesEx"]
+        vc.order("pages", length=2)
+        assert await driver.machines() == machines
+        assert vc.calls() == ["RetrievePropertiesEx"] + ["ContinueRetrievePropertiesEx"] * 2  # 4 machines and a host
+
+    run(vc, test)
+
+
+def test_a_machine_out_of_reach_has_no_known_power_state(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        vc.order("set", machine="on", path="runtime.connectionState", value="disconnected")
+        assert (await driver.machine(ref)).power_state is PowerState.UNKNOWN
+        with pytest.raises(ProviderRefused) as refused:
+            await driver.create(Work("t"), CreateWish(ref, "n", None, True))
+        assert refused.value.provider_message == "the machine's power state is unknown, so its memory cannot be saved"
+        assert (await driver.snapshots(ref)).snapshots == []
+
+    run(vc, test)
+
+
+def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        name = "8/23/2023 \\ 100 % ☃"
+        vc.order("set", machine="on", path="name", value="web%2f1")
+        assert (await driver.machine(ref)).name == "web/1"
+        made = await driver.create(Work("t"), CreateWish(ref, name, "why\x1b", False))
+        (found,) = raw(driver, lambda login: login.machine(ref), None, reading.SNAPSHOTS)
+        (node,) = found.values["snapshot"].rootSnapshotList
+        assert (made.name, node.name) == (name, "8%2f23%2f2023 %5c 100 %25 ☃")
+        assert made.description == "why\ufffd"  # XML cannot carry an escape character
+        assert reading.unescaped("50% of 8%2F23") == "50% of 8/23"  # what others have not escaped stays
+
+    run(vc, test)
+
+
+@pytest.mark.parametrize("name", ["x" * 81, "/" * 27, "a\nb"])
+def test_a_name_that_the_provider_cannot_have_is_made_one_that_it_can(vc: VCenter, name: str) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "off")
+        made = await driver.create(Work("0123456789"), CreateWish(ref, name, None, False))
+        assert made.name.endswith("-01234567")
+        assert len(made.name) <= 80
+        assert made.token == "0123456789"
+
+    run(vc, test)
+
+
+def test_sizes_and_memory_come_from_the_files() -> None:
+    def disk(*keys: int) -> Any:
+        return vim.vm.FileLayoutEx.DiskLayout(chain=[vim.vm.FileLayoutEx.DiskUnit(fileKey=[key]) for key in keys])
+
+    def snapshot(name: str, data: int, memory: int, *keys: int) -> Any:
+        return vim.vm.FileLayoutEx.SnapshotLayout(
+            key=vim.vm.Snapshot(name), dataKey=data, memoryKey=memory, disk=[disk(*keys)]
+        )
+
+    def node(name: str, *children: Any) -> Any:
+        return vim.vm.SnapshotTree(
+            snapshot=vim.vm.Snapshot(name),
+            name=name,
+            description="",
+            createTime=datetime(2026, 1, 2, tzinfo=UTC),
+            state="poweredOn",
+            childSnapshotList=children,
+        )
+
+    sizes = {1: 1, 2: 20, 3: 300, 4: 4_000, 5: 50_000, 6: 600_000, 7: 7_000_000}
+    layout = vim.vm.FileLayoutEx(
+        file=[vim.vm.FileLayoutEx.FileInfo(key=key, size=size) for key, size in sizes.items()],
+        disk=[disk(1, 2, 3)],
+        snapshot=[snapshot("a", 4, -1, 1), snapshot("b", 5, 6, 1, 2)],
+    )
+    info = vim.vm.SnapshotInfo(
+        currentSnapshot=vim.vm.Snapshot("b"), rootSnapshotList=[node("a", node("b")), node("new")]
+    )
+    seen = reading.snapshots({"snapshot": info, "layoutEx": layout})
+    assert [(s.ref, s.parent_ref, s.memory, s.size_bytes) for s in seen.snapshots] == [
+        ("a", None, False, 4_000 + 20),
+        ("new", None, True, None),  # the files say nothing of it yet
+        ("b", "a", True, 50_000 + 600_000 + 300),
+    ]
+    assert seen.current_ref == "b"
+    assert [s.size_bytes for s in reading.snapshots({"snapshot": info}).snapshots] == [None] * 3
+
+
+# ---- trouble
+
+
+def test_options_say_what_is_wrong_with_them() -> None:
+    table = {"address": "vc.example.org", "user": "u", "password": 1}
+
+    def faults(**others: Any) -> list[str]:
+        return read_options(Options, table | others, lambda _name, _value: Secret("s"))[1]
+
+    assert faults() == []
+    for good in ("https://vc.example.org", "https://[::1]:8443/sdk", "10.0.0.1:443"):
+        assert faults(address=good) == []
+    for bad in ("", "http://vc.example.org", "https://vc.example.org:port", "https://u:p@vc", "https://vc/ui"):
+        assert faults(address=bad) == [f"has the 'address' {bad!r}, which must be like https://vcenter.example.org:443"]
+    assert faults(thumbprint="AB:" * 31 + "AB") == []
+    assert faults(thumbprint="AB:CD") == [
+        "has a 'thumbprint' that is not the SHA-256 of a certificate, 64 hexadecimal digits"
+    ]
+    assert faults(timeout=0.5) == ["has a 'timeout' of less than one second"]
+    assert "s" not in repr(Secret("s")).removeprefix("Secret")
+
+
+def test_an_unreachable_provider_is_unavailable_and_nothing_is_begun(vc: VCenter) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+
+        async def test(driver: VsphereDriver) -> None:
+            for _ in range(2):
+                for call in (
+                    driver.health(),
+                    driver.machines(),
+                    driver.snapshots("vm-1"),
+                    driver.create(Work("t"), CreateWish("vm-1", "n", None, False)),
+                    driver.recover(Work("t", "task-1"), DeleteWish("vm-1", "snapshot-1")),
+                    anext(driver.hints()),
+                ):
+                    with pytest.raises(ProviderUnavailable) as error:
+                        await call
+                    assert error.value.message == "the provider cannot be reached"
+
+        run(vc, test, address=f"https://127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_only_a_trusted_certificate_is_talked_to(vc: VCenter, tmp_path: Path) -> None:
+    async def untrusted(driver: VsphereDriver) -> None:
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable) as error:
+                await driver.health()
+            assert error.value.message == "the provider's certificate is not trusted"
+
+    async def unreadable(driver: VsphereDriver) -> None:
+        with pytest.raises(ProviderUnavailable) as error:
+            await driver.health()
+        assert error.value.message == "the file of certificates to trust cannot be read"
+
+    async def trusted(driver: VsphereDriver) -> None:
+        await driver.health()
+        assert len(await driver.machines()) == 3
+
+    certificate = hashlib.sha256(ssl.PEM_cert_to_DER_cert(vc.ca_file.read_text())).hexdigest()
+    run(vc, untrusted, ca_file=None)
+    run(vc, untrusted, ca_file=None, thumbprint="0" * 64)
+    assert vc.calls() == []
+    run(vc, unreadable, ca_file=str(tmp_path / "none.pem"))
+    run(vc, trusted, ca_file=None, thumbprint=certificate.upper())
+
+
+def test_every_connection_is_compared_with_the_thumbprint(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        await driver.health()
+        stub = driver._session._enter(None).stub
+        stub.DropConnections()
+        stub.schemeArgs["thumbprint"] = "0" * 64  # as if another server had taken its place
+        with pytest.raises(ProviderUnavailable) as error:
+            await driver.health()
+        assert error.value.message == "the provider's certificate is not trusted"
+
+    certificate = hashlib.sha256(ssl.PEM_cert_to_DER_cert(vc.ca_file.read_text())).hexdigest()
+    run(vc, test, ca_file=None, thumbprint=certificate)
+
+
+def test_wrong_credentials_are_denied(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        for call in (driver.health(), driver.create(Work("t"), CreateWish("vm-1", "n", None, False))):
+            with pytest.raises(ProviderDenied) as error:
+                await call
+            assert "wrong-secret" not in f"{error.value.message} {error.value.provider_message}"
+
+    run(vc, test, password=Secret("wrong-secret"))
+
+
+def test_a_session_that_has_expired_is_made_anew_once(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        vc.order("expire")
+        vc.calls()
+        await asyncio.gather(*[driver.machines() for _ in range(3)])
+        assert vc.calls("Login") == ["Login"]
+        vc.order("expire")
+        made = await driver.create(Work("t"), CreateWish(ref, "n", None, True))
+        vc.rule("RemoveSnapshot_Task", "fault", fault="NotAuthenticated")  # it has expired since the last question
+        await driver.delete(Work("t"), DeleteWish(ref, made.ref))
+        assert vc.calls("Login", "RemoveSnapshot_Task") == [
+            "Login",
+            "RemoveSnapshot_Task",
+            "Login",
+            "RemoveSnapshot_Task",
+        ]
+        vc.order("expire")
+        vc.rule("Login", "fault", fault="InvalidLogin")  # and the password has been changed
+        with pytest.raises(ProviderDenied):
+            await driver.machines()
+        assert len(await driver.machines()) == 3
+
+    run(vc, test)
+
+
+def test_a_connection_that_was_closed_is_made_again_for_a_question(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        await driver.machines()
+        vc.calls()
+        vc.rule("RetrievePropertiesEx", "drop")
+        assert len(await driver.machines()) == 3
+        assert vc.calls() == ["RetrievePropertiesEx"] * 2
+        vc.rule("RetrievePropertiesEx", "drop", times=2)
+        with pytest.raises(ProviderUnavailable):
+            await driver.machines()
+
+    run(vc, test)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"how": "garble"}, "the provider's answer makes no sense"),
+        ({"how": "code", "code": 503}, "the connection to the provider was lost"),
+        ({"how": "hang"}, "the provider did not answer in time"),
+        ({"how": "fault", "fault": "HostNotConnected"}, "the machine's host is not connected"),
+    ],
+)
+def test_a_question_without_an_answer_is_never_an_empty_list(vc: VCenter, how: dict[str, Any], message: str) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        made = await driver.create(Work("t"), CreateWish(ref, "n", None, False))
+        calls = (
+            driver.machines(),
+            driver.snapshots(ref),
+            driver.create(Work("u"), CreateWish(ref, "n", None, False)),
+            driver.revert(Work("u"), RevertWish(ref, made.ref)),
+        )
+        vc.rule("RetrievePropertiesEx", **how, times=len(calls))
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [(type(error), str(error)) for error in errors] == [(ProviderUnavailable, message)] * len(calls)
+        assert (await driver.snapshots(ref)).snapshots == [made]
+
+    run(vc, test, timeout=2.0 if how["how"] == "hang" else 10.0)
+
+
+def test_closing_logs_out(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        await driver.health()
+        vc.calls()
+        await driver.close()
+        assert vc.calls() == ["Logout"]
+        await driver.close()
+        assert vc.calls() == []
+
+    run(vc, test)
+
+
+# ---- hints
+
+
+def test_hints_tell_of_what_others_do(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref, off = await named(driver, "on"), await named(driver, "off")
+        other = vc.driver()
+        hints: Any = driver.hints()
+        first = asyncio.ensure_future(anext(hints))
+        await vc.called("WaitForUpdatesEx", 2)  # the first is about how everything is
+        made = await other.create(Work("t"), CreateWish(ref, "n", None, True))
+        assert await first == ref
+        vc.order("set", machine="off", path="name", value="renamed")
+        await hint(hints, off)
+        await other.delete(Work("t"), DeleteWish(ref, made.ref))
+        await hint(hints, ref)
+        await hints.aclose()
+        assert "DestroyPropertyCollector" in vc.calls()
+        await other.close()
+
+    run(vc, test)
+
+
+def test_hints_end_with_the_session_and_can_begin_again(vc: VCenter) -> None:
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        hints = driver.hints()
+        first = asyncio.ensure_future(anext(hints))
+        await vc.called("WaitForUpdatesEx", 2)
+        vc.order("expire")
+        vc.order("set", machine="on", path="name", value="renamed")
+        assert await first == ref  # what was waited for is answered still
+        with pytest.raises(ProviderUnavailable) as error:
+            await anext(hints)
+        assert error.value.message == "the provider has ended the session"
+        hints = driver.hints()
+        first = asyncio.ensure_future(anext(hints))
+        await vc.called("WaitForUpdatesEx", 2)
+        vc.order("set", machine="renamed", path="name", value="renamed again")
+        assert await first == ref
+        first = asyncio.ensure_future(anext(hints))
+        await vc.called("WaitForUpdatesEx", 1)
+        first.cancel()  # as when the gateway stops
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert "DestroyPropertyCollector" in vc.calls()
+
+    run(vc, test)
+
+
+async def hint(hints: AsyncIterator[str], ref: str) -> None:
+    """Returns when the machine has been hinted at; several things that happen may be one hint, or more."""
+    async with asyncio.timeout(20):
+        while await anext(hints) != ref:
+            pass

@@ -1,0 +1,137 @@
+"""A vCenter of its own for a test: the program in `vcsim`, built once, told what to do by lines of JSON."""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.drivers.options import Secret
+from gateway.drivers.vsphere import Options, VsphereDriver
+
+_SOURCE = Path(__file__).parent / "vcsim" / "main.go"
+_LIBRARY = Path("/usr/share/gocode")  # where Debian's golang-github-vmware-govmomi-dev puts it
+
+
+def lacking() -> str | None:
+    """Why no vCenter can be had here, or None."""
+    if shutil.which("go") is None:
+        return "Go is not installed"
+    if not (_LIBRARY / "src/github.com/vmware/govmomi/simulator").is_dir():
+        return "the source of govmomi is not installed (golang-github-vmware-govmomi-dev)"
+    return None
+
+
+def program() -> Path:
+    """The program, built if it was not yet. It takes a quarter of a minute, once for all who test at the same time."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snapshot-gateway"
+    cache.mkdir(parents=True, exist_ok=True)
+    built = cache / f"vcsim-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
+    with (cache / "vcsim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            unfinished = built.with_suffix(".new")
+            environment = os.environ | {
+                "GO111MODULE": "off",
+                "GOFLAGS": "",
+                "GOPATH": str(_LIBRARY),
+                "CGO_ENABLED": "0",
+            }
+            subprocess.run(["go", "build", "-o", unfinished, _SOURCE], env=environment, check=True)
+            unfinished.rename(built)
+    return built
+
+
+class VCenter:
+    """A running vCenter, with the machines `on`, `off` and `suspended`, and a template."""
+
+    user = "gateway@vsphere.local"
+    password = "sesame"
+
+    def __init__(self, process: "subprocess.Popen[str]", ca_file: Path) -> None:
+        self._process = process
+        self.ca_file = ca_file
+        self.address: str = self._answer()
+
+    def order(self, do: str, **details: Any) -> Any:
+        """See `order` in the program."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        assert not (isinstance(answer, dict) and "error" in answer), answer
+        return answer
+
+    def rule(self, method: str, how: str, **details: Any) -> None:
+        """What becomes of the next call of a method."""
+        self.order("rule", on=method, how=how, **details)
+
+    def calls(self, *methods: str) -> list[str]:
+        """The calls since this was last asked, of these methods or of all."""
+        return [call for call in self.order("calls") or [] if call in methods or not methods]
+
+    async def called(self, method: str, times: int) -> list[str]:
+        """The calls since they were last asked for, as soon as a method is among them so many times."""
+        seen: list[str] = []
+        async with asyncio.timeout(20):
+            while seen.count(method) < times:
+                seen += self.calls()
+                await asyncio.sleep(0.01)
+        return seen
+
+    def options(self, **others: Any) -> Options:
+        password = Secret(self.password)
+        told = {"address": self.address, "user": self.user, "password": password, "ca_file": str(self.ca_file)}
+        return Options(**{**told, "timeout": 10.0, **others})
+
+    def driver(self, **others: Any) -> VsphereDriver:
+        """A driver that is new to it."""
+        return VsphereDriver(self.options(**others), concurrency=3, settle=0.05)
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+@contextmanager
+def vcenter(directory: Path) -> Iterator[VCenter]:
+    """A vCenter that ends with the block."""
+    ca_file = directory / "ca.pem"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"TMPDIR": str(directory)}  # where its datastores are
+    with subprocess.Popen([program(), ca_file], env=environment, **pipes) as process:
+        try:
+            yield VCenter(process, ca_file)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # it ends with it
+
+
+async def named(driver: VsphereDriver, name: str) -> str:
+    """The ref of a machine."""
+    return next(machine.ref for machine in await driver.machines() if machine.name == name)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+def running(driver: VsphereDriver, test: Callable[[VsphereDriver], Awaitable[None]]) -> None:
+    """Runs a test of a driver, and closes the driver."""
+
+    async def inside() -> None:
+        try:
+            await test(driver)
+        finally:
+            await driver.close()
+
+    asyncio.run(inside())
