@@ -222,8 +222,8 @@ class LibvirtDriver(Driver):
 
         def call() -> T:
             with self._turn:
-                if self._line is None or not self._line.is_alive():
-                    self._line = self._connect(self._line, self._hear)
+                old, self._line = self._line, None
+                self._line = self._connect(old, self._hear)
                 return function(self._line)
 
         try:
