@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,7 +45,7 @@ from gateway.drivers.libvirt_line import Line, failure
 from gateway.drivers.marks import mark, wire_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
-from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderRefused, ProviderUnavailable
+from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderError, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 S = TypeVar("S")
@@ -77,7 +77,7 @@ class Options:
 
     address: str = option("libvirt's connection URI, such as qemu:///system")
     user: str | None = option("name to log in with, where libvirt asks for one", None)
-    password: Secret | None = option("its password", None)  # noqa: RUF009
+    password: Secret | None = option("its password", None)
 
     def __post_init__(self) -> None:
         if ":" not in self.address:
@@ -152,11 +152,18 @@ class LibvirtDriver(Driver):
         ref, name = wish.machine_ref, wish.snapshot_ref
         await self._await_idle(ref)
         await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
-        await work.checkpoint(await self._ask(lambda line: stand(line.domain(ref))))
-        await self._tell(
-            lambda line: line.domain(ref).snapshotLookupByName(name, 0),
-            lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
-        )
+        before = await self._ask(lambda line: stand(line.domain(ref)))
+        await work.checkpoint(before)
+        try:
+            await self._tell(
+                lambda line: line.domain(ref).snapshotLookupByName(name, 0),
+                lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
+            )
+        except ProviderRefused as error:
+            if await self._stands(ref, before):
+                raise
+            words = error.provider_message
+            raise OutcomeUnknown("the provider failed when it had begun", provider_message=words) from None
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
         await self._await_idle(wish.machine_ref)
@@ -207,6 +214,13 @@ class LibvirtDriver(Driver):
             return Recovery.DONE
         raise OutcomeUnknown("the provider does not show whether the machine was reverted")
 
+    async def _stands(self, machine_ref: str, before: str) -> bool:
+        """Whether the machine certainly stands as it stood before, so that nothing was done to it."""
+        try:
+            return await self._ask(lambda line: stand(line.domain(machine_ref))) == before
+        except ProviderError:
+            return False
+
     async def _await_idle(self, machine_ref: str) -> None:
         """Raises ProviderBusy. libvirt itself would wait for half a minute, and act on what it finds then."""
         for _ in range(_LOOKS):
@@ -235,21 +249,32 @@ class LibvirtDriver(Driver):
         """Calls what changes something, once, on what it finds."""
         shared = await self._ask(lambda line: None if line.is_remote else line)
 
-        def call() -> T:
-            line = shared or self._connect(self._spare.pop() if self._spare else None)
+        def act(line: Line) -> T:
+            handed_over = False
             try:
                 found = find(line)
-            except libvirt.libvirtError as error:
-                raise failure(error, handed_over=False) from None
-            try:
+                handed_over = True
                 return function(found)
             except libvirt.libvirtError as error:
-                raise failure(error, handed_over=True) from None
-            finally:
-                if shared is None:
-                    self._spare.append(line)
+                raise failure(error, handed_over=handed_over) from None
+
+        def call() -> T:
+            with self._spare_line() if shared is None else contextlib.nullcontext(shared) as line:
+                return act(line)
 
         return await self._working.tell(call)
+
+    @contextlib.contextmanager
+    def _spare_line(self) -> Iterator[Line]:
+        try:
+            old = self._spare.pop()
+        except IndexError:
+            old = None
+        line = self._connect(old)
+        try:
+            yield line
+        finally:
+            self._spare.append(line)
 
     def _connect(self, old: Line | None, hear: Callable[[str | None], None] | None = None) -> Line:
         """The old one if it is alive, else a new one."""

@@ -179,6 +179,23 @@ class Libvirtd:
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.strip()
 
+    def disk(self, name: str) -> int:
+        """The count on the disk of a guest that is off."""
+        sector = self.directory / "sector"
+        command = [
+            "qemu-img",
+            "dd",
+            "-O",
+            "raw",
+            "bs=512",
+            "skip=1",
+            "count=2",
+            f"if={self.image(name)}",
+            f"of={sector}",
+        ]
+        subprocess.run(command, check=True)
+        return int.from_bytes(sector.read_bytes()[:4], "little")
+
     def tags(self, name: str) -> list[str]:
         """The snapshots that a guest's disk holds, whatever libvirt knows of them."""
         command = ["qemu-img", "snapshot", "-U", "-l", str(self.image(name))]

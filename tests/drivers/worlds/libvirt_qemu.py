@@ -23,7 +23,8 @@ async def world(directory: Path) -> AsyncIterator[Subject]:
     driver = importlib.import_module("gateway.drivers.libvirt")
     daemon = libvirtd.Libvirtd()
     try:
-        machine = daemon.add("machine")
+        machine = daemon.add("machine", running=False)
+        daemon.virsh("start", "machine")
         daemon.add("off", running=False)
         daemon.add("raw", running=False, kind="raw")
         yield Subject(driver.make("p", driver.Options(address=daemon.address), 2), machine, memory=True)
