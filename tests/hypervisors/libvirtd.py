@@ -25,6 +25,7 @@ _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SUPERVISOR = """
 while read -r _; do (libvirtd --config libvirtd.conf --pid-file libvirtd.pid </dev/null &) done
 for file in libvirtd.pid run/libvirt/qemu/run/*.pid; do kill -9 "$(cat "$file")"; done
+rm -rf "$PWD"
 """
 
 
@@ -105,7 +106,7 @@ class Libvirtd:
         pids = [int(file.read_text()) for file in self.directory.rglob("*.pid")]
         self._supervisor.communicate()
         await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-        shutil.rmtree(self.directory)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     # ---- guests
 
@@ -124,9 +125,10 @@ class Libvirtd:
 
     def remove(self, name: str) -> None:
         """Kills a guest and forgets it and its snapshots; its image stays."""
-        self.virsh("destroy", name, check=False)
+        if self.virsh("domstate", name) != "shut off":
+            self.virsh("destroy", name)
         self.virsh("undefine", name, "--snapshots-metadata")
-        (self.directory / f"{name}.serial").unlink()
+        (self.directory / f"{name}.serial").unlink(missing_ok=True)
 
     def define(self, xml: str) -> None:
         (self.directory / "domain.xml").write_text(xml)
