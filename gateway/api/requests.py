@@ -101,6 +101,8 @@ def request_from(members: Mapping[str, Any]) -> GraphQLRequest:
     variables, extensions = _map(members, "variables"), _map(members, "extensions")
     if query is None and document_id is None and "persistedQuery" not in extensions:
         raise Fault(400, "`query` is missing: it holds the GraphQL document.")
+    if document_id is not None and not query:
+        query = None  # the npm client graphql-ws cannot leave it out
     if query is not None and document_id is not None:
         raise Fault(400, "Send `query` or `documentId`, not both: they could be two documents.")
     # No operation has an empty name, and by GET an empty one means none.

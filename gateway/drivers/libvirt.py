@@ -1,18 +1,17 @@
 """The `libvirt` driver: machines of one libvirt connection, and their internal snapshots.
 
-The library blocks, so it is called in threads; all share one connection, which is made again when it is dead. A
-snapshot has no identifier but its name. It is listed while it is still being written, and the domain's control
-interface tells, without waiting, whether anything is at work. Current moves at the very end of a revert.
+The library blocks, so it is called in threads, over connections that are made again when they are dead. A snapshot
+has no identifier but its name. It is listed while it is still being written, and the domain's control interface tells,
+without waiting, whether anything is at work. Current moves at the very end of a revert.
 """
 
 import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import TypeVar
 
 import libvirt
 
@@ -32,9 +31,10 @@ from gateway.drivers.base import (
 from gateway.drivers.libvirt_domains import (
     LONGEST_NAME,
     control,
-    is_left_paused,
     is_legal,
     machine_of,
+    machines_of,
+    resume_if_left_paused,
     snapshot_of,
     snapshots_of,
     stand,
@@ -45,9 +45,10 @@ from gateway.drivers.libvirt_line import Line, failure
 from gateway.drivers.marks import mark, wire_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
-from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
+from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderError, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _LOOK = 0.2  # seconds between looks at a domain at work
@@ -76,7 +77,7 @@ class Options:
 
     address: str = option("libvirt's connection URI, such as qemu:///system")
     user: str | None = option("name to log in with, where libvirt asks for one", None)
-    password: Secret | None = option("its password", None)  # noqa: RUF009
+    password: Secret | None = option("its password", None)
 
     def __post_init__(self) -> None:
         if ":" not in self.address:
@@ -91,7 +92,7 @@ def make(provider: str, options: Options, concurrency: int) -> "LibvirtDriver":
 
 
 class LibvirtDriver(Driver):
-    """One libvirt connection. A machine's ref is its UUID, a snapshot's its name."""
+    """One libvirt. A machine's ref is its UUID, a snapshot's its name."""
 
     name = "libvirt"
 
@@ -99,15 +100,16 @@ class LibvirtDriver(Driver):
         self._options = options
         self._asking = Threads(_ASKING)
         self._working = Threads(concurrency, patience=math.inf)  # memory is saved for as long as it takes
-        self._lock = threading.Lock()
-        self._open: Line | None = None
+        self._line: Line | None = None  # for questions, one at a time
+        self._turn = threading.Lock()
+        self._spare: list[Line] = []  # for work
         self._hearers: set[Callable[[str | None], None]] = set()
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[SeenMachine]:
-        return await self._ask(self._all_machines)
+        return await self._ask(lambda line: machines_of(line.connection, line.host, line.version))
 
     async def hints(self) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
@@ -119,57 +121,73 @@ class LibvirtDriver(Driver):
 
         self._hearers.add(hear)
         try:
-            await self._ask(self._line)
+            await self.health()
             while (machine_ref := await heard.get()) is not None:
                 yield machine_ref
         finally:
             self._hearers.discard(hear)
 
     async def machine(self, machine_ref: str) -> SeenMachine:
-        return await self._ask(lambda: self._machine(self._domain(machine_ref)))
+        return await self._ask(lambda line: machine_of(line.domain(machine_ref), line.host, line.version))
 
     async def snapshots(self, machine_ref: str) -> SeenSnapshots:
-        return await self._ask(lambda: snapshots_of(self._domain(machine_ref)))
+        return await self._ask(lambda line: snapshots_of(line.domain(machine_ref)))
 
     async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
-        domain = await self._idle_domain(wish.machine_ref)
-        machine = await self._ask(lambda: self._machine(domain))
+        ref = wish.machine_ref
+        await self._await_idle(ref)
+        machine = await self.machine(ref)
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         if reason := machine.obstacle or _MATRIX.reason_against(action, machine.power_state):
             raise ProviderRefused("the provider would refuse", provider_message=reason)
-        taken = await self._ask(lambda: {snapshot.getName() for snapshot in domain.listAllSnapshots(0)})
+        taken = {seen.ref for seen in (await self.snapshots(ref)).snapshots}
         name = wire_name(wish.name, work.token, is_legal, taken, LONGEST_NAME)
         wanted = wanted_xml(name, mark(wish.description, work.token), wish.memory)
         await work.progress(None, "Saving the memory of the paused machine" if wish.memory else "Saving the disks")
-        return await self._tell(lambda: snapshot_of(domain.snapshotCreateXML(wanted, 0)))
+        return await self._tell(
+            lambda line: line.domain(ref), lambda domain: snapshot_of(domain.snapshotCreateXML(wanted, 0))
+        )
 
     async def revert(self, work: Work, wish: RevertWish) -> None:
-        domain = await self._idle_domain(wish.machine_ref)
-        snapshot = await self._ask(lambda: domain.snapshotLookupByName(wish.snapshot_ref, 0))
-        await work.checkpoint(await self._ask(lambda: stand(domain)))
-        await self._tell(lambda: domain.revertToSnapshot(snapshot, 0))
+        ref, name = wish.machine_ref, wish.snapshot_ref
+        await self._await_idle(ref)
+        await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
+        before = await self._ask(lambda line: stand(line.domain(ref)))
+        await work.checkpoint(before)
+        try:
+            await self._tell(
+                lambda line: line.domain(ref).snapshotLookupByName(name, 0),
+                lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
+            )
+        except ProviderRefused as error:
+            if await self._stands(ref, before):
+                raise
+            words = error.provider_message
+            raise OutcomeUnknown("the provider failed when it had begun", provider_message=words) from None
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
-        domain = await self._idle_domain(wish.machine_ref)
-        snapshot = await self._ask(lambda: domain.snapshotLookupByName(wish.snapshot_ref, 0))
-        await self._tell(lambda: snapshot.delete(0))
+        await self._await_idle(wish.machine_ref)
+        await self._tell(
+            lambda line: line.domain(wish.machine_ref).snapshotLookupByName(wish.snapshot_ref, 0),
+            lambda snapshot: snapshot.delete(0),
+        )
 
     async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
-        domain = await self._ask(lambda: self._domain(wish.machine_ref))
-        while await self._ask(lambda: control(domain)) in _AT_WORK:  # noqa: ASYNC110 - it is libvirt that knows
+        ref = wish.machine_ref
+        while await self._ask(lambda line: control(line.domain(ref))) in _AT_WORK:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         match wish:
             case CreateWish():
-                return await self._recover_create(work, domain)
+                return await self._recover_create(work, wish)
             case DeleteWish():
-                there = await self._ask(lambda: snapshots_of(domain))
-                found = any(seen.ref == wish.snapshot_ref for seen in there.snapshots)
-                return Recovery.NOT_BEGUN if found else Recovery.DONE
+                seen = await self.snapshots(ref)
+                there = any(snapshot.ref == wish.snapshot_ref for snapshot in seen.snapshots)
+                return Recovery.NOT_BEGUN if there else Recovery.DONE
             case RevertWish():
-                return await self._recover_revert(work, domain, wish)
+                return await self._recover_revert(work, wish)
 
     async def health(self) -> None:
-        await self._ask(lambda: self._line().connection.getLibVersion())  # noqa: PLW0108 - connects in the thread
+        await self._ask(lambda line: line.connection.getLibVersion())
 
     async def close(self) -> None:
         with contextlib.suppress(ProviderUnavailable):  # it hangs: it ends with the process
@@ -177,94 +195,104 @@ class LibvirtDriver(Driver):
 
     # ---- recovery
 
-    async def _recover_create(self, work: Work, domain: Any) -> SeenSnapshot | Recovery:
+    async def _recover_create(self, work: Work, wish: CreateWish) -> SeenSnapshot | Recovery:
         """QEMU writes on when libvirtd dies, but nobody then lets the domain go on, and libvirt knows of no snapshot.
 
         What QEMU wrote is replaced when the snapshot is made again: its name follows from the wish and the token.
         """
-        there = await self._ask(lambda: snapshots_of(domain))
-        for seen in there.snapshots:
+        for seen in (await self.snapshots(wish.machine_ref)).snapshots:
             if seen.token == work.token:
                 return seen
-        if await self._ask(lambda: is_left_paused(domain)):
-            await self._ask(domain.resume)  # when it does not answer, recovery begins again
+        await self._ask(lambda line: resume_if_left_paused(line.domain(wish.machine_ref)))
         return Recovery.NOT_BEGUN
 
-    async def _recover_revert(self, work: Work, domain: Any, wish: RevertWish) -> Recovery:
+    async def _recover_revert(self, work: Work, wish: RevertWish) -> Recovery:
         if work.task_ref is None:  # certain: how the domain stood is committed before it is handed over
             return Recovery.NOT_BEGUN
-        if was_reverted(work.task_ref, await self._ask(lambda: stand(domain)), wish.snapshot_ref):
+        now = await self._ask(lambda line: stand(line.domain(wish.machine_ref)))
+        if was_reverted(work.task_ref, now, wish.snapshot_ref):
             return Recovery.DONE
         raise OutcomeUnknown("the provider does not show whether the machine was reverted")
 
-    # ---- calls
-
-    async def _ask(self, function: Callable[[], T]) -> T:
-        """Calls what changes nothing."""
+    async def _stands(self, machine_ref: str, before: str) -> bool:
+        """Whether the machine certainly stands as it stood before, so that nothing was done to it."""
         try:
-            return await self._asking.ask(function)
+            return await self._ask(lambda line: stand(line.domain(machine_ref))) == before
+        except ProviderError:
+            return False
+
+    async def _await_idle(self, machine_ref: str) -> None:
+        """Raises ProviderBusy. libvirt itself would wait for half a minute, and act on what it finds then."""
+        for _ in range(_LOOKS):
+            if await self._ask(lambda line: control(line.domain(machine_ref))) != libvirt.VIR_DOMAIN_CONTROL_JOB:
+                return
+            await asyncio.sleep(_LOOK)
+        raise ProviderBusy("the provider is doing other work on this machine")
+
+    # ---- calls. No two threads use one line at the same time: libvirt before 10.0 then loses answers for seconds.
+
+    async def _ask(self, function: Callable[[Line], T]) -> T:
+        """Calls what changes nothing."""
+
+        def call() -> T:
+            with self._turn:
+                old, self._line = self._line, None
+                self._line = self._connect(old, self._hear)
+                return function(self._line)
+
+        try:
+            return await self._asking.ask(call)
         except libvirt.libvirtError as error:
             raise failure(error, handed_over=False) from None
 
-    async def _tell(self, function: Callable[[], T]) -> T:
-        """Calls what changes something, once."""
+    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T]) -> T:
+        """Calls what changes something, once, on what it finds."""
+        shared = await self._ask(lambda line: None if line.is_remote else line)
+
+        def act(line: Line) -> T:
+            handed_over = False
+            try:
+                found = find(line)
+                handed_over = True
+                return function(found)
+            except libvirt.libvirtError as error:
+                raise failure(error, handed_over=handed_over) from None
+
+        def call() -> T:
+            with self._spare_line() if shared is None else contextlib.nullcontext(shared) as line:
+                return act(line)
+
+        return await self._working.tell(call)
+
+    @contextlib.contextmanager
+    def _spare_line(self) -> Iterator[Line]:
         try:
-            return await self._working.tell(function)
-        except libvirt.libvirtError as error:
-            raise failure(error, handed_over=True) from None
+            old = self._spare.pop()
+        except IndexError:
+            old = None
+        line = self._connect(old)
+        try:
+            yield line
+        finally:
+            self._spare.append(line)
 
-    def _line(self) -> Line:
-        with self._lock:
-            if self._open is not None and not self._open.is_alive():
-                self._open.close()
-                self._open = None
-            if self._open is None:
-                given = self._options
-                password = given.password.value if given.password else None
-                self._open = Line(given.address, given.user, password, self._hear)
-            return self._open
-
-    def _hang_up(self) -> None:
-        with self._lock:
-            line, self._open = self._open, None
-        if line is not None:
-            line.close()
-        self._hear(None)
+    def _connect(self, old: Line | None, hear: Callable[[str | None], None] | None = None) -> Line:
+        """The old one if it is alive, else a new one."""
+        if old is not None and old.is_alive():
+            return old
+        if old is not None:
+            old.close()
+        password = self._options.password
+        return Line(self._options.address, self._options.user, password.value if password else None, hear)
 
     def _hear(self, machine_ref: str | None) -> None:
         for hear in list(self._hearers):
             hear(machine_ref)
 
-    # ---- domains
-
-    def _domain(self, machine_ref: str) -> Any:
-        try:
-            known = str(UUID(machine_ref)) == machine_ref
-        except ValueError:
-            known = False
-        if not known:
-            raise ProviderMissing("the provider has no such machine")
-        return self._line().connection.lookupByUUIDString(machine_ref)
-
-    async def _idle_domain(self, machine_ref: str) -> Any:
-        """A domain that nobody is at work on. libvirt itself would wait for half a minute, and do it then."""
-        domain = await self._ask(lambda: self._domain(machine_ref))
-        for _ in range(_LOOKS):
-            if await self._ask(lambda: control(domain)) != libvirt.VIR_DOMAIN_CONTROL_JOB:
-                return domain
-            await asyncio.sleep(_LOOK)
-        raise ProviderBusy("the provider is doing other work on this machine")
-
-    def _machine(self, domain: Any) -> SeenMachine:
-        line = self._line()
-        return machine_of(domain, line.host, line.version)
-
-    def _all_machines(self) -> list[SeenMachine]:
-        found = []
-        for domain in self._line().connection.listAllDomains(0):
-            try:
-                found.append(self._machine(domain))
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
-                    raise
-        return sorted(found, key=lambda machine: (machine.name, machine.ref))
+    def _hang_up(self) -> None:
+        with self._turn:
+            lines, self._line, self._spare = [self._line, *self._spare], None, []
+        for line in lines:
+            if line is not None:
+                line.close()
+        self._hear(None)

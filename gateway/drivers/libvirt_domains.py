@@ -1,4 +1,4 @@
-"""Libvirt's domains and their snapshots as the `libvirt` driver sees and words them. Blocks; changes nothing."""
+"""Libvirt's domains and their snapshots as the `libvirt` driver sees and words them. Blocks."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -59,12 +59,25 @@ def was_reverted(before: str, now: str, name: str) -> bool:
     return current_before != name or (run != run_before and (int(run[1]), int(run[2])) in _REVERTED)
 
 
-def is_left_paused(domain: libvirt.virDomain) -> bool:
-    """Whether it is as a libvirtd leaves it that dies while it saves the memory, when nothing is at work on it."""
-    return bool(domain.state(0) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE])
+def resume_if_left_paused(domain: libvirt.virDomain) -> None:
+    """Lets a domain go on that is as a libvirtd leaves it that dies while it saves the memory. Nothing is at work."""
+    if domain.state(0) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]:
+        domain.resume()
 
 
 # ---- machines
+
+
+def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list[SeenMachine]:
+    """By name."""
+    found = []
+    for domain in connection.listAllDomains(0):
+        try:
+            found.append(machine_of(domain, host, version))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
+                raise
+    return sorted(found, key=lambda machine: (machine.name, machine.ref))
 
 
 def machine_of(domain: libvirt.virDomain, host: str, version: int) -> SeenMachine:
@@ -111,14 +124,13 @@ def snapshots_of(domain: libvirt.virDomain) -> SeenSnapshots:
     """All of them at one time. Raises ProviderBusy when they do not hold still."""
     for _ in range(3):
         try:
-            found = domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
-            seen, current = [snapshot_of(snapshot) for snapshot in found], _current(domain)
+            seen, current = [snapshot_of(snapshot) for snapshot in domain.listAllSnapshots(0)], _current(domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:  # one went away since it was listed
                 raise
             continue
         if current is None or any(snapshot.ref == current for snapshot in seen):
-            return SeenSnapshots(_half_made(domain, seen, current), current)
+            return SeenSnapshots(_half_made(domain, _parents_first(seen), current), current)
     raise ProviderBusy("the machine's snapshots are changing")
 
 
@@ -145,6 +157,20 @@ def _current(domain: libvirt.virDomain) -> str | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
             return None
         raise
+
+
+def _parents_first(seen: list[SeenSnapshot]) -> list[SeenSnapshot]:
+    """By depth, time and name. libvirt's own order of this kind fails while a snapshot is being written."""
+    depths: dict[str | None, int] = {None: 0}
+    parents = {snapshot.ref: snapshot.parent_ref for snapshot in seen}
+    for ref in parents:
+        path: list[str | None] = []
+        above: str | None = ref
+        while above not in depths:
+            path.insert(0, above)
+            above = parents.get(above or "")
+        depths |= {below: depth for depth, below in enumerate(path, depths[above] + 1)}
+    return sorted(seen, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
 
 
 def _half_made(domain: libvirt.virDomain, seen: list[SeenSnapshot], current: str | None) -> list[SeenSnapshot]:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import libvirt
 
@@ -64,7 +65,9 @@ def failure(error: libvirt.libvirtError, *, handed_over: bool) -> ProviderError:
 class Line:
     """A connection. `hear` is told the ref of each domain that something happens to, and None when it breaks."""
 
-    def __init__(self, address: str, user: str | None, password: str | None, hear: Callable[[str | None], None]):
+    def __init__(
+        self, address: str, user: str | None, password: str | None, hear: Callable[[str | None], None] | None
+    ) -> None:
         """Raises ProviderDenied and ProviderUnavailable."""
         _begin_events()
 
@@ -76,17 +79,33 @@ class Line:
         try:
             self.connection = libvirt.openAuth(address, [[*_NAMES, *_PASSWORDS], answer, None], 0)
             self.host, self.version = self.connection.getHostname(), self.connection.getLibVersion()
+            self._listen(hear or (lambda _: None))
         except libvirt.libvirtError as error:
             found = failure(error, handed_over=False)
             if not isinstance(found, ProviderDenied):
                 found = ProviderUnavailable("the provider cannot be reached", provider_message=_words(error))
             raise found from None
-        with contextlib.suppress(libvirt.libvirtError):  # within this process there is no line to keep alive
+
+    def _listen(self, hear: Callable[[str | None], None]) -> None:
+        try:
             self.connection.setKeepAlive(*_KEEPALIVE)
+            self.is_remote = True
+        except libvirt.libvirtError:  # within this process there is nothing to keep alive
+            self.is_remote = False
         self.connection.registerCloseCallback(lambda *_: hear(None), None)
         self._handle = self.connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda _, domain, *__: hear(domain.UUIDString()), None
         )
+
+    def domain(self, machine_ref: str) -> libvirt.virDomain:
+        """Raises ProviderMissing for what is no UUID as libvirt writes it."""
+        try:
+            known = str(UUID(machine_ref)) == machine_ref
+        except ValueError:
+            known = False
+        if not known:
+            raise ProviderMissing("the provider has no such machine")
+        return self.connection.lookupByUUIDString(machine_ref)
 
     def is_alive(self) -> bool:
         """Whether it was when it was last heard of."""

@@ -91,6 +91,7 @@ def persisted(digest: str) -> dict[str, Any]:
         {"documentId": f"sha256:{sha256(NAME)}"},
         {"documentId": f"sha256:{sha256(NAME)}", "query": None, "operationName": "Name"},
         {"documentId": md5(NAME)},
+        {"documentId": md5(NAME), "query": ""},
         {"documentId": sha256(NAME)},
         {"extensions": persisted(sha256(NAME))},
         {"extensions": persisted(sha256(NAME)), "operationName": "Name", "query": None},

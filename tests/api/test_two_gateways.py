@@ -11,6 +11,8 @@ from tests.api.asking import CREATE, DELETE
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
 
+pytestmark = pytest.mark.thorough
+
 Programs = tuple[Program, Program]
 
 

@@ -66,7 +66,7 @@ def run(driver: Any, test: Callable[[Any], Awaitable[None]]) -> None:
 
 def domain(driver: Any, ref: str = MACHINE) -> Any:
     """The domain as libvirt's own clients have it. The test driver's world lives in the connection alone."""
-    return driver._line().connection.lookupByUUIDString(ref)
+    return driver._line.connection.lookupByUUIDString(ref)
 
 
 async def create(driver: Any, name: str, token: str = "token123") -> SeenSnapshot:
@@ -137,6 +137,7 @@ def test_snapshots_of_others_are_shown_as_they_are(make: Make) -> None:
 )
 def test_names_on_libvirt(make: Make, name: str, there: str) -> None:
     async def test(driver: Any) -> None:
+        await driver.health()
         domain(driver).snapshotCreateXML("<domainsnapshot><name>taken</name></domainsnapshot>", 0)
         made = await create(driver, name)
         assert (made.ref, made.name, made.token) == (there, there, "token123")

@@ -123,7 +123,7 @@ CODE = bytes.fromhex(
 _PAGES = len(CODE) - 5  # where `pages` is
 
 _DISK = 1 << 20  # the least that the BIOS boots from
-_LINE = re.compile(r"^B([0-9A-F]{8}) M([0-9A-F]{8}) D([0-9A-F]{8}) $", re.MULTILINE)
+_LINE = re.compile(r"B([0-9A-F]{8}) M([0-9A-F]{8}) D([0-9A-F]{8}) \n")
 
 
 class Line(NamedTuple):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -18,11 +19,13 @@ from uuid import NAMESPACE_OID, uuid5
 from tests.hypervisors.guest import Line, domain_xml, lines, write_image
 
 _PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "tini")
+_MUCH = 10 << 20  # bytes of memory
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SUPERVISOR = """
 while read -r _; do (libvirtd --config libvirtd.conf --pid-file libvirtd.pid </dev/null &) done
 for file in libvirtd.pid run/libvirt/qemu/run/*.pid; do kill -9 "$(cat "$file")"; done
+rm -rf "$PWD"
 """
 
 
@@ -32,12 +35,12 @@ def lacking() -> str | None:
     return f"{missing[0]} is not installed" if missing else None
 
 
-def await_true(condition: Any, seconds: float = 60) -> Any:
+def await_true(condition: Any, seconds: float = 60, every: float = 0.01) -> Any:
     """What `condition` returns as soon as that is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
+        time.sleep(every)
     return found
 
 
@@ -103,13 +106,15 @@ class Libvirtd:
         pids = [int(file.read_text()) for file in self.directory.rglob("*.pid")]
         self._supervisor.communicate()
         await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-        shutil.rmtree(self.directory)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     # ---- guests
 
-    def add(self, name: str, *, touched: int = 0, kind: str = "qcow2", running: bool = True) -> str:
+    def add(
+        self, name: str, *, touched: int = 0, kind: str = "qcow2", running: bool = True, place: Path | None = None
+    ) -> str:
         """Defines a guest, and starts it unless told otherwise; its UUID. A running one has said something."""
-        image, uuid = self.image(name), str(uuid5(NAMESPACE_OID, name))
+        image, uuid = (place or self.directory) / f"{name}.qcow2", str(uuid5(NAMESPACE_OID, name))
         write_image(image, touched, kind)
         self.define(domain_xml(name, uuid, image, self.directory / f"{name}.serial", touched + 2, kind))
         self.adopt(image)
@@ -117,6 +122,13 @@ class Libvirtd:
             self.virsh("start", name)
             await_true(lambda: self.said(name))
         return uuid
+
+    def remove(self, name: str) -> None:
+        """Kills a guest and forgets it and its snapshots; its image stays."""
+        if self.virsh("domstate", name) != "shut off":
+            self.virsh("destroy", name)
+        self.virsh("undefine", name, "--snapshots-metadata")
+        (self.directory / f"{name}.serial").unlink(missing_ok=True)
 
     def define(self, xml: str) -> None:
         (self.directory / "domain.xml").write_text(xml)
@@ -139,6 +151,24 @@ class Libvirtd:
         found: Line = await_true(look)
         return found
 
+    def stop_in_the_middle(self, name: str, reason: str) -> None:
+        """Returns when libvirt has paused a guest for that reason, and QEMU is at it, stopped until it may `go_on`."""
+        libvirt = import_module("libvirt")
+        connection = libvirt.open(self.address)
+        domain, image = connection.lookupByName(name), self.image(name)
+        wanted = [libvirt.VIR_DOMAIN_PAUSED, getattr(libvirt, f"VIR_DOMAIN_PAUSED_{reason}")]
+        await_true(lambda: domain.state(0) == wanted, every=0.001)
+        if reason == "SAVE":
+            written = image.stat().st_size + _MUCH
+            await_true(lambda: image.stat().st_size > written, every=0.001)
+        os.kill(self.qemu(name), signal.SIGSTOP)
+        assert domain.state(0) == wanted
+        connection.close()
+
+    def go_on(self, name: str) -> None:
+        """Lets QEMU work again."""
+        os.kill(self.qemu(name), signal.SIGCONT)
+
     def qemu(self, name: str) -> int:
         """The process of a running guest."""
         return int((self.directory / f"run/libvirt/qemu/run/{name}.pid").read_text())
@@ -150,6 +180,23 @@ class Libvirtd:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.strip()
+
+    def disk(self, name: str) -> int:
+        """The count on the disk of a guest that is off."""
+        sector = self.directory / "sector"
+        command = [
+            "qemu-img",
+            "dd",
+            "-O",
+            "raw",
+            "bs=512",
+            "skip=1",
+            "count=2",
+            f"if={self.image(name)}",
+            f"of={sector}",
+        ]
+        subprocess.run(command, check=True)
+        return int.from_bytes(sector.read_bytes()[:4], "little")
 
     def tags(self, name: str) -> list[str]:
         """The snapshots that a guest's disk holds, whatever libvirt knows of them."""

@@ -1,9 +1,11 @@
 """The libvirt driver on a libvirtd of its own that runs our guest with QEMU."""
 
+import atexit
 import importlib
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 from tests.drivers.subject import Subject
@@ -18,14 +20,24 @@ def lacking() -> str | None:
     return libvirtd.lacking()
 
 
+@cache
+def shared() -> libvirtd.Libvirtd:
+    """One for all tests of the contract: it needs half a second to learn what QEMU can do."""
+    daemon = libvirtd.Libvirtd()
+    atexit.register(daemon.stop)
+    return daemon
+
+
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
     driver = importlib.import_module("gateway.drivers.libvirt")
-    daemon = libvirtd.Libvirtd()
+    daemon = shared()
     try:
-        machine = daemon.add("machine")
+        machine = daemon.add("machine", running=False)
+        daemon.virsh("start", "machine")
         daemon.add("off", running=False)
         daemon.add("raw", running=False, kind="raw")
         yield Subject(driver.make("p", driver.Options(address=daemon.address), 2), machine, memory=True)
     finally:
-        daemon.stop()
+        for name in ("machine", "off", "raw"):
+            daemon.remove(name)

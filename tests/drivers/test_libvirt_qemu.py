@@ -1,0 +1,333 @@
+"""What is particular to libvirt and needs QEMU: half-made snapshots, deaths in the middle, what it refuses."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Work
+from gateway.drivers.threads import Threads
+from gateway.errors import (
+    OutcomeUnknown,
+    ProviderBusy,
+    ProviderError,
+    ProviderFull,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from gateway.models import PowerState
+from tests.databases import required
+from tests.drivers.worlds.libvirt_qemu import PART, lacking
+from tests.hypervisors.guest import domain_xml, write_image
+from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
+
+pytestmark = pytest.mark.thorough
+
+MEMORY = 300  # MiB: to save that takes long enough to be met in the middle
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Libvirtd]:
+    if reason := lacking():
+        (pytest.fail if required(PART) else pytest.skip)(reason)
+    daemon = Libvirtd()
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def run(daemon: Libvirtd) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
+    module = import_module("gateway.drivers.libvirt")
+
+    def run(test: Callable[[Any], Awaitable[None]]) -> None:
+        async def inside() -> None:
+            driver = module.make("p", module.Options(address=daemon.address), 2)
+            try:
+                await test(driver)
+            finally:
+                await driver.close()
+
+        asyncio.run(inside())
+
+    return run
+
+
+Run = Callable[[Callable[[Any], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def big(daemon: Libvirtd) -> Iterator[str]:
+    """A machine whose memory takes a while to save."""
+    yield daemon.add("big", touched=MEMORY)
+    daemon.remove("big")
+
+
+def create(driver: Any, ref: str, name: str, *, memory: bool = True) -> Awaitable[SeenSnapshot]:
+    made: Awaitable[SeenSnapshot] = driver.create(Work(f"token-{name}"), CreateWish(ref, name, None, memory))
+    return made
+
+
+async def error_of(call: Awaitable[Any]) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await call
+    return caught.value
+
+
+async def power(driver: Any, ref: str) -> PowerState:
+    found: PowerState = (await driver.machine(ref)).power_state
+    return found
+
+
+async def begun(daemon: Libvirtd, reason: str, call: Awaitable[Any]) -> asyncio.Future[Any]:
+    """The call, in the middle: libvirt has paused the machine for it, and QEMU is stopped."""
+    task = asyncio.ensure_future(call)
+    await asyncio.to_thread(daemon.stop_in_the_middle, "big", reason)
+    return task
+
+
+def test_a_snapshot_is_not_ready_while_it_is_written(
+    run: Run, daemon: Libvirtd, big: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.drivers.libvirt._LOOK", 0.01)
+
+    async def test(driver: Any) -> None:
+        before = await create(driver, big, "before")
+        task = await begun(daemon, "SAVE", create(driver, big, "a"))
+        seen = await driver.snapshots(big)
+        assert [(s.ref, s.parent_ref, s.ready) for s in seen.snapshots] == [
+            ("before", None, True),
+            ("a", "before", False),
+        ]
+        assert seen.current_ref == "before"
+        for call in (
+            create(driver, big, "b"),
+            driver.revert(Work("r"), RevertWish(big, "before")),
+            driver.delete(Work("d"), DeleteWish(big, "before")),
+        ):
+            assert type(await error_of(call)) is ProviderBusy
+        recovery = asyncio.ensure_future(driver.recover(Work("token-a"), CreateWish(big, "a", None, True)))
+        await driver.health()
+        assert not task.done()
+        assert not recovery.done()
+        daemon.go_on("big")
+        assert await recovery == await task
+        assert list((await driver.snapshots(big)).snapshots) == [before, await task]
+        assert await power(driver, big) is PowerState.ON
+
+    run(test)
+
+
+def test_libvirtd_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -> None:
+    """QEMU writes the snapshot that libvirt has lost; made again under its name, it is replaced.
+
+    When QEMU is not done when libvirtd comes back, that may take QEMU's late answer for another, and kill the machine.
+    """
+
+    async def test(driver: Any) -> None:
+        hints = driver.hints()
+        hint = asyncio.ensure_future(anext(hints))
+        task = await begun(daemon, "SAVE", create(driver, big, "a"))
+        assert await hint == big
+        daemon.kill()
+        error = await error_of(task)
+        assert (type(error), error.message) == (OutcomeUnknown, "the connection to the provider was lost")
+        assert await anext(hints, None) is None
+        wish = CreateWish(big, "a", None, True)
+        assert type(await error_of(driver.recover(Work("token-a"), wish))) is ProviderUnavailable
+        daemon.go_on("big")
+        await asyncio.to_thread(await_true, lambda: daemon.tags("big") == ["a"])
+        daemon.start()
+        assert await driver.recover(Work("token-a"), wish) is Recovery.NOT_BEGUN
+        assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], ["a"])
+        assert await power(driver, big) is PowerState.ON
+        assert await driver.recover(Work("token-a"), wish) is Recovery.NOT_BEGUN
+        daemon.await_line("big", bool)  # it does run
+        made = await create(driver, big, "a")
+        assert (made.ref, daemon.tags("big")) == ("a", ["a"])
+
+    run(test)
+
+
+def test_a_machine_that_its_user_has_suspended_stays_so(run: Run, daemon: Libvirtd, big: str) -> None:
+    async def test(driver: Any) -> None:
+        daemon.virsh("suspend", "big")
+        assert await driver.recover(Work("t"), CreateWish(big, "a", None, True)) is Recovery.NOT_BEGUN
+        assert await power(driver, big) is PowerState.SUSPENDED
+
+    run(test)
+
+
+def test_qemu_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -> None:
+    async def test(driver: Any) -> None:
+        task = await begun(daemon, "SAVE", create(driver, big, "a"))
+        kill(daemon.qemu("big"))
+        error = await error_of(task)
+        assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
+        assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], [])
+        assert await power(driver, big) is PowerState.OFF
+        assert await driver.recover(Work("token-a"), CreateWish(big, "a", None, True)) is Recovery.NOT_BEGUN
+        daemon.virsh("start", "big")
+        assert (await create(driver, big, "a")).ref == "a"
+
+    run(test)
+
+
+def test_libvirtd_dies_while_memory_is_loaded(run: Run, daemon: Libvirtd, big: str) -> None:
+    """It kills the half-started machine when it comes back; nobody knows what is on the disk."""
+
+    async def test(driver: Any) -> None:
+        await create(driver, big, "a")
+        await create(driver, big, "b")
+        tasks: list[str] = []
+
+        async def checkpoint(task_ref: str) -> None:
+            tasks.append(task_ref)
+
+        revert = RevertWish(big, "a")
+        call = driver.revert(Work("r", checkpoint=checkpoint), revert)
+        task = await begun(daemon, "STARTING_UP", call)
+        daemon.kill()
+        daemon.go_on("big")
+        assert type(await error_of(task)) is OutcomeUnknown
+        daemon.start()
+        assert type(await error_of(driver.recover(Work("r", tasks[0]), revert))) is OutcomeUnknown
+        seen = await driver.snapshots(big)
+        assert ([s.ref for s in seen.snapshots], seen.current_ref) == (["a", "b"], "b")
+        assert await power(driver, big) is PowerState.OFF
+
+    run(test)
+
+
+def test_a_revert_restores_the_run_of_the_machine(run: Run, daemon: Libvirtd) -> None:
+    async def test(driver: Any) -> None:
+        ref = daemon.add("runs", running=False)
+        await create(driver, ref, "off", memory=False)
+        daemon.virsh("start", "runs")
+        await create(driver, ref, "on")
+        daemon.virsh("suspend", "runs")
+        await create(driver, ref, "suspended")
+        powers = {"off": PowerState.OFF, "on": PowerState.ON, "suspended": PowerState.SUSPENDED}
+        for name in ("off", "on", "on", "off", "suspended"):
+            tasks: list[str] = []
+
+            async def checkpoint(task_ref: str, tasks: list[str] = tasks) -> None:
+                tasks.append(task_ref)
+
+            revert = RevertWish(ref, name)
+            await driver.revert(Work("r", checkpoint=checkpoint), revert)
+            assert await power(driver, ref) is powers[name]
+            assert (await driver.snapshots(ref)).current_ref == name
+            assert await driver.recover(Work("r", tasks[0]), revert) is Recovery.DONE
+
+    run(test)
+
+
+def test_it_connects_again_when_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
+    async def test(driver: Any) -> None:
+        machines = await driver.machines()
+        line = driver._line
+        daemon.kill()
+        daemon.start()
+        await asyncio.to_thread(await_true, lambda: not line.is_alive())
+        assert await driver.machines() == machines
+        assert driver._line is not line
+
+    run(test)
+
+
+def test_a_libvirtd_that_hangs(run: Run, daemon: Libvirtd) -> None:
+    async def test(driver: Any) -> None:
+        await driver.health()
+        driver._asking = Threads(4, patience=0.2)
+        pid = int((daemon.directory / "libvirtd.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for call in (driver.machines(), create(driver, str(uuid4()), "a")):
+                error = await error_of(call)
+                assert (type(error), error.message) == (ProviderUnavailable, "the provider did not answer in time")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    run(test)
+
+
+def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> None:
+    raw, flash = "<readonly/>", '<features><acpi/></features><os><loader readonly="yes" type="pflash">'
+    changes: dict[str, tuple[str, str, str]] = {
+        "raw": ('type="qcow2"', 'type="raw"', "its disk vda is raw, which cannot hold snapshots: convert it to qcow2"),
+        "left-out": (
+            'device="disk">',
+            'device="disk" snapshot="no">',
+            "its disk vda is configured to be left out of internal snapshots, which are of all disks or none",
+        ),
+        "read-only": ("<target", f"{raw}<target", "the machine has no disk that could hold a snapshot"),
+        "flash": (
+            "<os>",
+            f"{flash}/nowhere</loader>",
+            "the machine boots from UEFI flash, of which this libvirt makes no internal snapshots",
+        ),
+    }
+
+    async def test(driver: Any) -> None:
+        image = daemon.image("obstacles")
+        write_image(image)
+        daemon.adopt(image)
+        for name, (old, new, reason) in changes.items():
+            ref = str(uuid4())
+            daemon.define(domain_xml(name, ref, image, daemon.directory / "none").replace(old, new))
+            assert (await driver.machine(ref)).obstacle == reason
+            error = await error_of(create(driver, ref, "a", memory=False))
+            assert (type(error), error.provider_message) == (ProviderRefused, reason)
+            assert daemon.virsh("snapshot-create-as", name, "a", check=False) == ""
+            assert (await driver.snapshots(ref)).snapshots == []
+
+    run(test)
+
+
+def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
+    async def test(driver: Any) -> None:
+        ref = daemon.add("external", running=False)
+        daemon.virsh("snapshot-create-as", "external", "made", "--disk-only")
+        (seen,) = (await driver.snapshots(ref)).snapshots
+        assert (seen.ref, seen.memory, seen.ready) == ("made", False, True)
+        error = await error_of(driver.revert(Work("r"), RevertWish(ref, "made")))
+        assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
+        assert "revert to external snapshot not supported" in str(error.provider_message)
+
+    run(test)
+
+
+@pytest.fixture
+def small(daemon: Libvirtd) -> Iterator[Path]:
+    """A file system with little room."""
+    place = daemon.directory / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "gw", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_the_disk_is_full(run: Run, daemon: Libvirtd, small: Path) -> None:
+    async def test(driver: Any) -> None:
+        ref = daemon.add("full", touched=20, place=small)
+        error = await error_of(create(driver, ref, "a"))
+        assert type(error) is ProviderRefused  # QEMU says nothing of room
+        assert error.message == "the machine's memory could not be written to its disk; see whether the storage is full"
+        daemon.await_line("full", bool)
+        daemon.virsh("destroy", "full")
+        with pytest.raises(OSError, match="No space left"):
+            (small / "filling").write_bytes(bytes(4 << 20))
+        error = await error_of(create(driver, ref, "b", memory=False))
+        assert (type(error), error.message) == (ProviderFull, "the provider has no room for it")
+        assert (await driver.snapshots(ref)).snapshots == []
+
+    run(test)
