@@ -32,6 +32,7 @@ from gateway.drivers.libvirt_domains import (
     LONGEST_NAME,
     control,
     is_legal,
+    is_number,
     machine_of,
     machines_of,
     resume_if_left_paused,
@@ -152,6 +153,8 @@ class LibvirtDriver(Driver):
         ref, name = wish.machine_ref, wish.snapshot_ref
         await self._await_idle(ref)
         await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
+        if is_number(name):
+            raise ProviderRefused("QEMU could take the snapshot's name for the number of another, and put that back")
         before = await self._ask(lambda line: stand(line.domain(ref)))
         await work.checkpoint(before)
         try:
@@ -236,8 +239,9 @@ class LibvirtDriver(Driver):
 
         def call() -> T:
             with self._turn:
-                old, self._line = self._line, None
-                self._line = self._connect(old, self._hear)
+                if self._line is None or not self._line.is_alive():
+                    old, self._line = self._line, None
+                    self._line = self._connect(old, self._hear)
                 return function(self._line)
 
         try:
@@ -267,19 +271,18 @@ class LibvirtDriver(Driver):
     @contextlib.contextmanager
     def _spare_line(self) -> Iterator[Line]:
         try:
-            old = self._spare.pop()
+            line = self._spare.pop()
         except IndexError:
-            old = None
-        line = self._connect(old)
+            line = self._connect(None)
+        if not line.is_alive():
+            line = self._connect(line)
         try:
             yield line
         finally:
             self._spare.append(line)
 
     def _connect(self, old: Line | None, hear: Callable[[str | None], None] | None = None) -> Line:
-        """The old one if it is alive, else a new one."""
-        if old is not None and old.is_alive():
-            return old
+        """A new one in the place of the old."""
         if old is not None:
             old.close()
         password = self._options.password

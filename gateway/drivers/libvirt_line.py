@@ -39,6 +39,7 @@ _MEANINGS: dict[int, tuple[type[ProviderError], str]] = {
 }
 _OF_THE_LINE = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _FULL = ("No space left on device", "Disk quota exceeded")
+_TAKEN = "already exists"
 _NOT_WRITTEN = "while writing VM"  # QEMU does not say why
 
 _events = threading.Lock()
@@ -54,6 +55,8 @@ def failure(error: libvirt.libvirtError, *, handed_over: bool) -> ProviderError:
     if error.get_error_domain() in _OF_THE_LINE:
         lost = OutcomeUnknown if handed_over else ProviderUnavailable
         return lost("the connection to the provider was lost", provider_message=words)
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED and _TAKEN in words:  # since names were looked at
+        return ProviderBusy("a snapshot of that name was just made by somebody else", provider_message=words)
     if any(full in words for full in _FULL):
         return ProviderFull("the provider has no room for it", provider_message=words)
     if _NOT_WRITTEN in words:

@@ -289,6 +289,30 @@ def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> 
     run(test)
 
 
+def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
+    """QEMU puts back what has the number, not what has the name: libvirt calls that done."""
+
+    async def test(driver: Any) -> None:
+        ref = daemon.add("digits", running=False)
+        for disk, name in ((17, "2"), (34, "other")):
+            daemon.write("digits", disk)
+            daemon.virsh("snapshot-create-as", "digits", name)
+        daemon.virsh("snapshot-revert", "digits", "2")
+        assert daemon.disk("digits") == 34
+        error = await error_of(driver.revert(Work("r"), RevertWish(ref, "2")))
+        assert (type(error), error.message) == (
+            ProviderRefused,
+            "QEMU could take the snapshot's name for the number of another, and put that back",
+        )
+        daemon.write("digits", 51)
+        made = await create(driver, ref, "2", memory=False)
+        daemon.write("digits", 68)
+        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+        assert daemon.disk("digits") == 51
+
+    run(test)
+
+
 def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         ref = daemon.add("external", running=False)

@@ -18,7 +18,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from tests.hypervisors.guest import Line, domain_xml, lines, write_image
 
-_PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "tini")
+_PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "tini")
 _MUCH = 10 << 20  # bytes of memory
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -197,6 +197,11 @@ class Libvirtd:
         ]
         subprocess.run(command, check=True)
         return int.from_bytes(sector.read_bytes()[:4], "little")
+
+    def write(self, name: str, count: int) -> None:
+        """Another count on the disk of a guest that is off."""
+        command = ["qemu-io", "-c", "write -P 0 512 512", "-c", f"write -P {count} 512 1", str(self.image(name))]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def tags(self, name: str) -> list[str]:
         """The snapshots that a guest's disk holds, whatever libvirt knows of them."""
