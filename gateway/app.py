@@ -15,6 +15,7 @@ from gateway.access.caller import Caller, local_caller
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
+from gateway.api.persisted import PersistedDocuments
 from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
 from gateway.api.websocket import WebSocketEndpoint
@@ -91,7 +92,7 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
 
     `demo`: the demo world is loaded when the database has no machines.
     """
-    providers = read_providers(settings)
+    providers, persisted = read_providers(settings), PersistedDocuments(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened_database(settings))
         if demo:
@@ -117,7 +118,7 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
         ):  # stopped in reverse: what makes changes before what tells of them
             await part.start()
             stack.push_async_callback(part.stop)
-        executor = GraphQLExecutor(database, operations, feed)
+        executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         streams = Streams()
         yield Gateway(
             _application(settings, operations, executor, streams, database), database, inventory, streams, worker
@@ -146,7 +147,7 @@ def _application(
                 max_body_bytes=settings.max_body_bytes,
             ),
             *web_routes(),
-            *page_routes(database),
+            *page_routes(database, schema=settings.introspection),
         ],
         middleware=middleware(settings),
     )

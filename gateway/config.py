@@ -29,6 +29,15 @@ class Settings:
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
+    max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
+    max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")
+    max_aliases: int = setting(100, "Aliases in a GraphQL operation.")
+    max_directives: int = setting(100, "Directives in a GraphQL operation.")
+    max_cost: int = setting(200_000, "What a GraphQL operation may cost.")
+    introspection: bool = setting(True, "Whether clients may ask for the schema.")
+    suggestions: bool = setting(True, "Whether errors suggest names of the schema.")
+    documents_files: tuple[str, ...] = setting((), "Manifests of persisted documents.")
+    documents_only: bool = setting(False, "Whether only persisted documents are served.")
     read_connections: int = setting(4, "Database connections for reads.")
     write_connections: int = setting(4, "Database connections for writes (PostgreSQL; SQLite has one writer).")
     read_timeout: float = setting(15.0, "A read that takes longer is ended with an error.")
@@ -66,8 +75,11 @@ class Settings:
             raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name != "port" and isinstance(value, int | float) and not 0 < value < inf:
+            counts = isinstance(value, int | float) and not isinstance(value, bool)
+            if spec.name != "port" and counts and not 0 < value < inf:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
+        if self.documents_only and not self.documents_files:
+            raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")
 
@@ -82,10 +94,15 @@ def variable(name: str) -> str:
     return "GATEWAY_" + name.upper()
 
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def _parse(name: str, raw: str, default: object) -> object:
     assert default is not MISSING
     try:
         match default:
+            case bool():
+                return _BOOLEANS[raw.strip().lower()]
             case int():
                 return int(raw)
             case float():
@@ -94,6 +111,8 @@ def _parse(name: str, raw: str, default: object) -> object:
                 return tuple(part.strip() for part in raw.split(",") if part.strip())
             case _:
                 return raw.strip()
+    except KeyError:
+        raise StartupError(f"{variable(name)} must be true or false, not {raw!r}") from None
     except ValueError:
         expected = "a whole number" if isinstance(default, int) else "a number"
         raise StartupError(f"{variable(name)} must be {expected}, not {raw!r}") from None

@@ -310,7 +310,7 @@ class Event(SQLModel, table=True):
     machine_id: int | None = Field(default=None, sa_type=Number)
     subject_id: int = Field(sa_type=Number)  # of the snapshot or operation
 
-    __table_args__ = (Index("ix_event_order", "xid", "id"), Index("ix_event_at", "at"), _NEVER_REUSED)
+    __table_args__ = (Index("ix_event_order", "xid", "id"), _NEVER_REUSED)
 
 
 class SimulatedMachine(SQLModel, table=True):

@@ -12,31 +12,26 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
+_SCHEMA = "/schema.graphql"
+
 PLACES = {
     "/graphiql": "explore the API in a browser",
     "/graphql": "the API: GraphQL by HTTP, WebSocket and server-sent events",
-    "/schema.graphql": "the schema",
+    _SCHEMA: "the schema",
     "/api": "ManageIQ's REST routes for snapshots",
     "/healthz": "whether the process runs",
     "/readyz": "whether it can serve",
 }
 
 
-def page_routes(database: Database) -> list[BaseRoute]:
-    """`/`, `/schema.graphql`, `/healthz` and `/readyz`."""
-    sdl = print_sdl().encode()
-    tag = f'"{hashlib.sha256(sdl).hexdigest()[:32]}"'
+def page_routes(database: Database, *, schema: bool) -> list[BaseRoute]:
+    """`/`, `/schema.graphql` where `schema` is to be known, `/healthz` and `/readyz`."""
+    places = {path: what for path, what in PLACES.items() if schema or path != _SCHEMA}
 
     async def start(_request: Request) -> Response:
         return PlainTextResponse(
-            "Snapshot gateway\n\n" + "".join(f"{path:<17}{what}\n" for path, what in PLACES.items())
+            "Snapshot gateway\n\n" + "".join(f"{path:<17}{what}\n" for path, what in places.items())
         )
-
-    async def schema(request: Request) -> Response:
-        headers = {"etag": tag, "cache-control": "no-cache"}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(sdl, media_type="application/graphql; charset=utf-8", headers=headers)
 
     async def healthy(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -51,7 +46,21 @@ def page_routes(database: Database) -> list[BaseRoute]:
 
     return [
         Route("/", start),
-        Route("/schema.graphql", schema),
+        *([_schema_route()] if schema else []),
         Route("/healthz", healthy),
         Route("/readyz", ready),
     ]
+
+
+def _schema_route() -> Route:
+    sdl = print_sdl().encode()
+    tag = f'"{hashlib.sha256(sdl).hexdigest()[:32]}"'
+
+    async def schema(request: Request) -> Response:
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+        if known & {tag, "*"}:  # the comparison is weak, for proxies that compress (RFC 9110, 13.1.2)
+            return Response(status_code=304, headers=headers)
+        return Response(sdl, media_type="application/graphql; charset=utf-8", headers=headers)
+
+    return Route(_SCHEMA, schema)

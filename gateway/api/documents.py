@@ -5,7 +5,7 @@ regulars, so a flood of documents that are used once pushes out nobody but its l
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,29 +17,25 @@ from graphql import (
     GraphQLError,
     GraphQLSchema,
     InlineFragmentNode,
+    NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     SelectionSetNode,
     VariableNode,
     parse,
+    specified_rules,
     validate,
 )
 
-from gateway.api.presenting import BAD_USER_INPUT, VALIDATION_FAILED, refused
+from gateway.api.limits import check_size
+from gateway.api.persisted import PersistedDocuments
+from gateway.api.presenting import VALIDATION_FAILED, RequestError
 from gateway.api.requests import GraphQLRequest, OperationKind
 from gateway.api.variables import VariableBinder
+from gateway.config import Settings
 
-MAX_TOKENS = 5_000
 NEWCOMERS = 128
 REGULARS = 1_024
 LONGEST_KEPT = 20_000  # characters; a longer document is parsed every time
-
-
-class RequestError(Exception):
-    """The request cannot be run at all: an answer without `data`."""
-
-    def __init__(self, errors: Sequence[GraphQLError], code: str = BAD_USER_INPUT) -> None:
-        super().__init__()
-        self.shown = [refused(error, code) for error in errors]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,14 +55,19 @@ class Operation:
 class Documents:
     """The operations of the documents that were asked for lately."""
 
-    def __init__(self, schema: GraphQLSchema) -> None:
+    def __init__(self, schema: GraphQLSchema, settings: Settings, persisted: PersistedDocuments) -> None:
         self._schema = schema
+        self._settings = settings
+        self._persisted = persisted
+        self._rules = [*specified_rules, *([] if settings.introspection else [NoSchemaIntrospectionCustomRule])]
+        # A suggestion tells of the schema what introspection would.
+        self.hide_suggestions = not (settings.suggestions and settings.introspection)
         self._newcomers: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
         self._regulars: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
 
     def operation(self, request: GraphQLRequest) -> Operation:
         """The operation that would run. Raises RequestError."""
-        operations = self._operations(request.query)
+        operations = self._operations(self._persisted.text(request))
         try:
             return operations[request.operation_name]
         except KeyError:
@@ -95,10 +96,11 @@ class Documents:
     def _read(self, query: str) -> Mapping[str | None, Operation]:
         """Every operation by its name; an only one also by None."""
         try:
-            document = parse(query, max_tokens=MAX_TOKENS)
+            document = parse(query, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
         except GraphQLError as error:
             raise RequestError([error]) from None
-        if errors := validate(self._schema, document):
+        check_size(document, self._settings)
+        if errors := validate(self._schema, document, self._rules, hide_suggestions=self.hide_suggestions):
             raise RequestError(errors, VALIDATION_FAILED)
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         operations: dict[str | None, Operation] = {}
@@ -114,7 +116,7 @@ class Documents:
                 fragments,
                 found.introspects,
                 tuple(sorted(found.conditions)),
-                VariableBinder(self._schema, node),
+                VariableBinder(self._schema, node, hide_suggestions=self.hide_suggestions),
             )
             operations[node.name.value if node.name else None] = operation
             if len(nodes) == 1:

@@ -6,7 +6,7 @@ to JSON; introspection, and mutations with their order and their errors, are gra
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from graphql import (
@@ -14,41 +14,31 @@ from graphql import (
     GraphQLError,
     GraphQLResolveInfo,
     execute,
-    is_non_null_type,
 )
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
-from gateway.api.documents import Documents, Operation, RequestError
+from gateway.api.costs import Costs
+from gateway.api.documents import Documents, Operation
 from gateway.api.mutations import HANDLERS
-from gateway.api.presenting import present
+from gateway.api.persisted import PersistedDocuments
+from gateway.api.presenting import RequestError, present, refused
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
+from gateway.api.roots import Bound, Pages, RootField, bind, located, root_field
 from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
-from gateway.api.subscriptions import SOURCES, Choose, Step
+from gateway.api.subscriptions import SOURCES, Choose, Missed, Opened, Step
+from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
-from gateway.reads.connections import ManyLevel
 from gateway.reads.context import Context
 from gateway.reads.dialects import DIALECTS
-from gateway.reads.pages import BoundPage
-from gateway.reads.selection import Field
+from gateway.reads.selection import Arguments, Field
 from gateway.store.database import Database, Transaction
 from gateway.store.feed import Feed
 
 _KEPT_PLANS = 16  # of one operation, for different values of its conditions
-
-Pages = Mapping[ManyLevel, BoundPage]
-
-
-@dataclass(frozen=True, slots=True)
-class RootField:
-    """One root field of an operation, compiled. `plan` is None for `__typename`."""
-
-    field: Field
-    plan: Plan | None
-    required: bool  # its type is non-null, so without it there is no data at all
 
 
 class GraphQLExecutor:
@@ -57,7 +47,17 @@ class GraphQLExecutor:
     `compiled` off: graphql-core finishes every query, which is slower and must come to the same.
     """
 
-    def __init__(self, database: Database, operations: Operations, feed: Feed, *, compiled: bool = True) -> None:
+    def __init__(
+        self,
+        database: Database,
+        operations: Operations,
+        feed: Feed,
+        settings: Settings | None = None,
+        persisted: PersistedDocuments | None = None,
+        *,
+        compiled: bool = True,
+    ) -> None:
+        settings = settings or Settings()
         self._database = database
         self._dialect = DIALECTS[database.dialect]
         self._operations = operations
@@ -70,7 +70,8 @@ class GraphQLExecutor:
         sources = catalog(self._schema)
         self._plain = Compiler(sources, database.dialect, typed=False)
         self._typed = Compiler(sources, database.dialect, typed=True)
-        self._documents = Documents(self._schema)
+        self._documents = Documents(self._schema, settings, persisted or PersistedDocuments(settings))
+        self._costs = Costs(settings.max_cost)
 
     def kind(self, request: GraphQLRequest) -> OperationKind | None:
         try:
@@ -87,59 +88,40 @@ class GraphQLExecutor:
             if operation.kind == "subscription":
                 return Answer(_errors([present(GraphQLError("A subscription needs a stream."))]), ran=False)
             variables = _variables(operation, request)
-            if operation.kind == "query":
-                return await self._query(operation, request, variables, caller)
-        except RequestError as error:
-            return Answer(_errors(error.shown), ran=False)
-        return await self._execute(operation, request, variables, caller, None)
-
-    # ---- queries
-
-    async def _query(
-        self, operation: Operation, request: GraphQLRequest, variables: VariableValues, caller: Caller
-    ) -> Answer:
-        typed = operation.introspects or not self._compiled
-        roots = self._roots(operation, variables, typed)
-        values = await self._load(roots, variables, caller)
+            typed = operation.kind == "mutation" or operation.introspects or not self._compiled
+            roots = self._roots(operation, variables, typed)
+            bound = bind(roots, variables)
+            self._costs.check(bound.cost, operation.node)
+        except (RequestError, GraphQLError) as error:
+            return _refusal(error)
+        more = self._costs.told(request, bound.cost) if request.extensions else None
+        if operation.kind == "mutation":
+            return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
+        values = await self._load(bound, variables, caller)
         if typed:
-            return await self._execute(operation, request, variables, caller, values)
-        return _finish(roots, values)
+            return await self._execute(operation, request, None, values, more)
+        return _finish(roots, values, more)
+
+    # ---- what queries and mutations have in common
 
     def _roots(self, operation: Operation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
-        """The operation's root fields, compiled once for each value of its conditions."""
+        """The root fields of a query or a mutation, compiled once for each value of its conditions."""
         key = tuple(variables.coerced.get(name) for name in operation.conditions)
         roots: Sequence[RootField] | None = operation.plans.get(key)
         if roots is None:
-            root = self._schema.query_type
+            root = self._schema.get_root_type(operation.node.operation)
             assert root is not None
             compiler = self._typed if typed else self._plain
             selections = Selections(self._schema, operation.fragments, variables)
-            roots = [
-                RootField(
-                    field,
-                    None if field.name == "__typename" else compiler.root(root.name, field),
-                    field.name != "__typename" and is_non_null_type(root.fields[field.name].type),
-                )
-                for field in selections.roots(root, operation.node.selection_set)
-            ]
+            fields = selections.roots(root, operation.node.selection_set)
+            roots = [root_field(compiler, root, field) for field in fields]
             if len(operation.plans) < _KEPT_PLANS:
                 operation.plans[key] = roots
         return roots
 
-    async def _load(self, roots: Sequence[RootField], variables: VariableValues, caller: Caller) -> dict[str, Any]:
+    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
-        values: dict[str, Any] = {}
-        wanted: list[tuple[str, Plan, Pages]] = []
-        for root in roots:
-            key = root.field.key
-            if root.plan is None:
-                values[key] = "Query"
-                continue
-            values[key] = None
-            try:
-                wanted.append((key, root.plan, root.plan.bind(variables)))
-            except UnboundArgument as error:
-                values[key] = _located(error)
+        wanted, values, _ = bound
 
         async def load(transaction: Transaction) -> None:
             for key, plan, pages in wanted:
@@ -166,32 +148,30 @@ class GraphQLExecutor:
         self,
         operation: Operation,
         request: GraphQLRequest,
-        variables: VariableValues,
-        caller: Caller,
+        context: "_Request | None",
         root_value: dict[str, Any] | None,
+        more: Mapping[str, Any] | None,
     ) -> Answer:
         result = execute(
             self._schema,
             operation.document,
             root_value=root_value,
-            context_value=_Request(caller, variables, Selections(self._schema, operation.fragments, variables)),
+            context_value=context,
             variable_values=request.variables,
             operation_name=request.operation_name,
+            hide_suggestions=self._documents.hide_suggestions,
         )
         done = result if isinstance(result, ExecutionResult) else await result
-        return _answer(done.data, done.errors or ())
+        return _answer(done.data, done.errors or (), more)
 
     def _mutation(self, name: str) -> Any:
         handler = HANDLERS[name]
 
         async def resolve(_root: None, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
             request: _Request = info.context
-            field = request.selections.field(info.parent_type, info.field_nodes)
-            plan = self._typed.given(field.selection)
-            try:
-                pages = plan.bind(request.variables)  # before anything is done
-            except UnboundArgument as error:
-                raise _located(error) from None
+            if fault := request.bound.values[str(info.path.key)]:
+                raise fault  # before anything is done
+            plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
             payload = await handler(self._operations, request.caller, arguments["input"])
 
             async def load(transaction: Transaction) -> Any:
@@ -205,11 +185,9 @@ class GraphQLExecutor:
 
     async def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
         try:
-            operation = self._documents.operation(request)
-            variables = _variables(operation, request)
-            field, plan, pages = self._plan_subscription(operation, variables)
-        except RequestError as error:
-            yield Answer(_errors(error.shown), ran=False)
+            field, arguments, variables, plan, pages, more = self._subscription(request)
+        except (RequestError, GraphQLError) as error:
+            yield _refusal(error)
             return
 
         def load_with(choose: Choose) -> Any:
@@ -220,24 +198,32 @@ class GraphQLExecutor:
 
             return load
 
-        source = SOURCES[field.name](self._feed, self._database, caller, field.arguments(variables))
+        after = request.extensions.get("lastEventId")
+        source = SOURCES[field.name](self._feed, self._database, caller, arguments, after)
         began = False
         try:
             async for choose in source:
+                if isinstance(choose, Opened):
+                    yield Answer(b"", ran=True, event=choose.event)
+                    continue
                 step, values = await self._database.read(load_with(choose))
-                for value in values:
+                for value, event in zip(values, step.events or [None] * len(values), strict=True):
                     began = True
-                    yield Answer(_json({"data": value}), ran=True)
+                    told = more if event is None else {**(more or {}), "eventId": event}
+                    yield Answer(_json(_body(value, (), told)), ran=True, event=event)
                 if step.last:
                     return
         except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
-            located = GraphQLError(str(error), nodes=[field.origin], path=[field.key], original_error=error)
-            shown = {"errors": [present(located)]}
-            yield Answer(_json({**shown, "data": None} if began else shown), ran=began)
+            shown = {"errors": [present(_at_root(error, field))]}
+            event = "" if isinstance(error, Missed) else None
+            yield Answer(_json({**shown, "data": None} if began else shown), ran=began, event=event)
         finally:
             await source.aclose()  # type: ignore[attr-defined]
 
-    def _plan_subscription(self, operation: Operation, variables: VariableValues) -> tuple[Field, Plan, Pages]:
+    def _subscription(self, request: GraphQLRequest) -> "_Subscription":
+        """Raises RequestError, and GraphQLError for an argument or a condition that is null."""
+        operation = self._documents.operation(request)
+        variables = _variables(operation, request)
         root = self._schema.subscription_type
         assert root is not None
         if operation.kind != "subscription":
@@ -246,9 +232,24 @@ class GraphQLExecutor:
         (field,) = selections.roots(root, operation.node.selection_set)
         plan = self._plain.given({root.name: [field]})
         try:
-            return field, plan, plan.bind(variables)
+            pages = plan.bind(variables)
         except UnboundArgument as error:
-            raise RequestError([_located(error)]) from None
+            raise RequestError([located(error)]) from None
+        cost = plan.price(pages, variables)
+        self._costs.check(cost, operation.node)
+        more = self._costs.told(request, cost)
+        return _Subscription(field, field.arguments(variables), variables, plan, pages, more)
+
+
+class _Subscription(NamedTuple):
+    """What is followed, ready to be loaded as often as it changes."""
+
+    field: Field
+    arguments: Arguments
+    variables: VariableValues
+    plan: Plan
+    pages: Pages
+    more: Mapping[str, Any] | None  # the extensions of every answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ class _Request:
 
     caller: Caller
     variables: VariableValues
-    selections: Selections
+    bound: Bound
 
 
 def _variables(operation: Operation, request: GraphQLRequest) -> VariableValues:
@@ -271,12 +272,7 @@ def _viewer(caller: Caller) -> dict[str, Any]:
     return {"viewer": {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant}}
 
 
-def _located(error: UnboundArgument) -> GraphQLError:
-    """The fault at the field whose argument it is, and not at the root field that cannot be loaded for it."""
-    return GraphQLError(error.error.message, nodes=[error.field.origin], original_error=error)
-
-
-def _finish(roots: Sequence[RootField], values: dict[str, Any]) -> Answer:
+def _finish(roots: Sequence[RootField], values: dict[str, Any], more: Mapping[str, Any] | None) -> Answer:
     """The answer as graphql-core would give it: a root field that failed is null, or takes all data with it."""
     errors: list[GraphQLError] = []
     data: dict[str, Any] | None = values
@@ -288,23 +284,34 @@ def _finish(roots: Sequence[RootField], values: dict[str, Any]) -> Answer:
             if root.required:
                 data = None
                 break  # what else failed below is not looked at
-    return _answer(data, errors)
+    return _answer(data, errors, more)
 
 
 def _at_root(error: Exception, field: Field) -> GraphQLError:
-    nodes = [field.origin]
     if isinstance(error, GraphQLError):
-        nodes, error = list(error.nodes or nodes), error.original_error or error
-    return GraphQLError(str(error), nodes=nodes, path=[field.key], original_error=error)
+        nodes = error.nodes or [field.origin]
+        return GraphQLError(error.message, nodes=nodes, path=[field.key], original_error=error.original_error)
+    return GraphQLError(str(error), nodes=[field.origin], path=[field.key], original_error=error)
 
 
-def _answer(data: Any, errors: Sequence[GraphQLError]) -> Answer:
+def _answer(data: Any, errors: Sequence[GraphQLError], more: Mapping[str, Any] | None) -> Answer:
+    return Answer(_json(_body(data, errors, more)), ran=True)
+
+
+def _body(data: Any, errors: Sequence[GraphQLError], more: Mapping[str, Any] | None) -> dict[str, Any]:
     body = {"errors": [present(error) for error in errors], "data": data} if errors else {"data": data}
-    return Answer(_json(body), ran=True)
+    if more:
+        body["extensions"] = more
+    return body
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
     return orjson.dumps(body, option=orjson.OPT_UTC_Z)
+
+
+def _refusal(error: RequestError | GraphQLError) -> Answer:
+    """A GraphQLError that comes here is a condition that is null: nothing else is left to be found so late."""
+    return Answer(_errors(error.shown if isinstance(error, RequestError) else [refused(error)]), ran=False)
 
 
 def _errors(shown: Sequence[Mapping[str, Any]]) -> bytes:

@@ -5,6 +5,7 @@ A raw ASGI application: every request passes here, and what Starlette's Request 
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -93,6 +94,9 @@ class GraphQLEndpoint:
             return
         else:
             raise Fault(405, f"{method} is not served here.", headers=[(b"allow", _METHODS)])
+        if b"last-event-id" in headers:
+            known = {"lastEventId": headers[b"last-event-id"].decode("latin-1"), **request.extensions}
+            request = replace(request, extensions=known)
         await self._run(request, caller, wants, scope, receive, send)
 
     def _admit(self, scope: Scope, wants: Accepted) -> Caller:

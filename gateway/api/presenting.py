@@ -1,6 +1,7 @@
 """Top-level errors: what a client sees of them, and what only the log does."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from graphql import GraphQLError, GraphQLSyntaxError
@@ -15,6 +16,15 @@ log = logging.getLogger(__name__)
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 BAD_USER_INPUT = MEANINGS[ErrorCode.INVALID].extensions_code
+LIMIT_EXCEEDED = MEANINGS[ErrorCode.LIMIT_EXCEEDED].extensions_code
+
+
+class RequestError(Exception):
+    """The request cannot be run at all: an answer without `data`."""
+
+    def __init__(self, errors: Sequence[GraphQLError], code: str = BAD_USER_INPUT) -> None:
+        super().__init__()
+        self.shown = [refused(error, code) for error in errors]
 
 
 def refused(error: GraphQLError, code: str = BAD_USER_INPUT) -> dict[str, Any]:

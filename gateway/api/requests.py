@@ -17,26 +17,32 @@ OperationKind = Literal["query", "mutation", "subscription"]
 # Raises Unauthenticated or Forbidden.
 Authenticate = Callable[[Scope, Mapping[str, Any]], Caller]
 
-_PARAMETERS = frozenset({"query", "operationName", "variables", "extensions"})
+_PARAMETERS = frozenset({"query", "documentId", "operationName", "variables", "extensions"})
 
 
 @dataclass(frozen=True, slots=True)
 class GraphQLRequest:
-    """The parameters of one request; what was null or absent is empty."""
+    """The parameters of one request; what was null or absent is empty, the query also where another names it."""
 
     query: str
     operation_name: str | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     extensions: dict[str, Any] = field(default_factory=dict)
+    document_id: str | None = None  # of a persisted document, instead of the query
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One GraphQL response. `ran` is False for a request error, which has no `data`."""
+    """One GraphQL response. `ran` is False for a request error, which has no `data`.
+
+    Of a subscription, `event` is where it can be taken up again: None changes nothing, an empty one means nowhere. An
+    answer without a body tells only that.
+    """
 
     body: bytes
     ran: bool
     refused_method: bool = False  # only a query may come by GET
+    event: str | None = None
 
 
 class Executor(Protocol):
@@ -91,16 +97,23 @@ def request_from_url(query_string: bytes) -> GraphQLRequest:
 
 def request_from(members: Mapping[str, Any]) -> GraphQLRequest:
     """The request that `members` describe; members it does not know are ignored. Raises Fault for a wrong type."""
-    query = members.get("query")
-    if query is None:
+    query, document_id, name = (_text(members, name) for name in ("query", "documentId", "operationName"))
+    variables, extensions = _map(members, "variables"), _map(members, "extensions")
+    if query is None and document_id is None and "persistedQuery" not in extensions:
         raise Fault(400, "`query` is missing: it holds the GraphQL document.")
-    if not isinstance(query, str):
-        raise Fault(400, "`query` must be a string.")
-    name = members.get("operationName")
-    if name is not None and not isinstance(name, str):
-        raise Fault(400, "`operationName` must be a string or null.")
+    if document_id is not None and not query:
+        query = None  # the npm client graphql-ws cannot leave it out
+    if query is not None and document_id is not None:
+        raise Fault(400, "Send `query` or `documentId`, not both: they could be two documents.")
     # No operation has an empty name, and by GET an empty one means none.
-    return GraphQLRequest(query, name or None, _map(members, "variables"), _map(members, "extensions"))
+    return GraphQLRequest(query or "", name or None, variables, extensions, document_id)
+
+
+def _text(members: Mapping[str, Any], name: str) -> str | None:
+    value = members.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Fault(400, f"`{name}` must be a string" + (" or null." if name == "operationName" else "."))
+    return value
 
 
 def _map(members: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class RunningOperation:
 
     def _tell(self, answer: Answer) -> bool:
         """False for a request error, which ends the operation."""
+        if not answer.body:
+            return True  # ids of events are in the answers themselves
         if answer.ran:
             self._say(next_message(self._id, answer.body))
         else:

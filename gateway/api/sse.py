@@ -98,7 +98,7 @@ class _Response:
                 elif (answer := coming.result()) is None:
                     break
                 else:
-                    await self._write(_next_event(answer.body))
+                    await self._write(_event(answer))
                     coming = asyncio.create_task(self._next())
             await self._write(_COMPLETE)
         except TimeoutError:
@@ -108,7 +108,7 @@ class _Response:
                 raise
             log.exception("an event stream failed, request id %s", self._request_id)
             errors = errors_json(internal_message(self._request_id), ErrorCode.INTERNAL)
-            await self._write(_next_event(b'{"errors":' + errors + b"}") + _COMPLETE)
+            await self._write(_event(Answer(b'{"errors":' + errors + b"}", ran=False)) + _COMPLETE)
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
@@ -144,9 +144,13 @@ async def one(answer: Answer) -> AsyncIterator[Answer]:
     yield answer
 
 
-def _next_event(body: bytes) -> bytes:
+def _event(answer: Answer) -> bytes:
+    """EventSource keeps the id, and sends it as `Last-Event-ID` when it comes again; an empty one it forgets."""
+    id = b"" if answer.event is None else b"id: %b\n" % answer.event.encode()
+    if not answer.body:
+        return id + b"\n"
     # A newline in JSON is only ever white space, but would end the event's data.
-    return b"event: next\ndata: " + body.replace(b"\n", b" ") + b"\n\n"
+    return b"event: next\n%bdata: %b\n\n" % (id, answer.body.replace(b"\n", b" "))
 
 
 def _stop(task: asyncio.Task[None]) -> None:

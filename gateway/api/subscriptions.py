@@ -1,6 +1,8 @@
 """The subscriptions of the schema: what wakes each of them, and which rows it then sends."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import strawberry
@@ -11,13 +13,13 @@ from gateway.api.fields import sourced
 from gateway.api.filters import OperationFilter
 from gateway.api.nouns import Operation
 from gateway.api.payloads import SnapshotChange
-from gateway.errors import LimitExceeded, NotFound
+from gateway.errors import InvalidInput, LimitExceeded, NotFound
 from gateway.models import UNFINISHED, Change, OperationState
 from gateway.reads.ids import parse_id
 from gateway.reads.matching import matching, operation_state
 from gateway.reads.sources import Given, GivenOne
 from gateway.store.database import Database, Transaction
-from gateway.store.feed import ChangeEvent, Feed, Lagged, Listener
+from gateway.store.feed import ChangeEvent, Feed, Lagged, Listener, Position
 
 Arguments = Mapping[str, Any]
 
@@ -45,16 +47,29 @@ class Step(NamedTuple):
     """What a source sends next: chosen in the same read that then loads the rows. `last`: nothing follows."""
 
     given: Sequence[dict[str, Any]]
+    events: Sequence[str] = ()  # the id of each, where the subscription can be taken up again
     last: bool = False
 
 
+class Opened(NamedTuple):
+    """The source listens; what follows comes after this event."""
+
+    event: str
+
+
+class Missed(LimitExceeded):
+    """Changes are lost to this subscriber: nothing can be taken up again."""
+
+
 Choose = Callable[[Transaction], Any]  # an async function of the transaction that returns a Step
-Source = Callable[[Feed, Database, Caller, Arguments], AsyncIterator[Choose]]
+Source = Callable[[Feed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Opened]]
+
+_EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
 async def operation_updated(
-    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
-) -> AsyncIterator[Choose]:
+    feed: Feed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
+) -> AsyncIterator[Choose | Opened]:
     id_ = parse_id(arguments["id"], ("id",))
 
     async def choose(transaction: Transaction) -> Step:
@@ -76,28 +91,32 @@ async def operation_updated(
 
 
 async def operation_changed(
-    feed: Feed, _database: Database, caller: Caller, arguments: Arguments
-) -> AsyncIterator[Choose]:
+    feed: Feed, _database: Database, caller: Caller, arguments: Arguments, after: Any
+) -> AsyncIterator[Choose | Opened]:
     match = matching("operation", arguments.get("filter"))
 
     def wants(event: ChangeEvent) -> bool:
         return event.noun == "operation" and event.tenant == caller.tenant
 
-    async with feed.listen(wants) as listener:
+    async with _listening(feed, wants, after) as listener:
+        if opened := _opened(listener):
+            yield opened
         while True:
-            events = await _batch(listener)
-            changed = list(dict.fromkeys(event.subject_id for event in events))
+            # Of several changes the last: its row shows them all, and so does its id.
+            changed = {event.subject_id: event for event in await _batch(listener)}
+            last = sorted(changed.values(), key=lambda event: event.position)
 
-            async def choose(transaction: Transaction, changed: Sequence[int] = changed) -> Step:
-                found = set(await match(transaction, caller.tenant, changed))
-                return Step([{"operation": number} for number in changed if number in found])
+            async def choose(transaction: Transaction, last: Sequence[ChangeEvent] = last) -> Step:
+                found = set(await match(transaction, caller.tenant, [event.subject_id for event in last]))
+                told = [event for event in last if event.subject_id in found]
+                return Step([{"operation": event.subject_id} for event in told], _ids(told))
 
             yield choose
 
 
 async def snapshot_changed(
-    feed: Feed, database: Database, caller: Caller, arguments: Arguments
-) -> AsyncIterator[Choose]:
+    feed: Feed, database: Database, caller: Caller, arguments: Arguments, after: Any
+) -> AsyncIterator[Choose | Opened]:
     text = arguments.get("machineId")
     machine = None if text is None else parse_id(text, ("machineId",)).number
 
@@ -106,9 +125,12 @@ async def snapshot_changed(
         return mine and (machine is None or event.machine_id == machine)
 
     find_snapshots, find_machines = matching("snapshot", None), matching("machine", None)
-    async with feed.listen(wants) as listener:  # before anything is waited for: what happens from now on is told
+    # Before anything is waited for: what happens from now on is told.
+    async with _listening(feed, wants, after) as listener:
         if text is not None:
             await _known_machine(database, caller, text)
+        if opened := _opened(listener):
+            yield opened
         while True:
             events = await _batch(listener)
 
@@ -116,7 +138,8 @@ async def snapshot_changed(
                 there = set(await find_snapshots(transaction, caller.tenant, [event.subject_id for event in events]))
                 machines = {event.machine_id for event in events if event.machine_id is not None}
                 known = set(await find_machines(transaction, caller.tenant, list(machines)))
-                return Step([{"change": _change(event)} for event in events if _shown(event, there, known)])
+                told = [event for event in events if _shown(event, there, known)]
+                return Step([{"change": _change(event)} for event in told], _ids(told))
 
             yield choose
 
@@ -149,13 +172,40 @@ async def _known_machine(database: Database, caller: Caller, text: str) -> None:
         raise NotFound(f"there is no machine {text}")
 
 
+@asynccontextmanager
+async def _listening(feed: Feed, wants: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
+    """Listens, from after the event with the id `after` on if there is one. Raises InvalidInput and Missed."""
+    position: Position | None = None
+    if after is not None:
+        match = _EVENT.fullmatch(after) if isinstance(after, str) else None
+        if match is None:
+            raise InvalidInput("`lastEventId` is not the id of an event", path=("lastEventId",))
+        position = int(match[1]), int(match[2])
+    try:
+        async with feed.listen(wants, position) as listener:
+            yield listener
+    except Lagged:
+        raise Missed("changes since then are no longer known: read again, then subscribe without an id") from None
+
+
+def _opened(listener: Listener) -> Opened | None:
+    """Nothing, if the client knows already where it is, or nothing has ever happened."""
+    return Opened(_id(listener.start)) if listener.start and any(listener.start) else None
+
+
+def _id(position: Position) -> str:
+    return "{}-{}".format(*position)
+
+
+def _ids(events: Sequence[ChangeEvent]) -> list[str]:
+    return [_id(event.position) for event in events]
+
+
 async def _batch(listener: Listener) -> list[ChangeEvent]:
     try:
         return await listener.batch()
     except Lagged:
-        raise LimitExceeded(
-            "the subscriber fell too far behind and has missed changes: read again, then subscribe"
-        ) from None
+        raise Missed("the subscriber fell too far behind and has missed changes: read again, then subscribe") from None
 
 
 SOURCES: Mapping[str, Source] = {

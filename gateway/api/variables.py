@@ -28,8 +28,9 @@ _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
 class VariableBinder:
     """Coerces the variables of one operation."""
 
-    def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode) -> None:
+    def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode, *, hide_suggestions: bool) -> None:
         self._schema = schema
+        self._hide_suggestions = hide_suggestions
         self._definitions = operation.variable_definitions or ()
         self._simple: list[tuple[str, GraphQLVariableSignature, Callable[[Any], bool], bool]] | None = []
         for definition in self._definitions:
@@ -60,4 +61,10 @@ class VariableBinder:
                 coerced[name] = value
             else:
                 return VariableValues(sources, coerced)
-        return get_variable_values(self._schema, self._definitions, dict(given), max_errors=_MOST_ERRORS)
+        return get_variable_values(
+            self._schema,
+            self._definitions,
+            dict(given),
+            max_errors=_MOST_ERRORS,
+            hide_suggestions=self._hide_suggestions,
+        )

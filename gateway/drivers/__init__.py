@@ -1,1 +1,1 @@
-"""The port to hypervisors and clouds (`base`), and one file per kind of provider."""
+"""The port to hypervisors and clouds (`base`), and the kinds of providers: a file each, with its parts beside it."""

@@ -45,10 +45,24 @@ _KEYS = Statement(
     )
 )
 
+# In their order and without a gap, so that whoever finds one event finds all that came after it. The last one stays:
+# by it a subscriber of a gateway where nothing happens is taken up again.
+_first = (
+    sa.select(col(Event.xid), col(Event.id), col(Event.at)).order_by(col(Event.xid), col(Event.id)).limit(_BATCH)
+).subquery("first")
+_kept = _first.alias("kept")
+_last = sa.select(col(Event.id)).order_by(col(Event.xid).desc(), col(Event.id).desc()).limit(1).scalar_subquery()
 _EVENTS = Statement(
     sa.delete(Event).where(
         col(Event.id).in_(
-            sa.select(col(Event.id)).where(col(Event.at) < FromNow("since")).order_by(col(Event.at)).limit(_BATCH)
+            sa.select(_first.c.id).where(
+                _first.c.at < FromNow("since"),
+                _first.c.id != _last,
+                ~sa.exists().where(
+                    _kept.c.at >= FromNow("since"),
+                    sa.tuple_(_kept.c.xid, _kept.c.id) < sa.tuple_(_first.c.xid, _first.c.id),
+                ),
+            )
         )
     )
 )

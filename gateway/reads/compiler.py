@@ -18,6 +18,7 @@ from gateway.reads.given import GivenShape, NodeLevels
 from gateway.reads.ids import PREFIXES
 from gateway.reads.levels import EveryLevel, OneLevel, OneLink, Rows
 from gateway.reads.pages import BoundPage
+from gateway.reads.prices import Price, Pricing
 from gateway.reads.rendering import Code, Record, Renderer, literal
 from gateway.reads.roots import Root, every_root, given_root, lookup_root, lookups_root, many_root
 from gateway.reads.selection import Field, Selection, Variables
@@ -33,6 +34,13 @@ class UnboundArgument(Exception):
         self.error = error
 
 
+IsAlone = Callable[[Pages], bool]  # whether a plan makes one statement at most
+
+
+def _never_alone(_pages: Pages) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Plan:
     """One root field, or the selection of something given, compiled."""
@@ -40,7 +48,8 @@ class Plan:
     load: Root
     connections: Sequence[tuple[Field, ManyLevel]]
     dialect: Dialect
-    is_alone: Callable[[Pages], bool] = lambda _pages: False  # whether it makes one statement at most
+    price: Price
+    is_alone: IsAlone
 
     def bind(self, variables: Variables) -> Mapping[ManyLevel, BoundPage]:
         """Checks every argument before any statement is sent. Raises UnboundArgument."""
@@ -67,30 +76,33 @@ class Compiler:
     def root(self, parent_type: str, field: Field) -> Plan:
         """The plan of a root field, whose source is a Many, Lookup, Lookups, Every or Given."""
         compilation = _Compilation(self)
+        load, is_alone = self._root(compilation, parent_type, field)
+        return compilation.plan(load, compilation.pricing().field(parent_type, field), is_alone)
+
+    def _root(self, compilation: "_Compilation", parent_type: str, field: Field) -> tuple[Root, IsAlone]:
         origin = self.catalog[parent_type][field.name]
         source = origin.source
-        load: Root
         match source:
             case sources.Many():
                 level = compilation.many(source, field, origin.type_name)
-                return compilation.plan(many_root(level), lambda pages: level.is_alone(pages[level], counted=False))
+                return many_root(level), lambda pages: level.is_alone(pages[level], counted=False)
             case sources.Lookup():
                 nodes = compilation.nodes(field.selection)
-                return compilation.plan(lookup_root(nodes, field, source.noun), nodes.is_alone)
+                return lookup_root(nodes, field, source.noun), nodes.is_alone
             case sources.Lookups():
-                load = lookups_root(compilation.nodes(field.selection), field)
+                return lookups_root(compilation.nodes(field.selection), field), _never_alone
             case sources.Every():
-                load = every_root(compilation.every(ENTITIES[source.noun], field.selection))
+                return every_root(compilation.every(ENTITIES[source.noun], field.selection)), _never_alone
             case sources.Given():
-                load = given_root(compilation.given(field.selection), source.name)
+                return given_root(compilation.given(field.selection), source.name), _never_alone
             case _:
                 raise TypeError(f"{parent_type}.{field.name} cannot stand at the root")
-        return compilation.plan(load)
 
     def given(self, selection: Selection) -> Plan:
         """The plan of an object that a resolver gives as a dict; run it with `GivenShape.load`'s values."""
         compilation = _Compilation(self)
-        return compilation.plan(given_root(compilation.given(selection), None))
+        load = given_root(compilation.given(selection), None)
+        return compilation.plan(load, compilation.pricing().selection(selection), _never_alone)
 
 
 class _Compilation:
@@ -102,8 +114,11 @@ class _Compilation:
         self._dialect = compiler.dialect
         self.connections: list[tuple[Field, ManyLevel]] = []
 
-    def plan(self, load: Root, is_alone: Callable[[Pages], bool] = lambda _pages: False) -> Plan:
-        return Plan(load, self.connections, self._dialect, is_alone)
+    def plan(self, load: Root, price: Price, is_alone: IsAlone) -> Plan:
+        return Plan(load, self.connections, self._dialect, price, is_alone)
+
+    def pricing(self) -> Pricing:
+        return Pricing(self._catalog, dict(self.connections))
 
     def _code(self) -> Code:
         return Code(self._dialect)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
 
 from gateway.models import Change
@@ -20,10 +20,14 @@ log = logging.getLogger(__name__)
 _BATCH = 1_000
 _BUFFER = 10_000  # changes a listener may be behind
 
+_PARAMETERS = {"sqlite": ("?1", "?2"), "postgresql": ("$1", "$2")}
 _HORIZON = {
     "sqlite": "9223372036854775807",
     "postgresql": "pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
 }
+
+
+Position = tuple[int, int]  # in the order of the outbox: transaction and id
 
 
 class ChangeEvent(NamedTuple):
@@ -37,28 +41,43 @@ class ChangeEvent(NamedTuple):
     machine_id: int | None
     subject_id: int
 
+    @property
+    def position(self) -> Position:
+        return self.xid, self.id
+
 
 class Lagged(Exception):
     """The listener fell too far behind and has missed changes."""
 
 
 class Listener:
-    """The changes that one subscriber wants, from the moment it was made."""
+    """The changes that one subscriber wants, from the moment it was made or from `after` on.
 
-    def __init__(self, wants: Callable[[ChangeEvent], bool]) -> None:
+    `start` is that moment; None with `after`.
+    """
+
+    def __init__(self, wants: Callable[[ChangeEvent], bool], after: Position | None, start: Position | None) -> None:
         self._wants = wants
+        self._after = after
+        self.start = start if after is None else None
         self._pending: deque[ChangeEvent] = deque()
         self._ready = asyncio.Event()
         self._lagged = False
 
     def offer(self, event: ChangeEvent) -> None:
-        if not self._wants(event):
+        if not self._wants(event) or (self._after is not None and event.position <= self._after):
             return
         if len(self._pending) >= _BUFFER:
             self._lagged = True
         else:
             self._pending.append(event)
         self._ready.set()
+
+    def precede(self, events: Iterable[ChangeEvent]) -> None:
+        """These came before all that was offered."""
+        offered, self._pending = self._pending, deque()
+        for event in [*events, *offered]:
+            self.offer(event)
 
     async def batch(self) -> list[ChangeEvent]:
         """Waits for changes and takes all there are. Raises Lagged when some were lost."""
@@ -79,7 +98,7 @@ class Feed:
         self._poll = poll
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
-        self._position: tuple[int, int] | None = None
+        self._position: Position | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,7 +106,7 @@ class Feed:
         horizon = _HORIZON[self._database.dialect]
         end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
 
-        async def read_end(transaction: Transaction) -> tuple[int, int]:
+        async def read_end(transaction: Transaction) -> Position:
             rows = await transaction.rows(end)
             return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
@@ -103,11 +122,19 @@ class Feed:
                 await self._task
 
     @contextlib.asynccontextmanager
-    async def listen(self, wants: Callable[[ChangeEvent], bool]) -> AsyncIterator[Listener]:
-        """A listener that misses nothing committed after this was entered."""
-        listener = Listener(wants)
+    async def listen(
+        self, wants: Callable[[ChangeEvent], bool], after: Position | None = None
+    ) -> AsyncIterator[Listener]:
+        """A listener that misses nothing committed after this was entered; with `after`, nothing since that event.
+
+        Raises Lagged when it cannot be told what has happened since.
+        """
+        start = self._position
+        listener = Listener(wants, after, start)
         self._listeners.add(listener)
         try:
+            if after is not None and start is not None:
+                listener.precede(await self._database.read(lambda transaction: _between(transaction, after, start)))
             yield listener
         finally:
             self._listeners.discard(listener)
@@ -127,18 +154,43 @@ class Feed:
 
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
         assert self._position is not None
-        one, two = ("?1", "?2") if transaction.dialect == "sqlite" else ("$1", "$2")
-        rows = await transaction.rows(
-            "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
-            f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
-            f" ORDER BY xid, id LIMIT {_BATCH}",
-            self._position,
-        )
-        return [ChangeEvent(*row) for row in rows]
+        return await _after(transaction, self._position)
 
     def _publish(self, events: list[ChangeEvent]) -> None:
         for event in events:
             for listener in self._listeners:
                 listener.offer(event)
         if events:
-            self._position = (events[-1].xid, events[-1].id)
+            self._position = events[-1].position
+
+
+async def _after(transaction: Transaction, position: Position) -> list[ChangeEvent]:
+    """The next events after `position`, a batch at most."""
+    one, two = _PARAMETERS[transaction.dialect]
+    rows = await transaction.rows(
+        "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
+        f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
+        f" ORDER BY xid, id LIMIT {_BATCH}",
+        position,
+    )
+    return [ChangeEvent(*row) for row in rows]
+
+
+async def _between(transaction: Transaction, after: Position, until: Position) -> list[ChangeEvent]:
+    """All events after the one and up to the other.
+
+    Raises Lagged unless `after` is still there: events are cleared away in their order, so then nothing since is.
+    """
+    one, two = _PARAMETERS[transaction.dialect]
+    if not await transaction.rows(f"SELECT 1 FROM event WHERE xid = {one} AND id = {two}", after):
+        raise Lagged
+    events: list[ChangeEvent] = []
+    while after < until:
+        batch = await _after(transaction, after)
+        events += [event for event in batch if event.position <= until]
+        if len(batch) < _BATCH or len(events) > _BUFFER:
+            break
+        after = batch[-1].position
+    if len(events) > _BUFFER:
+        raise Lagged
+    return events

@@ -1,20 +1,15 @@
 """What is followed, over server-sent events and graphql-transport-ws: all of it, in order, from the right moment."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
 
 from gateway.config import Settings
 from tests.api.asking import CANCEL, CREATE, DELETE, REFRESH, REVERT, await_work, ended, execute, held, latency, wish
+from tests.api.following import Follow, by_sse, by_websocket
 from tests.databases import KINDS, Databases
 from tests.serving import Served, served
-
-Bodies = Iterator[dict[str, Any]]
-Follow = Callable[..., Any]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -23,44 +18,6 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Se
     with served(settings, demo=True) as gateway:
         latency(gateway, 0)
         yield gateway
-
-
-@contextmanager
-def by_sse(gateway: Served, query: str, **variables: Any) -> Iterator[Bodies]:
-    """Subscribed when the block begins: the first comment comes after the source has begun to listen."""
-    body = {"query": query, "variables": variables}
-    with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
-        assert answer.status_code == 200
-        lines = answer.iter_lines()
-        assert next(lines) == ":"
-        yield (json.loads(line[6:]) for line in lines if line.startswith("data: {"))
-
-
-@contextmanager
-def by_websocket(gateway: Served, query: str, **variables: Any) -> Iterator[Bodies]:
-    """Subscribed when the block begins: the pong comes after it."""
-    url = gateway.url.replace("http://", "ws://") + "/graphql"
-    with connect(url, subprotocols=["graphql-transport-ws"], proxy=None) as socket:  # type: ignore[list-item]
-
-        def hear() -> dict[str, Any]:
-            message: dict[str, Any] = json.loads(socket.recv(20))
-            return message
-
-        def bodies() -> Bodies:
-            while (message := early.pop(0) if early else hear())["type"] == "next":
-                yield message["payload"]
-            if message["type"] == "error":
-                yield {"errors": message["payload"]}
-            else:
-                assert message == {"id": "1", "type": "complete"}
-
-        socket.send('{"type": "connection_init"}')
-        assert hear() == {"type": "connection_ack"}
-        payload = {"query": query, "variables": variables}
-        socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
-        socket.send('{"type": "ping"}')
-        early = [*iter(hear, {"type": "pong"})]
-        yield bodies()
 
 
 UPDATED = """subscription ($id: ID!) { operationUpdated(id: $id) {
@@ -275,4 +232,4 @@ def test_a_snapshot_that_is_deleted_behind_our_back(gateway: Served) -> None:
         execute(gateway, "DELETE FROM simulated_snapshot WHERE ref = 'snapshot-1565'")
         wish(gateway, REFRESH, machineId="instance-221")
         change = {"kind": "DELETED", "deletedSnapshotId": "snapshot-565", "machine": {"id": "instance-221"}}
-        assert next(bodies) == {"data": {"snapshotChanged": change}}
+        assert next(bodies)["data"] == {"snapshotChanged": change}

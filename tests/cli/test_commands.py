@@ -170,6 +170,8 @@ OPEN_TO_ALL = (
         ({"operation_lease": "0"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not 0.0"),
         ({"operation_lease": "nan"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not nan"),
         ({"read_timeout": "inf"}, "GATEWAY_READ_TIMEOUT must be greater than 0, not inf"),
+        ({"introspection": "maybe"}, "GATEWAY_INTROSPECTION must be true or false, not 'maybe'"),
+        ({"documents_only": "1"}, "GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES"),
         ({"log_level": "loud"}, "GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'"),
         (
             {"host": "0.0.0.0"},

@@ -7,8 +7,11 @@ import re
 
 import pytest
 
+from gateway.config import Settings
+from tests.api.asking import latency
 from tests.clients.node import HERE, check_installed, passed, run
-from tests.serving import Served
+from tests.databases import Databases
+from tests.serving import Served, served
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +35,19 @@ def test_client(endpoint: str, client: str) -> None:
     assert passed(run(f"{client}.js", endpoint))
 
 
-def test_relay(endpoint: str) -> None:
-    """Compiled against the schema, built, and used in a document without a browser."""
-    run("relay-compiler", folder="relay")
+def test_relay(endpoint: str, databases: Databases) -> None:
+    """Compiled against the schema, built, and used in a document without a browser; then with its documents alone."""
+    manifest = HERE / "relay/documents.json"
+    manifest.write_text("{}")  # the compiler adds to it
+    run("relay-compiler", "--repersist", folder="relay")
     run("vite", "build", folder="relay")
     assert passed(run("built/story.js", endpoint, folder="relay"))
+
+    settings = Settings(database_url=databases.new("sqlite"), documents_files=(str(manifest),), documents_only=True)
+    with served(settings, demo=True) as strict:
+        latency(strict, 0)
+        assert strict.errors("{ viewer { name } }")[0][0] == "QUERY_NOT_IN_SAFELIST"
+        assert passed(run("built/story.js", f"{strict.url}/graphql", "by-id", folder="relay"))
 
 
 def test_graphql_codegen(endpoint: str) -> None:

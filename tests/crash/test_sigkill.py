@@ -23,6 +23,8 @@ from tests.cli.programs import serving
 from tests.crash import victim
 from tests.databases import KINDS, Databases
 
+pytestmark = pytest.mark.thorough
+
 # A chain 309 <- … <- 319 with 319 current; a tree whose 302 has two children; 3 <- {4, 5} with 4 current.
 MACHINES = {"revert": 13, "delete": 12, "create": 11}
 WISHES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -16,6 +16,8 @@ from gateway.errors import (
 from tests.hypervisors.ec2 import NO_DISKS, NO_IMAGES, PENDING, Answer, Form, Forward, alter, drop, lose, refuse
 from tests.hypervisors.ec2_lab import Lab, ec2_lab
 
+pytestmark = pytest.mark.thorough
+
 
 class Crash(Exception):
     """The gateway is no more."""

@@ -28,6 +28,8 @@ from tests.drivers.worlds.libvirt_qemu import PART, lacking
 from tests.hypervisors.guest import domain_xml, write_image
 from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
 
+pytestmark = pytest.mark.thorough
+
 MEMORY = 300  # MiB: to save that takes long enough to be met in the middle
 
 

@@ -21,6 +21,8 @@ from tests.databases import required
 from tests.drivers.worlds import proxmox
 from tests.drivers.worlds.proxmox import Cluster
 
+pytestmark = pytest.mark.thorough
+
 CREATE = CreateWish("100", "before", "why", False)
 NOT_BEGUN, DONE = Recovery.NOT_BEGUN, Recovery.DONE
 

@@ -17,6 +17,8 @@ from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, Provid
 from gateway.models import PowerState
 from tests.drivers import images
 
+pytestmark = pytest.mark.thorough
+
 images.need()
 
 VM = "vm.qcow2"

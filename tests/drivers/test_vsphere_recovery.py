@@ -11,6 +11,8 @@ from tests.drivers.calling_vsphere import METHODS, REVERT, World, begun, check_w
 from tests.drivers.test_contract import Watched
 from tests.hypervisors.vcenter import VCenter, until
 
+pytestmark = pytest.mark.thorough
+
 
 async def abandoned(task: "asyncio.Task[Any]") -> None:
     """The gateway has been killed while it waited."""

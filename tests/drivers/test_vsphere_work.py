@@ -39,6 +39,8 @@ from tests.drivers.calling_vsphere import (
 from tests.drivers.test_contract import Watched
 from tests.hypervisors.vcenter import VCenter, named, until
 
+pytestmark = pytest.mark.thorough
+
 # ---- work that ends well
 
 

@@ -24,6 +24,8 @@ from tests.databases import Databases, required
 from tests.drivers import images
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough
+
 images.need()
 
 QEMU = "qemu-system-x86_64"

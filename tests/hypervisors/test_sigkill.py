@@ -17,6 +17,8 @@ from tests.databases import Databases
 from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
 from tests.hypervisors.looking import Looking, providers_file
 
+pytestmark = pytest.mark.thorough
+
 MEMORY = 300  # MiB
 HEAD = (
     "killed",

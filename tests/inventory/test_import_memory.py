@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.inventory.files import select
 from tests.make_dump import write_dump
+
+pytestmark = pytest.mark.thorough
 
 PROGRAM = """
 import resource, sys

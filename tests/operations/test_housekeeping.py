@@ -47,9 +47,28 @@ def test_more_than_a_batch_goes(run: Run) -> None:
         await world.execute(f"UPDATE event SET at = {LONG_AGO}")
         await sweep(world.database, world.settings)
         assert await world.rows(Operation) == []
-        assert len(await world.database.read(lambda tx: tx.rows("SELECT 1 FROM event"))) == 0
+        assert len(await world.database.read(lambda tx: tx.rows("SELECT 1 FROM event"))) == 1  # the last one
 
     run(story)
+
+
+def test_events_go_in_their_order(run: Run) -> None:
+    """Whoever finds one finds all that came after it, also where the clock was set back in between."""
+
+    async def story(world: World) -> None:
+        await world.tree()
+        before = await _events(world)
+        kept = before[2]
+        await world.execute(f"UPDATE event SET at = {LONG_AGO} WHERE id <> {kept}")
+        await sweep(world.database, world.settings)
+        assert await _events(world) == before[2:]
+
+    run(story)
+
+
+async def _events(world: World) -> list[int]:
+    rows = await world.database.read(lambda tx: tx.rows("SELECT id FROM event ORDER BY xid, id"))
+    return [row[0] for row in rows]
 
 
 def test_machines_that_are_gone_long_enough_go_with_their_snapshots(run: Run) -> None:

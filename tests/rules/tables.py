@@ -33,6 +33,8 @@ def errors_table() -> list[str]:
 def _default(value: Any) -> str:
     if value in ((), ""):
         return "none"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
     return f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
 
 

@@ -185,6 +185,12 @@ def test_4403_for_an_init_that_is_refused(socket: ClientConnection, given: str, 
     assert closed(socket) == (4403, reason)
 
 
+def test_1011_for_a_bug_of_the_connection_itself(serving: Serving) -> None:
+    with serving.socket(additional_headers={"X-Request-Id": "ws-8"}) as socket:
+        say(socket, {**INIT, "payload": {"authorization": "strange"}})
+        assert closed(socket) == (1011, "Internal error. Report it with the request id ws-8.")
+
+
 @pytest.mark.parametrize("subprotocols", [None, ["graphql-ws"], ["graphql-ws", "soap"]])
 def test_4406_for_another_subprotocol(serving: Serving, subprotocols: list[str] | None) -> None:
     with serving.socket(subprotocols=subprotocols) as socket:

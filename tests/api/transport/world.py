@@ -93,12 +93,14 @@ class World:
 
 
 def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
-    """Knows everybody but two."""
+    """Knows everybody but two, and does not know what to do with a third."""
     given = payload.get("authorization") or dict(scope["headers"]).get(b"authorization", b"").decode()
     if given == "wrong":
         raise Unauthenticated("The token is not valid.")
     if given == "banned":
         raise Forbidden("You may not come here.")
+    if given == "strange":
+        raise ValueError("a mistake of ours")
     return local_caller("default")
 
 
