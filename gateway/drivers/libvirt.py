@@ -42,7 +42,7 @@ from gateway.drivers.libvirt_domains import (
     wanted_xml,
     was_reverted,
 )
-from gateway.drivers.libvirt_line import Line, failure
+from gateway.drivers.libvirt_line import FAILED_MIDWAY, Line, failure
 from gateway.drivers.marks import mark, wire_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
@@ -141,8 +141,11 @@ class LibvirtDriver(Driver):
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         if reason := machine.obstacle or _MATRIX.reason_against(action, machine.power_state):
             raise ProviderRefused("the provider would refuse", provider_message=reason)
-        taken = {seen.ref for seen in (await self.snapshots(ref)).snapshots}
-        name = wire_name(wish.name, work.token, is_legal, taken, LONGEST_NAME)
+        there = {seen.ref: seen for seen in (await self.snapshots(ref)).snapshots}
+        for seen in there.values():
+            if seen.token == work.token:  # an earlier call was still on its way when recovery looked for it
+                return seen
+        name = wire_name(wish.name, work.token, is_legal, there, LONGEST_NAME)
         wanted = wanted_xml(name, mark(wish.description, work.token), wish.memory)
         await work.progress(None, "Saving the memory of the paused machine" if wish.memory else "Saving the disks")
         return await self._tell(
@@ -161,12 +164,12 @@ class LibvirtDriver(Driver):
             await self._tell(
                 lambda line: line.domain(ref).snapshotLookupByName(name, 0),
                 lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
+                harmful=True,
             )
         except ProviderRefused as error:
             if await self._stands(ref, before):
                 raise
-            words = error.provider_message
-            raise OutcomeUnknown("the provider failed when it had begun", provider_message=words) from None
+            raise OutcomeUnknown(FAILED_MIDWAY, provider_message=error.provider_message) from None
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
         await self._await_idle(wish.machine_ref)
@@ -249,8 +252,8 @@ class LibvirtDriver(Driver):
         except libvirt.libvirtError as error:
             raise failure(error, handed_over=False) from None
 
-    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T]) -> T:
-        """Calls what changes something, once, on what it finds."""
+    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T], *, harmful: bool = False) -> T:
+        """Calls what changes something, once, on what it finds. A `harmful` one may fail half done."""
         shared = await self._ask(lambda line: None if line.is_remote else line)
 
         def act(line: Line) -> T:
@@ -260,7 +263,7 @@ class LibvirtDriver(Driver):
                 handed_over = True
                 return function(found)
             except libvirt.libvirtError as error:
-                raise failure(error, handed_over=handed_over) from None
+                raise failure(error, handed_over=handed_over, harmful=harmful) from None
 
         def call() -> T:
             with self._spare_line() if shared is None else contextlib.nullcontext(shared) as line:

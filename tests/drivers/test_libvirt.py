@@ -279,6 +279,15 @@ def test_a_name_that_somebody_takes_in_between(make: Make, monkeypatch: pytest.M
     run(make(), test)
 
 
+def test_a_create_that_comes_again_makes_nothing_more(make: Make) -> None:
+    async def test(driver: Any) -> None:
+        made = await create(driver, "a")
+        assert await create(driver, "a") == made
+        assert list((await driver.snapshots(MACHINE)).snapshots) == [made]
+
+    run(make(), test)
+
+
 def test_the_matrix_says_what_to_do(make: Make) -> None:
     async def test(driver: Any) -> None:
         matrix = driver.matrix(MachineKind.VM)

@@ -291,6 +291,23 @@ def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> 
     run(test)
 
 
+def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
+    """Of several disks some may be back: libvirt does not take them forth again."""
+
+    async def test(driver: Any) -> None:
+        ref = daemon.add("fails", running=False)
+        made = await create(driver, ref, "a", memory=False)
+        image = daemon.image("fails")
+        image.chmod(0)
+        error = await error_of(driver.revert(Work("r"), RevertWish(ref, made.ref)))
+        assert (type(error), error.message) == (OutcomeUnknown, "the provider failed when it may have begun")
+        assert "Permission denied" in str(error.provider_message)
+        image.chmod(0o600)
+        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+
+    run(test)
+
+
 def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
     """QEMU puts back what has the number, not what has the name: libvirt calls that done."""
 

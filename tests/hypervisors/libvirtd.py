@@ -141,9 +141,9 @@ class Libvirtd:
         """All lines that the guest has written."""
         return lines(self.directory / f"{name}.serial")
 
-    def await_line(self, name: str, condition: Any) -> Line:
-        """The guest's first new line that meets the condition."""
-        known = len(self.said(name))
+    def await_line(self, name: str, condition: Any, since: int | None = None) -> Line:
+        """The guest's first line that meets the condition, of those after so many; else of those that are new."""
+        known = len(self.said(name)) if since is None else since
 
         def look() -> Line | None:
             return next((line for line in self.said(name)[known:] if condition(line)), None)
