@@ -166,7 +166,7 @@ class LibvirtDriver(Driver):
                 lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
                 harmful=True,
             )
-        except ProviderRefused as error:
+        except (ProviderRefused, ProviderBusy) as error:
             if await self._stands(ref, before):
                 raise
             raise OutcomeUnknown(FAILED_MIDWAY, provider_message=error.provider_message) from None
