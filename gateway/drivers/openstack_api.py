@@ -5,18 +5,21 @@ Says everything in the gateway's words; what becomes of wishes is the driver's b
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 import requests
 from keystoneauth1 import exceptions
-from openstack import connect
+from openstack.config import OpenStackConfig
 from openstack.connection import Connection
+from openstack.exceptions import ConfigException, SDKException, ServiceDisabledException
 
 from gateway.drivers.base import SeenMachine, SeenSnapshot
+from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -29,50 +32,79 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, PowerState
 
-TOKEN, DESCRIPTION = "snapshot_gateway_token", "snapshot_gateway_description"
+# Properties of images. Nova hands all of them on: the image of a server that was made from such an image has them too,
+# so the token says of which server it is, and the description goes with the token.
+MACHINE, TOKEN, DESCRIPTION = "instance_uuid", "snapshot_gateway_token", "snapshot_gateway_description"
+
+LONGEST = 255  # characters of a name and of a property; the gateway itself keeps all
+
+LOOK = 0.2  # seconds between the first looks at work in progress
 
 _MICROVERSION = "2.47"  # servers tell the name of their flavor, createImage the id of the image
 
-_POWER = {
-    **dict.fromkeys(("ACTIVE", "PASSWORD", "VERIFY_RESIZE"), PowerState.ON),
-    **dict.fromkeys(("SHUTOFF", "SHELVED", "SHELVED_OFFLOADED"), PowerState.OFF),
-    **dict.fromkeys(("PAUSED", "SUSPENDED"), PowerState.SUSPENDED),
-}
+_DENIED = "the provider does not accept the gateway's credentials"
+
+# Of Nova's numbers; a machine that is in none of these is just made, lost, or crashed.
+_POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
 
 
 class Client:
-    """Blocking calls, from any thread. `login`: what a Connection takes to know the cloud and who the gateway is."""
+    """Blocking calls, from any thread. `login`: what says where the cloud is and who the gateway is there.
 
-    def __init__(self, login: Mapping[str, Any]) -> None:
+    `clouds_file`: where `login` only names a cloud; None for the places where OpenStack's own tools look for it.
+    """
+
+    def __init__(self, login: Mapping[str, Any], clouds_file: str | None = None) -> None:
         self._login = login
+        self._clouds_file = clouds_file
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
     def call(self, change: bool, service: str, method: str, path: str, body: Any = None) -> Any:
         """The answer's JSON, None without any. Raises ProviderError: OutcomeUnknown when a `change` may have begun."""
         extra = {"microversion": _MICROVERSION} if service == "compute" else {}
+        proxy = self._proxy(service)
+        try:
+            # Repeating it would repeat what may have begun, and a cache would not tell what is.
+            answer = proxy.request(
+                path, method, json=body, connect_retries=0, status_code_retries=0, skip_cache=True, **extra
+            )
+        except exceptions.Unauthorized:  # Keystone's own, when the token was no longer good
+            raise ProviderDenied(_DENIED) from None
+        except (exceptions.ClientException, requests.RequestException, OSError) as error:
+            raise _silence(error, change) from None
+        if answer.status_code >= 400:
+            raise _refusal(answer, change)
+        try:
+            return orjson.loads(answer.content) if answer.content else None
+        except orjson.JSONDecodeError:
+            raise nonsense(change) from None
+
+    def _proxy(self, service: str) -> Any:
+        """Who speaks to a service, logged in and knowing where it is: before anything is handed over."""
         try:
             proxy = getattr(self._enter(), service)
-            # It would repeat what may have begun.
-            answer = proxy.request(path, method, json=body, connect_retries=0, raise_exc=False, **extra)
-            if answer.status_code < 400:
-                return answer.json() if answer.content else None
+            proxy.get_endpoint()
         except (exceptions.Unauthorized, exceptions.MissingRequiredOptions):
-            raise ProviderDenied("the provider does not accept the gateway's credentials") from None
-        except exceptions.CatalogException:
+            raise ProviderDenied(_DENIED) from None
+        except ServiceDisabledException:
+            self.close()  # it would remember that for ever
             raise ProviderUnavailable(f"the provider's catalog does not name its {service} service") from None
-        except (exceptions.ClientException, requests.RequestException) as error:
-            raise _silence(error, change) from None
-        except ValueError:
-            raise nonsense(change) from None
-        raise _refusal(answer, change)
+        except ConfigException as error:
+            raise ProviderDenied("the configuration of the cloud makes no sense", provider_message=str(error)) from None
+        except (exceptions.ClientException, requests.RequestException, SDKException, OSError) as error:
+            raise _silence(error, change=False) from None
+        return proxy
 
     def _enter(self) -> Connection:
         with self._lock:
             if self._connection is None:
-                self._connection = connect(
-                    **self._login, load_envvars=False, load_yaml_config=False, app_name="snapshot-gateway"
+                files = [self._clouds_file] if self._clouds_file else None
+                config = OpenStackConfig(
+                    config_files=files, load_envvars=False, load_yaml_config="cloud" in self._login
                 )
+                region = config.get_one(app_name="snapshot-gateway", **self._login)
+                self._connection = Connection(config=region)
             return self._connection
 
     def close(self) -> None:
@@ -81,6 +113,28 @@ class Client:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
+
+
+class Cloud:
+    """The client in its threads: `asking`, and `telling` for calls that change something."""
+
+    def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
+        self.client = client
+        self._asking = asking
+        self._telling = telling
+
+    async def ask(self, service: str, path: str) -> Any:
+        """What a service has at a path. Raises ProviderError."""
+        return await self._asking.ask(self.client.call, False, service, "GET", path)
+
+    async def tell(self, service: str, method: str, path: str, body: Any = None) -> Any:
+        """Tells a service to do something. Raises ProviderError: OutcomeUnknown when it may have begun."""
+        return await self._telling.tell(self.client.call, True, service, method, path, body)
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds between looks at work in progress, for ever."""
+        yield from (LOOK * 1.5**turn for turn in range(6))
+        yield from repeat(LOOK * 10)
 
 
 def safe(ref: str) -> str:
@@ -101,6 +155,14 @@ def read_list(answer: Any, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def read_one(answer: Any, name: str | None = None) -> dict[str, Any]:
+    """The object that an answer is, or has under a name. Raises ProviderUnavailable when there is none."""
+    found = answer.get(name) if name and isinstance(answer, dict) else answer
+    if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+        raise nonsense(change=False)
+    return found
+
+
 def read_machine(server: Mapping[str, Any]) -> SeenMachine:
     """A server."""
     flavor = server.get("flavor")
@@ -108,7 +170,7 @@ def read_machine(server: Mapping[str, Any]) -> SeenMachine:
         ref=server["id"],
         kind=MachineKind.INSTANCE,
         name=server.get("name") or "",
-        power_state=_POWER.get(server.get("status", ""), PowerState.UNKNOWN),
+        power_state=_POWER.get(str(server.get("OS-EXT-STS:power_state")), PowerState.UNKNOWN),
         description=server.get("description"),
         host=server.get("OS-EXT-SRV-ATTR:host"),
         flavor=flavor.get("original_name") if isinstance(flavor, dict) else None,
@@ -117,26 +179,26 @@ def read_machine(server: Mapping[str, Any]) -> SeenMachine:
     )
 
 
+def properties(machine_ref: str, token: str, description: str | None) -> dict[str, str]:
+    """What the image of a machine is marked with. Nova says itself whose an image is only if it holds a disk."""
+    text = re.sub(r"[^\0-\uffff]", "\ufffd", description or "")[:LONGEST]
+    # An empty description is told too, because otherwise an inherited one would stay.
+    return {MACHINE: machine_ref, "image_type": "snapshot", TOKEN: f"{machine_ref} {token}", DESCRIPTION: text}
+
+
 def read_snapshot(image: Mapping[str, Any]) -> SeenSnapshot:
     """An image of a server."""
+    whose, _, token = str(image.get(TOKEN)).partition(" ")
+    ours = whose == image.get(MACHINE)
     return SeenSnapshot(
         ref=image["id"],
         name=image.get("name") or "",
         created_at=_moment(image.get("created_at")),
-        description=image.get(DESCRIPTION),
+        description=image.get(DESCRIPTION) or None if ours else None,
         size_bytes=image.get("size") or None,  # that of a server that runs from volumes is 0, for it has none itself
-        token=image.get(TOKEN),
+        token=token if ours else None,
         ready=image.get("status") not in {"queued", "saving", "uploading", "importing"},
     )
-
-
-def volume_snapshots(image: Mapping[str, Any]) -> list[str]:
-    """The refs of the snapshots of volumes that the image of a server that runs from volumes is made of."""
-    try:
-        devices = orjson.loads(image.get("block_device_mapping") or "[]")
-        return [device["snapshot_id"] for device in devices if device.get("snapshot_id")]
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise nonsense(change=False) from None
 
 
 def _moment(text: Any) -> datetime:
@@ -151,17 +213,19 @@ def _refusal(answer: requests.Response, change: bool) -> ProviderError:
     words = _words(answer)
     match answer.status_code:
         case 401:
-            return ProviderDenied("the provider does not accept the gateway's credentials", provider_message=words)
-        case 403 | 413 if re.search("quota|limit", words, re.IGNORECASE):
+            return ProviderDenied(_DENIED, provider_message=words)
+        case 403 | 413 if change and re.search("quota|limit", words, re.IGNORECASE):
             return ProviderFull("a quota of the project is reached", provider_message=words)
+        case 403 if change and "protected" in words:
+            return ProviderRefused("the snapshot's image is protected on the provider", provider_message=words)
         case 403:
             return ProviderDenied("the gateway's user lacks a right on the provider", provider_message=words)
-        case 404:
+        case 404 if "itemNotFound" in answer.text or re.search(r"\bimage\b", words):
             return ProviderMissing("the provider has no such machine or snapshot", provider_message=words)
         case 409 if "task_state" in words:
             return ProviderBusy("the provider is doing other work on this machine", provider_message=words)
-        case 429 | 503:
-            return ProviderUnavailable("the provider is too busy", provider_message=words)
+        case 404 | 429:  # anything answers 404 when an address in the catalog is wrong
+            return ProviderUnavailable("the provider's service does not answer", provider_message=words)
         case status if status >= 500:
             lost = OutcomeUnknown if change else ProviderUnavailable
             return lost("the provider reported an error of its own", provider_message=words)
@@ -182,9 +246,11 @@ def _words(answer: requests.Response) -> str:
 def _silence(error: Exception, change: bool) -> ProviderError:
     """What the lack of an answer means."""
     text = str(error)
-    if isinstance(error, exceptions.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
-        return ProviderUnavailable("the provider's certificate is not trusted; see 'ca_file'")
-    unsent = isinstance(error.__context__, requests.ConnectTimeout) or "NewConnectionError" in text
-    if change and isinstance(error, exceptions.ConnectFailure) and not unsent:
+    if "CERTIFICATE_VERIFY_FAILED" in text or "CA certificate" in text:
+        return ProviderUnavailable("the provider's certificate cannot be trusted; see 'ca_file'")
+    unsent = isinstance(error.__context__, requests.ConnectTimeout) or re.search(
+        "NewConnectionError|NameResolutionError", text
+    )
+    if change and not unsent:
         return OutcomeUnknown("the provider did not answer")
     return ProviderUnavailable("the provider cannot be reached, or does not answer")

@@ -33,14 +33,15 @@ def admin() -> Any:
     )
 
 
-def make_server(name: str, directory: Path) -> str:
-    """Starts a server that runs the guest which counts; its id, once it is active."""
+def make_server(name: str, directory: Path, image_id: str | None = None) -> str:
+    """Starts a server that runs the guest which counts, or an image of it; its id, once it is active."""
     cloud = admin()
-    image = next(cloud.image.images(name="guest"), None) or _upload(directory)
+    if image_id is None:
+        image_id = (next(cloud.image.images(name="guest"), None) or _upload(directory)).id
     flavor = next((flavor for flavor in cloud.compute.flavors() if flavor.name == "small"), None)
     if flavor is None:
         flavor = cloud.compute.create_flavor(name="small", ram=64, vcpus=1, disk=1)
-    server = cloud.compute.create_server(name=name, image_id=image.id, flavor_id=flavor.id, networks="none")
+    server = cloud.compute.create_server(name=name, image_id=image_id, flavor_id=flavor.id, networks="none")
     ref: str = cloud.compute.wait_for_server(server, wait=120, interval=0.5).id
     return ref
 
@@ -54,6 +55,13 @@ def delete_server(ref: str) -> None:
     server = cloud.compute.get_server(ref)
     cloud.compute.delete_server(server, force=True)
     cloud.compute.wait_for_delete(server, wait=120, interval=0.5)
+
+
+def make_image(server: str, name: str) -> dict[str, Any]:
+    """An image that somebody else makes of a server, once it is complete."""
+    image = admin().compute.create_server_image(server, name=name, wait=True)
+    found: dict[str, Any] = admin().image.get(f"/images/{image.id}").json()
+    return found
 
 
 def has_image(ref: str) -> bool:

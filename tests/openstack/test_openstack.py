@@ -8,7 +8,7 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import Databases
-from tests.openstack.cloud import URL, admin, delete_server, disk_count, has_image, make_server
+from tests.openstack.cloud import URL, admin, delete_server, disk_count, has_image, make_image, make_server
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.skipif(not URL, reason="no real OpenStack runs: make openstack-test")
@@ -109,3 +109,29 @@ def test_it_cannot_be_reverted(gateway: Served, instance: str) -> None:
     id_, _ = create(gateway, machine, "one way")
     revert = "mutation ($id: ID!) { revertVmSnapshot(input: {snapshotId: $id}) { errors { code } } }"
     assert gateway.ask(revert, id=id_)["revertVmSnapshot"]["errors"] == [{"code": "UNSUPPORTED"}]
+
+
+def test_characters_that_nova_does_not_take(gateway: Served, instance: str) -> None:
+    machine = machine_id(gateway, instance)
+    _, operation = create(gateway, machine, "smile \N{GRINNING FACE}")
+    assert (operation["state"], operation["error"]) == ("SUCCEEDED", None)
+    [snapshot] = gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"]
+    assert snapshot["name"] == "smile \N{GRINNING FACE}"
+    assert admin().image.get_image(snapshot["providerRef"]).name.startswith("smile-")
+
+
+def test_what_an_instance_has_of_the_image_it_was_made_from(gateway: Served, instance: str, tmp_path: Path) -> None:
+    """Nova passes the marks of that on to every image of the instance, where they mean nothing."""
+    machine = machine_id(gateway, instance)
+    create(gateway, machine, "parent")
+    [parent] = gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"]
+    child = make_server("child", tmp_path, parent["providerRef"])
+    try:
+        image = make_image(child, "by hand")
+        assert (image["snapshot_gateway_description"], image["instance_uuid"]) == ("by the gateway", child)
+        gateway.run(gateway.gateway.inventory.refresh_provider("cloud"), timeout=120)
+        nodes = gateway.ask(SNAPSHOTS, id=machine_id(gateway, child))["instance"]["snapshots"]["nodes"]
+        assert [(node["name"], node["description"]) for node in nodes] == [("by hand", None)]
+        assert gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"] == [parent]
+    finally:
+        delete_server(child)

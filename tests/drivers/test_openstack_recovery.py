@@ -1,0 +1,279 @@
+"""The openstack driver after crashes, lost answers and cancellations: what was made is found, nothing is made twice."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gateway.drivers.base import Canceled, Recovery, SeenSnapshot, Work
+from gateway.errors import OutcomeUnknown, ProviderMissing, ProviderRefused, ProviderUnavailable
+from tests.hypervisors.openstack_double import drop, lose, refuse
+from tests.hypervisors.openstack_lab import Crash, Lab, crash, openstack_lab
+from tests.hypervisors.openstack_services import GIVES_UP, LEAVES_IT, NEVER_ENDS, fault
+
+CREATE, DELETE = "POST compute servers", "DELETE image images"
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with openstack_lab() as made:
+        yield made
+
+
+@pytest.fixture
+def volumes() -> Iterator[Lab]:
+    with openstack_lab(volumes=2) as made:
+        yield made
+
+
+def crashed(lab: Lab, **work: Any) -> str:
+    """Creates, and crashes on the way; the ref of the image that is left."""
+    with pytest.raises(Crash):
+        lab.create(Work("token", **work))
+    [ref] = lab.cloud.images
+    return ref
+
+
+def checkpointed(lab: Lab, ref: str) -> str:
+    """What a delete has checkpointed when the gateway crashes right after it."""
+    told: list[str] = []
+
+    async def checkpoint(task_ref: str) -> None:
+        told.append(task_ref)
+        raise Crash
+
+    with pytest.raises(Crash):
+        lab.delete(ref, Work("d", checkpoint=checkpoint))
+    return told[0]
+
+
+# ---- creates
+
+
+def test_a_crash_before_the_call(lab: Lab) -> None:
+    for _ in range(2):
+        assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.told() == []
+
+
+def test_a_crash_before_the_checkpoint(lab: Lab) -> None:
+    ref = crashed(lab, checkpoint=crash)
+    assert lab.cloud.images[ref]["status"] == "queued"
+    made = lab.recover()
+    assert ((made.ref, made.ready), [made]) == ((ref, True), lab.snapshots())
+    assert lab.recover("another") is Recovery.NOT_BEGUN
+    assert lab.told() == [CREATE]
+
+
+def test_a_crash_while_the_image_is_made(lab: Lab) -> None:
+    ref = crashed(lab, progress=crash)
+    for task_ref in (ref, None):
+        made = lab.recover(task_ref=task_ref)
+        assert (made.ref, made.ready) == (ref, True)
+    assert lab.told() == [CREATE]
+
+
+def test_a_crash_after_the_image_is_made(lab: Lab) -> None:
+    made = lab.create()
+    for task_ref in (made.ref, None):
+        for _ in range(2):
+            assert lab.recover(task_ref=task_ref) == made
+    assert lab.told() == [CREATE]
+
+
+def test_a_snapshot_is_half_made_until_its_image_is(lab: Lab) -> None:
+    ref = crashed(lab, progress=crash)
+    seen: list[list[bool]] = []
+    while not seen or not seen[-1][0]:
+        seen.append([snapshot.ready for snapshot in lab.snapshots()])
+    assert seen[:-1] == [[False]] * (len(seen) - 1)
+    assert [snapshot.ref for snapshot in lab.snapshots()] == [ref]
+
+
+@pytest.mark.parametrize("steps", [GIVES_UP, LEAVES_IT], ids=["deleted", "left queued"])
+def test_what_came_to_nothing_can_be_begun_again(lab: Lab, steps: Any) -> None:
+    lab.cloud.steps = steps
+    ref = crashed(lab, checkpoint=crash)
+    assert lab.recover(task_ref=ref) is Recovery.NOT_BEGUN
+    assert lab.cloud.images == {}
+
+
+def test_of_two_requests_at_one_time_nova_drops_one(lab: Lab) -> None:
+    """It has made the image's record already, and answers with an error of its own."""
+
+    def race(forward: Callable[[], Any]) -> Any:
+        forward()
+        lab.cloud._work.clear()  # the other's work goes on
+        return fault("computeFault", 500, "UnexpectedTaskStateError")
+
+    lab.cloud.on("POST compute", race)
+    with pytest.raises(OutcomeUnknown):
+        lab.create()
+    [ref] = lab.cloud.images
+    server = lab.cloud.servers[lab.machine]
+
+    def done(_: Callable[[], Any]) -> Any:
+        server["OS-EXT-STS:task_state"] = None
+        return 503, "too busy to say"
+
+    lab.cloud.on("GET image/images/", refuse(503), done)
+    assert lab.recover() is Recovery.NOT_BEGUN
+    assert ref not in lab.cloud.images
+    assert lab.create().ready
+
+
+def test_a_request_that_is_heard_after_its_recovery(lab: Lab) -> None:
+    late: list[Callable[[], Any]] = []
+
+    def delay(forward: Callable[[], Any]) -> None:
+        late.append(forward)
+
+    lab.cloud.on("POST compute", delay)
+    with pytest.raises(OutcomeUnknown):
+        lab.create()
+    assert lab.recover() is Recovery.NOT_BEGUN
+    late[0]()
+    made = lab.create()
+    assert ([made], lab.told()) == (lab.snapshots(), [CREATE])
+
+
+def test_recovery_waits_for_what_may_have_been_it(lab: Lab) -> None:
+    """The server is at work, but no image shows yet."""
+    server = lab.cloud.servers[lab.machine]
+    server["OS-EXT-STS:task_state"] = "image_snapshot_pending"
+
+    def done(_: Callable[[], Any]) -> Any:
+        server["OS-EXT-STS:task_state"] = None
+        return 200, {"images": []}
+
+    lab.cloud.on("GET image/images", lambda forward: (200, {"images": []}), done)
+    assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.cloud._faults == []
+
+
+def test_a_server_that_is_deleted_meanwhile(lab: Lab) -> None:
+    async def delete(*_: object) -> None:
+        del lab.cloud.servers[lab.machine]
+
+    with pytest.raises(ProviderRefused):
+        lab.create(Work("token", checkpoint=delete))
+    assert lab.cloud.images == {}
+    with pytest.raises(ProviderMissing):
+        lab.create()
+
+
+def test_an_image_that_is_complete_between_two_looks(lab: Lab) -> None:
+    """Seen in the making, and then its server at rest: that is no image which nobody will fill."""
+    lab.cloud.steps = (("image_uploading", "saving"), (None, "active"))
+    assert [lab.create()] == lab.snapshots()
+    assert lab.told() == [CREATE]
+
+
+def test_a_server_that_nova_does_not_let_go_of(lab: Lab) -> None:
+    """It may be at the next image already, which is somebody else's."""
+    lab.cloud.steps = (("image_uploading", "active"),)
+    made = lab.create()
+    assert ([made], made.ready) == (lab.snapshots(), True)
+
+
+# ---- creates from volumes
+
+
+def test_a_crash_while_volumes_are_snapshotted(volumes: Lab) -> None:
+    ref = crashed(volumes, checkpoint=crash)
+    assert [row["status"] for row in volumes.cloud.volume_snapshots.values()] == ["creating"] * 2
+    made: SeenSnapshot = volumes.recover()
+    assert (made.ref, made.token) == (ref, "token")
+    assert [row["status"] for row in volumes.cloud.volume_snapshots.values()] == ["available"] * 2
+    assert volumes.told() == [CREATE]
+
+
+# ---- cancellation
+
+
+def test_a_cancelled_create_leaves_nothing(lab: Lab) -> None:
+    lab.cloud.steps = NEVER_ENDS
+    with pytest.raises(Canceled):
+        lab.create(Work("token", cancelled=lambda: True))
+    assert lab.cloud.images == {}
+    assert lab.told() == [CREATE, DELETE]
+    assert lab.run(lab.driver.machine(lab.machine))  # whereupon Nova lets go of the server
+    assert lab.cloud.servers[lab.machine]["OS-EXT-STS:task_state"] is None
+
+
+def test_a_cancelled_create_from_volumes_leaves_nothing(volumes: Lab) -> None:
+    volumes.cloud.on("GET volume", lambda forward: (200, {"snapshot": {"id": "x", "status": "creating"}}))
+    with pytest.raises(Canceled):
+        volumes.create(Work("token", cancelled=lambda: True))
+    assert (volumes.cloud.images, volumes.cloud.volume_snapshots) == ({}, {})
+
+
+def test_a_create_that_cannot_be_stopped_goes_on(lab: Lab) -> None:
+    lab.cloud.on("DELETE", refuse(403))
+    assert lab.create(Work("token", cancelled=lambda: True)).ready
+    assert lab.told() == [CREATE, DELETE]
+
+
+def test_a_crash_during_a_cancellation(lab: Lab) -> None:
+    lab.cloud.steps = NEVER_ENDS
+    lab.cloud.on("DELETE", lose)
+    with pytest.raises(OutcomeUnknown):
+        lab.create(Work("token", cancelled=lambda: True))
+    assert lab.recover() is Recovery.NOT_BEGUN
+
+
+def test_a_cancelled_create_that_others_have_stopped(lab: Lab) -> None:
+    async def delete(ref: str) -> None:
+        del lab.cloud.images[ref]
+
+    with pytest.raises(Canceled):
+        lab.create(Work("token", checkpoint=delete, cancelled=lambda: True))
+
+
+def test_what_is_made_already_is_not_cancelled(lab: Lab) -> None:
+    made = lab.create()
+    assert lab.run(lab.driver.recover(Work("token", made.ref, cancelled=lambda: True), lab.wish())) == made
+
+
+# ---- deletes
+
+
+def test_a_crash_before_the_delete(volumes: Lab) -> None:
+    made = volumes.create()
+    task_ref = checkpointed(volumes, made.ref)
+    assert volumes.recover_delete(made.ref) is Recovery.NOT_BEGUN
+    assert volumes.recover_delete(made.ref, task_ref) is Recovery.NOT_BEGUN
+    assert volumes.snapshots() == [made]
+
+
+def test_a_crash_between_the_image_and_its_volumes(volumes: Lab) -> None:
+    made = volumes.create()
+    task_ref = checkpointed(volumes, made.ref)
+    volumes.cloud.on("DELETE volume", drop)
+    with pytest.raises(OutcomeUnknown):
+        volumes.delete(made.ref)
+    volumes.cloud.on("DELETE volume", refuse(429))
+    with pytest.raises(ProviderUnavailable):  # and so it is asked again later
+        volumes.recover_delete(made.ref, task_ref)
+    for _ in range(2):
+        assert volumes.recover_delete(made.ref, task_ref) is Recovery.DONE
+    assert (volumes.cloud.images, volumes.cloud.volume_snapshots) == ({}, {})
+
+
+def test_a_delete_that_is_not_confirmed(lab: Lab) -> None:
+    made = lab.create()
+    lab.cloud.on("DELETE", refuse(204, ""))
+    with pytest.raises(OutcomeUnknown):
+        lab.delete(made.ref)
+    assert lab.recover_delete(made.ref) is Recovery.NOT_BEGUN
+    lab.delete(made.ref)
+    assert lab.snapshots() == []
+
+
+def test_what_others_have_deleted(lab: Lab) -> None:
+    made = lab.create()
+    del lab.cloud.images[made.ref]
+    assert lab.snapshots() == []
+    with pytest.raises(ProviderMissing):
+        lab.delete(made.ref)
+    assert lab.recover_delete(made.ref) is Recovery.DONE

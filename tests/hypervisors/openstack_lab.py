@@ -1,0 +1,72 @@
+"""A driver on a server of its own in a double of OpenStack, for tests that call one thing after the other."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from gateway.drivers import openstack_api
+from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
+from gateway.drivers.openstack import OpenStackDriver
+from tests.hypervisors.openstack_double import Cloud, cloud
+
+T = TypeVar("T")
+
+
+class Crash(Exception):
+    """The gateway is no more."""
+
+
+async def crash(*_: object) -> None:
+    raise Crash
+
+
+@dataclass
+class Lab:
+    """`machine` is a running server without images."""
+
+    cloud: Cloud
+    driver: OpenStackDriver
+    machine: str
+    runner: asyncio.Runner
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def wish(self, name: str = "before", description: str | None = None) -> CreateWish:
+        return CreateWish(self.machine, name, description, False)
+
+    def create(self, work: Work | None = None, **wish: Any) -> SeenSnapshot:
+        return self.run(self.driver.create(work or Work("token"), self.wish(**wish)))
+
+    def delete(self, snapshot_ref: str, work: Work | None = None) -> None:
+        self.run(self.driver.delete(work or Work("d"), DeleteWish(self.machine, snapshot_ref)))
+
+    def recover(self, token: str = "token", task_ref: str | None = None) -> Any:
+        """Of a create."""
+        return self.run(self.driver.recover(Work(token, task_ref), self.wish()))
+
+    def recover_delete(self, snapshot_ref: str, task_ref: str | None = None) -> Any:
+        return self.run(self.driver.recover(Work("d", task_ref), DeleteWish(self.machine, snapshot_ref)))
+
+    def snapshots(self, machine: str | None = None) -> list[SeenSnapshot]:
+        return [*self.run(self.driver.snapshots(machine or self.machine)).snapshots]
+
+    def told(self) -> list[str]:
+        """What Nova, Glance and Cinder were told to do since this was last asked; without ids."""
+        told = [" ".join(line.split("/")[:2]) for line in self.cloud.told]
+        self.cloud.told.clear()
+        return told
+
+
+@contextmanager
+def openstack_lab(volumes: int = 0, **options: Any) -> Iterator[Lab]:
+    """A new one. `volumes`: how many the server runs from."""
+    with patch.object(openstack_api, "LOOK", 0.001), cloud() as made, asyncio.Runner() as runner:
+        driver = made.driver(**options)
+        try:
+            yield Lab(made, driver, made.boot(volumes=volumes), runner)
+        finally:
+            runner.run(driver.close())
