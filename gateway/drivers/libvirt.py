@@ -32,6 +32,7 @@ from gateway.drivers.libvirt_domains import (
     LONGEST_NAME,
     control,
     is_legal,
+    is_number,
     machine_of,
     machines_of,
     resume_if_left_paused,
@@ -41,7 +42,7 @@ from gateway.drivers.libvirt_domains import (
     wanted_xml,
     was_reverted,
 )
-from gateway.drivers.libvirt_line import Line, failure
+from gateway.drivers.libvirt_line import FAILED_MIDWAY, Line, failure
 from gateway.drivers.marks import mark, wire_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
@@ -140,8 +141,11 @@ class LibvirtDriver(Driver):
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         if reason := machine.obstacle or _MATRIX.reason_against(action, machine.power_state):
             raise ProviderRefused("the provider would refuse", provider_message=reason)
-        taken = {seen.ref for seen in (await self.snapshots(ref)).snapshots}
-        name = wire_name(wish.name, work.token, is_legal, taken, LONGEST_NAME)
+        there = {seen.ref: seen for seen in (await self.snapshots(ref)).snapshots}
+        for seen in there.values():
+            if seen.token == work.token:  # an earlier call was still on its way when recovery looked for it
+                return seen
+        name = wire_name(wish.name, work.token, is_legal, there, LONGEST_NAME)
         wanted = wanted_xml(name, mark(wish.description, work.token), wish.memory)
         await work.progress(None, "Saving the memory of the paused machine" if wish.memory else "Saving the disks")
         return await self._tell(
@@ -152,18 +156,20 @@ class LibvirtDriver(Driver):
         ref, name = wish.machine_ref, wish.snapshot_ref
         await self._await_idle(ref)
         await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
+        if is_number(name):
+            raise ProviderRefused("QEMU could take the snapshot's name for the number of another, and put that back")
         before = await self._ask(lambda line: stand(line.domain(ref)))
         await work.checkpoint(before)
         try:
             await self._tell(
                 lambda line: line.domain(ref).snapshotLookupByName(name, 0),
                 lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
+                harmful=True,
             )
-        except ProviderRefused as error:
+        except (ProviderRefused, ProviderBusy) as error:
             if await self._stands(ref, before):
                 raise
-            words = error.provider_message
-            raise OutcomeUnknown("the provider failed when it had begun", provider_message=words) from None
+            raise OutcomeUnknown(FAILED_MIDWAY, provider_message=error.provider_message) from None
 
     async def delete(self, work: Work, wish: DeleteWish) -> None:
         await self._await_idle(wish.machine_ref)
@@ -236,8 +242,9 @@ class LibvirtDriver(Driver):
 
         def call() -> T:
             with self._turn:
-                old, self._line = self._line, None
-                self._line = self._connect(old, self._hear)
+                if self._line is None or not self._line.is_alive():
+                    old, self._line = self._line, None
+                    self._line = self._connect(old, self._hear)
                 return function(self._line)
 
         try:
@@ -245,8 +252,8 @@ class LibvirtDriver(Driver):
         except libvirt.libvirtError as error:
             raise failure(error, handed_over=False) from None
 
-    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T]) -> T:
-        """Calls what changes something, once, on what it finds."""
+    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T], *, harmful: bool = False) -> T:
+        """Calls what changes something, once, on what it finds. A `harmful` one may fail half done."""
         shared = await self._ask(lambda line: None if line.is_remote else line)
 
         def act(line: Line) -> T:
@@ -256,7 +263,7 @@ class LibvirtDriver(Driver):
                 handed_over = True
                 return function(found)
             except libvirt.libvirtError as error:
-                raise failure(error, handed_over=handed_over) from None
+                raise failure(error, handed_over=handed_over, harmful=harmful) from None
 
         def call() -> T:
             with self._spare_line() if shared is None else contextlib.nullcontext(shared) as line:
@@ -267,19 +274,18 @@ class LibvirtDriver(Driver):
     @contextlib.contextmanager
     def _spare_line(self) -> Iterator[Line]:
         try:
-            old = self._spare.pop()
+            line = self._spare.pop()
         except IndexError:
-            old = None
-        line = self._connect(old)
+            line = self._connect(None)
+        if not line.is_alive():
+            line = self._connect(line)
         try:
             yield line
         finally:
             self._spare.append(line)
 
     def _connect(self, old: Line | None, hear: Callable[[str | None], None] | None = None) -> Line:
-        """The old one if it is alive, else a new one."""
-        if old is not None and old.is_alive():
-            return old
+        """A new one in the place of the old."""
         if old is not None:
             old.close()
         password = self._options.password

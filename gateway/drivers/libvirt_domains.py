@@ -15,6 +15,7 @@ from gateway.models import MachineKind, PowerState
 LONGEST_NAME = 40  # libvirt does not check, and what is too long fails after QEMU has written it
 
 _ILLEGAL = {"/", '"', "\\"}
+_DIGITS = 6
 _SNAPSHOTS_OF_FLASH = 10_010_000  # the version of libvirt from which it may know how
 
 _POWER = {
@@ -201,7 +202,15 @@ def wanted_xml(name: str, description: str, memory: bool) -> str:
 def is_legal(name: str) -> bool:
     """Whether libvirt and QEMU take the name for what it is.
 
-    Digits are the number of another snapshot to QEMU. With a quote or a backslash libvirt reports success although
-    the memory is saved nowhere, and a revert kills the machine.
+    With a quote or a backslash libvirt reports success although the memory is saved nowhere, and a revert kills the
+    machine.
     """
-    return name.isprintable() and not name.startswith(".") and not name.isdecimal() and not _ILLEGAL & {*name}
+    return not (name.startswith(".") or name.isdecimal() or _ILLEGAL & {*name}) and name.isprintable()
+
+
+def is_number(name: str) -> bool:
+    """Whether a revert to that name could be one to another snapshot: QEMU looks for its own numbers first.
+
+    They count from 1 on each disk; what virsh names by the time is far above.
+    """
+    return name.isdecimal() and len(name) <= _DIGITS

@@ -19,6 +19,8 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 
+FAILED_MIDWAY = "the provider failed when it may have begun"
+
 _KEEPALIVE = (5, 3)  # a probe after so many silent seconds; dead after so many without an answer
 
 _NAMES = {libvirt.VIR_CRED_USERNAME, libvirt.VIR_CRED_AUTHNAME}
@@ -37,16 +39,29 @@ _MEANINGS: dict[int, tuple[type[ProviderError], str]] = {
     libvirt.VIR_ERR_ACCESS_DENIED: (ProviderDenied, _DENIED),
     libvirt.VIR_ERR_OPERATION_DENIED: (ProviderDenied, _DENIED),
 }
+_REFUSALS = {  # said before anything is done
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_INVALID_ARG,
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    libvirt.VIR_ERR_SNAPSHOT_REVERT_RISKY,
+}
 _OF_THE_LINE = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _FULL = ("No space left on device", "Disk quota exceeded")
+_TAKEN = "already exists"
 _NOT_WRITTEN = "while writing VM"  # QEMU does not say why
 
 _events = threading.Lock()
 _events_begun = False
 
 
-def failure(error: libvirt.libvirtError, *, handed_over: bool) -> ProviderError:
-    """What an error of the library means, when work had been handed over with the call or not."""
+def failure(error: libvirt.libvirtError, *, handed_over: bool, harmful: bool = False) -> ProviderError:
+    """What an error of the library means, when work had been handed over with the call or not.
+
+    `harmful`: the work may be half done when it fails, and nobody tells.
+    """
     words = _words(error)
     if error.get_error_code() in _MEANINGS:
         kind, message = _MEANINGS[error.get_error_code()]
@@ -54,6 +69,10 @@ def failure(error: libvirt.libvirtError, *, handed_over: bool) -> ProviderError:
     if error.get_error_domain() in _OF_THE_LINE:
         lost = OutcomeUnknown if handed_over else ProviderUnavailable
         return lost("the connection to the provider was lost", provider_message=words)
+    if handed_over and harmful and error.get_error_code() not in _REFUSALS:
+        return OutcomeUnknown(FAILED_MIDWAY, provider_message=words)
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED and _TAKEN in words:  # since names were looked at
+        return ProviderBusy("a snapshot of that name was just made by somebody else", provider_message=words)
     if any(full in words for full in _FULL):
         return ProviderFull("the provider has no room for it", provider_message=words)
     if _NOT_WRITTEN in words:

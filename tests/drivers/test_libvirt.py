@@ -259,6 +259,35 @@ def test_snapshots_that_do_not_hold_still_are_no_missing_machine(make: Make, mon
     run(make(), test)
 
 
+def test_a_name_that_somebody_takes_in_between(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("gateway.drivers.libvirt")
+    wire_name = module.wire_name
+
+    async def test(driver: Any) -> None:
+        await driver.health()
+
+        def take(*arguments: Any) -> str:
+            monkeypatch.setattr(module, "wire_name", wire_name)
+            domain(driver).snapshotCreateXML("<domainsnapshot><name>a</name></domainsnapshot>", 0)
+            name: str = wire_name(*arguments)
+            return name
+
+        monkeypatch.setattr(module, "wire_name", take)
+        assert type(await error_of(create(driver, "a"))) is ProviderBusy
+        assert (await create(driver, "a")).ref == "a-token123"
+
+    run(make(), test)
+
+
+def test_a_create_that_comes_again_makes_nothing_more(make: Make) -> None:
+    async def test(driver: Any) -> None:
+        made = await create(driver, "a")
+        assert await create(driver, "a") == made
+        assert list((await driver.snapshots(MACHINE)).snapshots) == [made]
+
+    run(make(), test)
+
+
 def test_the_matrix_says_what_to_do(make: Make) -> None:
     async def test(driver: Any) -> None:
         matrix = driver.matrix(MachineKind.VM)

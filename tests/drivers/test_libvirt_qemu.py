@@ -291,6 +291,47 @@ def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> 
     run(test)
 
 
+def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
+    """Of several disks some may be back: libvirt does not take them forth again."""
+
+    async def test(driver: Any) -> None:
+        ref = daemon.add("fails", running=False)
+        made = await create(driver, ref, "a", memory=False)
+        image = daemon.image("fails")
+        image.chmod(0)
+        error = await error_of(driver.revert(Work("r"), RevertWish(ref, made.ref)))
+        assert (type(error), error.message) == (OutcomeUnknown, "the provider failed when it may have begun")
+        assert "Permission denied" in str(error.provider_message)
+        image.chmod(0o600)
+        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+
+    run(test)
+
+
+def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
+    """QEMU puts back what has the number, not what has the name: libvirt calls that done."""
+
+    async def test(driver: Any) -> None:
+        ref = daemon.add("digits", running=False)
+        for disk, name in ((17, "2"), (34, "other")):
+            daemon.write("digits", disk)
+            daemon.virsh("snapshot-create-as", "digits", name)
+        daemon.virsh("snapshot-revert", "digits", "2")
+        assert daemon.disk("digits") == 34
+        error = await error_of(driver.revert(Work("r"), RevertWish(ref, "2")))
+        assert (type(error), error.message) == (
+            ProviderRefused,
+            "QEMU could take the snapshot's name for the number of another, and put that back",
+        )
+        daemon.write("digits", 51)
+        made = await create(driver, ref, "2", memory=False)
+        daemon.write("digits", 68)
+        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+        assert daemon.disk("digits") == 51
+
+    run(test)
+
+
 def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         ref = daemon.add("external", running=False)

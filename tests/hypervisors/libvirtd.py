@@ -18,7 +18,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from tests.hypervisors.guest import Line, domain_xml, lines, write_image
 
-_PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "tini")
+_PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "tini")
 _MUCH = 10 << 20  # bytes of memory
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -141,9 +141,9 @@ class Libvirtd:
         """All lines that the guest has written."""
         return lines(self.directory / f"{name}.serial")
 
-    def await_line(self, name: str, condition: Any) -> Line:
-        """The guest's first new line that meets the condition."""
-        known = len(self.said(name))
+    def await_line(self, name: str, condition: Any, since: int | None = None) -> Line:
+        """The guest's first line that meets the condition, of those after so many; else of those that are new."""
+        known = len(self.said(name)) if since is None else since
 
         def look() -> Line | None:
             return next((line for line in self.said(name)[known:] if condition(line)), None)
@@ -197,6 +197,11 @@ class Libvirtd:
         ]
         subprocess.run(command, check=True)
         return int.from_bytes(sector.read_bytes()[:4], "little")
+
+    def write(self, name: str, count: int) -> None:
+        """Another count on the disk of a guest that is off."""
+        command = ["qemu-io", "-c", "write -P 0 512 512", "-c", f"write -P {count} 512 1", str(self.image(name))]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def tags(self, name: str) -> list[str]:
         """The snapshots that a guest's disk holds, whatever libvirt knows of them."""

@@ -61,7 +61,7 @@ class Looking:
         """Asks for something; the operation's id."""
         (payload,) = self._gateway.ask(mutation, input=given).values()
         (accepted,) = payload.get("results", [payload])
-        assert accepted["errors"] == []
+        assert accepted["errors"] == [], accepted
         id_: str = accepted["operation"]["id"]
         return id_
 
