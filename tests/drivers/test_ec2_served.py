@@ -12,6 +12,8 @@ from tests.databases import Databases
 from tests.hypervisors.ec2 import Cloud, cloud, lose, refuse
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough
+
 CREATE = """mutation ($id: ID!, $name: String!, $memory: Boolean! = false) {
   createSnapshot(input: {machineId: $id, name: $name, memory: $memory}) { operation { id } errors { code message } }
 }"""

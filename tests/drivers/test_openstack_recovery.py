@@ -11,6 +11,8 @@ from tests.hypervisors.openstack_double import drop, lose, refuse
 from tests.hypervisors.openstack_lab import Crash, Lab, crash, openstack_lab
 from tests.hypervisors.openstack_services import GIVES_UP, LEAVES_IT, NEVER_ENDS, fault
 
+pytestmark = pytest.mark.thorough
+
 CREATE, DELETE = "POST compute servers", "DELETE image images"
 
 

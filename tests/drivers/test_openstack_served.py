@@ -13,6 +13,8 @@ from tests.hypervisors.openstack_double import Cloud, cloud, drop, lose, refuse
 from tests.hypervisors.openstack_services import GIVES_UP, NEVER_ENDS, PASSWORD, PROJECT, fault
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough
+
 CREATE = """mutation ($id: ID!, $name: String!, $memory: Boolean! = false) {
   createSnapshot(input: {machineId: $id, name: $name, memory: $memory, description: "why"}) {
     operation { id } errors { code message }

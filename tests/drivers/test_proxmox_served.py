@@ -12,6 +12,8 @@ from tests.drivers.worlds import proxmox
 from tests.drivers.worlds.proxmox import Cluster
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough
+
 CREATE = """
 mutation ($input: CreateSnapshotInput!) {
   createSnapshot(input: $input) { operation { id } snapshot { id } errors { code message } }

@@ -15,6 +15,8 @@ from tests.hypervisors.vcenter import VCenter, named
 from tests.inventory.files import bring_in, collection, snapshot, vm
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough
+
 CREATE = """
 mutation ($input: CreateSnapshotInput!) {
   createSnapshot(input: $input) { operation { id } errors { code message } }

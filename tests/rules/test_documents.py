@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from dataclasses import fields
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,14 @@ def test_example_configurations_are_sound(tmp_path: Path) -> None:
     """But for secrets, which here are found where the example does not look."""
     secret = tmp_path / "secret"
     secret.write_text("hunter2")
+    lacking = set() if find_spec("libvirt") else {"libvirt"}  # its library has to be built first
     configured = []
     for document in DOCUMENTS:
         for language, text in fences(document):
-            if language == "toml":
+            if language == "toml" and not any(f'driver = "{driver}"' in text for driver in lacking):
                 here = re.sub(r'\{ (file|env) = "[^"]*" \}', f'{{ file = "{secret}" }}', text)
                 configured += read_providers(Settings(providers=here))
-    assert {provider.driver for provider in configured} == {*DRIVERS} - {SIMULATED}
+    assert {provider.driver for provider in configured} == {*DRIVERS} - {SIMULATED} - lacking
 
 
 def _run_query(server: Served, example: Example) -> None:
