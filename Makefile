@@ -45,7 +45,7 @@ clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
 
-openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (ten minutes)
+openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (four minutes)
 	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)
 
 wheel: setup ## build dist/*.whl, GraphiQL included
