@@ -80,7 +80,7 @@ def serve(demo: bool, **overrides: Any) -> None:
     for library in ("uvicorn", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     serving.check_loopback(settings.host)
-    read_providers(settings)
+    read_providers(settings)  # a mistake there is told before the database is touched
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
 

@@ -110,12 +110,8 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
         )
         operations = Operations(database, drivers, settings, worker.wake)
         feed = Feed(database)
-        for part in (
-            feed,
-            worker,
-            inventory,
-            watch,
-        ):  # stopped in reverse: what makes changes before what tells of them
+        # Stopped in reverse: what makes changes before what tells of them.
+        for part in (feed, worker, inventory, watch):
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
