@@ -126,7 +126,7 @@ def _application(
 ) -> Starlette:
     caller = local_caller(settings.tenant)
 
-    def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
+    async def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
         return caller
 
     http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)

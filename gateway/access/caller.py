@@ -18,10 +18,13 @@ ALL_RIGHTS: frozenset[Right] = frozenset(
 class Caller:
     """Who is asking. `tenant` bounds every statement that is made for this caller."""
 
-    name: str
+    name: str  # for people
     tenant: str
     roles: tuple[str, ...] = ("admin",)
     rights: frozenset[Right] = ALL_RIGHTS
+    administers: bool = False  # may read the record of who did what
+    key: str = ""  # for programs: two callers never share one, whatever their names are; empty for the local caller
+    expires_at: float | None = None  # Unix time at which the credentials end; None for never
 
     def may(self, action: SnapshotAction, kind: MachineKind) -> bool:
         if action is SnapshotAction.CREATE_WITH_MEMORY:
@@ -31,4 +34,4 @@ class Caller:
 
 def local_caller(tenant: str) -> Caller:
     """Whoever reaches a gateway without identities, which listens on loopback only: all rights in one tenant."""
-    return Caller(name="local", tenant=tenant)
+    return Caller(name="local", tenant=tenant, administers=True)

@@ -151,11 +151,11 @@ class Connection:
                 self.end(Close.TOO_BIG, f"The message is longer than {self._max_message_bytes} bytes.")
             else:
                 try:
-                    self._handle(parse(text))
+                    await self._handle(parse(text))
                 except Malformed as fault:
                     self.end(Close.MALFORMED, str(fault))
 
-    def _handle(self, message: ClientMessage) -> None:
+    async def _handle(self, message: ClientMessage) -> None:
         match message:
             case Subscribe(id, request):
                 self._subscribe(id, request)
@@ -165,17 +165,17 @@ class Connection:
             case Ping(payload):
                 self._put(pong(payload))
             case Init(payload):
-                self._init(payload)
+                await self._init(payload)
             case Pong():
                 pass
 
-    def _init(self, payload: dict[str, Any]) -> None:
+    async def _init(self, payload: dict[str, Any]) -> None:
         self._inits += 1
         if self._inits > 1:
             self.end(Close.TOO_MANY_INITS, "Too many initialisation requests")
             return
         try:
-            self._caller = self._authenticate(self._scope, payload)
+            self._caller = await self._authenticate(self._scope, payload)
         except GatewayError as error:
             self.end(Close.FORBIDDEN, error.message)
         else:

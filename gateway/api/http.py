@@ -77,7 +77,7 @@ class GraphQLEndpoint:
     ) -> None:
         method = scope["method"]
         if method == "POST":
-            caller = self._admit(scope, wants)
+            caller = await self._admit(scope, wants)
             body = await read_json_body(headers, receive, self._max_body_bytes, self._body_timeout)
             request = request_from_json(body)
         elif method in {"GET", "HEAD"}:
@@ -87,7 +87,7 @@ class GraphQLEndpoint:
                 return
             if len(query_string) > URL_LIMIT:
                 raise Fault(414, f"The URL's query is longer than {URL_LIMIT} bytes: send it by POST.")
-            caller = self._admit(scope, wants)
+            caller = await self._admit(scope, wants)
             request = request_from_url(query_string)
         elif method == "OPTIONS":
             await _reply(send, 204, None, b"", [(b"allow", _METHODS), (b"accept-post", b"application/json")])
@@ -99,12 +99,12 @@ class GraphQLEndpoint:
             request = replace(request, extensions=known)
         await self._run(request, caller, wants, scope, receive, send)
 
-    def _admit(self, scope: Scope, wants: Accepted) -> Caller:
+    async def _admit(self, scope: Scope, wants: Accepted) -> Caller:
         """Who is asking, before anything of theirs is read. Raises Fault 406, Unauthenticated and Forbidden."""
         if wants.media_type is None and not wants.events:
             offered = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
             raise Fault(406, f"Nothing in `Accept` can be served: ask for {offered}.")
-        return self._authenticate(scope, {})
+        return await self._authenticate(scope, {})
 
     async def _run(
         self, request: GraphQLRequest, caller: Caller, wants: Accepted, scope: Scope, receive: Receive, send: Send

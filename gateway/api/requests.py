@@ -1,6 +1,6 @@
 """A GraphQL request as every transport reads it, and the executor that all of them talk to. Knows no schema."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl
@@ -15,7 +15,7 @@ OperationKind = Literal["query", "mutation", "subscription"]
 
 # Who is asking: the scope of the request or of the handshake, and what `connection_init` carried (nothing over HTTP).
 # Raises Unauthenticated or Forbidden.
-Authenticate = Callable[[Scope, Mapping[str, Any]], Caller]
+Authenticate = Callable[[Scope, Mapping[str, Any]], Awaitable[Caller]]
 
 _PARAMETERS = frozenset({"query", "documentId", "operationName", "variables", "extensions"})
 

@@ -1,7 +1,7 @@
 """The REST API as an ASGI application: who is asking, what they sent, and what is sent back, faults included."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -35,7 +35,7 @@ from gateway.rest.writing import Writer
 from gateway.store.database import Database
 
 # Who sends a request, by its headers. Raises Unauthenticated or Forbidden.
-Authenticate = Callable[[Scope], Caller]
+Authenticate = Callable[[Scope], Awaitable[Caller]]
 
 _TOKEN = b"x-auth-token"
 
@@ -89,7 +89,7 @@ class RestEndpoint:
         token = headers.get(_TOKEN, b"").decode("latin-1")
         caller = self._tokens.caller(token) if token else None
         if caller is None:
-            caller = self._authenticate(scope)
+            caller = await self._authenticate(scope)
         request = await self._request(scope, receive, headers, caller)
         if request.segments == ("auth",):
             return self._auth(request, token)

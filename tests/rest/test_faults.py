@@ -112,14 +112,17 @@ def test_links_do_not_trust_the_host_header(reading: Rest) -> None:
 
 
 def test_links_begin_with_the_public_url(reading: Rest) -> None:
-    public = mounted(reading, "/public", lambda _scope: local_caller("default"), "https://gateway.example/base/")
+    async def local(_scope: Scope) -> Caller:
+        return local_caller("default")
+
+    public = mounted(reading, "/public", local, "https://gateway.example/base/")
     body = public.get("/v4.4.0/vms/11/snapshots?limit=1")
     assert body["resources"] == [{"href": "https://gateway.example/base/api/v4.4.0/vms/11/snapshots/5"}]
     assert body["links"]["self"] == "https://gateway.example/base/api/v4.4.0/vms/11/snapshots?limit=1"
 
 
 def test_nobody_known_is_asking(reading: Rest) -> None:
-    def nobody(_scope: Scope) -> Caller:
+    async def nobody(_scope: Scope) -> Caller:
         raise Unauthenticated("Invalid credentials")
 
     closed = mounted(reading, "/closed", nobody)

@@ -92,7 +92,7 @@ class World:
         return document
 
 
-def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
+async def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
     """Knows everybody but two, and does not know what to do with a third."""
     given = payload.get("authorization") or dict(scope["headers"]).get(b"authorization", b"").decode()
     if given == "wrong":
