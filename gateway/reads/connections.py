@@ -5,6 +5,7 @@ At most one statement each for the rows, the total, and what lies before and aft
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gateway.models import MachineKind
@@ -38,14 +39,23 @@ class ManyLink:
         level, bound = self.level, pages[self.level]
         if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
             return None
+        flags = level.flags(bound)
 
-        def finish(context: Context, row: Any, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
             assert level.render is not None
             page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
             level.cut(page, bound)
+            for (flag, _), found in zip(flags, told, strict=True):
+                page.set(flag, found)
             return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
 
-        return Join(level.shape(bound), level.slots(bound), lambda frame: level.select(bound, frame), finish)
+        return Join(
+            level.shape(bound),
+            level.slots(bound),
+            [partial(level.exists, bound, extra) for _, extra in flags],
+            lambda frame: level.select(bound, frame),
+            finish,
+        )
 
 
 @dataclass(slots=True)
@@ -67,6 +77,11 @@ class Loaded:
     total: int = 0
     has_next: bool = False
     has_previous: bool = False
+
+    def set(self, flag: str, found: bool) -> None:
+        """What else is known to be there; the rows may have set the flag already."""
+        if found:
+            setattr(self, flag, True)
 
 
 Where = Callable[[Frame], str]
@@ -151,11 +166,9 @@ class ManyLevel:
         return {parent: self.render(page, links, context, cursor) for parent, page in pages.items()}
 
     def is_alone(self, bound: BoundPage, *, counted: bool) -> bool:
-        """Whether its rows tell all that is wanted. `counted`: the parent's row has their number."""
+        """Whether one statement can tell all that is wanted. `counted`: the parent's row has the number of its rows."""
         total = self.wanted.total and not (counted and bound.condition is None)
-        before = self.wanted.previous and (bound.page.offset > 0 or bound.after is not None)
-        after = self.wanted.next and bound.before is not None
-        return self._limit(bound) > 0 and not (self.rows.links or total or before or after)
+        return self._limit(bound) > 0 and not (self.rows.links or total)
 
     def _limit(self, bound: BoundPage) -> int:
         """How many rows to ask for: one more than the page has, if that tells what is wanted."""
@@ -216,13 +229,14 @@ class ManyLevel:
             parent = None if parents is None else frame.parameters(parents[0])
             where = self._where(bound, parent, extra)(frame)
             sql = f"SELECT {scalar(f'FROM {self.entity.noun} t{frame.joins()} WHERE {where}')}"
-            rows = await context.run(Built(sql, frame.parameters.values))
+            rows = await context.run(Built(sql, frame.parameters.values), self.slots(bound))
             return {None if parents is None else parents[0]: rows[0][0]}
         where = self._where(bound, context.dialect.parent, extra)(frame)
         expression = scalar(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
         numbers = frame.parameters(context.dialect.numbers(parents))
         sql = context.dialect.value_per_parent(expression, numbers)
-        return {row[0]: row[1] for row in await context.run(Built(sql, frame.parameters.values))}
+        found = await context.run(Built(sql, frame.parameters.values), self.slots(bound))
+        return {row[0]: row[1] for row in found}
 
     # ---- rows
 
@@ -342,22 +356,32 @@ class ManyLevel:
         for parent, loaded in pages.items():
             loaded.total = totals[parent]
 
+    def flags(self, bound: BoundPage) -> Sequence[tuple[str, Where | None]]:
+        """The flags that the rows do not tell, each with what bounds the rows that would set it."""
+        flags: list[tuple[str, Where | None]] = []
+        if self.wanted.previous and (bound.page.offset or bound.after is not None):
+            flags.append(("has_previous", self._at_or_beyond(backwards(bound.order), bound.after, AFTER)))
+        if self.wanted.next and bound.before is not None:
+            flags.append(("has_next", self._at_or_beyond(bound.order, bound.before, BEFORE)))
+        return flags
+
+    def exists(self, bound: BoundPage, extra: Where | None, frame: Frame) -> str:
+        """Whether the parent that KEY stands for has such a row, as a part of another statement."""
+        where = self._where(bound, frame.parameters(KEY), extra)(frame)
+        return f"EXISTS (SELECT 1 FROM {self.entity.noun} t{frame.joins()} WHERE {where})"
+
     async def _load_flags(
         self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
     ) -> None:
-        page = bound.page
-        if self.wanted.previous and (page.offset or bound.after is not None):
-            before_it = self._at_or_beyond(backwards(bound.order), bound.after)
-            for parent, found in (await self._exist(context, bound, parents, before_it)).items():
-                pages[parent].has_previous |= found
-        if self.wanted.next and bound.before is not None:
-            after_it = self._at_or_beyond(bound.order, bound.before)
-            for parent, found in (await self._exist(context, bound, parents, after_it)).items():
-                pages[parent].has_next |= found
+        for flag, extra in self.flags(bound):
+            for parent, found in (await self._exist(context, bound, parents, extra)).items():
+                pages[parent].set(flag, found)
 
     @staticmethod
-    def _at_or_beyond(order: Order, place: Sequence[Any] | None) -> Where | None:
-        return None if place is None else lambda frame: beyond(order, place, frame, inclusive=True)
+    def _at_or_beyond(order: Order, place: Sequence[Any] | None, slots: Sequence[Slot]) -> Where | None:
+        if place is None:
+            return None
+        return lambda frame: beyond(order, _slotted(place, slots), frame, inclusive=True)
 
     async def _exist(
         self, context: Context, bound: BoundPage, parents: Sequence[int] | None, extra: Where | None
