@@ -220,23 +220,44 @@ class ManyLevel:
         context: Context,
         bound: BoundPage,
         parents: Sequence[int] | None,
-        scalar: Callable[[str], str],
+        name: str,
+        scalar: str,
         extra: Where | None = None,
     ) -> dict[int | None, Any]:
-        """One value per parent: `scalar` makes it from `FROM … WHERE …`."""
+        """One value per parent: `scalar`, in which `{}` stands for `FROM … WHERE …`. `name` tells it from others."""
+        parented, one = parents is not None, parents is None or len(parents) == 1
+        shape = (name, parented, one, self.shape(bound))
+        built = self._keep(shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
+        slots = self.slots(bound)
+        if parents is not None:
+            slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
+        rows = await context.run(built, slots)
+        if one:
+            return {parents[0] if parents else None: rows[0][0]}
+        return {row[0]: row[1] for row in rows}
+
+    def _build_scalar(
+        self, context: Context, bound: BoundPage, parented: bool, one: bool, scalar: str, extra: Where | None
+    ) -> Built:
         frame = context.frame()
-        if parents is None or len(parents) == 1:
-            parent = None if parents is None else frame.parameters(parents[0])
-            where = self._where(bound, parent, extra)(frame)
-            sql = f"SELECT {scalar(f'FROM {self.entity.noun} t{frame.joins()} WHERE {where}')}"
-            rows = await context.run(Built(sql, frame.parameters.values), self.slots(bound))
-            return {None if parents is None else parents[0]: rows[0][0]}
-        where = self._where(bound, context.dialect.parent, extra)(frame)
-        expression = scalar(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
-        numbers = frame.parameters(context.dialect.numbers(parents))
-        sql = context.dialect.value_per_parent(expression, numbers)
-        found = await context.run(Built(sql, frame.parameters.values), self.slots(bound))
-        return {row[0]: row[1] for row in found}
+        parent = None
+        if parented:
+            parent = frame.parameters(PARENT) if one else context.dialect.parent
+        where = self._where(bound, parent, extra)(frame)
+        expression = scalar.format(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
+        if one:
+            return Built(f"SELECT {expression}", frame.parameters.values)
+        sql = context.dialect.value_per_parent(expression, frame.parameters(PARENT))
+        return Built(sql, frame.parameters.values)
+
+    def _keep(self, shape: Hashable, build: Callable[[], Built]) -> Built:
+        """The statement of this shape; kept for requests that differ only in what slots stand for."""
+        kept = self._kept.get(shape)
+        if kept is None:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            kept = self._kept[shape] = build()
+        return kept
 
     # ---- rows
 
@@ -287,16 +308,11 @@ class ManyLevel:
         )
 
     def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
-        """The statement for a page; kept for requests that differ only in what slots stand for."""
         last = self._last_built
         if last is not None and last[0] is bound and last[1] is one:
             return last[2]
         shape = (parented, one, self.shape(bound))
-        kept = self._kept.get(shape)
-        if kept is None:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            kept = self._kept[shape] = self._build(context, bound, parented, one)
+        kept = self._keep(shape, lambda: self._build(context, bound, parented, one))
         self._last_built = (bound, one, kept)
         return kept
 
@@ -352,7 +368,7 @@ class ManyLevel:
             sql = f"SELECT {expression} FROM {table} t WHERE t.tenant = {frame.parameters(TENANT)}"
             totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
         else:
-            totals = await self._scalars(context, bound, parents, lambda rest: f"(SELECT count(*) {rest})")
+            totals = await self._scalars(context, bound, parents, "total", "(SELECT count(*) {})")
         for parent, loaded in pages.items():
             loaded.total = totals[parent]
 
@@ -374,17 +390,12 @@ class ManyLevel:
         self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
     ) -> None:
         for flag, extra in self.flags(bound):
-            for parent, found in (await self._exist(context, bound, parents, extra)).items():
-                pages[parent].set(flag, found)
+            found = await self._scalars(context, bound, parents, flag, "EXISTS (SELECT 1 {})", extra)
+            for parent, exists in found.items():
+                pages[parent].set(flag, bool(exists))
 
     @staticmethod
     def _at_or_beyond(order: Order, place: Sequence[Any] | None, slots: Sequence[Slot]) -> Where | None:
         if place is None:
             return None
         return lambda frame: beyond(order, _slotted(place, slots), frame, inclusive=True)
-
-    async def _exist(
-        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, extra: Where | None
-    ) -> dict[int | None, bool]:
-        found = await self._scalars(context, bound, parents, lambda rest: f"EXISTS (SELECT 1 {rest})", extra)
-        return {parent: bool(value) for parent, value in found.items()}
