@@ -20,6 +20,8 @@ from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
 
+_LONGEST_KEPT = 1_000  # characters of a filter and a sort
+
 
 @dataclass(slots=True)
 class ManyLink:
@@ -122,7 +124,7 @@ class ManyLevel:
     match: str | None
     kind: MachineKind | None = None  # only machines of this kind
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
-    _last: tuple[Any, Any, Order, Condition | None] | None = None
+    _understood: dict[str, tuple[Order, Condition | None]] = field(default_factory=dict)
     _last_bound: tuple[Arguments, BoundPage] | None = None
     _last_built: tuple[BoundPage, bool, Built] | None = None
     _last_cursor: tuple[Order, Callable[[Any], str]] | None = None
@@ -141,13 +143,18 @@ class ManyLevel:
         return bound
 
     def _order_and_condition(self, sort: Any, value: Any) -> tuple[Order, Condition | None]:
-        """What is written out in the document is the same object in every request, and is understood once."""
-        if self._last is not None and self._last[0] is sort and self._last[1] is value:
-            return self._last[2:]
-        order = parse_order(self.entity.sorts, self.entity.default, sort)
-        condition = filter_condition(self.entity.filters, value) if value else None
-        self._last = (sort, value, order, condition)
-        return order, condition
+        """Understood once, as the next page and the next user often want the same."""
+        asked = repr((sort, value))
+        understood = self._understood.get(asked)
+        if understood is None:
+            order = parse_order(self.entity.sorts, self.entity.default, sort)
+            condition = filter_condition(self.entity.filters, value) if value else None
+            understood = (order, condition)
+            if len(asked) <= _LONGEST_KEPT:
+                if len(self._understood) >= MOST_KEPT:
+                    self._understood.clear()
+                self._understood[asked] = understood
+        return understood
 
     async def load(
         self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
