@@ -28,6 +28,7 @@ class Settings:
     providers: str = setting("", "The same as text, for where there is no file.")
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
+    roles: str = setting("", "Roles besides `viewer`, `operator` and `admin`, as TOML: see [rights](rights.md).")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
     max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
     max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")

@@ -12,7 +12,7 @@ from gateway.reads import cursors
 from gateway.reads.conditions import Condition, Frame
 from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Pages, Slot
 from gateway.reads.dialects import Dialect, PageSql
-from gateway.reads.entities import Entity
+from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.filters import filter_condition
 from gateway.reads.levels import Join, Rows
 from gateway.reads.pages import BoundPage, parse_page
@@ -163,12 +163,11 @@ class ManyLevel:
     # ---- what the statements have in common
 
     def _where(self, bound: BoundPage, parent: str | None, extra: Where | None) -> Where:
-        """Everything that bounds the list, the caller's tenant first."""
+        """Everything that bounds the list, what the caller may see first."""
 
         def sql(frame: Frame) -> str:
             # Below a parent the tenant must not be taken for a way to find the rows: the parent's own are far fewer.
-            tenant = "t.tenant" if parent is None else frame.dialect.unindexed("t.tenant")
-            parts = [f"{tenant} = {frame.parameters(TENANT)}"]
+            parts = [self.entity.visible(frame, TENANT, indexed=parent is None)]
             if self.kind is not None:
                 parts.append(f"t.kind = '{self.kind}'")
             if parent is not None:
@@ -253,7 +252,7 @@ class ManyLevel:
 
     def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
         """The statement for a page; kept for requests that differ only in what slots stand for."""
-        shape = (parented, one, self.shape(bound))
+        shape = (parented, one, context.caller.kinds, self.shape(bound))
         kept = self._kept.get(shape)
         if kept is None:
             if len(self._kept) >= MOST_KEPT:
@@ -310,9 +309,9 @@ class ManyLevel:
         if bound.condition is None and counts is not None:
             totals = counts
         elif bound.condition is None and parents is None and self.entity.total is not None:
-            expression, table = self.entity.total
+            expression, noun = self.entity.total
             frame = context.frame()
-            sql = f"SELECT {expression} FROM {table} t WHERE t.tenant = {frame.parameters(TENANT)}"
+            sql = f"SELECT {expression} FROM {noun} t WHERE {ENTITIES[noun].visible(frame, TENANT)}"
             totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
         else:
             totals = await self._scalars(context, bound, parents, lambda rest: f"(SELECT count(*) {rest})")
