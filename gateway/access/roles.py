@@ -2,11 +2,11 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gateway.access.caller import ALL_RIGHTS, Right, right_name
-from gateway.errors import StartupError
+from gateway.errors import InvalidInput, StartupError
 from gateway.models import SnapshotAction
 
 ADMINISTRATION = "administration"  # to read the record of who did what
@@ -60,16 +60,15 @@ class Roles:
             raise StartupError(*faults)
         return cls(own)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._roles
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._roles)
-
     def rights(self, names: Iterable[str]) -> Granted:
         """What these roles allow together. A name that is no role allows nothing."""
         found = [self._roles.get(name, NOTHING) for name in names]
         return Granted(frozenset().union(*(one.rights for one in found)), any(one.administers for one in found))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises InvalidInput for a name that is no role."""
+        if unknown := [name for name in names if name not in self._roles]:
+            raise InvalidInput(f"there is no role {unknown[0]!r}; there are: {', '.join(self._roles)}")
 
 
 def _faults(name: str, rights: Any) -> list[str]:

@@ -1,0 +1,247 @@
+"""Nothing of another tenant's, and nothing of a kind that may not be read, is seen, counted, reached or named.
+
+Held in its strongest form: whoever may see a part of a database is answered, to the byte, as where there is only that
+part. Which roles narrow in the one, allow everything in the other, so the two are also told by different SQL.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+import pytest
+from graphql import parse, validate
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.store.database import Transaction
+from tests.api import asking
+from tests.api.following import by_sse
+from tests.databases import KINDS, Databases
+from tests.reads import test_laws  # noqa: F401 - loads the profile that bounds the examples
+from tests.rights.strategies import KINDS as COLLECTIONS
+from tests.rights.strategies import SCHEMA, Curious, pages, rest_requests, wishes
+from tests.rights.views import View, Views, viewed
+from tests.rights.world import FIRST_EVENT, World
+from tests.serving import Served
+
+EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
+SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def views(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Views]:
+    """No test of the module may change anything but the last, and by what it asks nothing does."""
+    with viewed(databases, request.param, World(SEED)) as views:
+        yield views
+
+
+# ---- GraphQL: queries
+
+_ROW = {
+    "SnapshotSort": """id name isCurrent capabilities { supported reason } parent { id }
+        machine { id snapshots(first: 1) { totalCount } currentSnapshot { id } } children(first: 2) { totalCount nodes { id } }""",
+    "MachineSort": """id name capabilities { supported reason } snapshots(first: 2, filter: {memory: {eq: true}})
+        { totalCount nodes { id } } operations(first: 2) { totalCount nodes { id } }""",
+    "OperationSort": "id kind snapshotId snapshot { id } machine { id name }",
+}
+_LISTS = {
+    "vms": "Machine", "instances": "Machine", "machines": "Machine", "snapshots": "Snapshot", "operations": "Operation",
+}  # fmt: skip
+_PAGE = "filter: $filter, sort: $sort, first: $first, last: $last, after: $after, before: $before, offset: $offset"
+
+
+def a_list(name: str) -> str:
+    """The query of a list, whole with all that hangs from it."""
+    noun = _LISTS[name]
+    return f"""query ($filter: {noun}Filter, $sort: [{noun}Sort!], $first: Int, $last: Int, $after: String,
+        $before: String, $offset: Int) {{ {name}({_PAGE}) {{
+        totalCount edges {{ cursor node {{ {_ROW[noun + "Sort"]} }} }} pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }} }}"""
+
+
+def cursors(client: httpx2.Client, name: str, sort: Any) -> list[str]:
+    """Of everything that somebody sees in a list."""
+    query = f"query ($sort: [{_LISTS[name]}Sort!]) {{ {name}(sort: $sort, first: 1000) {{ edges {{ cursor }} }} }}"
+    answer = client.post("/graphql", json={"query": query, "variables": {"sort": sort}}).json()
+    return [edge["cursor"] for edge in answer["data"][name]["edges"]]
+
+
+def test_random_queries(views: Views) -> None:
+    """Walked out of the schema, so that a new field is among them."""
+    places = [cursor for other in views.others for name in _LISTS for cursor in cursors(other, name, None)]
+    queries = Curious(views.world, places, SEED)
+    asked = 0
+    for _ in range(3 * EXAMPLES):
+        query, variables = queries.next()
+        if validate(SCHEMA, parse(query)):
+            continue  # fields that cannot be merged, which only the validator can tell
+        for view in views.views:
+            view.ask(query, **variables)
+        asked += 1
+    assert asked > EXAMPLES
+
+
+@given(data=st.data())
+def test_random_lists(views: Views, data: st.DataObject) -> None:
+    """Their filters name anything, and their pages begin at places that only others could know."""
+    name = data.draw(st.sampled_from(sorted(_LISTS)))
+    page = data.draw(pages(f"{_LISTS[name]}Sort", views.world))
+    if "offset" not in page:
+        known = [cursor for other in views.others for cursor in cursors(other, name, page["sort"])]
+        for end in data.draw(st.sets(st.sampled_from(["after", "before"]))):
+            page[end] = data.draw(st.sampled_from(known))
+    for view in views.views:
+        view.ask(a_list(name), **page)
+
+
+def test_there_is_something_to_be_seen(views: Views) -> None:
+    """What is held to be equal is not empty."""
+    counts = {
+        view.seen.name: [view.ask(a_list(name))["data"][name]["totalCount"] for name in _LISTS] for view in views.views
+    }
+    everything = counts.pop("everything-acme")
+    assert min(everything) > 5
+    for name, seen in counts.items():
+        expected = {"vms-acme": [everything[0], 0], "instances-acme": [0, everything[1]]}.get(name, [0, 0])
+        assert seen[:2] == expected
+        assert seen[2] == sum(expected)
+    assert counts["vms-acme"][3] + counts["instances-acme"][3] == everything[3]
+    assert counts["vms-acme"][4] + counts["instances-acme"][4] == everything[4]
+
+
+# ---- GraphQL: mutations and subscriptions
+
+_MUTATIONS = {
+    "createSnapshot": asking.CREATE,
+    "createSnapshots": asking.CREATE_SEVERAL,
+    "revertVmSnapshot": asking.REVERT,
+    "deleteSnapshots": asking.DELETE,
+    "refreshMachine": asking.REFRESH,
+    "cancelOperation": asking.CANCEL,
+}
+
+
+def state(gateway: Served) -> dict[str, list[str]]:
+    """Everything but when the tokens were used."""
+    return asking.dump(gateway, *(name for name in ("api_token", "api_session") if name))
+
+
+@given(data=st.data())
+def test_random_wishes(views: Views, data: st.DataObject) -> None:
+    name, wish = data.draw(wishes(views.world))
+    for view in views.views:
+        view.ask(_MUTATIONS[name], input=wish)
+
+
+UPDATED = "subscription ($id: ID!) { operationUpdated(id: $id) { id state machine { id } snapshot { id name } } }"
+
+
+@given(data=st.data())
+def test_operations_that_are_followed(views: Views, data: st.DataObject) -> None:
+    id_ = data.draw(st.sampled_from(views.world.ids("operations")))
+    body = {"query": UPDATED, "variables": {"id": id_}}
+    for view in views.views:
+        view.same("POST", "/graphql", json=body, headers={"accept": "text/event-stream"})
+
+
+class Stream:
+    """A subscriber, as `following` wants one."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self.http = client
+
+
+CHANGED = """subscription ($machineId: ID) { snapshotChanged(machineId: $machineId) { kind snapshotId machine { id }
+    snapshot { id name machine { id } } snapshotEdge { cursor } deletedSnapshotId } }"""
+
+
+def told(client: httpx2.Client, last: str, members: dict[str, Any]) -> list[Any]:
+    """What a subscriber of all snapshots is told, up to a change of the snapshot `last`."""
+    found = []
+    with by_sse(Stream(client), CHANGED, members=members) as bodies:  # type: ignore[arg-type] - all that it takes
+        for body in bodies:
+            assert "errors" not in body, body
+            found.append(body)
+            if body["data"]["snapshotChanged"]["snapshotId"] == last:
+                return found
+    raise AssertionError("the stream has ended")
+
+
+@given(data=st.data())
+def test_changes_that_were_missed(views: Views, data: st.DataObject) -> None:
+    view = data.draw(st.sampled_from([view for view in views.views if view.seen.parts]))
+    last = views.world.last_event(view.seen.parts)
+    mine = [row["id"] for row in views.world.events if row["part"] in view.seen.parts and row["id"] < last["id"]]
+    after = data.draw(st.sampled_from([FIRST_EVENT, *mine]))
+    answers = [
+        told(client, last["shown_id"], {"extensions": {"lastEventId": f"{transaction}-{after}"}})
+        for client, transaction in ((view.mixed, _transaction(views)), (view.alone, 0))
+    ]
+    for body in [*answers[0], *answers[1]]:
+        body["extensions"]["eventId"] = body["extensions"]["eventId"].partition("-")[2]
+    assert answers[0] == answers[1]
+
+
+def _transaction(views: Views) -> int:
+    return 0 if views.gateway.gateway.database.dialect == "sqlite" else 1
+
+
+# ---- REST
+
+
+@given(data=st.data())
+def test_random_requests_of_rest(views: Views, data: st.DataObject) -> None:
+    method, path, request = data.draw(rest_requests(views.world))
+    for view in views.views:
+        if _is_closed(view, path) and method != "OPTIONS":
+            answer = view.mixed.request(method, f"/api{path}", **request)
+            assert answer.status_code == 403
+            assert answer.json()["error"]["message"].endswith(" is forbidden")
+        else:
+            view.same(method, f"/api{path}", **request)
+
+
+def _is_closed(view: View, path: str) -> bool:
+    """Whether the role has no rights on this kind at all, which ManageIQ's clients are told before anything else."""
+    kind = COLLECTIONS.get(path.split("/")[1])
+    closed = {"vms": "INSTANCE", "instances": "VM"}.get(view.seen.role)
+    return kind is not None and (view.seen.role == "blind" or kind == closed)
+
+
+# ---- what changes
+
+
+def test_nothing_has_been_changed_by_all_this(views: Views) -> None:
+    """What was asked for above was refused whole: no key, no operation, no event."""
+    for gateway in (views.gateway, *views.alone):
+        found = asking.dump(gateway)
+        assert found["idempotency_key"] == []
+        assert all(event > f"({FIRST_EVENT - 1}," for event in found["event"])
+        assert len(found["operation"]) <= len(views.world.operations)
+
+
+def test_changes_that_go_on(views: Views) -> None:
+    """Everything changes, in one order; each is told of theirs alone."""
+    order = random.Random(SEED).sample(views.world.snapshots, len(views.world.snapshots))
+    watching = [view for view in views.views if view.seen.parts]
+    with ExitStack() as stack:
+        streams = []
+        for view in watching:
+            clients = (view.mixed, view.alone)
+            streams.append([stack.enter_context(by_sse(Stream(client), CHANGED)) for client in clients])  # type: ignore[arg-type]
+        for gateway in (views.gateway, *views.alone):
+            gateway.run(gateway.gateway.database.write(lambda tx: _change(tx, [row["id"] for row in order])))
+        for view, (mixed, alone) in zip(watching, streams, strict=True):
+            mine = [row["shown_id"] for row in order if row["part"] in view.seen.parts]
+            bodies = [[next(stream) for _ in mine] for stream in (mixed, alone)]
+            for body in [*bodies[0], *bodies[1]]:
+                del body["extensions"]
+            assert bodies[0] == bodies[1]
+            assert [body["data"]["snapshotChanged"]["snapshotId"] for body in bodies[0]] == mine
+
+
+async def _change(tx: Transaction, numbers: list[int]) -> None:
+    for number in numbers:
+        await tx.rows(f"UPDATE snapshot SET description = 'changed' WHERE id = {number}")
