@@ -1,5 +1,6 @@
 """Settings: read from the environment once, frozen, handed down from `app`. No other module reads the environment."""
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -29,6 +30,7 @@ class Settings:
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     roles: str = setting("", "Roles besides `viewer`, `operator` and `admin`, as TOML: see [rights](rights.md).")
+    credentials_trusted: float = setting(10.0, "Verified credentials are trusted so long, also when they are revoked.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
     max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
     max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")
@@ -70,8 +72,19 @@ class Settings:
         settings.check()
         return settings
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach `host`. Raises StartupError for a host that is no address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            raise StartupError(f"GATEWAY_HOST must be an address such as 127.0.0.1, not {self.host!r}") from None
+
     def check(self) -> None:
         """Raises StartupError for a value that makes no sense."""
+        _ = self.on_loopback
         if not 0 <= self.port <= 65_535:
             raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
         for spec in fields(self):

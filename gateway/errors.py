@@ -92,7 +92,8 @@ class GatewayError(Exception):
     GatewayError
     ├── Refusal                  decided before anything was written
     │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
-    │   ├── Unauthenticated      UNAUTHENTICATED
+    │   ├── Unauthenticated      UNAUTHENTICATED: no credentials came
+    │   │   └── BadCredentials   UNAUTHENTICATED: some came, and are not good
     │   ├── Forbidden            FORBIDDEN
     │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
     │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
@@ -143,6 +144,13 @@ class Unauthenticated(Refusal):
     """Nobody known is asking."""
 
     code = ErrorCode.UNAUTHENTICATED
+
+
+class BadCredentials(Unauthenticated):
+    """Credentials came with the request, and are not good, or are so no longer."""
+
+    def __init__(self, message: str = "The credentials are not valid.") -> None:
+        super().__init__(message)
 
 
 class Forbidden(Refusal):

@@ -29,8 +29,9 @@ class Curious(Queries):
     """Random queries by somebody who has come by ids and cursors of everything there is."""
 
     def __init__(self, world: World, cursors: Sequence[str], seed: int) -> None:
-        super().__init__(SCHEMA, world, seed)  # type: ignore[arg-type] - all that it takes is ids
-        self._ids = [*world.ids("machines"), *world.ids("snapshots"), *world.ids("operations"), "vm-999"]
+        super().__init__(
+            SCHEMA, [id_ for noun in ("machines", "snapshots", "operations") for id_ in world.ids(noun)], seed
+        )
         self._cursors = cursors
 
     def _argument(self, name: str, type_: str) -> str | None:
@@ -91,7 +92,7 @@ def wishes(world: World) -> st.SearchStrategy[tuple[str, Json]]:
     }
     assert SCHEMA.mutation_type is not None
     assert set(made) == set(SCHEMA.mutation_type.fields)
-    return st.one_of(*(wish.map(lambda given, name=name: (name, given)) for name, wish in made.items()))
+    return st.one_of(*(st.tuples(st.just(name), wish) for name, wish in made.items()))
 
 
 # ---- REST

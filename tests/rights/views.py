@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx2
-from gateway.access.tokens import create_token
 
 from gateway.access.roles import Roles
+from gateway.access.tokens import create_token
 from gateway.config import Settings
 from gateway.models import MachineKind
 from tests.databases import Databases
@@ -76,8 +76,7 @@ class Views:
     """Everybody's view of one world."""
 
     world: World
-    gateway: Served  # the one with all parts
-    alone: Sequence[Served]
+    gateways: Sequence[Served]  # the first one has all parts
     views: Sequence[View]
     others: Sequence[httpx2.Client]  # who see what these may not: everything of each tenant
 
@@ -118,4 +117,5 @@ def viewed(databases: Databases, kind: str, world: World) -> Iterator[Views]:
             ]
             views.append(View(eyes, *clients))
         bolts = stack.enter_context(client(*mixed, BOLTS.name, [BOLTS.role], BOLTS.tenant))
-        yield Views(world, mixed[0], [gateway for gateway, _ in alone.values()], views, [views[0].mixed, bolts])
+        gateways = [mixed[0], *(gateway for gateway, _ in alone.values())]
+        yield Views(world, gateways, views, [views[0].mixed, bolts])
