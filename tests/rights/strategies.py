@@ -118,7 +118,7 @@ def _lists(draw: st.DrawFn, pairs: Any, sorts: Sequence[str], shown: Sequence[st
 
 
 def _shape(shown: Sequence[str], embedded: Sequence[str]) -> st.SearchStrategy[Json]:
-    expand = st.lists(st.sampled_from(["resources", "resources", *embedded]), max_size=2, unique=True).map(",".join)
+    expand = st.sampled_from(["resources", ",".join(["resources", *embedded])])
     attributes = st.lists(st.sampled_from(shown), max_size=3, unique=True).map(",".join)
     return st.fixed_dictionaries({}, optional={"expand": expand, "attributes": attributes})
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 from graphql import parse, validate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.store.database import Transaction
@@ -27,7 +27,7 @@ from tests.rights.views import View, Views, viewed
 from tests.rights.world import FIRST_EVENT, World
 from tests.serving import Served
 
-EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
+HALF = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20")) // 2  # each is asked by five, at two gateways
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 
 
@@ -83,17 +83,18 @@ def test_random_queries(views: Views) -> None:
     places = [cursor for other in views.others for name in _LISTS for cursor in cursors(other, name, None)]
     queries = Curious(views.world, places, SEED)
     asked = 0
-    for _ in range(EXAMPLES):
+    for _ in range(HALF):
         query, variables = queries.next()
         if validate(SCHEMA, parse(query)):
             continue  # fields that cannot be merged, which only the validator can tell
         for view in views.views:
             view.ask(query, **variables)
         asked += 1
-    assert asked > EXAMPLES // 3
+    assert asked > HALF // 3
 
 
 @given(data=st.data())
+@settings(max_examples=HALF)
 def test_random_lists(views: Views, data: st.DataObject) -> None:
     """Their filters name anything, and their pages begin at places that only others could know."""
     name = data.draw(st.sampled_from(sorted(_LISTS)))
@@ -196,10 +197,11 @@ def _transaction(views: Views) -> int:
 
 
 @given(data=st.data())
+@settings(max_examples=HALF)
 def test_random_requests_of_rest(views: Views, data: st.DataObject) -> None:
     method, path, request = data.draw(rest_requests(views.world))
     for view in views.views:
-        if _is_closed(view, path) and method != "OPTIONS":
+        if _is_closed(view, path) and method != "OPTIONS" and not _is_no_action(path, request):
             answer = view.mixed.request(method, f"/api{path}", **request)
             assert answer.status_code == 403
             assert answer.json()["error"]["message"].endswith(" is forbidden")
@@ -212,6 +214,12 @@ def _is_closed(view: View, path: str) -> bool:
     kind = COLLECTIONS.get(path.split("/")[1])
     closed = {"vms": "INSTANCE", "instances": "VM"}.get(view.seen.role)
     return kind is not None and (view.seen.role == "blind" or kind == closed)
+
+
+def _is_no_action(path: str, request: dict[str, Any]) -> bool:
+    """There is no such thing as to revert an Instance, whoever asks."""
+    action: str = request.get("json", {}).get("action", "")
+    return path.startswith("/instances") and action == "revert"
 
 
 # ---- changes

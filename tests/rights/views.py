@@ -82,9 +82,15 @@ class Views:
 
 
 def _settings(url: str, roles: dict[str, str]) -> Settings:
-    """Links in answers name no port, and nothing is refreshed."""
-    text = "\n".join(f"{name} = {rights}" for name, rights in roles.items())
-    return Settings(database_url=url, roles=text, public_url="https://gateway.example", credentials_trusted=3_600)
+    """Links in answers name no port, and nothing is old enough to be cleared away."""
+    return Settings(
+        database_url=url,
+        roles="\n".join(f"{name} = {rights}" for name, rights in roles.items()),
+        public_url="https://gateway.example",
+        credentials_trusted=3_600,
+        keep_operations=1e9,
+        keep_gone=1e9,
+    )
 
 
 def client(gateway: Served, settings: Settings, name: str, roles: Sequence[str], tenant: str) -> httpx2.Client:
