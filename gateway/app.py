@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 
 from gateway.access.authentication import Authenticator
+from gateway.access.issuer import read_issuer
 from gateway.access.roles import Roles
+from gateway.api.connection import WebSocketLimits
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
@@ -92,11 +94,11 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
 
     `demo`: the demo world is loaded when the database has no machines.
     """
-    providers, persisted = read_providers(settings), PersistedDocuments(settings)
-    roles = Roles.read(settings.roles)
+    providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
+    jwts = read_issuer(settings, roles)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened_database(settings))
-        authenticator = Authenticator(database, roles, settings)
+        authenticator = Authenticator(database, roles, jwts, settings)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
         if demo:
@@ -133,11 +135,15 @@ def _application(
     database: Database,
 ) -> Starlette:
     authenticate = authenticator.authenticate
-    http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)
-    websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
+    recheck_after = settings.credentials_trusted
+    events = EventStreams(streams, recheck_after=recheck_after)
+    http = GraphQLEndpoint(executor, authenticate, events, max_body_bytes=settings.max_body_bytes)
+    limits = WebSocketLimits(recheck_after=recheck_after)
+    websocket = WebSocketEndpoint(
+        executor, authenticate, streams, max_message_bytes=settings.max_body_bytes, limits=limits
+    )
     return Starlette(
         routes=[
-            Route("/graphql", http),
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
@@ -149,5 +155,5 @@ def _application(
             *web_routes(),
             *page_routes(database, schema=settings.introspection),
         ],
-        middleware=middleware(settings),
+        middleware=middleware(settings, http),
     )

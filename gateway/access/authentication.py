@@ -9,20 +9,26 @@ import logging
 from collections.abc import Coroutine, Mapping
 from hashlib import sha256
 from time import monotonic, time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.access import opaque
 from gateway.access.caller import Caller, local_caller
 from gateway.access.credentials import presented, token_in
+from gateway.access.jwts import Jwts
 from gateway.access.opaque import Opaque
 from gateway.access.roles import Roles
 from gateway.access.sessions import end_session, issue_session, session_caller, touch_session
+from gateway.access.throttle import Throttle
 from gateway.access.tokens import any_token, token_caller, touch_token
 from gateway.config import Settings
 from gateway.errors import BadCredentials, StartupError, Unauthenticated
 from gateway.store.database import Database
 
 MOST_KNOWN = 10_000  # credentials; the one verified longest ago makes way
+MOST_REFUSED = 1_000
+REFUSED_FOR = 2.0  # seconds for which a wrong credential is not looked at again
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +38,27 @@ class _Known(NamedTuple):
     until: float  # of time.monotonic()
 
 
+class _Refused(NamedTuple):
+    error: BadCredentials
+    until: float
+
+
 class Authenticator:
     """Verifies credentials, and trusts what it has verified for some seconds."""
 
-    def __init__(self, database: Database, roles: Roles, settings: Settings) -> None:
+    def __init__(self, database: Database, roles: Roles, jwts: Jwts | None, settings: Settings) -> None:
         self._database = database
         self._roles = roles
+        self._jwts = jwts
         self._trusted_for = settings.credentials_trusted
         self._local = local_caller(settings.tenant)
         self._host = None if settings.on_loopback else settings.host
-        self._asks = False
-        # By a hash: one look finds an entry whatever the credential is, and no dump of the memory has any in it.
+        self._asks = jwts is not None
+        self._throttle = Throttle()
+        # By a hash: one look finds an entry however long the credential is, and no dump of the memory has any in it.
+        # What has been good stays until it makes way: who had it is not slowed down by others at their address.
         self._known: dict[bytes, _Known] = {}
+        self._refused: dict[bytes, _Refused] = {}
         self._later: set[asyncio.Task[None]] = set()
 
     @property
@@ -57,12 +72,14 @@ class Authenticator:
             return
         raise StartupError(
             f"{self._host} can be reached from other machines, and no identities are configured to say who may do what:"
-            " make a token (gateway token create), or listen on 127.0.0.1 or ::1"
+            " make a token (gateway token create), name an issuer of JWTs, or listen on 127.0.0.1 or ::1"
         )
 
     async def stop(self) -> None:
         """Waits for what is still to be kept of the tokens that were used."""
         await asyncio.gather(*self._later)
+        if self._jwts is not None:
+            await self._jwts.close()
 
     async def authenticate(self, scope: Mapping[str, Any], payload: Mapping[str, Any]) -> Caller:
         """Who sent this request, or this handshake and `connection_init`. Raises Unauthenticated."""
@@ -71,12 +88,20 @@ class Authenticator:
         known = self._known.get(digest)
         if known is not None and known.until > monotonic():
             return known.caller
+        refused = self._refused.get(digest)
+        if refused is not None and refused.until > monotonic():
+            raise refused.error
         try:
-            caller = await self._verified(credential)
-        except Unauthenticated:
+            caller = await self._look(scope, credential, trusted=known is not None)
+        except Unauthenticated as error:
             self._known.pop(digest, None)
+            if isinstance(error, BadCredentials):
+                _keep(self._refused, digest, _Refused(error, monotonic() + REFUSED_FOR), MOST_REFUSED)
             raise
-        self._trust(digest, caller)
+        seconds = self._trusted_for
+        if caller.expires_at is not None:
+            seconds = min(seconds, caller.expires_at - time())
+        _keep(self._known, digest, _Known(caller, monotonic() + seconds), MOST_KNOWN)
         return caller
 
     async def begin_session(self, caller: Caller) -> str:
@@ -95,14 +120,33 @@ class Authenticator:
             del self._known[digest]
         return True
 
-    async def _verified(self, credential: bytes) -> Caller:
+    async def _look(self, scope: Mapping[str, Any], credential: bytes, *, trusted: bool) -> Caller:
+        """Looks at a credential anew, unless too many are tried. `trusted`: it has been good before."""
         if not await self._asking():
             return self._local
         if not credential:
             raise Unauthenticated("Send a token: `Authorization: Bearer …`.")
-        token = opaque.parse(token_in(credential))
-        if token is None:
+        address, name = (scope.get("client") or ("unknown",))[0], None
+        try:
+            text = token_in(credential)
+            token = opaque.parse(text)
+            name = None if token is None else str(token)
+            if not trusted:
+                self._throttle.check(address, name)
+            return await (self._of_jwt(text) if token is None else self._of_token(token))
+        except BadCredentials as error:
+            self._throttle.failed(address, name)
+            request_id = scope.get("state", {}).get("request_id", "-")
+            which = name or "credentials"
+            log.warning("a log-in from %s with %s failed: %s Request id %s", address, which, error, request_id)
+            raise
+
+    async def _of_jwt(self, text: str) -> Caller:
+        if self._jwts is None or text.count(".") != 2:
             raise BadCredentials
+        return await self._jwts.caller(text)
+
+    async def _of_token(self, token: Opaque) -> Caller:
         find, touch = (session_caller, touch_session) if token.prefix == opaque.SESSION else (token_caller, touch_token)
         caller, due = await find(self._database, self._roles, token)
         if due:
@@ -115,20 +159,19 @@ class Authenticator:
             log.info("there are API tokens: from now on everybody is asked for one")
         return self._asks
 
-    def _trust(self, digest: bytes, caller: Caller) -> None:
-        seconds = self._trusted_for
-        if caller.expires_at is not None:
-            seconds = min(seconds, caller.expires_at - time())
-        self._known.pop(digest, None)
-        self._known[digest] = _Known(caller, monotonic() + seconds)
-        if len(self._known) > MOST_KNOWN:
-            del self._known[next(iter(self._known))]
-
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` beside the request, which does not wait for a commit."""
         task = asyncio.create_task(_logged(work))
         self._later.add(task)
         task.add_done_callback(self._later.discard)
+
+
+def _keep(entries: dict[bytes, T], digest: bytes, entry: T, most: int) -> None:
+    """Puts the entry last; when there are too many, the first makes way."""
+    entries.pop(digest, None)
+    entries[digest] = entry
+    if len(entries) > most:
+        del entries[next(iter(entries))]
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -31,6 +31,7 @@ class Opaque(NamedTuple):
         return compare_digest(hash_of(self.secret), secret_hash)
 
     def __repr__(self) -> str:
+        """Without the secret, as logs and lists have it."""
         return f"{self.prefix}_{self.number}_…"
 
 

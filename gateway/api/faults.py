@@ -3,7 +3,7 @@
 import orjson
 
 from gateway.access.credentials import challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Unauthenticated
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -20,10 +20,12 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
-        """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
+        """The same refusal as HTTP shows it, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
         headers = None
         if isinstance(error, Unauthenticated):
             headers = [(b"www-authenticate", challenge(error))]
+        elif isinstance(error, Throttled):
+            headers = [(b"retry-after", b"%d" % error.retry_after)]
         return cls(MEANINGS[error.code].http_status, error.message, error.code, headers)
 
     @classmethod

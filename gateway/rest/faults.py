@@ -5,7 +5,7 @@ from typing import Self
 import orjson
 
 from gateway.access.credentials import REALM, challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Unauthenticated
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -34,10 +34,12 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> Self:
-        """The same refusal in ManageIQ's words, with the challenges that a 401 must carry (RFC 9110, 15.5.2)."""
+        """The same refusal in ManageIQ's words, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
         headers = None
         if isinstance(error, Unauthenticated):
             headers = [(b"www-authenticate", _BASIC), (b"www-authenticate", challenge(error))]
+        elif isinstance(error, Throttled):
+            headers = [(b"retry-after", b"%d" % error.retry_after)]
         meaning, klass = MEANINGS[error.code], _CLASSES.get(error.code, _BAD_REQUEST)
         return cls(meaning.http_status, meaning.rest_kind, error.message, klass, headers)
 

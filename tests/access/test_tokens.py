@@ -239,7 +239,7 @@ def test_one_caller_has_so_many_sessions(gateway: Served, token: str, monkeypatc
 def test_what_others_can_reach_is_not_served_to_whoever_asks(url: str) -> None:
     message = (
         "0.0.0.0 can be reached from other machines, and no identities are configured to say who may do what: make a"
-        " token (gateway token create), or listen on 127.0.0.1 or ::1"
+        " token (gateway token create), name an issuer of JWTs, or listen on 127.0.0.1 or ::1"
     )
     assert command_refusal("serve", "--host", "0.0.0.0", "--port", "0", "--database-url", url) == message
     settings = Settings(database_url=url, host="0.0.0.0")
