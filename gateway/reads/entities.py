@@ -19,7 +19,7 @@ class Entity:
 
     noun: str
     types: Mapping[str, MachineKind | None]
-    seen: str  # SQL that holds for rows about machines of the kinds that the caller may see: see `Frame.expression`
+    seen: str | None  # SQL that holds for rows about machines of the kinds that the caller may see; None: about none
     filters: Filters = field(default_factory=dict)
     sorts: Mapping[str, SortField] = field(default_factory=dict)
     default: Sequence[Key] = ()
@@ -37,7 +37,7 @@ class Entity:
         """
         column = "t.tenant" if indexed else frame.dialect.unindexed("t.tenant")
         own = f"{column} = {frame.parameters(tenant)}"
-        if len(frame.kinds) == len(MachineKind):
+        if self.seen is None or len(frame.kinds) == len(MachineKind):
             return own
         if not frame.kinds:
             return f"{own} AND {NOTHING_SQL}"

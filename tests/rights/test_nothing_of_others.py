@@ -16,6 +16,7 @@ from graphql import parse, validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.rest import regexes
 from gateway.store.database import Transaction
 from tests.api import asking
 from tests.api.following import by_sse
@@ -207,6 +208,18 @@ def test_random_requests_of_rest(views: Views, data: st.DataObject) -> None:
             assert answer.json()["error"]["message"].endswith(" is forbidden")
         else:
             view.same(method, f"/api{path}", **request)
+
+
+def test_the_work_of_regular_expressions_is_counted_of_what_is_seen(
+    views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit, as low as what is seen, is not reached by what is not."""
+    params = {"filter[]": "snapshots.name=~/test/", "expand": "resources", "attributes": "id"}
+    for view in views.views[:2]:
+        seen = view.ask("{ snapshots { totalCount } }")["data"]["snapshots"]["totalCount"]
+        for limit, status in ((seen, 200), (seen - 1, 400)):
+            monkeypatch.setattr(regexes, "MOST_ROWS", limit)
+            assert view.same("GET", "/api/vms", params=params).status_code == status
 
 
 def _is_closed(view: View, path: str) -> bool:
