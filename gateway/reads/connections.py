@@ -5,59 +5,21 @@ At most one statement each for the rows, the total, and what lies before and aft
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from gateway.models import MachineKind
 from gateway.reads import cursors
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Pages, Slot
+from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Slot
 from gateway.reads.dialects import Dialect, PageSql
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.filters import filter_condition
-from gateway.reads.levels import Join, Rows
+from gateway.reads.levels import Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
 
 _LONGEST_KEPT = 1_000  # characters of a filter and a sort
-
-
-@dataclass(slots=True)
-class ManyLink:
-    """To the page of rows that belong to this one."""
-
-    level: "ManyLevel"
-    column: int
-    counter: int | None  # position of the column that counts them
-    joins: bool  # whether the database likes to be asked for both at once
-
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        parents = list(dict.fromkeys(row[self.column] for row in rows))
-        counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
-        return await self.level.load(context, parents, counts)
-
-    def join(self, pages: Pages) -> Join | None:
-        level, bound = self.level, pages[self.level]
-        if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
-            return None
-        flags = level.flags(bound)
-
-        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            assert level.render is not None
-            page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
-            level.cut(page, bound)
-            for (flag, _), found in zip(flags, told, strict=True):
-                page.set(flag, found)
-            return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
-
-        return Join(
-            level.shape(bound),
-            level.slots(bound),
-            [partial(level.exists, bound, extra) for _, extra in flags],
-            lambda frame: level.select(bound, frame),
-            finish,
-        )
 
 
 @dataclass(slots=True)

@@ -138,22 +138,6 @@ class OneLevel:
         return Built(sql, frame.parameters.values)
 
 
-@dataclass(slots=True)
-class OneLink:
-    """To the one row that a column names."""
-
-    level: OneLevel
-    column: int
-
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        column = self.column
-        keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
-        return await self.level.load(context, keys)
-
-    def join(self, pages: Pages) -> None:
-        return None
-
-
 @dataclass(slots=True, eq=False)
 class EveryLevel:
     """All rows of a small table, in its default order."""
