@@ -1,13 +1,16 @@
 """The composition root: settings -> database, drivers, worker, ASGI application. The only place that names them all."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Scope
 
@@ -16,12 +19,14 @@ from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
 from gateway.api.persisted import PersistedDocuments
+from gateway.api.request_id import CALLER
 from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
 from gateway.api.websocket import WebSocketEndpoint
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
+from gateway.health import Health, Part
 from gateway.inventory.demo import load_demo
 from gateway.inventory.refresh import Inventory
 from gateway.inventory.registering import register_provider
@@ -34,12 +39,18 @@ from gateway.providers import SIMULATED, ConfiguredProvider, read_providers
 from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
 from gateway.store.feed import Feed
+from gateway.store.migrate import revisions
 from gateway.store.opening import open_database
 from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement
+from gateway.telemetry.measures import Measures
+from gateway.telemetry.observing import ObservedDriver, ObservedExecutor, ObservedRest, counted, watch_loop
+from gateway.telemetry.reading import gauges
 from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
+
+_LATE = 3  # leases after which a part that has not worked is stuck
 
 _SIMULATED = Statement(select(Provider.name).where(col(Provider.driver) == "simulated"))
 
@@ -53,6 +64,16 @@ class Gateway:
     inventory: Inventory
     streams: Streams
     worker: Worker
+    health: Health
+    measures: Measures
+
+
+class _Part(Part, Protocol):
+    """The same, as it is begun and ended here."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 @asynccontextmanager
@@ -86,11 +107,19 @@ async def opened_drivers(
         yield drivers | {row.name: SimulatedDriver(row.name, simulation) for row in rows}
 
 
+async def prepare(settings: Settings, *, demo: bool) -> None:
+    """What is to be done once before several processes run a gateway: see `running`. Raises StartupError."""
+    if demo:
+        async with opened_database(settings) as database:
+            await load_demo(database, settings.tenant)
+
+
 @asynccontextmanager
-async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Gateway]:
+async def running(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> AsyncIterator[Gateway]:
     """A gateway on a migrated database: its worker, refresh and feed run until this is left. Raises StartupError.
 
-    `demo`: the demo world is loaded when the database has no machines.
+    `demo`: the demo world is loaded when the database has no machines. `refreshes`: it reads providers again by itself,
+    which one of several processes does for all.
     """
     providers, persisted = read_providers(settings), PersistedDocuments(settings)
     async with AsyncExitStack() as stack:
@@ -98,8 +127,10 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
         if demo:
             await load_demo(database, settings.tenant)
         drivers = await stack.enter_async_context(opened_drivers(database, providers))
+        measures = Measures()
+        drivers = {name: ObservedDriver(name, driver, measures) for name, driver in drivers.items()}
         inventory = Inventory(database, drivers, settings)
-        watch = Watch(inventory, drivers)
+        watch = Watch(inventory, drivers, listens=refreshes)
         worker = Worker(
             database,
             drivers,
@@ -107,30 +138,58 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
             inventory.refresh_machine,
             limits={provider.name: provider.concurrency for provider in providers},
             look=watch.look,
+            around=partial(counted, measures),
         )
         operations = Operations(database, drivers, settings, worker.wake)
         feed = Feed(database)
+        parts: dict[str, _Part] = {
+            "feed": feed,
+            "worker": worker,
+            **({"inventory": inventory} if refreshes else {}),
+            "watch": watch,
+        }
         # Stopped in reverse: what makes changes before what tells of them.
-        for part in (feed, worker, inventory, watch):
+        for part in parts.values():
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         streams = Streams()
-        yield Gateway(
-            _application(settings, operations, executor, streams, database), database, inventory, streams, worker
-        )
+        measures.look(lambda: gauges(database, executor, streams, feed, worker))
+        health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
+        app = _application(settings, operations, executor, streams, database, health, measures)
+        looking = asyncio.create_task(watch_loop(measures))
+        stack.callback(looking.cancel)
+        yield Gateway(app, database, inventory, streams, worker, health, measures)
 
 
 def _application(
-    settings: Settings, operations: Operations, executor: GraphQLExecutor, streams: Streams, database: Database
+    settings: Settings,
+    operations: Operations,
+    executor: GraphQLExecutor,
+    streams: Streams,
+    database: Database,
+    health: Health,
+    measures: Measures,
 ) -> Starlette:
     caller = local_caller(settings.tenant)
 
     async def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
+        CALLER.set(caller.name)
         return caller
 
-    http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)
-    websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
+    def observed(transport: str) -> ObservedExecutor:
+        return ObservedExecutor(executor, transport, measures, settings.log_slower_than)
+
+    http = GraphQLEndpoint(
+        observed("http"),
+        authenticate,
+        EventStreams(streams),
+        max_body_bytes=settings.max_body_bytes,
+        refused=lambda status: measures.refused.add((str(status),)),
+    )
+    websocket = WebSocketEndpoint(
+        observed("websocket"), authenticate, streams, max_message_bytes=settings.max_body_bytes
+    )
     return Starlette(
         routes=[
             Route("/graphql", http),
@@ -141,9 +200,10 @@ def _application(
                 lambda scope: authenticate(scope, {}),
                 public_url=settings.public_url or None,
                 max_body_bytes=settings.max_body_bytes,
+                middleware=[Middleware(ObservedRest, measures)],
             ),
             *web_routes(),
-            *page_routes(database, schema=settings.introspection),
+            *page_routes(health, schema=settings.introspection),
         ],
         middleware=middleware(settings),
     )

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # For what knows no scope, such as the masking of errors and the log.
 REQUEST_ID: ContextVar[str] = ContextVar("REQUEST_ID", default="-")
+CALLER: ContextVar[str] = ContextVar("CALLER", default="-")  # who asks, once that is known
 
 # It goes into logs and headers: nothing that could break or forge a line.
 _SANE = re.compile(rb"[A-Za-z0-9._:=+/-]{1,64}")

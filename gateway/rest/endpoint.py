@@ -1,10 +1,11 @@
 """The REST API as an ASGI application: who is asking, what they sent, and what is sent back, faults included."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -49,12 +50,13 @@ def rest_routes(
     *,
     public_url: str | None,
     max_body_bytes: int,
+    middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader))
     endpoint = RestEndpoint(routes, authenticate, Tokens(), public_url, max_body_bytes)
-    return [Route(PREFIX, endpoint), Route(PREFIX + "/{path:path}", endpoint)]
+    return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
 
 class RestEndpoint:

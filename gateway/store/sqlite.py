@@ -10,13 +10,13 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded
-from gateway.store.database import Work
+from gateway.store.database import Load, Work
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
@@ -124,12 +124,23 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
         self._counted = 0
+        self._limit = read_connections
+        self._reading = 0  # in threads
+        self._writing = 0
         self._write_transaction = SqliteTransaction(connect(path))
         self._writer.start()
 
     @property
     def statements(self) -> int:
         return self._counted + self._write_transaction.statements
+
+    @property
+    def load(self) -> Mapping[str, Load]:
+        queued = self._wishes.qsize()
+        return {
+            "read": Load(min(self._reading, self._limit), max(self._reading - self._limit, 0)),
+            "write": Load(max(self._writing - queued, 0), queued),
+        }
 
     # ---- reads
 
@@ -144,7 +155,11 @@ class SqliteDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+        self._reading += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+        finally:
+            self._reading -= 1
 
     def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, seconds: float) -> T:
         """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
@@ -182,8 +197,12 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T]) -> T:
         wish = _Wish(work, asyncio.get_running_loop())
-        self._wishes.put(wish)
-        result: T = await wish.future
+        self._writing += 1
+        try:
+            self._wishes.put(wish)
+            result: T = await wish.future
+        finally:
+            self._writing -= 1
         return result
 
     def _write_forever(self) -> None:
