@@ -142,12 +142,9 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
         )
         operations = Operations(database, drivers, settings, worker.wake)
         feed = Feed(database)
-        parts: dict[str, _Part] = {
-            "feed": feed,
-            "worker": worker,
-            **({"inventory": inventory} if refreshes else {}),
-            "watch": watch,
-        }
+        parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
+        if not refreshes:
+            del parts["inventory"]
         # Stopped in reverse: what makes changes before what tells of them.
         for part in parts.values():
             await part.start()
