@@ -20,6 +20,7 @@ from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
 from gateway.api.persisted import PersistedDocuments
 from gateway.api.request_id import CALLER
+from gateway.api.requests import Executor
 from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
 from gateway.api.websocket import WebSocketEndpoint
@@ -44,8 +45,16 @@ from gateway.store.opening import open_database
 from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement
 from gateway.telemetry.measures import Measures
-from gateway.telemetry.observing import ObservedDriver, ObservedExecutor, ObservedRest, counted, watch_loop
+from gateway.telemetry.observing import (
+    LoggedRequests,
+    ObservedDriver,
+    ObservedExecutor,
+    ObservedRest,
+    observed_work,
+    watch_loop,
+)
 from gateway.telemetry.reading import gauges
+from gateway.telemetry.spans import Spans, opened_spans
 from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
@@ -123,12 +132,13 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
     """
     providers, persisted = read_providers(settings), PersistedDocuments(settings)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(opened_database(settings))
+        spans = await stack.enter_async_context(opened_spans(settings))
+        database = spans.database(await stack.enter_async_context(opened_database(settings)))
         if demo:
             await load_demo(database, settings.tenant)
         drivers = await stack.enter_async_context(opened_drivers(database, providers))
         measures = Measures()
-        drivers = {name: ObservedDriver(name, driver, measures) for name, driver in drivers.items()}
+        drivers = {name: ObservedDriver(name, driver, measures, spans) for name, driver in drivers.items()}
         inventory = Inventory(database, drivers, settings)
         watch = Watch(inventory, drivers, listens=refreshes)
         worker = Worker(
@@ -138,9 +148,9 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
             inventory.refresh_machine,
             limits={provider.name: provider.concurrency for provider in providers},
             look=watch.look,
-            around=partial(counted, measures),
+            around=partial(observed_work, measures, spans),
         )
-        operations = Operations(database, drivers, settings, worker.wake)
+        operations = Operations(database, drivers, settings, worker.wake, spans.accepted)
         feed = Feed(database)
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
         if not refreshes:
@@ -153,7 +163,7 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
         streams = Streams()
         measures.look(lambda: gauges(database, executor, streams, feed, worker))
         health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
-        app = _application(settings, operations, executor, streams, database, health, measures)
+        app = _application(settings, operations, executor, streams, database, health, measures, spans)
         looking = asyncio.create_task(watch_loop(measures))
         stack.callback(looking.cancel)
         yield Gateway(app, database, inventory, streams, worker, health, measures)
@@ -167,6 +177,7 @@ def _application(
     database: Database,
     health: Health,
     measures: Measures,
+    spans: Spans,
 ) -> Starlette:
     caller = local_caller(settings.tenant)
 
@@ -174,8 +185,9 @@ def _application(
         CALLER.set(caller.name)
         return caller
 
-    def observed(transport: str) -> ObservedExecutor:
-        return ObservedExecutor(executor, transport, measures, settings.log_slower_than)
+    def observed(transport: str) -> Executor:
+        counted = ObservedExecutor(executor, transport, measures, settings.log_slower_than)
+        return spans.executor(counted, executor.documents)
 
     http = GraphQLEndpoint(
         observed("http"),
@@ -187,6 +199,7 @@ def _application(
     websocket = WebSocketEndpoint(
         observed("websocket"), authenticate, streams, max_message_bytes=settings.max_body_bytes
     )
+    log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
     return Starlette(
         routes=[
             Route("/graphql", http),
@@ -202,5 +215,5 @@ def _application(
             *web_routes(),
             *page_routes(health, schema=settings.introspection),
         ],
-        middleware=middleware(settings),
+        middleware=[*spans.middleware(), *middleware(settings), *log_requests],
     )

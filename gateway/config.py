@@ -73,6 +73,7 @@ class Settings:
             raw = environment.get(variable(spec.name))
             if raw is not None:
                 values[spec.name] = _parse(spec.name, raw, spec.default)
+        values.setdefault("traces_endpoint", environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
         settings = cls(**values)
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
         settings.check()

@@ -43,7 +43,7 @@ class Watch:
     async def start(self) -> None:
         """Begins."""
         listeners = [self._listen(name, driver) for name, driver in self._drivers.items() if self._listens]
-        self._tasks = [asyncio.create_task(work) for work in (self._look_forever(), *listeners)]
+        self._tasks = [asyncio.create_task(work, name="watch") for work in (self._look_forever(), *listeners)]
 
     async def stop(self) -> None:
         """Lets go; a merge that is on its way to the database is done or not done."""

@@ -30,6 +30,7 @@ from gateway.errors import GatewayError
 from gateway.models import MachineKind
 from gateway.operations.claims import Claim
 from gateway.telemetry.measures import Measures
+from gateway.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,29 @@ class ObservedRest:
         await self._app(scope, receive, send_and_count)
 
 
+class LoggedRequests:
+    """Middleware that logs every request: its path, never what it asks."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        status = 0
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_see)
+        finally:
+            took = (time.perf_counter() - begun) * 1_000
+            method = scope.get("method", "WEBSOCKET")
+            log.info("%s %s %s in %.1f ms", method, ascii(scope["path"])[1:-1], status or "-", took)
+
+
 def _kind(method: str) -> str:
     return "query" if method in ("GET", "HEAD", "OPTIONS") else "mutation"
 
@@ -104,11 +128,12 @@ def _outcome(status: int) -> str:
 class ObservedDriver(Driver):
     """Times every call of a provider."""
 
-    def __init__(self, provider: str, driver: Driver, measures: Measures) -> None:
+    def __init__(self, provider: str, driver: Driver, measures: Measures, spans: Spans) -> None:
         self.name = driver.name
         self._provider = provider
         self._driver = driver
         self._measures = measures
+        self._spans = spans
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return self._driver.matrix(kind)
@@ -146,7 +171,8 @@ class ObservedDriver(Driver):
     async def _call(self, call: str, answer: Awaitable[T]) -> T:
         begun = time.perf_counter()
         try:
-            return await answer
+            with self._spans.call(self._provider, call):
+                return await answer
         except (Exception, asyncio.CancelledError) as error:
             self._measures.driver_errors.add((self._provider, call, _code(error)))
             raise
@@ -166,10 +192,11 @@ def _code(error: BaseException) -> str:
 
 
 @contextmanager
-def counted(measures: Measures, claim: Claim) -> Iterator[None]:
+def observed_work(measures: Measures, spans: Spans, claim: Claim) -> Iterator[None]:
     """Around the work on an operation."""
     try:
-        yield
+        with spans.operation(claim):
+            yield
     finally:
         if claim.ended_as is not None:
             measures.finished.add((claim.row.kind, claim.ended_as))

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.api.asking import CREATE
-from tests.cli.programs import Program, run, serving
+from tests.cli.programs import GATEWAY, Program, environment, run, serving
 from tests.databases import KINDS, Databases
 
 NAME = 'query Name { vm(id: "vm-11") { name } }'
@@ -165,15 +166,11 @@ def test_what_keeps_a_process_from_starting_is_told_once(databases: Databases, t
         out, err = program.process.communicate(timeout=120)
         assert (program.process.returncode, out) == (2, "stopped\n")
         assert f"gateway: {manifest} is not JSON" in err
-    code, out, err = run_workers(url, manifest)
-    assert (code, out, err.count("\n")) == (2, "stopped\n", 1)
-    assert err.startswith(f"gateway: {manifest} is not JSON")
-
-
-def run_workers(url: str, manifest: Path) -> tuple[int, str, str]:
-    with pytest.raises(AssertionError) as failed, workers(url, documents_files=manifest):
-        pass
-    return failed.value.args[0]  # type: ignore[no-any-return]
+    given = environment(documents_files=manifest, workers=2)
+    command = [*GATEWAY, "serve", "--port", "0", "--database-url", url]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "stopped\n", 1)
+    assert done.stderr.startswith(f"gateway: {manifest} is not JSON")
 
 
 def _runs(pid: int) -> bool:
