@@ -171,11 +171,14 @@ def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[s
     host = host.removeprefix("[").removesuffix("]")
     try:
         ipaddress.ip_address(host)
-        return bound(host, int(port))
-    except (ValueError, OverflowError):
+        number = int(port)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65_535:
         raise StartupError(
             f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {settings.metrics_address!r}"
-        ) from None
+        )
+    return bound(host, number)
 
 
 def bound(host: str, port: int) -> socket.socket:

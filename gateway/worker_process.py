@@ -24,7 +24,7 @@ def serve_here(settings: Settings, listening: socket.socket, link: socket.socket
     """
     logs.configure(settings)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_serve(settings, listening, link, slot))
     except StartupError as error:
         for fault in error.faults:

@@ -42,7 +42,7 @@ def test_requests_and_their_outcomes(server: Served) -> None:
     server.post("{ nodes(ids: []) { id } vms(first: 2000) { totalCount } }")
     server.http.post("/graphql", content=b"[", headers={"content-type": "application/json"})
     assert server.http.get("/api/vms").status_code == 200
-    assert server.http.get("/api/nothing").status_code == 404
+    assert server.http.get("/api/nothing").status_code == 400
     found = measured(server)
     graphql = "gateway_requests_total{kind=%s,outcome=%s,transport=http}"
     assert found[graphql % ("query", "ok")] == 3
@@ -136,10 +136,9 @@ def test_what_was_counted_is_never_less(processes: list[list[Sample]], data: st.
     for number, samples in enumerate(processes):
         sum_.replace(number, samples)
     before = numbers(sum_.samples())
-    for number in data.draw(
-        st.lists(st.sampled_from(range(len(processes))), unique=True) if processes else st.just([])
-    ):
-        sum_.end(number)
+    for number in range(len(processes)):
+        if data.draw(st.booleans()):
+            sum_.end(number)
     assert numbers(sum_.samples()) == pytest.approx(before)
     counted = [value for name, value in before.items() if name.startswith("gateway_requests_total")]
     assert sum(counted) == sum(sum(s[2] for s in samples if s[0] == "gateway_requests_total") for samples in processes)  # type: ignore[misc]
