@@ -199,6 +199,7 @@ def _application(
     websocket = WebSocketEndpoint(
         observed("websocket"), authenticate, streams, max_message_bytes=settings.max_body_bytes
     )
+    named, *others = middleware(settings)
     log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
     return Starlette(
         routes=[
@@ -215,5 +216,5 @@ def _application(
             *web_routes(),
             *page_routes(health, schema=settings.introspection),
         ],
-        middleware=[*spans.middleware(), *middleware(settings), *log_requests],
+        middleware=[*spans.middleware(), named, *log_requests, *others],
     )
