@@ -57,8 +57,8 @@ class _Child:
     ) -> None:
         self._link, theirs = socket.socketpair()
         self._process = _spawn.Process(target=serve_here, args=(settings, listening, theirs, slot), name="gateway")
-        # Ctrl-C reaches the whole group, but the parent alone answers to it.
-        with theirs, _blocked(signal.SIGINT):
+        # Ctrl-C and a terminal that closes reach the whole group, but the parent alone answers to them.
+        with theirs, _blocked(signal.SIGINT, signal.SIGHUP):
             self._process.start()
         self._told = hear
         self._started = time.monotonic()
@@ -263,9 +263,9 @@ def _words(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """What is started in here never sees that signal; here it comes afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """What is started in here never sees these signals; here they come afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

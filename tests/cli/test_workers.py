@@ -125,7 +125,8 @@ def test_ctrl_c_reaches_all_and_one_answers(databases: Databases, kind: str) -> 
         assert fresh(program, NAME) == {"vm": {"name": "web-01"}}
         mine = children(program)
         for pid in mine:
-            os.kill(pid, signal.SIGINT)  # as a terminal would
+            for number in (signal.SIGINT, signal.SIGHUP):  # as a terminal would
+                os.kill(pid, number)
         code, out, err = program.stop(signal.SIGINT)
         assert (code, out) == (0, "stopped\n")
         assert [line for line in err.splitlines() if " INFO " not in line] == []
