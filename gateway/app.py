@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sqlmodel import col, select
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
 from gateway.access.caller import Caller, local_caller
@@ -199,11 +199,10 @@ def _application(
     websocket = WebSocketEndpoint(
         observed("websocket"), authenticate, streams, max_message_bytes=settings.max_body_bytes
     )
-    named, *others = middleware(settings)
+    named, *others = middleware(settings, http)
     log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
     return Starlette(
         routes=[
-            Route("/graphql", http),
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
