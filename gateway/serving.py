@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
         if again or not self._delay:
             self.handle_exit(number, None)
         else:
-            asyncio.get_running_loop().call_later(self._delay, self.handle_exit, number, None)
+            asyncio.get_running_loop().call_later(self._delay, self.handle_exit, signal.SIGTERM, None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -117,7 +117,7 @@ class _Quiet(uvicorn.Server):
 
 @asynccontextmanager
 async def serving_metrics(settings: Settings, listening: socket.socket, collect: Collect) -> AsyncIterator[None]:
-    """Serves what `collect` finds to Prometheus. On loopback only to programs: see `SafetyMiddleware`."""
+    """Serves what `collect` finds to Prometheus; on loopback not to pages of other origins."""
     app = metrics_app(collect, settings if is_loopback(listening.getsockname()[0]) else None)
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
     server = _Quiet(config)
@@ -178,11 +178,11 @@ def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[s
         raise StartupError(
             f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {settings.metrics_address!r}"
         )
-    return bound(host, number)
+    return bound(host, number, "GATEWAY_METRICS_ADDRESS")
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises StartupError."""
+def bound(host: str, port: int, setting: str = "--port") -> socket.socket:
+    """A socket that listens there; `setting` is what could choose another. Raises StartupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named in full, for asyncio turns Nagle off only on sockets that say they are TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -194,6 +194,6 @@ def bound(host: str, port: int) -> socket.socket:
         listening.close()
         raise StartupError(
             f"cannot listen on {host} port {port} ({(error.strerror or 'refused').lower()}):"
-            " stop what uses it, or choose another with --port"
+            f" stop what uses it, or choose another with {setting}"
         ) from None
     return listening

@@ -27,6 +27,7 @@ from gateway.worker_process import BEAT, serve_here
 log = logging.getLogger(__name__)
 
 _SILENCE = 30  # beats without a sign of life until a process is taken for stuck
+_STARTING = 300  # the same for one that has not served yet
 _STABLE = 10.0  # seconds after which the end of a process is not held against the next one
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a process that did not live long is started again
 _TRIES = 5  # starts that may fail in a row while nobody serves
@@ -84,6 +85,7 @@ class _Child:
             await ended.wait()
         finally:
             loop.remove_reader(self._process.sentinel)
+            await asyncio.wait([hearing], timeout=BEAT)  # for what it said last
             hearing.cancel()
             await asyncio.gather(hearing, return_exceptions=True)
         self._process.join()
@@ -126,6 +128,7 @@ class _Supervisor:
         self._greeted = False
         self._stopping = asyncio.Event()
         self._renewing = asyncio.Event()
+        self._patience = settings.stop_delay + settings.drain_timeout + _GRACE
         self._failed = 0  # starts in a row
         self._code = 0
 
@@ -141,11 +144,14 @@ class _Supervisor:
             [asyncio.create_task(self._stopping.wait()), *keepers, *others], return_when=asyncio.FIRST_COMPLETED
         )
         self._stopping.set()  # also when one of ours has failed, which is raised below
+        await self._end(keepers)
         for task in others:
             task.cancel()
-        await self._end(keepers)
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(*keepers)
-        self._say("stopped")
+        if self._greeted:
+            self._say("stopped")
         return self._code
 
     async def _keep(self, slot: int) -> None:
@@ -204,10 +210,9 @@ class _Supervisor:
         self._listening.close()  # theirs are closed one by one; nobody must wait in the queue of the last
         for child in self._children.values():
             child.stop()
-        timeout = self._settings.stop_delay + self._settings.drain_timeout + _GRACE
-        await asyncio.wait(keepers, timeout=timeout)
+        await asyncio.wait(keepers, timeout=self._patience)
         for child in self._children.values():
-            log.error("%s did not stop within %g seconds and is killed", child, timeout)
+            log.error("%s did not stop within %g seconds and is killed", child, self._patience)
             child.kill()
 
     async def _unless_stopping(self, wait: Coroutine[Any, Any, object]) -> None:
@@ -238,8 +243,8 @@ class _Supervisor:
             await asyncio.sleep(BEAT)
             for child in self._children.values():
                 child.silent += 1
-                if child.silent == _SILENCE:
-                    log.error("%s has been silent for %g seconds and is killed", child, _SILENCE * BEAT)
+                if child.silent == (_SILENCE if child.ready.is_set() else _STARTING):
+                    log.error("%s has been silent for %g seconds and is killed", child, child.silent * BEAT)
                     child.kill()
 
     async def _renew_forever(self) -> None:
@@ -253,6 +258,7 @@ class _Supervisor:
                 if old is not None:
                     old.renewed = True
                     old.stop()
+                    asyncio.get_running_loop().call_later(self._patience, old.kill)  # if it has not stopped then
                 while (new := self._children.get(slot)) is None or new is old or not new.ready.is_set():
                     self._came.clear()
                     await self._came.wait()

@@ -1,6 +1,7 @@
 """One of the processes of `serve --workers N`: serves on a socket it is given, and tells the parent what it counts."""
 
 import asyncio
+import contextlib
 import socket
 import sys
 from collections.abc import Callable
@@ -47,13 +48,22 @@ async def _serve(settings: Settings, listening: socket.socket, link: socket.sock
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         writer.close()
+        with contextlib.suppress(OSError):  # the parent is gone
+            await writer.wait_closed()
 
 
 async def _live(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
-    while True:
-        if writer.transport.get_write_buffer_size() == 0:  # else the parent does not listen now
-            writer.write(orjson.dumps(gateway.measures.samples()) + b"\n")
-        await asyncio.sleep(BEAT)
+    try:
+        while True:
+            _tell(gateway, writer)
+            await asyncio.sleep(BEAT)
+    finally:
+        _tell(gateway, writer)
+
+
+def _tell(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
+    if writer.transport.get_write_buffer_size() == 0:  # else the parent does not listen now
+        writer.write(orjson.dumps(gateway.measures.samples()) + b"\n")
 
 
 async def _depend(reader: asyncio.StreamReader, stop: Callable[[], None]) -> None:
