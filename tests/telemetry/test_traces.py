@@ -1,9 +1,12 @@
 """Traces arrive at a collector, with the right parents, and without what clients have sent."""
 
+import sys
+
 import pytest
 
 from gateway.config import Settings
 from tests.api.asking import CREATE
+from tests.cli.programs import refusal
 from tests.databases import KINDS, Databases
 from tests.serving import served
 from tests.telemetry.collector import Seen, collecting
@@ -68,6 +71,22 @@ def test_a_collector_that_is_away_harms_nothing(databases: Databases) -> None:
         gone = collector.endpoint
     with served(Settings(database_url=databases.new("sqlite"), traces_endpoint=gone), demo=True) as gateway:
         assert ask(gateway, NAMES, id="vm-11")["vm"] == {"name": "web-01"}
+
+
+def test_where_they_go_may_be_told_as_elsewhere() -> None:
+    usual = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    assert Settings.from_environment(usual).traces_endpoint == "http://collector:4318"
+    ours = usual | {"GATEWAY_TRACES_ENDPOINT": "http://other:4318"}
+    assert Settings.from_environment(ours).traces_endpoint == "http://other:4318"
+    assert Settings.from_environment({}).traces_endpoint == ""
+
+
+def test_they_need_their_extra(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gateway.telemetry.tracing", None)
+    settings = {"database_url": databases.new("sqlite"), "traces_endpoint": "http://127.0.0.1:4318"}
+    assert refusal("serve", "--port", "0", **settings) == (
+        "traces need the extra: pip install 'snapshot-gateway[telemetry]'"
+    )
 
 
 def parent_of(spans: list[Seen], child: Seen) -> Seen:
