@@ -26,6 +26,8 @@ from gateway.inventory.refresh import Inventory
 from gateway.inventory.simulating import simulate as simulate_machine
 from gateway.providers import SIMULATED, known, read_providers
 from gateway.store.migrate import migrate as migrate_database
+from gateway.supervising import supervise
+from gateway.telemetry import logs
 
 
 class _Commands(click.Group):
@@ -75,19 +77,21 @@ def main() -> None:
 @_setting("port", "Port to listen on; 0 takes a free one.", int)
 @_database
 @_providers
+@_setting("workers", "Processes that serve, on one socket.", int)
 @_setting("images", "A folder of qcow2 images to serve as a provider.")
 @click.option("--demo", is_flag=True, help="Load the demo world if the database has no machines.")
 def serve(demo: bool, **overrides: Any) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Migrates the database first."""
     settings = Settings.from_environment(**overrides)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("uvicorn", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logs.configure(settings)
     # Mistakes there are told before the database is touched.
     read_providers(settings)
     read_issuer(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
-    serving.serve(settings, demo=demo, say=click.echo)
+    if settings.workers == 1:
+        serving.serve(settings, demo=demo, say=click.echo)
+    else:
+        sys.exit(supervise(settings, demo=demo, say=click.echo))
 
 
 @main.command()

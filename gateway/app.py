@@ -1,12 +1,16 @@
 """The composition root: settings -> database, drivers, worker, ASGI application. The only place that names them all."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
 from gateway.access.authentication import Authenticator
@@ -17,12 +21,14 @@ from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
 from gateway.api.persisted import PersistedDocuments
+from gateway.api.requests import Executor
 from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
 from gateway.api.websocket import WebSocketEndpoint
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
+from gateway.health import Health, Part
 from gateway.inventory.demo import load_demo
 from gateway.inventory.refresh import Inventory
 from gateway.inventory.registering import register_provider
@@ -35,12 +41,26 @@ from gateway.providers import SIMULATED, ConfiguredProvider, read_providers
 from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
 from gateway.store.feed import Feed
+from gateway.store.migrate import revisions
 from gateway.store.opening import open_database
 from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement
+from gateway.telemetry.measures import Measures
+from gateway.telemetry.observing import (
+    LoggedRequests,
+    ObservedDriver,
+    ObservedExecutor,
+    ObservedRest,
+    observed_work,
+    watch_loop,
+)
+from gateway.telemetry.reading import gauges
+from gateway.telemetry.spans import Spans, opened_spans
 from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
+
+_LATE = 3  # leases after which a part that has not worked is stuck
 
 _SIMULATED = Statement(select(Provider.name).where(col(Provider.driver) == "simulated"))
 
@@ -55,6 +75,16 @@ class Gateway:
     inventory: Inventory
     streams: Streams
     worker: Worker
+    health: Health
+    measures: Measures
+
+
+class _Part(Part, Protocol):
+    """The same, as it is begun and ended here."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 @asynccontextmanager
@@ -88,24 +118,43 @@ async def opened_drivers(
         yield drivers | {row.name: SimulatedDriver(row.name, simulation) for row in rows}
 
 
+async def prepare(settings: Settings, *, demo: bool) -> bool:
+    """What is to be done once before several processes run a gateway, as in `running`. Raises StartupError.
+
+    Says whether everybody will be asked who they are.
+    """
+    roles = Roles.read(settings.roles)
+    async with opened_database(settings) as database:
+        authenticator = Authenticator(database, roles, read_issuer(settings, roles), settings)
+        await authenticator.start()
+        if demo:
+            await load_demo(database, settings.tenant)
+        await authenticator.stop()
+    return authenticator.asks
+
+
 @asynccontextmanager
-async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Gateway]:
+async def running(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> AsyncIterator[Gateway]:
     """A gateway on a migrated database: its worker, refresh and feed run until this is left. Raises StartupError.
 
-    `demo`: the demo world is loaded when the database has no machines.
+    `demo`: the demo world is loaded when the database has no machines. `refreshes`: it reads providers again by itself,
+    which one of several processes does for all.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
     jwts = read_issuer(settings, roles)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(opened_database(settings))
+        spans = await stack.enter_async_context(opened_spans(settings))
+        database = spans.database(await stack.enter_async_context(opened_database(settings)))
         authenticator = Authenticator(database, roles, jwts, settings)
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
         if demo:
             await load_demo(database, settings.tenant)
         drivers = await stack.enter_async_context(opened_drivers(database, providers))
+        measures = Measures()
+        drivers = {name: ObservedDriver(name, driver, measures, spans) for name, driver in drivers.items()}
         inventory = Inventory(database, drivers, settings)
-        watch = Watch(inventory, drivers)
+        watch = Watch(inventory, drivers, listens=refreshes)
         worker = Worker(
             database,
             drivers,
@@ -113,17 +162,25 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
             inventory.refresh_machine,
             limits={provider.name: provider.concurrency for provider in providers},
             look=watch.look,
+            around=partial(observed_work, measures, spans),
         )
-        operations = Operations(database, drivers, settings, worker.wake)
+        operations = Operations(database, drivers, settings, worker.wake, spans.accepted)
         feed = Feed(database)
+        parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
+        if not refreshes:
+            del parts["inventory"]
         # Stopped in reverse: what makes changes before what tells of them.
-        for part in (feed, worker, inventory, watch):
+        for part in parts.values():
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         streams = Streams()
-        app = _application(settings, authenticator, operations, executor, streams, database)
-        yield Gateway(app, authenticator, database, inventory, streams, worker)
+        measures.look(lambda: gauges(database, executor, streams, feed, worker))
+        health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
+        app = _application(settings, authenticator, operations, executor, streams, database, health, measures, spans)
+        looking = asyncio.create_task(watch_loop(measures))
+        stack.callback(looking.cancel)
+        yield Gateway(app, authenticator, database, inventory, streams, worker, health, measures)
 
 
 def _application(
@@ -133,15 +190,33 @@ def _application(
     executor: GraphQLExecutor,
     streams: Streams,
     database: Database,
+    health: Health,
+    measures: Measures,
+    spans: Spans,
 ) -> Starlette:
     authenticate = authenticator.authenticate
     recheck_after = settings.credentials_trusted
-    events = EventStreams(streams, recheck_after=recheck_after)
-    http = GraphQLEndpoint(executor, authenticate, events, max_body_bytes=settings.max_body_bytes)
-    limits = WebSocketLimits(recheck_after=recheck_after)
-    websocket = WebSocketEndpoint(
-        executor, authenticate, streams, max_message_bytes=settings.max_body_bytes, limits=limits
+
+    def observed(transport: str) -> Executor:
+        counted = ObservedExecutor(executor, transport, measures, settings.log_slower_than)
+        return spans.executor(counted, executor.documents)
+
+    http = GraphQLEndpoint(
+        observed("http"),
+        authenticate,
+        EventStreams(streams, recheck_after=recheck_after),
+        max_body_bytes=settings.max_body_bytes,
+        refused=lambda status: measures.refused.add((str(status),)),
     )
+    websocket = WebSocketEndpoint(
+        observed("websocket"),
+        authenticate,
+        streams,
+        max_message_bytes=settings.max_body_bytes,
+        limits=WebSocketLimits(recheck_after=recheck_after),
+    )
+    named, *others = middleware(settings, http)
+    log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
     return Starlette(
         routes=[
             WebSocketRoute("/graphql", websocket),
@@ -151,9 +226,10 @@ def _application(
                 authenticator,
                 public_url=settings.public_url or None,
                 max_body_bytes=settings.max_body_bytes,
+                middleware=[Middleware(ObservedRest, measures)],
             ),
             *web_routes(),
-            *page_routes(database, schema=settings.introspection),
+            *page_routes(health, schema=settings.introspection),
         ],
-        middleware=middleware(settings, http),
+        middleware=[*spans.middleware(), named, *log_requests, *others],
     )

@@ -66,11 +66,20 @@ class Settings:
     operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")
     operation_queue_total: int = setting(10_000, "Unfinished operations in all.")
     refresh_interval: float = setting(300.0, "Every provider is read again after about this long.")
+    workers: int = setting(1, "Processes that serve; `gateway serve --workers`.")
+    stop_delay: float = setting(
+        0.0, "How long to go on serving after a request to stop, while `/readyz` says 503; 0 stops at once."
+    )
     drain_timeout: float = setting(10.0, "How long running operations may go on after a request to stop.")
     keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
     keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")
     keep_events: float = setting(3_600.0, "Changes are kept this long for subscribers that lag.")
     log_level: str = setting("info", "`debug`, `info`, `warning` or `error`.")
+    log_format: str = setting("text", "`text` for people, or `json`: an object per line.")
+    log_requests: bool = setting(False, "Whether every request is logged.")
+    log_slower_than: float = setting(1.0, "A GraphQL operation that takes longer is logged.")
+    metrics_address: str = setting("", "`HOST:PORT` at which Prometheus finds metrics; port 0 takes a free one.")
+    traces_endpoint: str = setting("", "Where OpenTelemetry traces go, by OTLP over HTTP: `http://HOST:4318`.")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":
@@ -83,6 +92,7 @@ class Settings:
             raw = environment.get(variable(spec.name))
             if raw is not None:
                 values[spec.name] = _parse(spec.name, raw, spec.default)
+        values.setdefault("traces_endpoint", environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
         settings = cls(**values)
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
         settings.check()
@@ -106,12 +116,16 @@ class Settings:
         for spec in fields(self):
             value = getattr(self, spec.name)
             counts = isinstance(value, int | float) and not isinstance(value, bool)
-            if spec.name != "port" and counts and not 0 < value < inf:
+            if counts and spec.default != 0 and spec.name != "port" and not 0 < value < inf:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
+            if counts and spec.default == 0 and not 0 <= value < inf:
+                raise StartupError(f"{variable(spec.name)} must be 0 or greater, not {value}")
         if self.documents_only and not self.documents_files:
             raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")
+        if self.log_format not in {"text", "json"}:
+            raise StartupError(f"GATEWAY_LOG_FORMAT must be text or json, not {self.log_format!r}")
 
 
 def from_environment(name: str) -> str | None:

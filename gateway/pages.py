@@ -1,16 +1,14 @@
 """The small pages: where to go, the schema as a file, and whether the gateway is well."""
 
 import hashlib
-import logging
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.api.schema import print_sdl
-from gateway.store.database import Database
-
-log = logging.getLogger(__name__)
+from gateway.health import Health, well
 
 _SCHEMA = "/schema.graphql"
 
@@ -24,7 +22,7 @@ PLACES = {
 }
 
 
-def page_routes(database: Database, *, schema: bool) -> list[BaseRoute]:
+def page_routes(health: Health, *, schema: bool) -> list[BaseRoute]:
     """`/`, `/schema.graphql` where `schema` is to be known, `/healthz` and `/readyz`."""
     places = {path: what for path, what in PLACES.items() if schema or path != _SCHEMA}
 
@@ -34,15 +32,10 @@ def page_routes(database: Database, *, schema: bool) -> list[BaseRoute]:
         )
 
     async def healthy(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return _told(health.alive())
 
     async def ready(_request: Request) -> Response:
-        try:
-            await database.check()
-        except Exception:
-            log.warning("the database does not answer", exc_info=True)
-            return JSONResponse({"status": "unavailable", "database": "does not answer"}, status_code=503)
-        return JSONResponse({"status": "ok", "database": "ok"})
+        return _told(await health.ready())
 
     return [
         Route("/", start),
@@ -50,6 +43,11 @@ def page_routes(database: Database, *, schema: bool) -> list[BaseRoute]:
         Route("/healthz", healthy),
         Route("/readyz", ready),
     ]
+
+
+def _told(found: Mapping[str, str]) -> Response:
+    status = ("ok", 200) if well(found) else ("unavailable", 503)
+    return JSONResponse({"status": status[0], **found}, status[1], {"cache-control": "no-store"})
 
 
 def _schema_route() -> Route:

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -13,18 +16,45 @@ from gateway.app import Gateway, running
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.pages import PLACES
+from gateway.telemetry.exposition import Collect, metrics_app
+from gateway.telemetry.measures import Sample
+from gateway.telemetry.reading import stored
 
 _GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
 
+Began = Callable[[Gateway, Callable[[], None]], Awaitable[None]]  # is told when it listens, and how to make it stop
+
+
 def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
     """Serves until a signal says stop. The database must be migrated. Raises StartupError."""
-    with _bound(settings.host, settings.port) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        loop.run(_serve(settings, listening, demo, say))
+
+    async def run() -> None:
+        with bound(settings.host, settings.port) as listening, bound_for_metrics(settings) as measuring:
+            async with AsyncExitStack() as stack:
+
+                async def began(gateway: Gateway, _stop: Callable[[], None]) -> None:
+                    if measuring is not None:
+                        collect = partial(_samples, gateway)
+                        await stack.enter_async_context(serving_metrics(settings, measuring, collect))
+                    say(greeting(listening, measuring, asks=gateway.authenticator.asks))
+
+                await serve_on(settings, listening, demo=demo, began=began)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(run())
+    say("stopped")
 
 
-async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: Callable[[str], None]) -> None:
-    async with running(settings, demo=demo) as gateway:
+async def _samples(gateway: Gateway) -> list[Sample]:
+    return [*gateway.measures.samples(), *await stored(gateway.database)]
+
+
+async def serve_on(
+    settings: Settings, listening: socket.socket, *, demo: bool = False, refreshes: bool = True, began: Began
+) -> None:
+    """Serves on that socket until SIGINT, SIGTERM or `stop` says stop. Raises StartupError."""
+    async with running(settings, demo=demo, refreshes=refreshes) as gateway:
         config = uvicorn.Config(
             gateway.app,
             http="httptools",
@@ -37,40 +67,73 @@ async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: 
             ws_per_message_deflate=False,  # repetitive data compresses so well that a flood is never seen as one
             timeout_graceful_shutdown=5,
         )
-        await _Server(config, gateway, say).serve(sockets=[listening])
-    say("stopped")
+        await _Server(config, gateway, settings.stop_delay, began).serve(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """Greets when it listens, and ends streams before their connections. Signals are not raised again at the end."""
+    """Tells when it listens, and ends streams before their connections. Signals are not raised again at the end.
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, say: Callable[[str], None]) -> None:
+    Told to stop, it is not ready any more, but serves for `delay` seconds more: who sends requests has to see that.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, delay: float, began: Began) -> None:
         super().__init__(config)
         self._gateway = gateway
-        self._say = say
+        self._delay = delay
+        self._began = began
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._stop, number)
         yield
+
+    def _stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        again = self._gateway.health.stopping
+        self._gateway.health.stopping = True
+        if again or not self._delay:
+            self.handle_exit(number, None)
+        else:
+            asyncio.get_running_loop().call_later(self._delay, self.handle_exit, signal.SIGTERM, None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if sockets and not self.should_exit:
-            self._say(greeting(sockets[0], asks=self._gateway.authenticator.asks))
+        if not self.should_exit:
+            await self._began(self._gateway, self._stop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._gateway.streams.close()
         await super().shutdown(sockets)
 
 
-def greeting(listening: socket.socket, *, asks: bool) -> str:
+class _Quiet(uvicorn.Server):
+    """Leaves the signals to others."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving_metrics(settings: Settings, listening: socket.socket, collect: Collect) -> AsyncIterator[None]:
+    """Serves what `collect` finds to Prometheus; on loopback not to pages of other origins."""
+    app = metrics_app(collect, settings if ipaddress.ip_address(listening.getsockname()[0]).is_loopback else None)
+    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
+    server = _Quiet(config)
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+def greeting(listening: socket.socket, measuring: socket.socket | None, *, asks: bool) -> str:
     """Where to go, something to try, and whether everybody is asked who they are."""
-    host, port = listening.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = _url(listening)
     places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
+    metrics = "" if measuring is None else f"  {_url(measuring) + '/metrics':<{len(base) + 17}}what Prometheus reads\n"
     token = " -H 'authorization: Bearer TOKEN'" if asks else ""
     who = (
         "Everybody is asked for a token: `gateway token create` makes one."
@@ -78,14 +141,38 @@ def greeting(listening: socket.socket, *, asks: bool) -> str:
         else "Anybody on this machine may do anything with it: no identities are configured."
     )
     return (
-        f"The snapshot gateway listens on {base}\n\n{places}\nTry:\n\n"
+        f"The snapshot gateway listens on {base}\n\n{places}{metrics}\nTry:\n\n"
         f"  curl -s {base}/graphql{token} -H 'content-type: application/json'"
         f' -d \'{{"query": "{_GREETING_QUERY}"}}\'\n\n'
         f"{who} Ctrl-C stops it."
     )
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """The socket at which metrics are wanted, if they are. Raises StartupError."""
+    if not settings.metrics_address:
+        return contextlib.nullcontext()
+    host, _, port = settings.metrics_address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+        number = int(port)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65_535:
+        raise StartupError(
+            f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {settings.metrics_address!r}"
+        )
+    return bound(host, number, "GATEWAY_METRICS_ADDRESS")
+
+
+def bound(host: str, port: int, setting: str = "--port") -> socket.socket:
+    """A socket that listens there; `setting` is what could choose another. Raises StartupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named in full, for asyncio turns Nagle off only on sockets that say they are TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -97,6 +184,6 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.close()
         raise StartupError(
             f"cannot listen on {host} port {port} ({(error.strerror or 'refused').lower()}):"
-            " stop what uses it, or choose another with --port"
+            f" stop what uses it, or choose another with {setting}"
         ) from None
     return listening

@@ -12,7 +12,7 @@ from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
 
 from gateway.access import opaque
-from gateway.access.caller import Caller, local_caller
+from gateway.access.caller import CALLER, Caller, local_caller
 from gateway.access.credentials import presented, token_in
 from gateway.access.jwts import Jwts
 from gateway.access.opaque import Opaque
@@ -87,6 +87,7 @@ class Authenticator:
         digest = sha256(credential).digest()
         known = self._known.get(digest)
         if known is not None and known.until > monotonic():
+            CALLER.set(known.caller.name)
             return known.caller
         refused = self._refused.get(digest)
         if refused is not None and refused.until > monotonic():
@@ -102,6 +103,7 @@ class Authenticator:
         if caller.expires_at is not None:
             seconds = min(seconds, caller.expires_at - time())
         _keep(self._known, digest, _Known(caller, monotonic() + seconds), MOST_KNOWN)
+        CALLER.set(caller.name)
         return caller
 
     async def begin_session(self, caller: Caller) -> str:

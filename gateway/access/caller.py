@@ -1,8 +1,12 @@
 """The caller of a request: a name, roles, rights and the tenant whose data it may see."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from gateway.models import MachineKind, OperationKind, SnapshotAction
+
+# The name of who asks, once that is known, for the log.
+CALLER: ContextVar[str] = ContextVar("CALLER", default="-")
 
 Right = tuple[SnapshotAction, MachineKind]
 

@@ -64,6 +64,8 @@ class Documents:
         self.hide_suggestions = not (settings.suggestions and settings.introspection)
         self._newcomers: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
         self._regulars: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
+        self.kept = 0  # times that one was in memory
+        self.read = 0  # times that one had to be read
 
     def operation(self, request: GraphQLRequest) -> Operation:
         """The operation that would run. Raises RequestError."""
@@ -77,15 +79,37 @@ class Documents:
                 message = f"The document has no operation named {request.operation_name!r}."
             raise RequestError([GraphQLError(message)]) from None
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many regulars and newcomers there are."""
+        return len(self._regulars), len(self._newcomers)
+
+    def label(self, request: GraphQLRequest) -> tuple[str, str]:
+        """Kind and name of what was run, for counting: only names of regulars are told apart."""
+        try:
+            text = self._persisted.text(request)
+        except RequestError:
+            return "unknown", "other"
+        if (kept := self._regulars.get(text)) is None:
+            operation = self._newcomers.get(text, {}).get(request.operation_name)
+            return "unknown" if operation is None else operation.kind, "other"
+        operation = kept.get(request.operation_name)
+        if operation is None:
+            return "unknown", "other"
+        return operation.kind, operation.node.name.value if operation.node.name else "other"
+
     def _operations(self, query: str) -> Mapping[str | None, Operation]:
         if (kept := self._regulars.get(query)) is not None:
             self._regulars.move_to_end(query)
+            self.kept += 1
             return kept
         if (again := self._newcomers.pop(query, None)) is not None:
             self._regulars[query] = again
             if len(self._regulars) > REGULARS:
                 self._regulars.popitem(last=False)
+            self.kept += 1
             return again
+        self.read += 1
         operations = self._read(query)
         if len(query) <= LONGEST_KEPT:
             self._newcomers[query] = operations

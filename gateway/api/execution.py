@@ -79,6 +79,11 @@ class GraphQLExecutor:
         except RequestError:
             return None
 
+    @property
+    def documents(self) -> Documents:
+        """What is kept of the requests so far."""
+        return self._documents
+
     async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
         try:
             operation = self._documents.operation(request)

@@ -4,7 +4,7 @@ A raw ASGI application: every request passes here, and what Starlette's Request 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
@@ -49,13 +49,16 @@ class GraphQLEndpoint:
         max_body_bytes: int,
         body_timeout: float = BODY_TIMEOUT,
         page: str = "/graphiql",
+        refused: Callable[[int], None] = lambda _status: None,
     ) -> None:
+        """`refused` is told the status of what never was GraphQL."""
         self._executor = executor
         self._authenticate = authenticate
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_timeout = body_timeout
         self._page = page
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
@@ -65,13 +68,13 @@ class GraphQLEndpoint:
         except ClientGone:
             return
         except Fault as fault:
-            await _refuse(send, wants, fault)
+            await self._refuse(send, wants, fault)
         except GatewayError as error:
-            await _refuse(send, wants, Fault.of(error))
+            await self._refuse(send, wants, Fault.of(error))
         except Exception:
             name = request_id(scope)
             log.exception("a request failed, request id %s", name)
-            await _refuse(send, wants, Fault.internal(name))
+            await self._refuse(send, wants, Fault.internal(name))
 
     async def _serve(
         self, scope: Scope, headers: dict[bytes, bytes], wants: Accepted, receive: Receive, send: Send
@@ -137,6 +140,10 @@ class GraphQLEndpoint:
             status = 200 if answer.ran or not wants.strict else 400
             await _reply(send, status, wants.media_type, answer.body)
 
+    async def _refuse(self, send: Send, wants: Accepted, fault: Fault) -> None:
+        self._refused(fault.status)
+        await _reply(send, fault.status, wants.media_type, fault.body(), fault.headers)
+
     async def _show_page(self, scope: Scope, query_string: bytes, send: Send) -> None:
         location = (scope.get("root_path", "") + self._page).encode("latin-1")
         if query_string:
@@ -150,10 +157,6 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     for name, value in scope["headers"]:
         found[name] = found[name] + b", " + value if name in found else value
     return found
-
-
-async def _refuse(send: Send, wants: Accepted, fault: Fault) -> None:
-    await _reply(send, fault.status, wants.media_type, fault.body(), fault.headers)
 
 
 async def _reply(

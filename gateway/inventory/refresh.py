@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Mapping, Sequence
+from math import inf
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -46,11 +47,18 @@ _PROBLEM = Statement(sa.update(Provider).where(_OF).values(**assignments(Provide
 class Inventory:
     """Keeps the inventory in step with the providers that have a driver here."""
 
+    worked_at = inf  # it is never stuck: a provider may take as long as it likes
+
     def __init__(self, database: Database, drivers: Mapping[str, Driver], settings: Settings) -> None:
         self._database = database
         self._drivers = drivers
         self._settings = settings
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether a provider is not refreshed any more."""
+        return any(task.done() for task in self._tasks)
 
     # ---- one machine
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from math import inf
 
 from gateway.drivers.base import Driver
 from gateway.errors import ProviderError
@@ -18,12 +19,21 @@ _PAUSE = 5.0  # seconds until a provider whose hints have ended is listened to a
 class Watch:
     """Looks while it is started."""
 
-    def __init__(self, inventory: Inventory, drivers: Mapping[str, Driver]) -> None:
+    worked_at = inf  # it is never stuck: a provider may take as long as it likes
+
+    def __init__(self, inventory: Inventory, drivers: Mapping[str, Driver], *, listens: bool = True) -> None:
+        """`listens`: to providers' events; else it looks only at what it is told of."""
+        self._listens = listens
         self._inventory = inventory
         self._drivers = drivers
         self._wanted: dict[tuple[str, str], None] = {}  # by provider and ref, in order
         self._hinted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether it looks at nothing more."""
+        return not self._tasks or self._tasks[0].done()
 
     def look(self, provider: str, machine_ref: str) -> None:
         """Something may have happened at this machine."""
@@ -31,9 +41,9 @@ class Watch:
         self._hinted.set()
 
     async def start(self) -> None:
-        """Listens to every provider, and looks."""
-        listeners = (self._listen(name, driver) for name, driver in self._drivers.items())
-        self._tasks = [asyncio.create_task(work) for work in (self._look_forever(), *listeners)]
+        """Begins."""
+        listeners = [self._listen(name, driver) for name, driver in self._drivers.items() if self._listens]
+        self._tasks = [asyncio.create_task(work, name="watch") for work in (self._look_forever(), *listeners)]
 
     async def stop(self) -> None:
         """Lets go; a merge that is on its way to the database is done or not done."""

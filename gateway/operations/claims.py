@@ -40,7 +40,7 @@ class Claim:
         self.percent: int | None = None
         self.phase: str | None = None
         self.lost = False
-        self.succeeded = False
+        self.ended_as: OperationState | None = None
 
     @property
     def wish(self) -> Wish | None:
@@ -99,7 +99,7 @@ class Claim:
             await effect(tx)
 
         await self._write(work)
-        self.succeeded = state is OperationState.SUCCEEDED
+        self.ended_as = state
 
     # ---- writes that may fail: the next one says the same and more. These raise LeaseLost alone.
 

@@ -35,15 +35,21 @@ class _NothingAccepted(Exception):
 
 
 class Operations:
-    """What can be asked for. `wake` is called when there may be something new to run."""
+    """What can be asked for. `wake` is called when there may be something new to run, `accepted` before that."""
 
     def __init__(
-        self, database: Database, drivers: Mapping[str, Driver], settings: Settings, wake: Callable[[], None]
+        self,
+        database: Database,
+        drivers: Mapping[str, Driver],
+        settings: Settings,
+        wake: Callable[[], None],
+        accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._database = database
         self._drivers = drivers
         self._settings = settings
         self._wake = wake
+        self._accepted = accepted
 
     @cached_property
     def matrices(self) -> Matrices:
@@ -169,6 +175,7 @@ class Operations:
             outcomes = await self._database.write(work)
         except _NothingAccepted as nothing:
             return nothing.outcomes
+        self._accepted(outcomes)
         self._wake()
         return outcomes
 

@@ -10,17 +10,21 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from uuid import uuid4
 
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.models import OperationKind
+from gateway.models import OperationKind, OperationState
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
+
+OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # what a task works on, for the log
 
 _SWEEP = 60.0  # seconds between rounds of housekeeping
 
@@ -29,7 +33,8 @@ class Worker:
     """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds.
 
     `limits`: how many operations of a provider may be under way here, for those that have a limit. `look` is told a
-    provider and a machine's ref when more may have changed there than the operation has recorded.
+    provider and a machine's ref when more may have changed there than the operation has recorded. `around` is entered
+    for the work on each operation.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Worker:
         *,
         limits: Mapping[str, int] | None = None,
         look: Callable[[str, str], None] = lambda _provider, _ref: None,
+        around: Callable[[Claim], AbstractContextManager[None]] = lambda _claim: contextlib.nullcontext(),
         name: str | None = None,
         poll: float = 0.5,
         first_wait: float = 1.0,
@@ -50,17 +56,29 @@ class Worker:
         self._drivers = drivers
         self._limits = limits or {}
         self._look = look
+        self._around = around
         self._settings = settings
         self._execution = Execution(drivers, settings, refresh, first_wait)
         self._poll = poll
         self._woken = asyncio.Event()
         self._stopping = False
+        self.worked_at = time.monotonic()
         self._jobs: dict[asyncio.Task[None], Claim] = {}
 
     async def start(self) -> None:
         """Starts to claim. A stopped worker is not started again."""
         self._claimer = asyncio.create_task(self._claim_forever(), name="claim")
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will claim nothing more, or clear nothing away."""
+        return self._claimer.done() or self._sweeper.done()
+
+    @property
+    def running(self) -> int:
+        """How many operations it works on."""
+        return len(self._jobs)
 
     def wake(self) -> None:
         """There may be something to do: a new operation, or a wish to cancel one."""
@@ -87,6 +105,7 @@ class Worker:
             try:
                 await self._claim()
                 await self._see_wishes()
+                self.worked_at = time.monotonic()
             except Exception:
                 log.exception("operations could not be claimed; trying again")
             # Not wait_for: before Python 3.12 it can swallow the cancellation of `stop`.
@@ -130,9 +149,11 @@ class Worker:
     async def _work(self, claimed: Claim) -> None:
         job = asyncio.current_task()
         assert job is not None
+        OPERATION.set(f"operation-{claimed.row.id}")
         heart = asyncio.create_task(self._beat(claimed, job))
         try:
-            await self._execution.run(claimed)
+            with self._around(claimed):
+                await self._execution.run(claimed)
         except LeaseLost:
             log.warning("operation-%d has been taken over by another worker", claimed.row.id)
         except Interrupted:
@@ -144,7 +165,7 @@ class Worker:
 
     def _done(self, job: asyncio.Task[None]) -> None:
         claimed = self._jobs.pop(job)
-        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or not claimed.succeeded:
+        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or claimed.ended_as is not OperationState.SUCCEEDED:
             self._look(claimed.row.provider, claimed.row.machine_ref)
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("operation-%d was dropped", claimed.row.id, exc_info=error)

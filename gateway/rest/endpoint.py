@@ -1,10 +1,11 @@
 """The REST API as an ASGI application: who is asking, what they sent, and what is sent back, faults included."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -57,12 +58,13 @@ def rest_routes(
     *,
     public_url: str | None,
     max_body_bytes: int,
+    middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader))
     endpoint = RestEndpoint(routes, authenticator, public_url, max_body_bytes)
-    return [Route(PREFIX, endpoint), Route(PREFIX + "/{path:path}", endpoint)]
+    return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
 
 class RestEndpoint:

@@ -5,8 +5,8 @@ driven to its end inside the thread that owns the connection, on PostgreSQL it i
 same functions run on both, and neither blocks the loop.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gateway.store.statements import Statement
 
@@ -42,6 +42,13 @@ class Transaction(Protocol):
 Work = Callable[[Transaction], Awaitable[T]]
 
 
+class Load(NamedTuple):
+    """How much is being done, and how much waits for that."""
+
+    running: int
+    waiting: int
+
+
 class Database(Protocol):
     """Where the data is."""
 
@@ -50,6 +57,11 @@ class Database(Protocol):
     @property
     def statements(self) -> int:
         """How many were sent since the start."""
+        ...
+
+    @property
+    def load(self) -> Mapping[str, Load]:
+        """What is under way, by `read` and `write`."""
         ...
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:

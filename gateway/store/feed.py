@@ -8,6 +8,7 @@ A notification only wakes the reader; it looks every `poll` seconds anyhow. One 
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
@@ -100,6 +101,17 @@ class Feed:
         self._wake = asyncio.Event()
         self._position: Position | None = None
         self._task: asyncio.Task[None] | None = None
+        self.worked_at = time.monotonic()
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it reads nothing more."""
+        return self._task is None or self._task.done()
 
     async def start(self) -> None:
         """Starts to follow the outbox from its present end."""
@@ -151,6 +163,7 @@ class Feed:
                 while len(events := await self._database.read(self._read, single=True)) == _BATCH:
                     self._publish(events)
                 self._publish(events)
+                self.worked_at = time.monotonic()
             except Exception:
                 log.exception("the outbox could not be read; trying again")
 

@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from gateway.errors import StartupError
 from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
 _LOCK = 727_274  # one number for all gateways: replicas that start at once migrate one after the other
 
 
@@ -39,6 +41,12 @@ def migrate(url: str) -> tuple[str | None, str]:
         raise StartupError(f"the database cannot be used: {_first_line(error)}") from None
     except CommandError:
         raise StartupError("the database was made by a newer gateway: install that version or newer") from None
+
+
+def revisions() -> list[str]:
+    """Every revision that this version knows, oldest first."""
+    known = ScriptDirectory(str(_MIGRATIONS)).walk_revisions()
+    return [script.revision for script in known][::-1]
 
 
 def check(url: str) -> None:
@@ -83,7 +91,7 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 def _config(connection: sa.Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     return config
 

@@ -4,14 +4,14 @@ A plain list of connections instead of asyncpg's pool: its reset query costs mor
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import asyncpg
 
 from gateway.errors import LimitExceeded
-from gateway.store.database import Work
+from gateway.store.database import Load, Work
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
@@ -52,6 +52,18 @@ class PostgresTransaction:
         await self._connection.executemany(sql, parameters)
 
 
+class _Places(asyncio.Semaphore):
+    """Knows what it has given away, which costs nothing until it is asked."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._limit = limit
+
+    @property
+    def load(self) -> Load:
+        return Load(self._limit - self._value, len(self._waiters or ()))
+
+
 class _Connections:
     """At most `limit` connections, opened when first wanted."""
 
@@ -59,7 +71,12 @@ class _Connections:
         self._url = url
         self._settings = settings
         self._idle: list[Any] = []
-        self._places = asyncio.Semaphore(limit)
+        self._places = _Places(limit)
+
+    @property
+    def load(self) -> Load:
+        """How many are in use, and how many are waited for."""
+        return self._places.load
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Any]:
@@ -106,6 +123,10 @@ class PostgresDatabase:
         self._url = url
         self._listener: Any = None
         self.statements = 0
+
+    @property
+    def load(self) -> Mapping[str, Load]:
+        return {"read": self._readers.load, "write": self._writers.load}
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
         async with self._readers.one() as connection:

@@ -6,22 +6,24 @@ itself back.
 """
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded
-from gateway.store.database import Work
+from gateway.store.database import Load, Work
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
 
 _GROUP = 256  # writes in one commit, at most
+_GLANCE = 0.05  # seconds between two looks for commits of other processes; each takes some microseconds
 _STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
 _INLINE_SECONDS = 0.005  # that a read may hold the event loop
 BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
@@ -123,13 +125,25 @@ class SqliteDatabase:
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
+        self._glancing: asyncio.Task[None] | None = None
         self._counted = 0
+        self._limit = read_connections
+        self._reading = 0  # in threads
+        self._writing = 0
         self._write_transaction = SqliteTransaction(connect(path))
         self._writer.start()
 
     @property
     def statements(self) -> int:
         return self._counted + self._write_transaction.statements
+
+    @property
+    def load(self) -> Mapping[str, Load]:
+        queued = self._wishes.qsize()
+        return {
+            "read": Load(min(self._reading, self._limit), max(self._reading - self._limit, 0)),
+            "write": Load(max(self._writing - queued, 0), queued),
+        }
 
     # ---- reads
 
@@ -144,7 +158,11 @@ class SqliteDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+        self._reading += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+        finally:
+            self._reading -= 1
 
     def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, seconds: float) -> T:
         """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
@@ -182,8 +200,12 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T]) -> T:
         wish = _Wish(work, asyncio.get_running_loop())
-        self._wishes.put(wish)
-        result: T = await wish.future
+        self._writing += 1
+        try:
+            self._wishes.put(wish)
+            result: T = await wish.future
+        finally:
+            self._writing -= 1
         return result
 
     def _write_forever(self) -> None:
@@ -237,6 +259,22 @@ class SqliteDatabase:
 
     async def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
+        if self._glancing is None:
+            self._glancing = asyncio.create_task(self._glance(), name="glance")
+
+    async def _glance(self) -> None:
+        """SQLite tells nobody of other processes' commits, but each connection can see cheaply that there was one."""
+        if self._inline is None:
+            self._inline = self._reader(0)
+        seen = None
+        while True:
+            with contextlib.suppress(sqlite3.OperationalError):  # it is busy: the next look tells
+                (now,) = self._inline.connection.execute("PRAGMA data_version").fetchone()
+                if now != seen:
+                    seen = now
+                    for wake in self._wakes:
+                        wake()
+            await asyncio.sleep(_GLANCE)
 
     async def check(self) -> None:
         async def select(transaction: Any) -> None:
@@ -245,6 +283,9 @@ class SqliteDatabase:
         await self.read(select, single=True)
 
     async def close(self) -> None:
+        if self._glancing is not None:
+            self._glancing.cancel()
+            await asyncio.gather(self._glancing, return_exceptions=True)
         self._wishes.put(None)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._writer.join)

@@ -9,16 +9,16 @@ import pytest
 
 from tests.api.asking import CREATE, DELETE
 from tests.cli.programs import Program, serving
-from tests.databases import Databases
+from tests.databases import KINDS, Databases
 
 pytestmark = pytest.mark.thorough
 
 Programs = tuple[Program, Program]
 
 
-@pytest.fixture(scope="module")
-def programs(databases: Databases) -> Iterator[Programs]:
-    url = databases.new("postgresql")
+@pytest.fixture(scope="module", params=KINDS)
+def programs(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Programs]:
+    url = databases.new(request.param)
     with serving("--demo", "--database-url", url) as one, serving("--database-url", url) as other:
         yield one, other
 

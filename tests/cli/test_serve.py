@@ -33,7 +33,7 @@ def ends_cleanly(program: Program, number: signal.Signals) -> None:
 def test_it_serves_and_stops(databases: Databases, kind: str, number: signal.Signals) -> None:
     with serving("--demo", "--database-url", databases.new(kind)) as program:
         assert program.ask('{ vm(id: "vm-11") { name } }') == {"vm": {"name": "web-01"}}
-        assert program.http.get("/readyz").json() == {"status": "ok", "database": "ok"}
+        assert program.http.get("/readyz").json()["status"] == "ok"
         ends_cleanly(program, number)
     for path in ("/graphiql", "/graphql", "/schema.graphql", "/healthz", "/readyz"):
         assert f"  {program.url}{path} " in program.greeting
@@ -100,5 +100,5 @@ def test_a_port_in_use(url: str) -> None:
 def test_it_listens_on_ipv6(url: str) -> None:
     with serving("--database-url", url, "--host", "::1") as program:
         assert program.url.startswith("http://[::1]:")
-        assert program.http.get("/healthz").json() == {"status": "ok"}
+        assert program.http.get("/healthz").json()["status"] == "ok"
         ends_cleanly(program, signal.SIGTERM)

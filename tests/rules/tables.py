@@ -5,6 +5,7 @@ from typing import Any
 
 from gateway.config import Settings, variable
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, ProviderError, Refusal
+from gateway.telemetry.measures import FAMILIES
 
 
 def settings_table() -> list[str]:
@@ -30,6 +31,15 @@ def errors_table() -> list[str]:
     return rows
 
 
+def metrics_table() -> list[str]:
+    """`docs/operating.md`'s: every metric, in the order of the code."""
+    rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
+    for family in FAMILIES.values():
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "none"
+        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
+    return rows
+
+
 def _default(value: Any) -> str:
     if value in ((), ""):
         return "none"
@@ -52,4 +62,4 @@ def _codes(kind: type[GatewayError]) -> set[ErrorCode]:
 
 
 if __name__ == "__main__":
-    print("\n".join([*settings_table(), "", *errors_table()]))
+    print("\n".join([*settings_table(), "", *errors_table(), "", *metrics_table()]))

@@ -1,0 +1,78 @@
+"""Metrics as Prometheus reads them, on a listener of their own."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.safety import SafetyMiddleware
+from gateway.config import Settings
+from gateway.telemetry.measures import BOUNDS, FAMILIES, Family, Sample, Value
+
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+Collect = Callable[[], Awaitable[Iterable[Sample]]]
+
+
+def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
+    """Serves `/metrics`, and nothing else. With `settings` only to hosts and pages that the gateway itself answers."""
+
+    async def metrics(_request: Request) -> Response:
+        return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
+
+    safety = [] if settings is None else [Middleware(SafetyMiddleware, settings)]
+    return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)
+
+
+def render(samples: Iterable[Sample]) -> bytes:
+    """The text, in the order of the families."""
+    found: dict[str, list[Sample]] = {name: [] for name in FAMILIES}
+    for sample in samples:
+        found[sample[0]].append(sample)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Found(_metric(FAMILIES[name], of) for name, of in found.items() if of))
+    return generate_latest(registry)
+
+
+class _Found(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _metric(family: Family, samples: Iterable[Sample]) -> Metric:
+    words = family.help.replace("`", "")
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, words, labels=family.labels)
+        for _, labels, value in samples:
+            assert isinstance(value, list)
+            histogram.add_metric(list(labels), list(_buckets(value)), value[-1])
+        return histogram
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, words, labels=family.labels)
+    for _, labels, value in samples:
+        assert not isinstance(value, list)
+        metric.add_metric(list(labels), value)
+    return metric
+
+
+def _buckets(value: Value) -> Iterator[tuple[str, float]]:
+    assert isinstance(value, list)
+    total = 0.0
+    for bound, count in zip([*map(str, BOUNDS), "+Inf"], value[:-1], strict=True):
+        total += count
+        yield bound, total
