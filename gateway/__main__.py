@@ -85,7 +85,7 @@ def serve(demo: bool, **overrides: Any) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     # Mistakes there are told before the database is touched.
     read_providers(settings)
-    read_issuer(settings, Roles())
+    read_issuer(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
 
@@ -194,7 +194,7 @@ def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: A
 
     async def create() -> str:
         async with opened_database(settings) as database:
-            return await create_token(database, Roles(), name, roles, settings.tenant, lifetime)
+            return await create_token(database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime)
 
     click.echo(asyncio.run(create()))
 

@@ -94,7 +94,7 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
 
     `demo`: the demo world is loaded when the database has no machines.
     """
-    providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles()
+    providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
     jwts = read_issuer(settings, roles)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened_database(settings))

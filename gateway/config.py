@@ -31,6 +31,7 @@ class Settings:
     providers: str = setting("", "The same as text, for where there is no file.", secret=True)
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
+    roles: str = setting("", "Roles besides `viewer`, `operator` and `admin`, as TOML: see [rights](rights.md).")
     jwt_issuer: str = setting("", "The `iss` of JWTs that are accepted.")
     jwt_audience: tuple[str, ...] = setting((), "What their `aud` must name, one of them.")
     jwt_jwks_url: str = setting("", "Where the issuer publishes its keys.")
