@@ -39,7 +39,7 @@ class _Known(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    error: BadCredentials
+    message: str
     until: float
 
 
@@ -91,13 +91,13 @@ class Authenticator:
             return known.caller
         refused = self._refused.get(digest)
         if refused is not None and refused.until > monotonic():
-            raise refused.error
+            raise BadCredentials(refused.message)
         try:
             caller = await self._look(scope, credential, trusted=known is not None)
         except Unauthenticated as error:
             self._known.pop(digest, None)
             if isinstance(error, BadCredentials):
-                _keep(self._refused, digest, _Refused(error, monotonic() + REFUSED_FOR), MOST_REFUSED)
+                _keep(self._refused, digest, _Refused(error.message, monotonic() + REFUSED_FOR), MOST_REFUSED)
             raise
         seconds = self._trusted_for
         if caller.expires_at is not None:
@@ -160,6 +160,7 @@ class Authenticator:
     async def _asking(self) -> bool:
         if not self._asks and await any_token(self._database):
             self._asks = True
+            self._known.clear()
             log.info("there are API tokens: from now on everybody is asked for one")
         return self._asks
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
-from urllib.parse import urlsplit
 
 import httpx2
 import orjson
@@ -31,8 +30,11 @@ class JwksKeys:
     """The keys at one URL. `clock` counts seconds."""
 
     def __init__(self, url: str, clock: Callable[[], float] = monotonic) -> None:
-        parts = urlsplit(url)
-        if not parts.hostname or (parts.scheme != "https" and (parts.scheme, parts.hostname) not in _LOOPBACK):
+        try:
+            parsed = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            parsed = httpx2.URL()
+        if not parsed.host or (parsed.scheme != "https" and (parsed.scheme, parsed.host) not in _LOOPBACK):
             raise StartupError(
                 "GATEWAY_JWT_JWKS_URL must be an https:// URL: who could change keys on their way could come in"
             )

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -97,11 +96,13 @@ def jwk_keys(document: Any) -> list[Key]:
 
 
 def _jwk_key(member: dict[str, Any]) -> Key | None:
-    id_, use, operations = member.get("kid"), member.get("use", "sig"), member.get("key_ops", ["verify"])
+    id_ = member.get("kid")
     # A shared secret would be no secret where everybody can fetch it.
-    if member.get("kty") not in ("RSA", "EC", "OKP") or use != "sig" or "verify" not in operations:
+    if member.get("kty") not in ("RSA", "EC", "OKP") or member.get("use", "sig") != "sig":
         return None
     try:
+        if "verify" not in member.get("key_ops", ["verify"]):
+            return None
         value = PyJWK({name: part for name, part in member.items() if name != "alg"}).key
     except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
         return None
@@ -118,7 +119,7 @@ def _algorithms(value: Any) -> frozenset[str]:
             return _RSA if value.key_size >= _SHORTEST_RSA else frozenset()
         case EllipticCurvePublicKey():
             return frozenset({_CURVES[value.curve.name]} if value.curve.name in _CURVES else ())
-        case Ed25519PublicKey() | Ed448PublicKey():
+        case Ed25519PublicKey():
             return frozenset({"EdDSA"})
         case _:
             return frozenset()

@@ -33,6 +33,7 @@ def told(error: Any) -> list[str]:
     return ["event: next", "data: " + json.dumps(error, separators=(",", ":")), "event: complete", "data: "]
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_revocation_ends_streams(gateway: Served, url: str, token: str) -> None:
     other = make_token(url, "other")
     with Socket(gateway, {"authorization": f"Bearer {token}"}) as socket, Socket(gateway, None, bearer(other)) as stays:
@@ -60,6 +61,7 @@ def trusting(url: str) -> Iterator[Served]:
         yield gateway
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_expiry_ends_streams(trusting: Served) -> None:
     """By the clock alone: nobody would look again for an hour."""
     ends = int(time.time()) + 1

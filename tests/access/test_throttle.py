@@ -91,6 +91,7 @@ def test_it_remembers_so_many() -> None:
     assert len(throttle._addresses._levels) == len(throttle._tokens._levels) == MOST
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_who_fails_too_often_is_told_to_wait(
     gateway: Served, url: str, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +131,7 @@ def test_who_fails_too_often_is_told_to_wait(
     assert token not in caplog.text
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_the_same_wrong_credential_is_not_counted_again_and_again(gateway: Served, token: str) -> None:
     """A client that goes on with what has expired keeps nobody else at its address from coming in."""
     for _ in range(3 * BURST):

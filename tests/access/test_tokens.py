@@ -36,6 +36,7 @@ def dump(gateway: Served) -> str:
     return text
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_a_token_lets_in_by_every_way(gateway: Served, token: str) -> None:
     for headers in (
         bearer(token),
@@ -62,6 +63,7 @@ def test_a_token_lets_in_by_every_way(gateway: Served, token: str) -> None:
         assert socket.receive() == ACK
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_without_one_nobody_comes_in(gateway: Served, token: str) -> None:
     for response in (graphql(gateway), gateway.http.get("/graphql", params={"query": VM})):
         assert refusal(response) == (401, "UNAUTHENTICATED", "Send a token: `Authorization: Bearer …`.")
@@ -86,6 +88,7 @@ def test_without_one_nobody_comes_in(gateway: Served, token: str) -> None:
     assert token not in dump(gateway)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_what_is_no_token_is_refused(gateway: Served, token: str) -> None:
     prefix, number, secret = token.split("_")
     last = "0" if secret[-1] != "0" else "1"
@@ -230,10 +233,29 @@ def test_a_session_ends_without_use_and_with_the_token(gateway: Served, url: str
     assert dump(gateway).count("token:1") == 1  # what is over was cleared away
 
 
-def test_one_caller_has_so_many_sessions(gateway: Served, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_caller_has_so_many_sessions(gateway: Served, token: str) -> None:
     for _ in range(103):
         assert gateway.http.get("/api/auth", headers=bearer(token)).status_code == 200
     assert dump(gateway).count("token:1") == 100
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
+def test_an_idempotency_key_is_the_token_s_own(gateway: Served, url: str, token: str) -> None:
+    """Also where a later token has the same name, which is what people see."""
+    wish = 'createSnapshot(input: {machineId: "vm-11", name: "n", idempotencyKey: "k"})'
+    mutation = f"mutation {{ {wish} {{ operation {{ id requestedBy }} errors {{ message }} }} }}"
+
+    def create(token: str) -> Any:
+        return graphql(gateway, bearer(token), mutation).json()["data"]["createSnapshot"]
+
+    first = create(token)
+    assert create(token) == first
+    assert first["operation"]["requestedBy"] == "ci"
+    revoke(url)
+    later = create(make_token(url))
+    assert later["errors"] == []
+    assert later["operation"]["id"] != first["operation"]["id"]
+    assert later["operation"]["requestedBy"] == "ci"
 
 
 def test_what_others_can_reach_is_not_served_to_whoever_asks(url: str) -> None:
