@@ -27,6 +27,7 @@ from gateway.inventory.refresh import Inventory
 from gateway.inventory.registering import register_provider
 from gateway.inventory.watching import Watch
 from gateway.models import Provider
+from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.pages import page_routes
@@ -108,10 +109,11 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
             limits={provider.name: provider.concurrency for provider in providers},
             look=watch.look,
         )
-        operations = Operations(database, drivers, settings, worker.wake)
+        refusals = Refusals(database, settings.tenant)
+        operations = Operations(database, drivers, settings, worker.wake, refusals)
         feed = Feed(database)
         # Stopped in reverse: what makes changes before what tells of them.
-        for part in (feed, worker, inventory, watch):
+        for part in (feed, refusals, worker, inventory, watch):
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)

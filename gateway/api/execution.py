@@ -18,6 +18,7 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.costs import Costs
 from gateway.api.documents import Documents, Operation
 from gateway.api.mutations import HANDLERS
@@ -29,7 +30,7 @@ from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
 from gateway.api.subscriptions import SOURCES, Choose, Missed, Opened, Step
 from gateway.config import Settings
-from gateway.errors import GatewayError
+from gateway.errors import Forbidden, GatewayError
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
 from gateway.reads.context import Context
@@ -79,7 +80,9 @@ class GraphQLExecutor:
         except RequestError:
             return None
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         try:
             operation = self._documents.operation(request)
             if queries_only and operation.kind != "query":
@@ -96,8 +99,8 @@ class GraphQLExecutor:
             return _refusal(error)
         more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
-            return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
-        values = await self._load(bound, variables, caller)
+            return await self._execute(operation, request, _Request(caller, origin, variables, bound), None, more)
+        values = await self._load(bound, variables, caller, origin)
         if typed:
             return await self._execute(operation, request, None, values, more)
         return _finish(roots, values, more)
@@ -119,9 +122,10 @@ class GraphQLExecutor:
                 operation.plans[key] = roots
         return roots
 
-    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller) -> dict[str, Any]:
+    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller, origin: Origin) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
         wanted, values, _ = bound
+        forbidden: dict[str, Forbidden] = {}
 
         async def load(transaction: Transaction) -> None:
             for key, plan, pages in wanted:
@@ -129,6 +133,8 @@ class GraphQLExecutor:
                     values[key] = await plan.load(self._context(transaction, caller, pages), variables, _viewer(caller))
                 except GatewayError as error:
                     values[key] = error
+                    if isinstance(error, Forbidden):
+                        forbidden[key] = error
 
         if wanted:
             try:
@@ -137,6 +143,8 @@ class GraphQLExecutor:
             except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
                 for key, _, _ in wanted:
                     values[key] = error
+        for key, refusal in forbidden.items():
+            await self._operations.refusals.read(caller, origin, key, refusal)
         return values
 
     def _context(self, transaction: Transaction, caller: Caller, pages: Pages) -> Context:
@@ -172,7 +180,7 @@ class GraphQLExecutor:
             if fault := request.bound.values[str(info.path.key)]:
                 raise fault  # before anything is done
             plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
-            payload = await handler(self._operations, request.caller, arguments["input"])
+            payload = await handler(self._operations, request.caller, request.origin, arguments["input"])
 
             async def load(transaction: Transaction) -> Any:
                 return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
@@ -257,6 +265,7 @@ class _Request:
     """graphql-core's context: what a mutation's resolver needs."""
 
     caller: Caller
+    origin: Origin
     variables: VariableValues
     bound: Bound
 
