@@ -1,6 +1,6 @@
 """The record of who did what: its table and its words. Pure: no queries, no I/O.
 
-The database itself refuses to change an entry, and to delete one that is younger than KEPT_AT_LEAST.
+The database itself refuses to change an entry, and to delete one that is younger than 30 days.
 """
 
 from datetime import datetime
@@ -12,8 +12,6 @@ from sqlmodel import Field, SQLModel
 
 from gateway.columns import Number, Text, UtcDateTime
 from gateway.models import MachineKind
-
-KEPT_AT_LEAST = 30 * 86_400  # seconds; a released migration says so too
 
 
 class AuditAction(StrEnum):

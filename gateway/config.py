@@ -8,6 +8,8 @@ from typing import Any
 
 from gateway.errors import StartupError
 
+KEEP_AUDIT_AT_LEAST = 30 * 86_400  # seconds; the database's own triggers say so too
+
 
 def setting(default: Any, help: str) -> Any:
     """A settings field: its environment variable is `GATEWAY_` and its name in capitals."""
@@ -51,6 +53,7 @@ class Settings:
     keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
     keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")
     keep_events: float = setting(3_600.0, "Changes are kept this long for subscribers that lag.")
+    keep_audit: float = setting(400 * 86_400.0, "The record of who did what is kept this long, 30 days at least.")
     log_level: str = setting("info", "`debug`, `info`, `warning` or `error`.")
 
     @classmethod
@@ -78,6 +81,10 @@ class Settings:
             counts = isinstance(value, int | float) and not isinstance(value, bool)
             if spec.name != "port" and counts and not 0 < value < inf:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
+        if self.keep_audit < KEEP_AUDIT_AT_LEAST:
+            raise StartupError(
+                f"GATEWAY_KEEP_AUDIT must be at least {KEEP_AUDIT_AT_LEAST}, 30 days: the database keeps the record so long"
+            )
         if self.documents_only and not self.documents_files:
             raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")
         if self.log_level not in {"debug", "info", "warning", "error"}:

@@ -169,7 +169,7 @@ class Refusals:
         await self._write(entries)
 
     async def log_in(self, origin: Origin, error: GatewayError, caller: Caller | None = None) -> None:
-        """A refused log-in. `caller`: whose credentials they were, if that is known. What was sent is never recorded."""
+        """A refused log-in. `caller`: whose credentials they were, if that is known. What was sent is not told."""
         await self.record(Asked(caller, origin, AuditAction.LOG_IN), [Refused(About(), error)])
 
     async def read(self, caller: Caller, origin: Origin, what: str, error: GatewayError) -> None:
