@@ -83,7 +83,8 @@ class Settings:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
         if self.keep_audit < KEEP_AUDIT_AT_LEAST:
             raise StartupError(
-                f"GATEWAY_KEEP_AUDIT must be at least {KEEP_AUDIT_AT_LEAST}, 30 days: the database keeps the record so long"
+                f"GATEWAY_KEEP_AUDIT must be at least {KEEP_AUDIT_AT_LEAST} (30 days), not {self.keep_audit:g}:"
+                " the database refuses to forget sooner"
             )
         if self.documents_only and not self.documents_files:
             raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")

@@ -113,14 +113,18 @@ _FORGET = "DELETE FROM changed"
 # ---- the record of who did what
 
 _RECORD = """
-    INSERT INTO audit_entry (created_at, tenant, caller_key, caller_name, caller_name_folded, caller_roles, surface, action,
-        outcome, subject, message, repeats)
-    VALUES (:now, :tenant, '', :user, :user_folded, '[]', 'COMMAND_LINE', 'IMPORT', 'SUCCEEDED', :provider, :message, 0)
+    INSERT INTO audit_entry (created_at, tenant, caller_key, caller_name, caller_name_folded, caller_roles, surface,
+        action, outcome, subject, message, repeats)
+    VALUES (:now, :tenant, '', :user, :user_folded, '[]', 'COMMAND_LINE',
+        'IMPORT', 'SUCCEEDED', :provider, :message, 0)
 """
 
 
 def merge(session: Session, *, tenant: str, provider: str, user: str, now: datetime) -> Counts:
-    """Merges what is staged and found good, and records that `user` did. Raises ImportRefused, with nothing written, for an id that is taken."""
+    """Merges what is staged and found good, and records that `user` did.
+
+    Raises ImportRefused, with nothing written, for an id that is taken.
+    """
     values = {"tenant": tenant, "provider": provider, "provider_folded": provider.casefold(), "now": now}
     with session.transaction():
         for lock in LOCK[session.dialect]:
