@@ -34,7 +34,7 @@ STRANGER = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, 
 
 Entry = tuple[Any, ...]
 
-_requests = count(1)
+_requests, _places = count(1), count(1)
 
 
 class As:
@@ -42,7 +42,7 @@ class As:
 
     def __init__(self, gateway: Served, caller: Caller | None) -> None:
         self.gateway = gateway
-        self.place = f"/as-{caller.name if caller else 'nobody'}"
+        self.place = f"/as-{next(_places)}"
         self.request_id = ""
         gateway.run(self._mount(caller))
 
