@@ -76,7 +76,10 @@ def main() -> None:
 def serve(demo: bool, **overrides: Any) -> None:
     """Serve the API until Ctrl-C or SIGTERM. Migrates the database first."""
     settings = Settings.from_environment(**overrides)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    # What libraries tell for debugging holds whole requests, with what they authenticate by.
+    logging.basicConfig(level=max(level, logging.INFO), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("gateway").setLevel(level)
     for library in ("uvicorn", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     serving.check_loopback(settings.host)

@@ -11,23 +11,25 @@ from gateway.errors import StartupError
 KEEP_AUDIT_AT_LEAST = 30 * 86_400  # seconds; the database's own triggers say so too
 
 
-def setting(default: Any, help: str) -> Any:
-    """A settings field: its environment variable is `GATEWAY_` and its name in capitals."""
-    return field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, *, secret: bool = False) -> Any:
+    """A settings field: its environment variable is `GATEWAY_` and its name in capitals. `secret`: no `repr` has it."""
+    return field(default=default, repr=not secret, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set, with its default. Durations are in seconds unless the name says otherwise."""
 
-    database_url: str = setting("sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.")
+    database_url: str = setting(
+        "sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.", secret=True
+    )
     host: str = setting("127.0.0.1", "Address to listen on. Without identities only loopback is allowed.")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.")
     allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
     public_url: str = setting("", "Where clients reach the gateway: links in REST answers begin with it.")
     cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
     providers_file: str = setting("", "TOML file that names the providers and how to reach them.")
-    providers: str = setting("", "The same as text, for where there is no file.")
+    providers: str = setting("", "The same as text, for where there is no file.", secret=True)
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")

@@ -136,8 +136,8 @@ class Refusals:
         self._database = database
         self._tenant = tenant
         self._clock = clock
-        self._known = _Pool(each=_Rate(1_000, 0.2), together=_Rate(5_000, 1.0), now=clock())
-        self._unknown = _Pool(each=_Rate(20, 0.1), together=_Rate(1_000, 1.0), now=clock())
+        self._known = _Pool(each=_Rate(1_000, 0.05), together=_Rate(5_000, 0.2), now=clock())
+        self._unknown = _Pool(each=_Rate(20, 0.02), together=_Rate(1_000, 0.2), now=clock())
 
     async def start(self) -> None:
         self._counting = asyncio.create_task(self._tell_forever(), name="refusals")

@@ -73,7 +73,7 @@ def test_one_address(flood: Flood) -> None:
     assert flood.counts() == [ADDRESS + 1, told]
     flood.tell()
     assert flood.counts() == [ADDRESS + 1, told]  # told once
-    flood.now = 20.0  # one more in ten seconds
+    flood.now = 110.0  # one more in fifty seconds
     flood.log_in(*["10.0.0.1"] * 5)
     flood.tell()
     assert flood.counts() == [ADDRESS + 3, told, (*told[:3], 3)]
@@ -88,7 +88,7 @@ def test_many_addresses(flood: Flood) -> None:
     flood.refuse(flood.asked("one", "k1"), NotFound("there is no such snapshot"), 1)
     flood.tell()
     assert flood.counts() == [ADDRESSES + 1]  # there is no room to tell of it yet
-    flood.now = 3.0
+    flood.now = 16.0  # one in five seconds
     flood.tell()
     assert flood.counts() == [
         ADDRESSES + 1,
