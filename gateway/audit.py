@@ -87,6 +87,7 @@ class AuditEntry(SQLModel, table=True):
         Index("ix_audit_entry_created", "tenant", "created_at", "id"),
         Index(
             "ix_audit_entry_machine",
+            "tenant",
             "machine_id",
             "created_at",
             "id",
@@ -95,7 +96,9 @@ class AuditEntry(SQLModel, table=True):
         ),
         Index(
             "ix_audit_entry_operation",
+            "tenant",
             "operation_id",
+            "created_at",
             "id",
             sqlite_where=text("operation_id IS NOT NULL"),
             postgresql_where=text("operation_id IS NOT NULL"),

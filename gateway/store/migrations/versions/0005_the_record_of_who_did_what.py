@@ -16,7 +16,7 @@ _COPIED = (
 # Who asked, for what and from where is copied from the entry of the wish, so that the end can be read by itself.
 _END = f"""INSERT INTO audit_entry (created_at, outcome, code, message, repeats, {_COPIED})
     SELECT NEW.finished_at, NEW.state, NEW.error_code, NEW.error_message, 0, {_COPIED} FROM audit_entry
-    WHERE operation_id = NEW.id AND action = NEW.kind AND outcome = 'ACCEPTED';"""
+    WHERE tenant = NEW.tenant AND operation_id = NEW.id AND action = NEW.kind AND outcome = 'ACCEPTED';"""
 _ENDS = "OLD.state IN ('QUEUED', 'RUNNING') AND NEW.state NOT IN ('QUEUED', 'RUNNING')"
 
 _SQLITE = [
@@ -81,11 +81,12 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_entry_created", "audit_entry", ["tenant", "created_at", "id"])
-    for name, column, *rest in (("machine", "machine_id", "created_at"), ("operation", "operation_id")):
+    for name in ("machine", "operation"):
+        column = f"{name}_id"
         op.create_index(
             f"ix_audit_entry_{name}",
             "audit_entry",
-            [column, *rest, "id"],
+            ["tenant", column, "created_at", "id"],
             sqlite_where=sa.text(f"{column} IS NOT NULL"),
             postgresql_where=sa.text(f"{column} IS NOT NULL"),
         )
