@@ -100,7 +100,10 @@ class GraphQLExecutor:
         more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
             return await self._execute(operation, request, _Request(caller, origin, variables, bound), None, more)
-        values = await self._load(bound, variables, caller, origin)
+        values = await self._load(bound, variables, caller)
+        for root in roots:
+            if isinstance(refusal := values[root.field.key], Forbidden):
+                await self._operations.refusals.read(caller, origin, root.field.name, refusal)
         if typed:
             return await self._execute(operation, request, None, values, more)
         return _finish(roots, values, more)
@@ -122,10 +125,9 @@ class GraphQLExecutor:
                 operation.plans[key] = roots
         return roots
 
-    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller, origin: Origin) -> dict[str, Any]:
+    async def _load(self, bound: Bound, variables: VariableValues, caller: Caller) -> dict[str, Any]:
         """Every root field's value, or the exception that stands in for it, by response key."""
         wanted, values, _ = bound
-        forbidden: dict[str, Forbidden] = {}
 
         async def load(transaction: Transaction) -> None:
             for key, plan, pages in wanted:
@@ -133,8 +135,6 @@ class GraphQLExecutor:
                     values[key] = await plan.load(self._context(transaction, caller, pages), variables, _viewer(caller))
                 except GatewayError as error:
                     values[key] = error
-                    if isinstance(error, Forbidden):
-                        forbidden[key] = error
 
         if wanted:
             try:
@@ -143,8 +143,6 @@ class GraphQLExecutor:
             except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
                 for key, _, _ in wanted:
                     values[key] = error
-        for key, refusal in forbidden.items():
-            await self._operations.refusals.read(caller, origin, key, refusal)
         return values
 
     def _context(self, transaction: Transaction, caller: Caller, pages: Pages) -> Context:

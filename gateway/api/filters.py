@@ -305,4 +305,3 @@ class OperationSort:
 class AuditEntrySort:
     field: AuditEntrySortField = strawberry.field(description="What to sort by.")
     direction: SortDirection = strawberry.field(default=SortDirection.ASC, description=_DIRECTION)
-    nulls: NullsOrder = strawberry.field(default=NullsOrder.LAST, description=_NULLS)

@@ -21,6 +21,9 @@ def test_others_are_refused(gateway: Served, admin: As, operator: As, viewer: As
         assert record(admin, caller) == [("READ", "REFUSED", "FORBIDDEN", None, None, None)]
         (entry,) = entries(admin, filter={"requestId": {"eq": caller.request_id}})
         assert entry["subject"] == "auditEntries"
+        caller.post("{ alias: auditEntries { totalCount } }")
+        (entry,) = entries(admin, filter={"requestId": {"eq": caller.request_id}})
+        assert entry["subject"] == "auditEntries"
         # Nobody but administrators learns that there is such an entry.
         assert caller.post(NODE, id=id_)["data"] == {"node": None, "nodes": [None, {"id": "vm-11"}]}
 
