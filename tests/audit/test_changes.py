@@ -1,6 +1,10 @@
 """Every change leaves exactly its entries, by whichever surface; each test has machines of its own."""
 
+import json
 from typing import Any
+
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.api.asking import CANCEL, CREATE, CREATE_SEVERAL, DELETE, REFRESH, REVERT, await_work, ended, held
 from tests.audit.world import As, entries, record
@@ -204,3 +208,18 @@ def _behave(gateway: Served, machine: str, fault: str) -> None:
     ref = gateway.ask(query, id=machine)["node"]["providerRef"]
     sql = f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'"
     gateway.run(gateway.gateway.database.write(lambda tx: tx.rows(sql)))
+
+
+def test_websocket(gateway: Served, admin: As) -> None:
+    """Every operation of a connection has the origin of its handshake."""
+    address = gateway.url.replace("http", "ws", 1) + "/graphql"
+    headers = {"x-request-id": "a-handshake"}
+    wish = {"query": CREATE, "variables": {"input": {"machineId": "vm-999", "name": "x"}}}
+    with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")], additional_headers=headers) as socket:
+        socket.send('{"type": "connection_init"}')
+        assert "connection_ack" in socket.recv()
+        socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": wish}))
+        assert "NOT_FOUND" in socket.recv()
+    (entry,) = entries(admin, filter={"requestId": {"eq": "a-handshake"}})
+    told = tuple(entry[name] for name in ("callerName", "surface", "address", "action", "code", "machineId"))
+    assert told == ("local", "GRAPHQL", "127.0.0.1", "CREATE_SNAPSHOT", "NOT_FOUND", "vm-999")

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from sqlmodel import SQLModel
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from gateway.audit import AuditEntry
 from gateway.config import Settings
@@ -107,7 +108,7 @@ def _answers(program: Program) -> Iterator[str]:
         yield program.http.get("/graphql", params={"token": f"{SECRET}-url"}, headers=headers).text
     payload = {"authorization": f"Bearer {SECRET}-init", "password": f"{SECRET}-init"}
     address = program.url.replace("http", "ws", 1) + "/graphql"
-    with connect(address, subprotocols=["graphql-transport-ws"]) as socket:  # type: ignore[list-item]
+    with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
         socket.send(orjson.dumps({"type": "connection_init", "payload": payload}).decode())
         yield str(socket.recv())
         socket.send(orjson.dumps({"type": "connection_init", "payload": payload}).decode())
