@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from starlette.routing import WebSocketRoute
 
 from gateway.access.authentication import Authenticator
 from gateway.access.issuer import read_issuer
+from gateway.access.origin import origin_of
 from gateway.access.roles import Roles
 from gateway.api.connection import WebSocketLimits
 from gateway.api.execution import GraphQLExecutor
@@ -25,15 +26,18 @@ from gateway.api.requests import Executor
 from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
 from gateway.api.websocket import WebSocketEndpoint
+from gateway.audit import Surface
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
+from gateway.errors import Unauthenticated
 from gateway.health import Health, Part
 from gateway.inventory.demo import load_demo
 from gateway.inventory.refresh import Inventory
 from gateway.inventory.registering import register_provider
 from gateway.inventory.watching import Watch
 from gateway.models import Provider
+from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.pages import page_routes
@@ -145,7 +149,10 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
     async with AsyncExitStack() as stack:
         spans = await stack.enter_async_context(opened_spans(settings))
         database = spans.database(await stack.enter_async_context(opened_database(settings)))
-        authenticator = Authenticator(database, roles, jwts, settings)
+        refusals = Refusals(database, settings.tenant)
+        await refusals.start()
+        stack.push_async_callback(refusals.stop)
+        authenticator = Authenticator(database, roles, jwts, settings, partial(_log_in_refused, refusals))
         await authenticator.start()
         stack.push_async_callback(authenticator.stop)
         if demo:
@@ -164,7 +171,7 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
             look=watch.look,
             around=partial(observed_work, measures, spans),
         )
-        operations = Operations(database, drivers, settings, worker.wake, spans.accepted)
+        operations = Operations(database, drivers, settings, worker.wake, refusals, spans.accepted)
         feed = Feed(database)
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
         if not refreshes:
@@ -181,6 +188,11 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
         looking = asyncio.create_task(watch_loop(measures))
         stack.callback(looking.cancel)
         yield Gateway(app, authenticator, database, inventory, streams, worker, health, measures)
+
+
+async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: Unauthenticated) -> None:
+    rest = scope["path"].startswith("/api")
+    await refusals.log_in(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)
 
 
 def _application(

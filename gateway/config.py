@@ -9,6 +9,8 @@ from typing import Any
 
 from gateway.errors import StartupError
 
+KEEP_AUDIT_AT_LEAST = 30 * 86_400  # seconds; the database's own triggers say so too
+
 
 def setting(default: Any, help: str, *, secret: bool = False) -> Any:
     """A settings field: its environment variable is `GATEWAY_` and its name in capitals. No `repr` shows a secret."""
@@ -74,6 +76,7 @@ class Settings:
     keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
     keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")
     keep_events: float = setting(3_600.0, "Changes are kept this long for subscribers that lag.")
+    keep_audit: float = setting(400 * 86_400.0, "The record of who did what is kept this long, 30 days at least.")
     log_level: str = setting("info", "`debug`, `info`, `warning` or `error`.")
     log_format: str = setting("text", "`text` for people, or `json`: an object per line.")
     log_requests: bool = setting(False, "Whether every request is logged.")
@@ -120,6 +123,11 @@ class Settings:
                 raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
             if counts and spec.default == 0 and not 0 <= value < inf:
                 raise StartupError(f"{variable(spec.name)} must be 0 or greater, not {value}")
+        if self.keep_audit < KEEP_AUDIT_AT_LEAST:
+            raise StartupError(
+                f"GATEWAY_KEEP_AUDIT must be at least {KEEP_AUDIT_AT_LEAST} (30 days), not {self.keep_audit:g}:"
+                " the database refuses to forget sooner"
+            )
         if self.documents_only and not self.documents_files:
             raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")
         if self.log_level not in {"debug", "info", "warning", "error"}:

@@ -6,7 +6,7 @@ first token is made, within the time that verified credentials are trusted for.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from hashlib import sha256
 from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
@@ -33,6 +33,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+OnRefusal = Callable[[Mapping[str, Any], Unauthenticated], Awaitable[None]]  # is told of everybody who may not come in
+
+
+async def nobody(_scope: Mapping[str, Any], _error: Unauthenticated) -> None:
+    """Where refusals need not be told."""
+
+
 class _Known(NamedTuple):
     caller: Caller
     until: float  # of time.monotonic()
@@ -46,8 +53,11 @@ class _Refused(NamedTuple):
 class Authenticator:
     """Verifies credentials, and trusts what it has verified for some seconds."""
 
-    def __init__(self, database: Database, roles: Roles, jwts: Jwts | None, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, roles: Roles, jwts: Jwts | None, settings: Settings, on_refusal: OnRefusal = nobody
+    ) -> None:
         self._database = database
+        self._on_refusal = on_refusal
         self._roles = roles
         self._jwts = jwts
         self._trusted_for = settings.credentials_trusted
@@ -91,10 +101,13 @@ class Authenticator:
             return known.caller
         refused = self._refused.get(digest)
         if refused is not None and refused.until > monotonic():
-            raise BadCredentials(refused.message)
+            error = BadCredentials(refused.message)
+            await self._on_refusal(scope, error)
+            raise error
         try:
             caller = await self._look(scope, credential, trusted=known is not None)
         except Unauthenticated as error:
+            await self._on_refusal(scope, error)
             self._known.pop(digest, None)
             if isinstance(error, BadCredentials):
                 _keep(self._refused, digest, _Refused(error.message, monotonic() + REFUSED_FOR), MOST_REFUSED)

@@ -12,6 +12,7 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.origin import origin_of
 from gateway.api.expiry import RECHECK_AFTER, credentials_end
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import (
@@ -32,6 +33,7 @@ from gateway.api.outbox import Outbox, Overflow
 from gateway.api.request_id import request_id
 from gateway.api.requests import Authenticate, Executor, GraphQLRequest
 from gateway.api.running import RunningOperation
+from gateway.audit import Surface
 from gateway.errors import ErrorCode, GatewayError
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Connection:
         self._receive = receive
         self._send = send
         self._request_id = request_id(scope)
+        self._origin = origin_of(scope, Surface.GRAPHQL)
         self._outbox = Outbox(limits.waiting_messages, limits.waiting_bytes)
         self._inits = 0
         self._caller: Caller | None = None
@@ -202,7 +205,7 @@ class Connection:
             text = f"A connection runs at most {self._limits.operations} operations at once: end one, or open another."
             self._put(error_message(orjson.dumps(id), errors_json(text, ErrorCode.LIMIT_EXCEEDED)))
         else:
-            operation = RunningOperation(self._executor, request, self._caller, id, self._put, self._request_id)
+            operation = RunningOperation(self._executor, request, self._caller, self._origin, id, self._put)
             self._operations[id] = operation
             self._tasks.add(operation.task)
             operation.task.add_done_callback(lambda task: self._done(id, operation))

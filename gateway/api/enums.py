@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import strawberry
 
+from gateway.audit import AuditAction, AuditOutcome, Surface
 from gateway.errors import MEANINGS, ErrorCode
 from gateway.models import Change, MachineKind, OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
 
@@ -60,6 +61,13 @@ class OperationSortField(StrEnum):
     ID = "ID"
     CREATED_AT = "CREATED_AT"
     FINISHED_AT = "FINISHED_AT"
+
+
+class AuditEntrySortField(StrEnum):
+    """What the record of who did what can be sorted by."""
+
+    ID = "ID"
+    CREATED_AT = "CREATED_AT"
 
 
 _describe(
@@ -158,4 +166,40 @@ _describe(
     ID="The number in the id.",
     CREATED_AT="When it was asked for.",
     FINISHED_AT="When it ended; null until then.",
+)
+_describe(
+    AuditAction,
+    "What was asked for. Values may be added.",
+    CREATE_SNAPSHOT="To create a snapshot.",
+    REVERT_VM_SNAPSHOT="To take a Vm back to a snapshot.",
+    DELETE_SNAPSHOT="To delete one snapshot.",
+    REFRESH_MACHINE="To read a machine and its snapshots from its provider again.",
+    CANCEL_OPERATION="To stop an operation.",
+    READ="To see something, or to know by a dry run whether something could be done. Recorded when it is forbidden.",
+    LOG_IN="To be let in. Recorded when it is refused.",
+    CREATE_TOKEN="To issue an API token.",  # noqa: S106 - the name of an action
+    REVOKE_TOKEN="To make an API token worthless.",  # noqa: S106
+    IMPORT="To import a file.",
+)
+_describe(
+    AuditOutcome,
+    "What became of what was asked for. Values may be added.",
+    ACCEPTED="It was accepted, and goes on as an operation; when that has ended, another entry says how.",
+    REFUSED="It was refused, and nothing was changed: see `code` and `message`.",
+    SUCCEEDED="It is done; of an operation: the provider has confirmed it.",
+    FAILED="The operation failed, or nobody can tell: see `code` and `message`.",
+    CANCELED="The operation was stopped as wished.",
+)
+_describe(
+    Surface,
+    "The way something was asked for. Values may be added.",
+    GRAPHQL="GraphQL, over HTTP or WebSocket.",
+    REST="ManageIQ's REST routes.",
+    COMMAND_LINE="A command on the gateway's own host.",
+)
+_describe(
+    AuditEntrySortField,
+    "What the record of who did what can be sorted by.",
+    ID="The number in the id.",
+    CREATED_AT="When it was recorded.",
 )

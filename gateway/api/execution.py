@@ -18,6 +18,7 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.costs import Costs
 from gateway.api.documents import Documents, Operation
 from gateway.api.mutations import HANDLERS
@@ -29,7 +30,7 @@ from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
 from gateway.api.subscriptions import SOURCES, Choose, Missed, Opened, Step
 from gateway.config import Settings
-from gateway.errors import GatewayError
+from gateway.errors import Forbidden, GatewayError
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
 from gateway.reads.context import Context
@@ -84,7 +85,9 @@ class GraphQLExecutor:
         """What is kept of the requests so far."""
         return self._documents
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         try:
             operation = self._documents.operation(request)
             if queries_only and operation.kind != "query":
@@ -101,8 +104,11 @@ class GraphQLExecutor:
             return _refusal(error)
         more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
-            return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
+            return await self._execute(operation, request, _Request(caller, origin, variables, bound), None, more)
         values = await self._load(bound, variables, caller)
+        for root in roots:
+            if isinstance(refusal := values[root.field.key], Forbidden):
+                await self._operations.refusals.read(caller, origin, root.field.name, refusal)
         if typed:
             return await self._execute(operation, request, None, values, more)
         return _finish(roots, values, more)
@@ -177,7 +183,7 @@ class GraphQLExecutor:
             if fault := request.bound.values[str(info.path.key)]:
                 raise fault  # before anything is done
             plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
-            payload = await handler(self._operations, request.caller, arguments["input"])
+            payload = await handler(self._operations, request.caller, request.origin, arguments["input"])
 
             async def load(transaction: Transaction) -> Any:
                 return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
@@ -262,6 +268,7 @@ class _Request:
     """graphql-core's context: what a mutation's resolver needs."""
 
     caller: Caller
+    origin: Origin
     variables: VariableValues
     bound: Bound
 

@@ -5,8 +5,17 @@ from typing import Any
 import strawberry
 from strawberry import ID, UNSET
 
-from gateway.api.enums import MachineSortField, NullsOrder, OperationSortField, SnapshotSortField, SortDirection
+from gateway.api.enums import (
+    AuditEntrySortField,
+    MachineSortField,
+    NullsOrder,
+    OperationSortField,
+    SnapshotSortField,
+    SortDirection,
+)
 from gateway.api.scalars import BigInt, Moment
+from gateway.audit import AuditAction, AuditOutcome, Surface
+from gateway.errors import ErrorCode
 from gateway.models import MachineKind, OperationKind, OperationState, PowerState, SnapshotState
 
 _OPERATORS = {
@@ -135,6 +144,48 @@ class OperationStateFilter:
     not_in: list[OperationState] | None = _operator("notIn")
 
 
+@strawberry.input(description="Conditions on a text that is looked for as a whole. All that are given must hold.")
+class ExactFilter:
+    eq: str | None = _operator("eq")
+    ne: str | None = _operator("ne")
+    in_: list[str] | None = _operator("in")
+    not_in: list[str] | None = _operator("notIn")
+    is_null: bool | None = _operator("isNull")
+
+
+@strawberry.input(description="Conditions on what was asked for. All that are given must hold.")
+class AuditActionFilter:
+    eq: AuditAction | None = _operator("eq")
+    ne: AuditAction | None = _operator("ne")
+    in_: list[AuditAction] | None = _operator("in")
+    not_in: list[AuditAction] | None = _operator("notIn")
+
+
+@strawberry.input(description="Conditions on what became of it. All that are given must hold.")
+class AuditOutcomeFilter:
+    eq: AuditOutcome | None = _operator("eq")
+    ne: AuditOutcome | None = _operator("ne")
+    in_: list[AuditOutcome] | None = _operator("in")
+    not_in: list[AuditOutcome] | None = _operator("notIn")
+
+
+@strawberry.input(description="Conditions on the code of an error. All that are given must hold.")
+class ErrorCodeFilter:
+    eq: ErrorCode | None = _operator("eq")
+    ne: ErrorCode | None = _operator("ne")
+    in_: list[ErrorCode] | None = _operator("in")
+    not_in: list[ErrorCode] | None = _operator("notIn")
+    is_null: bool | None = _operator("isNull")
+
+
+@strawberry.input(description="Conditions on the way something was asked for. All that are given must hold.")
+class SurfaceFilter:
+    eq: Surface | None = _operator("eq")
+    ne: Surface | None = _operator("ne")
+    in_: list[Surface] | None = _operator("in")
+    not_in: list[Surface] | None = _operator("notIn")
+
+
 _RULES = (
     " All members that are given must hold; `{}` matches everything. `not` and the negative operators are exact"
     " complements, what has no value included. An explicit null is refused."
@@ -199,6 +250,29 @@ class OperationFilter:
     not_: "OperationFilter | None" = _member(_NOT, "not")
 
 
+@strawberry.input(description="Which entries of the record of who did what." + _RULES)
+class AuditEntryFilter:
+    id: IDFilter | None = _member("The id.")
+    created_at: DateTimeFilter | None = _member("When it was recorded.")
+    action: AuditActionFilter | None = _member("What was asked for.")
+    outcome: AuditOutcomeFilter | None = _member("What became of it.")
+    code: ErrorCodeFilter | None = _member("Why it was refused or failed.")
+    caller_name: StringFilter | None = _member("The name of who asked.")
+    caller_key: ExactFilter | None = _member("The key of who asked.")
+    address: ExactFilter | None = _member("The address they asked from.")
+    surface: SurfaceFilter | None = _member("The way they asked.")
+    request_id: ExactFilter | None = _member("The id of the request.")
+    machine_id: IDFilter | None = _member("The id of the machine, also when that is gone.")
+    machine_name: ExactFilter | None = _member("The name that the machine had.")
+    snapshot_id: IDFilter | None = _member("The id of the snapshot, also when that is gone.")
+    snapshot_name: ExactFilter | None = _member("The name that the snapshot had.")
+    operation_id: IDFilter | None = _member("The id of the operation that came of it.")
+    subject: ExactFilter | None = _member("What it was about when that is none of these.")
+    and_: "list[AuditEntryFilter] | None" = _member(_AND, "and")
+    or_: "list[AuditEntryFilter] | None" = _member(_OR, "or")
+    not_: "AuditEntryFilter | None" = _member(_NOT, "not")
+
+
 _DIRECTION = "Which way this key sorts."
 _NULLS = "Where what has no value goes."
 _IGNORE_CASE = "Compare by Unicode case folding; for text only."
@@ -225,3 +299,9 @@ class OperationSort:
     field: OperationSortField = strawberry.field(description="What to sort by.")
     direction: SortDirection = strawberry.field(default=SortDirection.ASC, description=_DIRECTION)
     nulls: NullsOrder = strawberry.field(default=NullsOrder.LAST, description=_NULLS)
+
+
+@strawberry.input(description="One key to sort the record of who did what by.")
+class AuditEntrySort:
+    field: AuditEntrySortField = strawberry.field(description="What to sort by.")
+    direction: SortDirection = strawberry.field(default=SortDirection.ASC, description=_DIRECTION)

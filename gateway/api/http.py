@@ -10,6 +10,7 @@ from dataclasses import replace
 from starlette.types import Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.origin import origin_of
 from gateway.api.body import ClientGone, read_json_body
 from gateway.api.expiry import credentials_end
 from gateway.api.faults import Fault
@@ -24,6 +25,7 @@ from gateway.api.requests import (
     request_from_url,
 )
 from gateway.api.sse import EventStreams, one
+from gateway.audit import Surface
 from gateway.errors import GatewayError
 
 BODY_TIMEOUT = 30.0  # seconds for a whole body
@@ -130,7 +132,8 @@ class GraphQLEndpoint:
             if refused is not None:
                 await _reply(send, 400, wants.media_type, refused.body)
             return
-        answer = await self._executor.execute(request, caller, queries_only=scope["method"] != "POST")
+        origin = origin_of(scope, Surface.GRAPHQL)
+        answer = await self._executor.execute(request, caller, origin, queries_only=scope["method"] != "POST")
         if answer.refused_method:
             await _reply(send, 405, wants.media_type, answer.body, [(b"allow", b"POST")])
         elif wants.media_type is None:

@@ -9,6 +9,7 @@ from typing import Any
 import strawberry
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api import payloads
 from gateway.api.fields import sourced
 from gateway.api.payloads import several, user_errors
@@ -19,7 +20,7 @@ from gateway.reads.sources import Given
 
 Input = Mapping[str, Any]
 Payload = dict[str, Any]
-Handler = Callable[[Operations, Caller, Input], Awaitable[Payload]]
+Handler = Callable[[Operations, Caller, Origin, Input], Awaitable[Payload]]
 
 
 def _mutation(name: str, input_type: type, description: str) -> Any:
@@ -94,10 +95,11 @@ async def _single(outcome: Awaitable[Outcome]) -> Payload:
         return {**_rows(None), "errors": user_errors(refusal)}
 
 
-async def create_snapshot(operations: Operations, caller: Caller, wish: Input) -> Payload:
+async def create_snapshot(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
     return await _single(
         operations.create_snapshot(
             caller,
+            origin,
             _machine(wish["machineId"]),
             wish["name"],
             wish.get("description"),
@@ -107,11 +109,12 @@ async def create_snapshot(operations: Operations, caller: Caller, wish: Input) -
     )
 
 
-async def create_snapshots(operations: Operations, caller: Caller, wish: Input) -> Payload:
+async def create_snapshots(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
     ids: Sequence[str] = wish["machineIds"]
     try:
         outcomes = await operations.create_snapshots(
             caller,
+            origin,
             [_machine(text) for text in ids],
             wish["name"],
             wish.get("description"),
@@ -127,18 +130,19 @@ async def create_snapshots(operations: Operations, caller: Caller, wish: Input) 
     return several(results, _accepted(outcomes), None)
 
 
-async def revert_vm_snapshot(operations: Operations, caller: Caller, wish: Input) -> Payload:
+async def revert_vm_snapshot(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
     snapshot = _number("snapshot", wish["snapshotId"])
     return await _single(
-        operations.revert_vm_snapshot(caller, snapshot, dry_run=wish["dryRun"], key=wish.get("idempotencyKey"))
+        operations.revert_vm_snapshot(caller, origin, snapshot, dry_run=wish["dryRun"], key=wish.get("idempotencyKey"))
     )
 
 
-async def delete_snapshots(operations: Operations, caller: Caller, wish: Input) -> Payload:
+async def delete_snapshots(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
     ids: Sequence[str] = wish["ids"]
     try:
         outcomes = await operations.delete_snapshots(
             caller,
+            origin,
             [_number("snapshot", text) for text in ids],
             with_descendants=wish["withDescendants"],
             all_or_nothing=wish["allOrNothing"],
@@ -164,13 +168,13 @@ def _accepted(outcomes: Sequence[Outcome]) -> int:
     return len({outcome.snapshot_id or id(outcome) for outcome in outcomes if outcome.refusal is None})
 
 
-async def refresh_machine(operations: Operations, caller: Caller, wish: Input) -> Payload:
+async def refresh_machine(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
     machine = _machine(wish["machineId"])
-    return await _single(operations.refresh_machine(caller, machine, wish.get("idempotencyKey")))
+    return await _single(operations.refresh_machine(caller, origin, machine, wish.get("idempotencyKey")))
 
 
-async def cancel_operation(operations: Operations, caller: Caller, wish: Input) -> Payload:
-    return await _single(operations.cancel_operation(caller, _number("operation", wish["operationId"])))
+async def cancel_operation(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+    return await _single(operations.cancel_operation(caller, origin, _number("operation", wish["operationId"])))
 
 
 HANDLERS: Mapping[str, Handler] = {

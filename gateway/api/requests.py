@@ -9,6 +9,7 @@ import orjson
 from starlette.types import Scope
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.faults import Fault
 
 OperationKind = Literal["query", "mutation", "subscription"]
@@ -48,7 +49,9 @@ class Answer:
 class Executor(Protocol):
     """Runs requests. Raises nothing that a client could cause."""
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         """The answer to a query or a mutation; with `queries_only` anything else is refused."""
 
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:

@@ -5,8 +5,18 @@ from typing import Any
 import strawberry
 from strawberry import ID
 
+from gateway.api.audit import AuditEntry
 from gateway.api.fields import connection, sourced
-from gateway.api.filters import MachineFilter, MachineSort, OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
+from gateway.api.filters import (
+    AuditEntryFilter,
+    AuditEntrySort,
+    MachineFilter,
+    MachineSort,
+    OperationFilter,
+    OperationSort,
+    SnapshotFilter,
+    SnapshotSort,
+)
 from gateway.api.nouns import Connection, Instance, Machine, Node, Operation, Provider, Snapshot, Viewer, Vm
 from gateway.reads.sources import Every, Given, Lookup, Lookups, Many
 
@@ -42,4 +52,10 @@ class Query:
     operation: Operation | None = _lookup("operation", "An operation by its id. Null when there is none.")
     operations: Connection[Operation] = connection(
         Many("operation"), OperationFilter, OperationSort, "The work on all machines the caller may see."
+    )
+    audit_entries: Connection[AuditEntry] = connection(
+        Many("audit_entry"),
+        AuditEntryFilter,
+        AuditEntrySort,
+        "The record of who did what, for administrators. Others are refused.",
     )

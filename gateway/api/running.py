@@ -7,6 +7,7 @@ from collections.abc import Callable
 import orjson
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import complete_message, error_message, next_message
 from gateway.api.requests import Answer, Executor, GraphQLRequest
@@ -23,16 +24,16 @@ class RunningOperation:
         executor: Executor,
         request: GraphQLRequest,
         caller: Caller,
+        origin: Origin,
         id: str,
         put: Callable[[bytes], None],
-        request_id: str,
     ) -> None:
         self._executor = executor
         self._request = request
         self._caller = caller
+        self._origin = origin
         self._id = orjson.dumps(id)
         self._put = put
-        self._request_id = request_id
         self._kind = executor.kind(request)
         self._silent = False
         self.task = asyncio.create_task(self._run())
@@ -48,10 +49,11 @@ class RunningOperation:
             if self._kind == "subscription":
                 fine = await self._stream()
             else:
-                fine = self._tell(await self._executor.execute(self._request, self._caller))
+                fine = self._tell(await self._executor.execute(self._request, self._caller, self._origin))
         except Exception:
-            log.exception("an operation failed, request id %s", self._request_id)
-            self._say(error_message(self._id, errors_json(internal_message(self._request_id), ErrorCode.INTERNAL)))
+            name = self._origin.request_id or "-"
+            log.exception("an operation failed, request id %s", name)
+            self._say(error_message(self._id, errors_json(internal_message(name), ErrorCode.INTERNAL)))
         else:
             if fine:
                 self._say(complete_message(self._id))

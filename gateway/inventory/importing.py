@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from gateway.access.origin import account
 from gateway.columns import now
 from gateway.inventory import manageiq
 from gateway.inventory.checking import check_staged
@@ -48,7 +49,7 @@ def import_file(
             reading.run()
             check_staged(session)
             report(reading.progress(merging=True))
-            return merge(session, tenant=tenant, provider=provider, now=now())
+            return merge(session, tenant=tenant, provider=provider, user=account(), now=now())
     except ImportRefused as refused:
         where = f"{path.name}: {refused.position}" if refused.position else path.name
         raise ImportRefused(where, refused.reason) from None

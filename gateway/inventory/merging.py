@@ -110,8 +110,21 @@ _SKIPPED = """
 _FORGET = "DELETE FROM changed"
 
 
-def merge(session: Session, *, tenant: str, provider: str, now: datetime) -> Counts:
-    """Merges what is staged and found good. Raises ImportRefused, with nothing written, for an id that is taken."""
+# ---- the record of who did what
+
+_RECORD = """
+    INSERT INTO audit_entry (created_at, tenant, caller_key, caller_name, caller_name_folded, caller_roles, surface,
+        action, outcome, subject, message, repeats)
+    VALUES (:now, :tenant, '', :user, :user_folded, '[]', 'COMMAND_LINE',
+        'IMPORT', 'SUCCEEDED', :provider, :message, 0)
+"""
+
+
+def merge(session: Session, *, tenant: str, provider: str, user: str, now: datetime) -> Counts:
+    """Merges what is staged and found good, and records that `user` did.
+
+    Raises ImportRefused, with nothing written, for an id that is taken.
+    """
     values = {"tenant": tenant, "provider": provider, "provider_folded": provider.casefold(), "now": now}
     with session.transaction():
         for lock in LOCK[session.dialect]:
@@ -119,6 +132,7 @@ def merge(session: Session, *, tenant: str, provider: str, now: datetime) -> Cou
         _settle_provider(session, values)
         _decide(session, values)
         counts = Counts(_merge_machines(session, values), _merge_snapshots(session, values))
+        session.execute(_RECORD, values | {"user": user, "user_folded": user.casefold(), "message": str(counts)})
         for statement in ADVANCE_SEQUENCES[session.dialect]:
             session.rows(statement)
         return counts

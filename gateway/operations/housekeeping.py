@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
+from gateway.audit import AuditEntry
 from gateway.config import Settings
 from gateway.models import Event, IdempotencyKey, Machine, Operation, Snapshot
 from gateway.operations.clock import FromNow
@@ -29,6 +30,18 @@ _oldest = (
 _OPERATIONS = Statement(
     sa.delete(Operation).where(
         col(Operation.id).in_(sa.select(_oldest.c.id).where(_oldest.c.finished_at < FromNow("since")))
+    )
+)
+
+_oldest_entries = (
+    sa.select(col(AuditEntry.id), col(AuditEntry.created_at))
+    .order_by(col(AuditEntry.id))
+    .limit(_BATCH)
+    .subquery("oldest_entries")
+)
+_ENTRIES = Statement(
+    sa.delete(AuditEntry).where(
+        col(AuditEntry.id).in_(sa.select(_oldest_entries.c.id).where(_oldest_entries.c.created_at < FromNow("since")))
     )
 )
 
@@ -87,6 +100,7 @@ async def sweep(database: Database, settings: Settings) -> None:
         (_OPERATIONS, settings.keep_operations),
         (_KEYS, LIFETIME.total_seconds()),
         (_EVENTS, settings.keep_events),
+        (_ENTRIES, settings.keep_audit),
     ):
         while await _delete(database, statement, kept) >= _BATCH:
             pass

@@ -8,6 +8,8 @@ from functools import cached_property
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
+from gateway.access.origin import Origin
+from gateway.audit import AuditAction
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Refusal
@@ -16,12 +18,14 @@ from gateway.operations import idempotency
 from gateway.operations.cancel import cancel_operation
 from gateway.operations.create import create_snapshots
 from gateway.operations.delete import Manner, delete_snapshots
+from gateway.operations.recording import About, Asked, record_accepted
 from gateway.operations.refresh import refresh_machine
+from gateway.operations.refusals import Refusals, Refused
 from gateway.operations.revert import revert_vm_snapshot
 from gateway.operations.wishes import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
 from gateway.store.database import Database, Transaction
 
-__all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target"]
+__all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "about_machine"]
 
 Decision = Callable[[Transaction], Awaitable[list[Outcome]]]
 
@@ -35,7 +39,10 @@ class _NothingAccepted(Exception):
 
 
 class Operations:
-    """What can be asked for. `wake` is called when there may be something new to run, `accepted` before that."""
+    """What can be asked for, by whom and from where.
+
+    `wake` is called when there may be something new to run, `accepted` before that.
+    """
 
     def __init__(
         self,
@@ -43,6 +50,7 @@ class Operations:
         drivers: Mapping[str, Driver],
         settings: Settings,
         wake: Callable[[], None],
+        refusals: Refusals,
         accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._database = database
@@ -50,6 +58,7 @@ class Operations:
         self._settings = settings
         self._wake = wake
         self._accepted = accepted
+        self.refusals = refusals  # also for what a surface refuses by itself
 
     @cached_property
     def matrices(self) -> Matrices:
@@ -57,23 +66,34 @@ class Operations:
         return {(name, kind): driver.matrix(kind) for name, driver in self._drivers.items() for kind in MachineKind}
 
     async def create_snapshot(
-        self, caller: Caller, machine: MachineTarget, name: str, description: str | None, memory: bool, key: str | None
+        self,
+        caller: Caller,
+        origin: Origin,
+        machine: MachineTarget,
+        name: str,
+        description: str | None,
+        memory: bool,
+        key: str | None,
     ) -> Outcome:
         """Raises the refusal."""
-        if isinstance(machine, Refusal):
-            raise machine.at("machineId")
-        new = new_snapshot(name, description, memory)
-        arguments = {"machine": given([machine]), "name": new.name, "description": description, "memory": memory}
+        asked, about = Asked(caller, origin, AuditAction.CREATE_SNAPSHOT), about_machine(machine)
+        async with self.refusals.of(asked, about):
+            if isinstance(machine, Refusal):
+                raise machine.at("machineId")
+            new = new_snapshot(name, description, memory)
+            arguments = {"machine": given([machine]), "name": new.name, "description": description, "memory": memory}
+            use = idempotency.use(caller, "createSnapshot", key, arguments)
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            return await create_snapshots(tx, caller, [machine], new, self.matrices, self._settings)
+            async def decide(tx: Transaction) -> list[Outcome]:
+                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._settings)
 
-        outcomes = await self._accept(decide, idempotency.use(caller, "createSnapshot", key, arguments))
+            outcomes = await self._accept(asked, [about], decide, use)
         return _single(outcomes, "machineId")
 
     async def create_snapshots(
         self,
         caller: Caller,
+        origin: Origin,
         machines: Sequence[MachineTarget],
         name: str,
         description: str | None,
@@ -81,36 +101,45 @@ class Operations:
         key: str | None,
     ) -> list[Outcome]:
         """One outcome per machine, in order. Raises the refusal of the request as a whole."""
-        check_count(machines, "machineIds")
-        new = new_snapshot(name, description, memory)
-        arguments = {"machines": given(machines), "name": new.name, "description": description, "memory": memory}
+        asked = Asked(caller, origin, AuditAction.CREATE_SNAPSHOT)
+        async with self.refusals.of(asked, About()):
+            check_count(machines, "machineIds")
+            new = new_snapshot(name, description, memory)
+            arguments = {"machines": given(machines), "name": new.name, "description": description, "memory": memory}
+            use = idempotency.use(caller, "createSnapshots", key, arguments)
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._settings)
-            for index, outcome in enumerate(outcomes):
-                if outcome.refusal is not None:
-                    outcome.refusal.at("machineIds", index)
-            return outcomes
+            async def decide(tx: Transaction) -> list[Outcome]:
+                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._settings)
+                for index, outcome in enumerate(outcomes):
+                    if outcome.refusal is not None:
+                        outcome.refusal.at("machineIds", index)
+                return outcomes
 
-        return await self._accept(decide, idempotency.use(caller, "createSnapshots", key, arguments))
+            return await self._accept(asked, [about_machine(machine) for machine in machines], decide, use)
 
-    async def revert_vm_snapshot(self, caller: Caller, snapshot: Target, *, dry_run: bool, key: str | None) -> Outcome:
+    async def revert_vm_snapshot(
+        self, caller: Caller, origin: Origin, snapshot: Target, *, dry_run: bool, key: str | None
+    ) -> Outcome:
         """Raises the refusal."""
-        if isinstance(snapshot, Refusal):
-            raise snapshot.at("snapshotId")
+        asked, about = _asked(caller, origin, AuditAction.REVERT_VM_SNAPSHOT, dry_run), _about_snapshot(snapshot)
+        async with self.refusals.of(asked, about):
+            if isinstance(snapshot, Refusal):
+                raise snapshot.at("snapshotId")
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            try:
-                return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._settings)]
-            except Refusal as refusal:
-                raise refusal.at("snapshotId") from None
+            async def decide(tx: Transaction) -> list[Outcome]:
+                try:
+                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._settings)]
+                except Refusal as refusal:
+                    raise refusal.at("snapshotId") from None
 
-        use = None if dry_run else idempotency.use(caller, "revertVmSnapshot", key, {"snapshot": snapshot})
-        return _single(await self._accept(decide, use), "snapshotId")
+            use = None if dry_run else idempotency.use(caller, "revertVmSnapshot", key, {"snapshot": snapshot})
+            outcomes = await self._accept(asked, [about], decide, use)
+        return _single(outcomes, "snapshotId")
 
     async def delete_snapshots(
         self,
         caller: Caller,
+        origin: Origin,
         snapshots: Sequence[Target],
         *,
         with_descendants: bool,
@@ -119,65 +148,115 @@ class Operations:
         key: str | None,
     ) -> list[Outcome]:
         """One outcome per snapshot, in order, then those pulled in. Raises the refusal of the request as a whole."""
-        check_count(snapshots, "ids")
-        manner = Manner(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
-        arguments = {
-            "snapshots": given(snapshots),
-            "with_descendants": with_descendants,
-            "all_or_nothing": all_or_nothing,
-        }
+        asked = _asked(caller, origin, AuditAction.DELETE_SNAPSHOT, dry_run)
+        async with self.refusals.of(asked, About()):
+            check_count(snapshots, "ids")
+            manner = Manner(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
+            arguments = {
+                "snapshots": given(snapshots),
+                "with_descendants": with_descendants,
+                "all_or_nothing": all_or_nothing,
+            }
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._settings)
+            async def decide(tx: Transaction) -> list[Outcome]:
+                return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._settings)
 
-        use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
-        return await self._accept(decide, use)
+            use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
+            return await self._accept(asked, [_about_snapshot(snapshot) for snapshot in snapshots], decide, use)
 
-    async def refresh_machine(self, caller: Caller, machine: MachineTarget, key: str | None) -> Outcome:
+    async def refresh_machine(self, caller: Caller, origin: Origin, machine: MachineTarget, key: str | None) -> Outcome:
         """Raises the refusal."""
-        if isinstance(machine, Refusal):
-            raise machine.at("machineId")
+        asked, about = Asked(caller, origin, AuditAction.REFRESH_MACHINE), about_machine(machine)
+        async with self.refusals.of(asked, about):
+            if isinstance(machine, Refusal):
+                raise machine.at("machineId")
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            try:
-                return [await refresh_machine(tx, caller, machine, self.matrices, self._settings)]
-            except Refusal as refusal:
-                raise refusal.at("machineId") from None
+            async def decide(tx: Transaction) -> list[Outcome]:
+                try:
+                    return [await refresh_machine(tx, caller, machine, self.matrices, self._settings)]
+                except Refusal as refusal:
+                    raise refusal.at("machineId") from None
 
-        use = idempotency.use(caller, "refreshMachine", key, {"machine": given([machine])})
-        return _single(await self._accept(decide, use), "machineId")
+            use = idempotency.use(caller, "refreshMachine", key, {"machine": given([machine])})
+            outcomes = await self._accept(asked, [about], decide, use)
+        return _single(outcomes, "machineId")
 
-    async def cancel_operation(self, caller: Caller, operation: Target) -> Outcome:
+    async def cancel_operation(self, caller: Caller, origin: Origin, operation: Target) -> Outcome:
         """Raises the refusal."""
-        if isinstance(operation, Refusal):
-            raise operation.at("operationId")
+        asked, about = Asked(caller, origin, AuditAction.CANCEL_OPERATION), _about_operation(operation)
+        async with self.refusals.of(asked, about):
+            if isinstance(operation, Refusal):
+                raise operation.at("operationId")
 
-        async def decide(tx: Transaction) -> list[Outcome]:
-            try:
-                return [await cancel_operation(tx, caller, operation)]
-            except Refusal as refusal:
-                raise refusal.at("operationId") from None
+            async def decide(tx: Transaction) -> list[Outcome]:
+                try:
+                    return [await cancel_operation(tx, caller, operation)]
+                except Refusal as refusal:
+                    raise refusal.at("operationId") from None
 
-        return _single(await self._accept(decide, None), "operationId")
+            outcomes = await self._accept(asked, [about], decide, None)
+        return _single(outcomes, "operationId")
 
-    async def _accept(self, decide: Decision, use: idempotency.Use | None) -> list[Outcome]:
-        async def work(tx: Transaction) -> list[Outcome]:
+    async def _accept(
+        self, asked: Asked, about: Sequence[About], decide: Decision, use: idempotency.Use | None
+    ) -> list[Outcome]:
+        """`about` is of each target. A replay changes nothing, and goes on no record."""
+
+        async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
             if use is not None and (answered := await use.begin(tx)) is not None:
-                return answered
+                return answered, []
             outcomes = await decide(tx)
             if all(outcome.refusal is not None for outcome in outcomes):
                 raise _NothingAccepted(outcomes)
+            numbers = dict.fromkeys(outcome.operation_id for outcome in outcomes)
+            await record_accepted(tx, asked, [number for number in numbers if number is not None])
             if use is not None:
                 await use.end(tx, outcomes)
-            return outcomes
+            return outcomes, outcomes
 
         try:
-            outcomes = await self._database.write(work)
+            outcomes, decided = await self._database.write(work)
         except _NothingAccepted as nothing:
-            return nothing.outcomes
-        self._accepted(outcomes)
-        self._wake()
+            outcomes = decided = nothing.outcomes
+        else:
+            self._accepted(outcomes)
+            self._wake()
+        await self.refusals.record(asked, _refused(about, decided))
         return outcomes
+
+
+def about_machine(target: MachineTarget) -> About:
+    """A machine as far as it is named: what is no id at all stands in the refusal's message."""
+    match target:
+        case MachineId():
+            return About(machine_kind=target.kind, machine_id=target.number)
+        case Refusal():
+            return About()
+        case _:
+            return About(machine_id=target)
+
+
+def _about_snapshot(target: Target) -> About:
+    """A snapshot as far as it is named."""
+    return About() if isinstance(target, Refusal) else About(snapshot_id=target)
+
+
+def _about_operation(target: Target) -> About:
+    return About() if isinstance(target, Refusal) else About(operation_id=target)
+
+
+def _asked(caller: Caller, origin: Origin, action: AuditAction, dry_run: bool) -> Asked:
+    """A dry run only asks."""
+    return Asked(caller, origin, AuditAction.READ if dry_run else action)
+
+
+def _refused(about: Sequence[About], outcomes: Sequence[Outcome]) -> list[Refused]:
+    """The refusals among outcomes, which are those of the targets first."""
+    return [
+        Refused(about[number] if number < len(about) else About(snapshot_id=outcome.snapshot_id), outcome.refusal)
+        for number, outcome in enumerate(outcomes)
+        if outcome.refusal is not None
+    ]
 
 
 def _single(outcomes: Sequence[Outcome], argument: str) -> Outcome:

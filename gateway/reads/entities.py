@@ -23,6 +23,7 @@ class Entity:
     filters: Filters = field(default_factory=dict)
     sorts: Mapping[str, SortField] = field(default_factory=dict)
     default: Sequence[Key] = ()
+    administered: bool = False  # for administrators alone
     total: tuple[str, str] | None = None  # a cheaper sum for all rows that are visible: an expression, and its noun
 
     @property
@@ -136,6 +137,33 @@ OPERATION = Entity(
     default=[Key(SortField("created_at", "moment"), descending=True)],
 )
 
+AUDIT_ENTRY = Entity(
+    noun="audit_entry",
+    types={"AuditEntry": None},
+    seen=None,  # whoever administers reads all of it
+    administered=True,
+    filters={
+        "id": Identifier("audit_entry", "id"),
+        "createdAt": Comparable("created_at"),
+        "action": Choice("action"),
+        "outcome": Choice("outcome"),
+        "code": Choice("code", nullable=True),
+        "callerName": Text("caller_name", nullable=True),
+        "callerKey": Choice("caller_key", nullable=True),
+        "address": Choice("address", nullable=True),
+        "surface": Choice("surface"),
+        "requestId": Choice("request_id", nullable=True),
+        "machineId": Identifier("machine", "machine_id", kind="machine_kind", nullable=True),
+        "machineName": Choice("machine_name", nullable=True),
+        "snapshotId": Identifier("snapshot", "snapshot_id", nullable=True),
+        "snapshotName": Choice("snapshot_name", nullable=True),
+        "operationId": Identifier("operation", "operation_id", nullable=True),
+        "subject": Choice("subject", nullable=True),
+    },
+    sorts={"ID": ID, "CREATED_AT": SortField("created_at", "moment")},
+    default=[Key(SortField("created_at", "moment"), descending=True)],
+)
+
 PROVIDER = Entity(
     noun="provider",
     types={"Provider": None},
@@ -144,4 +172,6 @@ PROVIDER = Entity(
     default=[Key(SortField("name", "text"))],
 )
 
-ENTITIES: Mapping[str, Entity] = {entity.noun: entity for entity in (MACHINE, SNAPSHOT, OPERATION, PROVIDER)}
+ENTITIES: Mapping[str, Entity] = {
+    entity.noun: entity for entity in (MACHINE, SNAPSHOT, OPERATION, AUDIT_ENTRY, PROVIDER)
+}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 
-_ID = re.compile(r"(vm|instance|snapshot|operation)-(0|[1-9][0-9]{0,18})")
+_ID = re.compile(r"(vm|instance|snapshot|operation|audit)-(0|[1-9][0-9]{0,18})")
 _LARGEST = 2**63 - 1
 
 _TARGETS: dict[str, tuple[str, MachineKind | None]] = {
@@ -14,8 +14,15 @@ _TARGETS: dict[str, tuple[str, MachineKind | None]] = {
     "instance": ("machine", MachineKind.INSTANCE),
     "snapshot": ("snapshot", None),
     "operation": ("operation", None),
+    "audit": ("audit_entry", None),
 }
-PREFIXES = {"Vm": "vm", "Instance": "instance", "Snapshot": "snapshot", "Operation": "operation"}  # by GraphQL type
+PREFIXES = {  # by GraphQL type
+    "Vm": "vm",
+    "Instance": "instance",
+    "Snapshot": "snapshot",
+    "Operation": "operation",
+    "AuditEntry": "audit",
+}
 
 
 class Id(NamedTuple):

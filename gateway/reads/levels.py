@@ -80,7 +80,7 @@ class OneLevel:
 
     async def load(self, context: Context, keys: Sequence[Any], kind: MachineKind | None = None) -> dict[Any, Any]:
         """The rendered rows by their key; what is not there, or not for this caller, is left out."""
-        if not keys or self.render is None:
+        if not keys or self.render is None or (self.entity.administered and not context.caller.administers):
             return {}
         single = len(keys) == 1
         if single and (join := self._join(context.pages)) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from gateway.errors import InvalidInput
+from gateway.errors import Forbidden, InvalidInput
 from gateway.reads.connections import ManyLevel
 from gateway.reads.context import Context
 from gateway.reads.given import GivenShape, NodeLevels
@@ -21,7 +21,11 @@ class Root(Protocol):
 
 
 def many_root(level: ManyLevel) -> Root:
+    """Raises Forbidden for what is for administrators alone: for others there is no such list."""
+
     async def load(context: Context, _variables: Variables, _given: Any = None) -> Any:
+        if level.entity.administered and not context.caller.administers:
+            raise Forbidden("only administrators may read the record of who did what")
         return (await level.load(context, None))[None]
 
     return load

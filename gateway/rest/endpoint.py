@@ -10,7 +10,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.origin import origin_of
 from gateway.access.sessions import TTL
+from gateway.audit import Surface
 from gateway.columns import now
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
@@ -62,7 +64,7 @@ def rest_routes(
 ) -> list[BaseRoute]:
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
-    routes = Routes(reader, Writer(operations, reader))
+    routes = Routes(reader, Writer(operations, reader), operations.refusals)
     endpoint = RestEndpoint(routes, authenticator, public_url, max_body_bytes)
     return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
@@ -113,7 +115,8 @@ class RestEndpoint:
         version, segments = split_path(path)
         root = root_of(scope, self._public_url)
         base = root if version is None else f"{root}/v{version}"
-        return Request(method, path, segments, Query(query_string), members, headers, Asker(caller, base), root)
+        asker = Asker(caller, origin_of(scope, Surface.REST), base)
+        return Request(method, path, segments, Query(query_string), members, headers, asker, root)
 
     async def _auth(self, request: Request, scope: Scope) -> Answer:
         """Gives a token to use instead of credentials, or takes the one back that the request came with."""

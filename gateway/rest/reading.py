@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.operations.service import Operations
 from gateway.reads import conditions as c
 from gateway.reads.compiler import Compiler, Plan
@@ -31,9 +32,10 @@ _NAMES = Shape(expanded=True, attributes=("id", "name"), actions=False)
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks, and where the links of the answer begin."""
+    """Who asks, from where, and where the links of the answer begin."""
 
     caller: Caller
+    origin: Origin
     base: str
 
 

@@ -6,6 +6,7 @@ What is asked for comes first, then whether the caller may, then what they accep
 import re
 
 from gateway.models import MachineKind, SnapshotAction
+from gateway.operations.refusals import Refusals
 from gateway.rest import answers, bodies
 from gateway.rest.answers import Answer
 from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
@@ -16,6 +17,7 @@ from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
 from gateway.rest.query import check_scope, parse_shape, parse_window
 from gateway.rest.reading import Reader, Wanted
+from gateway.rest.recording import record_fault
 from gateway.rest.requests import Request
 from gateway.rest.sorting import parse_order
 from gateway.rest.writing import Writer
@@ -28,12 +30,20 @@ _ACTIONS = {"create": SnapshotAction.CREATE, "delete": SnapshotAction.DELETE, "r
 class Routes:
     """Everything below `/api` but `/api/auth`. Raises Fault and GatewayError."""
 
-    def __init__(self, reader: Reader, writer: Writer) -> None:
+    def __init__(self, reader: Reader, writer: Writer, refusals: Refusals) -> None:
         self._reader = reader
         self._writer = writer
+        self._refusals = refusals
         self._filters = KeptFilters()
 
     async def serve(self, request: Request) -> Answer:
+        try:
+            return await self._serve(request)
+        except Fault as fault:
+            await record_fault(self._refusals, request, fault)
+            raise
+
+    async def _serve(self, request: Request) -> Answer:
         if not request.segments:
             if request.method != "GET":
                 raise no_route(request.method, request.path)

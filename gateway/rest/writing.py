@@ -7,9 +7,11 @@ of several, where it must not hide what became of the others.
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.audit import AuditAction
 from gateway.errors import Forbidden, InvalidInput, NotFound, Refusal
 from gateway.models import MachineKind
-from gateway.operations.service import MachineId, Operations, Outcome, Target
+from gateway.operations.recording import Asked
+from gateway.operations.service import MachineId, Operations, Outcome, Target, about_machine
 from gateway.rest import bodies
 from gateway.rest.bodies import Item
 from gateway.rest.classes import SNAPSHOTS, Class
@@ -48,12 +50,13 @@ class Writer:
         return results
 
     async def _create(self, asker: Asker, parent: Class, machine: Any, item: Item, key: str | None) -> Result:
-        name = _text(item.get("name"), "name")
-        if name is None or not name.strip():
-            raise InvalidInput("Must specify a name for the snapshot")
         target = MachineId(_kind(parent), int(machine["id"]))
-        description, memory = _text(item.get("description"), "description"), _flag(item.get("memory"), "memory")
-        outcome = await self._operations.create_snapshot(asker.caller, target, name, description, memory, key)
+        asked = Asked(asker.caller, asker.origin, AuditAction.CREATE_SNAPSHOT)
+        async with self._operations.refusals.of(asked, about_machine(target)):
+            name, description, memory = _new(item)
+        outcome = await self._operations.create_snapshot(
+            asker.caller, asker.origin, target, name, description, memory, key
+        )
         message = f"Creating snapshot {name.strip()} for {_target(parent, machine)}"
         link = f"{asker.base}/{parent.collection}/{machine['id']}/snapshots/{outcome.snapshot_id}"
         made = {"snapshot_id": str(outcome.snapshot_id), "snapshot_href": link}
@@ -63,7 +66,9 @@ class Writer:
         """Raises Fault when there is no such snapshot of this machine."""
         machine, name = await self._named(asker, parent, number, snapshot)
         try:
-            outcome = await self._operations.revert_vm_snapshot(asker.caller, snapshot, dry_run=False, key=key)
+            outcome = await self._operations.revert_vm_snapshot(
+                asker.caller, asker.origin, snapshot, dry_run=False, key=key
+            )
         except NotFound:
             raise not_found(SNAPSHOTS.name, snapshot) from None
         except Forbidden:
@@ -104,7 +109,13 @@ class Writer:
 
     async def _delete(self, asker: Asker, targets: Sequence[Target], key: str | None) -> list[Outcome]:
         return await self._operations.delete_snapshots(
-            asker.caller, targets, with_descendants=False, all_or_nothing=False, dry_run=False, key=key
+            asker.caller,
+            asker.origin,
+            targets,
+            with_descendants=False,
+            all_or_nothing=False,
+            dry_run=False,
+            key=key,
         )
 
     async def _named(self, asker: Asker, parent: Class, number: int, snapshot: int) -> tuple[Any, str]:
@@ -113,6 +124,14 @@ class Writer:
         if snapshot not in names:
             raise not_found(SNAPSHOTS.name, snapshot)
         return machine, names[snapshot]
+
+
+def _new(item: Item) -> tuple[str, str | None, bool]:
+    """Name, description and memory of the snapshot that is wished for. Raises InvalidInput."""
+    name = _text(item.get("name"), "name")
+    if name is None or not name.strip():
+        raise InvalidInput("Must specify a name for the snapshot")
+    return name, _text(item.get("description"), "description"), _flag(item.get("memory"), "memory")
 
 
 def accepted(asker: Asker, message: str, outcome: Outcome) -> Result:

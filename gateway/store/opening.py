@@ -29,11 +29,17 @@ def sqlite_path(url: str) -> str:
 
 
 def scheme(url: str) -> str:
-    """`sqlite` or `postgresql`. Raises StartupError for any other URL."""
-    name = urlsplit(url).scheme
-    if name == "sqlite" and url.startswith("sqlite:///"):
+    """`sqlite` or `postgresql`. Raises StartupError for any other URL, and shows nothing of it."""
+    if url.startswith("sqlite:///"):
         return "sqlite"
-    if name in _POSTGRESQL:
+    try:
+        parts = urlsplit(url)
+        ambiguous = parts.netloc.count("@") > 1 or (parts.port is not None and parts.port < 1)
+    except ValueError:
+        ambiguous = True
+    if ambiguous:  # its password could be taken for a part of the host's name, which errors do show
+        raise StartupError("GATEWAY_DATABASE_URL cannot be read: write @ in its password as %40, and / : # ? [ ] alike")
+    if parts.scheme in _POSTGRESQL and parts.netloc:
         return "postgresql"
     raise StartupError("GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME")
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
 from gateway.drivers.base import (
@@ -52,9 +53,11 @@ class ObservedExecutor:
         self._duration = measures.duration
         self._slow = slow
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         begun = time.perf_counter()
-        answer = await self._executor.execute(request, caller, queries_only=queries_only)
+        answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)
         took = time.perf_counter() - begun
         kind, name = self._documents.label(request)
         outcome = "refused" if not answer.ran else "error" if answer.body.startswith(_FAILED) else "ok"

@@ -31,6 +31,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.origin import Origin
 from gateway.api.documents import Documents
 from gateway.api.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.operations.claims import Claim
@@ -137,9 +138,11 @@ class TracedExecutor:
         self._documents = documents
         self._tracer = tracer
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         with _span(self._tracer, "graphql") as span:
-            answer = await self._executor.execute(request, caller, queries_only=queries_only)
+            answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)
             kind, name = self._documents.label(request)
             span.update_name(f"{kind} {name}")
             span.set_attributes({"graphql.operation.type": kind, "graphql.operation.name": name})

@@ -54,7 +54,7 @@ class Rows:
         return psycopg.connect(self._url)
 
     def dump(self) -> dict[str, list[str]]:
-        tables = ("operation", "idempotency_key", "event", "simulated_snapshot", "simulated_task")
+        tables = ("operation", "idempotency_key", "audit_entry", "event", "simulated_snapshot", "simulated_task")
         selects = [f"SELECT * FROM {name}" for name in tables]
         selects.append("SELECT id, name, state, is_current, parent_id FROM snapshot")  # a refresh confirms the rest
         return {select: sorted(map(repr, self(select))) for select in selects}
@@ -178,6 +178,10 @@ def check_the_world(rows: Rows, url: str) -> None:
             f" JOIN machine i ON i.provider_ref = m.ref WHERE i.id = {machine} ORDER BY 1"
         )
         assert shown == there
+    ends = "SELECT id, state FROM operation WHERE finished_at IS NOT NULL AND requested_by = 'local' ORDER BY id"
+    entries = "SELECT operation_id, outcome FROM audit_entry WHERE outcome {} 'ACCEPTED' ORDER BY operation_id"
+    assert rows(entries.format("<>")) == rows(ends)
+    assert [number for number, _ in rows(entries.format("="))] == [number for number, _ in rows(ends)]
     with client(url) as http:
         trees = {
             name: [

@@ -63,5 +63,12 @@ def change(url: str, sql: str) -> None:
 
 def everything(url: str) -> list[list[tuple[Any, ...]]]:
     """Every row of the tables that an import could touch: what must stay the same when it is refused."""
-    tables = {"provider": "name", "machine": "id", "snapshot": "id", "operation": "id", "event": "id"}
+    tables = {
+        "provider": "name",
+        "machine": "id",
+        "snapshot": "id",
+        "operation": "id",
+        "event": "id",
+        "audit_entry": "id",
+    }
     return [select(url, f"SELECT * FROM {table} ORDER BY {key}") for table, key in tables.items()]

@@ -1,6 +1,8 @@
 """`gateway import`: what is in the database afterwards, the first time and the second."""
 
 import asyncio
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,15 @@ def test_what_is_in_the_file_is_in_the_database(url: str, tmp_path: Path) -> Non
 def test_a_bare_list_of_machines(url: str, tmp_path: Path) -> None:
     bring_in(url, tmp_path, [vm(11, snapshot(3)), {"href": "/api/instances/201", "name": None, "snapshots": None}])
     assert select(url, "SELECT id, kind FROM machine ORDER BY id") == [(11, "VM"), (201, "INSTANCE")]
+
+
+def test_who_imported_is_on_record(url: str, tmp_path: Path) -> None:
+    counts = bring_in(url, tmp_path, collection(vm(11, snapshot(3))), provider="lab")
+    columns = "tenant, caller_name, caller_roles, address, surface, action, outcome, subject, message, repeats"
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert select(url, f"SELECT {columns} FROM audit_entry") == [
+        ("default", user, "[]", None, "COMMAND_LINE", "IMPORT", "SUCCEEDED", "lab", str(counts), 0)
+    ]
 
 
 def test_an_empty_collection(url: str, tmp_path: Path) -> None:

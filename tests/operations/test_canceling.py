@@ -8,7 +8,7 @@ import pytest
 from gateway.access.caller import Caller
 from gateway.errors import Conflict, Forbidden, NotFound
 from gateway.models import MachineKind, SnapshotAction, SnapshotState
-from tests.operations.world import World, until
+from tests.operations.world import ORIGIN, World, until
 
 Run = Callable[..., None]
 
@@ -17,7 +17,7 @@ READ, CREATE = ((action, MachineKind.VM) for action in (SnapshotAction.READ, Sna
 
 async def cancel(world: World, operation: int | None, caller: Caller | None = None) -> Any:
     assert operation is not None
-    return await world.operations.cancel_operation(caller or world.caller, operation)
+    return await world.operations.cancel_operation(caller or world.caller, ORIGIN, operation)
 
 
 def test_what_is_queued_is_undone_at_once(run: Run) -> None:
@@ -28,7 +28,7 @@ def test_what_is_queued_is_undone_at_once(run: Run) -> None:
         reverting = (await world.revert(a)).operation_id
         creating = (await world.create()).operation_id
         deleting = [o.operation_id for o in await world.delete(2, broken)]
-        refreshing = (await world.operations.refresh_machine(world.caller, 1, None)).operation_id
+        refreshing = (await world.operations.refresh_machine(world.caller, ORIGIN, 1, None)).operation_id
         for number in (creating, *deleting, reverting, refreshing):
             outcome = await cancel(world, number)
             assert outcome.operation_id == number

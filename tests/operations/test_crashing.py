@@ -40,6 +40,12 @@ KINDS = list(AFTER)
 
 
 _TASKS = Statement(sa.select(TABLES["simulated_task"]))
+_entry = TABLES["audit_entry"].c
+_ENTRIES = Statement(
+    sa.select(_entry.outcome, _entry.code)
+    .where(_entry.operation_id == sa.bindparam("operation_id"))
+    .order_by(_entry.id)
+)
 
 
 class Trial:
@@ -83,6 +89,8 @@ class Trial:
         assert await self.world.provider_picture(self.ref) == on_provider
         operation = await self.world.operation(self.operation)
         assert (operation.state, operation.error_code) == (state, code)
+        entries = await self.world.database.read(lambda tx: tx.all(_ENTRIES, operation_id=self.operation), single=True)
+        assert [(row.outcome, row.code) for row in entries] == [("ACCEPTED", None), (state, code)]
         tasks = [row for row in await tasks_of(self.world) if row.token == operation.token]
         assert len(tasks) <= 1, "handed over twice"
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import ProviderUnavailable
 from gateway.models import SnapshotState
-from tests.operations.world import SETTINGS, World, until
+from tests.operations.world import ORIGIN, SETTINGS, World, until
 
 Run = Callable[..., None]
 
@@ -214,7 +214,7 @@ def test_a_refresh_is_tried_again_too(run: Run) -> None:
             if len(calls) < 3:
                 raise ProviderUnavailable("the provider does not answer")
 
-        await world.operations.refresh_machine(world.caller, 1, None)
+        await world.operations.refresh_machine(world.caller, ORIGIN, 1, None)
         await world.finish(refresh=refresh)
         assert calls == [1, 1, 1]
         assert await world.states() == ["SUCCEEDED"]

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import IdempotencyKeyReused, NotFound, Refusal
 from gateway.models import IdempotencyKey, Operation
-from tests.operations.world import World, open_world, refusals
+from tests.operations.world import ORIGIN, World, open_world, refusals
 
 Run = Callable[..., None]
 
@@ -51,8 +51,10 @@ def test_a_key_belongs_to_a_caller_and_a_mutation(run: Run) -> None:
         numbers = [
             (await world.create(key="k")).operation_id,
             (await world.create(key="k", caller=other)).operation_id,
-            (await world.operations.create_snapshots(world.caller, [1], "new", None, False, "k"))[0].operation_id,
-            (await world.operations.refresh_machine(world.caller, 1, "k")).operation_id,
+            (await world.operations.create_snapshots(world.caller, ORIGIN, [1], "new", None, False, "k"))[
+                0
+            ].operation_id,
+            (await world.operations.refresh_machine(world.caller, ORIGIN, 1, "k")).operation_id,
             (await world.delete(1, key="k"))[0].operation_id,
         ]
         assert numbers == [1, 2, 3, 4, 5]

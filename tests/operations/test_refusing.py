@@ -10,7 +10,7 @@ from gateway.access.caller import Caller
 from gateway.errors import InvalidInput, NotFound, Reference, Refusal
 from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
 from gateway.operations.service import MachineId
-from tests.operations.world import World, refusals
+from tests.operations.world import ORIGIN, World, refusals
 
 Run = Callable[..., None]
 STRANGER = Caller("stranger", "elsewhere")
@@ -193,7 +193,7 @@ def test_too_few_or_too_many_ids(run: Run, count: int) -> None:
         await world.machine()
         words = f"`ids` has {count} ids; it must have 1 to 100"
         assert await refused(world, world.delete(*[1] * count)) == ("INVALID", "ids", words)
-        many = world.operations.create_snapshots(world.caller, [1] * count, "n", None, False, None)
+        many = world.operations.create_snapshots(world.caller, ORIGIN, [1] * count, "n", None, False, None)
         words = f"`machineIds` has {count} ids; it must have 1 to 100"
         assert await refused(world, many) == ("INVALID", "machineIds", words)
 
@@ -267,7 +267,7 @@ def test_queues_have_limits(run: Run) -> None:
         small.woken = 0
         full = ("LIMIT_EXCEEDED", "machineId", "vm-1 has 2 unfinished operations, and that is the limit")
         assert await refused(small, small.create()) == full
-        assert await refused(small, small.operations.refresh_machine(small.caller, 1, None)) == full
+        assert await refused(small, small.operations.refresh_machine(small.caller, ORIGIN, 1, None)) == full
         smaller = world.with_settings(operation_queue_total=2)
         full = ("LIMIT_EXCEEDED", "machineId", "there are 2 unfinished operations, and that is the gateway's limit")
         assert await refused(smaller, smaller.create(2)) == full
@@ -281,7 +281,9 @@ def test_one_snapshot_on_many_machines(run: Run) -> None:
         one, two = await world.machine("m1"), await world.machine("m2")
         await world.provider("file", driver="none")
         imported = await world.machine("m3", provider="file")
-        wish = world.operations.create_snapshots(world.caller, [two, 99, one, imported, two], "n", None, False, None)
+        wish = world.operations.create_snapshots(
+            world.caller, ORIGIN, [two, 99, one, imported, two], "n", None, False, None
+        )
         outcomes = await wish
         assert refusals(outcomes) == [None, ("NOT_FOUND", "machineIds/1"), None, ("UNSUPPORTED", "machineIds/3"), None]
         assert [(o.machine_id, o.operation_id, o.snapshot_id) for o in outcomes] == [
@@ -302,13 +304,13 @@ def test_refresh_is_refused_for_a_reason(run: Run) -> None:
         imported = await world.machine("m3", provider="file")
         asked = world.operations.refresh_machine
         where = "machineId"
-        assert (await refused(world, asked(world.caller, 9, None)))[:2] == ("NOT_FOUND", where)
-        assert (await refused(world, asked(world.caller, imported, None)))[:2] == ("UNSUPPORTED", where)
-        assert (await refused(world, asked(STRANGER, imported, None)))[:2] == ("NOT_FOUND", where)
-        assert (await refused(world, asked(NOBODY, imported, None)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, asked(world.caller, ORIGIN, 9, None)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, asked(world.caller, ORIGIN, imported, None)))[:2] == ("UNSUPPORTED", where)
+        assert (await refused(world, asked(STRANGER, ORIGIN, imported, None)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, asked(NOBODY, ORIGIN, imported, None)))[:2] == ("NOT_FOUND", where)
         rights = "one of the rights vm:create, vm:revert, vm:delete"
         forbidden = ("FORBIDDEN", where, f"you may not refresh Vms: that takes {rights}")
-        assert await refused(world, asked(READER, imported, None)) == forbidden
+        assert await refused(world, asked(READER, ORIGIN, imported, None)) == forbidden
 
     run(story)
 

@@ -8,7 +8,7 @@ from gateway.drivers.base import CreateWish, SeenSnapshot, Work
 from gateway.drivers.simulated import SimulatedDriver
 from gateway.models import MachineKind
 from gateway.store.simulation import Simulation
-from tests.operations.world import World
+from tests.operations.world import ORIGIN, World
 
 Run = Callable[..., None]
 
@@ -131,7 +131,7 @@ def test_a_subtree_is_deleted_leaves_first(run: Run) -> None:
 def test_refresh_is_handed_the_machine(run: Run) -> None:
     async def story(world: World) -> None:
         machine = await world.machine()
-        await world.operations.refresh_machine(world.caller, machine, None)
+        await world.operations.refresh_machine(world.caller, ORIGIN, machine, None)
         await world.finish()
         assert world.refreshed == [machine]
         assert await world.states() == ["SUCCEEDED"]

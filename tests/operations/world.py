@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from gateway.access.caller import Caller, local_caller
+from gateway.access.origin import Origin
+from gateway.audit import Surface
 from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver
@@ -25,6 +27,7 @@ from gateway.models import (
     Snapshot,
     SnapshotState,
 )
+from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
@@ -35,6 +38,8 @@ from gateway.store.statements import Statement, insert
 PATIENCE = 20.0  # seconds after which a condition will not come true any more
 
 SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
+
+ORIGIN = Origin(Surface.GRAPHQL, "127.0.0.1", "a-request")
 
 _PROVIDER = insert(Provider, "name", "tenant", "driver")
 _MACHINE = insert(
@@ -83,7 +88,8 @@ class World:
         self.caller = local_caller("default")
         self.woken = 0
         self.refreshed: list[int] = []
-        self.operations = Operations(database, self.drivers, settings, self._wake)
+        self.refusals = Refusals(database, "default")
+        self.operations = Operations(database, self.drivers, settings, self._wake, self.refusals)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -265,16 +271,18 @@ class World:
 
     async def create(self, machine: Any = 1, name: str = "new", **options: Any) -> Any:
         wish = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
-        return await self.operations.create_snapshot(wish.pop("caller"), machine, name, **wish)
+        return await self.operations.create_snapshot(wish.pop("caller"), ORIGIN, machine, name, **wish)
 
     async def delete(self, *snapshots: Any, **options: Any) -> Any:
         manner = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
-        return await self.operations.delete_snapshots(manner.pop("caller", self.caller), snapshots, **manner)
+        return await self.operations.delete_snapshots(manner.pop("caller", self.caller), ORIGIN, snapshots, **manner)
 
     async def revert(
         self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None
     ) -> Any:
-        return await self.operations.revert_vm_snapshot(caller or self.caller, snapshot, dry_run=dry_run, key=key)
+        return await self.operations.revert_vm_snapshot(
+            caller or self.caller, ORIGIN, snapshot, dry_run=dry_run, key=key
+        )
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

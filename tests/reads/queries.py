@@ -148,6 +148,7 @@ class Queries:
             "SnapshotSort": ["NAME", "SIZE_BYTES", "STATE", "CREATED_AT", "MACHINE_NAME", "DESCRIPTION"],
             "MachineSort": ["NAME", "POWER_STATE", "SNAPSHOT_COUNT"],
             "OperationSort": ["CREATED_AT", "FINISHED_AT"],
+            "AuditEntrySort": ["ID", "CREATED_AT"],
         }[type_]
         keys = [
             {"field": self._random.choice(fields), "direction": self._random.choice(["ASC", "DESC"])}
@@ -160,6 +161,8 @@ class Queries:
     def _filter(self, type_: str) -> str:
         if type_ == "OperationFilter":
             return self._variable(type_, self._random.choice([{}, {"state": {"eq": "QUEUED"}}, None]))
+        if type_ == "AuditEntryFilter":
+            return self._variable(type_, self._random.choice([{}, {"outcome": {"eq": "ACCEPTED"}}, None]))
         text = self._random.choice([name for name in NAMES if name.isascii() and "\\" not in name])
         if self._chance(0.4):
             value = self._random.choice([{"startsWith": text}, {"in": [text]}, {"eq": None}, {}, {"like": "t*"}])

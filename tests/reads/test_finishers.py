@@ -8,10 +8,13 @@ import pytest
 from graphql import parse, validate
 
 from gateway.access.caller import local_caller
+from gateway.access.origin import Origin
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.requests import GraphQLRequest
 from gateway.api.schema import build_schema, executable
+from gateway.audit import Surface
 from gateway.config import Settings
+from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.store.feed import Feed
 from tests.databases import KINDS, Databases
@@ -34,11 +37,11 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tu
 def test_both_finishers_answer_alike(gateway: tuple[Served, World]) -> None:
     serving, world = gateway
     database = serving.gateway.database
-    operations = Operations(database, {}, Settings(), lambda: None)
+    operations = Operations(database, {}, Settings(), lambda: None, Refusals(database, "default"))
     compiled, walked = (
         GraphQLExecutor(database, operations, Feed(database), compiled=choice) for choice in (True, False)
     )
-    caller = local_caller("default")
+    caller, origin = local_caller("default"), Origin(Surface.GRAPHQL)
     queries = Queries(SCHEMA, [*ids(world.machines), *ids(world.snapshots)[:20]], SEED)
     valid = failed = 0
 
@@ -49,7 +52,7 @@ def test_both_finishers_answer_alike(gateway: tuple[Served, World]) -> None:
             if validate(SCHEMA, parse(query)):
                 continue  # fields that cannot be merged, which only the validator can tell
             request = GraphQLRequest(query, None, variables)
-            one, other = await compiled.execute(request, caller), await walked.execute(request, caller)
+            one, other = [await one.execute(request, caller, origin) for one in (compiled, walked)]
             context = f"seed {SEED}, query {number}:\n{query}\n{orjson.dumps(variables).decode()}"
             assert orjson.loads(one.body) == orjson.loads(other.body), context
             assert one.ran == other.ran, context

@@ -143,3 +143,16 @@ def test_rows_are_found_by_an_index(world: World, sent: Statements, query: str) 
 
 def test_a_sort_without_an_index_is_noticed(world: World, sent: Statements) -> None:
     assert faults(world, sent, "{ snapshots(first: 20, sort: [{field: SIZE_BYTES}]) { nodes { id } } }")
+
+
+@pytest.mark.parametrize("about", ["machine", "operation"])
+def test_the_record_of_one_thing_is_found_by_its_index(world: World, sent: Statements, about: str) -> None:
+    """SQLite, which has no statistics, must prefer it to the index of all entries by time."""
+    query = "query ($filter: AuditEntryFilter) { auditEntries(filter: $filter, first: 20) { nodes { id } } }"
+    id_ = {"machine": "vm-100007", "operation": "operation-7"}[about]
+    assert faults(world, sent, query, filter={f"{about}Id": {"eq": id_}}) == {}
+    if world[0].gateway.database.dialect == "sqlite":
+        ((sql, values),) = [(sql, values) for sql, values in sent if "audit_entry" in sql]
+        with sqlite3.connect(Path(world[2].removeprefix("sqlite:///"))) as connection:
+            ((*_, detail),) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+        assert f"INDEX ix_audit_entry_{about} (tenant=? AND {about}_id=?)" in detail

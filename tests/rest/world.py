@@ -10,6 +10,7 @@ from gateway.access.caller import Caller, Right
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
+from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction
@@ -103,7 +104,8 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
 
     async def make() -> Any:
         async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
-            operations = Operations(found.database, drivers, settings, found.worker.wake)
+            refusals = Refusals(found.database, settings.tenant)
+            operations = Operations(found.database, drivers, settings, found.worker.wake, refusals)
         limit = settings.max_body_bytes
         return rest_routes(found.database, operations, authenticator, public_url=public_url, max_body_bytes=limit)
 

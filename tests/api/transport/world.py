@@ -21,6 +21,7 @@ from graphql import (
 from starlette.types import Scope
 
 from gateway.access.caller import Caller, local_caller
+from gateway.access.origin import Origin
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
 from gateway.errors import Forbidden, Unauthenticated
 
@@ -41,7 +42,9 @@ class World:
         self.go_on = asyncio.Event()
         self.schema = _schema(self)
 
-    async def execute(self, request: GraphQLRequest, caller: Caller, *, queries_only: bool = False) -> Answer:
+    async def execute(
+        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+    ) -> Answer:
         if "bug" in request.query:
             raise RuntimeError("secret at /etc/passwd")
         if queries_only and self.kind(request) in {"mutation", "subscription"}:

@@ -1,0 +1,137 @@
+"""Callers of several kinds on one served gateway, and the record that they leave."""
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from starlette.routing import Mount, Route
+from starlette.types import Scope
+
+from gateway.access.caller import ALL_RIGHTS, Caller
+from gateway.access.origin import origin_of
+from gateway.api.execution import GraphQLExecutor
+from gateway.api.http import GraphQLEndpoint
+from gateway.api.sse import EventStreams
+from gateway.app import opened_drivers
+from gateway.audit import Surface
+from gateway.config import Settings
+from gateway.errors import Unauthenticated
+from gateway.operations.refusals import Refusals
+from gateway.operations.service import Operations
+from gateway.rest.endpoint import rest_routes
+from gateway.store.feed import Feed
+from tests.rest.known import Known
+from tests.serving import Served
+
+ENTRIES = """query ($filter: AuditEntryFilter, $sort: [AuditEntrySort!], $first: Int, $after: String) {
+    auditEntries(filter: $filter, sort: $sort, first: $first, after: $after) { totalCount nodes { id createdAt action
+    outcome code message repeats callerName callerKey callerRoles address surface requestId machineId machineName
+    snapshotId snapshotName operationId subject } pageInfo { endCursor hasNextPage } } }"""
+
+ADMIN = Caller("ada", "default", ("admin",), ALL_RIGHTS, administers=True, key="t-1")
+OPERATOR = Caller("oskar", "default", ("operator",), ALL_RIGHTS, key="t-2")
+VIEWER = Caller("vera", "default", ("viewer",), frozenset(), key="t-3")
+STRANGER = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, key="t-4")
+
+Entry = tuple[Any, ...]
+
+_requests, _places = count(1), count(1)
+
+
+class _Told(Known):
+    """Whoever it does not know is on record."""
+
+    def __init__(self, caller: Caller | None, refusals: Refusals) -> None:
+        super().__init__(caller)
+        self._refusals = refusals
+
+    async def authenticate(self, scope: Scope, payload: Mapping[str, Any]) -> Caller:
+        try:
+            return await super().authenticate(scope, payload)
+        except Unauthenticated as error:
+            surface = Surface.REST if "/api" in scope["path"] else Surface.GRAPHQL
+            await self._refusals.log_in(origin_of(scope, surface), error)
+            raise
+
+
+class As:
+    """A gateway as it is for one caller; None is refused as nobody."""
+
+    def __init__(self, gateway: Served, caller: Caller | None) -> None:
+        self.gateway = gateway
+        self.place = f"/as-{next(_places)}"
+        self.request_id = ""
+        gateway.run(self._mount(caller))
+
+    async def _mount(self, caller: Caller | None) -> None:
+        database, worker = self.gateway.gateway.database, self.gateway.gateway.worker
+        self.refusals = Refusals(database, "default")
+        settings = Settings()
+        async with opened_drivers(database, []) as drivers:  # simulated ones, which need no closing
+            operations = Operations(database, drivers, settings, worker.wake, self.refusals)
+
+        authenticator = _Told(caller, self.refusals)
+        executor = GraphQLExecutor(database, operations, Feed(database), settings)
+        events = EventStreams(self.gateway.gateway.streams)
+        http = GraphQLEndpoint(executor, authenticator.authenticate, events, max_body_bytes=settings.max_body_bytes)
+        rest = rest_routes(database, operations, authenticator, public_url=None, max_body_bytes=settings.max_body_bytes)
+        self.gateway.gateway.app.router.routes.append(Mount(self.place, routes=[Route("/graphql", http), *rest]))
+
+    def post(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The whole answer of a GraphQL request."""
+        answer = self._send("POST", "/graphql", {"query": query, "variables": variables})
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def wish(self, mutation: str, **given: Any) -> Any:
+        """The payload of a mutation."""
+        body = self.post(mutation, input=given)
+        assert "errors" not in body, body
+        (payload,) = body["data"].values()
+        return payload
+
+    def rest(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Status and answer of a REST request."""
+        answer = self._send(method, f"/api{path}", body, **headers)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def _send(self, method: str, path: str, body: Any, **headers: str) -> Any:
+        self.request_id = f"request-{next(_requests)}"
+        headers = {"x-request-id": self.request_id} | {name.replace("_", "-"): text for name, text in headers.items()}
+        return self.gateway.http.request(method, self.place + path, json=body, headers=headers)
+
+
+def entries(administrator: As, **arguments: Any) -> list[dict[str, Any]]:
+    """Every entry that the administrator finds, the first one first unless sorted otherwise."""
+    arguments = {"sort": [{"field": "ID"}], "first": 1000} | arguments
+    asked = administrator.request_id
+    body = administrator.post(ENTRIES, **arguments)
+    administrator.request_id = asked  # reading it is not what is looked for
+    assert "errors" not in body, body
+    nodes: list[dict[str, Any]] = body["data"]["auditEntries"]["nodes"]
+    assert body["data"]["auditEntries"]["totalCount"] == len(nodes)
+    return nodes
+
+
+def record(administrator: As, caller: As) -> list[Entry]:
+    """The entries of the caller's last request: action, outcome, code, machine, snapshot, operation.
+
+    In their order, but for the ends of operations, which come last: how quickly each ends is not known.
+    """
+    found = entries(administrator, filter={"requestId": {"eq": caller.request_id}})
+    by_outcome = sorted(found, key=lambda node: node["outcome"] not in ("ACCEPTED", "REFUSED"))
+    return [
+        (
+            *(node[name] for name in ("action", "outcome", "code")),
+            _named(node, "machine"),
+            _named(node, "snapshot"),
+            node["operationId"],
+        )
+        for node in by_outcome
+    ]
+
+
+def _named(node: dict[str, Any], noun: str) -> str | None:
+    """`vm-11 web-01`."""
+    number, name = node[f"{noun}Id"], node[f"{noun}Name"]
+    return number if name is None else f"{number} {name}"

@@ -1,0 +1,179 @@
+"""Secrets are planted wherever one can be, and found nowhere that is shown, logged or stored."""
+
+import base64
+import logging
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import psycopg
+import pytest
+from sqlmodel import SQLModel
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from gateway.audit import AuditEntry
+from gateway.config import Settings
+from gateway.providers import read_providers
+from tests.api.asking import CREATE, REVERT
+from tests.cli.programs import Program, run, serving
+from tests.databases import Databases
+
+SECRET = "planted-7f3a"  # every secret has it
+BASIC = base64.b64encode(f"somebody:{SECRET}-basic".encode()).decode()
+JWT = f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(SECRET.encode()).decode()}.{SECRET}-signature"
+PLANTED = [SECRET, BASIC, base64.b64encode(SECRET.encode()).decode().rstrip("=")]
+
+HEADERS: list[dict[str, str]] = [
+    {"authorization": f"Bearer {SECRET}-token"},
+    {"authorization": f"Bearer {JWT}"},
+    {"authorization": f"Basic {BASIC}"},
+    {"x-auth-token": f"{SECRET}-x-auth"},
+    {"cookie": f"session={SECRET}-cookie"},
+]
+BODIES: list[dict[str, Any]] = [
+    {"query": "{ vms { totalCount } }"},
+    {"query": "query ($password: String) { vms(after: $password) { totalCount } }", "variables": {}},
+    {"query": "{ nothing }", "variables": {"password": f"{SECRET}-variable"}},
+    {"query": "query ($password: String) { viewer { name } }", "variables": {"password": f"{SECRET}-variable"}},
+    {"query": "{ auditEntries { nodes { id } } }", "extensions": {"token": f"{SECRET}-extension"}},
+    {"query": REVERT, "variables": {"input": {"snapshotId": "snapshot-99999"}, "password": f"{SECRET}-variable"}},
+    {"query": CREATE, "variables": {"input": {"machineId": "vm-11", "name": "x"}, "password": f"{SECRET}-variable"}},
+]
+PATHS = ["/api", "/api/vms", "/api/vms/999", "/api/nothing", "/nothing", "/graphql", "/health"]
+
+# Nothing listens on port 9 of loopback: every provider fails, and says so.
+PROVIDERS = {
+    "openstack": 'address = "http://127.0.0.1:9/v3"\nuser = "u"\nproject = "p"\npassword = {env = "PLANTED"}',
+    "proxmox": 'address = "https://127.0.0.1:9"\nuser = "u@pve"\ntoken_name = "t"\ntoken_value = {env = "PLANTED"}',
+    "vsphere": 'address = "https://127.0.0.1:9"\nuser = "u"\npassword = {env = "PLANTED"}',
+    "ec2": (
+        'region = "r-1"\naddress = "http://127.0.0.1:9"\naccess_key_id = "AKIA"\nsecret_access_key = {env = "PLANTED"}'
+    ),
+}
+
+
+def shown(text: str) -> list[str]:
+    """The lines that hold a planted secret."""
+    return [line for line in text.splitlines() if any(secret in line for secret in PLANTED)]
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PLANTED", f"{SECRET}-provider")
+    return "\n".join(f'[{driver}]\ndriver = "{driver}"\n{options}' for driver, options in PROVIDERS.items())
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
+def url(request: pytest.FixtureRequest, databases: Databases) -> str:
+    """Of a database whose URL has a password, where there is one."""
+    url = databases.new(request.param)
+    if request.param == "postgresql":  # the server of the tests asks for none
+        user = urlsplit(url).username
+        url = url.replace(f"{user}@", f"{user}:{SECRET}-database@", 1)
+        assert SECRET in url
+    return url
+
+
+def test_a_served_gateway(url: str, providers: str) -> None:
+    with serving("--demo", database_url=url, log_level="debug", providers=providers) as program:
+        answers = "\n".join(_answers(program))
+        code, out, err = program.stop(signal.SIGTERM)
+        assert (code, shown(program.greeting + out + err)) == (0, [])
+        for driver in PROVIDERS:
+            assert f"{driver}" in err  # each could not be reached, and that was logged
+    assert shown(answers) == []
+    stored = "\n".join(_stored(url))
+    assert "REVERT_VM_SNAPSHOT" in stored
+    assert shown(stored) == []
+
+
+def _answers(program: Program) -> Iterator[str]:
+    for headers in HEADERS:
+        for body in BODIES:
+            for more in ({}, {"accept": "text/event-stream"}):
+                yield program.http.post("/graphql", json=body, headers=headers | more).text
+        for path in PATHS:
+            yield program.http.get(path, headers=headers).text
+            yield program.http.post(path, json={"password": f"{SECRET}-member"}, headers=headers).text
+        yield program.http.post("/api/vms/11/snapshots/999", json={"action": "revert"}, headers=headers).text
+        yield program.http.post("/graphql", content=b'{"query": ', headers=headers).text
+        yield program.http.get("/graphql", params={"token": f"{SECRET}-url"}, headers=headers).text
+    payload = {"authorization": f"Bearer {SECRET}-init", "password": f"{SECRET}-init"}
+    address = program.url.replace("http", "ws", 1) + "/graphql"
+    with connect(address, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
+        socket.send(orjson.dumps({"type": "connection_init", "payload": payload}).decode())
+        yield str(socket.recv())
+        socket.send(orjson.dumps({"type": "connection_init", "payload": payload}).decode())
+        with pytest.raises(Exception, match="4429"):
+            socket.recv()
+
+
+def _stored(url: str) -> Iterator[str]:
+    """Every row of every table."""
+    assert AuditEntry.__tablename__ in SQLModel.metadata.tables
+    connection: Any = (
+        sqlite3.connect(Path(url.removeprefix("sqlite:///"))) if url.startswith("sqlite") else psycopg.connect(url)
+    )
+    with closing(connection):
+        for table in SQLModel.metadata.tables:
+            yield from map(repr, connection.execute(f"SELECT * FROM {table}").fetchall())
+
+
+def test_checking_providers(providers: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for driver in PROVIDERS:
+        code, out, err = run("provider", "check", driver, providers=providers)
+        assert code == 1, (driver, out, err)
+        assert shown(out + err) == []
+    assert shown(caplog.text) == []
+    code, out, err = run("provider", "list", providers=providers)
+    assert (code, shown(out + err)) == (0, [])
+
+
+def test_nothing_that_is_printed_for_developers(providers: str) -> None:
+    url = f"postgresql://u:{SECRET}@127.0.0.1/db"
+    settings = Settings(database_url=url, providers=providers + f"\n# {SECRET}")
+    assert shown(repr(settings) + str(settings) + repr(replace(settings, port=1))) == []
+    assert shown(repr(read_providers(settings))) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://u:{}@127.0.0.1:1/db", "the database cannot be used: connection failed"),
+        ("postgresql://u@127.0.0.1:1/db?password={}", "the database cannot be used: connection failed"),
+        ("postgresql://u:{}@127.0.0.1:1/db?sslmode=bogus", "the database cannot be used: connection is bad"),
+        ("postgresql://u:x@{}@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:x{}/x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:{}#x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:{}?x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:{}[x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:{}@127.0.0.1:port/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql:u:{}@127.0.0.1", "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
+        ("mysql://u:{}@127.0.0.1/db", "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
+    ],
+)
+@pytest.mark.parametrize("command", [("migrate",), ("serve", "--port", "0"), ("import", sys.executable)])
+def test_a_url_that_does_not_work(command: tuple[str, ...], url: str, message: str) -> None:
+    code, out, err = run(*command, database_url=url.format(SECRET))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"gateway: {message}")
+    assert shown(err) == []
+
+
+def test_a_secret_in_the_wrong_place(tmp_path: Path) -> None:
+    """An inline password, and a file of secrets that cannot be read."""
+    options = PROVIDERS["vsphere"].replace('{env = "PLANTED"}', f'"{SECRET}"')
+    code, out, err = run("provider", "list", providers=f'[v]\ndriver = "vsphere"\n{options}')
+    assert (code, out, shown(err)) == (2, "", [])
+    broken = f'[v]\ndriver = "vsphere"\npassword = "{SECRET}\n'
+    code, out, err = run("provider", "list", providers=broken)
+    assert (code, out, shown(err)) == (2, "", [])
