@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from gateway import serving
+from gateway.access.issuer import read_issuer
 from gateway.access.lifetimes import parse_lifetime
 from gateway.access.roles import Roles
 from gateway.access.tokens import create_token, list_tokens, revoke_token
@@ -82,8 +83,9 @@ def serve(demo: bool, **overrides: Any) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("uvicorn", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    read_providers(settings)  # a mistake there, or in roles, is told before the database is touched
-    Roles.read(settings.roles)
+    # Mistakes there are told before the database is touched.
+    read_providers(settings)
+    read_issuer(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
 

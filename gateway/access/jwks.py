@@ -38,9 +38,7 @@ class JwksKeys:
             )
         self._url = url
         self._clock = clock
-        # Nothing that is sent small and unpacks to something large.
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        self._client = httpx2.AsyncClient(timeout=TIMEOUT, headers=headers)
+        self._client: httpx2.AsyncClient | None = None
         self._keys: list[Key] = []
         self._fetched_at = -inf
         self._tried_at = -inf
@@ -62,7 +60,8 @@ class JwksKeys:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _fetched(self) -> None:
         """Waits for a fetch, one for all who wait, if there may be one now."""
@@ -88,6 +87,10 @@ class JwksKeys:
             self._fetching = None
 
     async def _document(self) -> bytes:
+        if self._client is None:
+            # `identity`: nothing that is sent small and unpacks to something large.
+            headers = {"accept": "application/json", "accept-encoding": "identity"}
+            self._client = httpx2.AsyncClient(timeout=TIMEOUT, headers=headers)
         async with self._client.stream("GET", self._url) as response:
             if response.status_code != 200:
                 raise ValueError(f"status {response.status_code}")

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.cli.programs import run
+from tests.cli.programs import Program, run
 from tests.serving import Served
 
 VM = '{ vm(id: "vm-11") { name } }'
@@ -60,7 +60,9 @@ def who(gateway: Served, headers: dict[str, str]) -> tuple[str, str, str]:
 class Socket:
     """A WebSocket that speaks graphql-transport-ws."""
 
-    def __init__(self, gateway: Served, payload: dict[str, Any] | None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, gateway: Served | Program, payload: dict[str, Any] | None, headers: dict[str, str] | None = None
+    ) -> None:
         url = gateway.url.replace("http://", "ws://") + "/graphql"
         self._connecting = connect(url, subprotocols=["graphql-transport-ws"], additional_headers=headers, proxy=None)  # type: ignore[list-item]
         self._init = {"type": "connection_init", **({} if payload is None else {"payload": payload})}

@@ -66,16 +66,17 @@ def prepare(gateway: Served) -> None:
 def _plant_tree(gateway: Served, moment: str) -> None:
     """An Instance with a tree, which no provider of the demo world has and so takes away again."""
     number, current = _TREES[INSTANCE]
-    about = "provider, provider_folded, provider_ref, provider_ref_folded, imported, power_state"
-    for sql in (
-        f"INSERT INTO provider (name, tenant, driver) VALUES ('file', '{TENANT}', 'none')",
-        f"INSERT INTO machine (id, tenant, kind, name, name_folded, {about}, created_at, updated_at, observed_at) VALUES"
-        f" ({number}, '{TENANT}', 'INSTANCE', 'm', 'm', 'file', 'file', 'r', 'r', TRUE, 'ON', {moment}, {moment}, {moment})",
-        "INSERT INTO snapshot (id, tenant, machine_id, name, name_folded, state, memory, is_current, created_at, parent_id)"
-        f" VALUES ({current - 1}, '{TENANT}', {number}, 's', 's', 'READY', FALSE, FALSE, {moment}, NULL),"
-        f" ({current}, '{TENANT}', {number}, 's', 's', 'READY', FALSE, TRUE, {moment}, {current - 1})",
-    ):
-        asking.execute(gateway, sql)
+    columns = (
+        "id, tenant, kind, name, name_folded, provider, provider_folded, provider_ref, provider_ref_folded, imported,"
+        " power_state, created_at, updated_at, observed_at"
+    )
+    values = f"{number}, '{TENANT}', 'INSTANCE', 'm', 'm', 'file', 'file', 'r', 'r', TRUE, 'ON'"
+    asking.execute(gateway, f"INSERT INTO provider (name, tenant, driver) VALUES ('file', '{TENANT}', 'none')")
+    asking.execute(gateway, f"INSERT INTO machine ({columns}) VALUES ({values}, {moment}, {moment}, {moment})")
+    columns = "tenant, machine_id, name, name_folded, state, memory, created_at, id, is_current, parent_id"
+    values = f"'{TENANT}', {number}, 's', 's', 'READY', FALSE, {moment}"
+    for own in (f"{current - 1}, FALSE, NULL", f"{current}, TRUE, {current - 1}"):
+        asking.execute(gateway, f"INSERT INTO snapshot ({columns}) VALUES ({values}, {own})")
 
 
 @dataclass(frozen=True)
