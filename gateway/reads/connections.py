@@ -16,7 +16,7 @@ from gateway.reads.dialects import Dialect, PageSql
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.filters import filter_condition
 from gateway.reads.levels import Join, Rows
-from gateway.reads.pages import BoundPage, parse_page
+from gateway.reads.pages import BoundPage, Loaded, Wanted, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
 
@@ -58,32 +58,6 @@ class ManyLink:
             lambda frame: level.select(bound, frame),
             finish,
         )
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What of a connection was selected."""
-
-    rows: bool = False
-    total: bool = False
-    next: bool = False
-    previous: bool = False
-    cursors: bool = False
-
-
-@dataclass(slots=True)
-class Loaded:
-    """One page, as its renderer gets it."""
-
-    rows: list[Any] = field(default_factory=list)
-    total: int = 0
-    has_next: bool = False
-    has_previous: bool = False
-
-    def set(self, flag: str, found: bool) -> None:
-        """What else is known to be there; the rows may have set the flag already."""
-        if found:
-            setattr(self, flag, True)
 
 
 Where = Callable[[Frame], str]
