@@ -36,9 +36,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 class Roles:
-    """The roles that there are: the built-in ones, and those of one's own."""
+    """The roles that there are."""
 
-    def __init__(self, own: Mapping[str, Granted] = BUILT_IN) -> None:
+    def __init__(self, own: Mapping[str, Granted]) -> None:
         self._roles = {**BUILT_IN, **own}
 
     @classmethod

@@ -53,10 +53,6 @@ class Frame:
         """A frame for a subquery inside this one."""
         return Frame(self.dialect, self.parameters, self.kinds, f"s{self.depth + 1}", self.depth + 1)
 
-    def beside(self) -> "Frame":
-        """A frame for a table of its own in the same statement."""
-        return Frame(self.dialect, self.parameters, self.kinds)
-
     def of_machine(self) -> "Frame":
         """A frame for the machine of these rows, which is joined."""
         self.joined = True

@@ -5,18 +5,17 @@ At most one statement each for the rows, the total, and what lies before and aft
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from gateway.models import MachineKind
 from gateway.reads import cursors
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Pages, Slot
+from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Slot
 from gateway.reads.dialects import Dialect, PageSql
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.filters import filter_condition
-from gateway.reads.levels import Join, Rows
-from gateway.reads.pages import BoundPage, Loaded, Wanted, parse_page
+from gateway.reads.levels import Rows
+from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
 
@@ -24,40 +23,29 @@ _LONGEST_KEPT = 1_000  # characters of a filter and a sort
 
 
 @dataclass(slots=True)
-class ManyLink:
-    """To the page of rows that belong to this one."""
+class Wanted:
+    """What of a connection was selected."""
 
-    level: "ManyLevel"
-    column: int
-    counter: int | None  # position of the column that counts them
-    joins: bool  # whether the database likes to be asked for both at once
+    rows: bool = False
+    total: bool = False
+    next: bool = False
+    previous: bool = False
+    cursors: bool = False
 
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        parents = list(dict.fromkeys(row[self.column] for row in rows))
-        counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
-        return await self.level.load(context, parents, counts)
 
-    def join(self, pages: Pages) -> Join | None:
-        level, bound = self.level, pages[self.level]
-        if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
-            return None
-        flags = level.flags(bound)
+@dataclass(slots=True)
+class Loaded:
+    """One page, as its renderer gets it."""
 
-        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            assert level.render is not None
-            page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
-            level.cut(page, bound)
-            for (flag, _), found in zip(flags, told, strict=True):
-                page.set(flag, found)
-            return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
+    rows: list[Any] = field(default_factory=list)
+    total: int = 0
+    has_next: bool = False
+    has_previous: bool = False
 
-        return Join(
-            level.shape(bound),
-            level.slots(bound),
-            [partial(level.exists, bound, extra) for _, extra in flags],
-            lambda frame: level.select(bound, frame),
-            finish,
-        )
+    def set(self, flag: str, found: bool) -> None:
+        """What else is known to be there; the rows may have set the flag already."""
+        if found:
+            setattr(self, flag, True)
 
 
 Where = Callable[[Frame], str]
@@ -206,8 +194,8 @@ class ManyLevel:
     ) -> dict[int | None, Any]:
         """One value per parent: `scalar`, in which `{}` stands for `FROM … WHERE …`. `name` tells it from others."""
         parented, one = parents is not None, parents is None or len(parents) == 1
-        shape = (name, parented, one, self.shape(bound))
-        built = self._keep(context, shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
+        shape = (name, parented, one, context.caller.kinds, self.shape(bound))
+        built = self._keep(shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
         slots = self.slots(bound)
         if parents is not None:
             slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
@@ -230,9 +218,8 @@ class ManyLevel:
         sql = context.dialect.value_per_parent(expression, frame.parameters(PARENT))
         return Built(sql, frame.parameters.values)
 
-    def _keep(self, context: Context, shape: Hashable, build: Callable[[], Built]) -> Built:
+    def _keep(self, shape: Hashable, build: Callable[[], Built]) -> Built:
         """The statement of this shape; kept for requests that differ only in what slots stand for."""
-        shape = (context.caller.kinds, shape)
         kept = self._kept.get(shape)
         if kept is None:
             if len(self._kept) >= MOST_KEPT:
@@ -292,8 +279,8 @@ class ManyLevel:
         last, kinds = self._last_built, context.caller.kinds
         if last is not None and last[0] is bound and last[1] is one and last[2] == kinds:
             return last[3]
-        shape = (parented, one, self.shape(bound))
-        kept = self._keep(context, shape, lambda: self._build(context, bound, parented, one))
+        shape = (parented, one, kinds, self.shape(bound))
+        kept = self._keep(shape, lambda: self._build(context, bound, parented, one))
         self._last_built = (bound, one, kinds, kept)
         return kept
 

@@ -129,29 +129,13 @@ class OneLevel:
         source = f"{self.entity.noun} t{frame.joins()}"
         if join is None:
             return Built(f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values)
-        columns += [told(frame.beside()) for told in join.told]
-        select, order = join.select(frame.beside())
+        columns += [told(Frame(context.dialect, frame.parameters, frame.kinds)) for told in join.told]
+        select, order = join.select(Frame(context.dialect, frame.parameters, frame.kinds))
         sql = (
             f"SELECT {', '.join(columns)}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE"
             f" WHERE {where} ORDER BY {order}"
         )
         return Built(sql, frame.parameters.values)
-
-
-@dataclass(slots=True)
-class OneLink:
-    """To the one row that a column names."""
-
-    level: OneLevel
-    column: int
-
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        column = self.column
-        keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
-        return await self.level.load(context, keys)
-
-    def join(self, pages: Pages) -> None:
-        return None
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
-"""Pages: the arguments `first`/`after`, `last`/`before` and `offset`, checked, and a page to be fetched and loaded."""
+"""Pages: the arguments `first`/`after`, `last`/`before` and `offset`, checked, and a page ready to be fetched."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import InvalidInput
@@ -32,32 +32,6 @@ class BoundPage:
     condition: Condition | None
     after: Sequence[Any] | None
     before: Sequence[Any] | None
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What of a connection was selected."""
-
-    rows: bool = False
-    total: bool = False
-    next: bool = False
-    previous: bool = False
-    cursors: bool = False
-
-
-@dataclass(slots=True)
-class Loaded:
-    """One page, as its renderer gets it."""
-
-    rows: list[Any] = field(default_factory=list)
-    total: int = 0
-    has_next: bool = False
-    has_previous: bool = False
-
-    def set(self, flag: str, found: bool) -> None:
-        """What else is known to be there; the rows may have set the flag already."""
-        if found:
-            setattr(self, flag, True)
 
 
 def parse_page(arguments: Mapping[str, Any]) -> Page:

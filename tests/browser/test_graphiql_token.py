@@ -21,7 +21,7 @@ def token_and_gateway(databases: Databases) -> Iterator[tuple[str, Served]]:
     with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
         # Playwright occupies this thread's loop, so the command cannot run in it.
         database = gateway.gateway.database
-        token = gateway.run(create_token(database, Roles(), "ann", ["admin"], "default", None))
+        token = gateway.run(create_token(database, Roles({}), "ann", ["admin"], "default", None))
         yield token, gateway
 
 
