@@ -17,6 +17,7 @@ YES, NOT_THERE, FORBIDDEN, UNKNOWN = "yes", "not there", "forbidden", "401"
 
 _MACHINES = {VM: 11, INSTANCE: 201}
 _SNAPSHOTS = {VM: 4, INSTANCE: 8}
+_TREES = {VM: (11, 4), INSTANCE: (9_201, 90_002)}  # a machine, and a snapshot of it that is current and has a parent
 _PREFIXES = {VM: "vm", INSTANCE: "instance"}
 _COLLECTIONS = {VM: "vms", INSTANCE: "instances"}
 _PROVIDERS = {VM: "lab", INSTANCE: "cloud"}
@@ -59,7 +60,23 @@ def prepare(gateway: Served) -> None:
     asking.execute(gateway, f"INSERT INTO operation ({about}, {rest}) VALUES {', '.join(operations)}")
     about = "id, tenant, machine_id, name, name_folded, state, memory, is_current, created_at"
     asking.execute(gateway, f"INSERT INTO snapshot ({about}) VALUES {', '.join(snapshots)}")
-    asking.execute(gateway, "UPDATE snapshot SET parent_id = 7, is_current = TRUE WHERE id = 8")
+    _plant_tree(gateway, moment)
+
+
+def _plant_tree(gateway: Served, moment: str) -> None:
+    """An Instance with a tree, which no provider of the demo world has and so takes away again."""
+    number, current = _TREES[INSTANCE]
+    columns = (
+        "id, tenant, kind, name, name_folded, provider, provider_folded, provider_ref, provider_ref_folded, imported,"
+        " power_state, created_at, updated_at, observed_at"
+    )
+    values = f"{number}, '{TENANT}', 'INSTANCE', 'm', 'm', 'file', 'file', 'r', 'r', TRUE, 'ON'"
+    asking.execute(gateway, f"INSERT INTO provider (name, tenant, driver) VALUES ('file', '{TENANT}', 'none')")
+    asking.execute(gateway, f"INSERT INTO machine ({columns}) VALUES ({values}, {moment}, {moment}, {moment})")
+    columns = "tenant, machine_id, name, name_folded, state, memory, created_at, id, is_current, parent_id"
+    values = f"'{TENANT}', {number}, 's', 's', 'READY', FALSE, {moment}"
+    for own in (f"{current - 1}, FALSE, NULL", f"{current}, TRUE, {current - 1}"):
+        asking.execute(gateway, f"INSERT INTO snapshot ({columns}) VALUES ({values}, {own})")
 
 
 @dataclass(frozen=True)
@@ -126,8 +143,9 @@ def _query(name: str, kind: MachineKind) -> Ask:
 
 
 def _relation(type_name: str, name: str, kind: MachineKind) -> Ask:
-    ids = {"Snapshot": f"snapshot-{_SNAPSHOTS[kind]}", "Operation": f"operation-{operation(kind)}"}
-    id_ = ids.get(type_name, machine(kind))
+    number, snapshot = _TREES[kind]
+    ids = {"Snapshot": f"snapshot-{snapshot}", "Operation": f"operation-{operation(kind)}"}
+    id_ = ids.get(type_name, f"{_PREFIXES[kind]}-{number}")
     return _graphql(f'{{ node(id: "{id_}") {{ ... on {type_name} {{ {name} {{ __typename }} }} }} }}', '"__typename"')
 
 
