@@ -30,6 +30,7 @@ class Settings:
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
     max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
+    max_fields: int = setting(1_000, "Fields of a GraphQL operation, counted wherever a fragment is spread.")
     max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")
     max_aliases: int = setting(100, "Aliases in a GraphQL operation.")
     max_directives: int = setting(100, "Directives in a GraphQL operation.")
