@@ -90,7 +90,7 @@ def test_fragments_that_hide_how_deep_they_go(gateway: Served) -> None:
 
 
 def repeated(number: int) -> list[str]:
-    """What a validator compares with each other, pair by pair: fields, also where nobody spreads them, and fragments."""
+    """What a validator compares pair by pair: fields, also in a fragment that nobody spreads, and fragments."""
     numbers = range(number)
     return [
         f"{{ {'__typename ' * number} }}",
