@@ -11,7 +11,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Scope
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller, local_caller
+from gateway.access.sharing import Sharing
+from gateway.access.standing import Callers
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
@@ -110,37 +113,58 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
         )
         operations = Operations(database, drivers, settings, worker.wake)
         feed = Feed(database)
+        callers = Callers(settings)
         # Stopped in reverse: what makes changes before what tells of them.
-        for part in (feed, worker, inventory, watch):
+        for part in (Sharing(database, callers), feed, worker, inventory, watch):
             await part.start()
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         streams = Streams()
         yield Gateway(
-            _application(settings, operations, executor, streams, database), database, inventory, streams, worker
+            _application(settings, Admission(callers), operations, executor, streams, database),
+            database,
+            inventory,
+            streams,
+            worker,
         )
 
 
 def _application(
-    settings: Settings, operations: Operations, executor: GraphQLExecutor, streams: Streams, database: Database
+    settings: Settings,
+    admission: Admission,
+    operations: Operations,
+    executor: GraphQLExecutor,
+    streams: Streams,
+    database: Database,
 ) -> Starlette:
     caller = local_caller(settings.tenant)
 
     async def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
         return caller
 
-    http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)
-    websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
+    http = GraphQLEndpoint(
+        executor,
+        authenticate,
+        admission,
+        EventStreams(streams),
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout=settings.body_timeout,
+    )
+    websocket = WebSocketEndpoint(
+        executor, authenticate, admission.callers, streams, max_message_bytes=settings.max_body_bytes
+    )
     return Starlette(
         routes=[
-            Route("/graphql", http),
+            Route("/graphql", admission.guarded(http)),
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
                 operations,
                 lambda scope: authenticate(scope, {}),
+                admission,
                 public_url=settings.public_url or None,
                 max_body_bytes=settings.max_body_bytes,
+                body_timeout=settings.body_timeout,
             ),
             *web_routes(),
             *page_routes(database, schema=settings.introspection),

@@ -98,6 +98,7 @@ class GatewayError(Exception):
     │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
     │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
     │   ├── LimitExceeded        LIMIT_EXCEEDED
+    │   │   └── Throttled        LIMIT_EXCEEDED: too much of one caller at once, who may ask again soon
     │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
     │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
     ├── ProviderError            raised by drivers; ends an operation
@@ -173,6 +174,14 @@ class LimitExceeded(Refusal):
     """A stated limit is reached; a later try may succeed."""
 
     code = ErrorCode.LIMIT_EXCEEDED
+
+
+class Throttled(LimitExceeded):
+    """One caller asks for too much at once; the same may be asked again in `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class IdempotencyKeyReused(Refusal):

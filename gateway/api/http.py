@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.api.body import ClientGone, read_json_body
 from gateway.api.faults import Fault
@@ -25,7 +26,6 @@ from gateway.api.requests import (
 from gateway.api.sse import EventStreams, one
 from gateway.errors import GatewayError
 
-BODY_TIMEOUT = 30.0  # seconds for a whole body
 URL_LIMIT = 32_768  # bytes of a URL's query; what is longer belongs in a body
 
 _METHODS = b"GET, HEAD, POST, OPTIONS"
@@ -43,14 +43,16 @@ class GraphQLEndpoint:
         self,
         executor: Executor,
         authenticate: Authenticate,
+        admission: Admission,
         events: EventStreams,
         *,
         max_body_bytes: int,
-        body_timeout: float = BODY_TIMEOUT,
+        body_timeout: float,
         page: str = "/graphiql",
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
+        self._admission = admission
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_timeout = body_timeout
@@ -100,11 +102,16 @@ class GraphQLEndpoint:
         await self._run(request, caller, wants, scope, receive, send)
 
     async def _admit(self, scope: Scope, wants: Accepted) -> Caller:
-        """Who is asking, before anything of theirs is read. Raises Fault 406, Unauthenticated and Forbidden."""
+        """Who is asking, before anything of theirs is read.
+
+        Raises Fault 406, Unauthenticated, Forbidden and LimitExceeded.
+        """
         if wants.media_type is None and not wants.events:
             offered = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
             raise Fault(406, f"Nothing in `Accept` can be served: ask for {offered}.")
-        return await self._authenticate(scope, {})
+        caller = await self._authenticate(scope, {})
+        self._admission.admit(scope, caller)
+        return caller
 
     async def _run(
         self, request: GraphQLRequest, caller: Caller, wants: Accepted, scope: Scope, receive: Receive, send: Send
@@ -117,9 +124,10 @@ class GraphQLEndpoint:
                     "or server-sent events with `Accept: text/event-stream`.",
                 )
             # urql accepts events with every request, so that alone does not ask for a stream.
-            answers = self._executor.subscribe(request, caller)
             reads_json = wants.media_type is not None
-            refused = await self._events.serve(answers, request_id(scope), receive, send, reads_json=reads_json)
+            with self._admission.subscribed(scope):
+                answers = self._executor.subscribe(request, caller)
+                refused = await self._events.serve(answers, request_id(scope), receive, send, reads_json=reads_json)
             if refused is not None:
                 await _reply(send, 400, wants.media_type, refused.body)
             return

@@ -9,6 +9,7 @@ from gateway.api.safety import SafetyMiddleware
 from gateway.config import Settings
 
 _ASKED = ("Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Auth-Token", "X-Request-Id")
+_TOLD = ("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id")
 
 
 def middleware(settings: Settings) -> list[Middleware]:
@@ -23,7 +24,7 @@ def middleware(settings: Settings) -> list[Middleware]:
                 allow_origins=origins,
                 allow_methods=("GET", "POST", "DELETE"),
                 allow_headers=_ASKED,
-                expose_headers=("X-Request-Id",),
+                expose_headers=_TOLD,
                 max_age=600,
             )
         )

@@ -9,7 +9,7 @@ import orjson
 from gateway.access.caller import Caller
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import complete_message, error_message, next_message
-from gateway.api.requests import Answer, Executor, GraphQLRequest
+from gateway.api.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.errors import ErrorCode
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ class RunningOperation:
         self,
         executor: Executor,
         request: GraphQLRequest,
+        kind: OperationKind | None,
         caller: Caller,
         id: str,
         put: Callable[[bytes], None],
@@ -33,7 +34,7 @@ class RunningOperation:
         self._id = orjson.dumps(id)
         self._put = put
         self._request_id = request_id
-        self._kind = executor.kind(request)
+        self._kind = kind
         self._silent = False
         self.task = asyncio.create_task(self._run())
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.columns import now
 from gateway.errors import GatewayError
@@ -46,14 +47,18 @@ def rest_routes(
     database: Database,
     operations: Operations,
     authenticate: Authenticate,
+    admission: Admission,
     *,
     public_url: str | None,
     max_body_bytes: int,
+    body_timeout: float,
 ) -> list[BaseRoute]:
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader))
-    endpoint = RestEndpoint(routes, authenticate, Tokens(), public_url, max_body_bytes)
+    endpoint = admission.guarded(
+        RestEndpoint(routes, authenticate, admission, Tokens(), public_url, max_body_bytes, body_timeout)
+    )
     return [Route(PREFIX, endpoint), Route(PREFIX + "/{path:path}", endpoint)]
 
 
@@ -61,13 +66,22 @@ class RestEndpoint:
     """An ASGI application for HTTP scopes."""
 
     def __init__(
-        self, routes: Routes, authenticate: Authenticate, tokens: Tokens, public_url: str | None, max_body_bytes: int
+        self,
+        routes: Routes,
+        authenticate: Authenticate,
+        admission: Admission,
+        tokens: Tokens,
+        public_url: str | None,
+        max_body_bytes: int,
+        body_timeout: float,
     ) -> None:
         self._routes = routes
         self._authenticate = authenticate
+        self._admission = admission
         self._tokens = tokens
         self._public_url = public_url
         self._max_body_bytes = max_body_bytes
+        self._body_timeout = body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -90,6 +104,7 @@ class RestEndpoint:
         caller = self._tokens.caller(token) if token else None
         if caller is None:
             caller = await self._authenticate(scope)
+        self._admission.admit(scope, caller)
         request = await self._request(scope, receive, headers, caller)
         if request.segments == ("auth",):
             return self._auth(request, token)
@@ -99,7 +114,7 @@ class RestEndpoint:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         members: dict[str, Any] = {}
         if method in ("POST", "PUT", "PATCH"):
-            members = parse_body(await read_body(receive, self._max_body_bytes))
+            members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body_timeout))
         query_string: bytes = scope["query_string"]
         if len(query_string) > QUERY_LIMIT:
             raise Fault(414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError")

@@ -7,7 +7,9 @@ from typing import Any
 from starlette.routing import Mount
 from starlette.types import Scope
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller, Right
+from gateway.access.standing import Callers
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
@@ -110,6 +112,14 @@ def _routes(gateway: Served, settings: Settings, authenticate: Authenticate, pub
         async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
             operations = Operations(found.database, drivers, settings, found.worker.wake)
         limit = settings.max_body_bytes
-        return rest_routes(found.database, operations, authenticate, public_url=public_url, max_body_bytes=limit)
+        return rest_routes(
+            found.database,
+            operations,
+            authenticate,
+            Admission(Callers(settings)),
+            public_url=public_url,
+            max_body_bytes=limit,
+            body_timeout=settings.body_timeout,
+        )
 
     return gateway.run(make())

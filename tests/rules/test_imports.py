@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "inventory": {"operations", "reads", "access", "drivers", "store", "config", "models", "columns", "errors"},
     "operations": {"access", "drivers", "store", "config", "models", "columns", "errors"},
     "reads": {"access", "store", "models", "columns", "errors"},
-    "access": {"drivers", "models", "columns", "errors"},
+    "access": {"drivers", "store", "config", "models", "columns", "errors"},
     "drivers": {"models", "columns", "errors"},
     "store": {"models", "columns", "errors"},
     "config": {"errors"},

@@ -193,7 +193,8 @@ def test_a_known_frontend_reads_the_answer(client: httpx2.Client) -> None:
         client.post("/graphql", json={}, headers={"origin": FRONTEND}),
     ):
         assert response.headers["access-control-allow-origin"] == FRONTEND
-        assert response.headers["access-control-expose-headers"] == "X-Request-Id"
+        told = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+        assert response.headers["access-control-expose-headers"] == told
         assert response.headers["vary"] == "Accept, Origin"
 
 
