@@ -25,7 +25,7 @@ _USE = Statement(
     sa.update(CallerUse)
     .where(col(CallerUse.caller) == sa.bindparam("name"))
     .values(full_at=sa.case((col(CallerUse.full_at) > _now, col(CallerUse.full_at)), else_=_now) + _seconds)
-    .returning(col(CallerUse.full_at))
+    .returning(sa.literal_column("full_at"))  # as the driver gives it: SQLAlchemy would ask for its type
 )
 _BEGIN = insert(CallerUse, "caller", "full_at")
 _CLEAR = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
@@ -69,7 +69,7 @@ class Sharing:
                     await self._share(standing)
                 except Exception:
                     log.warning("the use of a caller could not be shared", exc_info=True)
-                    self._heavy[standing.name] = standing
+                    self._note(standing)
             await asyncio.sleep(_PAUSE)
 
     async def _share(self, standing: Standing) -> None:
