@@ -5,15 +5,17 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 import uvloop
 
 from gateway.app import Gateway, running
 from gateway.config import Settings
+from gateway.connections import BoundedServer
 from gateway.errors import StartupError
 from gateway.pages import PLACES
+from gateway.tls import renew, server_context
 
 _GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
@@ -26,10 +28,11 @@ def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None
 
 
 async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: Callable[[str], None]) -> None:
+    tls = server_context(settings)
+    proxies = trusted(settings.trusted_proxies)
     async with running(settings, demo=demo) as gateway:
         config = uvicorn.Config(
             gateway.app,
-            http="httptools",
             ws="websockets-sansio",
             lifespan="off",
             access_log=False,
@@ -38,16 +41,21 @@ async def _serve(settings: Settings, listening: socket.socket, demo: bool, say: 
             ws_max_size=settings.max_body_bytes,
             ws_per_message_deflate=False,  # repetitive data compresses so well that a flood is never seen as one
             timeout_graceful_shutdown=5,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
-        await _Server(config, gateway, say).serve(sockets=[listening])
+        await _Server(config, settings, gateway, say).serve(sockets=[listening])
     say("stopped")
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     """Greets when it listens, and ends streams before their connections. Signals are not raised again at the end."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, say: Callable[[str], None]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, gateway: Gateway, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(config, settings)
         self._gateway = gateway
         self._say = say
 
@@ -56,28 +64,42 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        if self.config.ssl is not None:
+            loop.add_signal_handler(signal.SIGHUP, renew, self.config.ssl, self._settings)
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sockets and not self.should_exit:
-            self._say(greeting(sockets[0]))
+            self._say(greeting(sockets[0], "https" if self.config.ssl else "http"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._gateway.streams.close()
         await super().shutdown(sockets)
 
 
-def greeting(listening: socket.socket) -> str:
+def greeting(listening: socket.socket, scheme: str) -> str:
     """Where to go, and something to try."""
     host, port = listening.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
     return (
         f"The snapshot gateway listens on {base}\n\n{places}\nTry:\n\n"
         f"  curl -s {base}/graphql -H 'content-type: application/json' -d '{{\"query\": \"{_GREETING_QUERY}\"}}'\n\n"
         "Anybody on this machine may do anything with it: no identities are configured. Ctrl-C stops it."
     )
+
+
+def trusted(proxies: Sequence[str]) -> list[str]:
+    """The proxies whose word counts. Raises StartupError for what is no address or network, as `*` is none."""
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise StartupError(
+                f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}"
+            ) from None
+    return [*proxies]
 
 
 def check_loopback(host: str) -> None:

@@ -1,12 +1,13 @@
 """The law of the quota, and that the memory of callers is bounded."""
 
 from math import isclose
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.standing import MOST_KNOWN, Callers
+from gateway.access.standing import MOST_KNOWN, Callers, Standing
 from gateway.config import Settings
 from gateway.errors import Throttled
 
@@ -21,7 +22,7 @@ class Clock:
         return self.now
 
 
-def callers(clock: Clock, **settings: float) -> Callers:
+def callers(clock: Clock, **settings: Any) -> Callers:
     return Callers(Settings(**settings), clock)
 
 
@@ -85,7 +86,8 @@ def test_streams_and_subscriptions() -> None:
 
 
 def test_heavy_use_is_told_of() -> None:
-    gate, told = callers(Clock(), caller_quota=40), []
+    gate = callers(Clock(), caller_quota=40)
+    told: list[Standing] = []
     gate.heavy = told.append
     standing = gate.find("a")
     with gate.request(standing):

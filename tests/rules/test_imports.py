@@ -7,7 +7,9 @@ from tests.rules.modules import imports, modules
 # What each room may import of the others. `access` knows of drivers only what they say they can do.
 ARROWS: dict[str, set[str]] = {
     "__main__": {"serving", "app", "api", "inventory", "providers", "store", "config", "errors"},
-    "serving": {"app", "pages", "config", "errors"},
+    "serving": {"app", "pages", "connections", "tls", "config", "errors"},
+    "connections": {"config"},
+    "tls": {"config", "errors"},
     "app": {
         *("pages", "api", "rest", "inventory", "operations", "reads", "access", "drivers", "store", "web"),
         *("providers", "config", "models", "columns", "errors"),
@@ -34,7 +36,7 @@ KNOWN_ONLY_TO = {
     "strawberry": {"api"},
     "graphql": {"api"},
     "starlette": {"api", "rest", "app", "pages", "web"},
-    "uvicorn": {"serving"},
+    "uvicorn": {"serving", "connections"},
     "click": {"__main__"},
     "alembic": {"store"},
     "asyncpg": {"store"},

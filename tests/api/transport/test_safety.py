@@ -212,6 +212,9 @@ def test_every_answer_is_guarded(client: httpx2.Client) -> None:
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "strict-transport-security" not in answer.headers
         assert answer.headers["x-request-id"]
         kept_by_nobody = answer.request.method == "POST" or answer.url.params
         assert answer.headers.get("cache-control") == ("no-store" if kept_by_nobody else None)
