@@ -13,12 +13,14 @@ from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.api.body import ClientGone, read_json_body
 from gateway.api.faults import Fault
+from gateway.api.leaving import unless_gone
 from gateway.api.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.api.request_id import request_id
 from gateway.api.requests import (
     Authenticate,
     Executor,
     GraphQLRequest,
+    may_change,
     may_subscribe,
     request_from_json,
     request_from_url,
@@ -131,7 +133,9 @@ class GraphQLEndpoint:
             if refused is not None:
                 await _reply(send, 400, wants.media_type, refused.body)
             return
-        answer = await self._executor.execute(request, caller, queries_only=scope["method"] != "POST")
+        running = self._executor.execute(request, caller, queries_only=scope["method"] != "POST")
+        # What a mutation has begun it ends, whoever is there to hear of it.
+        answer = await (running if may_change(request) else unless_gone(running, receive))
         if answer.refused_method:
             await _reply(send, 405, wants.media_type, answer.body, [(b"allow", b"POST")])
         elif wants.media_type is None:

@@ -106,7 +106,7 @@ def test_too_many_connections(databases: Databases) -> None:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             slow.connect(("127.0.0.1", int(program.url.rpartition(":")[2])))
             slow.sendall(query * 500)
-            answers = []
+            answers: list[bytes] = []
             while not answers or answers[-1].startswith(b"HTTP/1.1 503"):
                 with plain(program) as connection:
                     connection.sendall(GET + b"connection: close\r\n\r\n")

@@ -4,7 +4,6 @@ import datetime
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +46,10 @@ def write_certificate(file: Path, key: ec.EllipticCurvePrivateKey) -> int:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+def files(tmp_path: Path) -> tuple[Path, Path]:
     certificate, key = tmp_path / "gateway.pem", tmp_path / "gateway.key"
     write_certificate(certificate, write_key(key))
-    yield certificate, key
+    return certificate, key
 
 
 def trusting(certificate: Path) -> ssl.SSLContext:
