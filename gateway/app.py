@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
 from gateway.access.admission import Admission
@@ -155,7 +155,6 @@ def _application(
     )
     return Starlette(
         routes=[
-            Route("/graphql", admission.guarded(http)),
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
@@ -169,5 +168,5 @@ def _application(
             *web_routes(),
             *page_routes(database, schema=settings.introspection),
         ],
-        middleware=middleware(settings),
+        middleware=middleware(settings, admission.guarded(http)),
     )

@@ -76,6 +76,8 @@ class SafetyMiddleware:
     def _with_safety(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
         """The answer's own headers win."""
         found = list(headers)
+        if no_store and _NO_STORE in found:  # an answer of the API, which has none of the others
+            return found + self._headers
         names = {name.lower() for name, _ in found}
         found += [header for header in self._headers if header[0] not in names]
         if no_store and _NO_STORE[0] not in names:
