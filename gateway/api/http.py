@@ -13,7 +13,7 @@ from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.api.body import ClientGone, read_json_body
 from gateway.api.faults import Fault
-from gateway.api.leaving import unless_gone
+from gateway.api.leaving import Reads
 from gateway.api.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.api.request_id import request_id
 from gateway.api.requests import (
@@ -55,6 +55,7 @@ class GraphQLEndpoint:
         self._executor = executor
         self._authenticate = authenticate
         self._admission = admission
+        self._reads = Reads()
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_timeout = body_timeout
@@ -135,7 +136,7 @@ class GraphQLEndpoint:
             return
         running = self._executor.execute(request, caller, queries_only=scope["method"] != "POST")
         # What a mutation has begun it ends, whoever is there to hear of it.
-        answer = await (running if may_change(request) else unless_gone(running, receive))
+        answer = await (running if may_change(request) else self._reads.unless_gone(running, receive))
         if answer.refused_method:
             await _reply(send, 405, wants.media_type, answer.body, [(b"allow", b"POST")])
         elif wants.media_type is None:
