@@ -13,10 +13,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
+from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
 from gateway.access.issuer import read_issuer
 from gateway.access.origin import origin_of
 from gateway.access.roles import Roles
+from gateway.access.sharing import Sharing
+from gateway.access.standing import Callers
 from gateway.api.connection import WebSocketLimits
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
@@ -173,6 +176,10 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
         )
         operations = Operations(database, drivers, settings, worker.wake, refusals, spans.accepted)
         feed = Feed(database)
+        callers = Callers(settings)
+        sharing = Sharing(database, callers)
+        await sharing.start()
+        stack.push_async_callback(sharing.stop)
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
         if not refreshes:
             del parts["inventory"]
@@ -184,7 +191,18 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
         streams = Streams()
         measures.look(lambda: gauges(database, executor, streams, feed, worker))
         health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
-        app = _application(settings, authenticator, operations, executor, streams, database, health, measures, spans)
+        app = _application(
+            settings,
+            authenticator,
+            Admission(callers),
+            operations,
+            executor,
+            streams,
+            database,
+            health,
+            measures,
+            spans,
+        )
         looking = asyncio.create_task(watch_loop(measures))
         stack.callback(looking.cancel)
         yield Gateway(app, authenticator, database, inventory, streams, worker, health, measures)
@@ -198,6 +216,7 @@ async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: U
 def _application(
     settings: Settings,
     authenticator: Authenticator,
+    admission: Admission,
     operations: Operations,
     executor: GraphQLExecutor,
     streams: Streams,
@@ -216,18 +235,21 @@ def _application(
     http = GraphQLEndpoint(
         observed("http"),
         authenticate,
+        admission,
         EventStreams(streams, recheck_after=recheck_after),
         max_body_bytes=settings.max_body_bytes,
+        body_timeout=settings.body_timeout,
         refused=lambda status: measures.refused.add((str(status),)),
     )
     websocket = WebSocketEndpoint(
         observed("websocket"),
         authenticate,
+        admission.callers,
         streams,
         max_message_bytes=settings.max_body_bytes,
         limits=WebSocketLimits(recheck_after=recheck_after),
     )
-    named, *others = middleware(settings, http)
+    named, *others = middleware(settings, admission.guarded(http))
     log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
     return Starlette(
         routes=[
@@ -236,8 +258,10 @@ def _application(
                 database,
                 operations,
                 authenticator,
+                admission,
                 public_url=settings.public_url or None,
                 max_body_bytes=settings.max_body_bytes,
+                body_timeout=settings.body_timeout,
                 middleware=[Middleware(ObservedRest, measures)],
             ),
             *web_routes(),

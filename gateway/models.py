@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sqlalchemy import (
     BigInteger,
     Enum,
+    Float,
     Identity,
     Index,
     MetaData,
@@ -294,6 +295,15 @@ class IdempotencyKey(SQLModel, table=True):
     fingerprint: str = Field(sa_type=Text)
     answer: str = Field(sa_type=Text)  # JSON
     created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class CallerUse(SQLModel, table=True):
+    """What a caller that sends much has used of its quota, in all processes together."""
+
+    __tablename__: ClassVar[Any] = "caller_use"
+
+    caller: str = Field(primary_key=True, sa_type=Text)
+    full_at: float = Field(sa_type=Float(53))  # Unix time at which the quota is full again
 
 
 class Event(SQLModel, table=True):

@@ -5,7 +5,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -14,11 +14,13 @@ import uvloop
 
 from gateway.app import Gateway, running
 from gateway.config import Settings
+from gateway.connections import BoundedServer
 from gateway.errors import StartupError
 from gateway.pages import PLACES
 from gateway.telemetry.exposition import Collect, metrics_app
 from gateway.telemetry.measures import Sample
 from gateway.telemetry.reading import stored
+from gateway.tls import renew, server_context
 
 _GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
@@ -37,7 +39,11 @@ def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None
                     if measuring is not None:
                         collect = partial(_samples, gateway)
                         await stack.enter_async_context(serving_metrics(settings, measuring, collect))
-                    say(greeting(listening, measuring, asks=gateway.authenticator.asks))
+                    say(
+                        greeting(
+                            listening, measuring, asks=gateway.authenticator.asks, tls=bool(settings.tls_certificate)
+                        )
+                    )
 
                 await serve_on(settings, listening, demo=demo, began=began)
 
@@ -54,10 +60,11 @@ async def serve_on(
     settings: Settings, listening: socket.socket, *, demo: bool = False, refreshes: bool = True, began: Began
 ) -> None:
     """Serves on that socket until SIGINT, SIGTERM or `stop` says stop. Raises StartupError."""
+    tls = server_context(settings)
+    proxies = trusted(settings.trusted_proxies)
     async with running(settings, demo=demo, refreshes=refreshes) as gateway:
         config = uvicorn.Config(
             gateway.app,
-            http="httptools",
             ws="websockets-sansio",
             lifespan="off",
             access_log=False,
@@ -66,20 +73,23 @@ async def serve_on(
             ws_max_size=settings.max_body_bytes,
             ws_per_message_deflate=False,  # repetitive data compresses so well that a flood is never seen as one
             timeout_graceful_shutdown=5,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
-        await _Server(config, gateway, settings.stop_delay, began).serve(sockets=[listening])
+        await _Server(config, settings, gateway, began).serve(sockets=[listening])
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     """Tells when it listens, and ends streams before their connections. Signals are not raised again at the end.
 
-    Told to stop, it is not ready any more, but serves for `delay` seconds more: who sends requests has to see that.
+    Told to stop, it is not ready any more, but serves for `stop_delay` more: who sends requests has to see that.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, delay: float, began: Began) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, settings: Settings, gateway: Gateway, began: Began) -> None:
+        super().__init__(config, settings)
         self._gateway = gateway
-        self._delay = delay
+        self._delay = settings.stop_delay
         self._began = began
 
     @contextlib.contextmanager
@@ -87,6 +97,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
+        if self.config.ssl is not None:
+            loop.add_signal_handler(signal.SIGHUP, renew, self.config.ssl, self._settings)
         yield
 
     def _stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -129,9 +141,9 @@ async def serving_metrics(settings: Settings, listening: socket.socket, collect:
         await task
 
 
-def greeting(listening: socket.socket, measuring: socket.socket | None, *, asks: bool) -> str:
+def greeting(listening: socket.socket, measuring: socket.socket | None, *, asks: bool, tls: bool) -> str:
     """Where to go, something to try, and whether everybody is asked who they are."""
-    base = _url(listening)
+    base = _url(listening, "https" if tls else "http")
     places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
     metrics = "" if measuring is None else f"  {_url(measuring) + '/metrics':<{len(base) + 17}}what Prometheus reads\n"
     token = " -H 'authorization: Bearer TOKEN'" if asks else ""
@@ -148,9 +160,21 @@ def greeting(listening: socket.socket, measuring: socket.socket | None, *, asks:
     )
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, scheme: str = "http") -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def trusted(proxies: Sequence[str]) -> list[str]:
+    """The proxies whose word counts. Raises StartupError for what is no address or network, as `*` is none."""
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise StartupError(
+                f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}"
+            ) from None
+    return [*proxies]
 
 
 def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:

@@ -197,7 +197,8 @@ class _Supervisor:
         serving_now = sum(child.ready.is_set() for child in self._children.values())
         if serving_now == self._settings.workers and not self._greeted:
             self._greeted = True
-            self._say(serving.greeting(self._listening, self._measuring, asks=self._asks))
+            tls = bool(self._settings.tls_certificate)
+            self._say(serving.greeting(self._listening, self._measuring, asks=self._asks, tls=tls))
 
     # ---- stopping
 

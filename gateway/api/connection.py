@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.access.admission import counted_as
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
+from gateway.access.standing import Callers, Standing
 from gateway.api.expiry import RECHECK_AFTER, credentials_end
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import (
@@ -31,10 +33,10 @@ from gateway.api.messages import (
 )
 from gateway.api.outbox import Outbox, Overflow
 from gateway.api.request_id import request_id
-from gateway.api.requests import Authenticate, Executor, GraphQLRequest
+from gateway.api.requests import Authenticate, Executor, GraphQLRequest, OperationKind
 from gateway.api.running import RunningOperation
 from gateway.audit import Surface
-from gateway.errors import ErrorCode, GatewayError
+from gateway.errors import ErrorCode, GatewayError, Throttled
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Connection:
         self,
         executor: Executor,
         authenticate: Authenticate,
+        callers: Callers,
         limits: WebSocketLimits,
         max_message_bytes: int,
         scope: Scope,
@@ -83,6 +86,7 @@ class Connection:
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
+        self._callers = callers
         self._limits = limits
         self._max_message_bytes = max_message_bytes
         self._scope = scope
@@ -94,6 +98,8 @@ class Connection:
         self._inits = 0
         self._caller: Caller | None = None
         self._expiry: asyncio.Task[None] | None = None
+        self._standing: Standing | None = None
+        self._counted = ExitStack()  # what the caller has under way here
         self._operations: dict[str, RunningOperation] = {}  # by id, those that the client waits for
         self._tasks: set[asyncio.Task[None]] = set()  # of all operations, also mutations it no longer waits for
         self._verdict: asyncio.Future[tuple[Close, str] | None] = asyncio.get_running_loop().create_future()
@@ -105,6 +111,10 @@ class Connection:
 
     async def run(self) -> None:
         """Serves until either side closes."""
+        with self._counted:
+            await self._serve()
+
+    async def _serve(self) -> None:
         both = [asyncio.create_task(self._guarded(self._read())), asyncio.create_task(self._guarded(self._write()))]
         timer = asyncio.get_running_loop().call_later(self._limits.init_timeout, self._demand_init)
         try:
@@ -182,11 +192,17 @@ class Connection:
             self.end(Close.TOO_MANY_INITS, "Too many initialisation requests")
             return
         try:
-            self._caller = await self._authenticate(self._scope, payload)
+            caller = await self._authenticate(self._scope, payload)
+            standing = self._callers.find(counted_as(caller, self._scope))
+            with self._callers.request(standing):
+                self._counted.enter_context(self._callers.streaming(standing))
+        except Throttled as error:
+            self.end(Close.TOO_SLOW, error.message)
         except GatewayError as error:
             self.end(Close.FORBIDDEN, error.message)
         else:
-            self._expiry = asyncio.create_task(self._guarded(self._expire(self._caller, payload)))
+            self._caller, self._standing = caller, standing
+            self._expiry = asyncio.create_task(self._guarded(self._expire(caller, payload)))
             self._put(ACK)
 
     async def _expire(self, caller: Caller, payload: dict[str, Any]) -> None:
@@ -205,12 +221,29 @@ class Connection:
             text = f"A connection runs at most {self._limits.operations} operations at once: end one, or open another."
             self._put(error_message(orjson.dumps(id), errors_json(text, ErrorCode.LIMIT_EXCEEDED)))
         else:
-            operation = RunningOperation(self._executor, request, self._caller, self._origin, id, self._put)
+            try:
+                kind, counted = self._count(request)
+            except Throttled as error:
+                self._put(error_message(orjson.dumps(id), errors_json(error.message, error.code)))
+                return
+            operation = RunningOperation(self._executor, request, kind, self._caller, self._origin, id, self._put)
             self._operations[id] = operation
             self._tasks.add(operation.task)
-            operation.task.add_done_callback(lambda task: self._done(id, operation))
+            operation.task.add_done_callback(lambda task: self._done(id, operation, counted))
 
-    def _done(self, id: str, operation: RunningOperation) -> None:
+    def _count(self, request: GraphQLRequest) -> tuple[OperationKind | None, ExitStack]:
+        """What would run, and what counts it as running. Raises LimitExceeded."""
+        assert self._standing is not None
+        counted = ExitStack()
+        counted.enter_context(self._callers.request(self._standing))
+        kind = self._executor.kind(request)
+        if kind == "subscription":
+            counted.close()
+            counted.enter_context(self._callers.subscribed(self._standing))
+        return kind, counted
+
+    def _done(self, id: str, operation: RunningOperation, counted: ExitStack) -> None:
+        counted.close()
         self._tasks.discard(operation.task)
         if self._operations.get(id) is operation:
             del self._operations[id]

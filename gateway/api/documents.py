@@ -25,10 +25,11 @@ from graphql import (
     specified_rules,
     validate,
 )
+from graphql.validation.validate import ValidationAbortedError
 
 from gateway.api.limits import check_size
 from gateway.api.persisted import PersistedDocuments
-from gateway.api.presenting import VALIDATION_FAILED, RequestError
+from gateway.api.presenting import LIMIT_EXCEEDED, VALIDATION_FAILED, RequestError
 from gateway.api.requests import GraphQLRequest, OperationKind
 from gateway.api.variables import VariableBinder
 from gateway.config import Settings
@@ -125,6 +126,9 @@ class Documents:
             raise RequestError([error]) from None
         check_size(document, self._settings)
         if errors := validate(self._schema, document, self._rules, hide_suggestions=self.hide_suggestions):
+            if isinstance(errors[0], ValidationAbortedError):
+                message = "The document repeats fields or fragments so often that it takes too long to compare them."
+                raise RequestError([GraphQLError(message)], LIMIT_EXCEEDED)
             raise RequestError(errors, VALIDATION_FAILED)
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         operations: dict[str | None, Operation] = {}

@@ -9,17 +9,20 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.api.body import ClientGone, read_json_body
 from gateway.api.expiry import credentials_end
 from gateway.api.faults import Fault
+from gateway.api.leaving import Reads
 from gateway.api.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.api.request_id import request_id
 from gateway.api.requests import (
     Authenticate,
     Executor,
     GraphQLRequest,
+    may_change,
     may_subscribe,
     request_from_json,
     request_from_url,
@@ -28,7 +31,6 @@ from gateway.api.sse import EventStreams, one
 from gateway.audit import Surface
 from gateway.errors import GatewayError
 
-BODY_TIMEOUT = 30.0  # seconds for a whole body
 URL_LIMIT = 32_768  # bytes of a URL's query; what is longer belongs in a body
 
 _METHODS = b"GET, HEAD, POST, OPTIONS"
@@ -46,16 +48,19 @@ class GraphQLEndpoint:
         self,
         executor: Executor,
         authenticate: Authenticate,
+        admission: Admission,
         events: EventStreams,
         *,
         max_body_bytes: int,
-        body_timeout: float = BODY_TIMEOUT,
+        body_timeout: float,
         page: str = "/graphiql",
         refused: Callable[[int], None] = lambda _status: None,
     ) -> None:
         """`refused` is told the status of what never was GraphQL."""
         self._executor = executor
         self._authenticate = authenticate
+        self._admission = admission
+        self._reads = Reads()
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_timeout = body_timeout
@@ -106,11 +111,16 @@ class GraphQLEndpoint:
         await self._run(request, caller, wants, scope, receive, send)
 
     async def _admit(self, scope: Scope, wants: Accepted) -> Caller:
-        """Who is asking, before anything of theirs is read. Raises Fault 406, Unauthenticated and Forbidden."""
+        """Who is asking, before anything of theirs is read.
+
+        Raises Fault 406, Unauthenticated, Forbidden and LimitExceeded.
+        """
         if wants.media_type is None and not wants.events:
             offered = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
             raise Fault(406, f"Nothing in `Accept` can be served: ask for {offered}.")
-        return await self._authenticate(scope, {})
+        caller = await self._authenticate(scope, {})
+        self._admission.admit(scope, caller)
+        return caller
 
     async def _run(
         self, request: GraphQLRequest, caller: Caller, wants: Accepted, scope: Scope, receive: Receive, send: Send
@@ -123,17 +133,20 @@ class GraphQLEndpoint:
                     "or server-sent events with `Accept: text/event-stream`.",
                 )
             # urql accepts events with every request, so that alone does not ask for a stream.
-            answers = self._executor.subscribe(request, caller)
             reads_json = wants.media_type is not None
             ends = credentials_end(lambda: self._authenticate(scope, {}), caller, self._events.recheck_after)
-            refused = await self._events.serve(
-                answers, request_id(scope), receive, send, reads_json=reads_json, ends=ends
-            )
+            with self._admission.subscribed(scope):
+                answers = self._executor.subscribe(request, caller)
+                refused = await self._events.serve(
+                    answers, request_id(scope), receive, send, reads_json=reads_json, ends=ends
+                )
             if refused is not None:
                 await _reply(send, 400, wants.media_type, refused.body)
             return
         origin = origin_of(scope, Surface.GRAPHQL)
-        answer = await self._executor.execute(request, caller, origin, queries_only=scope["method"] != "POST")
+        running = self._executor.execute(request, caller, origin, queries_only=scope["method"] != "POST")
+        # What a mutation has begun it ends, whoever is there to hear of it.
+        answer = await (running if may_change(request) else self._reads.unless_gone(running, receive))
         if answer.refused_method:
             await _reply(send, 405, wants.media_type, answer.body, [(b"allow", b"POST")])
         elif wants.media_type is None:

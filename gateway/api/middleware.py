@@ -10,6 +10,7 @@ from gateway.api.safety import GRAPHQL_PATHS, SafetyMiddleware
 from gateway.config import Settings
 
 _ASKED = ("Accept", "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Auth-Token", "X-Request-Id")
+_TOLD = ("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id")
 
 
 class GraphQLMiddleware:
@@ -38,7 +39,7 @@ def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
                 allow_origins=origins,
                 allow_methods=("GET", "POST", "DELETE"),
                 allow_headers=_ASKED,
-                expose_headers=("X-Request-Id",),
+                expose_headers=_TOLD,
                 max_age=600,
             )
         )

@@ -131,3 +131,8 @@ def _map(members: Mapping[str, Any], name: str) -> dict[str, Any]:
 def may_subscribe(request: GraphQLRequest) -> bool:
     """False if `request` holds no subscription: the keyword cannot be escaped, and looking for it needs no parser."""
     return "subscription" in request.query or not request.query
+
+
+def may_change(request: GraphQLRequest) -> bool:
+    """False if `request` holds no mutation, told in the same way."""
+    return "mutation" in request.query or not request.query

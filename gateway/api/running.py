@@ -10,7 +10,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import Origin
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import complete_message, error_message, next_message
-from gateway.api.requests import Answer, Executor, GraphQLRequest
+from gateway.api.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.errors import ErrorCode
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class RunningOperation:
         self,
         executor: Executor,
         request: GraphQLRequest,
+        kind: OperationKind | None,
         caller: Caller,
         origin: Origin,
         id: str,
@@ -34,7 +35,7 @@ class RunningOperation:
         self._origin = origin
         self._id = orjson.dumps(id)
         self._put = put
-        self._kind = executor.kind(request)
+        self._kind = kind
         self._silent = False
         self.task = asyncio.create_task(self._run())
 

@@ -17,7 +17,13 @@ GRAPHQL_PATHS = frozenset({"/graphql"})
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_ON_EVERY_ANSWER: Headers = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_ON_EVERY_ANSWER: Headers = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+_ONLY_TLS = (b"strict-transport-security", b"max-age=31536000")
 _NO_STORE = (b"cache-control", b"no-store")
 _TELLING = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _PAGE = [b"document"]
@@ -32,7 +38,13 @@ class SafetyMiddleware:
         self._app = app
         named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
-        self._origins = frozenset(configured_origins(settings.cors_origins))
+        # Behind a proxy the gateway's own address is the one that the proxy has.
+        public = parse_origin("/".join(settings.public_url.split("/")[:3]))
+        self._origins = frozenset([*configured_origins(settings.cors_origins), *([public] if public else [])])
+        if public is not None:
+            self._hosts |= {(public.host, None)}
+        secure = settings.tls_certificate or (public is not None and public.scheme == "https")
+        self._headers = [*_ON_EVERY_ANSWER, *([_ONLY_TLS] if secure else [])]
         # The same few values come again and again; what a stranger invents pushes out only its like.
         self._knows_host = lru_cache(maxsize=64)(self._is_known)
         self._allows_origin = lru_cache(maxsize=64)(self._is_allowed)
@@ -53,13 +65,24 @@ class SafetyMiddleware:
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _with_safety(message.get("headers", ()), no_store=posts)
+                message["headers"] = self._with_safety(message.get("headers", ()), no_store=posts)
             await send(message)
 
         if fault is None:
             await self._app(scope, receive, send_safely)
         else:
             await _refuse(send_safely, "http.response", fault)
+
+    def _with_safety(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
+        """The answer's own headers win."""
+        found = list(headers)
+        if no_store and _NO_STORE in found:  # an answer of the API, which has none of the others
+            return found + self._headers
+        names = {name.lower() for name, _ in found}
+        found += [header for header in self._headers if header[0] not in names]
+        if no_store and _NO_STORE[0] not in names:
+            found.append(_NO_STORE)
+        return found
 
     def _check(self, scope: Scope) -> Fault | None:
         found: dict[bytes, list[bytes]] = {}
@@ -109,18 +132,6 @@ class SafetyMiddleware:
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")).rstrip("/")
-
-
-def _with_safety(headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
-    """The answer's own headers win."""
-    found = list(headers)
-    if no_store and _NO_STORE in found:  # an answer of the API, which has none of the others
-        return found + _ON_EVERY_ANSWER
-    names = {name.lower() for name, _ in found}
-    found += [header for header in _ON_EVERY_ANSWER if header[0] not in names]
-    if no_store and _NO_STORE[0] not in names:
-        found.append(_NO_STORE)
-    return found
 
 
 async def _deny(scope: Scope, send: Send, fault: Fault) -> None:

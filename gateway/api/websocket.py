@@ -2,6 +2,7 @@
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.standing import Callers
 from gateway.api.connection import Close, Connection, WebSocketLimits, close_event
 from gateway.api.requests import Authenticate, Executor
 from gateway.api.streams import Streams
@@ -16,6 +17,7 @@ class WebSocketEndpoint:
         self,
         executor: Executor,
         authenticate: Authenticate,
+        callers: Callers,
         streams: Streams,
         *,
         max_message_bytes: int,
@@ -23,6 +25,7 @@ class WebSocketEndpoint:
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
+        self._callers = callers
         self._streams = streams
         self._max_message_bytes = max_message_bytes
         self._limits = limits or WebSocketLimits()
@@ -38,7 +41,14 @@ class WebSocketEndpoint:
             return
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
         connection = Connection(
-            self._executor, self._authenticate, self._limits, self._max_message_bytes, scope, receive, send
+            self._executor,
+            self._authenticate,
+            self._callers,
+            self._limits,
+            self._max_message_bytes,
+            scope,
+            receive,
+            send,
         )
         with self._streams.opened(lambda: connection.end(Close.GOING_AWAY, "The server is stopping.")):
             await connection.run()

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.sessions import TTL
@@ -57,15 +58,19 @@ def rest_routes(
     database: Database,
     operations: Operations,
     authenticator: Authenticator,
+    admission: Admission,
     *,
     public_url: str | None,
     max_body_bytes: int,
+    body_timeout: float,
     middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader), operations.refusals)
-    endpoint = RestEndpoint(routes, authenticator, public_url, max_body_bytes)
+    endpoint = admission.guarded(
+        RestEndpoint(routes, authenticator, admission, public_url, max_body_bytes, body_timeout)
+    )
     return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
 
@@ -73,12 +78,20 @@ class RestEndpoint:
     """An ASGI application for HTTP scopes."""
 
     def __init__(
-        self, routes: Routes, authenticator: Authenticator, public_url: str | None, max_body_bytes: int
+        self,
+        routes: Routes,
+        authenticator: Authenticator,
+        admission: Admission,
+        public_url: str | None,
+        max_body_bytes: int,
+        body_timeout: float,
     ) -> None:
         self._routes = routes
         self._authenticator = authenticator
+        self._admission = admission
         self._public_url = public_url
         self._max_body_bytes = max_body_bytes
+        self._body_timeout = body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -98,6 +111,7 @@ class RestEndpoint:
     async def _serve(self, scope: Scope, receive: Receive) -> Answer:
         headers = headers_of(scope)
         caller = await self._authenticator.authenticate(scope, {})
+        self._admission.admit(scope, caller)
         request = await self._request(scope, receive, headers, caller)
         if request.segments == ("auth",):
             return await self._auth(request, scope)
@@ -107,7 +121,7 @@ class RestEndpoint:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         members: dict[str, Any] = {}
         if method in ("POST", "PUT", "PATCH"):
-            members = parse_body(await read_body(receive, self._max_body_bytes))
+            members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body_timeout))
         query_string: bytes = scope["query_string"]
         if len(query_string) > QUERY_LIMIT:
             raise Fault(414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError")

@@ -14,7 +14,6 @@ from gateway.rest.query import Query
 from gateway.rest.reading import Asker
 
 PREFIX = "/api"
-BODY_TIMEOUT = 30.0  # seconds for a whole body
 QUERY_LIMIT = 65_536  # bytes: filters come in the URL, and some are long
 
 _VERSION = re.compile(r"v\d[\w.\-]*")
@@ -82,13 +81,16 @@ def root_of(scope: Scope, public_url: str | None) -> str:
     return public_url.rstrip("/") + PREFIX
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Raises Fault 413 or 408, and ClientGone."""
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - the bound is this function's purpose
+    """Raises Fault 415, 413 or 408, and ClientGone."""
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        message = "Send the body without a Content-Encoding"
+        raise Fault(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(timeout):
             return await _read(receive, limit)
     except TimeoutError:
-        message = f"The body did not arrive within {BODY_TIMEOUT:g} seconds"
+        message = f"The body did not arrive within {timeout:g} seconds"
         raise Fault(408, "request_timeout", message, "Api::RequestTimeoutError") from None
 
 

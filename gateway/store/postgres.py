@@ -5,7 +5,7 @@ A plain list of connections instead of asyncpg's pool: its reset query costs mor
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -99,16 +99,27 @@ class _Connections:
                         self._idle.append(connection)
 
     async def _connect(self) -> Any:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self._url,
             statement_cache_size=1_024,
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "snapshot-gateway", "jit": "off", **self._settings},
         )
+        await _stop_for_nobody(connection)
+        return connection
 
     async def close(self) -> None:
         while self._idle:
             await self._idle.pop().close()
+
+
+async def _stop_for_nobody(connection: Any) -> None:
+    """Has the server look every second whether somebody still waits for a statement, be it a gateway that was killed.
+
+    It would otherwise be noticed at the statement's end. Servers on some systems cannot, and those before 14.
+    """
+    with suppress(asyncpg.PostgresError):
+        await connection.execute("SET client_connection_check_interval = '1s'")
 
 
 class PostgresDatabase:

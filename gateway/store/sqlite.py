@@ -29,6 +29,18 @@ _INLINE_SECONDS = 0.005  # that a read may hold the event loop
 BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
 
 
+class Deadline:
+    """When a read has to be done, by time.monotonic(). May be moved while it runs, from any thread."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float = inf) -> None:
+        self.at = at
+
+
+_NEVER = Deadline()
+
+
 class SqliteTransaction:
     """A `Transaction` on an open connection, for use in that connection's thread only."""
 
@@ -37,9 +49,9 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.statements = 0
-        self.deadline = inf  # of time.monotonic(); a statement that runs past it is interrupted
+        self.deadline = _NEVER  # a statement that runs past it is interrupted
         # Looks at the clock, for SQLite adds up the steps of a statement over all the times that it is run.
-        connection.set_progress_handler(lambda: time.monotonic() > self.deadline, _STEPS)
+        connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, _STEPS)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         self.statements += 1
@@ -120,6 +132,7 @@ class SqliteDatabase:
         self._timeout = read_timeout
         self._local = threading.local()
         self._inline: SqliteTransaction | None = None
+        self._soon = Deadline()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(read_connections, "read")
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
@@ -153,38 +166,46 @@ class SqliteDatabase:
         """
         if self._inline is None:
             self._inline = self._reader(0)
+        self._soon.at = time.monotonic() + _INLINE_SECONDS
         try:
-            return self._read(work, single, self._inline, _INLINE_SECONDS)
+            return self._read(work, single, self._inline, self._soon)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise
         self._reading += 1
+        deadline = Deadline()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._readers, self._read_in_thread, work, single, deadline
+            )
+        except asyncio.CancelledError:
+            deadline.at = -inf  # nobody waits for it any more
+            raise
         finally:
             self._reading -= 1
 
-    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, seconds: float) -> T:
+    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, deadline: Deadline) -> T:
         """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
         before = transaction.statements
         if not single:
             transaction.connection.execute("BEGIN")
-        transaction.deadline = time.monotonic() + seconds
+        transaction.deadline = deadline
         try:
             return drive(work, transaction)
         finally:
-            transaction.deadline = inf
+            transaction.deadline = _NEVER
             if not single:
                 transaction.connection.execute("COMMIT")
             self._counted += transaction.statements - before
 
-    def _read_in_thread(self, work: Work[T], single: bool) -> T:
+    def _read_in_thread(self, work: Work[T], single: bool, deadline: Deadline) -> T:
+        deadline.at = min(deadline.at, time.monotonic() + self._timeout)
         try:
             transaction: SqliteTransaction = self._local.transaction
         except AttributeError:
             transaction = self._local.transaction = self._reader(BUSY_SECONDS)
         try:
-            return self._read(work, single, transaction, self._timeout)
+            return self._read(work, single, transaction, deadline)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error

@@ -19,7 +19,12 @@ CONTENT_SECURITY_POLICY = (
 
 _SAFETY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 # The page names its files, so it is asked for again each time.
-_PAGE_HEADERS = {**_SAFETY, "Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
+_PAGE_HEADERS = {
+    **_SAFETY,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
 # Their names carry a hash of their content, so they never change.
 _ASSET_HEADERS = {**_SAFETY, "Cache-Control": "public, max-age=31536000, immutable"}
 

@@ -24,7 +24,13 @@ def gateway(databases: Databases) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def strict(databases: Databases) -> Iterator[Served]:
     settings = Settings(
-        database_url=databases.new("sqlite"), max_tokens=60, max_depth=5, max_aliases=3, max_directives=2, max_cost=100
+        database_url=databases.new("sqlite"),
+        max_tokens=60,
+        max_fields=12,
+        max_depth=5,
+        max_aliases=3,
+        max_directives=2,
+        max_cost=100,
     )
     with served(settings, demo=True) as gateway:
         yield gateway
@@ -53,6 +59,8 @@ def refusals(gateway: Served, query: str, variables: dict[str, Any] | None = Non
         ("query @skip(if: true) { __typename @include(if: true) @skip(if: false) }", "2 directives"),
         ("{ ...F @a } fragment F on Query { a: __typename @b b: __typename @c }", "2 directives"),
         ("{ __typename @a @b @c }", "2 directives"),
+        ("{ " + "__typename " * 13 + "}", "12 fields"),
+        ("{ ...F ...F ...F } fragment F on Query { viewer { name roles tenant } __typename }", "12 fields"),
     ],
 )  # fmt: skip
 def test_size(strict: Served, query: str, what: str) -> None:
@@ -79,6 +87,39 @@ def test_fragments_that_hide_how_deep_they_go(gateway: Served) -> None:
     assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 100 aliases.")]
     loop = "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"
     assert refusals(gateway, loop)[0][0] == "GRAPHQL_VALIDATION_FAILED"
+
+
+def repeated(number: int) -> list[str]:
+    """What a validator compares pair by pair: fields, also in a fragment that nobody spreads, and fragments."""
+    numbers = range(number)
+    return [
+        f"{{ {'__typename ' * number} }}",
+        f"{{ {'viewer { name }' * number} }}",
+        f"{{ __typename }} fragment F on Query {{ {'__typename ' * number} }}",
+        f"{{ {' '.join(f'...F{n}' for n in numbers)} }} "
+        + " ".join(f"fragment F{n} on Query {{ __typename }}" for n in numbers),
+    ]
+
+
+@pytest.mark.parametrize("query", repeated(380), ids=["field", "object", "unused", "fragments"])
+def test_what_takes_long_to_compare(gateway: Served, query: str) -> None:
+    message = "The document repeats fields or fragments so often that it takes too long to compare them."
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", message)]
+
+
+def test_what_is_repeated_as_often_as_frontends_do(gateway: Served) -> None:
+    field, object_, unused, fragments = repeated(90)
+    assert gateway.ask(field) == gateway.ask(fragments) == {"__typename": "Query"}
+    assert gateway.ask(object_) == {"viewer": {"name": "local"}}
+    assert refusals(gateway, unused) == [("GRAPHQL_VALIDATION_FAILED", "Fragment 'F' is never used.")]
+
+
+def test_branching_fragments_are_not_compiled(gateway: Served) -> None:
+    """Each level selects the next four times, so that a small document is an operation without an end."""
+    inner = "parent { ...S%d } children { nodes { ...S%d } } machine { currentSnapshot { ...S%d } }"
+    levels = [f"fragment S{n} on Snapshot {{ {inner.replace('%d', str(n + 1))} }}" for n in range(6)]
+    query = f'{{ node(id: "snapshot-1") {{ ...S0 }} }} {" ".join(levels)} fragment S6 on Snapshot {{ id }}'
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 1000 fields.")]
 
 
 def test_introspection_is_small_enough(gateway: Served) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from starlette.routing import Mount, Route
 from starlette.types import Scope
 
+from gateway.access.admission import Admission
 from gateway.access.caller import ALL_RIGHTS, Caller
 from gateway.access.origin import origin_of
+from gateway.access.standing import Callers
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.sse import EventStreams
@@ -73,8 +75,10 @@ class As:
         authenticator = _Told(caller, self.refusals)
         executor = GraphQLExecutor(database, operations, Feed(database), settings)
         events = EventStreams(self.gateway.gateway.streams)
-        http = GraphQLEndpoint(executor, authenticator.authenticate, events, max_body_bytes=settings.max_body_bytes)
-        rest = rest_routes(database, operations, authenticator, public_url=None, max_body_bytes=settings.max_body_bytes)
+        admission = Admission(Callers(settings))
+        limits: Any = {"max_body_bytes": settings.max_body_bytes, "body_timeout": settings.body_timeout}
+        http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
+        rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)
         self.gateway.gateway.app.router.routes.append(Mount(self.place, routes=[Route("/graphql", http), *rest]))
 
     def post(self, query: str, **variables: Any) -> dict[str, Any]:

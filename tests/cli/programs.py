@@ -96,7 +96,7 @@ def serving(*arguments: str, **settings: Any) -> Iterator[Program]:
     try:
         assert process.stdout is not None
         greeting = "".join(_until(process.stdout, "Ctrl-C"))
-        if not greeting.startswith("The snapshot gateway listens on http://"):
+        if not greeting.startswith("The snapshot gateway listens on http"):
             process.kill()
             raise AssertionError(f"{greeting}{process.communicate()}")
         program = Program(process, greeting)

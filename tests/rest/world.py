@@ -6,7 +6,9 @@ from typing import Any
 
 from starlette.routing import Mount
 
+from gateway.access.admission import Admission
 from gateway.access.caller import Caller, Right
+from gateway.access.standing import Callers
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
@@ -107,6 +109,14 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
             refusals = Refusals(found.database, settings.tenant)
             operations = Operations(found.database, drivers, settings, found.worker.wake, refusals)
         limit = settings.max_body_bytes
-        return rest_routes(found.database, operations, authenticator, public_url=public_url, max_body_bytes=limit)
+        return rest_routes(
+            found.database,
+            operations,
+            authenticator,
+            Admission(Callers(settings)),
+            public_url=public_url,
+            max_body_bytes=limit,
+            body_timeout=settings.body_timeout,
+        )
 
     return gateway.run(make())

@@ -21,7 +21,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "supervising": {"worker_process", "serving", "telemetry", "app", "config", "errors"},
     "worker_process": {"serving", "telemetry", "app", "config", "errors"},
-    "serving": {"app", "pages", "telemetry", "config", "errors"},
+    "serving": {"app", "pages", "telemetry", "connections", "tls", "config", "errors"},
+    "connections": {"config"},
+    "tls": {"config", "errors"},
     "app": {
         *(
             "pages",
@@ -76,7 +78,7 @@ KNOWN_ONLY_TO = {
     "strawberry": {"api"},
     "graphql": {"api"},
     "starlette": {"api", "rest", "app", "pages", "telemetry", "web"},
-    "uvicorn": {"serving"},
+    "uvicorn": {"serving", "connections"},
     "click": {"__main__"},
     "alembic": {"store"},
     "opentelemetry": {"telemetry"},

@@ -15,6 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from websockets.sync.client import ClientConnection, connect
 
+from gateway.access.admission import Admission
+from gateway.access.standing import Callers
 from gateway.api.connection import WebSocketLimits
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
@@ -90,16 +92,23 @@ class Serving:
 
 
 def application(world: World, streams: Streams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
+    admission = Admission(Callers(limits.pop("settings", SETTINGS)))
     events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
     http = GraphQLEndpoint(
         world,
         authenticate,
+        admission,
         events,
         max_body_bytes=SETTINGS.max_body_bytes,
         body_timeout=limits.pop("body_timeout", 30.0),
     )
     ws = WebSocketEndpoint(
-        world, authenticate, streams, max_message_bytes=SETTINGS.max_body_bytes, limits=WebSocketLimits(**limits)
+        world,
+        authenticate,
+        admission.callers,
+        streams,
+        max_message_bytes=SETTINGS.max_body_bytes,
+        limits=WebSocketLimits(**limits),
     )
 
     async def elsewhere(request: Request) -> PlainTextResponse:
@@ -110,12 +119,12 @@ def application(world: World, streams: Streams, serving: Callable[[], Serving], 
         WebSocketRoute("/graphql", ws),
         Route("/elsewhere", elsewhere, methods=["GET", "POST", "DELETE"]),
     ]
-    return Starlette(routes=routes, middleware=middleware(SETTINGS, http))
+    return Starlette(routes=routes, middleware=middleware(SETTINGS, admission.guarded(http)))
 
 
 @contextmanager
 def serve(**limits: Any) -> Iterator[Serving]:
-    """Serves while the block runs. `limits` are WebSocketLimits', `sse_ping`, `send_timeout` and `body_timeout`."""
+    """Serves while the block runs. `limits` are WebSocketLimits', `settings`, `sse_ping`, two timeouts."""
     world, streams = World(), Streams()
     listener = socket.create_server(("127.0.0.1", 0))  # listens already, so nobody needs to wait for the thread
     app = application(world, streams, lambda: serving, **limits)

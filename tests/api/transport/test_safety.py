@@ -194,7 +194,8 @@ def test_a_known_frontend_reads_the_answer(client: httpx2.Client) -> None:
         client.post("/graphql", json={}, headers={"origin": FRONTEND}),
     ):
         assert response.headers["access-control-allow-origin"] == FRONTEND
-        assert response.headers["access-control-expose-headers"] == "X-Request-Id"
+        told = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+        assert response.headers["access-control-expose-headers"] == told
         assert response.headers["vary"] == "Accept, Origin"
 
 
@@ -212,6 +213,9 @@ def test_every_answer_is_guarded(client: httpx2.Client) -> None:
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "strict-transport-security" not in answer.headers
         assert answer.headers["x-request-id"]
         kept_by_nobody = answer.request.method == "POST" or answer.url.params
         assert answer.headers.get("cache-control") == ("no-store" if kept_by_nobody else None)

@@ -1,0 +1,18 @@
+"""Heavy callers' use of their quotas, which processes share."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from gateway.store.migrations.types import TEXT
+
+revision = "0007"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "caller_use",
+        sa.Column("caller", TEXT, nullable=False),
+        sa.Column("full_at", sa.Float(53), nullable=False),
+        sa.PrimaryKeyConstraint("caller", name=op.f("pk_caller_use")),
+    )

@@ -1,0 +1,181 @@
+"""The attack list against a gateway as it is served: each attack is refused as told, and changes nothing.
+
+With `-s` it prints the table: the answer, how long it took, and how much of that the gateway worked. That is told, not
+held, for it depends on the machine.
+"""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.cli.programs import Program, serving
+from tests.databases import Databases
+from tests.limits.attacks import ATTACKS, Attack
+
+GROWTH = 150  # MiB that the gateway may take more than before, which no single attack sends
+
+
+@pytest.fixture(scope="module")
+def target(databases: Databases) -> Iterator[Program]:
+    with serving("--demo", database_url=databases.new("sqlite")) as program:
+        before, memory = state(program), resident(program)
+        yield program
+        assert state(program) == before
+        assert resident(program) - memory < GROWTH
+        print(f"\nmemory: {memory} MiB before, {resident(program)} MiB after")
+
+
+def state(program: Program) -> object:
+    """What an attack could have changed."""
+    return program.ask("{ snapshots(first: 1) { totalCount nodes { id } } vms { totalCount } }")
+
+
+def resident(program: Program) -> int:
+    """MiB of memory."""
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) // 1_024
+
+
+def cpu(program: Program) -> float:
+    """Seconds that the event loop's thread has worked."""
+    return int(Path(f"/proc/{program.process.pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def send(program: Program, attack: Attack) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer."""
+    if attack.raw is not None:
+        port = int(program.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            return split(exchange(connection, attack.raw))
+    content = attack.body if isinstance(attack.body, bytes) else None
+    body = None if content is not None or attack.body is None else attack.body
+    answer = program.http.request(attack.method, attack.path, headers=attack.headers, content=content, json=body)
+    return answer.status_code, dict(answer.headers), answer.content
+
+
+def exchange(connection: socket.socket, sent: bytes) -> bytes:
+    """What comes back until the connection ends, which may be before everything was sent."""
+    received = b""
+    try:
+        connection.sendall(sent)
+        while chunk := connection.recv(65_536):
+            received += chunk
+    except OSError:
+        if not received:
+            received = connection.recv(65_536)
+    return received
+
+
+def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+
+def code(body: bytes) -> str | None:
+    """The code that the answer gives, in the shape of its surface; None when it is not an error of ours."""
+    try:
+        members = json.loads(body)
+    except ValueError:
+        return None
+    if "errors" in members:
+        codes = {error["extensions"]["code"] for error in members["errors"]}
+        assert len(codes) == 1
+        return str(codes.pop())
+    kind: str | None = members["error"]["kind"] if "error" in members else None
+    return kind
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_is_refused(target: Program, attack: Attack) -> None:
+    begun, worked = time.perf_counter(), cpu(target)
+    status, headers, body = send(target, attack)
+    took, worked = time.perf_counter() - begun, cpu(target) - worked
+    answer = f"{status} {code(body) or '':26}"
+    print(f"\n{attack.name:32} {answer} {took * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
+    assert (status, code(body)) == (attack.status, attack.code), body[:500]
+    assert re.fullmatch(r"[A-Za-z0-9._:=+/-]{1,64}", headers.get("x-request-id", "-"))
+    for secret in (b"Traceback", b"sqlite", b"SELECT ", str(Path.cwd()).encode()):
+        assert secret not in body
+    assert target.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
+
+
+SUBSCRIBE = {"query": "subscription { snapshotChanged { kind } }"}
+
+
+def flood(target: Program, messages: list[str], *, init: bool = True) -> tuple[int, int]:
+    """How many answers came to these messages on one WebSocket, and the code it was closed with; 0 if it was not."""
+    uri = target.url.replace("http", "ws") + "/graphql"
+    with connect(uri, subprotocols=["graphql-transport-ws"], proxy=None, compression=None) as opened:  # type: ignore[list-item]
+        if init:
+            opened.send('{"type": "connection_init"}')
+            assert opened.recv(10) == '{"type":"connection_ack"}'
+        count = 0
+        try:
+            for message in messages:
+                opened.send(message)
+            for _ in messages:
+                opened.recv(10)
+                count += 1
+        except ConnectionClosed as closed:
+            return count, closed.rcvd.code if closed.rcvd else 1006
+        return count, 0
+
+
+def subscribing(number: int) -> list[str]:
+    return [json.dumps({"id": str(n), "type": "subscribe", "payload": SUBSCRIBE}) for n in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "init", "code"),
+    [
+        ("pings", ['{"type": "ping"}'] * 3_000, True, 0),
+        ("inits", ['{"type": "connection_init"}'] * 100, True, 4429),
+        ("subscriptions before an init", subscribing(1), False, 4401),
+        ("one id, again and again", subscribing(1) * 100, True, 4409),
+        ("no messages", ["x" * 1_000] * 100, True, 4400),
+        ("a huge message", ["x" * 1_100_000], True, 1009),
+        ("a long id", [json.dumps({"id": "x" * 1_000, "type": "subscribe", "payload": SUBSCRIBE})], True, 4400),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_flood_of_messages(target: Program, name: str, messages: list[str], init: bool, code: int) -> None:
+    begun, worked = time.perf_counter(), cpu(target)
+    count, closed = flood(target, messages, init=init)
+    took, worked = time.perf_counter() - begun, cpu(target) - worked
+    print(f"\n{name:32} close {closed:<24} {took * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
+    assert closed == code
+    assert count == (len(messages) if code == 0 else 0) or name == "inits"
+    assert target.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
+
+
+def test_a_flood_of_subscriptions(target: Program) -> None:
+    """A hundred run; each beyond is refused by itself."""
+    uri = target.url.replace("http", "ws") + "/graphql"
+    with connect(uri, subprotocols=["graphql-transport-ws"], proxy=None) as opened:  # type: ignore[list-item]
+        opened.send('{"type": "connection_init"}')
+        assert opened.recv(10) == '{"type":"connection_ack"}'
+        for message in subscribing(150):
+            opened.send(message)
+        refused = [json.loads(opened.recv(10)) for _ in range(50)]
+    assert {message["type"] for message in refused} == {"error"}
+    assert {message["payload"][0]["extensions"]["code"] for message in refused} == {"LIMIT_EXCEEDED"}
+    assert [int(message["id"]) for message in refused] == [*range(100, 150)]
+    assert target.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
+
+
+def test_names_are_not_suggested_where_they_are_hidden(databases: Databases) -> None:
+    with serving(database_url=databases.new("sqlite"), introspection="false") as program:
+        for query in ("{ viewr { name } }", "{ __schema { types { name } } }", "{ vms(frist: 1) { totalCount } }"):
+            answer = program.http.post("/graphql", json={"query": query}).json()
+            assert answer["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
+            assert "Did you mean" not in answer["errors"][0]["message"]

@@ -1,0 +1,109 @@
+"""A read that nobody waits for any more is stopped in the database, and what changes something is not."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from gateway.config import Settings
+from gateway.store.opening import open_database
+from tests.databases import Databases
+from tests.serving import Served, served
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+LONGER_THAN_A_LOOK = ENDLESS.replace("FROM n)", "FROM n WHERE i < 1000000)")
+WAITING = (
+    "SELECT query FROM pg_stat_activity WHERE application_name = 'snapshot-gateway' AND wait_event_type = 'Lock'"
+    " AND datname = current_database()"
+)
+READ = '{ vm(id: "vm-11") { snapshots { nodes { name } } } }'
+WRITE = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "left"}) { operation { id } } }'
+
+
+def test_sqlite_stops_a_read_that_is_canceled(databases: Databases) -> None:
+    """The only thread is free again at once, although the read had ten minutes."""
+
+    async def main() -> int:
+        database = open_database(databases.new("sqlite"), read_connections=1, write_connections=1, read_timeout=600)
+        began = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        async def endless(tx: Any) -> Any:
+            loop.call_soon_threadsafe(began.set)
+            return await tx.rows(ENDLESS)
+
+        async def long(tx: Any) -> Any:
+            return await tx.rows(LONGER_THAN_A_LOOK)
+
+        reading = asyncio.create_task(database.read(endless, single=True))
+        await began.wait()
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        async with asyncio.timeout(60):
+            ((count,),) = await database.read(long, single=True)
+            await database.close()
+        return int(count)
+
+    assert asyncio.run(main()) == 1_000_000
+
+
+@pytest.fixture
+def gateway(databases: Databases) -> Iterator[Served]:
+    settings = Settings(database_url=databases.new("postgresql"), read_timeout=600.0, read_connections=32)
+    with served(settings, demo=True) as found:
+        yield found
+
+
+def send(gateway: Served, query: str) -> socket.socket:
+    body = json.dumps({"query": query}).encode()
+    connection = socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), 20)
+    head = f"POST /graphql HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    return connection
+
+
+def until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not found():
+        assert time.monotonic() < deadline
+
+
+def test_postgresql_stops_a_read_whose_client_has_left(gateway: Served, databases: Databases) -> None:
+    url = str(gateway.gateway.database._url)  # type: ignore[attr-defined]
+    with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
+
+        def waiting() -> list[str]:
+            """The client's; a refresh asks for more, and waits too."""
+            queries = [query for (query,) in looking.execute(WAITING)]
+            return [query for query in queries if "snapshot" in query and "provider_ref" not in query]
+
+        blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+        with send(gateway, READ):
+            until(lambda: bool(waiting()))
+        until(lambda: not waiting())
+        blocking.rollback()
+    assert gateway.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
+
+
+def test_a_mutation_is_carried_out_whoever_is_there_to_hear_of_it(gateway: Served) -> None:
+    url = str(gateway.gateway.database._url)  # type: ignore[attr-defined]
+    with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
+        blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+        with send(gateway, WRITE):
+            until(lambda: any("snapshot" in query for (query,) in looking.execute(WAITING)))
+        # One more request, whose turn comes after the end of that connection was seen.
+        assert gateway.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
+        blocking.rollback()
+
+    def made() -> bool:
+        found = gateway.ask('{ snapshots(filter: {name: {eq: "left"}}) { totalCount } }')
+        return bool(found["snapshots"]["totalCount"] == 1)
+
+    until(made)
