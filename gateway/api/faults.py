@@ -2,7 +2,7 @@
 
 import orjson
 
-from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.errors import MEANINGS, RETRY_SECONDS, ErrorCode, GatewayError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -20,8 +20,11 @@ class Fault(Exception):
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
         """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
-        status = MEANINGS[error.code].http_status
-        return cls(status, error.message, error.code, [(b"www-authenticate", b"Bearer")] if status == 401 else None)
+        meaning = MEANINGS[error.code]
+        headers: Headers = [(b"www-authenticate", b"Bearer")] if meaning.http_status == 401 else []
+        if meaning.retryable:
+            headers.append((b"retry-after", b"%d" % RETRY_SECONDS))
+        return cls(meaning.http_status, error.message, error.code, headers)
 
     @classmethod
     def internal(cls, request_id: str) -> "Fault":
