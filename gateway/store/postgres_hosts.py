@@ -16,6 +16,7 @@ from gateway.store.postgres_trouble import unreachable
 
 log = logging.getLogger(__name__)
 
+_ROUNDS = 2  # tries of each host: the first may have met what just went away
 _PAUSE = 0.25  # seconds after a failure in which nobody tries again
 
 _LIBPQ_ONLY = {
@@ -57,24 +58,31 @@ class Hosts:
         loop = asyncio.get_running_loop()
         if self._failed is not None and loop.time() < self._quiet_until:
             raise Unavailable(self._failed.message)
-        causes: list[Exception] = []
-        for url in list(self._urls):
-            try:
-                connection = await self._open(url, settings)
-            except Exception as error:  # noqa: BLE001 - told below, whatever it is: no connection was opened
-                causes.append(error)
-                continue
-            if self._urls[0] != url:
-                self._urls.sort(key=lambda other: other != url)
-            if self._failed is not None:
-                self._failed = None
-                log.warning("the database can be reached again")
-            return connection
+        cause: Exception | None = None
+        for _ in range(_ROUNDS):
+            for url in list(self._urls):
+                try:
+                    connection = await self._open(url, settings)
+                except Exception as error:  # noqa: BLE001 - told below, whatever it is: no connection was opened
+                    cause = error
+                else:
+                    self._reached(url)
+                    return connection
+            if isinstance(cause, TimeoutError):
+                break
         self._quiet_until = loop.time() + _PAUSE
         if self._failed is None:  # said once, not by each of thousands of requests
-            log.warning("the database cannot be reached: %s", "; ".join(_words(cause) for cause in causes))
-        self._failed = unreachable(causes[-1])
-        raise self._failed from causes[-1]
+            log.warning("the database cannot be reached: %s", str(cause) or type(cause).__name__)
+        assert cause is not None
+        self._failed = unreachable(cause)
+        raise self._failed from cause
+
+    def _reached(self, url: str) -> None:
+        if self._urls[0] != url:
+            self._urls.sort(key=lambda other: other != url)
+        if self._failed is not None:
+            self._failed = None
+            log.warning("the database can be reached again")
 
     async def _open(self, url: str, settings: dict[str, str]) -> Any:
         return await asyncpg.connect(
@@ -84,7 +92,3 @@ class Hosts:
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "snapshot-gateway", **settings},
         )
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
