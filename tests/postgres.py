@@ -96,16 +96,20 @@ class PostgresServer:
 
     def _children(self) -> list[int]:
         pid = self._process.pid
-        return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        try:
+            return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except FileNotFoundError:  # it has ended
+            return []
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            if "ready to accept connections" in self._log.read_text():
+            if "ready to accept" in self._log.read_text():
                 return
             time.sleep(0.02)
+        self.kill()
         raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()}")
 
 

@@ -23,6 +23,7 @@ from gateway.store.statements import Statement
 
 T = TypeVar("T")
 
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _GRACE = 1.0  # seconds that the server has to end by itself what takes too long
 _TRIES = 6  # of a transaction that others stood in the way of
 
@@ -107,11 +108,9 @@ class PostgresDatabase:
             async with asyncio.timeout(self._limits.read_timeout + _GRACE):
                 if single:
                     return await work(transaction)
-                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                try:
-                    return await work(transaction)
-                finally:
-                    await connection.execute("ROLLBACK")
+                result = await _begun(transaction, connection, work, _READ)
+                await connection.execute("ROLLBACK")
+                return result
         except asyncpg.QueryCanceledError as error:
             raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
         except BaseException as error:
@@ -143,13 +142,7 @@ class PostgresDatabase:
         committing = False
         try:
             async with asyncio.timeout(self._limits.write_timeout + _GRACE):
-                await connection.execute("BEGIN")
-                try:
-                    result = await work(transaction)
-                except Exception:
-                    with contextlib.suppress(Exception):  # what has gone wrong before is what is told
-                        await connection.execute("ROLLBACK")
-                    raise
+                result = await _begun(transaction, connection, work, "BEGIN")
                 committing = True
                 await _commit(connection)
                 return result
@@ -186,6 +179,17 @@ class PostgresDatabase:
         await self._writers.close()
 
 
+async def _begun(transaction: PostgresTransaction, connection: Any, work: Work[T], begin: str) -> T:
+    """Runs `work` in a transaction that is left open. One that is canceled waits for nothing more."""
+    await connection.execute(begin)
+    try:
+        return await work(transaction)
+    except Exception:
+        with contextlib.suppress(Exception):  # what has gone wrong before is what is told
+            await connection.execute("ROLLBACK")
+        raise
+
+
 async def _commit(connection: Any) -> None:
     """A COMMIT of a transaction in which a statement has failed takes it back, and calls that no error."""
     if await connection.execute("COMMIT") != "COMMIT":
@@ -200,7 +204,10 @@ def _told(error: BaseException, connection: Any, pool: Connections) -> BaseExcep
         # A BEGIN that was cancelled makes asyncpg take every later transaction for a part of it, and commit none of
         # them: nobody may have this connection again.
         connection.terminate()
-        return sorted_out(error, connection) if isinstance(error, Exception) else error
+        if not isinstance(error, Exception):
+            return error
+        pool.drop_idle()  # the server had time to end it by itself, so it is frozen or gone
+        return sorted_out(error, connection)
     told = sorted_out(error, connection)
     if isinstance(told, ConnectionLost):
         connection.terminate()

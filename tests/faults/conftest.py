@@ -11,6 +11,7 @@ import pytest
 from gateway.app import opened_database
 from gateway.config import Settings
 from gateway.inventory.demo import load_demo
+from gateway.store.migrate import migrate
 from tests.databases import Databases
 from tests.faults.proxy import Proxy, proxied
 from tests.serving import Served, served
@@ -23,12 +24,13 @@ def hasty(url: str, **changes: Any) -> Settings:
 
 
 def with_demo(url: str) -> str:
-    """The URL of a database that has got the demo world."""
+    """The URL of a database, which now is migrated and has the demo world."""
 
     async def load() -> None:
         async with opened_database(Settings(database_url=url)) as database:
             await load_demo(database, "default")
 
+    migrate(url)
     asyncio.run(load())
     return url
 

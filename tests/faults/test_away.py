@@ -26,7 +26,11 @@ WISH = {"input": {"machineId": "vm-11", "name": "never"}}
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [("refuse", {GONE}), ("hang", {SILENT, "all database connections are busy"})]
+    ("fault", "says"),
+    [
+        ("refuse", {GONE}),
+        pytest.param("hang", {SILENT, "all database connections are busy"}, marks=pytest.mark.thorough),
+    ],
 )
 def test_every_surface_says_so_and_serves_again(wired: Wired, fault: str, says: set[str]) -> None:
     gateway = wired.gateway
