@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -171,6 +172,7 @@ class Inventory:
                 begun=begun,
                 moment=moment,
                 tally=done.snapshots,
+                stuck_after=timedelta(seconds=self._settings.operation_deadline),
                 adopted=machine.adopted,
             )
             return done

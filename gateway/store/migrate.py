@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import StartupError
 from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
+from gateway.store.sqlite import BUSY_SECONDS
 
 try:  # an extra
     import psycopg
@@ -70,7 +71,7 @@ def _connection(url: str) -> Iterator[sa.Connection]:
 def _engine(url: str) -> sa.Engine:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
-        engine = sa.create_engine("sqlite:///" + sqlite_path(url))
+        engine = sa.create_engine("sqlite:///" + sqlite_path(url), connect_args={"timeout": BUSY_SECONDS})
         # By itself the driver begins no transaction for DDL, and a migration that is killed would stay half done.
         sa.event.listen(engine, "connect", _leave_transactions_alone)
         sa.event.listen(engine, "begin", _begin_immediate)

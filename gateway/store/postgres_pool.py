@@ -65,9 +65,13 @@ class Connections:
             self._idle.pop().terminate()
 
     async def close(self) -> None:
-        while self._idle:
-            connection = self._idle.pop()
-            try:
-                await connection.close(timeout=1)
-            except Exception:  # noqa: BLE001 - it is given up in any case
-                connection.terminate()
+        """Says goodbye to a server that listens, and waits for no other."""
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(_close(connection) for connection in idle))
+
+
+async def _close(connection: Any) -> None:
+    try:
+        await connection.close(timeout=1)
+    except Exception:  # noqa: BLE001 - it is given up in any case
+        connection.terminate()

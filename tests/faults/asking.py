@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from websockets.sync.client import connect
@@ -84,3 +85,13 @@ def told_by_websocket(gateway: Served) -> tuple[str, bool, str]:
         assert (message["id"], message["type"]) == ("1", "error")
         (error,) = message["payload"]
     return _told(error)
+
+
+@contextmanager
+def following(gateway: Served, operation: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The states of an operation, as a subscription tells them."""
+    query = "subscription ($id: ID!) { operationUpdated(id: $id) { state isDone } }"
+    body = {"query": query, "variables": {"id": operation}}
+    with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
+        lines = (line[6:] for line in answer.iter_lines() if line.startswith("data: {"))
+        yield (json.loads(line)["data"]["operationUpdated"] for line in lines)

@@ -1,9 +1,12 @@
 """A PostgreSQL that is away, however it went: a clear, retryable error on every surface, and back by itself."""
 
+import signal
+
 import psycopg
 import pytest
 
-from tests.cli.programs import refusal
+from tests.cli.programs import refusal, serving
+from tests.databases import Databases
 from tests.faults.asking import (
     COUNTS,
     CREATE,
@@ -11,13 +14,15 @@ from tests.faults.asking import (
     READ,
     create,
     eventually,
+    following,
     told,
     told_by_events,
     told_by_rest,
     told_by_websocket,
     until,
 )
-from tests.faults.conftest import Wired
+from tests.faults.conftest import Wired, wired_gateway, with_demo
+from tests.faults.proxy import proxied
 
 GONE = "the database cannot be reached"
 SILENT = "the database does not answer in time"
@@ -103,6 +108,38 @@ def test_the_listening_connection_comes_back(wired: Wired) -> None:
         wired.wire.heal()
         until(lambda: listening() == 1)
     assert gateway.ask(READ) == NAME
+
+
+def test_work_and_those_who_follow_it_outlast_an_outage(databases: Databases) -> None:
+    """The database is away for longer than a lease: the work is taken up again, done once, and told to its end."""
+    with wired_gateway(databases, operation_lease=0.5) as wired:
+        gateway = wired.gateway
+        operation = create(gateway, "outlasting")["data"]["createSnapshot"]["operation"]["id"]
+        with following(gateway, operation) as states:
+            assert next(states)["state"] in {"QUEUED", "RUNNING"}
+            wired.wire.refuse()
+            until(lambda: "errors" in gateway.post(READ))
+            until(lambda: not gateway.gateway.worker._jobs)  # its lease is over, so it has let go
+            wired.wire.heal()
+            assert [state["state"] for state in states][-1] == "SUCCEEDED"
+        with psycopg.connect(wired.url) as connection:
+            made = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE name = 'outlasting'").fetchone()
+        assert made == (1,)
+
+
+@pytest.mark.thorough
+def test_it_stops_when_it_is_told_to(databases: Databases) -> None:
+    """Even when the database does not answer: nothing waits for it for ever."""
+    url = with_demo(databases.new("postgresql"))
+    port = databases.postgres_server().port
+    with proxied(port) as wire:
+        through = url.replace(f":{port}/", f":{wire.port}/")
+        with serving("--database-url", through, drain_timeout=0.5, database_wait=1) as program:
+            assert program.ask(READ) == NAME
+            program.ask(CREATE, input={"machineId": "vm-11", "name": "left over"})
+            wire.hang()
+            code, out, _ = program.stop(signal.SIGTERM)
+            assert (code, out) == (0, "stopped\n")
 
 
 def test_a_command_says_so_in_one_line() -> None:
