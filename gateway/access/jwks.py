@@ -13,7 +13,7 @@ import httpx2
 import orjson
 
 from gateway.access.keys import Key, jwk_keys
-from gateway.errors import ProviderUnavailable, StartupError
+from gateway.errors import StartupError, Unavailable
 
 FRESH = 300.0  # seconds, after which they are fetched again beside the requests; so a withdrawn key lives that long
 STALE = 3_600.0  # seconds for which they are used when they cannot be fetched again
@@ -47,7 +47,7 @@ class JwksKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, id: str | None, algorithm: str) -> Sequence[Key]:
-        """Those of this id, or all where a token names none, that may have signed it. Raises ProviderUnavailable."""
+        """Those of this id, or all where a token names none, that may have signed it. Raises Unavailable."""
         age = self._clock() - self._fetched_at
         unknown = id is not None and all(key.id != id for key in self._keys)
         if age > STALE or unknown:
@@ -55,7 +55,7 @@ class JwksKeys:
         elif age > FRESH:
             self._begin()
         if self._clock() - self._fetched_at > STALE:
-            raise ProviderUnavailable("The keys that verify tokens cannot be fetched from their issuer now.")
+            raise Unavailable("The keys that verify tokens cannot be fetched from their issuer now.")
         return [key for key in self._keys if algorithm in key.algorithms and (id is None or key.id == id)]
 
     async def close(self) -> None:

@@ -3,13 +3,15 @@
 import orjson
 
 from gateway.access.credentials import challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated, Unavailable
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Fault(Exception):
     """The request never reached GraphQL. The message is written for the caller."""
+
+    retryable = False
 
     def __init__(self, status: int, message: str, code: ErrorCode = ErrorCode.INVALID, headers: Headers | None = None):
         super().__init__(message)
@@ -24,9 +26,12 @@ class Fault(Exception):
         headers = None
         if isinstance(error, Unauthenticated):
             headers = [(b"www-authenticate", challenge(error))]
-        elif isinstance(error, Throttled):
+        elif isinstance(error, Throttled | Unavailable):
             headers = [(b"retry-after", b"%d" % error.retry_after)]
-        return cls(MEANINGS[error.code].http_status, error.message, error.code, headers)
+        meaning = MEANINGS[error.code]
+        fault = cls(meaning.http_status, error.message, error.code, headers)
+        fault.retryable = meaning.retryable
+        return fault
 
     @classmethod
     def internal(cls, request_id: str) -> "Fault":
@@ -34,12 +39,15 @@ class Fault(Exception):
         return cls(500, internal_message(request_id), ErrorCode.INTERNAL)
 
     def body(self) -> bytes:
-        return b'{"errors":' + errors_json(self.message, self.code) + b"}"
+        return b'{"errors":' + errors_json(self.message, self.code, retryable=self.retryable) + b"}"
 
 
-def errors_json(message: str, code: ErrorCode) -> bytes:
+def errors_json(message: str, code: ErrorCode, *, retryable: bool = False) -> bytes:
     """A list of one GraphQL error, as JSON."""
-    return orjson.dumps([{"message": message, "extensions": {"code": MEANINGS[code].extensions_code}}])
+    extensions: dict[str, str | bool] = {"code": MEANINGS[code].extensions_code}
+    if retryable:
+        extensions["retryable"] = True
+    return orjson.dumps([{"message": message, "extensions": extensions}])
 
 
 def internal_message(request_id: str) -> str:

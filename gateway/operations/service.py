@@ -12,7 +12,7 @@ from gateway.access.origin import Origin
 from gateway.audit import AuditAction
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Refusal
+from gateway.errors import Refusal, Unconfirmed
 from gateway.models import MachineKind
 from gateway.operations import idempotency
 from gateway.operations.cancel import cancel_operation
@@ -215,7 +215,12 @@ class Operations:
             return outcomes, outcomes
 
         try:
-            outcomes, decided = await self._database.write(work)
+            try:
+                outcomes, decided = await self._database.write(work)
+            except Unconfirmed:
+                if use is None:
+                    raise
+                outcomes, decided = await self._database.write(work)  # the key tells whether it was accepted
         except _NothingAccepted as nothing:
             outcomes = decided = nothing.outcomes
         else:

@@ -5,7 +5,7 @@ from typing import Self
 import orjson
 
 from gateway.access.credentials import REALM, challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated, Unavailable
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -17,6 +17,8 @@ _CLASSES = {
     ErrorCode.FORBIDDEN: "Api::ForbiddenError",
     ErrorCode.NOT_FOUND: "ActiveRecord::RecordNotFound",
     ErrorCode.LIMIT_EXCEEDED: "Api::TooManyRequestsError",
+    ErrorCode.OUTCOME_UNKNOWN: "Api::InternalServerError",
+    ErrorCode.UNAVAILABLE: "Api::ServiceUnavailableError",
     ErrorCode.INTERNAL: "Api::InternalServerError",
 }
 
@@ -38,7 +40,7 @@ class Fault(Exception):
         headers = None
         if isinstance(error, Unauthenticated):
             headers = [(b"www-authenticate", _BASIC), (b"www-authenticate", challenge(error))]
-        elif isinstance(error, Throttled):
+        elif isinstance(error, Throttled | Unavailable):
             headers = [(b"retry-after", b"%d" % error.retry_after)]
         meaning, klass = MEANINGS[error.code], _CLASSES.get(error.code, _BAD_REQUEST)
         return cls(meaning.http_status, meaning.rest_kind, error.message, klass, headers)

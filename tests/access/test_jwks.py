@@ -13,7 +13,7 @@ from tests.access.issuer import AUDIENCE, EC, NAME, OTHER_RSA, RSA, Published, j
 from tests.databases import Databases
 from tests.serving import Served, served
 
-AWAY = (503, "PROVIDER_UNAVAILABLE", "The keys that verify tokens cannot be fetched from their issuer now.")
+AWAY = (503, "SERVICE_UNAVAILABLE", "The keys that verify tokens cannot be fetched from their issuer now.")
 
 
 class Clock:

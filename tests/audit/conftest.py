@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config import Settings
 from tests.api.asking import latency
-from tests.audit.world import ADMIN, OPERATOR, STRANGER, VIEWER, As
+from tests.audit.world import ADMIN, BLIND, OPERATOR, STRANGER, VIEWER, As
 from tests.databases import KINDS, Databases
 from tests.serving import Served, served
 
@@ -32,6 +32,12 @@ def operator(gateway: Served) -> As:
 @pytest.fixture(scope="package")
 def viewer(gateway: Served) -> As:
     return As(gateway, VIEWER)
+
+
+@pytest.fixture(scope="package")
+def blind(gateway: Served) -> As:
+    """Who may not even read."""
+    return As(gateway, BLIND)
 
 
 @pytest.fixture(scope="package")

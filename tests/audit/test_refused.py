@@ -69,15 +69,15 @@ def test_what_the_caller_may_not(gateway: Served, admin: As, viewer: As) -> None
     assert dump(gateway) == before
 
 
-def test_rest(gateway: Served, admin: As, operator: As, viewer: As) -> None:
+def test_rest(gateway: Served, admin: As, operator: As, viewer: As, blind: As) -> None:
     before = dump(gateway)
     one, several = "/vms/11/snapshots/3", "/vms/11/snapshots"
     for caller, method, path, body, expected in (
         (viewer, "POST", one, {"action": "revert"}, ("REVERT_VM_SNAPSHOT", "FORBIDDEN", WEB, BASE)),
         (viewer, "DELETE", one, None, ("DELETE_SNAPSHOT", "FORBIDDEN", WEB, BASE)),
         (viewer, "POST", several, {"name": "x"}, ("CREATE_SNAPSHOT", "FORBIDDEN", WEB, None)),
-        (viewer, "GET", "/vms/11", None, ("READ", "FORBIDDEN", WEB, None)),
-        (viewer, "GET", one, None, ("READ", "FORBIDDEN", WEB, BASE)),
+        (blind, "GET", "/vms/11", None, ("READ", "FORBIDDEN", WEB, None)),
+        (blind, "GET", one, None, ("READ", "FORBIDDEN", WEB, BASE)),
         (operator, "POST", "/vms/999/snapshots", {"name": "x"}, ("CREATE_SNAPSHOT", "NOT_FOUND", "vm-999", None)),
         (operator, "DELETE", "/vms/11/snapshots/99", None, ("DELETE_SNAPSHOT", "NOT_FOUND", WEB, "snapshot-99")),
         (operator, "POST", several, {"name": ["x"]}, ("CREATE_SNAPSHOT", "INVALID", WEB, None)),
@@ -111,7 +111,7 @@ def test_nobody(gateway: Served, admin: As, nobody: As) -> None:
             "action": "LOG_IN",
             "outcome": "REFUSED",
             "code": "UNAUTHENTICATED",
-            "message": "the credentials are not valid",
+            "message": "Invalid credentials",
             "repeats": 0,
             "callerRoles": [],
             "address": "127.0.0.1",

@@ -10,6 +10,7 @@ from starlette.types import Scope
 from gateway.access.admission import Admission
 from gateway.access.caller import ALL_RIGHTS, Caller
 from gateway.access.origin import origin_of
+from gateway.access.roles import BUILT_IN
 from gateway.access.standing import Callers
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
@@ -32,7 +33,8 @@ ENTRIES = """query ($filter: AuditEntryFilter, $sort: [AuditEntrySort!], $first:
 
 ADMIN = Caller("ada", "default", ("admin",), ALL_RIGHTS, administers=True, key="t-1")
 OPERATOR = Caller("oskar", "default", ("operator",), ALL_RIGHTS, key="t-2")
-VIEWER = Caller("vera", "default", ("viewer",), frozenset(), key="t-3")
+VIEWER = Caller("vera", "default", ("viewer",), BUILT_IN["viewer"].rights, key="t-3")
+BLIND = Caller("blaise", "default", ("nothing",), frozenset(), key="t-5")
 STRANGER = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, key="t-4")
 
 Entry = tuple[Any, ...]

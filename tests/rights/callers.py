@@ -30,6 +30,10 @@ class Asking(NamedTuple):
     def rights(self) -> frozenset[Right]:
         return Roles.read(OWN_ROLES).rights(self.roles).rights
 
+    @property
+    def administers(self) -> bool:
+        return Roles.read(OWN_ROLES).rights(self.roles).administers
+
 
 def _with_read(right: str) -> Asking:
     read = f"{right.partition(':')[0]}:read"

@@ -23,10 +23,12 @@ class Rule:
     bound: bool = True  # about a machine; otherwise it is enough to be known
     opened: bool = False  # to everybody, also to whom nobody knows
     early: bool = False  # a right that is lacking is told before it is looked whether there is such a machine
+    administers: bool = False  # for administrators alone
 
 
 KNOWN = Rule(bound=False)
 OPEN = Rule(bound=False, opened=True)
+RECORDED = Rule(administers=True)  # what a record is about has its own bounds
 
 GRAPHQL: Mapping[str, Rule] = {
     "Query.viewer": KNOWN,
@@ -42,6 +44,7 @@ GRAPHQL: Mapping[str, Rule] = {
     "Query.snapshots": Rule(),
     "Query.operation": Rule(),
     "Query.operations": Rule(),
+    "Query.auditEntries": Rule(bound=False, administers=True),
     "Vm.capabilities": Rule(VMS),
     "Vm.snapshots": Rule(VMS),
     "Vm.currentSnapshot": Rule(VMS),
@@ -57,6 +60,9 @@ GRAPHQL: Mapping[str, Rule] = {
     "Operation.error": Rule(),
     "Operation.machine": Rule(),
     "Operation.snapshot": Rule(),
+    "AuditEntry.machine": RECORDED,
+    "AuditEntry.snapshot": RECORDED,
+    "AuditEntry.operation": RECORDED,
     "Mutation.createSnapshot": Rule(acts=[CREATE]),
     "Mutation.createSnapshots": Rule(acts=[CREATE]),
     "Mutation.revertVmSnapshot": Rule(VMS, [REVERT]),

@@ -74,6 +74,8 @@ def expected(rule: Rule, kind: MachineKind, caller: Asking) -> str:
     if caller is ANONYMOUS:
         return UNKNOWN
     sees = caller.tenant == TENANT and (SnapshotAction.READ, kind) in caller.rights
+    if rule.administers and not caller.administers:
+        return NOT_THERE if rule.bound else FORBIDDEN
     needed = rule.acts or ([SnapshotAction.READ] if rule.bound else [])
     lacks = bool(needed) and not any((action, kind) in caller.rights for action in needed)
     if lacks and (rule.early or sees):

@@ -33,6 +33,11 @@ def operation(kind: MachineKind, work: OperationKind = OperationKind.CREATE_SNAP
     return 9_000 + 10 * list(MachineKind).index(kind) + list(OperationKind).index(work)
 
 
+def entry(kind: MachineKind) -> int:
+    """One of the record, about a machine, a snapshot and an operation."""
+    return 9_500 + list(MachineKind).index(kind)
+
+
 def leftover(kind: MachineKind, name: str, caller: Asking) -> int:
     """What a failed create has left, for this caller to delete by this request."""
     place = _DELETES.index(name) * len(MachineKind) + list(MachineKind).index(kind)
@@ -60,6 +65,13 @@ def prepare(gateway: Served) -> None:
     asking.execute(gateway, f"INSERT INTO operation ({about}, {rest}) VALUES {', '.join(operations)}")
     about = "id, tenant, machine_id, name, name_folded, state, memory, is_current, created_at"
     asking.execute(gateway, f"INSERT INTO snapshot ({about}) VALUES {', '.join(snapshots)}")
+    about = "id, tenant, created_at, caller_roles, surface, action, outcome, machine_kind, machine_id, snapshot_id"
+    entries = [
+        f"({entry(kind)}, '{TENANT}', {moment}, '[]', 'GRAPHQL', 'CREATE_SNAPSHOT', 'ACCEPTED', '{kind}',"
+        f" {_MACHINES[kind]}, {_SNAPSHOTS[kind]}, {operation(kind)}, 0)"
+        for kind in MachineKind
+    ]
+    asking.execute(gateway, f"INSERT INTO audit_entry ({about}, operation_id, repeats) VALUES {', '.join(entries)}")
     _plant_tree(gateway, moment)
 
 
@@ -134,6 +146,8 @@ def _query(name: str, kind: MachineKind) -> Ask:
             return _graphql("{ providers { name } }", f'"{_PROVIDERS[kind]}"')
         case "nodes":
             return _graphql(f'{{ nodes(ids: ["{id_}"]) {{ id }} }}', f'"{id_}"')
+        case "auditEntries":
+            return _graphql("{ auditEntries(first: 0) { totalCount } }", '"totalCount"')
         case "vms" | "instances" | "machines" | "snapshots" | "operations":
             # All of one kind, so that what is seen does not hang on where it stands.
             query = f'{{ {name}(filter: {{id: {{eq: "{id_}"}}}}) {{ totalCount nodes {{ id }} }} }}'
@@ -145,6 +159,7 @@ def _query(name: str, kind: MachineKind) -> Ask:
 def _relation(type_name: str, name: str, kind: MachineKind) -> Ask:
     number, snapshot = _TREES[kind]
     ids = {"Snapshot": f"snapshot-{snapshot}", "Operation": f"operation-{operation(kind)}"}
+    ids["AuditEntry"] = f"audit-{entry(kind)}"
     id_ = ids.get(type_name, f"{_PREFIXES[kind]}-{number}")
     return _graphql(f'{{ node(id: "{id_}") {{ ... on {type_name} {{ {name} {{ __typename }} }} }} }}', '"__typename"')
 
