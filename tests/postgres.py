@@ -1,5 +1,6 @@
 """A throw-away PostgreSQL server for tests, from the system's binaries. As root it drops to an unprivileged user."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -20,45 +21,68 @@ def find_binaries() -> Path | None:
     return next((path for path in candidates if (path / "initdb").exists() and (path / "postgres").exists()), None)
 
 
-class PostgresServer:
-    """A server on a free loopback port, with its own directory; durability is off because nothing needs to last."""
+_QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+# What is acknowledged survives the end of every process, though not of the machine.
+_PROCESSES_MAY_DIE = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
 
-    def __init__(self, binaries: Path) -> None:
+
+class PostgresServer:
+    """A server on a free loopback port, with its own directory. `lasting`: what is committed survives `kill`."""
+
+    def __init__(self, binaries: Path, *, lasting: bool = False) -> None:
         self._directory = tempfile.mkdtemp(prefix="gateway-postgres-")
-        run: dict[str, Any] = {
+        self._run: dict[str, Any] = {
             "cwd": self._directory,
             "env": {"PATH": f"{binaries}:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": self._directory},
         }
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             user = _unprivileged_user()
             os.chown(self._directory, user.pw_uid, user.pw_gid)
-            run |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        data = f"{self._directory}/data"
+            self._run |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._binaries = binaries
+        self._data = f"{self._directory}/data"
         subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            [binaries / "initdb", "-D", self._data, "-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-sync"],
             check=True,
             stdout=subprocess.DEVNULL,
-            **run,
+            **self._run,
         )
         self.port = _free_port()
         self._log = Path(self._directory, "log")
-        options = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=300")
+        self._options = (*(_PROCESSES_MAY_DIE if lasting else _QUICK), "max_connections=300")
+        self.start()
+
+    def start(self) -> None:
+        """On the port and the data that it had before."""
+        command = [str(self._binaries / "postgres"), "-D", self._data, "-k", self._directory, "-h", "127.0.0.1"]
+        options = [part for option in self._options for part in ("-c", option)]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", data, "-k", self._directory, "-h", "127.0.0.1", "-p", str(self.port)]
-                + [part for option in options for part in ("-c", option)],
-                stdout=log,
-                stderr=log,
-                **run,
+                [*command, "-p", str(self.port), *options], stdout=log, stderr=log, **self._run
             )
         self._wait()
 
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://gateway@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str = "postgres", port: int | None = None) -> str:
+        """`port`: of something that stands in front of it."""
+        return f"postgresql://gateway@127.0.0.1:{port or self.port}/{database}"
+
+    def end(self, number: signal.Signals) -> None:
+        """SIGINT ends transactions and leaves at once ("fast"), SIGQUIT just leaves ("immediate")."""
+        self._process.send_signal(number)
+        self._process.wait(20)
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster and to every process of its: nobody has time for anything."""
+        parent = self._process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for pid in (parent, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(20)
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # at once: there is nothing to keep
-        self._process.wait(20)
+        if self._process.poll() is None:
+            self.end(signal.SIGQUIT)  # at once: there is nothing to keep
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _wait(self) -> None:
