@@ -3,9 +3,9 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ctypes import c_int
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,8 @@ import httpx2
 
 from tests.api.asking import CREATE, DELETE, REVERT
 from tests.crash.stepping import Stop, prepare, prepare_survivor
-from tests.crash.world import RESTARTS, Home, Picture
+from tests.crash.world import RESTARTS, Home, Picture, home
+from tests.databases import Databases
 from tests.forked import CONTEXT, Forked
 
 LEASE = 0.3
@@ -79,7 +80,7 @@ class Table:
         self._home = home
         self.counts: Counter[tuple[str, str]] = Counter()
         self._may_claim = RawValue(c_int, 0)
-        settings = replace(home.rows.settings, operation_lease=LEASE)
+        settings = replace(home.rows.settings, operation_lease=LEASE, write_timeout=0.5)
         self._victims = replace(settings, database_url=home.url)
         self._survivor = Forked(settings, partial(prepare_survivor, self._may_claim))
         self._threads = ThreadPoolExecutor(4)
@@ -94,21 +95,20 @@ class Table:
 
     def trial(self, wish: str, fault: str, at: int) -> bool:
         """The fault at a step; whether the operation has so many. Raises Wrong."""
-        trial = _Trial(self._home, wish)
         victim = self._alive()
+        trial = _Trial(self._home, wish)
         self._stop.arm(at)
         first = self._threads.submit(trial.ask, victim.url)
-        step = self._await_step(trial, first)
-        if step is None:
-            trial.check([first.result()])
-            return False
+        step: str | None = None
         try:
-            answers = self._suffer(trial, victim, fault, step, first)
-            trial.check(answers)
-        except (Wrong, httpx2.HTTPError) as error:
+            step = self._await_step(trial, first)
+            trial.check([first.result()] if step is None else self._suffer(trial, victim, fault, step, first))
+        except (AssertionError, httpx2.HTTPError) as error:
+            victim.kill()
+            self._victim = None
             raise Wrong(f"{self._home.kind}: {wish}, {fault} at step {at} ({step}): {error}") from error
-        self.counts[wish, fault] += 1
-        return True
+        self.counts[wish, fault] += step is not None
+        return step is not None
 
     def _alive(self) -> Forked:
         if self._victim is None:
@@ -244,7 +244,9 @@ class _Trial:
         for number, _, token, _ in operations:
             facts.append((f"ends of operation-{number}", home.times("log_ended", number), 1))
             facts.append((f"tasks of operation-{number}", home.times("log_begun", token), 1))
-            facts.append((f"snapshots of operation-{number}", home.times("log_made", token), int("name" in self._input)))
+            facts.append(
+                (f"snapshots of operation-{number}", home.times("log_made", token), int("name" in self._input))
+            )
         for what, found, expected in facts:
             if found != expected:
                 raise Wrong(f"{what}: {found}, not {expected}")
@@ -264,3 +266,31 @@ def patience(what: str) -> Iterator[None]:
     while time.monotonic() < deadline:
         yield
     raise Wrong(f"{what} did not come")
+
+
+def fill(
+    kind: str, fault: str, databases: Databases, stride: int = 1, wishes: Iterable[str] = tuple(WISHES)
+) -> dict[tuple[str, str], int]:
+    """One row of the table: a fault at every `stride`-th step of the wishes; how many were tried. Raises Wrong."""
+    offset = (list(FAULTS[kind]).index(fault) * 3) % stride  # so that rows try different steps
+    with home(kind, databases) as place, closing(Table(place)) as table:
+        for wish in wishes:
+            at = 1 + offset
+            while table.trial(wish, fault, at):
+                at += stride
+        return dict(table.counts)
+
+
+def fill_all(databases: Databases, stride: int = 1, lanes: int = 4) -> list[str]:
+    """The whole table, as lines to show. Some rows at the same time: most of a trial is waiting. Raises Wrong."""
+    rows = [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
+    databases.new("sqlite")  # makes what the others are copied from
+    with ThreadPoolExecutor(lanes) as threads:
+        cells = list(threads.map(lambda row: fill(*row, databases, stride), rows))
+    width = max(len(fault) for _, fault in rows)
+    lines = [f"{'database':11} {'fault':{width}} " + " ".join(f"{wish:>15}" for wish in WISHES)]
+    for (kind, fault), counts in zip(rows, cells, strict=True):
+        numbers = " ".join(f"{counts.get((wish, fault), 0):15}" for wish in WISHES)
+        lines.append(f"{kind:11} {fault:{width}} {numbers}")
+    lines.append(f"{sum(sum(counts.values()) for counts in cells):,} trials, nothing lost, nothing twice, trees whole")
+    return lines

@@ -6,6 +6,7 @@ The logs are triggers of the test's own: every end of an operation, and whatever
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.databases import Databases, make_database
 from tests.postgres import PostgresServer, find_binaries
 
 _AT = "'2026-01-01T00:00:00.000000Z'"
+_AHEAD = timedelta(minutes=1)  # or a refresh that listed the provider just before would call a new machine gone
 _FINAL = "('SUCCEEDED', 'FAILED', 'CANCELED')"
 # Name, parent, and whether it is current: a <- b <- {c, d}, running on c.
 TREE = (("a", None, False), ("b", "a", False), ("c", "b", True), ("d", "b", False))
@@ -50,23 +52,31 @@ class Home:
         """A new machine that runs, with `TREE`; its number."""
         self._machines += 1
         ref = f"m{self._machines}"
-        seen = f"'{timestamp_text(now())}'"  # or a refresh that has begun before would miss it and call it gone
+        seen = f"'{timestamp_text(now() + _AHEAD)}'"
         kept = f"'default', 'VM', '{ref}', '{ref}', 'sim', 'sim', '{ref}', '{ref}', false, 'ON', {_AT}, {_AT}, {seen}"
         statements = [
-            "INSERT INTO simulated_machine (ref, provider, kind, name, power_state, created_at, current_ref, latency_ms)"
-            f" VALUES ('{ref}', 'sim', 'VM', '{ref}', 'ON', {_AT}, '{ref}-c', {latency_ms})",
-            "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
-            f" provider_ref_folded, imported, power_state, created_at, updated_at, observed_at) VALUES ({kept})",
+            (
+                "INSERT INTO simulated_machine (ref, provider, kind, name, power_state, created_at, current_ref, latency_ms)"
+                f" VALUES ('{ref}', 'sim', 'VM', '{ref}', 'ON', {_AT}, '{ref}-c', {latency_ms})"
+            ),
+            (
+                "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
+                f" provider_ref_folded, imported, power_state, created_at, updated_at, observed_at) VALUES ({kept})"
+            ),
         ]
         for name, parent, current in TREE:
             above = f"'{ref}-{parent}'" if parent else "NULL"
             statements += [
-                "INSERT INTO simulated_snapshot (ref, machine_ref, name, memory, parent_ref, created_at)"
-                f" VALUES ('{ref}-{name}', '{ref}', '{name}', false, {above}, {_AT})",
-                "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, provider_ref,"
-                " provider_ref_folded, created_at, parent_id) SELECT 'default', id,"
-                f" '{name}', '{name}', 'READY', false, {str(current).lower()}, '{ref}-{name}', '{ref}-{name}', {_AT},"
-                f" (SELECT id FROM snapshot WHERE provider_ref = {above}) FROM machine WHERE name = '{ref}'",
+                (
+                    "INSERT INTO simulated_snapshot (ref, machine_ref, name, memory, parent_ref, created_at)"
+                    f" VALUES ('{ref}-{name}', '{ref}', '{name}', false, {above}, {_AT})"
+                ),
+                (
+                    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, provider_ref,"
+                    " provider_ref_folded, created_at, parent_id) SELECT 'default', id,"
+                    f" '{name}', '{name}', 'READY', false, {str(current).lower()}, '{ref}-{name}', '{ref}-{name}', {_AT},"
+                    f" (SELECT id FROM snapshot WHERE provider_ref = {above}) FROM machine WHERE name = '{ref}'"
+                ),
             ]
         self.rows.together(statements)
         number: int = self.rows(f"SELECT id FROM machine WHERE name = '{ref}'")[0][0]
