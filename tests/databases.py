@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gateway.store.migrate import migrate
 from tests.postgres import PostgresServer, find_binaries
 
 KINDS = ("sqlite", "postgresql")
+
+_MIGRATING = threading.Lock()  # Alembic's context is global
 
 
 def required(part: str) -> bool:
@@ -65,5 +68,6 @@ def make_database(server: PostgresServer, name: str) -> str:
     """The URL of a migrated, empty database on a server."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    migrate(server.url(name))
+    with _MIGRATING:
+        migrate(server.url(name))
     return server.url(name)

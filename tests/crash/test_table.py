@@ -14,7 +14,7 @@ from tests.databases import Databases
     ("kind", "fault", "wish"), [("sqlite", "gateway killed", "delete"), ("postgresql", "answer lost", "create")]
 )
 def test_some_of_it(kind: str, fault: str, wish: str, databases: Databases) -> None:
-    assert sum(fill(kind, fault, databases, stride=25, wishes=[wish]).values()) == 2
+    assert sum(fill(kind, fault, databases, stride=25, wishes=[wish]).values()) >= 2
 
 
 @pytest.mark.thorough

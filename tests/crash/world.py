@@ -56,8 +56,8 @@ class Home:
         kept = f"'default', 'VM', '{ref}', '{ref}', 'sim', 'sim', '{ref}', '{ref}', false, 'ON', {_AT}, {_AT}, {seen}"
         statements = [
             (
-                "INSERT INTO simulated_machine (ref, provider, kind, name, power_state, created_at, current_ref, latency_ms)"
-                f" VALUES ('{ref}', 'sim', 'VM', '{ref}', 'ON', {_AT}, '{ref}-c', {latency_ms})"
+                "INSERT INTO simulated_machine (ref, provider, kind, name, power_state, created_at, current_ref,"
+                f" latency_ms) VALUES ('{ref}', 'sim', 'VM', '{ref}', 'ON', {_AT}, '{ref}-c', {latency_ms})"
             ),
             (
                 "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
@@ -72,9 +72,10 @@ class Home:
                     f" VALUES ('{ref}-{name}', '{ref}', '{name}', false, {above}, {_AT})"
                 ),
                 (
-                    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, provider_ref,"
-                    " provider_ref_folded, created_at, parent_id) SELECT 'default', id,"
-                    f" '{name}', '{name}', 'READY', false, {str(current).lower()}, '{ref}-{name}', '{ref}-{name}', {_AT},"
+                    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
+                    " provider_ref, provider_ref_folded, created_at, parent_id) SELECT 'default', id,"
+                    f" '{name}', '{name}', 'READY', false, {str(current).lower()},"
+                    f" '{ref}-{name}', '{ref}-{name}', {_AT},"
                     f" (SELECT id FROM snapshot WHERE provider_ref = {above}) FROM machine WHERE name = '{ref}'"
                 ),
             ]
