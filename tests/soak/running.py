@@ -32,12 +32,13 @@ class Plan:
     seed: int = 1
     prepare: Prepare | None = None
     only: str | None = None  # the one kind of misfortune
+    latency_ms: int = 20  # of the provider
     logs: Path | None = None
 
 
 def play(home: Home, plan: Plan, say: Callable[[str], None]) -> tuple[History, list[str]]:
     """What happened, and what of it cannot be."""
-    machines = [home.machine(latency_ms=20) for _ in range(plan.machines)]
+    machines = [home.machine(plan.latency_ms) for _ in range(plan.machines)]
     fleet = Fleet(home, plan.gateways, prepare=plan.prepare, logs=plan.logs)
     try:
         history, clients, misfortune = asyncio.run(_play(home, fleet, machines, plan))

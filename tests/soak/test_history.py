@@ -161,15 +161,17 @@ def test_a_short_one(kind: str, plan: Plan, databases: Databases) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("mistake", "only", "words"),
+    ("mistake", "only", "latency", "words"),
     [
-        (mistakes.forget_keys, "slow", "of no key"),
-        (mistakes.revert_at_any_time, "slow", "accepted on a busy machine"),
-        (mistakes.drop_the_fence, "freeze", "ended 2 times"),
+        (mistakes.forget_keys, "slow", 20, "of no key"),
+        (mistakes.revert_at_any_time, "slow", 20, "accepted on a busy machine"),
+        (mistakes.drop_the_fence, "freeze", 1_500, "ended 2 times"),
     ],
 )
-def test_a_mistake_is_found(mistake: Callable[[], None], only: str, words: str, databases: Databases) -> None:
-    plan = Plan(gateways=3, clients=16, machines=6, seconds=15, prepare=mistake, only=only)
+def test_a_mistake_is_found(
+    mistake: Callable[[], None], only: str, latency: int, words: str, databases: Databases
+) -> None:
+    plan = Plan(gateways=3, clients=16, machines=6, seconds=15, prepare=mistake, only=only, latency_ms=latency)
     with home("postgresql", databases) as place:
         _, found = play(place, plan, print)
     assert any(words in violation for violation in found), found
