@@ -10,6 +10,7 @@ from tests.crash.world import Home
 from tests.forked import Forked
 from tests.soak.asking import Connection, percentile, request
 
+_AT = "'2026-01-01T00:00:00.000000Z'"
 _MACHINES = 100
 _CLIENTS = 4
 _BATCH = 100  # ids in one mutation, at most
@@ -69,12 +70,12 @@ def _furnish(home: Home, snapshots: int) -> None:
                 f"UPDATE simulated_snapshot SET name = 'kept' WHERE machine_ref = {ref}",
                 (
                     f"{numbers} INSERT INTO simulated_snapshot (ref, machine_ref, name, memory, created_at)"
-                    f" SELECT {ref} || '-' || i, {ref}, {name}, false, '2026-01-01T00:00:00.000000Z' FROM n"
+                    f" SELECT {ref} || '-' || i, {ref}, {name}, false, {_AT} FROM n"
                 ),
                 (
                     f"{numbers} INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
                     f" provider_ref, provider_ref_folded, created_at) SELECT 'default', {machine}, {name}, {name},"
-                    f" 'READY', false, false, {ref} || '-' || i, {ref} || '-' || i, '2026-01-01T00:00:00.000000Z' FROM n"
+                    f" 'READY', false, false, {ref} || '-' || i, {ref} || '-' || i, {_AT} FROM n"
                 ),
             ]
         )
