@@ -63,6 +63,9 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
         read_connections=settings.read_connections,
         write_connections=settings.write_connections,
         read_timeout=settings.read_timeout,
+        write_timeout=settings.write_timeout,
+        wait=settings.database_wait,
+        queue=settings.database_queue,
     )
     try:
         yield database

@@ -21,7 +21,11 @@ class ErrorCode(StrEnum):
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_FAILED = "PROVIDER_FAILED"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
+
+
+RETRY_SECONDS = 1  # what `Retry-After` says of what is retryable
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ MEANINGS: dict[ErrorCode, Meaning] = {
         False,
         "Look at the machine before you ask again: it may have happened.",
     ),
+    ErrorCode.UNAVAILABLE: Meaning(
+        "SERVICE_UNAVAILABLE", 503, "service_unavailable", True, "Ask again in a moment; nothing was changed."
+    ),
     ErrorCode.INTERNAL: Meaning(
         "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Report it with the request id."
     ),
@@ -100,6 +107,8 @@ class GatewayError(Exception):
     │   ├── LimitExceeded        LIMIT_EXCEEDED
     │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
     │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
+    ├── Unavailable              UNAVAILABLE: the gateway cannot serve this now, and nothing was written
+    ├── Unconfirmed              OUTCOME_UNKNOWN: the gateway cannot tell whether it was written, or what
     ├── ProviderError            raised by drivers; ends an operation
     │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
     │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
@@ -185,6 +194,18 @@ class Aborted(Refusal):
     """The item was fine, but its request was all or nothing."""
 
     code = ErrorCode.ABORTED
+
+
+class Unavailable(GatewayError):
+    """The gateway cannot serve this now: its database is away, slow or full, or too many are waiting for it."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class Unconfirmed(GatewayError):
+    """The database went away before it said what it wrote."""
+
+    code = ErrorCode.OUTCOME_UNKNOWN
 
 
 class ProviderError(GatewayError):

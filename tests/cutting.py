@@ -22,6 +22,10 @@ class Relay:
         there.close()
         self.port: int = self._control.recv()
 
+    def url(self, database: str) -> str:
+        """Of a database of the PostgreSQL that is behind it."""
+        return f"postgresql://gateway@127.0.0.1:{self.port}/{database}"
+
     def cut(self) -> None:
         """Resets every connection; new ones are welcome. Done when this returns."""
         self._tell("cut")

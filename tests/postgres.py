@@ -21,15 +21,15 @@ def find_binaries() -> Path | None:
     return next((path for path in candidates if (path / "initdb").exists() and (path / "postgres").exists()), None)
 
 
-_QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
-# What is acknowledged survives the end of every process, though not of the machine.
-_PROCESSES_MAY_DIE = ("fsync=off", "full_page_writes=off", "synchronous_commit=on")
-
-
 class PostgresServer:
-    """A server on a free loopback port, with its own directory. `lasting`: what is committed survives `kill`."""
+    """A server on a free loopback port, with its own directory; durability is off because nothing needs to last.
 
-    def __init__(self, binaries: Path, *, lasting: bool = False) -> None:
+    `options` are settings of the server's, and win. `primary`: it begins as a standby of that one.
+    """
+
+    def __init__(self, binaries: Path, *options: str, primary: "PostgresServer | None" = None) -> None:
+        self._binaries = binaries
+        self.port = _free_port()
         self._directory = tempfile.mkdtemp(prefix="gateway-postgres-")
         self._run: dict[str, Any] = {
             "cwd": self._directory,
@@ -39,60 +39,77 @@ class PostgresServer:
             user = _unprivileged_user()
             os.chown(self._directory, user.pw_uid, user.pw_gid)
             self._run |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._binaries = binaries
         self._data = f"{self._directory}/data"
-        subprocess.run(
-            [binaries / "initdb", "-D", self._data, "-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            **self._run,
-        )
-        self.port = _free_port()
+        if primary is None:
+            self._do("initdb", "-D", self._data, "-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-sync")
+        else:
+            where = f"host=127.0.0.1 port={primary.port} user=gateway application_name=standby"
+            self._do("pg_basebackup", "-D", self._data, "-d", where, "-R", "-c", "fast", "--no-sync")
         self._log = Path(self._directory, "log")
-        self._options = (*(_PROCESSES_MAY_DIE if lasting else _QUICK), "max_connections=300")
+        self._options = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=300", *options)
         self.start()
 
     def start(self) -> None:
-        """On the port and the data that it had before."""
-        command = [str(self._binaries / "postgres"), "-D", self._data, "-k", self._directory, "-h", "127.0.0.1"]
-        options = [part for option in self._options for part in ("-c", option)]
+        """Starts it, again after `kill` or `stop_serving`, at the same port; returns when it accepts connections."""
+        where = ["-D", self._data, "-k", self._directory, "-h", "127.0.0.1", "-p", str(self.port)]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*command, "-p", str(self.port), *options], stdout=log, stderr=log, **self._run
+                [str(self._binaries / "postgres"), *where]
+                + [part for option in self._options for part in ("-c", option)],
+                stdout=log,
+                stderr=log,
+                **self._run,
             )
         self._wait()
 
-    def url(self, database: str = "postgres", port: int | None = None) -> str:
-        """`port`: of something that stands in front of it."""
-        return f"postgresql://gateway@127.0.0.1:{port or self.port}/{database}"
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://gateway@127.0.0.1:{self.port}/{database}"
 
-    def end(self, number: signal.Signals) -> None:
-        """SIGINT ends transactions and leaves at once ("fast"), SIGQUIT just leaves ("immediate")."""
+    def stop_serving(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ends it so that it can be started again. SIGINT ends connections with an error, SIGQUIT as in a crash."""
         self._process.send_signal(number)
         self._process.wait(20)
 
-    def kill(self) -> None:
-        """SIGKILL to the postmaster and to every process of its: nobody has time for anything."""
-        parent = self._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for pid in (parent, *map(int, children)):
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to every process of the server: SIGSTOP freezes it, SIGKILL is a host that lost its power."""
+        for pid in (self._process.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
+
+    def kill(self) -> None:
+        """Power off."""
+        self.signal(signal.SIGKILL)
         self._process.wait(20)
+
+    def promote(self) -> None:
+        """Makes a primary of a standby; returns when it takes writes."""
+        self._do("pg_ctl", "promote", "-D", self._data)
 
     def stop(self) -> None:
         if self._process.poll() is None:
-            self.end(signal.SIGQUIT)  # at once: there is nothing to keep
+            self._process.send_signal(signal.SIGQUIT)  # at once: there is nothing to keep
+            self._process.wait(20)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _do(self, program: str, *arguments: str) -> None:
+        subprocess.run([self._binaries / program, *arguments], check=True, stdout=subprocess.DEVNULL, **self._run)
+
+    def _children(self) -> list[int]:
+        pid = self._process.pid
+        try:
+            return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except FileNotFoundError:  # it has ended
+            return []
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            if "ready to accept connections" in self._log.read_text():
+            if "ready to accept" in self._log.read_text():
                 return
             time.sleep(0.02)
+        self.kill()
         raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()}")
 
 

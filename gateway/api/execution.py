@@ -29,7 +29,7 @@ from gateway.api.schema import build_schema, catalog, executable
 from gateway.api.selections import Selections
 from gateway.api.subscriptions import SOURCES, Choose, Missed, Opened, Step
 from gateway.config import Settings
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, LimitExceeded, Unavailable, Unconfirmed
 from gateway.operations.service import Operations
 from gateway.reads.compiler import Compiler, Plan, UnboundArgument
 from gateway.reads.context import Context
@@ -37,8 +37,16 @@ from gateway.reads.dialects import DIALECTS
 from gateway.reads.selection import Arguments, Field
 from gateway.store.database import Database, Transaction
 from gateway.store.feed import Feed
+from gateway.store.patience import read_patiently
 
 _KEPT_PLANS = 16  # of one operation, for different values of its conditions
+_ANSWER_PATIENCE = 5.0  # seconds that what was done waits for a database that is away, to be told
+_STREAM_PATIENCE = 60.0  # seconds that a stream waits for it; one that has sent nothing says so at once
+
+_ANSWER_LOST = (
+    "this was decided, but the database went away before the answer could be read: repeat it with the same idempotency"
+    " key, or look before you ask again"
+)
 
 
 class GraphQLExecutor:
@@ -177,7 +185,10 @@ class GraphQLExecutor:
             async def load(transaction: Transaction) -> Any:
                 return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
 
-            return await self._database.read(load)
+            try:
+                return await read_patiently(self._database, load, _ANSWER_PATIENCE)
+            except (Unavailable, LimitExceeded) as error:  # retryable, but to ask again might do it again
+                raise Unconfirmed(_ANSWER_LOST) from error
 
         return resolve
 
@@ -206,7 +217,8 @@ class GraphQLExecutor:
                 if isinstance(choose, Opened):
                     yield Answer(b"", ran=True, event=choose.event)
                     continue
-                step, values = await self._database.read(load_with(choose))
+                patience = _STREAM_PATIENCE if began else 0.0
+                step, values = await read_patiently(self._database, load_with(choose), patience)
                 for value, event in zip(values, step.events or [None] * len(values), strict=True):
                     began = True
                     told = more if event is None else {**(more or {}), "eventId": event}

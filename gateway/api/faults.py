@@ -2,13 +2,15 @@
 
 import orjson
 
-from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.errors import MEANINGS, RETRY_SECONDS, ErrorCode, GatewayError
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Fault(Exception):
     """The request never reached GraphQL. The message is written for the caller."""
+
+    retryable = False
 
     def __init__(self, status: int, message: str, code: ErrorCode = ErrorCode.INVALID, headers: Headers | None = None):
         super().__init__(message)
@@ -20,8 +22,13 @@ class Fault(Exception):
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
         """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
-        status = MEANINGS[error.code].http_status
-        return cls(status, error.message, error.code, [(b"www-authenticate", b"Bearer")] if status == 401 else None)
+        meaning = MEANINGS[error.code]
+        headers: Headers = [(b"www-authenticate", b"Bearer")] if meaning.http_status == 401 else []
+        if meaning.retryable:
+            headers.append((b"retry-after", b"%d" % RETRY_SECONDS))
+        fault = cls(meaning.http_status, error.message, error.code, headers)
+        fault.retryable = meaning.retryable
+        return fault
 
     @classmethod
     def internal(cls, request_id: str) -> "Fault":
@@ -29,12 +36,15 @@ class Fault(Exception):
         return cls(500, internal_message(request_id), ErrorCode.INTERNAL)
 
     def body(self) -> bytes:
-        return b'{"errors":' + errors_json(self.message, self.code) + b"}"
+        return b'{"errors":' + errors_json(self.message, self.code, retryable=self.retryable) + b"}"
 
 
-def errors_json(message: str, code: ErrorCode) -> bytes:
+def errors_json(message: str, code: ErrorCode, *, retryable: bool = False) -> bytes:
     """A list of one GraphQL error, as JSON."""
-    return orjson.dumps([{"message": message, "extensions": {"code": MEANINGS[code].extensions_code}}])
+    extensions: dict[str, str | bool] = {"code": MEANINGS[code].extensions_code}
+    if retryable:
+        extensions["retryable"] = True
+    return orjson.dumps([{"message": message, "extensions": extensions}])
 
 
 def internal_message(request_id: str) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -17,13 +18,21 @@ from sqlmodel import col
 from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver, SeenMachine
-from gateway.errors import ProviderError, ProviderMissing, ProviderUnavailable
+from gateway.errors import (
+    GatewayError,
+    ProviderError,
+    ProviderMissing,
+    ProviderUnavailable,
+    Unavailable,
+    Unconfirmed,
+)
 from gateway.inventory.columns import assignments
 from gateway.inventory.counts import Counts
 from gateway.inventory.machines import KNOWN, mark_absent, mark_gone, merge_machine
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
+from gateway.store.patience import Backoff
 from gateway.store.statements import Statement, insert
 
 log = logging.getLogger(__name__)
@@ -75,19 +84,21 @@ class Inventory:
         async def read(provider: str, machine_ref: str) -> None:
             async with limit:
                 try:
-                    await self._read_machine(provider, machine_ref)
-                except ProviderMissing:
-                    row = await self._database.read(
-                        lambda tx: tx.first(KNOWN, of=provider, ref=machine_ref), single=True
-                    )
-                    await self._mark_gone([] if row is None else [row.id])
-                except ProviderError as error:
+                    await self._read_again(provider, machine_ref)
+                except (ProviderError, Unavailable, Unconfirmed) as error:
                     log.info("a machine of provider %s could not be read: %s", provider, error.message)
                 except Exception:
                     log.exception("a machine of provider %s could not be refreshed", provider)
 
         limit = asyncio.Semaphore(_AT_ONCE)
         await asyncio.gather(*(read(*place) for place in places))
+
+    async def _read_again(self, provider: str, machine_ref: str) -> None:
+        try:
+            await self._read_machine(provider, machine_ref)
+        except ProviderMissing:
+            row = await self._database.read(lambda tx: tx.first(KNOWN, of=provider, ref=machine_ref), single=True)
+            await self._mark_gone([] if row is None else [row.id])
 
     async def _read_machine(self, provider: str, machine_ref: str) -> None:
         """Raises ProviderMissing when the provider does not have it."""
@@ -105,8 +116,8 @@ class Inventory:
     async def refresh_provider(self, name: str) -> Counts:
         """Reads every machine of a provider again; what changed.
 
-        Raises ProviderError when the machines cannot be listed. Those whose snapshots cannot be read stay as they are
-        and are told of in the provider's `problem`.
+        Raises ProviderError when the machines cannot be listed, and what the database raises. Those whose snapshots
+        cannot be read stay as they are and are told of in the provider's `problem`.
         """
         driver = self._drivers[name]
         tenant = await self._tenant(name, driver)
@@ -119,19 +130,22 @@ class Inventory:
         counts = Counts()
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def read(seen: SeenMachine) -> ProviderError | None:
+        async def read(seen: SeenMachine) -> GatewayError | None:
             async with places:
                 try:
                     await self._read_snapshots(name, tenant, driver, seen, counts)
-                except ProviderError as error:
+                except (ProviderError, Unavailable, Unconfirmed) as error:
                     return error
                 return None
 
         async with asyncio.TaskGroup() as group:
             reads = [group.create_task(read(seen)) for seen in listed]
+        problems = [problem for task in reads if (problem := task.result()) is not None]
+        for problem in problems:
+            if not isinstance(problem, ProviderError):
+                raise problem  # nothing can be said of the provider
         refs, moment = {seen.ref for seen in listed}, now()
         counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, begun, moment))
-        problems = [problem for task in reads if (problem := task.result()) is not None]
         if problems:
             await self._report(name, f"{len(problems)} of {len(listed)} machines: {problems[0].message}")
         else:
@@ -158,6 +172,7 @@ class Inventory:
                 begun=begun,
                 moment=moment,
                 tally=done.snapshots,
+                stuck_after=timedelta(seconds=self._settings.operation_deadline),
                 adopted=machine.adopted,
             )
             return done
@@ -197,14 +212,20 @@ class Inventory:
         self._tasks = []
 
     async def _refresh_forever(self, name: str) -> None:
+        backoff = Backoff(1.0, self._settings.refresh_interval)
         while True:
             try:
                 log.info("refreshed %s: %s", name, await self.refresh_provider(name))
+                backoff.reset()
+            except (Unavailable, Unconfirmed) as error:
+                log.info("provider %s cannot be refreshed now: %s", name, error.message)
+                await asyncio.sleep(backoff.next())
+                continue
             except ProviderError as error:
                 log.warning("provider %s could not be read: %s", name, error.message)
             except Exception:
                 log.exception("provider %s could not be refreshed", name)
-                with contextlib.suppress(Exception):  # it may be the database that is away
+                with contextlib.suppress(Unavailable, Unconfirmed):
                     await self._report(name, "the gateway made a mistake when it read the provider; the log has it")
             # Jitter, so that gateways and providers do not fall into step.
             await asyncio.sleep(self._settings.refresh_interval * random.uniform(0.9, 1.1))  # noqa: S311

@@ -74,12 +74,14 @@ async def merge_snapshots(
     begun: datetime,
     moment: datetime,
     tally: Tally,
+    stuck_after: timedelta,
     adopted: bool = False,
 ) -> None:
     """Makes the rows of the machine agree with `seen`, whose listing began at `begun`.
 
-    Does nothing while an operation is at work on the machine, or when one has ended since. `adopted`: the rows come
-    from an import, whose times may be less exact.
+    Does nothing while an operation is at work on the machine, or when one has ended since. What the provider has been
+    making for longer than `stuck_after` is an error, and so can be deleted. `adopted`: the rows come from an import,
+    whose times may be less exact.
     """
     if await tx.first(_AT_WORK, of=machine_id, begun=begun) is not None:
         return
@@ -99,12 +101,12 @@ async def merge_snapshots(
     ids = {ref: row.id for ref, row in kept.items()}
     for ref, snapshot in reported.items():
         if ref not in kept:
-            values = _values(snapshot, None, ids, seen.current_ref)
+            values = _values(snapshot, None, ids, seen.current_ref, moment - stuck_after)
             about = {"tenant": tenant, "machine_id": machine_id, "provider_ref": ref, "observed_at": moment}
             ids[ref] = (await tx.first(_INSERT, **values, **about)).id
     updated = 0
     for ref, row in kept.items():
-        values = _values(reported[ref], row, ids, seen.current_ref)
+        values = _values(reported[ref], row, ids, seen.current_ref, moment - stuck_after)
         if any(getattr(row, name) != value for name, value in values.items()):
             await tx.run(_UPDATE, snapshot_id=row.id, **values)
             updated += 1
@@ -139,13 +141,15 @@ def _is_same(row: Any, seen: SeenSnapshot) -> bool:
     return bool(abs(row.created_at - seen.created_at) < _SAME_TIME)
 
 
-def _values(seen: SeenSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None) -> dict[str, Any]:
+def _values(
+    seen: SeenSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None, stuck_since: datetime
+) -> dict[str, Any]:
     """The columns as they should be. What the gateway made keeps the name that its user gave it."""
     named = seen if row is None or seen.token is None else row
-    if row is None:
-        state = SnapshotState.READY if seen.ready else SnapshotState.CREATING
-    else:
-        state = SnapshotState.READY if row.state is SnapshotState.CREATING and seen.ready else row.state
+    state = SnapshotState.CREATING if row is None else row.state
+    if state in (SnapshotState.CREATING, SnapshotState.ERROR):
+        half_made = SnapshotState.CREATING if seen.created_at > stuck_since else SnapshotState.ERROR
+        state = SnapshotState.READY if seen.ready else half_made
     size = seen.size_bytes
     return {
         "name": named.name,

@@ -23,10 +23,18 @@ from gateway.drivers.base import (
     Wish,
     Work,
 )
-from gateway.errors import GatewayError, OutcomeUnknown, ProviderError, ProviderMissing, ProviderUnavailable
+from gateway.errors import (
+    GatewayError,
+    OutcomeUnknown,
+    ProviderError,
+    ProviderMissing,
+    ProviderUnavailable,
+    Unavailable,
+    Unconfirmed,
+)
 from gateway.models import OperationKind, OperationState
 from gateway.operations import effects
-from gateway.operations.claims import Claim, LeaseLost
+from gateway.operations.claims import Claim, Interrupted, LeaseLost
 from gateway.store.database import Transaction
 
 log = logging.getLogger(__name__)
@@ -55,6 +63,9 @@ class Execution:
         except Exception as error:
             if claim.lost:  # whatever the driver made of that
                 raise LeaseLost from error
+            if isinstance(error, Unavailable | Unconfirmed):
+                claim.lost = True  # it is the gateway's own database: nothing is known of the provider
+                raise Interrupted from error
             await self._end_badly(claim, error, timed_out=watchdog.expired())
         else:
             await claim.end(OperationState.SUCCEEDED, effect)

@@ -10,7 +10,7 @@ from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Refusal
+from gateway.errors import Refusal, Unconfirmed
 from gateway.models import MachineKind
 from gateway.operations import idempotency
 from gateway.operations.cancel import cancel_operation
@@ -166,7 +166,12 @@ class Operations:
             return outcomes
 
         try:
-            outcomes = await self._database.write(work)
+            try:
+                outcomes = await self._database.write(work)
+            except Unconfirmed:
+                if use is None:
+                    raise
+                outcomes = await self._database.write(work)  # the key tells whether it was accepted
         except _NothingAccepted as nothing:
             return nothing.outcomes
         self._wake()

@@ -14,15 +14,18 @@ from uuid import uuid4
 
 from gateway.config import Settings
 from gateway.drivers.base import Driver
+from gateway.errors import Unavailable
 from gateway.models import OperationKind
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Database
+from gateway.store.patience import Backoff
 
 log = logging.getLogger(__name__)
 
 _SWEEP = 60.0  # seconds between rounds of housekeeping
+_LET_GO = 2.0  # seconds that canceled work, and then the database, may take when the process ends
 
 
 class Worker:
@@ -73,25 +76,34 @@ class Worker:
         self.wake()
         running = [self._claimer, *self._jobs]
         await asyncio.wait(running, timeout=self._settings.drain_timeout)
+        running = [self._sweeper, self._claimer, *self._jobs]
         for task in running:
             task.cancel()
-        await asyncio.gather(self._sweeper, *running, return_exceptions=True)
+        await asyncio.wait(running, timeout=_LET_GO)
         try:
-            await release(self._database, self.name)
-        except Exception:
-            log.exception("leases could not be released; they run out by themselves")
+            async with asyncio.timeout(_LET_GO):
+                await release(self._database, self.name)
+        except Exception as error:  # noqa: BLE001 - nothing may keep the process from ending
+            log.warning("leases could not be released; they run out by themselves: %r", error)
 
     async def _claim_forever(self) -> None:
+        backoff = Backoff(self._poll)
         while not self._stopping:
             self._woken.clear()
+            pause = self._poll
             try:
                 await self._claim()
                 await self._see_wishes()
+                backoff.reset()
+            except Unavailable as error:
+                pause = backoff.next()
+                log.info("operations cannot be claimed now: %s", error.message)
             except Exception:
+                pause = backoff.next()
                 log.exception("operations could not be claimed; trying again")
             # Not wait_for: before Python 3.12 it can swallow the cancellation of `stop`.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll):
+                async with asyncio.timeout(pause):
                     await self._woken.wait()
 
     async def _claim(self) -> None:
@@ -135,8 +147,8 @@ class Worker:
             await self._execution.run(claimed)
         except LeaseLost:
             log.warning("operation-%d has been taken over by another worker", claimed.row.id)
-        except Interrupted:
-            log.exception("operation-%d could not be recorded; it is taken up again", claimed.row.id)
+        except Interrupted as error:
+            log.warning("operation-%d could not be recorded; it is taken up again: %s", claimed.row.id, error.__cause__)
         finally:
             heart.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -155,13 +167,15 @@ class Worker:
         alive = time.monotonic()
         while time.monotonic() - alive < lease:
             await asyncio.sleep(lease / 3)
+            asked = time.monotonic()
             try:
-                await claimed.beat(lease)
-                alive = time.monotonic()
+                async with asyncio.timeout(alive + lease - asked):  # by then another may have it
+                    await claimed.beat(lease)
+                alive = asked
             except LeaseLost:
                 break
-            except Exception:
-                log.warning("operation-%d: its lease could not be renewed", claimed.row.id, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, there may be time for another try
+                log.warning("operation-%d: its lease could not be renewed: %r", claimed.row.id, error)
         claimed.lost = True
         job.cancel()
 
@@ -170,5 +184,7 @@ class Worker:
             await asyncio.sleep(_SWEEP)
             try:
                 await sweep(self._database, self._settings)
+            except Unavailable as error:
+                log.info("housekeeping cannot be done now: %s", error.message)
             except Exception:
                 log.exception("housekeeping failed; trying again in a minute")

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.caller import Caller
 from gateway.columns import now
-from gateway.errors import GatewayError
+from gateway.errors import RETRY_SECONDS, GatewayError
 from gateway.operations.service import Operations
 from gateway.rest import answers
 from gateway.rest.answers import Answer
@@ -38,6 +38,7 @@ from gateway.store.database import Database
 Authenticate = Callable[[Scope], Awaitable[Caller]]
 
 _TOKEN = b"x-auth-token"
+RETRY_AFTER = (b"retry-after", b"%d" % RETRY_SECONDS)
 
 log = logging.getLogger(__name__)
 
@@ -126,4 +127,4 @@ class RestEndpoint:
 
 
 def _refusal(fault: Fault) -> Answer:
-    return Answer(fault.body(), fault.status)
+    return Answer(fault.body(), fault.status, [RETRY_AFTER] if fault.retry else [])

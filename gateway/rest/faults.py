@@ -13,6 +13,8 @@ _CLASSES = {
     ErrorCode.FORBIDDEN: "Api::ForbiddenError",
     ErrorCode.NOT_FOUND: "ActiveRecord::RecordNotFound",
     ErrorCode.LIMIT_EXCEEDED: "Api::TooManyRequestsError",
+    ErrorCode.OUTCOME_UNKNOWN: "Api::InternalServerError",
+    ErrorCode.UNAVAILABLE: "Api::ServiceUnavailableError",
     ErrorCode.INTERNAL: "Api::InternalServerError",
 }
 
@@ -20,8 +22,9 @@ _CLASSES = {
 class Fault(Exception):
     """The request is not served. The message is written for the caller."""
 
-    def __init__(self, status: int, kind: str, message: str, klass: str) -> None:
+    def __init__(self, status: int, kind: str, message: str, klass: str, *, retry: bool = False) -> None:
         super().__init__(message)
+        self.retry = retry
         self.status = status
         self.kind = kind
         self.message = message
@@ -31,7 +34,8 @@ class Fault(Exception):
     def of(cls, error: GatewayError) -> Self:
         """The same refusal in ManageIQ's words. A 401 asks for no Basic: browsers would show their own dialog."""
         meaning = MEANINGS[error.code]
-        return cls(meaning.http_status, meaning.rest_kind, error.message, _CLASSES.get(error.code, _BAD_REQUEST))
+        klass = _CLASSES.get(error.code, _BAD_REQUEST)
+        return cls(meaning.http_status, meaning.rest_kind, error.message, klass, retry=meaning.retryable)
 
     def body(self) -> bytes:
         return orjson.dumps({"error": {"kind": self.kind, "message": self.message, "klass": self.klass}})

@@ -7,7 +7,7 @@ of several, where it must not hide what became of the others.
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.errors import Forbidden, InvalidInput, NotFound, Refusal
+from gateway.errors import Forbidden, GatewayError, InvalidInput, NotFound, Refusal
 from gateway.models import MachineKind
 from gateway.operations.service import MachineId, Operations, Outcome, Target
 from gateway.rest import bodies
@@ -45,6 +45,10 @@ class Writer:
                 raise
             except Refusal as refusal:
                 results.append(refused(refusal))
+            except GatewayError as error:
+                if not results:
+                    raise
+                results.append(refused(error))  # it must not hide what became of the others
         return results
 
     async def _create(self, asker: Asker, parent: Class, machine: Any, item: Item, key: str | None) -> Result:
@@ -121,7 +125,7 @@ def accepted(asker: Asker, message: str, outcome: Outcome) -> Result:
     return {"success": True, "message": message, "task_id": str(task), "task_href": link}
 
 
-def refused(refusal: Refusal) -> Result:
+def refused(refusal: GatewayError) -> Result:
     """`code` is the gateway's own: what went wrong, for programs."""
     return {"success": False, "message": refusal.message, "code": refusal.code.value}
 

@@ -6,6 +6,7 @@ same functions run on both, and neither blocks the loop.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from gateway.store.statements import Statement
@@ -42,6 +43,18 @@ class Transaction(Protocol):
 Work = Callable[[Transaction], Awaitable[T]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a database is asked for at once, and how long that may take, in seconds."""
+
+    read_connections: int
+    write_connections: int
+    read_timeout: float
+    write_timeout: float
+    wait: float  # for a connection: to be free, to be opened
+    queue: int  # reads, and writes, that may wait; what comes on top is refused at once
+
+
 class Database(Protocol):
     """Where the data is."""
 
@@ -53,19 +66,25 @@ class Database(Protocol):
         ...
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        """Runs `work` on one state of the database. `single`: it makes at most one statement.
+        """Runs `work` on one state of the database, again if its connection is lost. `single`: at most one statement.
 
-        Raises LimitExceeded when it takes longer than the read timeout.
+        Raises LimitExceeded when it takes longer than the read timeout, and Unavailable.
         """
         ...
 
     async def write(self, work: Work[T]) -> T:
-        """Runs `work` in a transaction that is durable when this returns, and leaves no trace when `work` raises."""
+        """Runs `work` in a transaction that is durable when this returns, and leaves no trace when `work` raises.
+
+        A transaction that has certainly left no trace, because its connection was lost or others stood in its way, is
+        begun anew: `work` may run more than once. Raises Unavailable when nothing was written, and Unconfirmed when
+        the database went away while it was told to commit.
+        """
         ...
 
     async def listen(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called on the event loop soon after a commit. It may be called for nothing, and a commit of
-        another process may go unnoticed: whoever listens looks by itself now and then.
+        """Has `wake` called on the event loop soon after a commit, and when commits may have gone unnoticed. It may be
+        called for nothing, and a commit of another process may go unnoticed: whoever listens looks by itself now and
+        then.
         """
         ...
 

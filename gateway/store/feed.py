@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
 
+from gateway.errors import Unavailable
 from gateway.models import Change
 from gateway.store.database import Database, Transaction
+from gateway.store.patience import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ _HORIZON = {
 
 
 Position = tuple[int, int]  # in the order of the outbox: transaction and id
+
+_BEFORE_ALL: Position = (0, 0)
 
 
 class ChangeEvent(NamedTuple):
@@ -47,7 +51,7 @@ class ChangeEvent(NamedTuple):
 
 
 class Lagged(Exception):
-    """The listener fell too far behind and has missed changes."""
+    """There were changes that the listener cannot be told."""
 
 
 class Listener:
@@ -71,6 +75,11 @@ class Listener:
             self._lagged = True
         else:
             self._pending.append(event)
+        self._ready.set()
+
+    def lose(self) -> None:
+        """Changes have come to nothing, or cannot be known any more."""
+        self._lagged = True
         self._ready.set()
 
     def precede(self, events: Iterable[ChangeEvent]) -> None:
@@ -103,16 +112,8 @@ class Feed:
 
     async def start(self) -> None:
         """Starts to follow the outbox from its present end."""
-        horizon = _HORIZON[self._database.dialect]
-        end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
-
-        async def read_end(transaction: Transaction) -> Position:
-            rows = await transaction.rows(end)
-            return (rows[0][0], rows[0][1]) if rows else (0, 0)
-
-        self._position = await self._database.read(read_end, single=True)
-        with contextlib.suppress(OSError):
-            await self._database.listen(self._wake.set)
+        self._position = await self._database.read(_end, single=True)
+        await self._database.listen(self._wake.set)
         self._task = asyncio.create_task(self._follow(), name="feed")
 
     async def stop(self) -> None:
@@ -140,21 +141,40 @@ class Feed:
             self._listeners.discard(listener)
 
     async def _follow(self) -> None:
+        backoff = Backoff(self._poll)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
                     await self._wake.wait()
             self._wake.clear()
             try:
-                while len(events := await self._database.read(self._read, single=True)) == _BATCH:
-                    self._publish(events)
-                self._publish(events)
+                await self._catch_up()
+                backoff.reset()
+            except Unavailable as error:
+                log.info("the outbox cannot be read now: %s", error.message)
+                await asyncio.sleep(backoff.next())
             except Exception:
                 log.exception("the outbox could not be read; trying again")
+                await asyncio.sleep(backoff.next())
+
+    async def _catch_up(self) -> None:
+        try:
+            while len(events := await self._database.read(self._read, single=True)) == _BATCH:
+                self._publish(events)
+            self._publish(events)
+        except Lagged:
+            log.warning("the database no longer has changes that it had told: subscribers have to read again")
+            await self._begin_anew()
 
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
         assert self._position is not None
         return await _after(transaction, self._position)
+
+    async def _begin_anew(self) -> None:
+        """Follows from the present end. Whoever listens has missed what nobody knows. Raises Unavailable."""
+        self._position = await self._database.read(_end, single=True)
+        for listener in self._listeners:
+            listener.lose()
 
     def _publish(self, events: list[ChangeEvent]) -> None:
         for event in events:
@@ -164,33 +184,44 @@ class Feed:
             self._position = events[-1].position
 
 
+async def _end(transaction: Transaction) -> Position:
+    """The last event that none can come before any more."""
+    horizon = _HORIZON[transaction.dialect]
+    end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
+    rows = await transaction.rows(end)
+    return (rows[0][0], rows[0][1]) if rows else _BEFORE_ALL
+
+
 async def _after(transaction: Transaction, position: Position) -> list[ChangeEvent]:
-    """The next events after `position`, a batch at most."""
+    """The next events after `position`, a batch at most.
+
+    Raises Lagged unless the event at `position` is still there. Events are cleared away in their order, so then nothing
+    since is; and a standby that took over without the last changes numbers its own from where it was.
+    """
     one, two = _PARAMETERS[transaction.dialect]
     rows = await transaction.rows(
         "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
-        f" WHERE (xid, id) > ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
-        f" ORDER BY xid, id LIMIT {_BATCH}",
+        f" WHERE (xid, id) >= ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
+        f" ORDER BY xid, id LIMIT {_BATCH + 1}",
         position,
     )
-    return [ChangeEvent(*row) for row in rows]
+    if position == _BEFORE_ALL:
+        return [ChangeEvent(*row) for row in rows[:_BATCH]]
+    if not rows or (rows[0][0], rows[0][1]) != position:
+        raise Lagged
+    return [ChangeEvent(*row) for row in rows[1:]]
 
 
 async def _between(transaction: Transaction, after: Position, until: Position) -> list[ChangeEvent]:
-    """All events after the one and up to the other.
-
-    Raises Lagged unless `after` is still there: events are cleared away in their order, so then nothing since is.
-    """
-    one, two = _PARAMETERS[transaction.dialect]
-    if not await transaction.rows(f"SELECT 1 FROM event WHERE xid = {one} AND id = {two}", after):
+    """All events after the one and up to the other. Raises Lagged when some are no longer there, or too many."""
+    if after == _BEFORE_ALL:
         raise Lagged
     events: list[ChangeEvent] = []
-    while after < until:
+    while True:
         batch = await _after(transaction, after)
         events += [event for event in batch if event.position <= until]
-        if len(batch) < _BATCH or len(events) > _BUFFER:
-            break
+        if len(events) > _BUFFER:
+            raise Lagged
+        if len(batch) < _BATCH or batch[-1].position >= until:
+            return events
         after = batch[-1].position
-    if len(events) > _BUFFER:
-        raise Lagged
-    return events

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -15,7 +16,15 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import StartupError
 from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
+from gateway.store.sqlite import BUSY_SECONDS
 
+try:  # an extra
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError:
+    psycopg = None  # type: ignore[assignment]
+
+_PATIENCE = 10  # seconds that one host of several has to answer
 _LOCK = 727_274  # one number for all gateways: replicas that start at once migrate one after the other
 
 
@@ -62,15 +71,16 @@ def _connection(url: str) -> Iterator[sa.Connection]:
 def _engine(url: str) -> sa.Engine:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
-        engine = sa.create_engine("sqlite:///" + sqlite_path(url))
+        engine = sa.create_engine("sqlite:///" + sqlite_path(url), connect_args={"timeout": BUSY_SECONDS})
         # By itself the driver begins no transaction for DDL, and a migration that is killed would stay half done.
         sa.event.listen(engine, "connect", _leave_transactions_alone)
         sa.event.listen(engine, "begin", _begin_immediate)
         return engine
-    try:
-        return sa.create_engine("postgresql+psycopg://" + url.split("://", 1)[1])
-    except ImportError:
-        raise StartupError(NEEDS_POSTGRES) from None
+    if psycopg is None:
+        raise StartupError(NEEDS_POSTGRES)
+    # The URL as libpq reads it: SQLAlchemy knows nothing of several hosts.
+    given: dict[str, Any] = {"connect_timeout": _PATIENCE} | conninfo_to_dict(url)
+    return sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**given))
 
 
 def _leave_transactions_alone(connection: sqlite3.Connection, _record: object) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 from gateway.errors import StartupError
-from gateway.store.database import Database
+from gateway.store.database import Database, Limits
 from gateway.store.sqlite import SqliteDatabase
 
 postgres: ModuleType | None
@@ -38,16 +38,31 @@ def scheme(url: str) -> str:
     raise StartupError("GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME")
 
 
-def open_database(url: str, *, read_connections: int, write_connections: int, read_timeout: float) -> Database:
-    """The database behind `url`, which must be migrated already. Raises StartupError."""
+def open_database(
+    url: str,
+    *,
+    read_connections: int,
+    write_connections: int,
+    read_timeout: float,
+    write_timeout: float = 15.0,
+    wait: float = 5.0,
+    queue: int = 1_000,
+) -> Database:
+    """The database behind `url`, which must be migrated already. Raises StartupError. See Limits for the rest."""
+    limits = Limits(
+        read_connections=read_connections,
+        write_connections=write_connections,
+        read_timeout=read_timeout,
+        write_timeout=write_timeout,
+        wait=wait,
+        queue=queue,
+    )
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
-        return SqliteDatabase(sqlite_path(url), read_connections=read_connections, read_timeout=read_timeout)
+        return SqliteDatabase(sqlite_path(url), limits)
     if postgres is None:
         raise StartupError(NEEDS_POSTGRES)
-    database: Database = postgres.PostgresDatabase(
-        url, read_connections=read_connections, write_connections=write_connections, read_timeout=read_timeout
-    )
+    database: Database = postgres.PostgresDatabase(url, limits)
     return database
 
 

@@ -1,22 +1,36 @@
 """PostgreSQL through asyncpg: two small sets of connections, one for reads and one for writes.
 
-A plain list of connections instead of asyncpg's pool: its reset query costs more than most of our reads.
+What the server does not end by itself, because it is frozen or gone, is ended here; and what certainly left no trace is
+begun anew. Waits for locks are ended by the server, but never a COMMIT: one that waits for a standby and is ended
+counts as done, and would be lost with the server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import contextlib
+import random
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
 
-from gateway.errors import LimitExceeded
-from gateway.store.database import Work
+from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
+from gateway.store.database import Limits, Transaction, Work
+from gateway.store.postgres_hosts import Hosts
+from gateway.store.postgres_listening import Listening
+from gateway.store.postgres_pool import Connections
+from gateway.store.postgres_trouble import ConnectionLost, Contended, sorted_out
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
 
-CHANNEL = "gateway_event"  # what the outbox's trigger notifies
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_GRACE = 1.0  # seconds that the server has to end by itself what takes too long
+_TRIES = 6  # of a transaction that others stood in the way of
+
+_UNCONFIRMED = (
+    "the database went away while it was told to commit, so this may or may not have been accepted: repeat it with the"
+    " same idempotency key, or look before you ask again"
+)
 
 
 class PostgresTransaction:
@@ -52,97 +66,150 @@ class PostgresTransaction:
         await self._connection.executemany(sql, parameters)
 
 
-class _Connections:
-    """At most `limit` connections, opened when first wanted."""
-
-    def __init__(self, url: str, limit: int, **settings: str) -> None:
-        self._url = url
-        self._settings = settings
-        self._idle: list[Any] = []
-        self._places = asyncio.Semaphore(limit)
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[Any]:
-        async with self._places:
-            while self._idle and self._idle[-1].is_closed():
-                self._idle.pop()
-            connection = self._idle.pop() if self._idle else await self._connect()
-            try:
-                yield connection
-            except asyncio.CancelledError:
-                # A BEGIN that was cancelled makes asyncpg take every later transaction for a part of it, and commit
-                # none of them: nobody may have this connection again.
-                connection.terminate()
-                raise
-            finally:
-                if not connection.is_closed():
-                    if connection.is_in_transaction():  # left in the middle
-                        connection.terminate()
-                    else:
-                        self._idle.append(connection)
-
-    async def _connect(self) -> Any:
-        return await asyncpg.connect(
-            self._url,
-            statement_cache_size=1_024,
-            max_cached_statement_lifetime=0,
-            server_settings={"application_name": "snapshot-gateway", "jit": "off", **self._settings},
-        )
-
-    async def close(self) -> None:
-        while self._idle:
-            await self._idle.pop().close()
-
-
 class PostgresDatabase:
     """A `Database` on a PostgreSQL server."""
 
     dialect = "postgresql"
 
-    def __init__(self, url: str, *, read_connections: int, write_connections: int, read_timeout: float) -> None:
-        self._timeout = read_timeout
-        self._readers = _Connections(url, read_connections, statement_timeout=str(int(read_timeout * 1_000)))
-        self._writers = _Connections(url, write_connections)
-        self._url = url
-        self._listener: Any = None
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._limits = limits
+        self._hosts = Hosts(url, limits.wait)
+        milliseconds = str(int(limits.write_timeout * 1_000))
+        self._readers = Connections(
+            self._hosts,
+            limits.read_connections,
+            limits,
+            jit="off",
+            statement_timeout=str(int(limits.read_timeout * 1_000)),
+        )
+        self._writers = Connections(
+            self._hosts,
+            limits.write_connections,
+            limits,
+            jit="off",
+            statement_timeout="0",
+            lock_timeout=milliseconds,
+            idle_in_transaction_session_timeout=milliseconds,  # a gateway that is frozen holds no locks for ever
+        )
+        self._listening: Listening | None = None
+        self._wakes: list[Callable[[], None]] = []
         self.statements = 0
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        async with self._readers.one() as connection:
-            transaction = PostgresTransaction(connection)
-            try:
+        try:
+            return await self._read(work, single)
+        except ConnectionLost:
+            return await self._read(work, single)
+
+    async def _read(self, work: Work[T], single: bool) -> T:
+        connection = await self._readers.take()
+        transaction = PostgresTransaction(connection)
+        try:
+            async with asyncio.timeout(self._limits.read_timeout + _GRACE):
                 if single:
                     return await work(transaction)
-                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                try:
-                    return await work(transaction)
-                finally:
-                    await connection.execute("ROLLBACK")
-            except asyncpg.QueryCanceledError as error:
-                raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error
-            finally:
-                self.statements += transaction.statements
+                result = await _begun(transaction, connection, work, _READ)
+                await connection.execute("ROLLBACK")
+                return result
+        except asyncpg.QueryCanceledError as error:
+            raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
+        except BaseException as error:
+            if (told := _told(error, connection, self._readers)) is error:
+                raise
+            raise told from error
+        finally:
+            self.statements += transaction.statements
+            self._readers.give_back(connection)
 
     async def write(self, work: Work[T]) -> T:
-        async with self._writers.one() as connection:
-            transaction = PostgresTransaction(connection)
+        lost, tries = False, 0
+        while True:
             try:
-                async with connection.transaction():
-                    return await work(transaction)
-            finally:
-                self.statements += transaction.statements
+                return await self._write(work)
+            except ConnectionLost:
+                if lost:
+                    raise
+                lost = True
+            except Contended:
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                await asyncio.sleep(0.01 * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 - so that one goes first
+
+    async def _write(self, work: Work[T]) -> T:
+        connection = await self._writers.take()
+        transaction = PostgresTransaction(connection)
+        committing = False
+        try:
+            async with asyncio.timeout(self._limits.write_timeout + _GRACE):
+                result = await _begun(transaction, connection, work, "BEGIN")
+                committing = True
+                await _commit(connection)
+                return result
+        except BaseException as error:
+            told = _told(error, connection, self._writers)
+            if committing and (isinstance(told, ConnectionLost) or isinstance(error, TimeoutError)):
+                raise Unconfirmed(_UNCONFIRMED) from error
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            self.statements += transaction.statements
+            self._writers.give_back(connection)
 
     async def listen(self, wake: Callable[[], None]) -> None:
-        if self._listener is None or self._listener.is_closed():
-            self._listener = await asyncpg.connect(self._url, server_settings={"application_name": "snapshot-gateway"})
-        await self._listener.add_listener(CHANNEL, lambda *_: wake())
+        self._wakes.append(wake)
+        if self._listening is None:
+            self._listening = Listening(self._hosts, self._wake)
+
+    def _wake(self) -> None:
+        for wake in self._wakes:
+            wake()
 
     async def check(self) -> None:
-        async with self._readers.one() as connection:
-            await connection.execute("SELECT 1")
+        async def select(transaction: Transaction) -> None:
+            await transaction.rows("SELECT 1")
+
+        await self._read(select, True)
 
     async def close(self) -> None:
+        if self._listening is not None:
+            await self._listening.close()
         await self._readers.close()
         await self._writers.close()
-        if self._listener is not None:
-            await self._listener.close()
+
+
+async def _begun(transaction: PostgresTransaction, connection: Any, work: Work[T], begin: str) -> T:
+    """Runs `work` in a transaction that is left open. One that is canceled waits for nothing more."""
+    await connection.execute(begin)
+    try:
+        return await work(transaction)
+    except Exception:
+        with contextlib.suppress(Exception):  # what has gone wrong before is what is told
+            await connection.execute("ROLLBACK")
+        raise
+
+
+async def _commit(connection: Any) -> None:
+    """A COMMIT of a transaction in which a statement has failed takes it back, and calls that no error."""
+    if await connection.execute("COMMIT") != "COMMIT":
+        raise RuntimeError("a statement failed, and the work went on as if it had not")
+
+
+def _told(error: BaseException, connection: Any, pool: Connections) -> BaseException:
+    """What is raised instead of `error`. A connection that was lost, or may have more to say, is given up."""
+    if isinstance(error, GatewayError):
+        return error
+    if not isinstance(error, Exception) or isinstance(error, TimeoutError):
+        # A BEGIN that was cancelled makes asyncpg take every later transaction for a part of it, and commit none of
+        # them: nobody may have this connection again.
+        connection.terminate()
+        if not isinstance(error, Exception):
+            return error
+        pool.drop_idle()  # the server had time to end it by itself, so it is frozen or gone
+        return sorted_out(error, connection)
+    told = sorted_out(error, connection)
+    if isinstance(told, ConnectionLost):
+        connection.terminate()
+        pool.drop_idle()
+    return told

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any, TypeVar
 
-from gateway.errors import LimitExceeded
-from gateway.store.database import Work
+from gateway.errors import LimitExceeded, Unavailable
+from gateway.store.database import Limits, Work
+from gateway.store.sqlite_trouble import commit_failed, sorted_out
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
@@ -95,6 +96,7 @@ class _Wish:
 
     def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
+        self.since = time.monotonic()
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -113,18 +115,20 @@ class SqliteDatabase:
 
     dialect = "sqlite"
 
-    def __init__(self, path: str, *, read_connections: int, read_timeout: float) -> None:
+    def __init__(self, path: str, limits: Limits) -> None:
         self._path = path
-        self._timeout = read_timeout
+        self._limits = limits
         self._local = threading.local()
         self._inline: SqliteTransaction | None = None
         self._connections: list[sqlite3.Connection] = []
-        self._readers = ThreadPoolExecutor(read_connections, "read")
+        self._readers = ThreadPoolExecutor(limits.read_connections, "read")
+        self._reading = 0  # in threads, or waiting for one
+        self._writing = 0  # writes that wait or are under way
         self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
         self._counted = 0
-        self._write_transaction = SqliteTransaction(connect(path))
+        self._write_transaction = SqliteTransaction(connect(path, limits.write_timeout))
         self._writer.start()
 
     @property
@@ -137,14 +141,21 @@ class SqliteDatabase:
         """Most reads are done in less time than a thread takes to be woken, so each is tried here first; one that needs
         more is begun anew in a thread. Work that reads may therefore run twice.
         """
-        if self._inline is None:
-            self._inline = self._reader(0)
         try:
+            if self._inline is None:
+                self._inline = self._reader(0)
             return self._read(work, single, self._inline, _INLINE_SECONDS)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
-                raise
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_in_thread, work, single)
+                raise sorted_out(error) from error
+        if self._reading >= self._limits.queue:
+            raise Unavailable(f"{self._reading} reads are waiting for the database already")
+        self._reading += 1
+        try:
+            loop, since = asyncio.get_running_loop(), time.monotonic()
+            return await loop.run_in_executor(self._readers, self._read_in_thread, work, single, since)
+        finally:
+            self._reading -= 1
 
     def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, seconds: float) -> T:
         """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
@@ -160,17 +171,17 @@ class SqliteDatabase:
                 transaction.connection.execute("COMMIT")
             self._counted += transaction.statements - before
 
-    def _read_in_thread(self, work: Work[T], single: bool) -> T:
+    def _read_in_thread(self, work: Work[T], single: bool, since: float) -> T:
+        if time.monotonic() - since > self._limits.wait:
+            raise Unavailable("all database connections are busy")
         try:
-            transaction: SqliteTransaction = self._local.transaction
-        except AttributeError:
-            transaction = self._local.transaction = self._reader(BUSY_SECONDS)
-        try:
-            return self._read(work, single, transaction, self._timeout)
+            if not hasattr(self._local, "transaction"):
+                self._local.transaction = self._reader(self._limits.wait)
+            return self._read(work, single, self._local.transaction, self._limits.read_timeout)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-                raise LimitExceeded(f"the read took longer than {self._timeout:g} seconds") from error
-            raise
+                raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
+            raise sorted_out(error) from error
 
     def _reader(self, busy_seconds: float) -> SqliteTransaction:
         connection = connect(self._path, busy_seconds)
@@ -181,7 +192,10 @@ class SqliteDatabase:
     # ---- writes
 
     async def write(self, work: Work[T]) -> T:
+        if self._writing >= self._limits.queue:
+            raise Unavailable(f"{self._writing} writes are waiting for the database already")
         wish = _Wish(work, asyncio.get_running_loop())
+        self._writing += 1
         self._wishes.put(wish)
         result: T = await wish.future
         return result
@@ -205,31 +219,42 @@ class SqliteDatabase:
                 return
 
     def _commit(self, group: list[_Wish]) -> None:
-        """Runs the group in one transaction. When that cannot be committed, every wish in it has failed."""
+        """Runs the group in one transaction. When that cannot be committed, every wish in it has failed.
+
+        What has waited for too long, because another process held the lock, is not begun any more.
+        """
         connection = self._write_transaction.connection
+        told: Callable[[BaseException], BaseException] = sorted_out
+        late = time.monotonic() - self._limits.write_timeout
         try:
             connection.execute("BEGIN IMMEDIATE")
             for wish in group:
-                self._attempt(wish, connection)
+                if wish.since < late:
+                    wish.error = Unavailable("other work holds on to the database")
+                else:
+                    self._attempt(wish, connection)
+            told = commit_failed
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - told to everybody who waits
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            shown = told(error)
             for wish in group:
-                wish.error = wish.error or error
+                wish.error = wish.error or shown
 
     def _attempt(self, wish: _Wish, connection: sqlite3.Connection) -> None:
         connection.execute("SAVEPOINT wish")
         try:
             wish.result = drive(wish.work, self._write_transaction)
         except BaseException as error:
-            wish.error = error
+            wish.error = sorted_out(error)
             if not connection.in_transaction:
                 raise  # SQLite took everything back by itself, such as for a full disk
             connection.execute("ROLLBACK TO wish")
         connection.execute("RELEASE wish")
 
     def _settle(self, group: list[_Wish]) -> None:
+        self._writing -= len(group)
         for wish in group:
             wish.settle()
         for wake in self._wakes:

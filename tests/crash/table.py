@@ -173,7 +173,7 @@ class Table:
                 server.kill()
                 server.start()
             case ["restart", manner]:
-                server.end(RESTARTS[manner])
+                server.stop_serving(RESTARTS[manner])
                 server.start()
 
     @contextmanager

@@ -40,7 +40,7 @@ class Home:
         self.rows = Rows(url)
         self.server = server
         self.relay = relay
-        self.url = server.url("world", relay.port) if server and relay else url
+        self.url = relay.url("world") if relay else url
         self.kind = "postgresql" if server else "sqlite"
         self._machines = 0
         self.rows("INSERT INTO provider (name, tenant, driver) VALUES ('sim', 'default', 'simulated')")
@@ -148,7 +148,7 @@ def home(kind: str, databases: Databases) -> Iterator[Home]:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed")
-    server = PostgresServer(binaries, lasting=True)
+    server = PostgresServer(binaries, "synchronous_commit=on")
     relay = Relay(server.port)
     try:
         yield Home(make_database(server, "world"), server, relay)

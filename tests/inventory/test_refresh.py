@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.columns import now
+from gateway.config import Settings
 from gateway.drivers.base import SeenSnapshots
 from gateway.errors import ProviderUnavailable
 from gateway.inventory.refresh import Inventory
@@ -148,10 +149,30 @@ def test_what_is_not_made_yet_is_left_alone(url: str, tell: Callable[[Story], No
 
 def test_what_the_provider_is_still_making(url: str, tell: Callable[[Story], None]) -> None:
     async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
-        driver.put(machine("m1"), snapshot("a", ready=False))
+        begun = now()
+        driver.put(machine("m1"), snapshot("a", ready=False, created_at=begun))
         await inventory.refresh_provider("lab")
         assert select(url, "SELECT state FROM snapshot") == [("CREATING",)]
-        driver.put(machine("m1"), snapshot("a"))
+        driver.put(machine("m1"), snapshot("a", created_at=begun))
+        await inventory.refresh_provider("lab")
+
+    tell(story)
+    assert select(url, "SELECT state FROM snapshot") == [("READY",)]
+
+
+def test_what_the_provider_never_finishes_is_an_error_that_can_be_deleted(
+    url: str, tell: Callable[[Story], None]
+) -> None:
+    """After as long as an operation may take. Should it be finished after all, that is seen."""
+
+    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+        deadline = timedelta(seconds=Settings().operation_deadline)
+        young, old = now() - deadline / 2, now() - deadline
+        for begun, state in ((young, "CREATING"), (old, "ERROR")):
+            driver.put(machine("m1"), snapshot("a", ready=False, created_at=begun))
+            await inventory.refresh_provider("lab")
+            assert select(url, "SELECT state FROM snapshot") == [(state,)]
+        driver.put(machine("m1"), snapshot("a", created_at=old))
         await inventory.refresh_provider("lab")
 
     tell(story)

@@ -42,8 +42,13 @@ def _exit(code: ErrorCode) -> str:
     """By where the code stands in the error tree."""
     if code is GatewayError.code:
         return "operation, top level"
-    exits = {"payload": Refusal, "operation": ProviderError}
-    return ", ".join(name for name, kind in exits.items() if code in _codes(kind))
+    exits = {"payload": _codes(Refusal), "operation": _codes(ProviderError), "top level": _own_codes()}
+    return ", ".join(name for name, codes in exits.items() if code in codes)
+
+
+def _own_codes() -> set[ErrorCode]:
+    """What is neither refused nor a provider's fault."""
+    return {kind.code for kind in GatewayError.__subclasses__()} - {Refusal.code, ProviderError.code}
 
 
 def _codes(kind: type[GatewayError]) -> set[ErrorCode]:

@@ -23,8 +23,8 @@ class Member:
 
     def __init__(self, settings: Settings, home: Home, prepare: Prepare | None, log: Path | None) -> None:
         self._relay = Relay(home.server.port) if home.server else None
-        if self._relay and home.server:
-            settings = replace(settings, database_url=home.server.url("world", self._relay.port))
+        if self._relay:
+            settings = replace(settings, database_url=self._relay.url("world"))
         self._made = (settings, prepare, log)
         self._gateway = Forked(*self._made)
 

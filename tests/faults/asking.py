@@ -1,0 +1,97 @@
+"""What a client is told, on every surface, and how it comes back: shared by the tests of bad days."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from websockets.sync.client import connect
+
+from tests.serving import Served
+
+READ = '{ vm(id: "vm-11") { name } }'
+NAME = {"vm": {"name": "web-01"}}
+CREATE = (
+    "mutation ($input: CreateSnapshotInput!) { createSnapshot(input: $input)"
+    " { operation { id } snapshot { id name } errors { code message } } }"
+)
+COUNTS = '{ operations { totalCount } vm(id: "vm-11") { snapshots { totalCount } } }'
+FOLLOW = 'subscription { operationUpdated(id: "operation-1") { state } }'
+
+PATIENCE = 30.0  # seconds after which something will not come true any more
+
+
+def create(gateway: Served, name: str = "new", **members: Any) -> dict[str, Any]:
+    """The whole answer to a create."""
+    return gateway.post(CREATE, {"input": {"machineId": "vm-11", "name": name, **members}})
+
+
+def eventually(gateway: Served, query: str = READ) -> dict[str, Any]:
+    """The data, when the gateway serves again; until then it may say that it cannot, and nothing else."""
+    deadline = time.monotonic() + PATIENCE
+    while "errors" in (body := gateway.post(query)):
+        assert [error["extensions"] for error in body["errors"]] == [
+            {"code": "SERVICE_UNAVAILABLE", "retryable": True}
+        ] * len(body["errors"]), body
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    data: dict[str, Any] = body["data"]
+    return data
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what is about to come true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def told(gateway: Served, query: str, variables: Any = None) -> tuple[str, bool, str]:
+    """Code, whether it is retryable, and message of the one error in the answer."""
+    (error,) = gateway.post(query, variables)["errors"]
+    return _told(error)
+
+
+def _told(error: dict[str, Any]) -> tuple[str, bool, str]:
+    return error["extensions"]["code"], error["extensions"].get("retryable", False), error["message"]
+
+
+def told_by_rest(gateway: Served) -> tuple[int, str | None, str, str]:
+    """Status, Retry-After, kind and message of a REST answer to a read."""
+    answer = gateway.http.get("/api/vms/11")
+    error = answer.json()["error"]
+    return answer.status_code, answer.headers.get("retry-after"), error["kind"], error["message"]
+
+
+def told_by_events(gateway: Served) -> tuple[str, bool, str]:
+    """What a subscription by server-sent events says first."""
+    body = {"query": FOLLOW}
+    with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
+        line = next(line for line in answer.iter_lines() if line.startswith("data: {"))
+    (error,) = json.loads(line.removeprefix("data: "))["errors"]
+    return _told(error)
+
+
+def told_by_websocket(gateway: Served) -> tuple[str, bool, str]:
+    """What a subscription by WebSocket says first."""
+    url = gateway.url.replace("http://", "ws://") + "/graphql"
+    with connect(url, subprotocols=["graphql-transport-ws"], proxy=None) as socket:  # type: ignore[list-item]
+        socket.send('{"type": "connection_init"}')
+        assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
+        socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": FOLLOW}}))
+        message = json.loads(socket.recv(20))
+        assert (message["id"], message["type"]) == ("1", "error")
+        (error,) = message["payload"]
+    return _told(error)
+
+
+@contextmanager
+def following(gateway: Served, operation: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The states of an operation, as a subscription tells them."""
+    query = "subscription ($id: ID!) { operationUpdated(id: $id) { state isDone } }"
+    body = {"query": query, "variables": {"id": operation}}
+    with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
+        lines = (line[6:] for line in answer.iter_lines() if line.startswith("data: {"))
+        yield (json.loads(line)["data"]["operationUpdated"] for line in lines)
