@@ -80,7 +80,7 @@ class _Relaying:
                     elif key.fileobj is self._control:
                         self._obey(self._control.recv())
                     elif key.fileobj in self._pairs:
-                        self._pass(key.fileobj)  # type: ignore[arg-type]
+                        self._pass(key.fileobj)
 
     def _accept(self, client: socket.socket) -> None:
         try:

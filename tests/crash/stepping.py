@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from gateway import app
-from gateway.operations import worker
+from gateway.operations import claims, worker
 from gateway.operations.claims import Claim
 from gateway.operations.service import Operations
+from gateway.store import opening
 from gateway.store.database import Database, Transaction, Work
 from gateway.store.feed import Feed
 from gateway.store.statements import Statement
@@ -186,7 +187,7 @@ def prepare(stop: Stop, pipe: Connection) -> None:
     """For `Forked`: the process stops where `stop` says, tells the step through the pipe, and waits there."""
     patch = pytest.MonkeyPatch()  # for good: it is never undone
     steps = _Steps(stop, pipe)
-    opened, accept = app.open_database, Operations._accept
+    opened, accept = opening.open_database, Operations._accept
 
     async def accepted(self: Operations, *arguments: Any) -> Any:
         with _asking():
@@ -200,7 +201,7 @@ def prepare(stop: Stop, pipe: Connection) -> None:
 def prepare_survivor(may_claim: Any) -> None:
     """For `Forked`: the process takes no work while `may_claim` is 0."""
     patch = pytest.MonkeyPatch()
-    claim = worker.claim
+    claim = claims.claim
 
     async def gated(*arguments: Any, **named: Any) -> list[Claim]:
         return await claim(*arguments, **named) if may_claim.value else []
@@ -211,6 +212,7 @@ def prepare_survivor(may_claim: Any) -> None:
 
 def _hurry(patch: pytest.MonkeyPatch) -> None:
     """Polls so often that waiting costs nothing."""
-    for function in (worker.Worker.__init__, Feed.__init__):
-        patch.setitem(function.__kwdefaults__, "poll", _POLL)
-    patch.setitem(worker.Worker.__init__.__kwdefaults__, "first_wait", _POLL)
+    for function, names in ((worker.Worker.__init__, ("poll", "first_wait")), (Feed.__init__, ("poll",))):
+        defaults: Any = function.__kwdefaults__
+        for name in names:
+            patch.setitem(defaults, name, _POLL)

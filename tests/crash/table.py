@@ -286,7 +286,7 @@ def fill_all(databases: Databases, stride: int = 1, lanes: int = 4) -> list[str]
     rows = [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
     databases.new("sqlite")  # makes what the others are copied from
     with ThreadPoolExecutor(lanes) as threads:
-        cells = list(threads.map(lambda row: fill(*row, databases, stride), rows))
+        cells = list(threads.map(lambda row: fill(row[0], row[1], databases, stride), rows))
     width = max(len(fault) for _, fault in rows)
     lines = [f"{'database':11} {'fault':{width}} " + " ".join(f"{wish:>15}" for wish in WISHES)]
     for (kind, fault), counts in zip(rows, cells, strict=True):

@@ -99,7 +99,7 @@ async def _refreshed(home: Home) -> None:
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         ((observed,),) = home.rows("SELECT observed_at FROM provider WHERE name = 'sim'")
-        if observed is not None and _seconds(observed) > since:
+        if (_seconds(observed) or 0.0) > since:
             return
         await asyncio.sleep(0.2)
 
@@ -120,8 +120,9 @@ def _look(home: Home, history: History, machines: list[int]) -> None:
     for log in ("log_ended", "log_begun", "log_made"):
         home.rows(f"CREATE INDEX ix_{log} ON {log} (what)")
     for *row, created, started, finished, ends, begun, made, happened in home.rows(_OPERATIONS):
-        times = (_seconds(moment) for moment in (created, started, finished))
-        history.operations.append(Operation(*row, *times, ends, begun, made, bool(happened)))  # type: ignore[arg-type]
+        times = [_seconds(moment) for moment in (created, started, finished)]
+        known: list[Any] = [*row, *times, ends, begun, made, bool(happened)]
+        history.operations.append(Operation(*known))
     for key, answer in home.rows("SELECT key, answer FROM idempotency_key"):
         numbers = (outcome["operation"] for outcome in orjson.loads(answer))
         history.keys[key] = tuple(number for number in numbers if number is not None)
