@@ -43,6 +43,7 @@ class Settings:
     read_timeout: float = setting(15.0, "A read that takes longer is ended with an error.")
     write_timeout: float = setting(15.0, "A write that takes longer, waits for locks included, is ended with an error.")
     database_wait: float = setting(5.0, "How long a request waits for a database connection, or for the database.")
+    longest_wait: float = setting(0.5, "While answers take longer than this, what comes on top of 32 is refused.")
     database_queue: int = setting(1_000, "Reads, and writes, that may wait for the database; more are refused at once.")
     operation_slots: int = setting(16, "Operations this process runs at once.")
     operation_lease: float = setting(10.0, "How long a worker may be silent before another takes its operation over.")

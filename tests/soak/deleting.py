@@ -74,8 +74,8 @@ def _furnish(home: Home, snapshots: int) -> None:
                 ),
                 (
                     f"{numbers} INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
-                    f" provider_ref, provider_ref_folded, created_at) SELECT 'default', {machine}, {name}, {name},"
-                    f" 'READY', false, false, {ref} || '-' || i, {ref} || '-' || i, {_AT} FROM n"
+                    f" provider_ref, provider_ref_folded, created_at) SELECT 'default', {machine}, {name},"
+                    f" {name}, 'READY', false, false, {ref} || '-' || i, {ref} || '-' || i, {_AT} FROM n"
                 ),
             ]
         )

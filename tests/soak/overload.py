@@ -17,6 +17,7 @@ _READ = request(
 )
 _CLOSED = 8  # connections that measure what the gateway can take
 _MOST = 3_000  # connections that the load may have
+_KEPT = 2.0  # seconds that an idle connection is trusted: the server closes those that are idle for long
 _PATIENCE = 30.0
 
 
@@ -100,13 +101,15 @@ async def _closed(url: str, seconds: float) -> Load:
 async def _open(url: str, rate: float, seconds: float) -> Load:
     """Whether it answers or not: requests come at random times, on a free connection or on a new one."""
     load, chance = Load(seconds), random.Random(1)
-    free: list[Connection] = []
+    free: list[tuple[float, Connection]] = []
     tasks: set[asyncio.Task[None]] = set()
 
     async def work() -> None:
-        connection = free.pop() if free else Connection(url)
+        since, connection = free.pop() if free else (0.0, Connection(url))
+        if time.monotonic() - since > _KEPT:
+            connection.close()
         if await _one(connection, load):
-            free.append(connection)
+            free.append((time.monotonic(), connection))
 
     begun = time.perf_counter()
     due = 0.0
@@ -122,7 +125,7 @@ async def _open(url: str, rate: float, seconds: float) -> Load:
         task.add_done_callback(tasks.discard)
     load.seconds = time.perf_counter() - begun
     await asyncio.gather(*tasks)
-    for connection in free:
+    for _, connection in free:
         connection.close()
     return load
 
