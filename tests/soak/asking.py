@@ -57,6 +57,9 @@ class Connection:
         return (await self.send(request(query, **variables))).data
 
     async def send(self, body: bytes, accept: str = "application/json") -> Answer:
+        """Opens another connection when the server has closed this one, idle as it was."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()
         reader, _ = await self._write(body, accept)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -73,14 +76,18 @@ class Connection:
         while line := await reader.readline():
             yield line
 
+    async def open(self) -> None:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
     async def _write(self, body: bytes, accept: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
+        await self.open()
+        assert self._streams is not None
         head = (
             f"POST /graphql HTTP/1.1\r\nhost: {self._host}:{self._port}\r\ncontent-type: application/json\r\n"
             f"accept: {accept}\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -16,8 +16,7 @@ _READ = request(
     " totalCount nodes { id name state createdAt } } } } }"
 )
 _CLOSED = 8  # connections that measure what the gateway can take
-_MOST = 3_000  # connections that the load may have
-_KEPT = 2.0  # seconds that an idle connection is trusted: the server closes those that are idle for long
+_MOST = 512  # connections that the load has, open before it begins: what waits to be accepted is not seen by anybody
 _PATIENCE = 30.0
 
 
@@ -99,17 +98,17 @@ async def _closed(url: str, seconds: float) -> Load:
 
 
 async def _open(url: str, rate: float, seconds: float) -> Load:
-    """Whether it answers or not: requests come at random times, on a free connection or on a new one."""
+    """Whether it answers or not: requests come at random times, on whichever connection is free."""
     load, chance = Load(seconds), random.Random(1)
-    free: list[tuple[float, Connection]] = []
+    free = [Connection(url) for _ in range(_MOST)]
+    for connection in free:
+        await connection.open()
     tasks: set[asyncio.Task[None]] = set()
 
     async def work() -> None:
-        since, connection = free.pop() if free else (0.0, Connection(url))
-        if time.monotonic() - since > _KEPT:
-            connection.close()
-        if await _one(connection, load):
-            free.append((time.monotonic(), connection))
+        connection = free.pop()
+        await _one(connection, load)
+        free.append(connection)
 
     begun = time.perf_counter()
     due = 0.0
@@ -125,13 +124,12 @@ async def _open(url: str, rate: float, seconds: float) -> Load:
         task.add_done_callback(tasks.discard)
     load.seconds = time.perf_counter() - begun
     await asyncio.gather(*tasks)
-    for _, connection in free:
+    for connection in free:
         connection.close()
     return load
 
 
-async def _one(connection: Connection, load: Load) -> bool:
-    """One request; whether its connection can be used again."""
+async def _one(connection: Connection, load: Load) -> None:
     begun = time.perf_counter()
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -139,7 +137,6 @@ async def _one(connection: Connection, load: Load) -> bool:
     except (OSError, EOFError, TimeoutError) as error:
         load.lost[type(error).__name__] += 1
         connection.close()
-        return False
+        return
     load.by_status.setdefault(answer.status, []).append(time.perf_counter() - begun)
     load.without_retry_after += answer.status != 200 and b"retry-after:" not in answer.head.lower()
-    return True
