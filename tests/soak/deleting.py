@@ -59,7 +59,8 @@ def delete(home: Home, snapshots: int, say: Callable[[str], None]) -> Deleted:
 
 def _furnish(home: Home, snapshots: int) -> None:
     """Machines with the tree, and on each its part of the snapshots, named for the client that deletes them."""
-    numbers = f"WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {snapshots // _MACHINES - 1})"
+    last = snapshots // _MACHINES - 1
+    numbers = f"WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {last})"
     for _ in range(_MACHINES):
         machine = home.machine()
         ref = f"(SELECT provider_ref FROM machine WHERE id = {machine})"
