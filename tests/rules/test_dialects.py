@@ -30,7 +30,7 @@ values
 PLAIN = set(_PLAIN.split())
 # The words of each construct, and how the page's table names it.
 CONSTRUCTS = {
-    "FOR UPDATE": r"\bFOR (NO KEY )?UPDATE\b",
+    "FOR UPDATE": r"\bFOR (NO KEY )?UPDATE\b( OF \w+)?",
     "SKIP LOCKED": r"\bSKIP LOCKED\b",
     "clock_timestamp()": r"\bclock_timestamp\(",
     "WITH RECURSIVE": r"\bRECURSIVE\b",

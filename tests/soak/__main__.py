@@ -79,12 +79,14 @@ def load(databases: Databases, size: Size) -> None:
 
 def deletes(databases: Databases, size: Size) -> None:
     """Reads stay quick, and the whole ends within twice what the engine's own rate allows."""
+    results = {}
     for kind in KINDS:
         with home(kind, databases) as place:
-            found = delete(place, size.snapshots, print)
-        _require(found.left == 0, "snapshots were left")
-        _require(found.rate * 2 >= found.engine_rate, "deletes beside readers take more than twice as long")
-        _require(found.busy[0] <= 2 * found.quiet[0], "reads take more than twice as long")
+            results[kind] = delete(place, size.snapshots, print)
+    for kind, found in results.items():
+        _require(found.left == 0, f"{kind}: snapshots were left")
+        _require(found.rate * 2 >= found.engine_rate, f"{kind}: deletes beside readers take more than twice as long")
+        _require(found.busy[0] <= 2 * found.quiet[0], f"{kind}: reads take more than twice as long")
 
 
 PROOFS: dict[str, Callable[[Databases, Size], None]] = {

@@ -50,9 +50,8 @@ def delete(home: Home, snapshots: int, say: Callable[[str], None]) -> Deleted:
     finally:
         gateway.kill()
     say(f"{home.kind}: {snapshots:,} snapshots deleted by {_CLIENTS} clients in batches of {_BATCH}")
-    say(
-        f"  reads: p50 {found.quiet[0]:.1f} -> {found.busy[0]:.1f} ms, p99 {found.quiet[1]:.1f} -> {found.busy[1]:.1f} ms"
-    )
+    for name, quiet, busy in zip(("p50", "p99"), found.quiet, found.busy, strict=True):
+        say(f"  reads, {name}: {quiet:.1f} ms, and {busy:.1f} ms during the deletes")
     say(f"  gone per second: {found.engine_rate:.0f} alone, {found.rate:.0f} beside readers; left: {found.left}")
     return found
 
