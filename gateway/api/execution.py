@@ -211,14 +211,15 @@ class GraphQLExecutor:
 
         after = request.extensions.get("lastEventId")
         source = SOURCES[field.name](self._feed, self._database, caller, arguments, after)
-        began = False
+        began, patience = False, 0.0
         try:
             async for choose in source:
                 if isinstance(choose, Opened):
                     yield Answer(b"", ran=True, event=choose.event)
+                    patience = _STREAM_PATIENCE
                     continue
-                patience = _STREAM_PATIENCE if began else 0.0
                 step, values = await read_patiently(self._database, load_with(choose), patience)
+                patience = _STREAM_PATIENCE
                 for value, event in zip(values, step.events or [None] * len(values), strict=True):
                     began = True
                     told = more if event is None else {**(more or {}), "eventId": event}

@@ -2,7 +2,8 @@
 
 import orjson
 
-from gateway.errors import MEANINGS, RETRY_SECONDS, ErrorCode, GatewayError
+from gateway.access.credentials import challenge
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated, Unavailable
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -21,11 +22,13 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
-        """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
+        """The same refusal as HTTP shows it, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
+        headers = None
+        if isinstance(error, Unauthenticated):
+            headers = [(b"www-authenticate", challenge(error))]
+        elif isinstance(error, Throttled | Unavailable):
+            headers = [(b"retry-after", b"%d" % error.retry_after)]
         meaning = MEANINGS[error.code]
-        headers: Headers = [(b"www-authenticate", b"Bearer")] if meaning.http_status == 401 else []
-        if meaning.retryable:
-            headers.append((b"retry-after", b"%d" % RETRY_SECONDS))
         fault = cls(meaning.http_status, error.message, error.code, headers)
         fault.retryable = meaning.retryable
         return fault

@@ -12,6 +12,7 @@ from gateway.inventory.refresh import Inventory
 log = logging.getLogger(__name__)
 
 _GATHER = 0.2  # seconds in which hints at one machine become one look
+_MOST = 10_000  # machines that wait to be looked at; what is left out the next refresh sees
 _PAUSE = 5.0  # seconds until a provider whose hints have ended is listened to again
 
 
@@ -27,8 +28,9 @@ class Watch:
 
     def look(self, provider: str, machine_ref: str) -> None:
         """Something may have happened at this machine."""
-        self._wanted[provider, machine_ref] = None
-        self._hinted.set()
+        if len(self._wanted) < _MOST:
+            self._wanted[provider, machine_ref] = None
+            self._hinted.set()
 
     async def start(self) -> None:
         """Listens to every provider, and looks."""

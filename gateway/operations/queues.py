@@ -61,8 +61,9 @@ class Queues:
         if waiting >= self._settings.operation_queue_per_machine:
             name = machine_name(machine.kind, machine.id)
             return LimitExceeded(f"{name} has {waiting} unfinished operations, and that is the limit")
-        if self._total >= self._settings.operation_queue_total:
-            return LimitExceeded(f"there are {self._total} unfinished operations, and that is the gateway's limit")
+        limit = self._settings.operation_queue_total
+        if self._total >= limit:  # how many there are is nobody's business: they are everybody's
+            return LimitExceeded(f"there are {limit} unfinished operations, and that is the gateway's limit")
         self._waiting[machine.id] = waiting + 1
         self._total += 1
         return None

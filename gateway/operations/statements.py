@@ -15,6 +15,8 @@ def unfinished(table: str = "operation") -> Any:
     return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
 
 
+# What the caller may not see is not found, in as many statements as what is not there.
+
 # Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer and no locks.
 LOCK_MACHINES = Statement(
     sa.select(
@@ -26,7 +28,7 @@ LOCK_MACHINES = Statement(
         col(Machine.gone_at),
         col(Machine.obstacle),
     )
-    .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
+    .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"), OneOf(col(Machine.kind), "kinds"))
     .order_by(col(Machine.id))
     .with_for_update()
 )
@@ -41,7 +43,13 @@ SNAPSHOTS = Statement(
         col(Snapshot.state),
         col(Snapshot.provider_ref),
         col(Snapshot.parent_id),
-    ).where(col(Snapshot.tenant) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    ).where(
+        col(Snapshot.tenant) == bindparam("tenant"),
+        OneOf(col(Snapshot.id), "ids"),
+        OneOf(
+            sa.select(col(Machine.kind)).where(col(Machine.id) == col(Snapshot.machine_id)).scalar_subquery(), "kinds"
+        ),
+    )
 )
 
 SET_STATE = Statement(

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Unavailable
+from gateway.errors import Unavailable, Unconfirmed
 from gateway.models import OperationKind
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
 from gateway.operations.execution import Execution
@@ -148,7 +148,14 @@ class Worker:
         except LeaseLost:
             log.warning("operation-%d has been taken over by another worker", claimed.row.id)
         except Interrupted as error:
-            log.warning("operation-%d could not be recorded; it is taken up again: %s", claimed.row.id, error.__cause__)
+            cause = error.__cause__
+            known = isinstance(cause, Unavailable | Unconfirmed)
+            log.warning(
+                "operation-%d could not be recorded; it is taken up again: %s",
+                claimed.row.id,
+                cause,
+                exc_info=None if known else cause,
+            )
         finally:
             heart.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -135,7 +135,9 @@ class Feed:
         self._listeners.add(listener)
         try:
             if after is not None and start is not None:
-                listener.precede(await self._database.read(lambda transaction: _between(transaction, after, start)))
+                listener.precede(
+                    await self._database.read(lambda transaction: _between(transaction, after, start, wants))
+                )
             yield listener
         finally:
             self._listeners.discard(listener)
@@ -212,14 +214,19 @@ async def _after(transaction: Transaction, position: Position) -> list[ChangeEve
     return [ChangeEvent(*row) for row in rows[1:]]
 
 
-async def _between(transaction: Transaction, after: Position, until: Position) -> list[ChangeEvent]:
-    """All events after the one and up to the other. Raises Lagged when some are no longer there, or too many."""
+async def _between(
+    transaction: Transaction, after: Position, until: Position, wants: Callable[[ChangeEvent], bool]
+) -> list[ChangeEvent]:
+    """The events that are wanted of those after the one and up to the other: what others missed counts for nothing.
+
+    Raises Lagged when some are no longer there, or too many are.
+    """
     if after == _BEFORE_ALL:
         raise Lagged
     events: list[ChangeEvent] = []
     while True:
         batch = await _after(transaction, after)
-        events += [event for event in batch if event.position <= until]
+        events += [event for event in batch if event.position <= until and wants(event)]
         if len(events) > _BUFFER:
             raise Lagged
         if len(batch) < _BATCH or batch[-1].position >= until:

@@ -50,15 +50,17 @@ class Hosts:
     def __init__(self, url: str, patience: float) -> None:
         self._urls = single_hosts(url)
         self._patience = patience
-        self._failed: Unavailable | None = None
+        self._failure: str | None = None
         self._quiet_until = 0.0
+        self._reached_at = 0.0
 
     async def connect(self, **settings: str) -> Any:
         """A connection with these settings of the server's. Raises Unavailable, without a try soon after a failure."""
         loop = asyncio.get_running_loop()
-        if self._failed is not None and loop.time() < self._quiet_until:
-            raise Unavailable(self._failed.message)
+        if self._failure is not None and loop.time() < self._quiet_until:
+            raise Unavailable(self._failure)
         cause: Exception | None = None
+        begun = loop.time()
         for _ in range(_ROUNDS):
             for url in list(self._urls):
                 try:
@@ -70,18 +72,20 @@ class Hosts:
                     return connection
             if isinstance(cause, TimeoutError):
                 break
-        self._quiet_until = loop.time() + _PAUSE
-        if self._failed is None:  # said once, not by each of thousands of requests
-            log.warning("the database cannot be reached: %s", str(cause) or type(cause).__name__)
         assert cause is not None
-        self._failed = unreachable(cause)
-        raise self._failed from cause
+        told = unreachable(cause)
+        if self._reached_at < begun:  # else somebody else was lucky meanwhile
+            if self._failure is None:  # said once, not by each of thousands of requests
+                log.warning("the database cannot be reached: %s", str(cause) or type(cause).__name__)
+            self._failure, self._quiet_until = told.message, loop.time() + _PAUSE
+        raise told from cause
 
     def _reached(self, url: str) -> None:
+        self._reached_at = asyncio.get_running_loop().time()
         if self._urls[0] != url:
             self._urls.sort(key=lambda other: other != url)
-        if self._failed is not None:
-            self._failed = None
+        if self._failure is not None:
+            self._failure = None
             log.warning("the database can be reached again")
 
     async def _open(self, url: str, settings: dict[str, str]) -> Any:

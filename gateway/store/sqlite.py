@@ -6,6 +6,7 @@ itself back.
 """
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -237,7 +238,8 @@ class SqliteDatabase:
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - told to everybody who waits
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # the next group tries again
+                    connection.execute("ROLLBACK")
             shown = told(error)
             for wish in group:
                 wish.error = wish.error or shown

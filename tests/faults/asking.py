@@ -27,10 +27,10 @@ def create(gateway: Served, name: str = "new", **members: Any) -> dict[str, Any]
     return gateway.post(CREATE, {"input": {"machineId": "vm-11", "name": name, **members}})
 
 
-def eventually(gateway: Served, query: str = READ) -> dict[str, Any]:
+def eventually(gateway: Served, query: str = READ, variables: Any = None) -> dict[str, Any]:
     """The data, when the gateway serves again; until then it may say that it cannot, and nothing else."""
     deadline = time.monotonic() + PATIENCE
-    while "errors" in (body := gateway.post(query)):
+    while "errors" in (body := gateway.post(query, variables)):
         assert [error["extensions"] for error in body["errors"]] == [
             {"code": "SERVICE_UNAVAILABLE", "retryable": True}
         ] * len(body["errors"]), body

@@ -18,8 +18,8 @@ from tests.serving import Served, served
 
 
 def hasty(url: str, **changes: Any) -> Settings:
-    """Settings with which what is waited for ends soon."""
-    short: dict[str, Any] = {"read_timeout": 0.5, "write_timeout": 0.5, "database_wait": 0.5, "drain_timeout": 2.0}
+    """Settings with which what is waited for ends soon, but nothing that only has a slow machine."""
+    short: dict[str, Any] = {"read_timeout": 3.0, "write_timeout": 3.0, "database_wait": 3.0, "drain_timeout": 2.0}
     return Settings(database_url=url, **(short | changes))
 
 

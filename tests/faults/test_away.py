@@ -60,7 +60,7 @@ def test_every_surface_says_so_and_serves_again(wired: Wired, fault: str, says: 
     assert eventually(gateway) == NAME
     assert eventually(gateway, COUNTS) == before
     assert gateway.http.get("/api/vms/11").json()["name"] == "web-01"
-    answer = create(gateway, "after")["data"]["createSnapshot"]
+    answer = eventually(gateway, CREATE, {"input": WISH["input"] | {"name": "after"}})["createSnapshot"]
     assert gateway.await_operation(answer["operation"]["id"])["state"] == "SUCCEEDED"
 
 

@@ -97,7 +97,7 @@ def test_a_standby_takes_over(pair: tuple[PostgresServer, PostgresServer], froze
         "?target_session_attrs=read-write&sslmode=prefer&connect_timeout=2"
     )
     migrate(url)  # psycopg reads it too
-    settings = hasty(url, operation_queue_per_machine=100_000, operation_lease=2.0)
+    settings = hasty(url, operation_queue_per_machine=100_000, operation_lease=2.0, database_wait=1.0)
     with served(settings) as gateway:
         load = Load(gateway)
         try:
@@ -120,3 +120,23 @@ def test_a_standby_takes_over(pair: tuple[PostgresServer, PostgresServer], froze
         done = eventually(gateway, COUNTS)["operations"]["totalCount"]
         assert done >= len(found)
         migrate(url)
+
+
+@pytest.mark.thorough
+def test_what_no_standby_has_is_not_acknowledged(pair: tuple[PostgresServer, PostgresServer]) -> None:
+    """A statement timeout of the server's would end the wait for the standby, and call the commit done."""
+    primary, standby = pair
+    with psycopg.connect(primary.url(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET statement_timeout = '200ms'")
+        connection.execute("SELECT pg_reload_conf()")
+    with served(hasty(primary.url())) as gateway:
+        gateway.run(gateway.gateway.worker.stop())
+        gateway.run(gateway.gateway.inventory.stop())
+        assert create(gateway, "kept")["data"]["createSnapshot"]["errors"] == []
+        standby.signal(signal.SIGSTOP)
+        try:
+            (error,) = create(gateway, "in doubt")["errors"]
+            assert error["extensions"] == {"code": "OUTCOME_UNKNOWN"}
+        finally:
+            standby.signal(signal.SIGCONT)
+        assert create(gateway, "kept too")["data"]["createSnapshot"]["errors"] == []

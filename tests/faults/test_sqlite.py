@@ -14,7 +14,7 @@ import pytest
 
 from gateway.errors import Unavailable
 from tests.databases import Databases
-from tests.faults.asking import COUNTS, CREATE, NAME, READ, create, told
+from tests.faults.asking import COUNTS, CREATE, NAME, READ, create, eventually, told
 from tests.faults.conftest import hasty, with_demo
 from tests.serving import served
 
@@ -76,13 +76,13 @@ def test_a_full_disk(small_disk: Path) -> None:
 
 def test_a_lock_that_another_process_holds(url: str) -> None:
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    with served(hasty(url)) as gateway:
+    with served(hasty(url, write_timeout=0.3)) as gateway:
         before = gateway.ask(COUNTS)
         other.execute("BEGIN IMMEDIATE")
         assert told(gateway, CREATE, WISH) == BUSY
         assert gateway.ask(COUNTS) == before
         other.execute("ROLLBACK")
-        assert create(gateway)["data"]["createSnapshot"]["errors"] == []
+        assert eventually(gateway, CREATE, WISH)["createSnapshot"]["errors"] == []
     other.close()
 
 

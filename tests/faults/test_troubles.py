@@ -54,14 +54,15 @@ def test_read_only(gateway: Served, operator: psycopg.Connection[Any]) -> None:
     assert gateway.await_operation(answer["operation"]["id"])["state"] == "SUCCEEDED"
 
 
-def test_a_lock_that_others_hold(gateway: Served, operator: psycopg.Connection[Any]) -> None:
-    before = gateway.ask(COUNTS)
-    with operator.transaction():
-        operator.execute("SELECT id FROM machine WHERE id = 11 FOR UPDATE")
-        says = "other work holds on to what this would change"
-        assert told(gateway, CREATE, WISH) == (UNAVAILABLE, True, says)
-        assert gateway.ask(COUNTS) == before
-    assert create(gateway)["data"]["createSnapshot"]["errors"] == []
+def test_a_lock_that_others_hold(url: str, operator: psycopg.Connection[Any]) -> None:
+    with served(hasty(url, write_timeout=0.3)) as gateway:
+        before = gateway.ask(COUNTS)
+        with operator.transaction():
+            operator.execute("SELECT id FROM machine WHERE id = 11 FOR UPDATE")
+            says = "other work holds on to what this would change"
+            assert told(gateway, CREATE, WISH) == (UNAVAILABLE, True, says)
+            assert gateway.ask(COUNTS) == before
+        assert eventually(gateway, CREATE, WISH)["createSnapshot"]["errors"] == []
 
 
 def test_a_statement_that_an_administrator_ends(url: str, operator: psycopg.Connection[Any]) -> None:
@@ -105,9 +106,28 @@ def test_those_who_stand_in_each_others_way_both_go_on(url: str) -> None:
     assert len(begun) == 3
 
 
+def test_a_lock_is_taken_from_whoever_does_not_move(url: str) -> None:
+    """As a gateway that was frozen in the middle of a transaction: the server ends that, and others go on."""
+    begun = 0
+
+    async def freeze_once(tx: Any) -> None:
+        nonlocal begun
+        begun += 1
+        await tx.rows("SELECT id FROM machine WHERE id = 11 FOR UPDATE")
+        if begun == 1:
+            await asyncio.Event().wait()
+
+    with served(hasty(url, write_timeout=0.3)) as gateway:
+        frozen = asyncio.run_coroutine_threadsafe(gateway.gateway.database.write(freeze_once), gateway._loop)
+        until(lambda: begun == 1)
+        assert eventually(gateway, CREATE, WISH)["createSnapshot"]["errors"] == []
+        with pytest.raises(Unavailable):
+            frozen.result(30)
+
+
 def test_a_crowd_is_refused_at_once_and_nobody_waits_for_ever(url: str) -> None:
     """Four are served, two may wait, and the seventh need not."""
-    with served(hasty(url, database_queue=2, write_timeout=30.0)) as gateway:
+    with served(hasty(url, database_queue=2, database_wait=0.5, write_timeout=30.0)) as gateway:
         database = gateway.gateway.database
 
         async def crowd() -> list[str]:

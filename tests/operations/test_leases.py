@@ -10,7 +10,7 @@ import pytest
 from gateway.models import OperationState
 from gateway.operations.claims import Claim, LeaseLost, claim, release
 from tests.operations.crashing import bury, expire_leases
-from tests.operations.world import SETTINGS, World, open_world, until
+from tests.operations.world import PATIENCE, SETTINGS, World, open_world, until
 
 Run = Callable[..., None]
 PATIENT = replace(SETTINGS, operation_lease=600.0)
@@ -86,6 +86,29 @@ def test_the_same_owner_with_an_older_fence_writes_nothing(run: Run) -> None:
         await second.issue()
 
     run(story)
+
+
+def test_a_heartbeat_without_an_answer_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that hangs: when the lease is over the work is let go, for another may have begun it."""
+
+    async def hang(_claim: Claim, _lease: float) -> None:
+        await asyncio.Event().wait()
+
+    async def story(world: World) -> None:
+        await world.machine(latency_ms=600_000)
+        await world.create()
+        monkeypatch.setattr(Claim, "beat", hang)
+        async with world.working() as worker:
+
+            async def at_work() -> bool:
+                return bool(worker._jobs)
+
+            await until(at_work)
+            job, claimed = next(iter(worker._jobs.items()))
+            await asyncio.wait([job], timeout=PATIENCE)
+            assert (job.cancelled(), claimed.lost) == (True, True)
+
+    run(story, replace(SETTINGS, operation_lease=0.3, drain_timeout=0.1))
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(run: Run) -> None:
