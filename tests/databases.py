@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gateway.store.migrate import migrate
 from tests.postgres import PostgresServer, find_binaries
 
 KINDS = ("sqlite", "postgresql")
+
+_MIGRATING = threading.Lock()  # Alembic's context is global
 
 
 def required(part: str) -> bool:
@@ -53,11 +56,18 @@ class Databases:
             if binaries is None:
                 (pytest.fail if required("postgresql") else pytest.skip)("PostgreSQL is not installed")
             self._server = PostgresServer(binaries)
-            with psycopg.connect(self._server.url(), autocommit=True) as connection:
-                connection.execute("CREATE DATABASE template_world")
-            migrate(self._server.url("template_world"))
+            make_database(self._server, "template_world")
         return self._server
 
     def close(self) -> None:
         if self._server is not None:
             self._server.stop()
+
+
+def make_database(server: PostgresServer, name: str) -> str:
+    """The URL of a migrated, empty database on a server."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    with _MIGRATING:
+        migrate(server.url(name))
+    return server.url(name)

@@ -4,6 +4,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.api.crowd import CrowdMiddleware
 from gateway.api.origins import configured_origins
 from gateway.api.request_id import RequestIdMiddleware
 from gateway.api.safety import GRAPHQL_PATHS, SafetyMiddleware
@@ -43,4 +44,4 @@ def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
                 max_age=600,
             )
         )
-    return [*stack, Middleware(GraphQLMiddleware, graphql)]
+    return [*stack, Middleware(CrowdMiddleware, settings.longest_wait), Middleware(GraphQLMiddleware, graphql)]

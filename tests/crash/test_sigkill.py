@@ -4,24 +4,23 @@ The table that `pytest -s` shows: how each operation was found after the kill, a
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import orjson
-import psycopg
 import pytest
 
 from gateway.app import opened_database
-from gateway.config import Settings
 from gateway.inventory.demo import load_demo
 from tests.api.asking import CREATE, DELETE, REVERT
 from tests.cli.programs import serving
 from tests.crash import victim
+from tests.crash.rows import Rows
 from tests.databases import KINDS, Databases
+from tests.forked import Forked
 
 pytestmark = pytest.mark.thorough
 
@@ -32,32 +31,6 @@ WISHES: dict[str, tuple[str, dict[str, Any]]] = {
     "delete": (DELETE, {"ids": ["snapshot-302"]}),
     "create": (CREATE, {"machineId": "vm-11", "name": "new"}),
 }
-
-
-class Rows:
-    """The database from outside, whatever becomes of the gateway."""
-
-    def __init__(self, url: str) -> None:
-        self.settings = Settings(database_url=url, port=0)
-        self._url = url
-
-    def __call__(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(self._connect()) as connection:
-            cursor = connection.execute(sql)
-            rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
-            connection.commit()
-        return rows
-
-    def _connect(self) -> Any:
-        if self._url.startswith("sqlite"):
-            return sqlite3.connect(self._url.removeprefix("sqlite:///"), timeout=30)
-        return psycopg.connect(self._url)
-
-    def dump(self) -> dict[str, list[str]]:
-        tables = ("operation", "idempotency_key", "audit_entry", "event", "simulated_snapshot", "simulated_task")
-        selects = [f"SELECT * FROM {name}" for name in tables]
-        selects.append("SELECT id, name, state, is_current, parent_id FROM snapshot")  # a refresh confirms the rest
-        return {select: sorted(map(repr, self(select))) for select in selects}
 
 
 @dataclass
@@ -208,12 +181,11 @@ def expire_leases(rows: Rows) -> None:
 def living(rows: Rows) -> Iterator[str]:
     """The URL of a server that stays."""
     expire_leases(rows)
-    process, url = victim.start(rows.settings, None)
+    server = Forked(rows.settings)
     try:
-        yield url
+        yield server.url
     finally:
-        process.kill()
-        process.join()
+        server.kill()
 
 
 FOUND = {
@@ -229,10 +201,10 @@ FOUND = {
 
 @pytest.mark.parametrize("step", victim.STEPS)
 def test_killed_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -> None:
-    process, url = victim.start(rows.settings, step)
-    wish_everything(url)
-    process.join(30)
-    assert process.exitcode == -9
+    server = victim.start(rows.settings, step)
+    wish_everything(server.url)
+    server.process.join(30)
+    assert server.process.exitcode == -9
     found = operations(rows)
     assert {name: operation.found for name, operation in found.items()} == dict.fromkeys(WISHES, FOUND[step])
     with living(rows) as url:
@@ -246,12 +218,12 @@ def test_killed_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -
 def test_killed_before_it_was_accepted(rows: Rows, name: str, table: list[tuple[str, ...]]) -> None:
     """In the transaction, with everything written and nothing committed: nothing has happened."""
     before = rows.dump()
-    process, url = victim.start(rows.settings, "accepting")
+    server = victim.start(rows.settings, "accepting")
     mutation, wished = WISHES[name]
-    with client(url) as http, pytest.raises(httpx2.TransportError):
+    with client(server.url) as http, pytest.raises(httpx2.TransportError):
         ask(http, mutation, input=wished | {"idempotencyKey": "k"})
-    process.join(30)
-    assert process.exitcode == -9
+    server.process.join(30)
+    assert server.process.exitcode == -9
     with living(rows) as url, client(url) as http:
         assert ask(http, '{ operations(filter: {requestedBy: {eq: "local"}}) { nodes { id } } }') == {"nodes": []}
         assert rows.dump() == before
@@ -261,14 +233,14 @@ def test_killed_before_it_was_accepted(rows: Rows, name: str, table: list[tuple[
 
 def test_each_successor_is_killed_at_the_next_step(rows: Rows) -> None:
     """Five servers die over the same three operations; the sixth ends them."""
-    process, url = victim.start(rows.settings, "queued")
-    wish_everything(url)
-    process.join(30)
+    server = victim.start(rows.settings, "queued")
+    wish_everything(server.url)
+    server.process.join(30)
     for step in ("claimed", "issued", "handed over", "done"):
         expire_leases(rows)
-        process, url = victim.start(rows.settings, step)
-        process.join(30)
-        assert process.exitcode == -9, step
+        server = victim.start(rows.settings, step)
+        server.process.join(30)
+        assert server.process.exitcode == -9, step
     with living(rows) as url:
         found = operations(rows)
         assert {name: await_end(url, operation) for name, operation in found.items()} == dict.fromkeys(

@@ -1,17 +1,13 @@
 """The real server, in a process that kills itself with SIGKILL as soon as so many operations have come to one step.
 
-It is forked from a server that has imported everything, so that a start takes little. Nothing in `gateway` knows of
-it: functions of the worker are replaced in the child by ones that count and wait.
+Nothing in `gateway` knows of it: functions of the worker are replaced in that process by ones that count and wait.
 """
 
 import asyncio
-import logging
-import multiprocessing
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,32 +16,16 @@ from gateway.config import Settings
 from gateway.operations import create, delete, queues, revert, worker
 from gateway.operations.claims import Claim
 from gateway.operations.execution import Execution
-from gateway.serving import serve
 from gateway.store.database import Database
 from gateway.store.simulation import Simulation
+from tests.forked import Forked
 
 STEPS = ("queued", "claimed", "issued", "handed over", "checkpointed", "done", "recorded")
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
 
-
-def start(settings: Settings, step: str | None, operations: int = 3) -> tuple[ForkServerProcess, str]:
-    """A server that dies at `step`, or one that lives on: its process and its URL."""
-    here, there = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_run, args=(settings, step, operations, there), daemon=True)
-    process.start()
-    there.close()
-    greeting: str = here.recv()
-    here.close()
-    return process, greeting.split()[5]
-
-
-def _run(settings: Settings, step: str | None, operations: int, greet: Connection) -> None:
-    logging.disable()
-    if step is not None:
-        _arm(step, operations)
-    serve(settings, demo=False, say=lambda text: greet.send(text) if text.startswith("The ") else None)
+def start(settings: Settings, step: str, operations: int = 3) -> Forked:
+    """A server that dies at `step`."""
+    return Forked(settings, partial(_arm, step, operations))
 
 
 async def _die() -> None:

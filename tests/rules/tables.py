@@ -45,7 +45,9 @@ def _default(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{value}`".lower()
-    return f"`{value:.0f}`" if isinstance(value, float) else f"`{value}`"
+    if isinstance(value, float):
+        return f"`{value:.0f}`" if value.is_integer() else f"`{value:g}`"
+    return f"`{value}`"
 
 
 def _exit(code: ErrorCode) -> str:

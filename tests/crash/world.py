@@ -1,0 +1,160 @@
+"""A home for gateways that are to suffer: a database that may be killed, a relay that cuts, and logs that cannot lie.
+
+The logs are triggers of the test's own: every end of an operation, and whatever the provider was made to begin or make.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gateway.columns import now, timestamp_text
+from tests.crash.rows import Rows
+from tests.cutting import Relay
+from tests.databases import Databases, make_database
+from tests.postgres import PostgresServer, find_binaries
+
+_AT = "'2026-01-01T00:00:00.000000Z'"
+_AHEAD = timedelta(minutes=1)  # or a refresh that listed the provider just before would call a new machine gone
+_FINAL = "('SUCCEEDED', 'FAILED', 'CANCELED')"
+# Name, parent, and whether it is current: a <- b <- {c, d}, running on c.
+TREE = (("a", None, False), ("b", "a", False), ("c", "b", True), ("d", "b", False))
+
+# Table of the log, what it keeps, the table that it watches, and which of its changes.
+_LOGS = (
+    ("log_ended", "NEW.id", "UPDATE OF state ON operation", f"NEW.state IN {_FINAL}"),
+    ("log_begun", "NEW.token", "INSERT ON simulated_task", "NEW.token IS NOT NULL"),
+    ("log_made", "NEW.token", "INSERT ON simulated_snapshot", "NEW.token IS NOT NULL"),
+)
+
+Picture = list[tuple[str, str | None, bool]]
+
+
+class Home:
+    """A database with one simulated provider, `sim`. `url` is how the one that suffers reaches it."""
+
+    def __init__(self, url: str, server: PostgresServer | None = None, relay: Relay | None = None) -> None:
+        self.rows = Rows(url)
+        self.server = server
+        self.relay = relay
+        self.url = relay.url("world") if relay else url
+        self.kind = "postgresql" if server else "sqlite"
+        self._machines = 0
+        self.rows("INSERT INTO provider (name, tenant, driver) VALUES ('sim', 'default', 'simulated')")
+        for name, value, change, condition in _LOGS:
+            for sql in _log(self.kind, name, value, change, condition):
+                self.rows(sql)
+
+    def machine(self, latency_ms: int = 0) -> int:
+        """A new machine that runs, with `TREE`; its number."""
+        self._machines += 1
+        ref = f"m{self._machines}"
+        seen = f"'{timestamp_text(now() + _AHEAD)}'"
+        kept = f"'default', 'VM', '{ref}', '{ref}', 'sim', 'sim', '{ref}', '{ref}', false, 'ON', {_AT}, {_AT}, {seen}"
+        statements = [
+            (
+                "INSERT INTO simulated_machine (ref, provider, kind, name, power_state, created_at, current_ref,"
+                f" latency_ms) VALUES ('{ref}', 'sim', 'VM', '{ref}', 'ON', {_AT}, '{ref}-c', {latency_ms})"
+            ),
+            (
+                "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
+                f" provider_ref_folded, imported, power_state, created_at, updated_at, observed_at) VALUES ({kept})"
+            ),
+        ]
+        for name, parent, current in TREE:
+            above = f"'{ref}-{parent}'" if parent else "NULL"
+            statements += [
+                (
+                    "INSERT INTO simulated_snapshot (ref, machine_ref, name, memory, parent_ref, created_at)"
+                    f" VALUES ('{ref}-{name}', '{ref}', '{name}', false, {above}, {_AT})"
+                ),
+                (
+                    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
+                    " provider_ref, provider_ref_folded, created_at, parent_id) SELECT 'default', id,"
+                    f" '{name}', '{name}', 'READY', false, {str(current).lower()},"
+                    f" '{ref}-{name}', '{ref}-{name}', {_AT},"
+                    f" (SELECT id FROM snapshot WHERE provider_ref = {above}) FROM machine WHERE name = '{ref}'"
+                ),
+            ]
+        self.rows.together(statements)
+        number: int = self.rows(f"SELECT id FROM machine WHERE name = '{ref}'")[0][0]
+        return number
+
+    def snapshot(self, machine: int, name: str) -> str:
+        """The id of a snapshot of the tree."""
+        rows = self.rows(f"SELECT id FROM snapshot WHERE machine_id = {machine} AND name = '{name}'")
+        return f"snapshot-{rows[0][0]}"
+
+    def operations(self, machine: int) -> list[tuple[int, str, str, str | None]]:
+        """Number, state, token and error of each, in order."""
+        found: list[Any] = self.rows(
+            f"SELECT id, state, token, error_code FROM operation WHERE machine_id = {machine} ORDER BY id"
+        )
+        return found
+
+    def picture(self, machine: int) -> Picture:
+        """What the gateway has: names, names of parents, which is current. All must be READY."""
+        rows = self.rows(
+            "SELECT s.name, p.name, s.is_current, s.state FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent_id"
+            f" WHERE s.machine_id = {machine} ORDER BY s.name"
+        )
+        assert {state for *_, state in rows} <= {"READY"}, rows
+        return [(name, parent, bool(current)) for name, parent, current, _ in rows]
+
+    def provider_picture(self, machine: int) -> Picture:
+        """The same of what the provider has."""
+        rows = self.rows(
+            "SELECT s.name, p.name, s.ref = m.current_ref FROM machine i JOIN simulated_machine m ON m.ref = i.name"
+            " JOIN simulated_snapshot s ON s.machine_ref = m.ref LEFT JOIN simulated_snapshot p ON p.ref = s.parent_ref"
+            f" WHERE i.id = {machine} ORDER BY s.name"
+        )
+        return [(name, parent, bool(current)) for name, parent, current in rows]
+
+    def counted(self, machine: int) -> tuple[int, int]:
+        """The counter that triggers keep, and the snapshots that there are."""
+        (pair,) = self.rows(
+            "SELECT m.snapshot_count, (SELECT count(*) FROM snapshot s WHERE s.machine_id = m.id) FROM machine m"
+            f" WHERE m.id = {machine}"
+        )
+        return pair[0], pair[1]
+
+    def times(self, log: str, what: int | str) -> int:
+        """How often `what` is in a log."""
+        count: int = self.rows(f"SELECT count(*) FROM {log} WHERE what = '{what}'")[0][0]
+        return count
+
+
+def _log(kind: str, name: str, value: str, change: str, condition: str) -> list[str]:
+    insert = f"INSERT INTO {name} VALUES (CAST({value} AS TEXT));"
+    table = f"CREATE TABLE {name} (what TEXT)"
+    if kind == "sqlite":
+        return [table, f"CREATE TRIGGER {name} AFTER {change} WHEN {condition} BEGIN {insert} END"]
+    return [
+        table,
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {insert} RETURN NULL; END'",
+        f"CREATE TRIGGER {name} AFTER {change} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {name}()",
+    ]
+
+
+@contextmanager
+def home(kind: str, databases: Databases) -> Iterator[Home]:
+    """A home on a database of `kind`; PostgreSQL is a server of its own, behind a relay."""
+    if kind == "sqlite":
+        yield Home(databases.new("sqlite"))
+        return
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = PostgresServer(binaries, "synchronous_commit=on")
+    relay = Relay(server.port)
+    try:
+        yield Home(make_database(server, "world"), server, relay)
+    finally:
+        relay.close()
+        server.stop()
+
+
+RESTARTS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}

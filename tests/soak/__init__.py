@@ -1,0 +1,1 @@
+"""The long proofs: crashes at every step, histories checked against a model, many subscribers, overload, deletes."""
