@@ -6,7 +6,7 @@ from typing import Any
 from gateway.access.caller import Caller
 from gateway.access.capabilities import MachineFacts
 from gateway.errors import Conflict, NotFound, Reference, Refusal
-from gateway.operations.statements import LOCK_MACHINES, SNAPSHOTS, UNFINISHED_OF_SNAPSHOT, machine_name
+from gateway.operations.statements import LOCK_MACHINES, SNAPSHOTS, UNFINISHED_OF_SNAPSHOTS, machine_name
 from gateway.operations.wishes import MachineId, MachineTarget, Target
 from gateway.store.database import Transaction
 
@@ -57,14 +57,17 @@ def snapshot_of(target: Target, snapshots: Mapping[int, Any]) -> Any:
     return snapshot
 
 
-async def name_conflict(tx: Transaction, refusal: Refusal, snapshot_id: int) -> Refusal:
-    """The refusal; a conflict names the operation that stands in the way."""
-    if not isinstance(refusal, Conflict):
-        return refusal
-    operation = await tx.first(UNFINISHED_OF_SNAPSHOT, snapshot_id=snapshot_id)
-    if operation is None:
-        return refusal
-    return Conflict(f"{refusal.message}: operation-{operation.id}", conflict=Reference("operation", operation.id))
+async def name_conflicts(tx: Transaction, refusals: Mapping[int, Refusal]) -> dict[int, Refusal]:
+    """The refusals, by snapshot; a conflict names the operation that stands in the way."""
+    conflicts = [number for number, refusal in refusals.items() if isinstance(refusal, Conflict)]
+    rows = await tx.all(UNFINISHED_OF_SNAPSHOTS, ids=conflicts) if conflicts else []
+    named = {
+        row.snapshot_id: Conflict(
+            f"{refusals[row.snapshot_id].message}: operation-{row.first}", conflict=Reference("operation", row.first)
+        )
+        for row in rows
+    }
+    return {**refusals, **named}
 
 
 def _number(target: int | MachineId) -> int:

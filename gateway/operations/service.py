@@ -16,6 +16,7 @@ from gateway.operations import idempotency
 from gateway.operations.cancel import cancel_operation
 from gateway.operations.create import create_snapshots
 from gateway.operations.delete import Manner, delete_snapshots
+from gateway.operations.queues import Backlog
 from gateway.operations.refresh import refresh_machine
 from gateway.operations.revert import revert_vm_snapshot
 from gateway.operations.wishes import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
@@ -42,7 +43,7 @@ class Operations:
     ) -> None:
         self._database = database
         self._drivers = drivers
-        self._settings = settings
+        self._backlog = Backlog(settings)
         self._wake = wake
 
     @cached_property
@@ -60,7 +61,7 @@ class Operations:
         arguments = {"machine": given([machine]), "name": new.name, "description": description, "memory": memory}
 
         async def decide(tx: Transaction) -> list[Outcome]:
-            return await create_snapshots(tx, caller, [machine], new, self.matrices, self._settings)
+            return await create_snapshots(tx, caller, [machine], new, self.matrices, self._backlog)
 
         outcomes = await self._accept(decide, idempotency.use(caller, "createSnapshot", key, arguments))
         return _single(outcomes, "machineId")
@@ -80,7 +81,7 @@ class Operations:
         arguments = {"machines": given(machines), "name": new.name, "description": description, "memory": memory}
 
         async def decide(tx: Transaction) -> list[Outcome]:
-            outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._settings)
+            outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._backlog)
             for index, outcome in enumerate(outcomes):
                 if outcome.refusal is not None:
                     outcome.refusal.at("machineIds", index)
@@ -95,7 +96,7 @@ class Operations:
 
         async def decide(tx: Transaction) -> list[Outcome]:
             try:
-                return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._settings)]
+                return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._backlog)]
             except Refusal as refusal:
                 raise refusal.at("snapshotId") from None
 
@@ -122,7 +123,7 @@ class Operations:
         }
 
         async def decide(tx: Transaction) -> list[Outcome]:
-            return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._settings)
+            return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._backlog)
 
         use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
         return await self._accept(decide, use)
@@ -134,7 +135,7 @@ class Operations:
 
         async def decide(tx: Transaction) -> list[Outcome]:
             try:
-                return [await refresh_machine(tx, caller, machine, self.matrices, self._settings)]
+                return [await refresh_machine(tx, caller, machine, self.matrices, self._backlog)]
             except Refusal as refusal:
                 raise refusal.at("machineId") from None
 

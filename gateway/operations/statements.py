@@ -7,7 +7,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.models import Machine, MachineKind, Operation, Snapshot
-from gateway.store.statements import OneOf, Statement, insert
+from gateway.store.statements import Beside, OneOf, Statement
 
 
 def unfinished(table: str = "operation") -> Any:
@@ -26,7 +26,7 @@ LOCK_MACHINES = Statement(
         col(Machine.gone_at),
         col(Machine.obstacle),
     )
-    .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
+    .where(Beside(col(Machine.tenant)) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
     .order_by(col(Machine.id))
     .with_for_update()
 )
@@ -41,36 +41,21 @@ SNAPSHOTS = Statement(
         col(Snapshot.state),
         col(Snapshot.provider_ref),
         col(Snapshot.parent_id),
-    ).where(col(Snapshot.tenant) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    ).where(Beside(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
 )
 
 SET_STATE = Statement(
     sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(state=bindparam("new_state"))
 )
 
+SET_STATES = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.id), "ids")).values(state=bindparam("new_state")))
+
 DELETE_SNAPSHOT = Statement(sa.delete(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")))
 
-UNFINISHED_OF_SNAPSHOT = Statement(
-    select(Operation.id)
-    .where(col(Operation.snapshot_id) == bindparam("snapshot_id"), unfinished())
-    .order_by(col(Operation.id))
-    .limit(1)
-)
-
-INSERT_OPERATION = insert(
-    Operation,
-    "tenant",
-    "kind",
-    "state",
-    "machine_id",
-    "machine_kind",
-    "machine_name",
-    "snapshot_id",
-    "snapshot_name",
-    "requested_by",
-    "created_at",
-    "token",
-    "wish",
+UNFINISHED_OF_SNAPSHOTS = Statement(
+    sa.select(col(Operation.snapshot_id), sa.func.min(col(Operation.id)).label("first"))
+    .where(OneOf(col(Operation.snapshot_id), "ids"), unfinished())
+    .group_by(col(Operation.snapshot_id))
 )
 
 
