@@ -1,7 +1,7 @@
 """Runs GraphQL requests: reads by their compiled plans, the rest by graphql-core over the same translator.
 
 A query's root fields are loaded together, on one state of the database. What is compiled is finished here, straight
-to JSON; introspection, and mutations with their order and their errors, are graphql-core's.
+to JSON; introspection is graphql-core's.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from graphql.execution.values import VariableValues
 from gateway.access.caller import Caller
 from gateway.api.costs import Costs
 from gateway.api.documents import Documents, Operation
-from gateway.api.mutations import HANDLERS
+from gateway.api.mutations import HANDLERS, Input
 from gateway.api.persisted import PersistedDocuments
 from gateway.api.presenting import RequestError, present, refused
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
@@ -88,7 +88,7 @@ class GraphQLExecutor:
             if operation.kind == "subscription":
                 return Answer(_errors([present(GraphQLError("A subscription needs a stream."))]), ran=False)
             variables = _variables(operation, request)
-            typed = operation.kind == "mutation" or operation.introspects or not self._compiled
+            typed = operation.introspects or not self._compiled
             roots = self._roots(operation, variables, typed)
             bound = bind(roots, variables)
             self._costs.check(bound.cost, operation.node)
@@ -96,7 +96,9 @@ class GraphQLExecutor:
             return _refusal(error)
         more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
-            return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
+            if typed:
+                return await self._execute(operation, request, _Request(caller, variables, bound), None, more)
+            return _finish(roots, await self._change(roots, bound, variables, caller), more)
         values = await self._load(bound, variables, caller)
         if typed:
             return await self._execute(operation, request, None, values, more)
@@ -139,6 +141,33 @@ class GraphQLExecutor:
                     values[key] = error
         return values
 
+    async def _change(
+        self, roots: Sequence[RootField], bound: Bound, variables: VariableValues, caller: Caller
+    ) -> dict[str, Any]:
+        """Each mutation's payload, or the exception that stands in for it: one after the other, up to one that fails."""
+        wanted = {key: (plan, pages) for key, plan, pages in bound.wanted}
+        for root in roots:
+            key = root.field.key
+            if key in wanted:
+                try:
+                    wish = root.field.arguments(variables)["input"]
+                    bound.values[key] = await self._changed(root.field.name, wish, *wanted[key], variables, caller)
+                except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
+                    bound.values[key] = error
+            if isinstance(bound.values[key], Exception):
+                break  # no payload may be null, so there will be no data
+        return bound.values
+
+    async def _changed(
+        self, name: str, wish: Input, plan: Plan, pages: Pages, variables: VariableValues, caller: Caller
+    ) -> Any:
+        payload = await HANDLERS[name](self._operations, caller, wish)
+
+        async def load(transaction: Transaction) -> Any:
+            return await plan.load(self._context(transaction, caller, pages), variables, payload)
+
+        return await self._database.read(load, single=plan.is_alone(pages))
+
     def _context(self, transaction: Transaction, caller: Caller, pages: Pages) -> Context:
         return Context(transaction, self._dialect, caller, self._operations.matrices, pages)
 
@@ -165,19 +194,12 @@ class GraphQLExecutor:
         return _answer(done.data, done.errors or (), more)
 
     def _mutation(self, name: str) -> Any:
-        handler = HANDLERS[name]
-
         async def resolve(_root: None, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
             request: _Request = info.context
             if fault := request.bound.values[str(info.path.key)]:
                 raise fault  # before anything is done
             plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
-            payload = await handler(self._operations, request.caller, arguments["input"])
-
-            async def load(transaction: Transaction) -> Any:
-                return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
-
-            return await self._database.read(load)
+            return await self._changed(name, arguments["input"], plan, pages, request.variables, request.caller)
 
         return resolve
 

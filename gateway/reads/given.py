@@ -5,6 +5,7 @@ All rows that the dicts of one shape refer to are loaded together, one statement
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from gateway.errors import Reference
@@ -24,6 +25,10 @@ class NodeLevels:
     def is_alone(self, pages: Pages) -> bool:
         """Whether one row, whatever its noun, takes one statement."""
         return all(level.is_alone(pages) for level in self.levels.values())
+
+    def statements(self) -> float:
+        """How many statements any number of rows take at most."""
+        return inf if any(level.rows.links for level in self.levels.values()) else len(self.levels)
 
     async def load(self, context: Context, wanted: Sequence[Id]) -> dict[Id, Any]:
         """The rendered rows; an id of a kind that the row is not finds nothing."""
@@ -52,6 +57,15 @@ class GivenShape:
     def reference(self, name: str, noun: str | None, levels: NodeLevels) -> str:
         """The expression of a row that the dict refers to by number or, without `noun`, by Reference."""
         return self._slot(_Reference(name, noun, levels))
+
+    def is_alone(self, _pages: Pages) -> bool:
+        """Whether all rows that are referred to take one statement."""
+        return self._statements() <= 1
+
+    def _statements(self) -> float:
+        return sum(
+            slot.shape._statements() if isinstance(slot, _Nested) else slot.levels.statements() for slot in self._slots
+        )
 
     def _slot(self, slot: "_Nested | _Reference") -> str:
         self._slots.append(slot)
