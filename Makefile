@@ -52,7 +52,7 @@ wheel: setup ## build dist/*.whl, GraphiQL included
 	@$(BIN)/hatchling build -t wheel
 
 lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade the newest of it
-	@$(COMPILE) $(addprefix --extra ,postgres ec2 openstack proxmox vsphere) --group dev pyproject.toml --output-file requirements.lock
+	@$(COMPILE) $(addprefix --extra ,postgres ec2 openstack proxmox telemetry vsphere) --group dev pyproject.toml --output-file requirements.lock
 	@$(COMPILE) --group browser --constraint requirements.lock --output-file .ci/requirements.lock
 	@$(subst --only-binary :all:,,$(COMPILE)) --group libvirt --output-file .ci/libvirt.lock
 	@$(COMPILE) --group node --output-file $(WEB)/requirements.lock

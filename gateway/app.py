@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
 from gateway.access.caller import Caller, local_caller
@@ -133,7 +133,6 @@ def _application(
     websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
     return Starlette(
         routes=[
-            Route("/graphql", http),
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
@@ -145,5 +144,5 @@ def _application(
             *web_routes(),
             *page_routes(database, schema=settings.introspection),
         ],
-        middleware=middleware(settings),
+        middleware=middleware(settings, http),
     )

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class GraphQLEndpoint:
-    """An ASGI application for HTTP scopes; mount it with `Route("/graphql", GraphQLEndpoint(...))`."""
+    """An ASGI application for HTTP scopes; `middleware` hands it every request to `/graphql`."""
 
     def __init__(
         self,

@@ -1,7 +1,9 @@
 """One id per request: taken from `X-Request-Id` if it is sane, else made; every answer tells it."""
 
 import re
+from collections.abc import Iterator
 from contextvars import ContextVar
+from itertools import count
 from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,21 +28,30 @@ class RequestIdMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._names = _names()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        name = next((value for header, value in scope["headers"] if header == b"x-request-id"), b"")
-        if not _SANE.fullmatch(name):
-            name = token_hex(8).encode()
+        text = ""
+        for header, value in scope["headers"]:
+            if header == b"x-request-id":
+                text = value.decode() if _SANE.fullmatch(value) else ""
+                break
+        text = text or next(self._names)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] in _STARTS:
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", text.encode())]
             await send(message)
 
-        text = name.decode()
         scope.setdefault("state", {})["request_id"] = text
         REQUEST_ID.set(text)
         await self._app(scope, receive, send_with_id)
+
+
+def _names() -> Iterator[str]:
+    """Unlike those of any other process, and in order: a random one costs a system call for each request."""
+    start = token_hex(6)
+    return (f"{start}{number:08x}" for number in count(1))

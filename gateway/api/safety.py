@@ -114,6 +114,8 @@ def _path(scope: Scope) -> str:
 def _with_safety(headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
     """The answer's own headers win."""
     found = list(headers)
+    if no_store and _NO_STORE in found:  # an answer of the API, which has none of the others
+        return found + _ON_EVERY_ANSWER
     names = {name.lower() for name, _ in found}
     found += [header for header in _ON_EVERY_ANSWER if header[0] not in names]
     if no_store and _NO_STORE[0] not in names:

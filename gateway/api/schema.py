@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import strawberry
-from graphql import GraphQLField, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema, get_named_type
+from graphql import GraphQLField, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema, get_named_type, is_non_null_type
 from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 
@@ -67,7 +67,7 @@ def catalog(core: GraphQLSchema) -> Catalog:
     """Where every field's value comes from, as the types declare it."""
     return {
         type_.name: {
-            name: Origin(source, get_named_type(field.type).name)
+            name: Origin(source, get_named_type(field.type).name, is_non_null_type(field.type))
             for name, field in type_.fields.items()
             if (source := _source(field)) is not None
         }

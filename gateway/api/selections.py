@@ -148,6 +148,8 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
             ]
             alone = FieldNode(name=node.name, arguments=tuple(written))
             constant |= get_argument_values(GraphQLField(definition.type, {name: argument}), alone, _NO_VARIABLES)
+    if not variable:
+        return lambda _variables: constant  # always the same object, by which it is known again
 
     def bind(variables: Variables) -> Arguments:
         values = dict(constant)

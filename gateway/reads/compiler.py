@@ -133,14 +133,21 @@ class _Compilation:
 
     def renderer(self, entity: Entity, selection: Selection, rows: Rows) -> Renderer:
         """Renders one row of `entity` by its concrete type."""
-        by_type = {type_name: self._row_renderer(type_name, fields, rows) for type_name, fields in selection.items()}
-        kinds = {entity.types[type_name]: render for type_name, render in by_type.items() if type_name in entity.types}
-        if not entity.kinded or len(kinds) == 1:
-            return next(iter(kinds.values()))
         code = self._code()
-        renderers = code.name({str(kind): render for kind, render in kinds.items()})
-        render: Renderer = code.function("r, L, c", f"{renderers}[r[{rows.column('kind')}]](r, L, c)")
+        render: Renderer = code.function("r, L, c", self._row(entity, selection, rows, code))
         return render
+
+    def _row(self, entity: Entity, selection: Selection, rows: Rows, code: Code) -> str:
+        """The expression that renders the row `r`: written out where its type is known, for a call costs more."""
+        kinds = {
+            entity.types[type_name]: (type_name, fields)
+            for type_name, fields in selection.items()
+            if type_name in entity.types
+        }
+        if not entity.kinded or len(kinds) == 1:
+            return self._row_object(*next(iter(kinds.values())), rows, code)
+        renderers = {str(kind): self._row_renderer(*typed, rows) for kind, typed in kinds.items()}
+        return f"{code.name(renderers)}[r[{rows.column('kind')}]](r, L, c)"
 
     def _row_renderer(self, type_name: str, fields: Sequence[Field], rows: Rows) -> Renderer:
         code = self._code()
@@ -157,12 +164,12 @@ class _Compilation:
         origin = self._catalog[type_name][field.name]
         match origin.source:
             case sources.Column(name):
-                return code.leaf(f"r[{rows.column(name)}]", origin.type_name)
+                return code.leaf(f"r[{rows.column(name)}]", origin.type_name, required=origin.required)
             case sources.OwnId():
-                return f"'{PREFIXES[type_name]}-%d' % r[{rows.column('id')}]"
+                return f"f'{PREFIXES[type_name]}-{{r[{rows.column('id')}]}}'"
             case sources.IdOf(prefix, column):
                 value = f"r[{rows.column(column)}]"
-                return f"(None if {value} is None else '{prefix}-%d' % {value})"
+                return f"(None if {value} is None else f'{prefix}-{{{value}}}')"
             case sources.Computed(columns, compute):
                 values = "".join(f", r[{rows.column(column)}]" for column in columns)
                 call = f"{code.name(compute)}(c{values})"
@@ -195,7 +202,12 @@ class _Compilation:
     def _many(self, source: sources.Many, field: Field, type_name: str, rows: Rows) -> str:
         column = rows.column("id")
         counter = None if source.counter is None else rows.column(source.counter)
-        number = rows.link((field, source), lambda: ManyLink(self.many(source, field, type_name), column, counter))
+        joins = self._dialect.joins
+
+        def make() -> ManyLink:
+            return ManyLink(self.many(source, field, type_name), column, counter, joins)
+
+        number = rows.link((field, source), make)
         return f"L[{number}][r[{column}]]"
 
     def one(self, entity: Entity, selection: Selection, match: str = "id", where: str = "TRUE") -> OneLevel:
@@ -238,8 +250,7 @@ class _Compilation:
                 return "p.total"
             case "nodes":
                 wanted.rows = True
-                render = code.name(self.renderer(entity, field.selection, rows))
-                return f"[{render}(r, L, c) for r in p.rows]"
+                return f"[{self._row(entity, field.selection, rows, code)} for r in p.rows]"
             case "edges":
                 wanted.rows = True
                 edge = self._edge(field.selection, entity, rows, wanted, code)
@@ -257,8 +268,7 @@ class _Compilation:
                 wanted.cursors = True
                 items.append((field.key, "cursor(r)"))
             else:
-                render = code.name(self.renderer(entity, field.selection, rows))
-                items.append((field.key, f"{render}(r, L, c)"))
+                items.append((field.key, self._row(entity, field.selection, rows, code)))
         return self._object(type_name, items, code)
 
     def _page_info(self, selection: Selection, wanted: Wanted, code: Code) -> str:

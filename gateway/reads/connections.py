@@ -27,6 +27,7 @@ class ManyLink:
     level: "ManyLevel"
     column: int
     counter: int | None  # position of the column that counts them
+    joins: bool  # whether the database likes to be asked for both at once
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
         parents = list(dict.fromkeys(row[self.column] for row in rows))
@@ -35,7 +36,7 @@ class ManyLink:
 
     def join(self, pages: Pages) -> Join | None:
         level, bound = self.level, pages[self.level]
-        if not level.is_alone(bound, counted=self.counter is not None):
+        if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
             return None
 
         def finish(context: Context, row: Any, rows: Sequence[Any]) -> Mapping[Any, Any]:
@@ -60,7 +61,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Loaded:
-    """One page, as its renderer gets it. Its rows end with their sort values, when cursors are wanted."""
+    """One page, as its renderer gets it."""
 
     rows: list[Any] = field(default_factory=list)
     total: int = 0
@@ -107,15 +108,22 @@ class ManyLevel:
     kind: MachineKind | None = None  # only machines of this kind
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
     _last: tuple[Any, Any, Order, Condition | None] | None = None
+    _last_bound: tuple[Arguments, BoundPage] | None = None
+    _last_built: tuple[BoundPage, bool, Built] | None = None
+    _last_cursor: tuple[Order, Callable[[Any], str]] | None = None
     _kept: dict[Hashable, Built] = field(default_factory=dict)
 
     def bind(self, arguments: Arguments, dialect: Dialect) -> BoundPage:
-        """Checks the arguments. Raises InvalidInput."""
+        """Checks the arguments, once if they do not vary. Raises InvalidInput."""
+        if self._last_bound is not None and self._last_bound[0] is arguments:
+            return self._last_bound[1]
         page = parse_page(arguments)
         order, condition = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
         after = None if page.after is None else cursors.decode(page.after, order, dialect, "after")
         before = None if page.before is None else cursors.decode(page.before, order, dialect, "before")
-        return BoundPage(page, order, condition, after, before)
+        bound = BoundPage(page, order, condition, after, before)
+        self._last_bound = (arguments, bound)
+        return bound
 
     def _order_and_condition(self, sort: Any, value: Any) -> tuple[Order, Condition | None]:
         """What is written out in the document is the same object in every request, and is understood once."""
@@ -156,9 +164,22 @@ class ManyLevel:
 
     def cursor(self, order: Order) -> Callable[[Any], str]:
         """Makes the cursor of a row."""
-        order_fingerprint, start = cursors.fingerprint(order), len(self.rows.columns)
-        end = start + len(order)
-        return lambda row: cursors.encode(order_fingerprint, row[start:end])
+        if self._last_cursor is not None and self._last_cursor[0] is order:
+            return self._last_cursor[1]
+        order_fingerprint, columns = cursors.fingerprint(order), self._columns(order)
+        places = [columns.index(key.field.column) for key in order] if self.wanted.cursors else []
+
+        def cursor(row: Sequence[Any]) -> str:
+            return cursors.encode(order_fingerprint, [row[place] for place in places])
+
+        self._last_cursor = (order, cursor)
+        return cursor
+
+    def _columns(self, order: Order) -> list[str]:
+        """What is selected of each row: the fields, and what its cursor is made of."""
+        if not self.wanted.cursors:
+            return self.rows.columns
+        return [*self.rows.columns, *(c for key in order if (c := key.field.column) not in self.rows.columns)]
 
     # ---- what the statements have in common
 
@@ -253,12 +274,16 @@ class ManyLevel:
 
     def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
         """The statement for a page; kept for requests that differ only in what slots stand for."""
+        last = self._last_built
+        if last is not None and last[0] is bound and last[1] is one:
+            return last[2]
         shape = (parented, one, self.shape(bound))
         kept = self._kept.get(shape)
         if kept is None:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
             kept = self._kept[shape] = self._build(context, bound, parented, one)
+        self._last_built = (bound, one, kept)
         return kept
 
     def _build(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
@@ -281,10 +306,8 @@ class ManyLevel:
 
     def _page_sql(self, bound: BoundPage, parent: str | None, frame: Frame) -> PageSql:
         order = backwards(bound.order) if bound.page.from_end else bound.order
-        columns = [frame.expression(column) for column in self.rows.columns]
+        columns = [frame.expression(column) for column in self._columns(bound.order)]
         keys = [frame.expression(key.field.column) for key in bound.order]
-        if self.wanted.cursors:
-            columns += keys
         where = self._where(bound, parent, _between(bound))(frame)
         return PageSql(
             table=self.entity.noun,

@@ -42,14 +42,15 @@ class Code:
         exec(f"def render({parameters}):\n    return {expression}", scope)  # noqa: S102
         return scope["render"]
 
-    def leaf(self, value: str, type_name: str) -> str:
-        """The expression that makes the JSON-ready form of the expression `value`."""
+    def leaf(self, value: str, type_name: str, *, required: bool) -> str:
+        """The expression that makes the JSON-ready form of the expression `value`, which is not null if `required`."""
         if type_name == "BigInt":
-            return f"(None if {value} is None else str({value}))"
-        template = self.dialect.renderers.get({"DateTime": "moment", "Boolean": "boolean"}.get(type_name, ""))
+            template: str | None = "f'{{{0}}}'"
+        else:
+            template = self.dialect.renderers.get({"DateTime": "moment", "Boolean": "boolean"}.get(type_name, ""))
         if template is None:
             return value
-        return f"(None if {value} is None else {template.format(value)})"
+        return template.format(value) if required else f"(None if {value} is None else {template.format(value)})"
 
 
 def literal(items: Sequence[tuple[str, str]]) -> str:

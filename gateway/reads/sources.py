@@ -114,10 +114,11 @@ Source = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A field of the schema as the compiler sees it: where its value comes from, and the name of its GraphQL type."""
+    """A field of the schema as the compiler sees it: where its value comes from, and its GraphQL type."""
 
     source: Source
     type_name: str
+    required: bool = False  # never null
 
 
 Catalog = Mapping[str, Mapping[str, Origin]]  # by type name and field name

@@ -107,11 +107,10 @@ def application(world: World, streams: Streams, serving: Callable[[], Serving], 
         return PlainTextResponse(request.state.request_id)
 
     routes = [
-        Route("/graphql", http),
         WebSocketRoute("/graphql", ws),
         Route("/elsewhere", elsewhere, methods=["GET", "POST", "DELETE"]),
     ]
-    return Starlette(routes=routes, middleware=middleware(SETTINGS))
+    return Starlette(routes=routes, middleware=middleware(SETTINGS, http))
 
 
 @contextmanager

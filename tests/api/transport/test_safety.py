@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.applications import Starlette
 from websockets.exceptions import InvalidStatus
 
 from gateway.api.middleware import middleware
@@ -221,7 +222,7 @@ def test_every_answer_is_guarded(client: httpx2.Client) -> None:
 )
 def test_an_origin_in_the_settings_that_is_none(origin: str) -> None:
     with pytest.raises(StartupError, match="GATEWAY_CORS_ORIGINS"):
-        middleware(Settings(cors_origins=(origin,)))
+        middleware(Settings(cors_origins=(origin,)), Starlette())
 
 
 @pytest.mark.parametrize(
