@@ -144,7 +144,7 @@ class GraphQLExecutor:
     async def _change(
         self, roots: Sequence[RootField], bound: Bound, variables: VariableValues, caller: Caller
     ) -> dict[str, Any]:
-        """Each mutation's payload, or the exception that stands in for it: one after the other, up to one that fails."""
+        """Each mutation's payload, or the exception that stands in for it, in their order, up to one that fails."""
         wanted = {key: (plan, pages) for key, plan, pages in bound.wanted}
         for root in roots:
             key = root.field.key

@@ -59,12 +59,12 @@ class GivenShape:
         return self._slot(_Reference(name, noun, levels))
 
     def is_alone(self, _pages: Pages) -> bool:
-        """Whether all rows that are referred to take one statement."""
-        return self._statements() <= 1
+        return self.statements() <= 1
 
-    def _statements(self) -> float:
+    def statements(self) -> float:
+        """How many statements all rows that are referred to take at most."""
         return sum(
-            slot.shape._statements() if isinstance(slot, _Nested) else slot.levels.statements() for slot in self._slots
+            slot.shape.statements() if isinstance(slot, _Nested) else slot.levels.statements() for slot in self._slots
         )
 
     def _slot(self, slot: "_Nested | _Reference") -> str:
