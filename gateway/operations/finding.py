@@ -6,7 +6,13 @@ from typing import Any
 from gateway.access.caller import Caller
 from gateway.access.capabilities import MachineFacts
 from gateway.errors import Conflict, NotFound, Reference, Refusal
-from gateway.operations.statements import LOCK_MACHINES, SNAPSHOTS, UNFINISHED_OF_SNAPSHOTS, machine_name
+from gateway.operations.statements import (
+    LOCK_MACHINES,
+    LOCK_MACHINES_OF_SNAPSHOTS,
+    SNAPSHOTS,
+    UNFINISHED_OF_SNAPSHOTS,
+    machine_name,
+)
 from gateway.operations.wishes import MachineId, MachineTarget, Target
 from gateway.store.database import Transaction
 
@@ -40,11 +46,10 @@ async def lock_snapshots(
     tx: Transaction, caller: Caller, numbers: Sequence[int]
 ) -> tuple[dict[int, Any], dict[int, Any]]:
     """The snapshots of the caller's tenant with these numbers, and their machines, locked; both by number."""
-    seen = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers)
-    machines = await lock_machines(tx, caller, [row.machine_id for row in seen])
-    # Once more under the lock: until then other requests could still change what was seen.
-    rows = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers) if seen else []
-    return {row.id: row for row in rows}, machines
+    machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, tenant=caller.tenant, ids=numbers)
+    # Looked at under the lock: until then other requests can change them.
+    rows = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers) if machines else []
+    return {row.id: row for row in rows}, {row.id: row for row in machines}
 
 
 def snapshot_of(target: Target, snapshots: Mapping[int, Any]) -> Any:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import sqlalchemy as sa
@@ -56,7 +56,8 @@ class Backlog:
 
     async def look(self, tx: Transaction, wanted: int) -> None:
         """Counts, unless there is room for as many as are `wanted` by what is known."""
-        if self._known + wanted > self._limit or time.monotonic() - self._counted > _COUNTED_FOR:
+        if self._known + wanted > self._limit or time.monotonic() - self._counted > _TOKEN = 32  # letters
+_COUNTED_FOR:
             self._known, self._counted = (await tx.first(_TOTAL)).n, time.monotonic()
 
     def take(self) -> LimitExceeded | None:
@@ -115,6 +116,7 @@ class Wished:
 
 async def enqueue(tx: Transaction, caller: Caller, kind: OperationKind, wishes: Sequence[Wished]) -> list[int]:
     """Records operations at the end of their machines' queues, in this order; their numbers."""
+    letters = token_hex(_TOKEN // 2 * len(wishes))  # at once, for each time is a call to the system
     items = [
         {
             "machine_id": wished.machine.id,
@@ -122,10 +124,10 @@ async def enqueue(tx: Transaction, caller: Caller, kind: OperationKind, wishes: 
             "machine_name": wished.machine.name,
             "snapshot_id": wished.snapshot_id,
             "snapshot_name": wished.snapshot_name,
-            "token": uuid4().hex,
+            "token": letters[place * _TOKEN : (place + 1) * _TOKEN],
             "wish": orjson.dumps(wished.wish or {}).decode(),
         }
-        for wished in wishes
+        for place, wished in enumerate(wishes)
     ]
     rows = await tx.all(
         _INSERT,

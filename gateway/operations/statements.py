@@ -15,20 +15,28 @@ def unfinished(table: str = "operation") -> Any:
     return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
 
 
-# Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer and no locks.
-LOCK_MACHINES = Statement(
-    sa.select(
-        col(Machine.id),
-        col(Machine.kind),
-        col(Machine.name),
-        col(Machine.provider),
-        col(Machine.power_state),
-        col(Machine.gone_at),
-        col(Machine.obstacle),
+def _lock_machines(which: Any) -> Statement:
+    """Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer, no locks."""
+    return Statement(
+        sa.select(
+            col(Machine.id),
+            col(Machine.kind),
+            col(Machine.name),
+            col(Machine.provider),
+            col(Machine.power_state),
+            col(Machine.gone_at),
+            col(Machine.obstacle),
+        )
+        .where(Beside(col(Machine.tenant)) == bindparam("tenant"), which)
+        .order_by(col(Machine.id))
+        .with_for_update()
     )
-    .where(Beside(col(Machine.tenant)) == bindparam("tenant"), OneOf(col(Machine.id), "ids"))
-    .order_by(col(Machine.id))
-    .with_for_update()
+
+
+LOCK_MACHINES = _lock_machines(OneOf(col(Machine.id), "ids"))
+
+LOCK_MACHINES_OF_SNAPSHOTS = _lock_machines(
+    col(Machine.id).in_(sa.select(col(Snapshot.machine_id)).where(OneOf(col(Snapshot.id), "ids")))
 )
 
 LOCK_MACHINE = Statement(select(Machine.id).where(col(Machine.id) == bindparam("machine_id")).with_for_update())

@@ -8,7 +8,7 @@ import pytest
 from gateway.store.migrate import check, migrate
 from tests.databases import KINDS, Databases
 
-NEWEST = "0003"
+NEWEST = "0006"
 
 
 @pytest.fixture(params=KINDS)
