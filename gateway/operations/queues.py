@@ -39,6 +39,7 @@ _INSERT = Statement(
     )
 )
 
+_TOKEN = 32  # letters of an operation's token
 _COUNTED_FOR = 1.0  # seconds that a count of all operations is relied on
 
 
@@ -56,8 +57,7 @@ class Backlog:
 
     async def look(self, tx: Transaction, wanted: int) -> None:
         """Counts, unless there is room for as many as are `wanted` by what is known."""
-        if self._known + wanted > self._limit or time.monotonic() - self._counted > _TOKEN = 32  # letters
-_COUNTED_FOR:
+        if self._known + wanted > self._limit or time.monotonic() - self._counted > _COUNTED_FOR:
             self._known, self._counted = (await tx.first(_TOTAL)).n, time.monotonic()
 
     def take(self) -> LimitExceeded | None:
