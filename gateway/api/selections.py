@@ -132,8 +132,8 @@ class Selections:
 def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables], Arguments]:
     """Binds a field's arguments. What is written out is coerced once; a variable's value is coerced already."""
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    if any(not isinstance(value, VariableNode) and _mentions_variables(value) for value in given.values()):
-        return lambda variables: get_argument_values(definition, node, variables)
+    if any(not isinstance(value, VariableNode) and _mentioned(value) for value in given.values()):
+        return _remembered(definition, node, sorted({name for value in given.values() for name in _mentioned(value)}))
     constant: dict[str, Any] = {}
     variable: list[tuple[str, str, bool]] = []
     for name, argument in definition.args.items():
@@ -165,13 +165,36 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
 
 
 _NO_VARIABLES = VariableValues({}, {})
+_ABSENT = object()
+_MOST_REMEMBERED = 32
+_LONGEST_REMEMBERED = 1_000  # characters of the variables
 
 
-def _mentions_variables(value: ValueNode) -> bool:
+def _remembered(definition: GraphQLField, node: FieldNode, names: Sequence[str]) -> Callable[[Variables], Arguments]:
+    """Arguments with variables inside them are graphql-core's to bind, which is dear: the same ones are bound once."""
+    known: dict[str, Arguments] = {}
+
+    def bind(variables: Variables) -> Arguments:
+        coerced = variables.coerced
+        key = repr([coerced.get(name, _ABSENT) for name in names])
+        arguments = known.get(key)
+        if arguments is None:
+            arguments = get_argument_values(definition, node, variables)
+            if len(key) <= _LONGEST_REMEMBERED:
+                if len(known) >= _MOST_REMEMBERED:
+                    known.clear()
+                known[key] = arguments
+        return arguments
+
+    return bind
+
+
+def _mentioned(value: ValueNode) -> set[str]:
+    """The names of the variables in a value."""
     if isinstance(value, VariableNode):
-        return True
+        return {value.name.value}
     if isinstance(value, ListValueNode):
-        return any(_mentions_variables(item) for item in value.values)
+        return {name for item in value.values for name in _mentioned(item)}
     if isinstance(value, ObjectValueNode):
-        return any(_mentions_variables(field.value) for field in value.fields)
-    return False
+        return {name for field in value.fields for name in _mentioned(field.value)}
+    return set()

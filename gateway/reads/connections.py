@@ -5,6 +5,7 @@ At most one statement each for the rows, the total, and what lies before and aft
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gateway.models import MachineKind
@@ -18,6 +19,8 @@ from gateway.reads.levels import Join, Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
+
+_LONGEST_KEPT = 1_000  # characters of a filter and a sort
 
 
 @dataclass(slots=True)
@@ -38,14 +41,23 @@ class ManyLink:
         level, bound = self.level, pages[self.level]
         if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
             return None
+        flags = level.flags(bound)
 
-        def finish(context: Context, row: Any, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
             assert level.render is not None
             page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
             level.cut(page, bound)
+            for (flag, _), found in zip(flags, told, strict=True):
+                page.set(flag, found)
             return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
 
-        return Join(level.shape(bound), level.slots(bound), lambda frame: level.select(bound, frame), finish)
+        return Join(
+            level.shape(bound),
+            level.slots(bound),
+            [partial(level.exists, bound, extra) for _, extra in flags],
+            lambda frame: level.select(bound, frame),
+            finish,
+        )
 
 
 @dataclass(slots=True)
@@ -67,6 +79,11 @@ class Loaded:
     total: int = 0
     has_next: bool = False
     has_previous: bool = False
+
+    def set(self, flag: str, found: bool) -> None:
+        """What else is known to be there; the rows may have set the flag already."""
+        if found:
+            setattr(self, flag, True)
 
 
 Where = Callable[[Frame], str]
@@ -107,7 +124,7 @@ class ManyLevel:
     match: str | None
     kind: MachineKind | None = None  # only machines of this kind
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
-    _last: tuple[Any, Any, Order, Condition | None] | None = None
+    _understood: dict[str, tuple[Order, Condition | None]] = field(default_factory=dict)
     _last_bound: tuple[Arguments, BoundPage] | None = None
     _last_built: tuple[BoundPage, bool, Built] | None = None
     _last_cursor: tuple[Order, Callable[[Any], str]] | None = None
@@ -126,13 +143,18 @@ class ManyLevel:
         return bound
 
     def _order_and_condition(self, sort: Any, value: Any) -> tuple[Order, Condition | None]:
-        """What is written out in the document is the same object in every request, and is understood once."""
-        if self._last is not None and self._last[0] is sort and self._last[1] is value:
-            return self._last[2:]
-        order = parse_order(self.entity.sorts, self.entity.default, sort)
-        condition = filter_condition(self.entity.filters, value) if value else None
-        self._last = (sort, value, order, condition)
-        return order, condition
+        """Understood once, as the next page and the next user often want the same."""
+        asked = repr((sort, value))
+        understood = self._understood.get(asked)
+        if understood is None:
+            order = parse_order(self.entity.sorts, self.entity.default, sort)
+            condition = filter_condition(self.entity.filters, value) if value else None
+            understood = (order, condition)
+            if len(asked) <= _LONGEST_KEPT:
+                if len(self._understood) >= MOST_KEPT:
+                    self._understood.clear()
+                self._understood[asked] = understood
+        return understood
 
     async def load(
         self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
@@ -151,11 +173,9 @@ class ManyLevel:
         return {parent: self.render(page, links, context, cursor) for parent, page in pages.items()}
 
     def is_alone(self, bound: BoundPage, *, counted: bool) -> bool:
-        """Whether its rows tell all that is wanted. `counted`: the parent's row has their number."""
+        """Whether one statement can tell all that is wanted. `counted`: the parent's row has the number of its rows."""
         total = self.wanted.total and not (counted and bound.condition is None)
-        before = self.wanted.previous and (bound.page.offset > 0 or bound.after is not None)
-        after = self.wanted.next and bound.before is not None
-        return self._limit(bound) > 0 and not (self.rows.links or total or before or after)
+        return self._limit(bound) > 0 and not (self.rows.links or total)
 
     def _limit(self, bound: BoundPage) -> int:
         """How many rows to ask for: one more than the page has, if that tells what is wanted."""
@@ -207,22 +227,44 @@ class ManyLevel:
         context: Context,
         bound: BoundPage,
         parents: Sequence[int] | None,
-        scalar: Callable[[str], str],
+        name: str,
+        scalar: str,
         extra: Where | None = None,
     ) -> dict[int | None, Any]:
-        """One value per parent: `scalar` makes it from `FROM … WHERE …`."""
+        """One value per parent: `scalar`, in which `{}` stands for `FROM … WHERE …`. `name` tells it from others."""
+        parented, one = parents is not None, parents is None or len(parents) == 1
+        shape = (name, parented, one, self.shape(bound))
+        built = self._keep(shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
+        slots = self.slots(bound)
+        if parents is not None:
+            slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
+        rows = await context.run(built, slots)
+        if one:
+            return {parents[0] if parents else None: rows[0][0]}
+        return {row[0]: row[1] for row in rows}
+
+    def _build_scalar(
+        self, context: Context, bound: BoundPage, parented: bool, one: bool, scalar: str, extra: Where | None
+    ) -> Built:
         frame = context.frame()
-        if parents is None or len(parents) == 1:
-            parent = None if parents is None else frame.parameters(parents[0])
-            where = self._where(bound, parent, extra)(frame)
-            sql = f"SELECT {scalar(f'FROM {self.entity.noun} t{frame.joins()} WHERE {where}')}"
-            rows = await context.run(Built(sql, frame.parameters.values))
-            return {None if parents is None else parents[0]: rows[0][0]}
-        where = self._where(bound, context.dialect.parent, extra)(frame)
-        expression = scalar(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
-        numbers = frame.parameters(context.dialect.numbers(parents))
-        sql = context.dialect.value_per_parent(expression, numbers)
-        return {row[0]: row[1] for row in await context.run(Built(sql, frame.parameters.values))}
+        parent = None
+        if parented:
+            parent = frame.parameters(PARENT) if one else context.dialect.parent
+        where = self._where(bound, parent, extra)(frame)
+        expression = scalar.format(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
+        if one:
+            return Built(f"SELECT {expression}", frame.parameters.values)
+        sql = context.dialect.value_per_parent(expression, frame.parameters(PARENT))
+        return Built(sql, frame.parameters.values)
+
+    def _keep(self, shape: Hashable, build: Callable[[], Built]) -> Built:
+        """The statement of this shape; kept for requests that differ only in what slots stand for."""
+        kept = self._kept.get(shape)
+        if kept is None:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            kept = self._kept[shape] = build()
+        return kept
 
     # ---- rows
 
@@ -273,16 +315,11 @@ class ManyLevel:
         )
 
     def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
-        """The statement for a page; kept for requests that differ only in what slots stand for."""
         last = self._last_built
         if last is not None and last[0] is bound and last[1] is one:
             return last[2]
         shape = (parented, one, self.shape(bound))
-        kept = self._kept.get(shape)
-        if kept is None:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            kept = self._kept[shape] = self._build(context, bound, parented, one)
+        kept = self._keep(shape, lambda: self._build(context, bound, parented, one))
         self._last_built = (bound, one, kept)
         return kept
 
@@ -338,29 +375,34 @@ class ManyLevel:
             sql = f"SELECT {expression} FROM {table} t WHERE t.tenant = {frame.parameters(TENANT)}"
             totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
         else:
-            totals = await self._scalars(context, bound, parents, lambda rest: f"(SELECT count(*) {rest})")
+            totals = await self._scalars(context, bound, parents, "total", "(SELECT count(*) {})")
         for parent, loaded in pages.items():
             loaded.total = totals[parent]
+
+    def flags(self, bound: BoundPage) -> Sequence[tuple[str, Where | None]]:
+        """The flags that the rows do not tell, each with what bounds the rows that would set it."""
+        flags: list[tuple[str, Where | None]] = []
+        if self.wanted.previous and (bound.page.offset or bound.after is not None):
+            flags.append(("has_previous", self._at_or_beyond(backwards(bound.order), bound.after, AFTER)))
+        if self.wanted.next and bound.before is not None:
+            flags.append(("has_next", self._at_or_beyond(bound.order, bound.before, BEFORE)))
+        return flags
+
+    def exists(self, bound: BoundPage, extra: Where | None, frame: Frame) -> str:
+        """Whether the parent that KEY stands for has such a row, as a part of another statement."""
+        where = self._where(bound, frame.parameters(KEY), extra)(frame)
+        return f"EXISTS (SELECT 1 FROM {self.entity.noun} t{frame.joins()} WHERE {where})"
 
     async def _load_flags(
         self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
     ) -> None:
-        page = bound.page
-        if self.wanted.previous and (page.offset or bound.after is not None):
-            before_it = self._at_or_beyond(backwards(bound.order), bound.after)
-            for parent, found in (await self._exist(context, bound, parents, before_it)).items():
-                pages[parent].has_previous |= found
-        if self.wanted.next and bound.before is not None:
-            after_it = self._at_or_beyond(bound.order, bound.before)
-            for parent, found in (await self._exist(context, bound, parents, after_it)).items():
-                pages[parent].has_next |= found
+        for flag, extra in self.flags(bound):
+            found = await self._scalars(context, bound, parents, flag, "EXISTS (SELECT 1 {})", extra)
+            for parent, exists in found.items():
+                pages[parent].set(flag, bool(exists))
 
     @staticmethod
-    def _at_or_beyond(order: Order, place: Sequence[Any] | None) -> Where | None:
-        return None if place is None else lambda frame: beyond(order, place, frame, inclusive=True)
-
-    async def _exist(
-        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, extra: Where | None
-    ) -> dict[int | None, bool]:
-        found = await self._scalars(context, bound, parents, lambda rest: f"EXISTS (SELECT 1 {rest})", extra)
-        return {parent: bool(value) for parent, value in found.items()}
+    def _at_or_beyond(order: Order, place: Sequence[Any] | None, slots: Sequence[Slot]) -> Where | None:
+        if place is None:
+            return None
+        return lambda frame: beyond(order, _slotted(place, slots), frame, inclusive=True)

@@ -35,8 +35,10 @@ class Join:
 
     shape: Hashable  # what the text depends on
     slots: Mapping[Slot, Any]
+    told: Sequence[Callable[[Frame], str]]  # expressions, whose values come with the one row
     select: Callable[[Frame], tuple[str, str]]
-    finish: Callable[[Context, Any, Sequence[Any]], Mapping[Any, Any]]  # from the one row and its rows
+    # From the one row, the values that are told, and the link's rows.
+    finish: Callable[[Context, Any, Sequence[Any], Sequence[Any]], Mapping[Any, Any]]
 
 
 class Rows:
@@ -110,13 +112,14 @@ class OneLevel:
         if not rows:
             return {}
         width = len(self.rows.columns) + 1
-        row = rows[0][:width]
-        links = [join.finish(context, row, [found[width + 1 :] for found in rows if found[width] is not None])]
+        page = width + len(join.told)
+        row, told = rows[0][:width], rows[0][width:page]
+        links = [join.finish(context, row, told, [found[page + 1 :] for found in rows if found[page] is not None])]
         return {row[-1]: self.render(row, links, context)}
 
     def _build(self, context: Context, single: bool, kind: MachineKind | None, join: Join | None = None) -> Built:
         frame = context.frame()
-        columns = ", ".join(frame.expression(column) for column in (*self.rows.columns, self.match))
+        columns = [frame.expression(column) for column in (*self.rows.columns, self.match)]
         match = frame.expression(self.match)
         key = frame.parameters(KEY)
         found = f"{match} = {key}" if single else context.dialect.among_numbers(match, key)
@@ -124,9 +127,13 @@ class OneLevel:
         where = f"{found} AND t.tenant = {frame.parameters(TENANT)}{kind_sql} AND {self.where.format(t='t')}"
         source = f"{self.entity.noun} t{frame.joins()}"
         if join is None:
-            return Built(f"SELECT {columns} FROM {source} WHERE {where}", frame.parameters.values)
+            return Built(f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values)
+        columns += [told(Frame(context.dialect, frame.parameters)) for told in join.told]
         select, order = join.select(Frame(context.dialect, frame.parameters))
-        sql = f"SELECT {columns}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE WHERE {where} ORDER BY {order}"
+        sql = (
+            f"SELECT {', '.join(columns)}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE"
+            f" WHERE {where} ORDER BY {order}"
+        )
         return Built(sql, frame.parameters.values)
 
 

@@ -125,7 +125,8 @@ def faults(world: World, sent: Statements, query: str, **variables: Any) -> dict
     gateway, explain, url = world
     sent.clear()
     gateway.ask(query, **variables)
-    selects = [(sql, values) for sql, values in sent if sql.startswith(("SELECT", "WITH")) and "FROM event" not in sql]
+    # What SQLAlchemy has written, as it has for the worker and the feed, is in several lines.
+    selects = [(sql, values) for sql, values in sent if sql.startswith("SELECT") and "\n" not in sql]
     assert selects
     return {sql: wrong for sql, values in selects if (wrong := explain(url, sql, values))}
 
