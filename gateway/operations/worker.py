@@ -23,6 +23,7 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 _SWEEP = 60.0  # seconds between rounds of housekeeping
+_LOOKS = 0.05  # seconds between looks for wishes to cancel: the worker is woken for every new operation
 
 
 class Worker:
@@ -55,6 +56,7 @@ class Worker:
         self._poll = poll
         self._woken = asyncio.Event()
         self._stopping = False
+        self._next_look = 0.0  # of time.monotonic()
         self._jobs: dict[asyncio.Task[None], Claim] = {}
 
     async def start(self) -> None:
@@ -84,14 +86,15 @@ class Worker:
     async def _claim_forever(self) -> None:
         while not self._stopping:
             self._woken.clear()
+            wait = self._poll
             try:
                 await self._claim()
-                await self._see_wishes()
+                wait = await self._see_wishes()
             except Exception:
                 log.exception("operations could not be claimed; trying again")
             # Not wait_for: before Python 3.12 it can swallow the cancellation of `stop`.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll):
+                async with asyncio.timeout(wait):
                     await self._woken.wait()
 
     async def _claim(self) -> None:
@@ -121,11 +124,17 @@ class Worker:
                 free = min(free, self._limits[name] - running)
         return free
 
-    async def _see_wishes(self) -> None:
-        if any(not claimed.cancel_wanted for claimed in self._jobs.values()):
-            wishes = await cancel_wishes(self._database, self.name)
-            for claimed in self._jobs.values():
-                claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+    async def _see_wishes(self) -> float:
+        """Looks for wishes to cancel, unless it has just done so; the seconds until it has to look again."""
+        if all(claimed.cancel_wanted for claimed in self._jobs.values()):
+            return self._poll
+        if (early := self._next_look - time.monotonic()) > 0:
+            return min(early, self._poll)
+        wishes = await cancel_wishes(self._database, self.name)
+        self._next_look = time.monotonic() + _LOOKS
+        for claimed in self._jobs.values():
+            claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+        return self._poll
 
     async def _work(self, claimed: Claim) -> None:
         job = asyncio.current_task()

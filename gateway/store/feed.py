@@ -98,19 +98,12 @@ class Feed:
         self._poll = poll
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
-        self._position: Position | None = None
+        self._reading = asyncio.Lock()
+        self._position: Position = (0, 0)  # up to which everything was read for the present listeners
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts to follow the outbox from its present end."""
-        horizon = _HORIZON[self._database.dialect]
-        end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
-
-        async def read_end(transaction: Transaction) -> Position:
-            rows = await transaction.rows(end)
-            return (rows[0][0], rows[0][1]) if rows else (0, 0)
-
-        self._position = await self._database.read(read_end, single=True)
+        """Starts to follow the outbox."""
         with contextlib.suppress(OSError):
             await self._database.listen(self._wake.set)
         self._task = asyncio.create_task(self._follow(), name="feed")
@@ -129,11 +122,14 @@ class Feed:
 
         Raises Lagged when it cannot be told what has happened since.
         """
-        start = self._position
-        listener = Listener(wants, after, start)
-        self._listeners.add(listener)
+        async with self._reading:
+            if not self._listeners:
+                self._position = await self._database.read(_end, single=True)
+            start = self._position
+            listener = Listener(wants, after, start)
+            self._listeners.add(listener)
         try:
-            if after is not None and start is not None:
+            if after is not None:
                 listener.precede(await self._database.read(lambda transaction: _between(transaction, after, start)))
             yield listener
         finally:
@@ -146,14 +142,19 @@ class Feed:
                     await self._wake.wait()
             self._wake.clear()
             try:
-                while len(events := await self._database.read(self._read, single=True)) == _BATCH:
-                    self._publish(events)
-                self._publish(events)
+                async with self._reading:
+                    await self._catch_up()
             except Exception:
                 log.exception("the outbox could not be read; trying again")
 
+    async def _catch_up(self) -> None:
+        more = bool(self._listeners)  # nobody's changes need not be read: the next listener begins at the end
+        while more:
+            events = await self._database.read(self._read, single=True)
+            self._publish(events)
+            more = len(events) == _BATCH
+
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
-        assert self._position is not None
         return await _after(transaction, self._position)
 
     def _publish(self, events: list[ChangeEvent]) -> None:
@@ -162,6 +163,13 @@ class Feed:
                 listener.offer(event)
         if events:
             self._position = events[-1].position
+
+
+async def _end(transaction: Transaction) -> Position:
+    """The last event that is certain to have no other before it."""
+    horizon = _HORIZON[transaction.dialect]
+    rows = await transaction.rows(f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1")
+    return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
 
 async def _after(transaction: Transaction, position: Position) -> list[ChangeEvent]:
