@@ -46,7 +46,6 @@ def test_the_statements_of_a_write_do_not_grow_with_it(run: Run) -> None:
 
         before = world.database.statements
         outcomes = await world.delete(*snapshots, 9_999)  # each conflict names the operation in its way
-        assert [outcome.refusal.conflict for outcome in outcomes[:-1] if outcome.refusal is None] == []
         operations = {row.snapshot_id: row.id for row in await world.rows_of_operations() if row.snapshot_id}
         ways = [
             outcome.refusal.conflict.id for outcome in outcomes[:-1] if outcome.refusal and outcome.refusal.conflict
