@@ -39,9 +39,11 @@ def test_a_second_time_changes_nothing(empty: str) -> None:
 _MOMENT = "'2026-01-01T00:00:00.000000Z'"
 _OLD_ROWS = (
     "INSERT INTO provider (name, tenant, driver) VALUES ('lab', 'default', 'none')",
-    "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
-    " provider_ref_folded, imported, power_state, created_at, updated_at, observed_at)"
-    f" VALUES ('default', 'VM', 'm', 'm', 'lab', 'lab', 'r', 'r', TRUE, 'ON', {_MOMENT}, {_MOMENT}, {_MOMENT})",
+    (
+        "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
+        " provider_ref_folded, imported, power_state, created_at, updated_at, observed_at)"
+        f" VALUES ('default', 'VM', 'm', 'm', 'lab', 'lab', 'r', 'r', TRUE, 'ON', {_MOMENT}, {_MOMENT}, {_MOMENT})"
+    ),
 )
 
 
