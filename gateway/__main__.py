@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, schema, import, refresh, provider, simulate."""
+"""The command line: serve, migrate, schema, import, refresh, provider, token, simulate."""
 
 import asyncio
 import logging
@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 import click
 
 from gateway import serving
+from gateway.access.issuer import read_issuer
+from gateway.access.lifetimes import parse_lifetime
+from gateway.access.roles import Roles
+from gateway.access.tokens import create_token, list_tokens, revoke_token
 from gateway.api.schema import print_sdl
 from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings, variable
@@ -79,8 +83,9 @@ def serve(demo: bool, **overrides: Any) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("uvicorn", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    serving.check_loopback(settings.host)
-    read_providers(settings)  # a mistake there is told before the database is touched
+    # Mistakes there are told before the database is touched.
+    read_providers(settings)
+    read_issuer(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
     serving.serve(settings, demo=demo, say=click.echo)
 
@@ -168,6 +173,61 @@ def provider_check(name: str, **overrides: Any) -> None:
         raise StartupError(f"provider {name!r} is simulated: there is nothing to talk to")
     logging.basicConfig(level=logging.CRITICAL)  # what a client library complains of is told better here
     sys.exit(0 if asyncio.run(check_provider(providers[name].make(), click.echo)) else 1)
+
+
+@main.group()
+def token() -> None:
+    """Give out, list and revoke API tokens: who may come in."""
+
+
+@token.command("create")
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, required=True, help="What it may do; give several for all of them.")
+@click.option("--expires", default="90d", show_default=True, metavar="90d|12h|never", help="When it ends.")
+@_database
+@_setting("tenant", "Whose machines it may see.")
+def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: Any) -> None:
+    """Make a token called NAME and print it, once: nobody can find it out again."""
+    settings = Settings.from_environment(**overrides)
+    lifetime = parse_lifetime(expires)
+    migrate_database(settings.database_url)
+
+    async def create() -> str:
+        async with opened_database(settings) as database:
+            return await create_token(database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime)
+
+    click.echo(asyncio.run(create()))
+
+
+@token.command("list")
+@_database
+def token_list(**overrides: Any) -> None:
+    """Show all tokens that there have been, but not what would let anybody in."""
+    settings = Settings.from_environment(**overrides)
+    migrate_database(settings.database_url)
+
+    async def read() -> list[str]:
+        async with opened_database(settings) as database:
+            return [str(known) for known in await list_tokens(database)]
+
+    for line in asyncio.run(read()):
+        click.echo(line)
+
+
+@token.command("revoke")
+@click.argument("name")
+@_database
+def token_revoke(name: str, **overrides: Any) -> None:
+    """End the token NAME, and what was begun with it."""
+    settings = Settings.from_environment(**overrides)
+    migrate_database(settings.database_url)
+
+    async def revoke() -> None:
+        async with opened_database(settings) as database:
+            await revoke_token(database, name)
+
+    asyncio.run(revoke())
+    click.echo(f"{name}: revoked; gateways that run refuse it within {settings.credentials_trusted:g} seconds")
 
 
 @main.command()

@@ -4,14 +4,15 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
-from starlette.types import Scope
 
-from gateway.access.caller import Caller, local_caller
+from gateway.access.authentication import Authenticator
+from gateway.access.issuer import read_issuer
+from gateway.access.roles import Roles
+from gateway.api.connection import WebSocketLimits
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.http import GraphQLEndpoint
 from gateway.api.middleware import middleware
@@ -49,6 +50,7 @@ class Gateway:
     """A running gateway. Close `streams` before the connections that carry them."""
 
     app: Starlette
+    authenticator: Authenticator
     database: Database
     inventory: Inventory
     streams: Streams
@@ -92,9 +94,13 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
 
     `demo`: the demo world is loaded when the database has no machines.
     """
-    providers, persisted = read_providers(settings), PersistedDocuments(settings)
+    providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
+    jwts = read_issuer(settings, roles)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened_database(settings))
+        authenticator = Authenticator(database, roles, jwts, settings)
+        await authenticator.start()
+        stack.push_async_callback(authenticator.stop)
         if demo:
             await load_demo(database, settings.tenant)
         drivers = await stack.enter_async_context(opened_drivers(database, providers))
@@ -116,28 +122,33 @@ async def running(settings: Settings, *, demo: bool = False) -> AsyncIterator[Ga
             stack.push_async_callback(part.stop)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         streams = Streams()
-        yield Gateway(
-            _application(settings, operations, executor, streams, database), database, inventory, streams, worker
-        )
+        app = _application(settings, authenticator, operations, executor, streams, database)
+        yield Gateway(app, authenticator, database, inventory, streams, worker)
 
 
 def _application(
-    settings: Settings, operations: Operations, executor: GraphQLExecutor, streams: Streams, database: Database
+    settings: Settings,
+    authenticator: Authenticator,
+    operations: Operations,
+    executor: GraphQLExecutor,
+    streams: Streams,
+    database: Database,
 ) -> Starlette:
-    caller = local_caller(settings.tenant)
-
-    async def authenticate(_scope: Scope, _parameters: Mapping[str, Any]) -> Caller:
-        return caller
-
-    http = GraphQLEndpoint(executor, authenticate, EventStreams(streams), max_body_bytes=settings.max_body_bytes)
-    websocket = WebSocketEndpoint(executor, authenticate, streams, max_message_bytes=settings.max_body_bytes)
+    authenticate = authenticator.authenticate
+    recheck_after = settings.credentials_trusted
+    events = EventStreams(streams, recheck_after=recheck_after)
+    http = GraphQLEndpoint(executor, authenticate, events, max_body_bytes=settings.max_body_bytes)
+    limits = WebSocketLimits(recheck_after=recheck_after)
+    websocket = WebSocketEndpoint(
+        executor, authenticate, streams, max_message_bytes=settings.max_body_bytes, limits=limits
+    )
     return Starlette(
         routes=[
             WebSocketRoute("/graphql", websocket),
             *rest_routes(
                 database,
                 operations,
-                lambda scope: authenticate(scope, {}),
+                authenticator,
                 public_url=settings.public_url or None,
                 max_body_bytes=settings.max_body_bytes,
             ),

@@ -1,5 +1,6 @@
 """Settings: read from the environment once, frozen, handed down from `app`. No other module reads the environment."""
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -9,25 +10,43 @@ from typing import Any
 from gateway.errors import StartupError
 
 
-def setting(default: Any, help: str) -> Any:
-    """A settings field: its environment variable is `GATEWAY_` and its name in capitals."""
-    return field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, *, secret: bool = False) -> Any:
+    """A settings field: its environment variable is `GATEWAY_` and its name in capitals. No `repr` shows a secret."""
+    return field(default=default, metadata={"help": help}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set, with its default. Durations are in seconds unless the name says otherwise."""
 
-    database_url: str = setting("sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.")
+    database_url: str = setting(
+        "sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.", secret=True
+    )
     host: str = setting("127.0.0.1", "Address to listen on. Without identities only loopback is allowed.")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.")
     allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
     public_url: str = setting("", "Where clients reach the gateway: links in REST answers begin with it.")
     cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
     providers_file: str = setting("", "TOML file that names the providers and how to reach them.")
-    providers: str = setting("", "The same as text, for where there is no file.")
+    providers: str = setting("", "The same as text, for where there is no file.", secret=True)
     images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
     tenant: str = setting("default", "Tenant of everything, until identities name one.")
+    roles: str = setting("", "Roles besides `viewer`, `operator` and `admin`, as TOML: see [rights](rights.md).")
+    jwt_issuer: str = setting("", "The `iss` of JWTs that are accepted.")
+    jwt_audience: tuple[str, ...] = setting((), "What their `aud` must name, one of them.")
+    jwt_jwks_url: str = setting("", "Where the issuer publishes its keys.")
+    jwt_key_file: str = setting("", "PEM file of the issuer's public key or certificate, instead.")
+    jwt_secret_file: str = setting("", "File of a secret that the issuer shares with the gateway, instead.")
+    jwt_secret: str = setting("", "That secret itself, where there is no file.", secret=True)
+    jwt_algorithms: tuple[str, ...] = setting(
+        (), "How they may be signed; by default `RS256`, `ES256` or `EdDSA`, or by a secret `HS256`."
+    )
+    jwt_leeway: float = setting(30.0, "How far the issuer's clock may be off.")
+    jwt_name_claim: str = setting("sub", "The claim that names the caller.")
+    jwt_roles_claim: str = setting("roles", "The claim that holds their roles.")
+    jwt_tenant_claim: str = setting("tenant", "The claim that holds their tenant.")
+    jwt_default_tenant: str = setting("", "The tenant of those whose token names none; without one they are refused.")
+    credentials_trusted: float = setting(10.0, "Verified credentials are trusted so long, also when they are revoked.")
     max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
     max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
     max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")
@@ -71,8 +90,19 @@ class Settings:
         settings.check()
         return settings
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach `host`. Raises StartupError for a host that is no address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            raise StartupError(f"GATEWAY_HOST must be an address such as 127.0.0.1, not {self.host!r}") from None
+
     def check(self) -> None:
         """Raises StartupError for a value that makes no sense."""
+        _ = self.on_loopback
         if not 0 <= self.port <= 65_535:
             raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
         for spec in fields(self):

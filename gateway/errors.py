@@ -92,12 +92,14 @@ class GatewayError(Exception):
     GatewayError
     ├── Refusal                  decided before anything was written
     │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
-    │   ├── Unauthenticated      UNAUTHENTICATED
+    │   ├── Unauthenticated      UNAUTHENTICATED: no credentials came
+    │   │   └── BadCredentials   UNAUTHENTICATED: some came, and are not good
     │   ├── Forbidden            FORBIDDEN
     │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
     │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
     │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
     │   ├── LimitExceeded        LIMIT_EXCEEDED
+    │   │   └── Throttled        LIMIT_EXCEEDED: too much of one caller at once, who may ask again soon
     │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
     │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
     ├── ProviderError            raised by drivers; ends an operation
@@ -145,6 +147,13 @@ class Unauthenticated(Refusal):
     code = ErrorCode.UNAUTHENTICATED
 
 
+class BadCredentials(Unauthenticated):
+    """Credentials came with the request, and are not good, or are so no longer."""
+
+    def __init__(self, message: str = "The credentials are not valid.") -> None:
+        super().__init__(message)
+
+
 class Forbidden(Refusal):
     """The caller lacks the right."""
 
@@ -173,6 +182,14 @@ class LimitExceeded(Refusal):
     """A stated limit is reached; a later try may succeed."""
 
     code = ErrorCode.LIMIT_EXCEEDED
+
+
+class Throttled(LimitExceeded):
+    """One caller asks for too much at once; the same may be asked again in `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class IdempotencyKeyReused(Refusal):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ _GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { 
 
 def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
     """Serves until a signal says stop. The database must be migrated. Raises StartupError."""
-    check_loopback(settings.host)
     with _bound(settings.host, settings.port) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(_serve(settings, listening, demo, say))
 
@@ -61,38 +59,30 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sockets and not self.should_exit:
-            self._say(greeting(sockets[0]))
+            self._say(greeting(sockets[0], asks=self._gateway.authenticator.asks))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._gateway.streams.close()
         await super().shutdown(sockets)
 
 
-def greeting(listening: socket.socket) -> str:
-    """Where to go, and something to try."""
+def greeting(listening: socket.socket, *, asks: bool) -> str:
+    """Where to go, something to try, and whether everybody is asked who they are."""
     host, port = listening.getsockname()[:2]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
+    token = " -H 'authorization: Bearer TOKEN'" if asks else ""
+    who = (
+        "Everybody is asked for a token: `gateway token create` makes one."
+        if asks
+        else "Anybody on this machine may do anything with it: no identities are configured."
+    )
     return (
         f"The snapshot gateway listens on {base}\n\n{places}\nTry:\n\n"
-        f"  curl -s {base}/graphql -H 'content-type: application/json' -d '{{\"query\": \"{_GREETING_QUERY}\"}}'\n\n"
-        "Anybody on this machine may do anything with it: no identities are configured. Ctrl-C stops it."
+        f"  curl -s {base}/graphql{token} -H 'content-type: application/json'"
+        f' -d \'{{"query": "{_GREETING_QUERY}"}}\'\n\n'
+        f"{who} Ctrl-C stops it."
     )
-
-
-def check_loopback(host: str) -> None:
-    """Raises StartupError for an address that others can reach: nobody is asked who they are yet."""
-    if host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise StartupError(f"GATEWAY_HOST must be an address such as 127.0.0.1, not {host!r}") from None
-    if not loopback:
-        raise StartupError(
-            f"{host} can be reached from other machines, and no identities are configured to say who may do what:"
-            " listen on 127.0.0.1 or ::1"
-        )
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -3,15 +3,15 @@
 Reads show the answer as `capabilities`; operations refuse by the same answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.access.caller import Caller
+from gateway.access.caller import ALL_RIGHTS, NEEDS, Caller, right_name
 from gateway.drivers.base import Matrix
 from gateway.errors import Conflict, Forbidden, Refusal, Unsupported
-from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
+from gateway.models import MachineKind, OperationKind, PowerState, SnapshotAction, SnapshotState
 
 # The matrix of each provider that has a driver here, for each kind of machine.
 Matrices = Mapping[tuple[str, MachineKind], Matrix]
@@ -24,7 +24,7 @@ _VERBS = {
     SnapshotAction.DELETE: "delete snapshots of",
 }
 _CREATES = (SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY)
-_NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
+NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 _BUSY = {
     SnapshotState.CREATING: "the snapshot is still being created",
@@ -53,16 +53,29 @@ class MachineFacts:
         return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, obstacle)
 
 
+def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, deed: str) -> Forbidden | None:
+    """Why `caller` cannot do `deed`, which takes the right to ask for such an operation; None when they can."""
+    needed = NEEDS[operation]
+    return None if any(caller.may(action, kind) for action in needed) else _forbidden(deed, needed, kind)
+
+
+def _forbidden(deed: str, needed: Sequence[SnapshotAction], kind: MachineKind) -> Forbidden:
+    rights = [right_name(action, kind) for action in needed if (action, kind) in ALL_RIGHTS]
+    takes = "the right" if len(rights) == 1 else "one of the rights"
+    return Forbidden(f"you may not {deed}: that takes {takes} {', '.join(rights)}")
+
+
 def machine_refusal(
     action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller
 ) -> Refusal | None:
     """Why `caller` cannot do `action` on this machine now; None when they can."""
+    if action is SnapshotAction.REVERT and machine.kind is not MachineKind.VM:
+        return Unsupported("only Vms can be reverted to a snapshot; an Instance cannot")  # so there is no such right
     if not caller.may(action, machine.kind):
-        return Forbidden(f"you may not {_VERBS[action]} {_NOUNS[machine.kind]}")
+        needed = SnapshotAction.CREATE if action in _CREATES else action
+        return _forbidden(f"{_VERBS[action]} {NOUNS[machine.kind]}", [needed], machine.kind)
     if action is SnapshotAction.READ:
         return None
-    if action is SnapshotAction.REVERT and machine.kind is not MachineKind.VM:
-        return Unsupported("only Vms can be reverted to a snapshot; an Instance cannot")
     if machine.gone_at is not None:
         return Unsupported("the machine is gone: its provider no longer reports it")
     matrix = matrices.get((machine.provider, machine.kind))

@@ -12,6 +12,7 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.api.expiry import RECHECK_AFTER, credentials_end
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.messages import (
     ACK,
@@ -57,6 +58,7 @@ class WebSocketLimits:
     """What one connection may cost. Times are in seconds."""
 
     init_timeout: float = 10.0
+    recheck_after: float = RECHECK_AFTER  # that the credentials are still good
     ping_after: float = 20.0  # of silence from here; whether the client still lives is for uvicorn's own pings to find
     close_timeout: float = 5.0  # for a client that takes no data, not even the close
     operations: int = 100
@@ -88,6 +90,7 @@ class Connection:
         self._outbox = Outbox(limits.waiting_messages, limits.waiting_bytes)
         self._inits = 0
         self._caller: Caller | None = None
+        self._expiry: asyncio.Task[None] | None = None
         self._operations: dict[str, RunningOperation] = {}  # by id, those that the client waits for
         self._tasks: set[asyncio.Task[None]] = set()  # of all operations, also mutations it no longer waits for
         self._verdict: asyncio.Future[tuple[Close, str] | None] = asyncio.get_running_loop().create_future()
@@ -107,9 +110,10 @@ class Connection:
             timer.cancel()
             for operation in self._operations.values():
                 operation.stop()
-            for task in both:
+            background = [*both, *filter(None, [self._expiry])]
+            for task in background:
                 task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            await asyncio.gather(*background, return_exceptions=True)
         if verdict is not None:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self._limits.close_timeout):
@@ -179,7 +183,15 @@ class Connection:
         except GatewayError as error:
             self.end(Close.FORBIDDEN, error.message)
         else:
+            self._expiry = asyncio.create_task(self._guarded(self._expire(self._caller, payload)))
             self._put(ACK)
+
+    async def _expire(self, caller: Caller, payload: dict[str, Any]) -> None:
+        """Ends the connection with the credentials; a client may come again with new ones."""
+        error = await credentials_end(
+            lambda: self._authenticate(self._scope, payload), caller, self._limits.recheck_after
+        )
+        self.end(Close.FORBIDDEN, error.message)
 
     def _subscribe(self, id: str, request: GraphQLRequest) -> None:
         if self._caller is None:

@@ -2,7 +2,8 @@
 
 import orjson
 
-from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.access.credentials import challenge
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -19,9 +20,13 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
-        """The same refusal as HTTP shows it, with the challenge that a 401 must carry (RFC 9110, 15.5.2)."""
-        status = MEANINGS[error.code].http_status
-        return cls(status, error.message, error.code, [(b"www-authenticate", b"Bearer")] if status == 401 else None)
+        """The same refusal as HTTP shows it, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
+        headers = None
+        if isinstance(error, Unauthenticated):
+            headers = [(b"www-authenticate", challenge(error))]
+        elif isinstance(error, Throttled):
+            headers = [(b"retry-after", b"%d" % error.retry_after)]
+        return cls(MEANINGS[error.code].http_status, error.message, error.code, headers)
 
     @classmethod
     def internal(cls, request_id: str) -> "Fault":

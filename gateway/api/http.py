@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.caller import Caller
 from gateway.api.body import ClientGone, read_json_body
+from gateway.api.expiry import credentials_end
 from gateway.api.faults import Fault
 from gateway.api.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.api.request_id import request_id
@@ -119,7 +120,10 @@ class GraphQLEndpoint:
             # urql accepts events with every request, so that alone does not ask for a stream.
             answers = self._executor.subscribe(request, caller)
             reads_json = wants.media_type is not None
-            refused = await self._events.serve(answers, request_id(scope), receive, send, reads_json=reads_json)
+            ends = credentials_end(lambda: self._authenticate(scope, {}), caller, self._events.recheck_after)
+            refused = await self._events.serve(
+                answers, request_id(scope), receive, send, reads_json=reads_json, ends=ends
+            )
             if refused is not None:
                 await _reply(send, 400, wants.media_type, refused.body)
             return

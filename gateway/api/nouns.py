@@ -230,7 +230,10 @@ class Operation(Node):
     snapshot_name: str | None = column("snapshot_name", "The name of that snapshot when the operation was asked for.")
 
 
-_MACHINES = "(SELECT count(*) FROM machine counted WHERE counted.provider = {t}.name AND counted.tenant = {t}.tenant)"
+_MACHINES = (
+    "(SELECT count(*) FROM machine counted WHERE counted.provider = {t}.name"
+    " AND counted.tenant = {t}.tenant AND counted.kind IN ({kinds}))"
+)
 
 
 @strawberry.type(description="A configured provider, or the source of an import.")

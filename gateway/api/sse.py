@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from starlette.types import Receive, Send
 
+from gateway.api.expiry import RECHECK_AFTER
 from gateway.api.faults import errors_json, internal_message
 from gateway.api.requests import Answer
 from gateway.api.streams import Streams
-from gateway.errors import ErrorCode
+from gateway.errors import ErrorCode, GatewayError
 
 PING_AFTER = 12.0  # seconds of silence; proxies commonly cut a connection after 15 to 60
 FIRST_ANSWER_WAIT = 0.25  # seconds that a request error has to become a plain 400 rather than an event
@@ -38,16 +40,25 @@ class EventStreams:
         ping_after: float = PING_AFTER,
         first_answer_wait: float = FIRST_ANSWER_WAIT,
         send_timeout: float = SEND_TIMEOUT,
+        recheck_after: float = RECHECK_AFTER,
     ) -> None:
         self._streams = streams
         self.ping_after = ping_after
         self.first_answer_wait = first_answer_wait
         self.send_timeout = send_timeout
+        self.recheck_after = recheck_after
 
     async def serve(
-        self, answers: AsyncIterator[Answer], request_id: str, receive: Receive, send: Send, *, reads_json: bool
+        self,
+        answers: AsyncIterator[Answer],
+        request_id: str,
+        receive: Receive,
+        send: Send,
+        *,
+        reads_json: bool,
+        ends: Coroutine[Any, Any, GatewayError] | None = None,
     ) -> Answer | None:
-        """Streams `answers` until they or the client or the server end, and closes them.
+        """Streams `answers` until they or the client or the server end, and closes them. Also when `ends` tells why.
 
         For a client that `reads_json` too, returns a request error that is known at once: then nothing was sent. Any
         other gets it as an event (graphql-sse, "Distinct connections mode", 2).
@@ -55,15 +66,18 @@ class EventStreams:
         response = _Response(self, answers, request_id, send, reads_json)
         pump = asyncio.create_task(response.pump())
         gone = asyncio.create_task(_gone(receive))
+        ending = None if ends is None else asyncio.create_task(ends)
+        tasks = [task for task in (pump, gone, ending) if task is not None]
         try:
             with self._streams.opened(lambda: _stop(gone)):
-                await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if pump.done():
                     return pump.result()
+                if ending is not None and ending.done() and not gone.done():
+                    await _stopped(pump)
+                    await response.refuse(ending.result())
         finally:
-            for task in (pump, gone):
-                task.cancel()
-            await asyncio.gather(pump, gone, return_exceptions=True)
+            await _stopped(*tasks)
             # Without `complete`: a client that is still there must see a broken stream and come again.
             await response.finish()
         return None
@@ -116,6 +130,16 @@ class _Response:
                 await close()
         return None
 
+    async def refuse(self, error: GatewayError) -> None:
+        """An error for its last event, in place of what would have come."""
+        try:
+            if not self._started:
+                await self._start()
+            body = b'{"errors":' + errors_json(error.message, error.code) + b"}"
+            await self._write(_event(Answer(body, ran=False)) + _COMPLETE)
+        except (TimeoutError, OSError):
+            pass
+
     async def finish(self) -> None:
         """Ends the response, if it began and its client still takes data."""
         if self._started:
@@ -151,6 +175,12 @@ def _event(answer: Answer) -> bytes:
         return id + b"\n"
     # A newline in JSON is only ever white space, but would end the event's data.
     return b"event: next\n%bdata: %b\n\n" % (id, answer.body.replace(b"\n", b" "))
+
+
+async def _stopped(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _stop(task: asyncio.Task[None]) -> None:

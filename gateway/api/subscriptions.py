@@ -75,7 +75,7 @@ async def operation_updated(
     async def choose(transaction: Transaction) -> Step:
         state = None
         if id_.noun == "operation":
-            state = await operation_state(transaction, caller.tenant, id_.number)
+            state = await operation_state(transaction, caller, id_.number)
         if state is None:
             raise NotFound(f"there is no operation {arguments['id']}")
         return Step([{"operation": id_.number}], last=OperationState(state) not in UNFINISHED)
@@ -107,7 +107,7 @@ async def operation_changed(
             last = sorted(changed.values(), key=lambda event: event.position)
 
             async def choose(transaction: Transaction, last: Sequence[ChangeEvent] = last) -> Step:
-                found = set(await match(transaction, caller.tenant, [event.subject_id for event in last]))
+                found = set(await match(transaction, caller, [event.subject_id for event in last]))
                 told = [event for event in last if event.subject_id in found]
                 return Step([{"operation": event.subject_id} for event in told], _ids(told))
 
@@ -135,9 +135,9 @@ async def snapshot_changed(
             events = await _batch(listener)
 
             async def choose(transaction: Transaction, events: Sequence[ChangeEvent] = events) -> Step:
-                there = set(await find_snapshots(transaction, caller.tenant, [event.subject_id for event in events]))
+                there = set(await find_snapshots(transaction, caller, [event.subject_id for event in events]))
                 machines = {event.machine_id for event in events if event.machine_id is not None}
-                known = set(await find_machines(transaction, caller.tenant, list(machines)))
+                known = set(await find_machines(transaction, caller, list(machines)))
                 told = [event for event in events if _shown(event, there, known)]
                 return Step([{"change": _change(event)} for event in told], _ids(told))
 
@@ -166,7 +166,7 @@ async def _known_machine(database: Database, caller: Caller, text: str) -> None:
     find = matching("machine", {"id": {"eq": text}})
 
     async def read(transaction: Transaction) -> Sequence[int]:
-        return await find(transaction, caller.tenant, [parse_id(text).number])
+        return await find(transaction, caller, [parse_id(text).number])
 
     if not await database.read(read, single=True):
         raise NotFound(f"there is no machine {text}")

@@ -5,14 +5,15 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
+from gateway.access.capabilities import operation_refusal
 from gateway.columns import now
-from gateway.errors import Conflict, Forbidden, NotFound, Refusal
-from gateway.models import Operation, OperationKind, OperationState, SnapshotAction
+from gateway.errors import Conflict, NotFound, Refusal
+from gateway.models import Operation, OperationState
 from gateway.operations.effects import undo
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.operations.wishes import Outcome, Target
 from gateway.store.database import Transaction
-from gateway.store.statements import Statement
+from gateway.store.statements import OneOf, Statement
 
 _OPERATION = Statement(
     sa.select(
@@ -23,7 +24,11 @@ _OPERATION = Statement(
         col(Operation.machine_kind),
         col(Operation.snapshot_id),
         col(Operation.wish),
-    ).where(col(Operation.id) == bindparam("operation_id"), col(Operation.tenant) == bindparam("tenant"))
+    ).where(
+        col(Operation.id) == bindparam("operation_id"),
+        col(Operation.tenant) == bindparam("tenant"),
+        OneOf(col(Operation.machine_kind), "kinds"),
+    )
 )
 
 _CANCEL_QUEUED = Statement(
@@ -39,28 +44,22 @@ _WISH = Statement(
     .values(cancel_requested_at=sa.func.coalesce(col(Operation.cancel_requested_at), bindparam("at")), retry_at=None)
 )
 
-_NEEDS = {
-    OperationKind.CREATE_SNAPSHOT: SnapshotAction.CREATE,
-    OperationKind.REVERT_VM_SNAPSHOT: SnapshotAction.REVERT,
-    OperationKind.DELETE_SNAPSHOT: SnapshotAction.DELETE,
-    OperationKind.REFRESH_MACHINE: SnapshotAction.READ,
-}
-
 
 async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> Outcome:
     """Raises the refusal. Asking again changes nothing."""
     if isinstance(target, Refusal):
         raise target
-    operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant)
+    operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.kinds)
     if operation is None:
         raise NotFound(f"there is no operation operation-{target}")
-    if not caller.may(_NEEDS[operation.kind], operation.machine_kind):
-        raise Forbidden(f"you may not cancel operation-{target}: you may not ask for such an operation either")
+    deed = f"cancel operation-{target}"
+    if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, deed):
+        raise refusal
     await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
     if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
         await undo(tx, operation)
     # The worker may have begun meanwhile, which needs no lock on the machine: so look again in this order.
     elif not await tx.run(_WISH, operation_id=target, at=now()):
-        operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant)
+        operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.kinds)
         raise Conflict(f"operation-{target} has already ended: {operation.state}")
     return Outcome(target, operation.snapshot_id, operation.machine_id)

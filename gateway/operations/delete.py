@@ -91,7 +91,7 @@ async def delete_snapshots(
 async def _plan(tx: Transaction, caller: Caller, given: list[int], manner: Manner) -> _Plan:
     snapshots, machines = await lock_snapshots(tx, caller, given)
     if manner.with_descendants and snapshots:
-        rows = await tx.all(_SUBTREES, tenant=caller.tenant, ids=given)
+        rows = await tx.all(_SUBTREES, tenant=caller.tenant, ids=list(snapshots))
         if len(rows) > MAX_DELETED:
             raise LimitExceeded(f"with their descendants these are more than {MAX_DELETED} snapshots", path=("ids",))
         # A snapshot and its descendants have one machine, so this locks nothing more.

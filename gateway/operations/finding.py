@@ -23,9 +23,9 @@ def facts(machine: Any) -> MachineFacts:
 
 
 async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, Any]:
-    """The machines of the caller's tenant that `targets` name, by number."""
+    """The machines that `targets` name and that the caller may see, by number."""
     numbers = {_number(target) for target in targets if not isinstance(target, Refusal)}
-    rows = await tx.all(LOCK_MACHINES, tenant=caller.tenant, ids=sorted(numbers))
+    rows = await tx.all(LOCK_MACHINES, tenant=caller.tenant, kinds=caller.kinds, ids=sorted(numbers))
     return {row.id: row for row in rows}
 
 
@@ -45,10 +45,11 @@ def machine_of(target: MachineTarget, machines: Mapping[int, Any]) -> Any:
 async def lock_snapshots(
     tx: Transaction, caller: Caller, numbers: Sequence[int]
 ) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The snapshots of the caller's tenant with these numbers, and their machines, locked; both by number."""
-    machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, tenant=caller.tenant, ids=numbers)
+    """The snapshots with these numbers that the caller may see, and their machines, locked; both by number."""
+    seen = {"tenant": caller.tenant, "kinds": caller.kinds, "ids": numbers}
+    machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, **seen)
     # Looked at under the lock: until then other requests can change them.
-    rows = await tx.all(SNAPSHOTS, tenant=caller.tenant, ids=numbers) if machines else []
+    rows = await tx.all(SNAPSHOTS, **seen) if machines else []
     return {row.id: row for row in rows}, {row.id: row for row in machines}
 
 

@@ -98,7 +98,7 @@ def use(caller: Caller, mutation: str, key: str | None, arguments: Mapping[str, 
     if key is None:
         return None
     fingerprint = sha256(orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return Use(caller.tenant, caller.name, mutation, key, fingerprint)
+    return Use(caller.tenant, caller.key, mutation, key, fingerprint)
 
 
 def _data(outcome: Outcome) -> dict[str, Any]:

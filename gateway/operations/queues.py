@@ -62,8 +62,8 @@ class Backlog:
 
     def take(self) -> LimitExceeded | None:
         """Takes a place, or says why there is none."""
-        if self._known >= self._limit:
-            return LimitExceeded(f"there are {self._known} unfinished operations, and that is the gateway's limit")
+        if self._known >= self._limit:  # how many there are is nobody's business: they are everybody's
+            return LimitExceeded(f"there are {self._limit} unfinished operations, and that is the gateway's limit")
         self._known += 1
         return None
 

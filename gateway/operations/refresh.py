@@ -1,10 +1,10 @@
 """Decides on `refreshMachine` and records it when accepted."""
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices, machine_refusal
+from gateway.access.capabilities import NOUNS, Matrices, operation_refusal
 from gateway.errors import Unsupported
-from gateway.models import OperationKind, SnapshotAction
-from gateway.operations.finding import facts, lock_machines, machine_of
+from gateway.models import OperationKind
+from gateway.operations.finding import lock_machines, machine_of
 from gateway.operations.queues import Backlog, Queues, Wished, enqueue
 from gateway.operations.wishes import MachineTarget, Outcome
 from gateway.store.database import Transaction
@@ -15,7 +15,8 @@ async def refresh_machine(
 ) -> Outcome:
     """Raises the refusal. A machine that is gone may be refreshed: it may be back."""
     machine = machine_of(target, await lock_machines(tx, caller, [target]))
-    if refusal := machine_refusal(SnapshotAction.READ, facts(machine), matrices, caller):
+    deed = f"refresh {NOUNS[machine.kind]}"
+    if refusal := operation_refusal(OperationKind.REFRESH_MACHINE, machine.kind, caller, deed):
         raise refusal
     if (machine.provider, machine.kind) not in matrices:
         raise Unsupported(f"no driver is configured for provider {machine.provider!r}, so it cannot be asked")

@@ -15,6 +15,9 @@ def unfinished(table: str = "operation") -> Any:
     return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
 
 
+# What the caller may not see is not found, in as many statements as what is not there.
+
+
 def _lock_machines(which: Any) -> Statement:
     """Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer, no locks."""
     return Statement(
@@ -27,7 +30,7 @@ def _lock_machines(which: Any) -> Statement:
             col(Machine.gone_at),
             col(Machine.obstacle),
         )
-        .where(Beside(col(Machine.tenant)) == bindparam("tenant"), which)
+        .where(Beside(col(Machine.tenant)) == bindparam("tenant"), OneOf(col(Machine.kind), "kinds"), which)
         .order_by(col(Machine.id))
         .with_for_update()
     )
@@ -49,7 +52,13 @@ SNAPSHOTS = Statement(
         col(Snapshot.state),
         col(Snapshot.provider_ref),
         col(Snapshot.parent_id),
-    ).where(Beside(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    ).where(
+        Beside(col(Snapshot.tenant)) == bindparam("tenant"),
+        OneOf(col(Snapshot.id), "ids"),
+        OneOf(
+            sa.select(col(Machine.kind)).where(col(Machine.id) == col(Snapshot.machine_id)).scalar_subquery(), "kinds"
+        ),
+    )
 )
 
 SET_STATE = Statement(

@@ -10,13 +10,14 @@ from typing import Any
 from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 from gateway.reads import cursors, sources
-from gateway.reads.connections import ManyLevel, ManyLink, Wanted
+from gateway.reads.connections import ManyLevel, Wanted
 from gateway.reads.context import Pages
 from gateway.reads.dialects import DIALECTS, Dialect
 from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.given import GivenShape, NodeLevels
 from gateway.reads.ids import PREFIXES
-from gateway.reads.levels import EveryLevel, OneLevel, OneLink, Rows
+from gateway.reads.levels import EveryLevel, OneLevel, Rows
+from gateway.reads.links import ManyLink, OneLink
 from gateway.reads.pages import BoundPage
 from gateway.reads.prices import Price, Pricing
 from gateway.reads.rendering import Code, Record, Renderer, literal

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from gateway.columns import folded
+from gateway.models import MachineKind
 from gateway.reads.dialects import Dialect, Parameters
 
 EVERYTHING_SQL, NOTHING_SQL = "TRUE", "FALSE"
@@ -25,6 +26,7 @@ class Frame:
 
     dialect: Dialect
     parameters: Parameters
+    kinds: Sequence[MachineKind] = tuple(MachineKind)  # of machines that the caller may see
     alias: str = "t"
     depth: int = 0
     joined: bool = field(default=False)
@@ -36,8 +38,12 @@ class Frame:
         return f"{self.alias}.{name}"
 
     def expression(self, template: str) -> str:
-        """A column, or SQL text in which `{t}` stands for the table's alias."""
-        return template.format(t=self.alias) if "{t}" in template else self.column(template)
+        """A column, or SQL text over `{t}`, the table's alias, `{m}`, that of its machine, and `{kinds}`, a list."""
+        if "{" not in template:
+            return self.column(template)
+        self.joined = self.joined or "{m}" in template
+        kinds = ", ".join(f"'{kind}'" for kind in self.kinds) or "''"
+        return template.format(t=self.alias, m=f"{self.alias}m", kinds=kinds)
 
     def joins(self) -> str:
         """The joins that the columns mentioned so far need."""
@@ -45,7 +51,12 @@ class Frame:
 
     def inner(self) -> "Frame":
         """A frame for a subquery inside this one."""
-        return Frame(self.dialect, self.parameters, f"s{self.depth + 1}", self.depth + 1)
+        return Frame(self.dialect, self.parameters, self.kinds, f"s{self.depth + 1}", self.depth + 1)
+
+    def of_machine(self) -> "Frame":
+        """A frame for the machine of these rows, which is joined."""
+        self.joined = True
+        return Frame(self.dialect, self.parameters, self.kinds, f"{self.alias}m", self.depth)
 
 
 Condition = Callable[[Frame], str]  # to SQL

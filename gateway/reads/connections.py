@@ -5,59 +5,21 @@ At most one statement each for the rows, the total, and what lies before and aft
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from gateway.models import MachineKind
 from gateway.reads import cursors
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Pages, Slot
+from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Slot
 from gateway.reads.dialects import Dialect, PageSql
-from gateway.reads.entities import Entity
+from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.filters import filter_condition
-from gateway.reads.levels import Join, Rows
+from gateway.reads.levels import Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
 
 _LONGEST_KEPT = 1_000  # characters of a filter and a sort
-
-
-@dataclass(slots=True)
-class ManyLink:
-    """To the page of rows that belong to this one."""
-
-    level: "ManyLevel"
-    column: int
-    counter: int | None  # position of the column that counts them
-    joins: bool  # whether the database likes to be asked for both at once
-
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        parents = list(dict.fromkeys(row[self.column] for row in rows))
-        counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
-        return await self.level.load(context, parents, counts)
-
-    def join(self, pages: Pages) -> Join | None:
-        level, bound = self.level, pages[self.level]
-        if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
-            return None
-        flags = level.flags(bound)
-
-        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            assert level.render is not None
-            page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
-            level.cut(page, bound)
-            for (flag, _), found in zip(flags, told, strict=True):
-                page.set(flag, found)
-            return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
-
-        return Join(
-            level.shape(bound),
-            level.slots(bound),
-            [partial(level.exists, bound, extra) for _, extra in flags],
-            lambda frame: level.select(bound, frame),
-            finish,
-        )
 
 
 @dataclass(slots=True)
@@ -126,7 +88,7 @@ class ManyLevel:
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
     _understood: dict[str, tuple[Order, Condition | None]] = field(default_factory=dict)
     _last_bound: tuple[Arguments, BoundPage] | None = None
-    _last_built: tuple[BoundPage, bool, Built] | None = None
+    _last_built: tuple[BoundPage, bool, Sequence[MachineKind], Built] | None = None
     _last_cursor: tuple[Order, Callable[[Any], str]] | None = None
     _kept: dict[Hashable, Built] = field(default_factory=dict)
 
@@ -204,12 +166,11 @@ class ManyLevel:
     # ---- what the statements have in common
 
     def _where(self, bound: BoundPage, parent: str | None, extra: Where | None) -> Where:
-        """Everything that bounds the list, the caller's tenant first."""
+        """Everything that bounds the list, what the caller may see first."""
 
         def sql(frame: Frame) -> str:
             # Below a parent the tenant must not be taken for a way to find the rows: the parent's own are far fewer.
-            tenant = "t.tenant" if parent is None else frame.dialect.unindexed("t.tenant")
-            parts = [f"{tenant} = {frame.parameters(TENANT)}"]
+            parts = [self.entity.visible(frame, TENANT, indexed=parent is None)]
             if self.kind is not None:
                 parts.append(f"t.kind = '{self.kind}'")
             if parent is not None:
@@ -233,7 +194,7 @@ class ManyLevel:
     ) -> dict[int | None, Any]:
         """One value per parent: `scalar`, in which `{}` stands for `FROM … WHERE …`. `name` tells it from others."""
         parented, one = parents is not None, parents is None or len(parents) == 1
-        shape = (name, parented, one, self.shape(bound))
+        shape = (name, parented, one, context.caller.kinds, self.shape(bound))
         built = self._keep(shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
         slots = self.slots(bound)
         if parents is not None:
@@ -315,12 +276,12 @@ class ManyLevel:
         )
 
     def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
-        last = self._last_built
-        if last is not None and last[0] is bound and last[1] is one:
-            return last[2]
-        shape = (parented, one, self.shape(bound))
+        last, kinds = self._last_built, context.caller.kinds
+        if last is not None and last[0] is bound and last[1] is one and last[2] == kinds:
+            return last[3]
+        shape = (parented, one, kinds, self.shape(bound))
         kept = self._keep(shape, lambda: self._build(context, bound, parented, one))
-        self._last_built = (bound, one, kept)
+        self._last_built = (bound, one, kinds, kept)
         return kept
 
     def _build(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
@@ -370,9 +331,9 @@ class ManyLevel:
         if bound.condition is None and counts is not None:
             totals = counts
         elif bound.condition is None and parents is None and self.entity.total is not None:
-            expression, table = self.entity.total
+            expression, noun = self.entity.total
             frame = context.frame()
-            sql = f"SELECT {expression} FROM {table} t WHERE t.tenant = {frame.parameters(TENANT)}"
+            sql = f"SELECT {expression} FROM {noun} t WHERE {ENTITIES[noun].visible(frame, TENANT)}"
             totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
         else:
             totals = await self._scalars(context, bound, parents, "total", "(SELECT count(*) {})")

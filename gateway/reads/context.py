@@ -49,7 +49,7 @@ class Context:
     pages: Pages = field(default_factory=dict)
 
     def frame(self) -> Frame:
-        return Frame(self.dialect, self.dialect.parameters())
+        return Frame(self.dialect, self.dialect.parameters(), self.caller.kinds)
 
     async def run(self, built: Built, slots: Mapping[Slot, Any] | None = None) -> Sequence[Any]:
         """The rows of a statement, for this caller."""

@@ -5,8 +5,10 @@ A column that the schema shows needs no line here; one that can be filtered or s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.models import MachineKind, PowerState, SnapshotState
+from gateway.reads.conditions import NOTHING_SQL, Frame
 from gateway.reads.filters import Choice, Comparable, Filters, Identifier, OfMachine, SomeOf, Text
 from gateway.reads.sorts import ID, Key, SortField, enum_rank
 
@@ -17,15 +19,29 @@ class Entity:
 
     noun: str
     types: Mapping[str, MachineKind | None]
+    seen: str | None  # SQL that holds for rows about machines of the kinds that the caller may see; None: about none
     filters: Filters = field(default_factory=dict)
     sorts: Mapping[str, SortField] = field(default_factory=dict)
     default: Sequence[Key] = ()
-    total: tuple[str, str] | None = None  # a cheaper sum for all rows of a tenant: an expression, and its table
+    total: tuple[str, str] | None = None  # a cheaper sum for all rows that are visible: an expression, and its noun
 
     @property
     def kinded(self) -> bool:
         """Whether the column `kind` tells its types apart."""
         return len(self.types) > 1
+
+    def visible(self, frame: Frame, tenant: Any, *, indexed: bool = True) -> str:
+        """Holds for what the caller may see: rows of their tenant, about machines of the kinds that they may read.
+
+        Every statement that reads for a caller has it. Who may read all kinds is asked for the tenant alone.
+        """
+        column = "t.tenant" if indexed else frame.dialect.unindexed("t.tenant")
+        own = f"{column} = {frame.parameters(tenant)}"
+        if self.seen is None or len(frame.kinds) == len(MachineKind):
+            return own
+        if not frame.kinds:
+            return f"{own} AND {NOTHING_SQL}"
+        return f"{own} AND {frame.expression(self.seen)}"
 
 
 def machine_filters() -> Filters:
@@ -39,6 +55,7 @@ def snapshot_filters() -> Filters:
 MACHINE = Entity(
     noun="machine",
     types={"Vm": MachineKind.VM, "Instance": MachineKind.INSTANCE},
+    seen="{t}.kind IN ({kinds})",
     filters={
         "id": Identifier("machine", "id", kind="kind"),
         "kind": Choice("kind"),
@@ -68,6 +85,7 @@ MACHINE = Entity(
 SNAPSHOT = Entity(
     noun="snapshot",
     types={"Snapshot": None},
+    seen="{m}.kind IN ({kinds})",
     filters={
         "id": Identifier("snapshot", "id"),
         "name": Text("name", indexed=True),
@@ -99,6 +117,7 @@ SNAPSHOT = Entity(
 OPERATION = Entity(
     noun="operation",
     types={"Operation": None},
+    seen="{t}.machine_kind IN ({kinds})",
     filters={
         "id": Identifier("operation", "id"),
         "kind": Choice("kind"),
@@ -117,6 +136,12 @@ OPERATION = Entity(
     default=[Key(SortField("created_at", "moment"), descending=True)],
 )
 
-PROVIDER = Entity(noun="provider", types={"Provider": None}, default=[Key(SortField("name", "text"))])
+PROVIDER = Entity(
+    noun="provider",
+    types={"Provider": None},
+    seen="EXISTS (SELECT 1 FROM machine had"
+    " WHERE had.provider = {t}.name AND had.tenant = {t}.tenant AND had.kind IN ({kinds}))",
+    default=[Key(SortField("name", "text"))],
+)
 
 ENTITIES: Mapping[str, Entity] = {entity.noun: entity for entity in (MACHINE, SNAPSHOT, OPERATION, PROVIDER)}

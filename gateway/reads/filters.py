@@ -267,12 +267,7 @@ class OfMachine:
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
         inner = build(self._filters(), value, path, negated=negated, budget=budget)
 
-        def sql(frame: Frame) -> str:
-            frame.joined = True
-            machine = Frame(frame.dialect, frame.parameters, f"{frame.alias}m", frame.depth)
-            return inner(machine)
-
-        return sql
+        return lambda frame: inner(frame.of_machine())
 
 
 class SomeOf:

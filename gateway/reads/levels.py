@@ -85,9 +85,10 @@ class OneLevel:
         single = len(keys) == 1
         if single and (join := self._join(context.pages)) is not None:
             return await self._load_joined(context, keys[0], kind, join)
-        built = self._built.get((single, kind))
+        shape = (single, kind, context.caller.kinds)
+        built = self._built.get(shape)
         if built is None:
-            built = self._built[single, kind] = self._build(context, single, kind)
+            built = self._built[shape] = self._build(context, single, kind)
         rows = await context.run(built, {KEY: keys[0] if single else context.dialect.numbers(keys)})
         links = await self.rows.follow(context, rows)
         return {row[-1]: self.render(row, links, context) for row in rows}
@@ -102,7 +103,7 @@ class OneLevel:
     async def _load_joined(self, context: Context, key: Any, kind: MachineKind | None, join: Join) -> dict[Any, Any]:
         """One row and the page that hangs from it, in one statement."""
         assert self.render is not None
-        shape = (kind, join.shape)
+        shape = (kind, context.caller.kinds, join.shape)
         built = self._built.get(shape)
         if built is None:
             if len(self._built) >= MOST_KEPT:
@@ -133,33 +134,17 @@ class OneLevel:
         key = frame.parameters(KEY)
         found = f"{match} = {key}" if single else context.dialect.among_numbers(match, key)
         kind_sql = f" AND t.kind = '{kind}'" if kind else ""
-        where = f"{found} AND t.tenant = {frame.parameters(TENANT)}{kind_sql} AND {self.where.format(t='t')}"
+        where = f"{found} AND {self.entity.visible(frame, TENANT)}{kind_sql} AND {self.where.format(t='t')}"
         source = f"{self.entity.noun} t{frame.joins()}"
         if join is None:
             return Built(f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values)
-        columns += [told(Frame(context.dialect, frame.parameters)) for told in join.told]
-        select, order = join.select(Frame(context.dialect, frame.parameters))
+        columns += [told(Frame(context.dialect, frame.parameters, frame.kinds)) for told in join.told]
+        select, order = join.select(Frame(context.dialect, frame.parameters, frame.kinds))
         sql = (
             f"SELECT {', '.join(columns)}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE"
             f" WHERE {where} ORDER BY {order}"
         )
         return Built(sql, frame.parameters.values)
-
-
-@dataclass(slots=True)
-class OneLink:
-    """To the one row that a column names."""
-
-    level: OneLevel
-    column: int
-
-    async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        column = self.column
-        keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
-        return await self.level.load(context, keys)
-
-    def join(self, pages: Pages) -> None:
-        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -176,10 +161,8 @@ class EveryLevel:
         frame = context.frame()
         columns = ", ".join(frame.expression(column) for column in self.rows.columns) or "1"
         order = ", ".join(f"t.{key.field.column} {key.how}" for key in self.entity.default)
-        sql = (
-            f"SELECT {columns} FROM {self.entity.noun} t{frame.joins()}"
-            f" WHERE t.tenant = {frame.parameters(TENANT)} ORDER BY {order}"
-        )
+        visible = self.entity.visible(frame, TENANT)
+        sql = f"SELECT {columns} FROM {self.entity.noun} t{frame.joins()} WHERE {visible} ORDER BY {order}"
         rows = await context.run(Built(sql, frame.parameters.values))
         links = await self.rows.follow(context, rows)
         return [render(row, links, context) for row in rows]

@@ -125,11 +125,7 @@ def same_row(condition: Condition) -> Condition:
 def of_machine(condition: Condition) -> Condition:
     """On the machine that a row belongs to; there always is one."""
 
-    def sql(frame: Frame) -> str:
-        frame.joined = True
-        return condition(Frame(frame.dialect, frame.parameters, f"{frame.alias}m", frame.depth))
-
-    return sql
+    return lambda frame: condition(frame.of_machine())
 
 
 def some(noun: str, link: str) -> Scope:

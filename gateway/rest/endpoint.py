@@ -1,21 +1,22 @@
 """The REST API as an ASGI application: who is asking, what they sent, and what is sent back, faults included."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.access.caller import Caller
+from gateway.access.sessions import TTL
 from gateway.columns import now
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
 from gateway.rest import answers
 from gateway.rest.answers import Answer
 from gateway.rest.bodies import parse_body
-from gateway.rest.faults import Fault, internal, no_route
+from gateway.rest.faults import Fault, bad_request, internal, no_route
 from gateway.rest.query import Query
 from gateway.rest.reading import Asker, Reader
 from gateway.rest.requests import (
@@ -30,22 +31,29 @@ from gateway.rest.requests import (
     split_path,
 )
 from gateway.rest.routes import Routes
-from gateway.rest.tokens import TTL, Tokens
 from gateway.rest.writing import Writer
 from gateway.store.database import Database
 
-# Who sends a request, by its headers. Raises Unauthenticated or Forbidden.
-Authenticate = Callable[[Scope], Awaitable[Caller]]
-
-_TOKEN = b"x-auth-token"
-
 log = logging.getLogger(__name__)
+
+
+class Authenticator(Protocol):
+    """Who sends a request, and tokens that they may use instead of their credentials."""
+
+    async def authenticate(self, scope: Scope, payload: Mapping[str, Any]) -> Caller:
+        """By its headers; the payload is empty. Raises Unauthenticated or Forbidden."""
+
+    async def begin_session(self, caller: Caller) -> str:
+        """A token for them. Raises Unauthenticated."""
+
+    async def end_session(self, scope: Scope, caller: Caller) -> bool:
+        """Takes the token back that their request came with; False when it came with something else."""
 
 
 def rest_routes(
     database: Database,
     operations: Operations,
-    authenticate: Authenticate,
+    authenticator: Authenticator,
     *,
     public_url: str | None,
     max_body_bytes: int,
@@ -53,7 +61,7 @@ def rest_routes(
     """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader))
-    endpoint = RestEndpoint(routes, authenticate, Tokens(), public_url, max_body_bytes)
+    endpoint = RestEndpoint(routes, authenticator, public_url, max_body_bytes)
     return [Route(PREFIX, endpoint), Route(PREFIX + "/{path:path}", endpoint)]
 
 
@@ -61,11 +69,10 @@ class RestEndpoint:
     """An ASGI application for HTTP scopes."""
 
     def __init__(
-        self, routes: Routes, authenticate: Authenticate, tokens: Tokens, public_url: str | None, max_body_bytes: int
+        self, routes: Routes, authenticator: Authenticator, public_url: str | None, max_body_bytes: int
     ) -> None:
         self._routes = routes
-        self._authenticate = authenticate
-        self._tokens = tokens
+        self._authenticator = authenticator
         self._public_url = public_url
         self._max_body_bytes = max_body_bytes
 
@@ -86,13 +93,10 @@ class RestEndpoint:
 
     async def _serve(self, scope: Scope, receive: Receive) -> Answer:
         headers = headers_of(scope)
-        token = headers.get(_TOKEN, b"").decode("latin-1")
-        caller = self._tokens.caller(token) if token else None
-        if caller is None:
-            caller = await self._authenticate(scope)
+        caller = await self._authenticator.authenticate(scope, {})
         request = await self._request(scope, receive, headers, caller)
         if request.segments == ("auth",):
-            return self._auth(request, token)
+            return await self._auth(request, scope)
         return await self._routes.serve(request)
 
     async def _request(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], caller: Caller) -> Request:
@@ -109,21 +113,28 @@ class RestEndpoint:
         base = root if version is None else f"{root}/v{version}"
         return Request(method, path, segments, Query(query_string), members, headers, Asker(caller, base), root)
 
-    def _auth(self, request: Request, token: str) -> Answer:
+    async def _auth(self, request: Request, scope: Scope) -> Answer:
         """Gives a token to use instead of credentials, or takes the one back that the request came with."""
+        caller = request.asker.caller
         match request.method:
             case "GET" | "POST":
-                expires = now().replace(microsecond=0) + timedelta(seconds=TTL)
-                issued = self._tokens.issue(request.asker.caller)
+                expires = now() + TTL
+                if caller.expires_at is not None:
+                    expires = min(expires, datetime.fromtimestamp(caller.expires_at, UTC))
                 return answers.json(
-                    {"auth_token": issued, "token_ttl": TTL, "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
+                    {
+                        "auth_token": await self._authenticator.begin_session(caller),
+                        "token_ttl": int(TTL.total_seconds()),
+                        "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}",
+                    }
                 )
             case "DELETE":
-                self._tokens.revoke(token)
+                if not await self._authenticator.end_session(scope, caller):
+                    raise bad_request("Only a token that /api/auth has given can be taken back here")
                 return Answer(status=204)
             case _:
                 raise no_route(request.method, request.path)
 
 
 def _refusal(fault: Fault) -> Answer:
-    return Answer(fault.body(), fault.status)
+    return Answer(fault.body(), fault.status, fault.headers)

@@ -4,8 +4,12 @@ from typing import Self
 
 import orjson
 
-from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.access.credentials import REALM, challenge
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated
 
+Headers = list[tuple[bytes, bytes]]
+
+_BASIC = b'Basic realm="%b", charset="UTF-8"' % REALM
 _BAD_REQUEST = "Api::BadRequestError"
 _CLASSES = {
     ErrorCode.INVALID: _BAD_REQUEST,
@@ -20,8 +24,9 @@ _CLASSES = {
 class Fault(Exception):
     """The request is not served. The message is written for the caller."""
 
-    def __init__(self, status: int, kind: str, message: str, klass: str) -> None:
+    def __init__(self, status: int, kind: str, message: str, klass: str, headers: Headers | None = None) -> None:
         super().__init__(message)
+        self.headers = headers or []
         self.status = status
         self.kind = kind
         self.message = message
@@ -29,9 +34,14 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> Self:
-        """The same refusal in ManageIQ's words. A 401 asks for no Basic: browsers would show their own dialog."""
-        meaning = MEANINGS[error.code]
-        return cls(meaning.http_status, meaning.rest_kind, error.message, _CLASSES.get(error.code, _BAD_REQUEST))
+        """The same refusal in ManageIQ's words, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
+        headers = None
+        if isinstance(error, Unauthenticated):
+            headers = [(b"www-authenticate", _BASIC), (b"www-authenticate", challenge(error))]
+        elif isinstance(error, Throttled):
+            headers = [(b"retry-after", b"%d" % error.retry_after)]
+        meaning, klass = MEANINGS[error.code], _CLASSES.get(error.code, _BAD_REQUEST)
+        return cls(meaning.http_status, meaning.rest_kind, error.message, klass, headers)
 
     def body(self) -> bytes:
         return orjson.dumps({"error": {"kind": self.kind, "message": self.message, "klass": self.klass}})

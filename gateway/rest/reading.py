@@ -180,7 +180,7 @@ class Reader:
         within = c.all_of([bounds, lambda _frame: kind, wanted.filter.narrowing])
         for matching in wanted.filter.matchings:
             mine = within if matching.own else c.everything
-            await matching.look(transaction, self._dialect, asker.caller.tenant, mine)
+            await matching.look(transaction, self._dialect, asker.caller, mine)
 
 
 def _flatten(row: Any, shape: Shape) -> Any:

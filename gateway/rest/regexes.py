@@ -11,8 +11,10 @@ from typing import Any
 
 import re2
 
+from gateway.access.caller import Caller
 from gateway.reads.conditions import EVERYTHING_SQL, NOTHING_SQL, Condition, Frame
 from gateway.reads.dialects import Dialect
+from gateway.reads.entities import ENTITIES
 from gateway.rest.faults import bad_request
 from gateway.store.database import Transaction
 
@@ -62,13 +64,17 @@ class Matching:
         matched = frame.dialect.among(f"{frame.alias}.id", self.found, "bigint", frame.parameters)
         return f"NOT ({matched})" if self.negated else matched
 
-    async def look(self, transaction: Transaction, dialect: Dialect, tenant: str, bounds: Condition) -> None:
-        """Finds the rows that match, among those within `bounds`. Raises Fault when that is too much work."""
-        frame = Frame(dialect, dialect.parameters())
+    async def look(self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition) -> None:
+        """Finds the rows that match, of those within `bounds` that the caller may see.
+
+        Raises Fault when that is too much work.
+        """
+        frame = Frame(dialect, dialect.parameters(), caller.kinds)
+        visible = ENTITIES[self.noun].visible(frame, caller.tenant)
         column, where = frame.expression(self.column), bounds(frame)
         rows = await transaction.rows(
             f"SELECT t.id, {column} FROM {self.noun} t{frame.joins()}"
-            f" WHERE t.tenant = {frame.parameters(tenant)} AND {where} AND {column} IS NOT NULL LIMIT {MOST_ROWS + 1}",
+            f" WHERE {visible} AND {where} AND {column} IS NOT NULL LIMIT {MOST_ROWS + 1}",
             frame.parameters.values,
         )
         work = sum(len(row[1]) for row in rows) * self.pattern.programsize

@@ -130,7 +130,9 @@ class Feed:
             self._listeners.add(listener)
         try:
             if after is not None:
-                listener.precede(await self._database.read(lambda transaction: _between(transaction, after, start)))
+                listener.precede(
+                    await self._database.read(lambda transaction: _between(transaction, after, start, wants))
+                )
             yield listener
         finally:
             self._listeners.discard(listener)
@@ -184,8 +186,10 @@ async def _after(transaction: Transaction, position: Position) -> list[ChangeEve
     return [ChangeEvent(*row) for row in rows]
 
 
-async def _between(transaction: Transaction, after: Position, until: Position) -> list[ChangeEvent]:
-    """All events after the one and up to the other.
+async def _between(
+    transaction: Transaction, after: Position, until: Position, wants: Callable[[ChangeEvent], bool]
+) -> list[ChangeEvent]:
+    """The events that are wanted of those after the one and up to the other: what others missed counts for nothing.
 
     Raises Lagged unless `after` is still there: events are cleared away in their order, so then nothing since is.
     """
@@ -195,7 +199,7 @@ async def _between(transaction: Transaction, after: Position, until: Position) -
     events: list[ChangeEvent] = []
     while after < until:
         batch = await _after(transaction, after)
-        events += [event for event in batch if event.position <= until]
+        events += [event for event in batch if event.position <= until and wants(event)]
         if len(batch) < _BATCH or len(events) > _BUFFER:
             break
         after = batch[-1].position

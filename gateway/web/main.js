@@ -90,14 +90,28 @@ const endpoint = new URL(page.dataset.endpoint, location.href);
 const socket = new URL(endpoint);
 socket.protocol = endpoint.protocol === 'https:' ? 'wss:' : 'ws:';
 
+// What the headers editor holds, such as a token: the socket, which has no headers of its own, sends it first.
+let headers = {};
+
+const send = createGraphiQLFetcher({
+  url: endpoint.href,
+  wsClient: createClient({
+    url: socket.href, // connects with the first subscription
+    connectionParams: () => headers,
+    shouldRetry: ({ code }) => code !== undefined && code !== 4403, // who is refused should see why
+  }),
+});
+
+function fetcher(parameters, options) {
+  headers = options?.headers ?? {};
+  return send(parameters, options);
+}
+
 createRoot(page).render(
   createElement(
     GraphiQL,
     {
-      fetcher: createGraphiQLFetcher({
-        url: endpoint.href,
-        wsClient: createClient({ url: socket.href }), // connects with the first subscription
-      }),
+      fetcher,
       plugins: [HISTORY_PLUGIN, explorerPlugin()],
       defaultTabs: [DEMO_WORLD, TAKE_SNAPSHOT, WATCH_OPERATIONS].map((query) => ({ query })),
     },

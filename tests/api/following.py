@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
+import httpx2
 from websockets.sync.client import connect
 
 from tests.serving import Served
@@ -13,9 +14,16 @@ Bodies = Iterator[dict[str, Any]]
 Follow = Callable[..., Any]
 
 
+class Server(Protocol):
+    """What is asked, by whomever its client stands for."""
+
+    @property
+    def http(self) -> httpx2.Client: ...
+
+
 @contextmanager
 def by_sse(
-    gateway: Served, query: str, *, headers: dict[str, str] | None = None, members: Any = None, **variables: Any
+    gateway: Server, query: str, *, headers: dict[str, str] | None = None, members: Any = None, **variables: Any
 ) -> Iterator[Bodies]:
     """Subscribed when the block begins: the first comment comes after the source has begun to listen."""
     body = {"query": query, "variables": variables, **(members or {})}

@@ -30,7 +30,7 @@ def test_help_names_every_command() -> None:
     assert (code, err) == (0, "")
     commands = out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in commands] == [
-        *("import", "migrate", "provider", "refresh", "schema", "serve", "simulate")
+        *("import", "migrate", "provider", "refresh", "schema", "serve", "simulate", "token")
     ]
 
 
@@ -152,12 +152,6 @@ def test_a_server_that_does_not_answer() -> None:
     assert message.startswith("the database cannot be used: ")
 
 
-OPEN_TO_ALL = (
-    "0.0.0.0 can be reached from other machines, and no identities are configured to say who may do what: listen on"
-    " 127.0.0.1 or ::1"
-)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -173,10 +167,6 @@ OPEN_TO_ALL = (
         ({"introspection": "maybe"}, "GATEWAY_INTROSPECTION must be true or false, not 'maybe'"),
         ({"documents_only": "1"}, "GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES"),
         ({"log_level": "loud"}, "GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'"),
-        (
-            {"host": "0.0.0.0"},
-            OPEN_TO_ALL,
-        ),
         ({"host": "example.org"}, "GATEWAY_HOST must be an address such as 127.0.0.1, not 'example.org'"),
     ],
     ids=str,

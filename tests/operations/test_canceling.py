@@ -12,6 +12,8 @@ from tests.operations.world import World, until
 
 Run = Callable[..., None]
 
+READ, CREATE = ((action, MachineKind.VM) for action in (SnapshotAction.READ, SnapshotAction.CREATE))
+
 
 async def cancel(world: World, operation: int | None, caller: Caller | None = None) -> Any:
     assert operation is not None
@@ -52,10 +54,11 @@ def test_cancel_is_refused_for_a_reason(run: Run) -> None:
         assert (missing.value.message, missing.value.path) == ("there is no operation operation-99", ("operationId",))
         with pytest.raises(NotFound):
             await cancel(world, operation, Caller("stranger", "elsewhere"))
-        with pytest.raises(Forbidden):
-            await cancel(
-                world, operation, Caller("r", "default", (), frozenset({(SnapshotAction.READ, MachineKind.VM)}))
-            )
+        with pytest.raises(NotFound):
+            await cancel(world, operation, Caller("blind", "default", rights=frozenset({CREATE})))
+        with pytest.raises(Forbidden) as forbidden:
+            await cancel(world, operation, Caller("reader", "default", rights=frozenset({READ})))
+        assert forbidden.value.message == "you may not cancel operation-1: that takes the right vm:create"
         assert await world.everything() == before
         await world.finish()
         with pytest.raises(Conflict) as late:

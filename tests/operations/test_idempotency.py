@@ -47,7 +47,7 @@ def test_other_arguments_are_refused(run: Run) -> None:
 def test_a_key_belongs_to_a_caller_and_a_mutation(run: Run) -> None:
     async def story(world: World) -> None:
         await world.tree()
-        other = replace(world.caller, name="other")
+        other = replace(world.caller, key="other")
         numbers = [
             (await world.create(key="k")).operation_id,
             (await world.create(key="k", caller=other)).operation_id,

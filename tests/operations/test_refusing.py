@@ -14,6 +14,7 @@ from tests.operations.world import World, refusals
 
 Run = Callable[..., None]
 STRANGER = Caller("stranger", "elsewhere")
+NOBODY = Caller("nobody", "default", (), frozenset())
 READER = Caller("reader", "default", ("reader",), frozenset({(SnapshotAction.READ, MachineKind.VM)}))
 
 
@@ -80,7 +81,7 @@ def test_create_is_refused_for_a_reason(run: Run) -> None:
         assert (await refused(world, world.create(machine, caller=STRANGER)))[0] == "NOT_FOUND"
         malformed = InvalidInput("'x' is not an id")
         assert await refused(world, world.create(malformed)) == ("INVALID", where, "'x' is not an id")
-        forbidden = ("FORBIDDEN", where, "you may not create snapshots of Vms")
+        forbidden = ("FORBIDDEN", where, "you may not create snapshots of Vms: that takes the right vm:create")
         assert await refused(world, world.create(machine, caller=READER)) == forbidden
         unsupported = await refused(world, world.create(imported))
         assert unsupported[:2] == ("UNSUPPORTED", where)
@@ -109,7 +110,8 @@ def test_revert_is_refused_for_a_reason(run: Run) -> None:
         missing = ("NOT_FOUND", where, "there is no snapshot snapshot-99")
         assert await refused(world, world.revert(99)) == missing
         assert (await refused(world, world.revert(a, caller=STRANGER)))[0] == "NOT_FOUND"
-        assert await refused(world, world.revert(a, caller=READER)) == ("FORBIDDEN", where, "you may not revert Vms")
+        forbidden = ("FORBIDDEN", where, "you may not revert Vms: that takes the right vm:revert")
+        assert await refused(world, world.revert(a, caller=READER)) == forbidden
         words = "only Vms can be reverted to a snapshot; an Instance cannot"
         assert await refused(world, world.revert(image)) == ("UNSUPPORTED", where, words)
         assert (await refused(world, world.revert(broken)))[0] == "UNSUPPORTED"
@@ -303,8 +305,10 @@ def test_refresh_is_refused_for_a_reason(run: Run) -> None:
         assert (await refused(world, asked(world.caller, 9, None)))[:2] == ("NOT_FOUND", where)
         assert (await refused(world, asked(world.caller, imported, None)))[:2] == ("UNSUPPORTED", where)
         assert (await refused(world, asked(STRANGER, imported, None)))[:2] == ("NOT_FOUND", where)
-        nobody = Caller("nobody", "default", (), frozenset())
-        assert (await refused(world, asked(nobody, imported, None)))[:2] == ("FORBIDDEN", where)
+        assert (await refused(world, asked(NOBODY, imported, None)))[:2] == ("NOT_FOUND", where)
+        rights = "one of the rights vm:create, vm:revert, vm:delete"
+        forbidden = ("FORBIDDEN", where, f"you may not refresh Vms: that takes {rights}")
+        assert await refused(world, asked(READER, imported, None)) == forbidden
 
     run(story)
 

@@ -1,6 +1,7 @@
 """Random valid queries with their variables, walked out of the schema: aliases, fragments, conditions and all."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from graphql import (
@@ -13,7 +14,7 @@ from graphql import (
     is_leaf_type,
 )
 
-from tests.reads.world import NAMES, World, ids
+from tests.reads.world import NAMES
 
 Literal = str
 
@@ -21,10 +22,10 @@ Literal = str
 class Queries:
     """Makes one random query after the other from one seed."""
 
-    def __init__(self, schema: GraphQLSchema, world: World, seed: int) -> None:
+    def __init__(self, schema: GraphQLSchema, known: Sequence[str], seed: int) -> None:
         self._schema = schema
         self._random = random.Random(seed)
-        self._ids = [*ids(world.machines), *ids(world.snapshots)[:20], "operation-1", "vm-999"]
+        self._ids = [*known, "operation-1", "vm-999"]
         self._variables: dict[str, tuple[str, Any]] = {}
         self._fragments: list[str] = []
         self._budget = 0

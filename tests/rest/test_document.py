@@ -5,8 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
+from gateway.access import sessions
 from gateway.operations.wishes import MAX_TARGETS
-from gateway.rest import regexes, tokens
+from gateway.rest import regexes
 from gateway.rest.entry import VERSIONS
 from gateway.rest.query import LARGEST_PAGE
 from tests.rest.world import Rest
@@ -33,8 +34,8 @@ def test_the_numbers_are_those_of_the_code(root: Path) -> None:
     told = " ".join((root / "docs/manageiq.md").read_text().split())
     for sentence in (
         f"below `/api/v{VERSIONS[0]}` ({VERSIONS[-1]} to {VERSIONS[0]} are the same)",
-        f"good for {tokens.TTL // 60} minutes after its last use",
-        f"at the latest after {tokens.LONGEST // 3_600} hours",
+        f"good for {sessions.TTL.total_seconds() // 60:.0f} minutes after its last use",
+        f"at the latest after {sessions.LONGEST.total_seconds() // 3_600:.0f} hours",
         f"at most {regexes.LONGEST} characters long and looks at no more than {regexes.MOST_ROWS} rows",
         f"the newest {LARGEST_PAGE} of each machine. One request names at most {MAX_TARGETS} snapshots.",
     ):

@@ -2,11 +2,16 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from gateway.config import Settings
+from tests.access.asking import make_token
+from tests.databases import Databases
 from tests.rest.world import Rest
+from tests.serving import served
 
 pytestmark = [
     pytest.mark.skipif(sys.version_info >= (3, 12), reason="manageiq-client needs distutils"),
@@ -18,6 +23,15 @@ pytestmark = [
 def api(rest: Rest) -> Any:
     client = importlib.import_module("manageiq_client.api")
     return client.ManageIQClient(rest.root, {"user": "admin", "password": "smartvm"})
+
+
+@pytest.fixture
+def asking(databases: Databases) -> Iterator[tuple[Rest, str]]:
+    """A gateway that asks everybody who they are, and an operator's token."""
+    settings = Settings(database_url=databases.new("sqlite"), drain_timeout=0.01)
+    token = make_token(settings.database_url)
+    with served(settings, demo=True) as gateway:
+        yield Rest(gateway, settings), token
 
 
 def await_task(rest: Rest, task: Any) -> None:
@@ -39,6 +53,28 @@ def test_connects(api: Any, rest: Rest) -> None:
     client = importlib.import_module("manageiq_client.api")
     again = client.ManageIQClient(rest.root, {"token": token})
     assert again.api_version("4.4.0").collections.vms.get(name="web-01").id == "11"
+
+
+def test_logs_in(asking: tuple[Rest, str]) -> None:
+    """By user and password, by a token of `/api/auth`, and by the API token itself; and not otherwise."""
+    rest, token = asking
+    client = importlib.import_module("manageiq_client.api")
+    by_password = client.ManageIQClient(rest.root, {"user": "whoever", "password": token})
+    assert (by_password.identity["userid"], by_password.identity["role"]) == ("ci", "operator")
+    session = by_password.get(f"{rest.root}/auth")["auth_token"]
+    for given in (session, token):
+        by_token = client.ManageIQClient(rest.root, {"token": given})
+        assert by_token.collections.vms.get(name="web-01").id == "11"
+        assert by_token.identity["userid"] == "ci"
+    for wrong in ({"user": "ci", "password": "smartvm"}, {"token": "0" * 32}):
+        with pytest.raises(client.APIException, match="The credentials are not valid"):
+            client.ManageIQClient(rest.root, wrong)
+    with pytest.raises(client.APIException, match="Only a token that /api/auth has given"):
+        by_token.delete(f"{rest.root}/auth")
+    by_session = client.ManageIQClient(rest.root, {"token": session})
+    by_session.delete(f"{rest.root}/auth")
+    with pytest.raises(client.APIException, match="The credentials are not valid"):
+        client.ManageIQClient(rest.root, {"token": session})
 
 
 def test_lists_with_filters(api: Any) -> None:

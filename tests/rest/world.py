@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.routing import Mount
-from starlette.types import Scope
 
 from gateway.access.caller import Caller, Right
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.service import Operations
-from gateway.rest.endpoint import Authenticate, rest_routes
+from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction
+from tests.rest.known import Known
 from tests.serving import Served, served
 
 Json = dict[str, Any]
@@ -88,28 +88,23 @@ def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
 
 def as_caller(rest: Rest, name: str, rights: frozenset[Right], tenant: str = "default") -> Rest:
     """The same gateway, as it is for somebody else."""
-    caller = Caller(name, tenant, ("reader",), rights)
-
-    async def authenticate(_scope: Scope) -> Caller:
-        return caller
-
-    return mounted(rest, f"/as-{name}", authenticate)
+    return mounted(rest, f"/as-{name}", Known(Caller(name, tenant, ("reader",), rights, key=name)))
 
 
-def mounted(rest: Rest, place: str, authenticate: Authenticate, public_url: str | None = None) -> Rest:
+def mounted(rest: Rest, place: str, authenticator: Authenticator, public_url: str | None = None) -> Rest:
     """The same gateway once more, elsewhere and otherwise."""
-    routes = _routes(rest.gateway, rest.settings, authenticate, public_url)
+    routes = _routes(rest.gateway, rest.settings, authenticator, public_url)
     rest.gateway.gateway.app.router.routes.append(Mount(place, routes=routes))
     return Rest(rest.gateway, rest.settings, f"{place}/api")
 
 
-def _routes(gateway: Served, settings: Settings, authenticate: Authenticate, public_url: str | None = None) -> Any:
+def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, public_url: str | None = None) -> Any:
     found = gateway.gateway
 
     async def make() -> Any:
         async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
             operations = Operations(found.database, drivers, settings, found.worker.wake)
         limit = settings.max_body_bytes
-        return rest_routes(found.database, operations, authenticate, public_url=public_url, max_body_bytes=limit)
+        return rest_routes(found.database, operations, authenticator, public_url=public_url, max_body_bytes=limit)
 
     return gateway.run(make())

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from alembic import context
 
-from gateway import columns, models
+from gateway import columns, identities
 
 
 def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
@@ -29,7 +29,7 @@ def compare_type(_context: Any, _inspected: Any, column: Any, _inspected_type: A
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=models.Machine.metadata,
+    target_metadata=identities.ApiToken.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=compare_type,
     render_item=render_item,

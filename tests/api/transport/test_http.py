@@ -263,7 +263,7 @@ def test_who_is_not_known_is_not_heard(client: httpx2.Client, serving: Serving) 
     before = serving.world.touched
     unknown = post(client, {"query": "mutation { touch }"}, authorization="wrong")
     assert (unknown.status_code, code(unknown)) == (401, "UNAUTHENTICATED")
-    assert unknown.headers["www-authenticate"] == "Bearer"
+    assert unknown.headers["www-authenticate"] == 'Bearer realm="snapshot gateway"'
     banned = client.get("/graphql", params={"query": "{ hello }"}, headers={"authorization": "banned"})
     assert (banned.status_code, code(banned)) == (403, "FORBIDDEN")
     assert serving.world.touched == before

@@ -7,7 +7,7 @@ for less than a function does. SQLite knows triggers of rows only, and runs them
 from alembic import op
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0004"
 
 _SHOWN = "name description state memory is_current size_bytes provider_ref created_at created_by parent_id"
 

@@ -1,0 +1,66 @@
+"""GraphiQL for people who have a token: what the headers editor holds goes with queries and with subscriptions."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.access.roles import Roles
+from gateway.access.tokens import create_token
+from gateway.config import Settings
+from tests.browser.test_graphiql import button, playwright, result, run
+from tests.databases import Databases
+from tests.serving import Served, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture
+def token_and_gateway(databases: Databases) -> Iterator[tuple[str, Served]]:
+    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+        # Playwright occupies this thread's loop, so the command cannot run in it.
+        database = gateway.gateway.database
+        token = gateway.run(create_token(database, Roles({}), "ann", ["admin"], "default", None))
+        yield token, gateway
+
+
+def test_a_token_in_the_headers(chromium: "Browser", token_and_gateway: tuple[str, Served]) -> None:
+    token, gateway = token_and_gateway
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    playwright.expect.set_options(timeout=20_000)
+    page.set_default_timeout(20_000)
+    page.goto(f"{gateway.url}/graphiql")  # the page itself is for everybody
+    page.locator(".graphiql-query-editor .monaco-editor").wait_for()
+
+    button(page, "Execute query").click()
+    playwright.expect(result(page)).to_contain_text("UNAUTHENTICATED")
+
+    run(page, "subscription { operationChanged { id } }")
+    playwright.expect(result(page)).to_contain_text("Socket closed with event 4403 Send a token")
+
+    button(page, "New tab").click()
+    button(page, "Headers").click()
+    page.locator(".graphiql-editor-tool .monaco-editor").last.click()
+    page.keyboard.type(f'{{"authorization": "Bearer {token}"}}')
+    page.locator(".graphiql-query-editor .monaco-editor").click()
+    page.keyboard.type('query Mine { vm(id: "vm-11") { name } }')
+    page.wait_for_function("() => localStorage['graphiql:tabState']?.includes('query Mine')")
+    page.keyboard.press("Control+Enter")
+    playwright.expect(result(page)).to_contain_text('"web-01"')
+
+    button(page, "Re-fetch GraphQL schema").click()
+    button(page, "Show Documentation Explorer").click()
+    panel = page.locator(".graphiql-plugin")
+    playwright.expect(panel.get_by_role("link", name="Query", exact=True)).to_be_visible()
+
+    page.locator(".graphiql-query-editor .monaco-editor").click()
+    page.keyboard.press("Control+A")
+    create = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'
+    operation = gateway.http.post("/graphql", json={"query": create}, headers={"authorization": f"Bearer {token}"})
+    id_ = operation.json()["data"]["createSnapshot"]["operation"]["id"]
+    page.keyboard.type(f'subscription Live {{ operationUpdated(id: "{id_}") {{ state snapshotName }} }}')
+    page.wait_for_function("() => localStorage['graphiql:tabState']?.includes('subscription Live')")
+    page.keyboard.press("Control+Enter")
+    playwright.expect(result(page)).to_contain_text('"SUCCEEDED"')
+    page.close()
