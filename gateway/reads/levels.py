@@ -123,7 +123,7 @@ class OneLevel:
         columns = [
             f"{frame.expression(column)} AS c{number}" for number, column in enumerate((*self.rows.columns, self.match))
         ]
-        where = f"{frame.expression(self.match)} = {key} AND t.tenant = {frame.parameters(TENANT)}"
+        where = f"{frame.expression(self.match)} = {key} AND {self.entity.visible(frame, TENANT)}"
         source = f"{self.entity.noun} t{frame.joins()}"
         return f"SELECT {', '.join(columns)} FROM {source} WHERE {where} AND {self.where.format(t='t')}"
 

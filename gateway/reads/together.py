@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
 from gateway.reads.context import Built, Context, Slot
 from gateway.reads.levels import OneLevel
@@ -16,13 +17,15 @@ class Together:
     def __init__(self, levels: Sequence[OneLevel]) -> None:
         self._levels = levels
         self._keys = [Slot(f"key {number}") for number in range(len(levels))]
-        self._built: Built | None = None
+        self._built: dict[Sequence[MachineKind], Built] = {}
 
     async def load(self, context: Context, keys: Sequence[int | None]) -> list[Any]:
         """The rendered row of each level, None for what is not there."""
-        if self._built is None:
-            self._built = self._build(context)
-        (row,) = await context.run(self._built, dict(zip(self._keys, keys, strict=True)))
+        kinds = context.caller.kinds
+        built = self._built.get(kinds)
+        if built is None:
+            built = self._built[kinds] = self._build(context)
+        (row,) = await context.run(built, dict(zip(self._keys, keys, strict=True)))
         rendered: list[Any] = []
         start = 0
         for level in self._levels:
@@ -36,7 +39,7 @@ class Together:
         frame = context.frame()
         joins = ""
         for number, (level, key) in enumerate(zip(self._levels, self._keys, strict=True)):
-            select = level.select(Frame(context.dialect, frame.parameters), frame.parameters(key))
+            select = level.select(Frame(context.dialect, frame.parameters, frame.kinds), frame.parameters(key))
             joins += f" LEFT JOIN ({select}) row{number} ON TRUE"
         columns = ", ".join(f"row{number}.*" for number in range(len(self._levels)))
         return Built(f"SELECT {columns} FROM (SELECT 1) payload{joins}", frame.parameters.values)
