@@ -17,7 +17,7 @@ class Together:
     def __init__(self, levels: Sequence[OneLevel]) -> None:
         self._levels = levels
         self._keys = [Slot(f"key {number}") for number in range(len(levels))]
-        self._built: dict[Sequence[MachineKind], Built] = {}
+        self._built: dict[tuple[MachineKind, ...], Built] = {}
 
     async def load(self, context: Context, keys: Sequence[int | None]) -> list[Any]:
         """The rendered row of each level, None for what is not there."""

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.access.caller import Caller
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.requests import GraphQLRequest
 from gateway.store.feed import Feed
@@ -68,3 +69,23 @@ def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> 
     names = [name for name, *_ in stories[0][3][2]]
     assert "kept" in names
     assert not {"never", "neither"} & set(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replay_shows_no_more_than_the_caller_may_see_now(databases: Databases, kind: str) -> None:
+    document = """mutation { createSnapshot(input: {machineId: "vm-1", name: "x", idempotencyKey: "k"})
+        { operation { id } snapshot { id } machine { id } errors { code } } }"""
+
+    async def story(world: World) -> None:
+        await world.machine()
+        executor = GraphQLExecutor(world.database, world.operations, Feed(world.database))
+        bound = Caller(world.caller.name, "default", (), frozenset())
+        answers = [
+            orjson.loads((await executor.execute(GraphQLRequest(document), caller)).body)["data"]["createSnapshot"]
+            for caller in (world.caller, bound, world.caller)
+        ]
+        made = {"operation": {"id": "operation-1"}, "snapshot": {"id": "snapshot-1"}, "machine": {"id": "vm-1"}}
+        nothing = dict.fromkeys(made)
+        assert answers == [{**made, "errors": []}, {**nothing, "errors": []}, {**made, "errors": []}]
+
+    play(databases.new(kind), story)
