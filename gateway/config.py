@@ -84,7 +84,9 @@ class Settings:
     operation_lease: float = setting(10.0, "How long a worker may be silent before another takes its operation over.")
     operation_deadline: float = setting(21_600.0, "An operation still running after this ends as OUTCOME_UNKNOWN.")
     operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")
-    operation_queue_total: int = setting(10_000, "Unfinished operations in all.")
+    operation_queue_total: int = setting(
+        10_000, "Unfinished operations in all; several processes may exceed it by a second's."
+    )
     refresh_interval: float = setting(300.0, "Every provider is read again after about this long.")
     workers: int = setting(1, "Processes that serve; `gateway serve --workers`.")
     stop_delay: float = setting(

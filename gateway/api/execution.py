@@ -1,7 +1,7 @@
 """Runs GraphQL requests: reads by their compiled plans, the rest by graphql-core over the same translator.
 
 A query's root fields are loaded together, on one state of the database. What is compiled is finished here, straight
-to JSON; introspection, and mutations with their order and their errors, are graphql-core's.
+to JSON; introspection is graphql-core's.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import Origin
 from gateway.api.costs import Costs
 from gateway.api.documents import Documents, Operation
-from gateway.api.mutations import HANDLERS
+from gateway.api.mutations import HANDLERS, Input
 from gateway.api.persisted import PersistedDocuments
 from gateway.api.presenting import RequestError, present, refused
 from gateway.api.requests import Answer, GraphQLRequest, OperationKind
@@ -104,7 +104,7 @@ class GraphQLExecutor:
             if operation.kind == "subscription":
                 return Answer(_errors([present(GraphQLError("A subscription needs a stream."))]), ran=False)
             variables = _variables(operation, request)
-            typed = operation.kind == "mutation" or operation.introspects or not self._compiled
+            typed = operation.introspects or not self._compiled
             roots = self._roots(operation, variables, typed)
             bound = bind(roots, variables)
             self._costs.check(bound.cost, operation.node)
@@ -112,7 +112,10 @@ class GraphQLExecutor:
             return _refusal(error)
         more = self._costs.told(request, bound.cost) if request.extensions else None
         if operation.kind == "mutation":
-            return await self._execute(operation, request, _Request(caller, origin, variables, bound), None, more)
+            asked = _Request(caller, origin, variables, bound)
+            if typed:
+                return await self._execute(operation, request, asked, None, more)
+            return _finish(roots, await self._change(roots, asked), more)
         values = await self._load(bound, variables, caller)
         for root in roots:
             if isinstance(refusal := values[root.field.key], Forbidden):
@@ -158,6 +161,33 @@ class GraphQLExecutor:
                     values[key] = error
         return values
 
+    async def _change(self, roots: Sequence[RootField], request: "_Request") -> dict[str, Any]:
+        """Each mutation's payload, or the exception that stands in for it, in their order, up to one that fails."""
+        bound = request.bound
+        wanted = {key: (plan, pages) for key, plan, pages in bound.wanted}
+        for root in roots:
+            key = root.field.key
+            if key in wanted:
+                try:
+                    wish = root.field.arguments(request.variables)["input"]
+                    bound.values[key] = await self._changed(root.field.name, wish, *wanted[key], request)
+                except Exception as error:  # noqa: BLE001 - shown, or masked and logged, like any other
+                    bound.values[key] = error
+            if isinstance(bound.values[key], Exception):
+                break  # no payload may be null, so there will be no data
+        return bound.values
+
+    async def _changed(self, name: str, wish: Input, plan: Plan, pages: Pages, request: "_Request") -> Any:
+        payload = await HANDLERS[name](self._operations, request.caller, request.origin, wish)
+
+        async def load(transaction: Transaction) -> Any:
+            return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
+
+        try:
+            return await read_patiently(self._database, load, _ANSWER_PATIENCE, single=plan.is_alone(pages))
+        except (Unavailable, LimitExceeded) as error:  # retryable, but to ask again might do it again
+            raise Unconfirmed(_ANSWER_LOST) from error
+
     def _context(self, transaction: Transaction, caller: Caller, pages: Pages) -> Context:
         return Context(transaction, self._dialect, caller, self._operations.matrices, pages)
 
@@ -184,22 +214,12 @@ class GraphQLExecutor:
         return _answer(done.data, done.errors or (), more)
 
     def _mutation(self, name: str) -> Any:
-        handler = HANDLERS[name]
-
         async def resolve(_root: None, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
             request: _Request = info.context
             if fault := request.bound.values[str(info.path.key)]:
                 raise fault  # before anything is done
             plan, pages = next((plan, pages) for key, plan, pages in request.bound.wanted if key == info.path.key)
-            payload = await handler(self._operations, request.caller, request.origin, arguments["input"])
-
-            async def load(transaction: Transaction) -> Any:
-                return await plan.load(self._context(transaction, request.caller, pages), request.variables, payload)
-
-            try:
-                return await read_patiently(self._database, load, _ANSWER_PATIENCE)
-            except (Unavailable, LimitExceeded) as error:  # retryable, but to ask again might do it again
-                raise Unconfirmed(_ANSWER_LOST) from error
+            return await self._changed(name, arguments["input"], plan, pages, request)
 
         return resolve
 

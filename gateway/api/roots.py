@@ -26,6 +26,7 @@ class RootField:
     plan: Plan | None
     price: Price
     required: bool  # its type is non-null, so without it there is no data at all
+    parent: str  # the root type's name
 
 
 class Bound(NamedTuple):
@@ -38,17 +39,17 @@ class Bound(NamedTuple):
 
 def root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
     if field.name == "__typename":
-        return RootField(field, None, _free, required=False)
+        return RootField(field, None, _free, False, root.name)
     required = is_non_null_type(root.fields[field.name].type)
     if field.name not in HANDLERS:
         plan = compiler.root(root.name, field)
-        return RootField(field, plan, plan.price, required)
+        return RootField(field, plan, plan.price, required, root.name)
     payload = compiler.given(field.selection)
 
     def price(pages: Any, variables: VariableValues) -> int:
         return wish_price(payload.price(pages, variables), field.arguments(variables))
 
-    return RootField(field, payload, price, required)
+    return RootField(field, payload, price, required, root.name)
 
 
 def bind(roots: Sequence[RootField], variables: VariableValues) -> Bound:
@@ -59,7 +60,7 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> Bound:
     for root in roots:
         key, plan = root.field.key, root.plan
         if plan is None:
-            values[key] = "Query"
+            values[key] = root.parent
             continue
         values[key] = None
         try:

@@ -1,22 +1,27 @@
 """Decides on `createSnapshot` and `createSnapshots`, and records what is accepted."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices, machine_refusal
 from gateway.columns import now
-from gateway.config import Settings
 from gateway.errors import Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
 from gateway.operations.finding import facts, lock_machines, machine_of
-from gateway.operations.queues import Queues, enqueue
+from gateway.operations.queues import Backlog, Queues, Wished, enqueue
 from gateway.operations.wishes import MachineTarget, NewSnapshot, Outcome
 from gateway.store.database import Transaction
-from gateway.store.statements import insert
+from gateway.store.statements import InsertMany, Statement
 
-_INSERT = insert(Snapshot, "tenant", "machine_id", "name", "description", "state", "memory", "created_at", "created_by")
+_INSERT = Statement(
+    InsertMany(
+        Snapshot,
+        once=("tenant", "name", "description", "state", "memory", "created_at", "created_by"),
+        each=("machine_id",),
+        returning=("id", "machine_id"),
+    )
+)
 
 
 async def create_snapshots(
@@ -25,27 +30,30 @@ async def create_snapshots(
     targets: Sequence[MachineTarget],
     new: NewSnapshot,
     matrices: Matrices,
-    settings: Settings,
+    backlog: Backlog,
 ) -> list[Outcome]:
     """One outcome per target, in order. A machine that is named twice gets one snapshot."""
     machines = await lock_machines(tx, caller, targets)
-    queues = await Queues.load(tx, settings, list(machines))
-    done: dict[int, Outcome] = {}
-    outcomes = []
+    queues = await Queues.load(tx, backlog, list(machines), len(machines))
+    accepted: dict[int, Any] = {}
+    refused: dict[int, Refusal] = {}
+    outcomes: list[Outcome | int] = []  # or the machine that one is for
     for target in targets:
         try:
             machine = machine_of(target, machines)
         except Refusal as refusal:
             outcomes.append(Outcome(refusal=refusal))
             continue
-        if machine.id not in done:
-            refusal_ = _refusal(machine, new, matrices, caller) or queues.take(machine)
-            if refusal_ is not None:
-                done[machine.id] = Outcome(machine_id=machine.id, refusal=refusal_)
-            else:
-                done[machine.id] = await _record(tx, caller, machine, new)
-        outcomes.append(done[machine.id])
-    return outcomes
+        outcomes.append(machine.id)
+        if machine.id in accepted or machine.id in refused:
+            continue
+        if refusal_ := _refusal(machine, new, matrices, caller) or queues.take(machine):
+            refused[machine.id] = refusal_
+        else:
+            accepted[machine.id] = machine
+    done = await _record(tx, caller, list(accepted.values()), new) if accepted else {}
+    done |= {number: Outcome(machine_id=number, refusal=refusal) for number, refusal in refused.items()}
+    return [done[outcome] if isinstance(outcome, int) else outcome for outcome in outcomes]
 
 
 def _refusal(machine: Any, new: NewSnapshot, matrices: Matrices, caller: Caller) -> Refusal | None:
@@ -54,12 +62,13 @@ def _refusal(machine: Any, new: NewSnapshot, matrices: Matrices, caller: Caller)
     return machine_refusal(action, facts(machine), matrices, caller)
 
 
-async def _record(tx: Transaction, caller: Caller, machine: Any, new: NewSnapshot) -> Outcome:
+async def _record(tx: Transaction, caller: Caller, machines: Sequence[Any], new: NewSnapshot) -> dict[int, Outcome]:
+    """The outcomes by machine."""
     # No parent, and not current: that is known when the provider has made it.
-    snapshot = await tx.first(
+    rows = await tx.all(
         _INSERT,
+        items=[{"machine_id": machine.id} for machine in machines],
         tenant=caller.tenant,
-        machine_id=machine.id,
         name=new.name,
         description=new.description,
         state=SnapshotState.CREATING,
@@ -67,7 +76,11 @@ async def _record(tx: Transaction, caller: Caller, machine: Any, new: NewSnapsho
         created_at=now(),
         created_by=caller.name,
     )
-    operation_id = await enqueue(
-        tx, caller, OperationKind.CREATE_SNAPSHOT, machine, (snapshot.id, new.name), asdict(new)
-    )
-    return Outcome(operation_id, snapshot.id, machine.id)
+    snapshots = {row.machine_id: row.id for row in rows}
+    wish = {"name": new.name, "description": new.description, "memory": new.memory}
+    wishes = [Wished(machine, snapshots[machine.id], new.name, wish) for machine in machines]
+    numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, wishes)
+    return {
+        machine.id: Outcome(number, snapshots[machine.id], machine.id)
+        for machine, number in zip(machines, numbers, strict=True)
+    }

@@ -10,19 +10,18 @@ from sqlmodel import col, select
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices, snapshot_refusal
-from gateway.config import Settings
 from gateway.errors import Aborted, LimitExceeded, Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.finding import facts, lock_snapshots, name_conflict, snapshot_of
-from gateway.operations.queues import Queues, enqueue
-from gateway.operations.statements import SET_STATE
+from gateway.operations.finding import facts, lock_snapshots, name_conflicts, snapshot_of
+from gateway.operations.queues import Backlog, Queues, Wished, enqueue
+from gateway.operations.statements import SET_STATES
 from gateway.operations.wishes import MAX_DELETED, Outcome, Target
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import Beside, OneOf, Statement
 
 _tree = (
     sa.select(col(Snapshot.id).label("id"))
-    .where(col(Snapshot.tenant) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    .where(Beside(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
     .cte("tree", recursive=True)
 )
 _tree = _tree.union(sa.select(col(Snapshot.id)).where(col(Snapshot.parent_id) == _tree.c.id))
@@ -65,7 +64,7 @@ async def delete_snapshots(
     targets: Sequence[Target],
     manner: Manner,
     matrices: Matrices,
-    settings: Settings,
+    backlog: Backlog,
 ) -> list[Outcome]:
     """One outcome per target, in order, then the descendants pulled in, in order of deletion.
 
@@ -73,18 +72,19 @@ async def delete_snapshots(
     """
     given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
     plan = await _plan(tx, caller, given, manner)
-    queues = await Queues.load(tx, settings, list(plan.machines))
+    queues = await Queues.load(tx, backlog, list(plan.machines), len(plan.snapshots))
     order = plan.order() if manner.with_descendants else [number for number in given if number in plan.snapshots]
+    refusals = await _refusals(tx, caller, plan, matrices)
     for number in order:
-        plan.outcomes[number] = await _decide(tx, caller, plan, number, queues, matrices)
+        machine = plan.machines[plan.snapshots[number].machine_id]
+        refusal = refusals.get(number) or queues.take(machine)
+        plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
     outcomes = _in_order_of_request(plan, targets, order)
     if manner.all_or_nothing and any(outcome.refusal for outcome in outcomes):
         return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
     if manner.dry_run:
         return outcomes
-    for number in order:
-        if plan.outcomes[number].refusal is None:
-            plan.outcomes[number] = await _record(tx, caller, plan, number)
+    await _record(tx, caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
     return _in_order_of_request(plan, targets, order)
 
 
@@ -99,32 +99,31 @@ async def _plan(tx: Transaction, caller: Caller, given: list[int], manner: Manne
     return _Plan(set(given), snapshots, machines)
 
 
-async def _decide(
-    tx: Transaction, caller: Caller, plan: _Plan, number: int, queues: Queues, matrices: Matrices
-) -> Outcome:
-    snapshot = plan.snapshots[number]
-    machine = plan.machines[snapshot.machine_id]
-    refusal = snapshot_refusal(
-        SnapshotAction.DELETE, snapshot.state, snapshot.provider_ref is not None, facts(machine), matrices, caller
-    )
-    if refusal is not None:
-        refusal = await name_conflict(tx, refusal, number)
-    return Outcome(
-        snapshot_id=number,
-        machine_id=machine.id,
-        is_descendant=number not in plan.given,
-        refusal=refusal or queues.take(machine),
-    )
+async def _refusals(tx: Transaction, caller: Caller, plan: _Plan, matrices: Matrices) -> dict[int, Refusal]:
+    """Why snapshots cannot be deleted, by number; those that can are left out."""
+    refusals = {}
+    for number, snapshot in plan.snapshots.items():
+        on_provider, machine = snapshot.provider_ref is not None, facts(plan.machines[snapshot.machine_id])
+        refusal = snapshot_refusal(SnapshotAction.DELETE, snapshot.state, on_provider, machine, matrices, caller)
+        if refusal is not None:
+            refusals[number] = refusal
+    return await name_conflicts(tx, refusals)
 
 
-async def _record(tx: Transaction, caller: Caller, plan: _Plan, number: int) -> Outcome:
-    snapshot = plan.snapshots[number]
-    machine = plan.machines[snapshot.machine_id]
-    await tx.run(SET_STATE, snapshot_id=number, new_state=SnapshotState.DELETING)
-    operation_id = await enqueue(
-        tx, caller, OperationKind.DELETE_SNAPSHOT, machine, (number, snapshot.name), {"previous": snapshot.state}
-    )
-    return replace(plan.outcomes[number], operation_id=operation_id)
+async def _record(tx: Transaction, caller: Caller, plan: _Plan, numbers: Sequence[int]) -> None:
+    """Accepts these, and says so in their outcomes."""
+    if not numbers:
+        return
+    await tx.run(SET_STATES, ids=numbers, new_state=SnapshotState.DELETING)
+    snapshots = [plan.snapshots[number] for number in numbers]
+    wishes = [
+        Wished(plan.machines[snapshot.machine_id], snapshot.id, snapshot.name, {"previous": snapshot.state})
+        for snapshot in snapshots
+    ]
+    for number, operation in zip(
+        numbers, await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, wishes), strict=True
+    ):
+        plan.outcomes[number] = replace(plan.outcomes[number], operation_id=operation)
 
 
 def _in_order_of_request(plan: _Plan, targets: Sequence[Target], order: Sequence[int]) -> list[Outcome]:

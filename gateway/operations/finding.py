@@ -6,7 +6,13 @@ from typing import Any
 from gateway.access.caller import Caller
 from gateway.access.capabilities import MachineFacts
 from gateway.errors import Conflict, NotFound, Reference, Refusal
-from gateway.operations.statements import LOCK_MACHINES, SNAPSHOTS, UNFINISHED_OF_SNAPSHOT, machine_name
+from gateway.operations.statements import (
+    LOCK_MACHINES,
+    LOCK_MACHINES_OF_SNAPSHOTS,
+    SNAPSHOTS,
+    UNFINISHED_OF_SNAPSHOTS,
+    machine_name,
+)
 from gateway.operations.wishes import MachineId, MachineTarget, Target
 from gateway.store.database import Transaction
 
@@ -40,11 +46,11 @@ async def lock_snapshots(
     tx: Transaction, caller: Caller, numbers: Sequence[int]
 ) -> tuple[dict[int, Any], dict[int, Any]]:
     """The snapshots with these numbers that the caller may see, and their machines, locked; both by number."""
-    seen = await tx.all(SNAPSHOTS, tenant=caller.tenant, kinds=caller.kinds, ids=numbers)
-    machines = await lock_machines(tx, caller, [row.machine_id for row in seen])
-    # Once more under the lock: until then other requests could still change what was seen.
-    rows = await tx.all(SNAPSHOTS, tenant=caller.tenant, kinds=caller.kinds, ids=numbers) if seen else []
-    return {row.id: row for row in rows}, machines
+    seen = {"tenant": caller.tenant, "kinds": caller.kinds, "ids": numbers}
+    machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, **seen)
+    # Looked at under the lock: until then other requests can change them.
+    rows = await tx.all(SNAPSHOTS, **seen) if machines else []
+    return {row.id: row for row in rows}, {row.id: row for row in machines}
 
 
 def snapshot_of(target: Target, snapshots: Mapping[int, Any]) -> Any:
@@ -57,14 +63,17 @@ def snapshot_of(target: Target, snapshots: Mapping[int, Any]) -> Any:
     return snapshot
 
 
-async def name_conflict(tx: Transaction, refusal: Refusal, snapshot_id: int) -> Refusal:
-    """The refusal; a conflict names the operation that stands in the way."""
-    if not isinstance(refusal, Conflict):
-        return refusal
-    operation = await tx.first(UNFINISHED_OF_SNAPSHOT, snapshot_id=snapshot_id)
-    if operation is None:
-        return refusal
-    return Conflict(f"{refusal.message}: operation-{operation.id}", conflict=Reference("operation", operation.id))
+async def name_conflicts(tx: Transaction, refusals: Mapping[int, Refusal]) -> dict[int, Refusal]:
+    """The refusals, by snapshot; a conflict names the operation that stands in the way."""
+    conflicts = [number for number, refusal in refusals.items() if isinstance(refusal, Conflict)]
+    rows = await tx.all(UNFINISHED_OF_SNAPSHOTS, ids=conflicts) if conflicts else []
+    named = {
+        row.snapshot_id: Conflict(
+            f"{refusals[row.snapshot_id].message}: operation-{row.first}", conflict=Reference("operation", row.first)
+        )
+        for row in rows
+    }
+    return {**refusals, **named}
 
 
 def _number(target: int | MachineId) -> int:

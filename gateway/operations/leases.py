@@ -114,7 +114,7 @@ END = _fenced(
 
 RELEASE = Statement(
     sa.update(_O)
-    .where(_O.c.owner == bindparam("my_owner"), _O.c.state == OperationState.RUNNING)
+    .where(_O.c.owner == bindparam("my_owner"), sa.text("operation.state = 'RUNNING'"))  # the index's words
     .values(owner=None, lease_until=None)
 )
 

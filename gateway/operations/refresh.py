@@ -2,17 +2,16 @@
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import NOUNS, Matrices, operation_refusal
-from gateway.config import Settings
 from gateway.errors import Unsupported
 from gateway.models import OperationKind
 from gateway.operations.finding import lock_machines, machine_of
-from gateway.operations.queues import Queues, enqueue
+from gateway.operations.queues import Backlog, Queues, Wished, enqueue
 from gateway.operations.wishes import MachineTarget, Outcome
 from gateway.store.database import Transaction
 
 
 async def refresh_machine(
-    tx: Transaction, caller: Caller, target: MachineTarget, matrices: Matrices, settings: Settings
+    tx: Transaction, caller: Caller, target: MachineTarget, matrices: Matrices, backlog: Backlog
 ) -> Outcome:
     """Raises the refusal. A machine that is gone may be refreshed: it may be back."""
     machine = machine_of(target, await lock_machines(tx, caller, [target]))
@@ -21,7 +20,8 @@ async def refresh_machine(
         raise refusal
     if (machine.provider, machine.kind) not in matrices:
         raise Unsupported(f"no driver is configured for provider {machine.provider!r}, so it cannot be asked")
-    queues = await Queues.load(tx, settings, [machine.id])
+    queues = await Queues.load(tx, backlog, [machine.id])
     if full := queues.take(machine):
         raise full
-    return Outcome(await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, machine), None, machine.id)
+    (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [Wished(machine)])
+    return Outcome(operation_id, None, machine.id)

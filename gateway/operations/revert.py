@@ -2,18 +2,17 @@
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices, snapshot_refusal
-from gateway.config import Settings
 from gateway.errors import Refusal
 from gateway.models import OperationKind, SnapshotAction, SnapshotState
-from gateway.operations.finding import facts, lock_snapshots, name_conflict, snapshot_of
-from gateway.operations.queues import Queues, enqueue
+from gateway.operations.finding import facts, lock_snapshots, name_conflicts, snapshot_of
+from gateway.operations.queues import Backlog, Queues, Wished, enqueue
 from gateway.operations.statements import SET_STATE
 from gateway.operations.wishes import Outcome, Target
 from gateway.store.database import Transaction
 
 
 async def revert_vm_snapshot(
-    tx: Transaction, caller: Caller, target: Target, dry_run: bool, matrices: Matrices, settings: Settings
+    tx: Transaction, caller: Caller, target: Target, dry_run: bool, matrices: Matrices, backlog: Backlog
 ) -> Outcome:
     """Raises the refusal."""
     if isinstance(target, Refusal):
@@ -25,20 +24,14 @@ async def revert_vm_snapshot(
         SnapshotAction.REVERT, snapshot.state, snapshot.provider_ref is not None, facts(machine), matrices, caller
     )
     if refusal is not None:
-        raise await name_conflict(tx, refusal, snapshot.id)
-    queues = await Queues.load(tx, settings, [machine.id])
+        raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
+    queues = await Queues.load(tx, backlog, [machine.id])
     # Whoever reverts means the machine as it is now, not as it will be after what others have asked for.
     if unready := queues.conflict(machine) or queues.take(machine):
         raise unready
     if dry_run:
         return Outcome(None, snapshot.id, machine.id)
     await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)
-    operation_id = await enqueue(
-        tx,
-        caller,
-        OperationKind.REVERT_VM_SNAPSHOT,
-        machine,
-        (snapshot.id, snapshot.name),
-        {"previous": snapshot.state},
-    )
+    wished = Wished(machine, snapshot.id, snapshot.name, {"previous": snapshot.state})
+    (operation_id,) = await enqueue(tx, caller, OperationKind.REVERT_VM_SNAPSHOT, [wished])
     return Outcome(operation_id, snapshot.id, machine.id)

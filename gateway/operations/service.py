@@ -18,6 +18,7 @@ from gateway.operations import idempotency
 from gateway.operations.cancel import cancel_operation
 from gateway.operations.create import create_snapshots
 from gateway.operations.delete import Manner, delete_snapshots
+from gateway.operations.queues import Backlog
 from gateway.operations.recording import About, Asked, record_accepted
 from gateway.operations.refresh import refresh_machine
 from gateway.operations.refusals import Refusals, Refused
@@ -55,7 +56,7 @@ class Operations:
     ) -> None:
         self._database = database
         self._drivers = drivers
-        self._settings = settings
+        self._backlog = Backlog(settings)
         self._wake = wake
         self._accepted = accepted
         self.refusals = refusals  # also for what a surface refuses by itself
@@ -85,7 +86,7 @@ class Operations:
             use = idempotency.use(caller, "createSnapshot", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._settings)
+                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._backlog)
 
             outcomes = await self._accept(asked, [about], decide, use)
         return _single(outcomes, "machineId")
@@ -109,7 +110,7 @@ class Operations:
             use = idempotency.use(caller, "createSnapshots", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._settings)
+                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._backlog)
                 for index, outcome in enumerate(outcomes):
                     if outcome.refusal is not None:
                         outcome.refusal.at("machineIds", index)
@@ -128,7 +129,7 @@ class Operations:
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._settings)]
+                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._backlog)]
                 except Refusal as refusal:
                     raise refusal.at("snapshotId") from None
 
@@ -159,7 +160,7 @@ class Operations:
             }
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._settings)
+                return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._backlog)
 
             use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
             return await self._accept(asked, [_about_snapshot(snapshot) for snapshot in snapshots], decide, use)
@@ -173,7 +174,7 @@ class Operations:
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await refresh_machine(tx, caller, machine, self.matrices, self._settings)]
+                    return [await refresh_machine(tx, caller, machine, self.matrices, self._backlog)]
                 except Refusal as refusal:
                     raise refusal.at("machineId") from None
 

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.models import Machine, MachineKind, Operation, Snapshot
-from gateway.store.statements import OneOf, Statement, insert
+from gateway.store.statements import Beside, OneOf, Statement
 
 
 def unfinished(table: str = "operation") -> Any:
@@ -17,20 +17,29 @@ def unfinished(table: str = "operation") -> Any:
 
 # What the caller may not see is not found, in as many statements as what is not there.
 
-# Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer and no locks.
-LOCK_MACHINES = Statement(
-    sa.select(
-        col(Machine.id),
-        col(Machine.kind),
-        col(Machine.name),
-        col(Machine.provider),
-        col(Machine.power_state),
-        col(Machine.gone_at),
-        col(Machine.obstacle),
+
+def _lock_machines(which: Any) -> Statement:
+    """Locks in ascending order of id, so that no two requests wait for each other. SQLite has one writer, no locks."""
+    return Statement(
+        sa.select(
+            col(Machine.id),
+            col(Machine.kind),
+            col(Machine.name),
+            col(Machine.provider),
+            col(Machine.power_state),
+            col(Machine.gone_at),
+            col(Machine.obstacle),
+        )
+        .where(Beside(col(Machine.tenant)) == bindparam("tenant"), OneOf(col(Machine.kind), "kinds"), which)
+        .order_by(col(Machine.id))
+        .with_for_update()
     )
-    .where(col(Machine.tenant) == bindparam("tenant"), OneOf(col(Machine.id), "ids"), OneOf(col(Machine.kind), "kinds"))
-    .order_by(col(Machine.id))
-    .with_for_update()
+
+
+LOCK_MACHINES = _lock_machines(OneOf(col(Machine.id), "ids"))
+
+LOCK_MACHINES_OF_SNAPSHOTS = _lock_machines(
+    col(Machine.id).in_(sa.select(col(Snapshot.machine_id)).where(OneOf(col(Snapshot.id), "ids")))
 )
 
 LOCK_MACHINE = Statement(select(Machine.id).where(col(Machine.id) == bindparam("machine_id")).with_for_update())
@@ -44,7 +53,7 @@ SNAPSHOTS = Statement(
         col(Snapshot.provider_ref),
         col(Snapshot.parent_id),
     ).where(
-        col(Snapshot.tenant) == bindparam("tenant"),
+        Beside(col(Snapshot.tenant)) == bindparam("tenant"),
         OneOf(col(Snapshot.id), "ids"),
         OneOf(
             sa.select(col(Machine.kind)).where(col(Machine.id) == col(Snapshot.machine_id)).scalar_subquery(), "kinds"
@@ -56,29 +65,14 @@ SET_STATE = Statement(
     sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(state=bindparam("new_state"))
 )
 
+SET_STATES = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.id), "ids")).values(state=bindparam("new_state")))
+
 DELETE_SNAPSHOT = Statement(sa.delete(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")))
 
-UNFINISHED_OF_SNAPSHOT = Statement(
-    select(Operation.id)
-    .where(col(Operation.snapshot_id) == bindparam("snapshot_id"), unfinished())
-    .order_by(col(Operation.id))
-    .limit(1)
-)
-
-INSERT_OPERATION = insert(
-    Operation,
-    "tenant",
-    "kind",
-    "state",
-    "machine_id",
-    "machine_kind",
-    "machine_name",
-    "snapshot_id",
-    "snapshot_name",
-    "requested_by",
-    "created_at",
-    "token",
-    "wish",
+UNFINISHED_OF_SNAPSHOTS = Statement(
+    sa.select(col(Operation.snapshot_id), sa.func.min(col(Operation.id)).label("first"))
+    .where(OneOf(col(Operation.snapshot_id), "ids"), unfinished())
+    .group_by(col(Operation.snapshot_id))
 )
 
 

@@ -30,6 +30,7 @@ OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # what a task
 
 _SWEEP = 60.0  # seconds between rounds of housekeeping
 _LET_GO = 2.0  # seconds that canceled work, and then the database, may take when the process ends
+_LOOKS = 0.05  # seconds between looks for wishes to cancel: the worker is woken for every new operation
 
 
 class Worker:
@@ -66,6 +67,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._stopping = False
         self.worked_at = time.monotonic()
+        self._next_look = 0.0  # of time.monotonic()
         self._jobs: dict[asyncio.Task[None], Claim] = {}
 
     async def start(self) -> None:
@@ -111,7 +113,7 @@ class Worker:
             pause = self._poll
             try:
                 await self._claim()
-                await self._see_wishes()
+                pause = await self._see_wishes()
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
@@ -153,11 +155,17 @@ class Worker:
                 free = min(free, self._limits[name] - running)
         return free
 
-    async def _see_wishes(self) -> None:
-        if any(not claimed.cancel_wanted for claimed in self._jobs.values()):
-            wishes = await cancel_wishes(self._database, self.name)
-            for claimed in self._jobs.values():
-                claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+    async def _see_wishes(self) -> float:
+        """Looks for wishes to cancel, unless it has just done so; the seconds until it has to look again."""
+        if all(claimed.cancel_wanted for claimed in self._jobs.values()):
+            return self._poll
+        if (early := self._next_look - time.monotonic()) > 0:
+            return min(early, self._poll)
+        wishes = await cancel_wishes(self._database, self.name)
+        self._next_look = time.monotonic() + _LOOKS
+        for claimed in self._jobs.values():
+            claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+        return self._poll
 
     async def _work(self, claimed: Claim) -> None:
         job = asyncio.current_task()

@@ -97,15 +97,17 @@ class Compiler:
             case sources.Every():
                 return every_root(compilation.every(ENTITIES[source.noun], field.selection)), _never_alone
             case sources.Given():
-                return given_root(compilation.given(field.selection), source.name), _never_alone
+                shape = compilation.given(field.selection)
+                return given_root(shape, source.name), shape.is_alone
             case _:
                 raise TypeError(f"{parent_type}.{field.name} cannot stand at the root")
 
     def given(self, selection: Selection) -> Plan:
         """The plan of an object that a resolver gives as a dict; run it with `GivenShape.load`'s values."""
         compilation = _Compilation(self)
-        load = given_root(compilation.given(selection), None)
-        return compilation.plan(load, compilation.pricing().selection(selection), _never_alone)
+        shape = compilation.given(selection)
+        load = given_root(shape, None)
+        return compilation.plan(load, compilation.pricing().selection(selection), shape.is_alone)
 
 
 class _Compilation:

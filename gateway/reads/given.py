@@ -1,10 +1,13 @@
 """Objects that a resolver gives as dicts (payloads, changes, errors), with rows of the database hanging from them.
 
-All rows that the dicts of one shape refer to are loaded together, one statement for each noun.
+All rows that the dicts of one shape refer to are loaded together, one statement for each noun; those of one dict,
+where nothing hangs from them, in one statement for all.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from typing import Any
 
 from gateway.errors import Reference
@@ -13,6 +16,7 @@ from gateway.reads.context import Context, Pages
 from gateway.reads.ids import Id
 from gateway.reads.levels import OneLevel
 from gateway.reads.rendering import Renderer
+from gateway.reads.together import MOST, Together
 
 
 @dataclass(slots=True)
@@ -24,6 +28,10 @@ class NodeLevels:
     def is_alone(self, pages: Pages) -> bool:
         """Whether one row, whatever its noun, takes one statement."""
         return all(level.is_alone(pages) for level in self.levels.values())
+
+    def statements(self) -> float:
+        """How many statements any number of rows take at most."""
+        return inf if any(level.rows.links for level in self.levels.values()) else len(self.levels)
 
     async def load(self, context: Context, wanted: Sequence[Id]) -> dict[Id, Any]:
         """The rendered rows; an id of a kind that the row is not finds nothing."""
@@ -53,6 +61,32 @@ class GivenShape:
         """The expression of a row that the dict refers to by number or, without `noun`, by Reference."""
         return self._slot(_Reference(name, noun, levels))
 
+    @cached_property
+    def _joined(self) -> dict[int, OneLevel]:
+        """The slots whose rows come in one statement when there is one dict; none for less than two."""
+        found = {number: slot.joinable() for number, slot in enumerate(self._slots)}
+        joined = {number: level for number, level in found.items() if level is not None}
+        return dict(list(joined.items())[:MOST]) if len(joined) > 1 else {}
+
+    @cached_property
+    def _together(self) -> Together:
+        return Together(list(self._joined.values()))
+
+    def is_alone(self, _pages: Pages) -> bool:
+        """Whether one dict takes one statement at most."""
+        rest = sum(slot.statements() for number, slot in enumerate(self._slots) if number not in self._joined)
+        return rest + bool(self._joined) <= 1
+
+    def statements(self) -> float:
+        """How many statements any number of dicts take at most."""
+        return sum(slot.statements() for slot in self._slots)
+
+    async def _load_joined(self, context: Context, value: dict[str, Any]) -> dict[int, Any]:
+        keys = [value[self._slots[number].name] for number in self._joined]
+        if keys.count(None) == len(keys):
+            return dict.fromkeys(self._joined)
+        return dict(zip(self._joined, await self._together.load(context, keys), strict=True))
+
     def _slot(self, slot: "_Nested | _Reference") -> str:
         self._slots.append(slot)
         return f"S[{len(self._slots) - 1}]"
@@ -60,7 +94,11 @@ class GivenShape:
     async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
         """The rendered values, in order."""
         assert self.render is not None
-        columns = [await slot.load(context, values) for slot in self._slots]
+        joined = await self._load_joined(context, values[0]) if len(values) == 1 and self._joined else {}
+        columns = [
+            [joined[number]] if number in joined else await slot.load(context, values)
+            for number, slot in enumerate(self._slots)
+        ]
         return [
             self.render(value, [column[number] for column in columns], context) for number, value in enumerate(values)
         ]
@@ -70,6 +108,12 @@ class GivenShape:
 class _Nested:
     name: str
     shape: GivenShape
+
+    def joinable(self) -> None:
+        return None
+
+    def statements(self) -> float:
+        return self.shape.statements()
 
     async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
         flat: list[dict[str, Any]] = []
@@ -92,6 +136,14 @@ class _Reference:
     name: str
     noun: str | None
     levels: NodeLevels = field(default_factory=lambda: NodeLevels({}))
+
+    def joinable(self) -> OneLevel | None:
+        """The level of its rows, when these are of one noun and nothing hangs from them."""
+        level = self.levels.levels.get(self.noun or "")
+        return None if level is None or level.rows.links else level
+
+    def statements(self) -> float:
+        return self.levels.statements()
 
     async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
         ids = [self._id(value[self.name]) for value in values]

@@ -118,6 +118,15 @@ class OneLevel:
         links = [join.finish(context, row, told, [found[page + 1 :] for found in rows if found[page] is not None])]
         return {row[-1]: self.render(row, links, context)}
 
+    def select(self, frame: Frame, key: str) -> str:
+        """The statement for the row whose key the placeholder stands for, as a part of another one."""
+        columns = [
+            f"{frame.expression(column)} AS c{number}" for number, column in enumerate((*self.rows.columns, self.match))
+        ]
+        where = f"{frame.expression(self.match)} = {key} AND {self.entity.visible(frame, TENANT)}"
+        source = f"{self.entity.noun} t{frame.joins()}"
+        return f"SELECT {', '.join(columns)} FROM {source} WHERE {where} AND {self.where.format(t='t')}"
+
     def _build(self, context: Context, single: bool, kind: MachineKind | None, join: Join | None = None) -> Built:
         frame = context.frame()
         columns = [frame.expression(column) for column in (*self.rows.columns, self.match)]

@@ -108,7 +108,8 @@ class Feed:
         self._poll = poll
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
-        self._position: Position | None = None
+        self._reading = asyncio.Lock()
+        self._position: Position = _BEFORE_ALL  # up to which everything was read for the present listeners
         self._task: asyncio.Task[None] | None = None
         self.worked_at = time.monotonic()
 
@@ -123,8 +124,7 @@ class Feed:
         return self._task is None or self._task.done()
 
     async def start(self) -> None:
-        """Starts to follow the outbox from its present end."""
-        self._position = await self._database.read(_end, single=True)
+        """Starts to follow the outbox."""
         await self._database.listen(self._wake.set)
         self._task = asyncio.create_task(self._follow(), name="feed")
 
@@ -142,11 +142,14 @@ class Feed:
 
         Raises Lagged when it cannot be told what has happened since.
         """
-        start = self._position
-        listener = Listener(wants, after, start)
-        self._listeners.add(listener)
+        async with self._reading:
+            if not self._listeners:
+                self._position = await self._database.read(_end, single=True)
+            start = self._position
+            listener = Listener(wants, after, start)
+            self._listeners.add(listener)
         try:
-            if after is not None and start is not None:
+            if after is not None:
                 listener.precede(
                     await self._database.read(lambda transaction: _between(transaction, after, start, wants))
                 )
@@ -162,7 +165,8 @@ class Feed:
                     await self._wake.wait()
             self._wake.clear()
             try:
-                await self._catch_up()
+                async with self._reading:
+                    await self._catch_up()
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
@@ -174,16 +178,17 @@ class Feed:
                 await asyncio.sleep(backoff.next())
 
     async def _catch_up(self) -> None:
+        more = bool(self._listeners)  # nobody's changes need not be read: the next listener begins at the end
         try:
-            while len(events := await self._database.read(self._read, single=True)) == _BATCH:
+            while more:
+                events = await self._database.read(self._read, single=True)
                 self._publish(events)
-            self._publish(events)
+                more = len(events) == _BATCH
         except Lagged:
             log.warning("the database no longer has changes that it had told: subscribers have to read again")
             await self._begin_anew()
 
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
-        assert self._position is not None
         return await _after(transaction, self._position)
 
     async def _begin_anew(self) -> None:

@@ -29,12 +29,12 @@ class Backoff:
         self.failures = 0
 
 
-async def read_patiently(database: Database, work: Work[T], patience: float) -> T:
+async def read_patiently(database: Database, work: Work[T], patience: float, *, single: bool = False) -> T:
     """Reads for somebody who can wait `patience` seconds for the database to come back. Raises Unavailable then."""
     backoff, waited = Backoff(), 0.0
     while True:
         try:
-            return await database.read(work)
+            return await database.read(work, single=single)
         except Unavailable:
             if waited >= patience:
                 raise

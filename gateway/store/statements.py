@@ -83,6 +83,65 @@ def insert(table: type[SQLModel], *columns: str) -> Statement:
     return Statement(clause.returning(target.c.id) if "id" in target.c else clause)
 
 
+class InsertMany(sa.Executable, sa.ClauseElement):
+    """Inserts a row per member of the parameter `items`, in their order, and returns columns of each.
+
+    Columns of `each` are the items' own; `once` are parameters that all rows share, as are folded twins and defaults.
+    """
+
+    inherit_cache = False
+
+    def __init__(
+        self, table: type[SQLModel], *, once: Sequence[str], each: Sequence[str], returning: Sequence[str]
+    ) -> None:
+        columns = table.__table__.c  # type: ignore[attr-defined]
+        self.table = table.__tablename__
+        self.each = {name: columns[name].type for name in each}
+        shared = [*once, *(name + FOLDED for name in once if name + FOLDED in columns)]
+        self.shared = {name: sa.bindparam(name, type_=columns[name].type) for name in shared}
+        for column in columns:
+            if column.default is not None and column.key not in self.each | self.shared:
+                self.shared[column.key] = sa.bindparam(column.key, column.default.arg, type_=column.type)
+        self.items = sa.bindparam("items", type_=_Items())
+        self.exported_columns = [columns[name] for name in returning]
+
+    def sql(self, compiler: Any, source: str, item: str, order: str, **kw: Any) -> str:
+        """`source`: the items as rows; `item`: how a column of one is written; `order`: how they are numbered there."""
+        shared = [compiler.process(bind, **kw) for bind in self.shared.values()]
+        values = ", ".join([*shared, *(item.format(name) for name in self.each)])
+        returned = ", ".join(column.name for column in self.exported_columns)
+        return (
+            f"INSERT INTO {self.table} ({', '.join([*self.shared, *self.each])})"
+            f" SELECT {values} FROM {source} ORDER BY {order} RETURNING {returned}"
+        )
+
+
+@compiles(InsertMany, "sqlite")
+def _insert_many_sqlite(element: InsertMany, compiler: Any, **kw: Any) -> str:
+    source = f"json_each({compiler.process(element.items, **kw)}) AS item"
+    return element.sql(compiler, source, "json_extract(item.value, '$.{}')", "item.key", **kw)
+
+
+@compiles(InsertMany, "postgresql")
+def _insert_many_postgresql(element: InsertMany, compiler: Any, **kw: Any) -> str:
+    types = ", ".join(f"{name} {type_.compile(dialect=compiler.dialect)}" for name, type_ in element.each.items())
+    source = (
+        f"ROWS FROM (json_to_recordset({compiler.process(element.items, **kw)}::json) AS ({types}))"
+        f" WITH ORDINALITY AS item ({', '.join(element.each)}, place)"
+    )
+    return element.sql(compiler, source, "item.{}", "item.place", **kw)
+
+
+class _Items(sa.TypeDecorator[list[Any]]):
+    """Rows as a JSON list of objects."""
+
+    impl = sa.types.NullType
+    cache_ok = True
+
+    def process_bind_param(self, value: list[Any] | None, dialect: sa.Dialect) -> Any:
+        return orjson.dumps(value).decode()
+
+
 class _List(sa.TypeDecorator[list[Any]]):
     """A list parameter: an array on PostgreSQL, JSON text on SQLite."""
 
@@ -114,6 +173,27 @@ def _one_of_sqlite(element: OneOf, compiler: Any, **kw: Any) -> str:
 def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
     column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
     return f"{column} = ANY({values})"
+
+
+class Beside(sa.ColumnElement[Any]):
+    """`column`, where another condition finds the rows: no index is to be chosen for this one."""
+
+    inherit_cache = False
+
+    def __init__(self, column: Any) -> None:
+        self.column = coercions.expect(roles.ExpressionElementRole, column)
+        self.type = self.column.type
+
+
+@compiles(Beside, "sqlite")
+def _beside_sqlite(element: Beside, compiler: Any, **kw: Any) -> str:
+    return f"+{compiler.process(element.column, **kw)}"  # without statistics any equality looks good to it
+
+
+@compiles(Beside, "postgresql")
+def _beside_postgresql(element: Beside, compiler: Any, **kw: Any) -> str:
+    text: str = compiler.process(element.column, **kw)
+    return text
 
 
 def _row_type(clause: Any, dialect: sa.Dialect) -> tuple[Any, list[Convert | None]]:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic import command
 
+from gateway.store import migrate as migrating
 from gateway.store.migrate import check, migrate, revisions
 from tests.databases import KINDS, Databases
 from tests.rules.modules import ROOT
@@ -54,3 +57,44 @@ def test_the_release_before_can_serve_what_they_make() -> None:
 def test_the_code_knows_them_in_their_order() -> None:
     assert revisions()[-1] == NEWEST
     assert revisions() == sorted(revisions())
+
+
+_MOMENT = "'2026-01-01T00:00:00.000000Z'"
+_OLD_ROWS = (
+    "INSERT INTO provider (name, tenant, driver) VALUES ('lab', 'default', 'none')",
+    (
+        "INSERT INTO machine (tenant, kind, name, name_folded, provider, provider_folded, provider_ref,"
+        " provider_ref_folded, imported, power_state, created_at, updated_at, observed_at)"
+        f" VALUES ('default', 'VM', 'm', 'm', 'lab', 'lab', 'r', 'r', TRUE, 'ON', {_MOMENT}, {_MOMENT}, {_MOMENT})"
+    ),
+)
+
+
+def test_a_database_of_the_first_release_goes_on_to_count_and_tell(empty: str) -> None:
+    insert = (
+        "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, created_at)"
+        f" SELECT 'default', 1, 'n', 'n', 'READY', FALSE, FALSE, {_MOMENT} FROM (SELECT 1 UNION ALL SELECT 2) two"
+    )
+    with migrating._connection(empty) as connection:
+        command.upgrade(migrating._config(connection), "0003")
+        for sql in (*_OLD_ROWS, insert.replace(_MOMENT, f"CAST({_MOMENT} AS {_type(connection)})")):
+            connection.exec_driver_sql(sql)
+    assert migrate(empty) == ("0003", NEWEST)
+    with migrating._connection(empty) as connection:
+        connection.exec_driver_sql("DELETE FROM event")
+        connection.exec_driver_sql(insert.replace(_MOMENT, f"CAST({_MOMENT} AS {_type(connection)})"))
+        connection.exec_driver_sql("UPDATE snapshot SET state = 'DELETING' WHERE id IN (1, 3)")
+        connection.exec_driver_sql("DELETE FROM snapshot WHERE id = 2")
+        told = connection.exec_driver_sql("SELECT noun, change, subject_id FROM event ORDER BY id").all()
+        assert connection.exec_driver_sql("SELECT snapshot_count FROM machine").scalar() == 3
+    assert [tuple(row) for row in told] == [
+        ("snapshot", "CREATED", 3),
+        ("snapshot", "CREATED", 4),
+        ("snapshot", "UPDATED", 1),
+        ("snapshot", "UPDATED", 3),
+        ("snapshot", "DELETED", 2),
+    ]
+
+
+def _type(connection: sa.Connection) -> str:
+    return "timestamptz" if connection.dialect.name == "postgresql" else "text"

@@ -6,7 +6,7 @@ from alembic import op
 from gateway.store.migrations.types import TEXT
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 
 def upgrade() -> None:

@@ -1,0 +1,93 @@
+"""Mutations are finished as queries are, and it comes to what graphql-core makes of them: answers and rows alike."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.access.caller import Caller
+from gateway.api.execution import GraphQLExecutor
+from gateway.api.requests import GraphQLRequest
+from gateway.store.feed import Feed
+from tests.databases import KINDS, Databases
+from tests.operations.world import ORIGIN, World, play
+
+F = "... on Snapshot { id name state parent { name } }"
+M = "... on Machine { __typename id name ... on Vm { host } }"
+PAYLOAD = (
+    f"operation {{ id kind state snapshotId }} snapshot {{ {F} }} errors {{ code message path conflict {{ id }} }}"
+)
+
+# Each goes on from where the one before has left the world: a <- b <- c and a <- d, on vm-1.
+DOCUMENTS = (
+    f'mutation {{ made: createSnapshot(input: {{machineId: "vm-1", name: "x"}}) {{ __typename {PAYLOAD} }} }}',
+    f'mutation {{ __typename createSnapshot(input: {{machineId: "vm-9", name: "x"}}) {{ {PAYLOAD} }} }}',
+    f"""mutation ($input: CreateSnapshotInput!) {{
+        one: createSnapshot(input: $input) {{ snapshot {{ id }} other: snapshot {{ name }} machine {{ {M} }} }}
+        two: createSnapshot(input: $input) {{ errors {{ code }} snapshotEdge {{ node {{ {F} }} }}
+            machine {{ snapshots(first: 3, sort: [{{field: ID}}]) {{ totalCount nodes {{ {F} }} }} }} }} }}""",
+    """mutation {
+        one: createSnapshot(input: {machineId: "vm-1", name: "kept"}) { snapshot { id } }
+        two: createSnapshot(input: {machineId: "vm-1", name: "never"})
+            { machine { snapshots(first: -1) { totalCount } } }
+        three: createSnapshot(input: {machineId: "vm-1", name: "neither"}) { snapshot { id } } }""",
+    f"""mutation {{ createSnapshots(input: {{machineIds: ["vm-1", "x", "vm-2"], name: "z"}})
+        {{ acceptedCount results {{ machineId {PAYLOAD} }} }} }}""",
+    'mutation { createSnapshot(input: {machineId: "vm-1", name: " "}) { errors { code path } operation { id } } }',
+    f'mutation {{ revertVmSnapshot(input: {{snapshotId: "snapshot-1"}}) {{ vm {{ {M} }} {PAYLOAD} }} }}',
+    f"""mutation {{ deleteSnapshots(
+        input: {{ids: ["snapshot-2", "snapshot-99", "nonsense"], withDescendants: true}})
+        {{ acceptedCount refusedCount errors {{ code }} results {{ snapshotId isDescendant {PAYLOAD} }} }} }}""",
+    'mutation { deleteSnapshots(input: {ids: ["snapshot-2"]}) { results { operation { id } errors { message } } } }',
+    f"""mutation {{ refreshMachine(input: {{machineId: "vm-1"}})
+        {{ operation {{ id isDone @skip(if: true) }} machine {{ {M} }} }} }}""",
+    'mutation { cancelOperation(input: {operationId: "operation-1"}) { operation { state isDone } } }',
+)
+VARIABLES = {"input": {"machineId": "vm-1", "name": "y", "description": None}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> None:
+    stories = []
+    for compiled in (True, False):
+        told: list[Any] = []
+
+        async def story(world: World, compiled: bool = compiled, told: list[Any] = told) -> None:
+            await world.tree()
+            await world.machine("m2")
+            executor = GraphQLExecutor(world.database, world.operations, Feed(world.database), compiled=compiled)
+            for document in DOCUMENTS:
+                answer = await executor.execute(GraphQLRequest(document, variables=VARIABLES), world.caller, ORIGIN)
+                told.append((document, orjson.loads(answer.body), await world.picture(), await world.states()))
+
+        play(databases.new(kind), story)
+        stories.append(told)
+    assert stories[0] == stories[1]
+    answers: list[Any] = [answer for _, answer, _, _ in stories[0]]
+    assert [place for place, answer in enumerate(answers) if "errors" in answer] == [3]
+    assert answers[3]["data"] is None
+    names = [name for name, *_ in stories[0][3][2]]
+    assert "kept" in names
+    assert not {"never", "neither"} & set(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replay_shows_no_more_than_the_caller_may_see_now(databases: Databases, kind: str) -> None:
+    document = """mutation { createSnapshot(input: {machineId: "vm-1", name: "x", idempotencyKey: "k"})
+        { operation { id } snapshot { id } machine { id } errors { code } } }"""
+
+    async def story(world: World) -> None:
+        await world.machine()
+        executor = GraphQLExecutor(world.database, world.operations, Feed(world.database))
+        bound = Caller(world.caller.name, "default", (), frozenset())
+        answers = [
+            orjson.loads((await executor.execute(GraphQLRequest(document), caller, ORIGIN)).body)["data"][
+                "createSnapshot"
+            ]
+            for caller in (world.caller, bound, world.caller)
+        ]
+        made = {"operation": {"id": "operation-1"}, "snapshot": {"id": "snapshot-1"}, "machine": {"id": "vm-1"}}
+        nothing = dict.fromkeys(made)
+        assert answers == [{**made, "errors": []}, {**nothing, "errors": []}, {**made, "errors": []}]
+
+    play(databases.new(kind), story)

@@ -1,0 +1,149 @@
+"""Many at once: as many statements for a hundred rows as for two, rows found by key, and each change told once."""
+
+import sqlite3
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gateway.operations import cancel, create, delete, effects, queues, statements
+from gateway.store.statements import Statement
+from tests.databases import Databases
+from tests.operations.world import ORIGIN, World, refusals
+
+Run = Callable[..., None]
+
+MODULES = (cancel, create, delete, effects, queues, statements)
+
+
+async def machines(world: World, number: int) -> list[int]:
+    return [await world.machine(f"m{place}") for place in range(number)]
+
+
+def test_the_statements_of_a_write_do_not_grow_with_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "_COUNTED_FOR", inf)
+
+    async def story(world: World) -> None:
+        several = await machines(world, 20)
+        snapshots = [
+            await world.snapshot(machine, f"{machine}-{place}", machine_ref=f"m{number}")
+            for number, machine in enumerate(several)
+            for place in range(3)
+        ]
+
+        async def sent(wish: object) -> int:
+            before = world.database.statements
+            outcomes = await wish  # type: ignore[misc]
+            assert refusals(outcomes) == [None] * len(outcomes)
+            return world.database.statements - before
+
+        async def create_on(numbers: list[int]) -> int:
+            wish = world.operations.create_snapshots(world.caller, ORIGIN, numbers, "n", None, False, None)
+            return await sent(wish)
+
+        await create_on(several[:1])  # the first one counts what is unfinished in all
+        assert await create_on(several[:1]) == await create_on(several)
+        assert await sent(world.delete(*snapshots[:2])) == await sent(world.delete(*snapshots[2:]))
+
+        before = world.database.statements
+        await world.delete(snapshots[0])
+        one, before = world.database.statements - before, world.database.statements
+        outcomes = await world.delete(*snapshots, 9_999)  # each conflict names the operation in its way
+        assert world.database.statements - before == one
+        operations = {row.snapshot_id: row.id for row in await world.rows_of_operations() if row.snapshot_id}
+        ways = [
+            outcome.refusal.conflict.id for outcome in outcomes[:-1] if outcome.refusal and outcome.refusal.conflict
+        ]
+        assert ways == [operations[number] for number in snapshots]
+
+    run(story)
+
+
+def test_operations_queue_in_the_order_of_the_request(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, c, d = await world.tree()
+        outcomes = await world.delete(d, a, c, b)
+        assert [outcome.operation_id for outcome in outcomes] == [1, 2, 3, 4]
+        assert [row.snapshot_id for row in await world.rows_of_operations()] == [d, a, c, b]
+
+    run(story)
+
+
+def test_each_change_is_told_once(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, b, _, _ = await world.tree()
+        await world.execute("DELETE FROM event")
+        await world.delete(a, b)
+        told = [("snapshot", "UPDATED", a), ("snapshot", "UPDATED", b)]
+        told += [("operation", "CREATED", 1), ("operation", "CREATED", 2)]
+        assert await events(world) == told
+        # Nothing that is shown: a heartbeat, and values that are what they were.
+        await world.execute("UPDATE operation SET lease_until = created_at")
+        await world.execute("UPDATE snapshot SET state = state, observed_at = created_at")
+        assert await events(world) == told
+        await world.execute("DELETE FROM event")
+        await world.execute("UPDATE snapshot SET parent_id = NULL, name = name || '!'")
+        assert await events(world) == [("snapshot", "UPDATED", number) for number in sorted(await world.snapshots())]
+        await world.execute("DELETE FROM event")
+        rest = sorted(await world.snapshots())
+        await world.execute("DELETE FROM snapshot")
+        assert sorted(await events(world)) == [("snapshot", "DELETED", number) for number in rest]
+
+    run(story)
+
+
+async def events(world: World) -> list[tuple[str, str, int]]:
+    sql = "SELECT noun, change, subject_id FROM event ORDER BY id"
+    return [tuple(row) for row in await world.database.read(lambda tx: tx.rows(sql), single=True)]
+
+
+def test_a_full_gateway_has_room_again_when_work_has_ended(run: Run) -> None:
+    async def story(world: World) -> None:
+        await machines(world, 4)
+        small = world.with_settings(operation_queue_total=2)
+        several = small.operations.create_snapshots(small.caller, ORIGIN, [1, 2, 3], "n", None, False, None)
+        assert refusals(await several) == [None, None, ("LIMIT_EXCEEDED", "machineIds/2")]
+        await small.operations.cancel_operation(small.caller, ORIGIN, 1)
+        more = small.operations.create_snapshots(small.caller, ORIGIN, [3, 4], "n", None, False, None)
+        assert refusals(await more) == [None, ("LIMIT_EXCEEDED", "machineIds/1")]
+
+    run(story)
+
+
+def test_what_is_known_is_relied_on_for_a_while(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's operations are counted when the last count is old, or when there seems to be no more room."""
+
+    async def story(world: World) -> None:
+        await machines(world, 3)
+        here, there = (world.with_settings(operation_queue_total=3) for _ in range(2))
+        await here.create(1)
+        await there.create(2)
+        await there.create(3)
+        monkeypatch.setattr(queues, "_COUNTED_FOR", -1.0)
+        several = here.operations.create_snapshots(here.caller, ORIGIN, [1], "n", None, False, None)
+        assert refusals(await several) == [("LIMIT_EXCEEDED", "machineIds/0")]
+
+    run(story)
+
+
+def statements_of(module: ModuleType) -> list[tuple[str, str]]:
+    return [
+        (f"{module.__name__}.{name}", value.compiled("sqlite").sql)
+        for name, value in vars(module).items()
+        if isinstance(value, Statement)
+    ]
+
+
+def test_rows_are_found_by_key(databases: Databases) -> None:
+    """SQLite has no statistics: it must not think that a tenant's index is the way to a few rows of it."""
+    with sqlite3.connect(Path(databases.new("sqlite").removeprefix("sqlite:///"))) as connection:
+        faults = [
+            (name, step)
+            for module in MODULES
+            for name, sql in statements_of(module)
+            for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
+            if "(tenant=?)" in step or (step.startswith("SCAN") and step.split()[1] in ("machine", "snapshot"))
+        ]
+    assert faults == []
