@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import WebSocketRoute
 
 from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
@@ -20,15 +18,9 @@ from gateway.access.origin import origin_of
 from gateway.access.roles import Roles
 from gateway.access.sharing import Sharing
 from gateway.access.standing import Callers
-from gateway.api.connection import WebSocketLimits
 from gateway.api.execution import GraphQLExecutor
-from gateway.api.http import GraphQLEndpoint
-from gateway.api.middleware import middleware
 from gateway.api.persisted import PersistedDocuments
-from gateway.api.requests import Executor
-from gateway.api.sse import EventStreams
 from gateway.api.streams import Streams
-from gateway.api.websocket import WebSocketEndpoint
 from gateway.audit import Surface
 from gateway.config import Settings
 from gateway.drivers.base import Driver
@@ -43,27 +35,22 @@ from gateway.models import Provider
 from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
-from gateway.pages import page_routes
 from gateway.providers import SIMULATED, ConfiguredProvider, read_providers
-from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
 from gateway.store.feed import Feed
 from gateway.store.migrate import revisions
 from gateway.store.opening import open_database
 from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement
+from gateway.surfaces import Surfaces
 from gateway.telemetry.measures import Measures
 from gateway.telemetry.observing import (
-    LoggedRequests,
     ObservedDriver,
-    ObservedExecutor,
-    ObservedRest,
     observed_work,
     watch_loop,
 )
 from gateway.telemetry.reading import gauges
-from gateway.telemetry.spans import Spans, opened_spans
-from gateway.web import routes as web_routes
+from gateway.telemetry.spans import opened_spans
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +73,14 @@ class Gateway:
     measures: Measures
 
 
-class _Part(Part, Protocol):
-    """The same, as it is begun and ended here."""
-
+class _Begins(Protocol):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+class _Part(Part, _Begins, Protocol):
+    """What runs beside the requests, as it is begun and ended here."""
 
 
 @asynccontextmanager
@@ -151,22 +140,20 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
     which one of several processes does for all.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
-    jwts = read_issuer(settings, roles)
+    jwts, callers, measures, streams = read_issuer(settings, roles), Callers(settings), Measures(), Streams()
     async with AsyncExitStack() as stack:
         spans = await stack.enter_async_context(opened_spans(settings))
         database = spans.database(await stack.enter_async_context(opened_database(settings)))
         refusals = Refusals(database, settings.tenant)
-        await refusals.start()
-        stack.push_async_callback(refusals.stop)
         authenticator = Authenticator(database, roles, jwts, settings, partial(_log_in_refused, refusals))
-        await authenticator.start()
-        stack.push_async_callback(authenticator.stop)
+        await _begun(stack, refusals, authenticator, Sharing(database, callers))
         if demo:
             await load_demo(database, settings.tenant)
-        drivers = await stack.enter_async_context(opened_drivers(database, providers))
-        measures = Measures()
-        drivers = {name: ObservedDriver(name, driver, measures, spans) for name, driver in drivers.items()}
-        inventory = Inventory(database, drivers, settings)
+        drivers = {
+            name: ObservedDriver(name, driver, measures, spans)
+            for name, driver in (await stack.enter_async_context(opened_drivers(database, providers))).items()
+        }
+        feed, inventory = Feed(database), Inventory(database, drivers, settings)
         watch = Watch(inventory, drivers, listens=refreshes)
         worker = Worker(
             database,
@@ -177,98 +164,30 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
             look=watch.look,
             around=partial(observed_work, measures, spans),
         )
-        operations = Operations(database, drivers, settings, worker.wake, refusals, spans.accepted)
-        feed = Feed(database)
-        callers = Callers(settings)
-        sharing = Sharing(database, callers)
-        await sharing.start()
-        stack.push_async_callback(sharing.stop)
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
         if not refreshes:
             del parts["inventory"]
-        # Stopped in reverse: what makes changes before what tells of them.
-        for part in parts.values():
-            await part.start()
-            stack.push_async_callback(part.stop)
+        await _begun(stack, *parts.values())
+        operations = Operations(database, drivers, settings, worker.wake, refusals, spans.accepted)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
-        streams = Streams()
         measures.look(lambda: gauges(database, executor, streams, feed, worker))
         health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
-        app = _application(
-            settings,
-            authenticator,
-            Admission(callers),
-            operations,
-            executor,
-            streams,
-            database,
-            health,
-            measures,
-            spans,
+        admission = Admission(callers)
+        surfaces = Surfaces(
+            settings, database, operations, executor, authenticator, admission, streams, health, measures, spans
         )
         looking = asyncio.create_task(watch_loop(measures))
         stack.callback(looking.cancel)
-        yield Gateway(app, authenticator, database, inventory, streams, worker, health, measures)
+        yield Gateway(surfaces.application(), authenticator, database, inventory, streams, worker, health, measures)
+
+
+async def _begun(stack: AsyncExitStack, *parts: _Begins) -> None:
+    """They are stopped in reverse: what makes changes before what tells of them."""
+    for part in parts:
+        await part.start()
+        stack.push_async_callback(part.stop)
 
 
 async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: Unauthenticated) -> None:
     rest = scope["path"].startswith("/api")
     await refusals.log_in(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)
-
-
-def _application(
-    settings: Settings,
-    authenticator: Authenticator,
-    admission: Admission,
-    operations: Operations,
-    executor: GraphQLExecutor,
-    streams: Streams,
-    database: Database,
-    health: Health,
-    measures: Measures,
-    spans: Spans,
-) -> Starlette:
-    authenticate = authenticator.authenticate
-    recheck_after = settings.credentials_trusted
-
-    def observed(transport: str) -> Executor:
-        counted = ObservedExecutor(executor, transport, measures, settings.log_slower_than)
-        return spans.executor(counted, executor.documents)
-
-    http = GraphQLEndpoint(
-        observed("http"),
-        authenticate,
-        admission,
-        EventStreams(streams, recheck_after=recheck_after),
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout=settings.body_timeout,
-        refused=lambda status: measures.refused.add((str(status),)),
-    )
-    websocket = WebSocketEndpoint(
-        observed("websocket"),
-        authenticate,
-        admission.callers,
-        streams,
-        max_message_bytes=settings.max_body_bytes,
-        limits=WebSocketLimits(recheck_after=recheck_after),
-    )
-    named, *others = middleware(settings, admission.guarded(http))
-    log_requests = [Middleware(LoggedRequests)] if settings.log_requests else []
-    return Starlette(
-        routes=[
-            WebSocketRoute("/graphql", websocket),
-            *rest_routes(
-                database,
-                operations,
-                authenticator,
-                admission,
-                public_url=settings.public_url or None,
-                max_body_bytes=settings.max_body_bytes,
-                body_timeout=settings.body_timeout,
-                middleware=[Middleware(ObservedRest, measures)],
-            ),
-            *web_routes(),
-            *page_routes(health, schema=settings.introspection),
-        ],
-        middleware=[*spans.middleware(), named, *log_requests, *others],
-    )

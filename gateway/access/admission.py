@@ -10,7 +10,6 @@ from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.standing import Callers, Standing
-from gateway.errors import Throttled
 
 _VISIT = "gateway.visit"  # in the scope: one request from its beginning to the end of its answer
 
@@ -45,33 +44,24 @@ class Admission:
         standing = visit.standing
         assert standing is not None
         visit.end()
-        try:
-            with self.callers.streaming(standing), self.callers.subscribed(standing):
-                yield
-        except Throttled as error:
-            visit.retry_after = error.retry_after
-            raise
+        with self.callers.streaming(standing), self.callers.subscribed(standing):
+            yield
 
     def guarded(self, app: Application) -> "Guarded":
         return Guarded(self, app)
 
 
 class _Visit:
-    __slots__ = ("_admission", "_begun", "retry_after", "standing")
+    __slots__ = ("_admission", "_begun", "standing")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._begun = False
         self.standing: Standing | None = None
-        self.retry_after: int | None = None
 
     def begin(self, standing: Standing) -> None:
         self.standing = standing
-        try:
-            self._admission.callers.begin(standing)
-        except Throttled as error:
-            self.retry_after = error.retry_after
-            raise
+        self._admission.callers.begin(standing)
         self._begun = True
 
     def end(self) -> None:
@@ -82,10 +72,7 @@ class _Visit:
 
     def headers(self, standing: Standing) -> list[tuple[bytes, bytes]]:
         left = max(int(standing.left), 0)
-        told = [(b"ratelimit", b'"caller";r=%d;t=%d' % (left, self._admission.more_in)), self._admission.policy]
-        if self.retry_after is not None:
-            told.append((b"retry-after", b"%d" % self.retry_after))
-        return told
+        return [(b"ratelimit", b'"caller";r=%d;t=%d' % (left, self._admission.more_in)), self._admission.policy]
 
 
 class Guarded:

@@ -224,7 +224,7 @@ class Connection:
             try:
                 kind, counted = self._count(request)
             except Throttled as error:
-                self._put(error_message(orjson.dumps(id), errors_json(error.message, error.code)))
+                self._put(error_message(orjson.dumps(id), errors_json(error.message, error.code, retryable=True)))
                 return
             operation = RunningOperation(self._executor, request, kind, self._caller, self._origin, id, self._put)
             self._operations[id] = operation

@@ -134,8 +134,8 @@ class GraphQLEndpoint:
                 )
             # urql accepts events with every request, so that alone does not ask for a stream.
             reads_json = wants.media_type is not None
-            ends = credentials_end(lambda: self._authenticate(scope, {}), caller, self._events.recheck_after)
             with self._admission.subscribed(scope):
+                ends = credentials_end(lambda: self._authenticate(scope, {}), caller, self._events.recheck_after)
                 answers = self._executor.subscribe(request, caller)
                 refused = await self._events.serve(
                     answers, request_id(scope), receive, send, reads_json=reads_json, ends=ends

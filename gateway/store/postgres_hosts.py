@@ -99,6 +99,10 @@ class Hosts:
         )
         # The server looks every second whether somebody still waits for a statement, be it a gateway that was killed.
         # It would otherwise notice at the statement's end. Servers on some systems cannot, and those before 14.
-        with suppress(asyncpg.PostgresError):
-            await connection.execute("SET client_connection_check_interval = '1s'")
+        try:
+            with suppress(asyncpg.PostgresError):
+                await connection.execute("SET client_connection_check_interval = '1s'")
+        except BaseException:
+            connection.terminate()
+            raise
         return connection

@@ -18,6 +18,7 @@ class Connections:
         self._hosts = hosts
         self._settings = settings
         self._limits = limits
+        self._closed = False
         self._taken = 0
         self._waiting = 0
         self._idle: list[Any] = []
@@ -59,7 +60,7 @@ class Connections:
     def give_back(self, connection: Any) -> None:
         """Keeps a connection for the next, unless it is closed or was left in the middle of something."""
         if not connection.is_closed():
-            if connection.is_in_transaction():
+            if self._closed or connection.is_in_transaction():
                 connection.terminate()
             else:
                 self._idle.append(connection)
@@ -76,6 +77,7 @@ class Connections:
 
     async def close(self) -> None:
         """Says goodbye to a server that listens, and waits for no other."""
+        self._closed = True
         idle, self._idle = self._idle, []
         await asyncio.gather(*(_close(connection) for connection in idle))
 

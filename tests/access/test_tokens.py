@@ -122,7 +122,7 @@ def test_what_is_no_token_is_refused(gateway: Served, token: str) -> None:
     assert refusal(response)[2] == "There is more than one `Authorization` header."
     for payload in ({"authorization": f"Bearer {token}x"}, {"authorization": token}, {"authorization": {"a": 1}}):
         with Socket(gateway, payload, bearer(token)) as socket:  # what the payload says counts
-            assert socket.closed()[0] == 4403
+            assert socket.closed()[0] in (4403, 1013)  # too many were wrong lately: come again
 
 
 def test_a_revoked_token_is_refused_within_the_time_it_was_trusted_for(gateway: Served, url: str, token: str) -> None:

@@ -81,7 +81,9 @@ class As:
         limits: Any = {"max_body_bytes": settings.max_body_bytes, "body_timeout": settings.body_timeout}
         http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
         rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)
-        self.gateway.gateway.app.router.routes.append(Mount(self.place, routes=[Route("/graphql", http), *rest]))
+        self.gateway.gateway.app.router.routes.append(
+            Mount(self.place, routes=[Route("/graphql", admission.guarded(http)), *rest])
+        )
 
     def post(self, query: str, **variables: Any) -> dict[str, Any]:
         """The whole answer of a GraphQL request."""

@@ -78,7 +78,7 @@ def test_what_is_too_much_is_refused_in_every_shape(few: Served) -> None:
         assert refused == {
             "id": "1",
             "type": "error",
-            "payload": [{"message": MESSAGE.format(wait), "extensions": {"code": "LIMIT_EXCEEDED"}}],
+            "payload": [{"message": MESSAGE.format(wait), "extensions": {"code": "LIMIT_EXCEEDED", "retryable": True}}],
         }
     for headers in ({}, {"accept": "application/graphql-response+json"}, EVENTS):
         answer = few.http.post("/graphql", json={"query": CREATE}, headers=headers)
@@ -87,7 +87,7 @@ def test_what_is_too_much_is_refused_in_every_shape(few: Served) -> None:
         assert answer.status_code == 429
         assert answer.headers["ratelimit"] == '"caller";r=0;t=200000'
         assert answer.json() == {
-            "errors": [{"message": MESSAGE.format(wait), "extensions": {"code": "LIMIT_EXCEEDED"}}]
+            "errors": [{"message": MESSAGE.format(wait), "extensions": {"code": "LIMIT_EXCEEDED", "retryable": True}}]
         }
     answer = few.http.post("/api/vms/11/snapshots", json={"name": "n"})
     assert answer.status_code == 429

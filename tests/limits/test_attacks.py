@@ -138,7 +138,7 @@ def subscribing(number: int) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "messages", "init", "code"),
     [
-        ("pings", ['{"type": "ping"}'] * 3_000, True, 0),
+        ("pings", ['{"type": "ping"}'] * 900, True, 0),
         ("inits", ['{"type": "connection_init"}'] * 100, True, 4429),
         ("subscriptions before an init", subscribing(1), False, 4401),
         ("one id, again and again", subscribing(1) * 100, True, 4409),

@@ -68,7 +68,7 @@ def test_a_head_that_comes_byte_by_byte(program: Program) -> None:
 def test_a_second_head_that_does_not_end(program: Program) -> None:
     with plain(program) as connection:
         connection.sendall(GET + b"\r\n")
-        while not (answer := connection.recv(65_536)).endswith(b'{"status":"ok"}'):
+        while not (answer := connection.recv(65_536)).endswith(b"}"):
             assert answer
         connection.sendall(GET)
         assert refusal(rest(connection)) == LATE

@@ -55,8 +55,13 @@ def test_sqlite_stops_a_read_that_is_canceled(databases: Databases) -> None:
 
 
 @pytest.fixture
-def gateway(databases: Databases) -> Iterator[Served]:
-    settings = Settings(database_url=databases.new("postgresql"), read_timeout=600.0, read_connections=32)
+def url(databases: Databases) -> str:
+    return databases.new("postgresql")
+
+
+@pytest.fixture
+def gateway(url: str) -> Iterator[Served]:
+    settings = Settings(database_url=url, read_timeout=600.0, read_connections=32)
     with served(settings, demo=True) as found:
         yield found
 
@@ -75,8 +80,7 @@ def until(found: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def test_postgresql_stops_a_read_whose_client_has_left(gateway: Served, databases: Databases) -> None:
-    url = str(gateway.gateway.database._url)  # type: ignore[attr-defined]
+def test_postgresql_stops_a_read_whose_client_has_left(gateway: Served, url: str) -> None:
     with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
 
         def waiting() -> list[str]:
@@ -92,8 +96,7 @@ def test_postgresql_stops_a_read_whose_client_has_left(gateway: Served, database
     assert gateway.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
 
 
-def test_a_mutation_is_carried_out_whoever_is_there_to_hear_of_it(gateway: Served) -> None:
-    url = str(gateway.gateway.database._url)  # type: ignore[attr-defined]
+def test_a_mutation_is_carried_out_whoever_is_there_to_hear_of_it(gateway: Served, url: str) -> None:
     with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
         blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
         with send(gateway, WRITE):

@@ -244,6 +244,8 @@ def _cell(outcomes: Outcomes, name: str, rule: Rule, caller: Asking) -> str:
 
 
 def _takes(rule: Rule) -> str:
+    if rule.administers:
+        return "`administration`" + (", `read`" if rule.bound else "")
     if not rule.bound:
         return "nothing" if rule.opened else "to be known"
     acts: Sequence[str] = [f"`{action.lower()}`" for action in rule.acts]

@@ -31,6 +31,8 @@ PLAIN = set(_PLAIN.split())
 # The words of each construct, and how the page's table names it.
 CONSTRUCTS = {
     "FOR UPDATE": r"\bFOR (NO KEY )?UPDATE\b( OF \w+)?",
+    "FOR SHARE": r"\bFOR (KEY )?SHARE\b( OF \w+)?",
+    "ROWS FROM (json_to_recordset(…))": r"\bROWS FROM \(json_to_recordset\(",
     "SKIP LOCKED": r"\bSKIP LOCKED\b",
     "clock_timestamp()": r"\bclock_timestamp\(",
     "WITH RECURSIVE": r"\bRECURSIVE\b",

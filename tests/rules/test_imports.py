@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "tls": {"config", "errors"},
     "app": {
         *(
-            "pages",
+            "surfaces",
             "health",
             "telemetry",
             "api",
@@ -40,6 +40,10 @@ ARROWS: dict[str, set[str]] = {
             "web",
         ),
         *("providers", "config", "audit", "models", "columns", "errors"),
+    },
+    "surfaces": {
+        *("pages", "health", "telemetry", "api", "rest", "operations", "access", "store", "web"),
+        "config",
     },
     "providers": {"drivers", "config", "errors"},
     "pages": {"api", "health"},
@@ -77,7 +81,7 @@ ARROWS: dict[str, set[str]] = {
 KNOWN_ONLY_TO = {
     "strawberry": {"api"},
     "graphql": {"api"},
-    "starlette": {"api", "rest", "app", "pages", "telemetry", "web"},
+    "starlette": {"api", "rest", "app", "surfaces", "pages", "telemetry", "web"},
     "uvicorn": {"serving", "connections"},
     "click": {"__main__"},
     "alembic": {"store"},
