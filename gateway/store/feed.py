@@ -20,6 +20,7 @@ from gateway.store.patience import Backoff
 
 log = logging.getLogger(__name__)
 
+_IDLE = 0.1  # seconds between reads for nobody
 _BATCH = 1_000
 _BUFFER = 10_000  # changes a listener may be behind
 
@@ -108,8 +109,8 @@ class Feed:
         self._poll = poll
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
-        self._reading = asyncio.Lock()
-        self._position: Position = _BEFORE_ALL  # up to which everything was read for the present listeners
+        self._joined = asyncio.Event()
+        self._position: Position | None = None
         self._task: asyncio.Task[None] | None = None
         self.worked_at = time.monotonic()
 
@@ -124,7 +125,8 @@ class Feed:
         return self._task is None or self._task.done()
 
     async def start(self) -> None:
-        """Starts to follow the outbox."""
+        """Starts to follow the outbox from its present end."""
+        self._position = await self._database.read(_end, single=True)
         await self._database.listen(self._wake.set)
         self._task = asyncio.create_task(self._follow(), name="feed")
 
@@ -142,14 +144,12 @@ class Feed:
 
         Raises Lagged when it cannot be told what has happened since.
         """
-        async with self._reading:
-            if not self._listeners:
-                self._position = await self._database.read(_end, single=True)
-            start = self._position
-            listener = Listener(wants, after, start)
-            self._listeners.add(listener)
+        start = self._position
+        listener = Listener(wants, after, start)
+        self._listeners.add(listener)
+        self._joined.set()
         try:
-            if after is not None:
+            if after is not None and start is not None:
                 listener.precede(
                     await self._database.read(lambda transaction: _between(transaction, after, start, wants))
                 )
@@ -163,10 +163,10 @@ class Feed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
                     await self._wake.wait()
+            await self._idle()
             self._wake.clear()
             try:
-                async with self._reading:
-                    await self._catch_up()
+                await self._catch_up()
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
@@ -177,18 +177,25 @@ class Feed:
                 log.exception("the outbox could not be read; trying again")
                 await asyncio.sleep(backoff.next())
 
+    async def _idle(self) -> None:
+        """While nobody listens, not every commit is worth a read: but who comes begins at most so long ago."""
+        if not self._listeners:
+            self._joined.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE):
+                    await self._joined.wait()
+
     async def _catch_up(self) -> None:
-        more = bool(self._listeners)  # nobody's changes need not be read: the next listener begins at the end
         try:
-            while more:
-                events = await self._database.read(self._read, single=True)
+            while len(events := await self._database.read(self._read, single=True)) == _BATCH:
                 self._publish(events)
-                more = len(events) == _BATCH
+            self._publish(events)
         except Lagged:
             log.warning("the database no longer has changes that it had told: subscribers have to read again")
             await self._begin_anew()
 
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
+        assert self._position is not None
         return await _after(transaction, self._position)
 
     async def _begin_anew(self) -> None:

@@ -12,6 +12,8 @@ from tests.browser.test_graphiql import button, playwright, result, run
 from tests.databases import Databases
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 

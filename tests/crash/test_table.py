@@ -9,6 +9,8 @@ import pytest
 from tests.crash.table import FAULTS, fill, fill_all
 from tests.databases import Databases
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 
 @pytest.mark.parametrize(
     ("kind", "fault", "wish"), [("sqlite", "gateway killed", "delete"), ("postgresql", "answer lost", "create")]

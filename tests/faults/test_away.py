@@ -24,6 +24,8 @@ from tests.faults.asking import (
 from tests.faults.conftest import Wired, wired_gateway, with_demo
 from tests.faults.proxy import proxied
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 GONE = "the database cannot be reached"
 SILENT = "the database does not answer in time"
 UNAVAILABLE = "SERVICE_UNAVAILABLE"

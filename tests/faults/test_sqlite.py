@@ -18,6 +18,8 @@ from tests.faults.asking import COUNTS, CREATE, NAME, READ, create, eventually, 
 from tests.faults.conftest import hasty, with_demo
 from tests.serving import served
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 WISH = {"input": {"machineId": "vm-11", "name": "never"}}
 BUSY = ("SERVICE_UNAVAILABLE", True, "other work holds on to the database")
 

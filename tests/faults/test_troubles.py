@@ -16,6 +16,8 @@ from tests.faults.conftest import hasty, with_demo
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 WISH = {"input": {"machineId": "vm-11", "name": "never"}}
 UNAVAILABLE = "SERVICE_UNAVAILABLE"
 OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"

@@ -119,7 +119,7 @@ def test_streams_and_subscriptions(narrow: Served) -> None:
             assert refused["payload"] == [
                 {
                     "message": "You have 2 subscriptions: end one first.",
-                    "extensions": {"code": "LIMIT_EXCEEDED"},
+                    "extensions": {"code": "LIMIT_EXCEEDED", "retryable": True},
                 }
             ]
             answer = narrow.http.post("/graphql", json=SUBSCRIBE, headers=EVENTS)

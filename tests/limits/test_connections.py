@@ -9,6 +9,8 @@ import pytest
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 QUICK = {"head_timeout": 0.3, "body_timeout": 0.3, "max_head_bytes": 100_000}
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
 

@@ -16,6 +16,8 @@ from gateway.store.opening import open_database
 from tests.databases import Databases
 from tests.serving import Served, served
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 LONGER_THAN_A_LOOK = ENDLESS.replace("FROM n)", "FROM n WHERE i < 1000000)")
 WAITING = (

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
+
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
 QUERY = {"query": "{ viewer { name } }"}
 ONE = {"caller_quota": 1, "caller_window": 600_000.0}

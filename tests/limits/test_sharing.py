@@ -10,6 +10,8 @@ import pytest
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 QUOTA, WINDOW = 20, 600_000.0  # nothing comes back while a test runs
 
 

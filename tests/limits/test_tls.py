@@ -18,6 +18,8 @@ from websockets.sync.client import connect
 from tests.cli.programs import refusal, serving
 from tests.databases import Databases
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 PEM = serialization.Encoding.PEM
 
 

@@ -11,6 +11,8 @@ from tests.databases import KINDS, Databases
 from tests.serving import served
 from tests.telemetry.collector import Seen, collecting
 
+pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
 NAMES = "query Names($id: ID!) { vm(id: $id) { name } machines(first: 1) { totalCount } }"
