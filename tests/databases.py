@@ -13,6 +13,8 @@ from gateway.store.migrate import migrate
 from tests.postgres import PostgresServer, find_binaries
 
 KINDS = ("sqlite", "postgresql")
+# For what takes long: PostgreSQL's turn comes in the thorough run.
+SLOW_KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.thorough))
 
 _MIGRATING = threading.Lock()  # Alembic's context is global
 

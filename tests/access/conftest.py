@@ -6,14 +6,14 @@ import pytest
 
 from gateway.config import Settings
 from tests.access.asking import make_token
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
 # Short, for a revocation is waited for; long enough that a cached answer is told from a new look.
 TRUSTED = 0.2
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     """A database, on both kinds."""
     return databases.new(request.param)

@@ -18,7 +18,7 @@ from schemathesis.core.result import Ok
 
 from gateway.errors import MEANINGS, ErrorCode
 from tests.cli.programs import Program, serving
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 
 EXAMPLES = 5 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
@@ -58,7 +58,7 @@ EAGER = settings(
 )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tuple[str, Program]]:
     """In a process of its own: Hypothesis minds a thread that draws random numbers while it does."""
     url = databases.new(request.param)

@@ -21,7 +21,7 @@ from gateway.models import (
 from gateway.store import sqlite
 from gateway.store.database import Transaction
 from gateway.store.statements import insert
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,7 +89,7 @@ class Worlds(NamedTuple):
     large: Served
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def worlds(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Worlds]:
     """Two machines, and fifty. A large read of SQLite is not begun twice, on the event loop and then in a thread."""
     small_one, large_one = (Settings(database_url=databases.new(request.param)) for _ in range(2))

@@ -7,11 +7,11 @@ import pytest
 from gateway.config import Settings
 from tests.api.asking import latency
 from tests.audit.world import ADMIN, BLIND, OPERATOR, STRANGER, VIEWER, As
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
 
-@pytest.fixture(scope="package", params=KINDS)
+@pytest.fixture(scope="package", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
     with served(settings, demo=True) as gateway:

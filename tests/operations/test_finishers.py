@@ -9,7 +9,7 @@ from gateway.access.caller import Caller
 from gateway.api.execution import GraphQLExecutor
 from gateway.api.requests import GraphQLRequest
 from gateway.store.feed import Feed
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.operations.world import ORIGIN, World, play
 
 F = "... on Snapshot { id name state parent { name } }"
@@ -46,7 +46,7 @@ DOCUMENTS = (
 VARIABLES = {"input": {"machineId": "vm-1", "name": "y", "description": None}}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> None:
     stories = []
     for compiled in (True, False):
@@ -71,7 +71,7 @@ def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> 
     assert not {"never", "neither"} & set(names)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_replay_shows_no_more_than_the_caller_may_see_now(databases: Databases, kind: str) -> None:
     document = """mutation { createSnapshot(input: {machineId: "vm-1", name: "x", idempotencyKey: "k"})
         { operation { id } snapshot { id } machine { id } errors { code } } }"""

@@ -17,7 +17,7 @@ from gateway.config import Settings
 from gateway.operations.refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.store.feed import Feed
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.reads.queries import Queries
 from tests.reads.world import World, ids, planted
 from tests.serving import Served, served
@@ -28,7 +28,7 @@ SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 SCHEMA = executable(build_schema())
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tuple[Served, World]]:
     with served(Settings(database_url=databases.new(request.param))) as gateway:
         yield gateway, planted(gateway)

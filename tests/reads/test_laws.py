@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.reads.model import MACHINE_SORTS, SORTS, Model, ordered
 from tests.reads.strategies import filters, sorts
 from tests.reads.world import World, ids, planted
@@ -35,7 +35,7 @@ class Planted(NamedTuple):
     model: Model
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def planted_world(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Planted]:
     with served(Settings(database_url=databases.new(request.param))) as gateway:
         world = planted(gateway)
@@ -176,7 +176,7 @@ def test_each_machine_has_its_own_page(planted_world: Planted, data: st.DataObje
     assert gateway.ask(alone, id=one["id"], **variables)["node"] == one
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 @given(data=st.data())
 @settings(max_examples=max(4, EXAMPLES // 10))
 def test_walks_while_rows_come_and_go(databases: Databases, kind: str, data: st.DataObject) -> None:

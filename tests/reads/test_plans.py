@@ -15,7 +15,7 @@ from gateway.config import Settings
 from gateway.inventory.importing import import_file
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.sqlite import SqliteTransaction
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.make_dump import write_dump
 from tests.serving import Served, served
 
@@ -52,7 +52,7 @@ READS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def world(
     request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:

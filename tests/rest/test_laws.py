@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.api.request_id import REQUEST_ID
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.reads import test_laws  # noqa: F401 - loads the profile that bounds the examples
 from tests.reads.world import World, planted
 from tests.rest.strategies import across, machine_pairs, requests, snapshot_pairs, texts
@@ -22,7 +22,7 @@ class Planted(NamedTuple):
     vm: int  # one with many snapshots
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def world(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Planted]:
     with rest_served(Settings(database_url=databases.new(request.param)), demo=False) as rest:
         found = planted(rest.gateway)

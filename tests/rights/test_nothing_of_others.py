@@ -20,7 +20,7 @@ from gateway.rest import regexes
 from gateway.store.database import Transaction
 from tests.api import asking
 from tests.api.following import by_sse
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.reads import test_laws  # noqa: F401 - loads the profile that bounds the examples
 from tests.rights.strategies import KINDS as COLLECTIONS
 from tests.rights.strategies import SCHEMA, Curious, pages, rest_requests, wishes
@@ -32,7 +32,7 @@ HALF = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20")) // 2  # each is asked 
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def views(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Views]:
     """Whatever is asked by a test of the module changes nothing, and at the end that is looked at."""
     with viewed(databases, request.param, World(SEED)) as views:
@@ -238,7 +238,7 @@ def _is_no_action(path: str, request: dict[str, Any]) -> bool:
 # ---- changes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_changes_that_go_on(databases: Databases, kind: str) -> None:
     """Everything changes, in one order; each is told of theirs alone."""
     world = World(SEED)

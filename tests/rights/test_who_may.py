@@ -16,7 +16,7 @@ from gateway.models import MachineKind, SnapshotAction
 from gateway.rest.classes import COLLECTIONS
 from tests.api.asking import execute, latency
 from tests.api.following import by_sse
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.rights.callers import ANONYMOUS, BUILT, CALLERS, OWN_ROLES, STRANGER, TENANT, Asking
 from tests.rights.table import GRAPHQL, PAGES, REST, TABLE, Rule
 from tests.rights.walking import FORBIDDEN, NOT_THERE, UNKNOWN, YES, ask, machine, operation, prepare
@@ -34,7 +34,7 @@ class Walked(NamedTuple):
     outcomes: Outcomes
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def walked(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Walked]:
     """The demo world, where everybody has asked for everything once."""
     settings = Settings(

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config import Settings
 from tests.cli.programs import serving
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
 PARTS = dict.fromkeys(("feed", "worker", "inventory", "watch"), "ok")
@@ -40,7 +40,7 @@ def test_it_is_stopping(server: Served) -> None:
     assert asked(server, "/healthz") == (200, ALIVE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_the_schema(databases: Databases, kind: str) -> None:
     """An older one cannot be served; an unknown one is newer, and this version serves until it is replaced."""
     with served(Settings(database_url=databases.new(kind))) as gateway:
