@@ -17,7 +17,7 @@ MEMORY = if [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 20
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check schema clients bench openstack-test wheel lock clean
+.PHONY: help setup serve test check schema clients bench soak openstack-test wheel lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients
 
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
+
+soak: setup ## crash it, flood it, besiege it, and check what is left (half an hour); ARGS=--quick
+	@$(MEMORY) $(BIN)/python -m tests.soak $(ARGS)
 
 openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (four minutes)
 	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)

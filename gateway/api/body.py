@@ -1,11 +1,10 @@
 """Reads the body of a request within bounds: of type, of length and of time."""
 
-import asyncio
-
 from starlette.types import Receive
 
 from gateway.api.faults import Fault
 from gateway.api.negotiation import is_json
+from gateway.deadlines import Deadline
 from gateway.errors import ErrorCode
 
 _ACCEPT_POST = (b"accept-post", b"application/json")
@@ -16,7 +15,7 @@ class ClientGone(Exception):
     """Nobody is left to answer."""
 
 
-async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - the bound is this function's purpose
+async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
     """The bytes of a JSON body. Raises Fault 415, 413 or 408, and ClientGone."""
     content_type = headers.get(b"content-type", b"")
     if not is_json(content_type):
@@ -27,10 +26,9 @@ async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: i
     if length.isdigit() and int(length) > limit:
         raise _too_long(limit)
     try:
-        async with asyncio.timeout(timeout):
-            return await _read(receive, limit)
+        return await deadline.keep(_read(receive, limit))
     except TimeoutError:
-        raise Fault(408, f"The body did not arrive within {timeout:g} seconds.", headers=[_CLOSE]) from None
+        raise Fault(408, f"The body did not arrive within {deadline.seconds:g} seconds.", headers=[_CLOSE]) from None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

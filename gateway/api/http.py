@@ -29,6 +29,7 @@ from gateway.api.requests import (
 )
 from gateway.api.sse import EventStreams, one
 from gateway.audit import Surface
+from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
 
 URL_LIMIT = 32_768  # bytes of a URL's query; what is longer belongs in a body
@@ -63,7 +64,7 @@ class GraphQLEndpoint:
         self._reads = Reads()
         self._events = events
         self._max_body_bytes = max_body_bytes
-        self._body_timeout = body_timeout
+        self._body = Deadline(body_timeout)
         self._page = page
         self._refused = refused
 
@@ -89,7 +90,7 @@ class GraphQLEndpoint:
         method = scope["method"]
         if method == "POST":
             caller = await self._admit(scope, wants)
-            body = await read_json_body(headers, receive, self._max_body_bytes, self._body_timeout)
+            body = await read_json_body(headers, receive, self._max_body_bytes, self._body)
             request = request_from_json(body)
         elif method in {"GET", "HEAD"}:
             query_string: bytes = scope["query_string"]

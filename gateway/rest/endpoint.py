@@ -15,6 +15,7 @@ from gateway.access.origin import origin_of
 from gateway.access.sessions import TTL
 from gateway.audit import Surface
 from gateway.columns import now
+from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
 from gateway.operations.service import Operations
 from gateway.rest import answers
@@ -91,7 +92,7 @@ class RestEndpoint:
         self._admission = admission
         self._public_url = public_url
         self._max_body_bytes = max_body_bytes
-        self._body_timeout = body_timeout
+        self._body = Deadline(body_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -121,7 +122,7 @@ class RestEndpoint:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         members: dict[str, Any] = {}
         if method in ("POST", "PUT", "PATCH"):
-            members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body_timeout))
+            members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body))
         query_string: bytes = scope["query_string"]
         if len(query_string) > QUERY_LIMIT:
             raise Fault(414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError")

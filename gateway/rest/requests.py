@@ -1,6 +1,5 @@
 """A request of the REST API as its routes see it, and how its parts are read from ASGI."""
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 
+from gateway.deadlines import Deadline
 from gateway.rest.entry import VERSIONS
 from gateway.rest.faults import Fault, bad_request
 from gateway.rest.query import Query
@@ -81,16 +81,15 @@ def root_of(scope: Scope, public_url: str | None) -> str:
     return public_url.rstrip("/") + PREFIX
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - the bound is this function's purpose
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
     """Raises Fault 415, 413 or 408, and ClientGone."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         message = "Send the body without a Content-Encoding"
         raise Fault(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
     try:
-        async with asyncio.timeout(timeout):
-            return await _read(receive, limit)
+        return await deadline.keep(_read(receive, limit))
     except TimeoutError:
-        message = f"The body did not arrive within {timeout:g} seconds"
+        message = f"The body did not arrive within {deadline.seconds:g} seconds"
         raise Fault(408, "request_timeout", message, "Api::RequestTimeoutError") from None
 
 

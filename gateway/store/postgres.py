@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from gateway.deadlines import Deadline
 from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
 from gateway.store.database import Limits, Load, Transaction, Work
 from gateway.store.postgres_hosts import Hosts
@@ -91,6 +92,7 @@ class PostgresDatabase:
             lock_timeout=milliseconds,
             idle_in_transaction_session_timeout=milliseconds,  # a gateway that is frozen holds no locks for ever
         )
+        self._reading = Deadline(limits.read_timeout + _GRACE)
         self._listening: Listening | None = None
         self._wakes: list[Callable[[], None]] = []
         self.statements = 0
@@ -109,12 +111,9 @@ class PostgresDatabase:
         connection = await self._readers.take()
         transaction = PostgresTransaction(connection)
         try:
-            async with asyncio.timeout(self._limits.read_timeout + _GRACE):
-                if single:
-                    return await work(transaction)
-                result = await _begun(transaction, connection, work, _READ)
-                await connection.execute("ROLLBACK")
-                return result
+            if single:
+                return await self._reading.keep(work(transaction))
+            return await self._reading.keep(_looked(transaction, connection, work))
         except asyncpg.QueryCanceledError as error:
             raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
         except BaseException as error:
@@ -181,6 +180,13 @@ class PostgresDatabase:
             await self._listening.close()
         await self._readers.close()
         await self._writers.close()
+
+
+async def _looked(transaction: PostgresTransaction, connection: Any, work: Work[T]) -> T:
+    """Runs `work` on one state of the database."""
+    result = await _begun(transaction, connection, work, _READ)
+    await connection.execute("ROLLBACK")
+    return result
 
 
 async def _begun(transaction: PostgresTransaction, connection: Any, work: Work[T], begin: str) -> T:

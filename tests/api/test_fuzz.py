@@ -20,6 +20,8 @@ from gateway.errors import MEANINGS, ErrorCode
 from tests.cli.programs import Program, serving
 from tests.databases import SLOW_KINDS, Databases
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLES = 5 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 

@@ -14,6 +14,8 @@ from gateway.store.statements import Statement
 from tests.operations.crashing import Death, MortalDatabase, MortalDriver, bury, expire_leases, live_and_die
 from tests.operations.world import SETTINGS, TABLES, World, until
 
+pytestmark = pytest.mark.thorough
+
 Run = Callable[..., None]
 Picture = list[tuple[str, str, str | None, bool]]
 

@@ -18,6 +18,8 @@ from tests.rules.markdown import ROOT, table
 from tests.rules.tables import metrics_table
 from tests.serving import Served
 
+pytestmark = pytest.mark.thorough
+
 NAME = 'query %s { vm(id: "vm-11") { name } }'
 
 
