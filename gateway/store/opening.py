@@ -34,7 +34,8 @@ def scheme(url: str) -> str:
         return "sqlite"
     try:
         parts = urlsplit(url)
-        ambiguous = parts.netloc.count("@") > 1 or (parts.port is not None and parts.port < 1)
+        hosts = parts.netloc.rpartition("@")[2].split(",")  # of a cluster
+        ambiguous = parts.netloc.count("@") > 1 or any(urlsplit(f"//{host}").port == 0 for host in hosts)
     except ValueError:
         ambiguous = True
     if ambiguous:  # its password could be taken for a part of the host's name, which errors do show
