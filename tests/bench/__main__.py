@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 from tests.bench import floor, machine, measuring, report
@@ -16,7 +18,7 @@ from tests.bench.data import FULL, QUICK, Data
 from tests.bench.machine import Cores
 from tests.bench.postgres import OPTIONS, Postgres
 from tests.bench.processes import Failed
-from tests.bench.systems import SYSTEMS
+from tests.bench.systems import CREDENTIALS, SYSTEMS
 from tests.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).absolute().parent
@@ -46,12 +48,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the data, short rounds")
     parser.add_argument("--systems", type=_names(SYSTEMS), default=list(SYSTEMS), help=", ".join(SYSTEMS))
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), help=", ".join(WORKLOADS))
+    parser.add_argument("--credentials", action="store_true", help="W1 with a JWT, an API token and neither")
     parser.add_argument("--seconds", type=float, help="of each measurement (5; quick: 0.7)")
     parser.add_argument("--rounds", type=int, help="A B A B (5; quick: 2)")
     parser.add_argument("--no-floor", action="store_true", help="leave out the echo and the bare SQL")
     parser.add_argument("--cache", type=Path, default=_HERE / ".cache", help="where the data stay")
     parser.add_argument("--results", type=Path, default=_HERE / "results", help="where the tables go")
     given = parser.parse_args()
+    if given.credentials:
+        given.workloads, given.no_floor = ["W1"], True
     given.seconds = given.seconds or (0.7 if given.quick else 5.0)
     given.rounds = given.rounds or (2 if given.quick else 5)
     if not (0 < given.seconds <= 60 and 0 < given.rounds <= 20):
@@ -72,9 +77,15 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     return parse
 
 
+def _copy(url: str, folder: str) -> str:
+    copy = Path(folder, "gateway.db")
+    shutil.copy(url.removeprefix("sqlite:///"), copy)
+    return f"sqlite:///{copy}"
+
+
 def _run(given: argparse.Namespace) -> None:
     cores = Cores.find()
-    systems = [SYSTEMS[name] for name in given.systems]
+    systems = [*CREDENTIALS.values()] if given.credentials else [SYSTEMS[name] for name in given.systems]
     kinds = {system.kind for system in systems}
     heading = [
         f"`make bench{_argument_text()}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -84,13 +95,15 @@ def _run(given: argparse.Namespace) -> None:
     if cores.server == cores.load:
         _say("There is one core: server, load and PostgreSQL share it, and the figures say little.")
     data = Data(given.cache, QUICK if given.quick else FULL, _say)
-    data.prepare(kinds, cores)
+    data.prepare(kinds & {"sqlite", "postgresql"}, cores)
     logs = given.cache / "logs"
     logs.mkdir(exist_ok=True)
     with ExitStack() as stack:
         urls, postgres = {}, None
         if "sqlite" in kinds:
             urls["sqlite"] = data.sqlite_url
+        if "sqlite-token" in kinds:
+            urls["sqlite-token"] = _copy(data.sqlite_url, stack.enter_context(TemporaryDirectory(dir=given.cache)))
         if "postgresql" in kinds:
             server = stack.enter_context(Postgres(data.postgres, cores=cores.load))
             urls["postgresql"], postgres = server.url, server.pid
@@ -100,6 +113,7 @@ def _run(given: argparse.Namespace) -> None:
             workloads=[WORKLOADS[name] for name in given.workloads],
             size=data.size,
             urls=urls,
+            tokens={system.name: system.token(urls[system.kind]) for system in systems},
             postgres=postgres,
             cores=cores,
             logs=logs,

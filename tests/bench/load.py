@@ -82,11 +82,12 @@ class _Connection:
         return bytes(received[self._head : self._whole])
 
 
-def http(port: int, path: str, body: bytes) -> bytes:
+def http(port: int, path: str, body: bytes, token: str = "") -> bytes:
     """The bytes of a request as GraphQL clients send it."""
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Accept: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Accept: application/json\r\n{authorization}Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 
 
@@ -156,7 +157,7 @@ def without_errors(body: bytes) -> bool:
     return _ERRORS.search(body) is None
 
 
-def ask(port: int, path: str, body: bytes) -> bytes:
+def ask(port: int, path: str, body: bytes, token: str = "") -> bytes:
     """One request on a connection of its own; the body of its answer."""
-    sample = run(port, [http(port, path, body)], 1, 0.0, without_errors)
+    sample = run(port, [http(port, path, body, token)], 1, 0.0, without_errors)
     return sample.answer

@@ -63,6 +63,7 @@ class Plan:
     workloads: Sequence[Workload]
     size: Size
     urls: dict[str, str]
+    tokens: dict[str, str]  # that requests bring, by system
     postgres: int | None
     cores: Cores
     logs: Path
@@ -85,7 +86,8 @@ class _Up:
     def prepare(self, plan: Plan, workloads: Sequence[Workload], cursors: Cursors) -> None:
         for workload in workloads:
             bodies = workload.bodies(self.system.dialect, plan.size, cursors)
-            self.requests[workload.name] = [load.http(self.server.port, PATH, body) for body in bodies]
+            token = plan.tokens[self.system.name]
+            self.requests[workload.name] = [load.http(self.server.port, PATH, body, token) for body in bodies]
 
     def run(self, workload: Workload, seconds: float, requests: Sequence[bytes] | None = None) -> Sample:
         """Reads go round and round; writes are sent once each."""
@@ -133,7 +135,7 @@ def _measure_reads(
         for system in plan.systems:
             plan.say(f"Starting {system.title}")
             one = _Up(system, stack.enter_context(_started(plan, system, control[system.kind])))
-            one.prepare(plan, workloads, _cursors(one, plan.size))
+            one.prepare(plan, workloads, _cursors(one, plan.size, plan.tokens[system.name]))
             one.server.freeze()
             up.append(one)
         for workload in workloads:
@@ -171,7 +173,7 @@ def _started(plan: Plan, system: System, control: sa.Connection) -> Iterator[Ser
         yield server
 
 
-def _cursors(one: _Up, size: Size) -> Cursors:
+def _cursors(one: _Up, size: Size, token: str) -> Cursors:
     """Walks to where the workloads begin, as a client would."""
     dialect = one.system.dialect
 
@@ -182,7 +184,7 @@ def _cursors(one: _Up, size: Size) -> Cursors:
             if "$first" in document:
                 variables["first"] = step
             body = json.dumps({"query": document, "variables": variables}).encode()
-            data = json.loads(load.ask(one.server.port, PATH, body))["data"]
+            data = json.loads(load.ask(one.server.port, PATH, body, token))["data"]
             cursors.append((data.get("vm") or data)["page"]["pageInfo"]["endCursor"])
         return cursors
 
@@ -224,7 +226,7 @@ def _measure_writes(
         one = _Up(system, server)
         one.prepare(plan, workloads, Cursors((), (), ()))
         if system.gateway:
-            _hold(server, control)
+            _hold(server, control, plan.tokens[system.name])
         for workload in workloads:
             _burst(one, workload, control, plan.seconds / 3)  # to get warm
             figures = results.setdefault((workload.name, system.name), Figures())
@@ -256,11 +258,11 @@ def _burst(one: _Up, workload: Workload, control: sa.Connection, seconds: float)
     return sample
 
 
-def _hold(server: Server, control: sa.Connection) -> None:
+def _hold(server: Server, control: sa.Connection, token: str) -> None:
     """Gives the worker its one piece of work, which does not end, so that it takes nothing that is measured."""
     query = "mutation ($input: CreateSnapshotInput!) { createSnapshot(input: $input) { errors { message } } }"
     variables = {"input": {"machineId": machine_id("", world.HOLDER), "name": "holder"}}
-    load.ask(server.port, PATH, json.dumps({"query": query, "variables": variables}).encode())
+    load.ask(server.port, PATH, json.dumps({"query": query, "variables": variables}).encode(), token)
     deadline = time.monotonic() + _SETTLE
     while not world.held(control):
         if time.monotonic() > deadline:

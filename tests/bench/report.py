@@ -6,7 +6,7 @@ from statistics import median
 
 from tests.bench.floor import Floor
 from tests.bench.measuring import Figures, Plan, Results
-from tests.bench.systems import SYSTEMS
+from tests.bench.systems import CREDENTIALS, SYSTEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ COMPARISONS = (
     ),
     Comparison("gateway-sqlite", "tuned-sqlite", {"W1": 20, "W3": 20, "W4": 20}),
     Comparison("gateway-postgresql", "tuned-postgresql", {"W1": 20, "W3": 20, "W4": 20}),
+    Comparison("gateway-jwt", "gateway-open", {"W1": 0.9}),
+    Comparison("gateway-token", "gateway-open", {"W1": 0.9}),
 )
+_ALL = {**SYSTEMS, **CREDENTIALS}
 _FLOOR_TARGET = 0.6  # of W1 on SQLite
 
 
@@ -89,8 +92,13 @@ def _ratios(workloads: Sequence[str], systems: Sequence[str], results: Results) 
             else:
                 cells.append(f"{reached:.3g}x ({target:g}x{'' if reached >= target else ', MISSED'})")
         rows.append([workload, *cells])
-    head = ["", *(f"vs {SYSTEMS[pair.peer].title}" for pair in shown)]
+    head = ["", *(_head(pair) for pair in shown)]
     return "The gateway on the same database, median of the rounds' ratios (target)\n\n" + _table(head, rows)
+
+
+def _head(pair: Comparison) -> str:
+    of_itself = f"{_ALL[pair.gateway].title} " if pair.gateway in CREDENTIALS else ""
+    return f"{of_itself}vs {_ALL[pair.peer].title}"
 
 
 def _floors(floors: Mapping[str, Floor], results: Results) -> str:
@@ -113,7 +121,7 @@ def _grid(workloads: Sequence[str], systems: Sequence[str], results: Results, ce
     rows = []
     for system in systems:
         figures = [results.get((workload, system)) for workload in workloads]
-        rows.append([SYSTEMS[system].title, *("-" if found is None else cell(found) for found in figures)])
+        rows.append([_ALL[system].title, *("-" if found is None else cell(found) for found in figures)])
     return _table(head, rows)
 
 

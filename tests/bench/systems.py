@@ -1,9 +1,13 @@
 """The systems: how each is started, and how it is called in tables."""
 
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import jwt
 
 from tests.bench.data import ROOT
 from tests.bench.machine import Cores
@@ -19,6 +23,13 @@ _GATEWAY = {
     "GATEWAY_DRAIN_TIMEOUT": "0.1",
 }
 
+_SECRET = "a secret of the benchmark's, of more than 32 bytes"
+_ISSUER = {
+    "GATEWAY_JWT_SECRET": _SECRET,
+    "GATEWAY_JWT_ISSUER": "https://issuer.example",
+    "GATEWAY_JWT_AUDIENCE": "bench",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -30,10 +41,23 @@ class System:
     family: str  # gateway, handwritten, node
     dialect: str = CONTRACT
     tuned: bool = False
+    credentials: str = ""  # what a gateway's requests bring: jwt, token, or nothing
 
     @property
     def gateway(self) -> bool:
         return self.family == "gateway"
+
+    def token(self, url: str) -> str:
+        """What a request brings, made for the database at `url`."""
+        match self.credentials:
+            case "jwt":
+                claims = {"iss": _ISSUER["GATEWAY_JWT_ISSUER"], "aud": "bench", "sub": "bench", "roles": ["admin"]}
+                return jwt.encode({**claims, "exp": int(time.time()) + 86_400}, _SECRET, "HS256")
+            case "token":
+                command = [sys.executable, "-m", "gateway", "token", "create", "bench", "--role", "admin"]
+                return subprocess.check_output([*command, "--database-url", url], text=True, cwd=ROOT).strip()
+            case _:
+                return ""
 
     def start(self, url: str, cores: Cores, logs: Path) -> Server:
         port = free_port()
@@ -52,7 +76,8 @@ class System:
         match self.family:
             case "gateway":
                 serve = ["serve", "--port", str(port), "--database-url", url]
-                return [sys.executable, "-m", "gateway", *serve], _GATEWAY
+                identity = _ISSUER if self.credentials == "jwt" else {}
+                return [sys.executable, "-m", "gateway", *serve], {**_GATEWAY, **identity}
             case "handwritten":
                 driver = "sqlite+aiosqlite" if self.kind == "sqlite" else "postgresql+asyncpg"
                 environment = {"DATABASE_URL": f"{driver}:{url.partition(':')[2]}", "TUNED": str(int(self.tuned))}
@@ -78,13 +103,24 @@ def node() -> Path:
 SYSTEMS: Mapping[str, System] = {
     system.name: system
     for system in (
-        System("gateway-sqlite", "gateway, SQLite", "sqlite", "gateway"),
+        System("gateway-sqlite", "gateway, SQLite", "sqlite", "gateway", credentials="jwt"),
         System("plain-sqlite", "hand-written, SQLite", "sqlite", "handwritten"),
         System("tuned-sqlite", "hand-written and tuned, SQLite", "sqlite", "handwritten", tuned=True),
-        System("gateway-postgresql", "gateway, PostgreSQL", "postgresql", "gateway"),
+        System("gateway-postgresql", "gateway, PostgreSQL", "postgresql", "gateway", credentials="jwt"),
         System("plain-postgresql", "hand-written, PostgreSQL", "postgresql", "handwritten"),
         System("tuned-postgresql", "hand-written and tuned, PostgreSQL", "postgresql", "handwritten", tuned=True),
         System("mercurius", "Mercurius with JIT, PostgreSQL", "postgresql", "node"),
         System("postgraphile", "PostGraphile 5, PostgreSQL", "postgresql", "node", POSTGRAPHILE),
+    )
+}
+
+# The same gateway three times, to see what it costs to ask who somebody is; each on a database of its own, for a token
+# in one of them closes it to whoever has none.
+CREDENTIALS: Mapping[str, System] = {
+    system.name: system
+    for system in (
+        System("gateway-open", "gateway, SQLite, nobody is asked", "sqlite", "gateway"),
+        System("gateway-jwt", "gateway, SQLite, JWT", "sqlite", "gateway", credentials="jwt"),
+        System("gateway-token", "gateway, SQLite, API token", "sqlite-token", "gateway", credentials="token"),
     )
 }
