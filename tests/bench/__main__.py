@@ -87,11 +87,7 @@ def _run(given: argparse.Namespace) -> None:
     cores = Cores.find()
     systems = [*CREDENTIALS.values()] if given.credentials else [SYSTEMS[name] for name in given.systems]
     kinds = {system.kind for system in systems}
-    heading = [
-        f"`make bench{_argument_text()}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "",
-        machine.description(),
-    ]
+    heading = [f"`make bench{_argument_text()}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "", machine.description()]
     if cores.server == cores.load:
         _say("There is one core: server, load and PostgreSQL share it, and the figures say little.")
     data = Data(given.cache, QUICK if given.quick else FULL, _say)
