@@ -14,7 +14,7 @@ from gateway import serving
 from gateway.access.issuer import read_issuer
 from gateway.access.lifetimes import parse_lifetime
 from gateway.access.roles import Roles
-from gateway.access.tokens import create_token, list_tokens, revoke_token
+from gateway.access.tokens import list_tokens
 from gateway.api.schema import print_sdl
 from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings, variable
@@ -24,6 +24,7 @@ from gateway.inventory.examining import check_provider
 from gateway.inventory.importing import import_file
 from gateway.inventory.refresh import Inventory
 from gateway.inventory.simulating import simulate as simulate_machine
+from gateway.operations.tokens import give_token, take_token
 from gateway.providers import SIMULATED, known, read_providers
 from gateway.store.migrate import migrate as migrate_database
 from gateway.supervising import supervise
@@ -198,7 +199,7 @@ def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: A
 
     async def create() -> str:
         async with opened_database(settings) as database:
-            return await create_token(database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime)
+            return await give_token(database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime)
 
     click.echo(asyncio.run(create()))
 
@@ -228,7 +229,7 @@ def token_revoke(name: str, **overrides: Any) -> None:
 
     async def revoke() -> None:
         async with opened_database(settings) as database:
-            await revoke_token(database, name)
+            await take_token(database, name)
 
     asyncio.run(revoke())
     click.echo(f"{name}: revoked; gateways that run refuse it within {settings.credentials_trusted:g} seconds")

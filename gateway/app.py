@@ -25,7 +25,7 @@ from gateway.audit import Surface
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulated import SimulatedDriver
-from gateway.errors import Unauthenticated
+from gateway.errors import GatewayError
 from gateway.health import Health, Part
 from gateway.inventory.demo import load_demo
 from gateway.inventory.refresh import Inventory
@@ -188,6 +188,6 @@ async def _begun(stack: AsyncExitStack, *parts: _Begins) -> None:
         stack.push_async_callback(part.stop)
 
 
-async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: Unauthenticated) -> None:
+async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: GatewayError) -> None:
     rest = scope["path"].startswith("/api")
     await refusals.log_in(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)

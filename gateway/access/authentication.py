@@ -21,7 +21,7 @@ from gateway.access.sessions import end_session, issue_session, session_caller, 
 from gateway.access.throttle import Throttle
 from gateway.access.tokens import any_token, token_caller, touch_token
 from gateway.config import Settings
-from gateway.errors import BadCredentials, StartupError, Unauthenticated
+from gateway.errors import BadCredentials, GatewayError, StartupError, Throttled, Unauthenticated
 from gateway.store.database import Database
 
 MOST_KNOWN = 10_000  # credentials; the one verified longest ago makes way
@@ -33,10 +33,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-OnRefusal = Callable[[Mapping[str, Any], Unauthenticated], Awaitable[None]]  # is told of everybody who may not come in
+OnRefusal = Callable[[Mapping[str, Any], GatewayError], Awaitable[None]]  # is told of everybody who may not come in
 
 
-async def nobody(_scope: Mapping[str, Any], _error: Unauthenticated) -> None:
+async def nobody(_scope: Mapping[str, Any], _error: GatewayError) -> None:
     """Where refusals need not be told."""
 
 
@@ -106,6 +106,9 @@ class Authenticator:
             raise error
         try:
             caller = await self._look(scope, credential, trusted=known is not None)
+        except Throttled as error:
+            await self._on_refusal(scope, error)
+            raise
         except Unauthenticated as error:
             await self._on_refusal(scope, error)
             self._known.pop(digest, None)

@@ -1,6 +1,6 @@
 """API tokens: given out by an administrator, kept hashed in the database, good until they expire or are revoked."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,7 +27,7 @@ _KEY = "token:"
 _ANY = Statement(select(ApiToken.id).limit(1))
 _INSERT = insert(ApiToken, "name", "secret_hash", "roles", "tenant", "created_at", "expires_at")
 _LIVE = (col(ApiToken.name) == bindparam("of"), col(ApiToken.revoked_at).is_(None))
-_BY_NAME = Statement(select(ApiToken.id).where(*_LIVE).with_for_update())
+_BY_NAME = Statement(select(ApiToken.id, ApiToken.tenant).where(*_LIVE).with_for_update())
 _BY_ID = Statement(
     sa.select(
         col(ApiToken.name),
@@ -69,8 +69,21 @@ async def any_token(database: Database) -> bool:
     return await database.read(lambda tx: tx.first(_ANY), single=True) is not None
 
 
+Record = Callable[[Transaction, str], Awaitable[None]]  # is told the tenant, in the transaction of the change
+
+
+async def unrecorded(_transaction: Transaction, _tenant: str) -> None:
+    """For whoever keeps no record."""
+
+
 async def create_token(
-    database: Database, roles: Roles, name: str, role_names: Sequence[str], tenant: str, lifetime: timedelta | None
+    database: Database,
+    roles: Roles,
+    name: str,
+    role_names: Sequence[str],
+    tenant: str,
+    lifetime: timedelta | None,
+    record: Record = unrecorded,
 ) -> str:
     """Makes a token and returns its text, which nobody can find out again. Without a lifetime it never expires.
 
@@ -93,6 +106,7 @@ async def create_token(
             created_at=at,
             expires_at=None if lifetime is None else at + lifetime,
         )
+        await record(tx, tenant)
         number: int = row.id
         return number
 
@@ -131,7 +145,7 @@ async def list_tokens(database: Database) -> list[KnownToken]:
     return [KnownToken(id_, name, tuple(orjson.loads(roles)), *rest) for id_, name, roles, *rest in rows]
 
 
-async def revoke_token(database: Database, name: str) -> None:
+async def revoke_token(database: Database, name: str, record: Record = unrecorded) -> None:
     """Ends the token of this name and the sessions that it began. Raises NotFound when none is to be revoked."""
 
     async def work(tx: Transaction) -> None:
@@ -140,6 +154,7 @@ async def revoke_token(database: Database, name: str) -> None:
             raise NotFound(f"there is no token {name!r} that could be revoked")
         await tx.run(_REVOKE, of=row.id, at=now())
         await tx.run(_END_SESSIONS, of=row.id)
+        await record(tx, row.tenant)
 
     await database.write(work)
 

@@ -14,6 +14,7 @@ ARROWS: dict[str, set[str]] = {
         "api",
         "access",
         "inventory",
+        "operations",
         "providers",
         "store",
         "config",
