@@ -6,7 +6,7 @@ the wished one on both sides, and the counter agrees.
 
 import pytest
 
-from tests.crash.table import FAULTS, fill, fill_all
+from tests.crash.table import fill
 from tests.databases import Databases
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
@@ -17,10 +17,3 @@ pytestmark = pytest.mark.thorough  # servers in processes of their own, and wait
 )
 def test_some_of_it(kind: str, fault: str, wish: str, databases: Databases) -> None:
     assert sum(fill(kind, fault, databases, stride=25, wishes=[wish]).values()) >= 2
-
-
-@pytest.mark.thorough
-def test_a_tenth_of_it(databases: Databases) -> None:
-    lines = fill_all(databases, stride=10)
-    print("", *lines, sep="\n")
-    assert len(lines) == 2 + sum(len(faults) for faults in FAULTS.values())

@@ -5,7 +5,6 @@ import pytest
 from tests.crash.world import home
 from tests.databases import KINDS, Databases
 from tests.soak.deleting import delete
-from tests.soak.overload import overload
 from tests.soak.subscribers import follow
 
 pytestmark = pytest.mark.thorough
@@ -14,16 +13,6 @@ pytestmark = pytest.mark.thorough
 def test_every_subscriber_sees_every_end(databases: Databases) -> None:
     with home("postgresql", databases) as place:
         assert follow(place, 100, 20, print).missing == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_request_of_too_many_is_answered(kind: str, databases: Databases) -> None:
-    with home(kind, databases) as place:
-        found = overload(place, 3.0, print)
-    assert not found.twice.lost
-    assert found.twice.without_retry_after == 0
-    assert set(found.twice.by_status) <= {200, 503}
-    assert set(found.after.by_status) == {200}
 
 
 @pytest.mark.parametrize("kind", KINDS)
