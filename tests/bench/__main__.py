@@ -2,12 +2,12 @@
 
 import argparse
 import shlex
-import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,8 +78,10 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
 
 
 def _copy(url: str, folder: str) -> str:
+    """By SQLite itself: whoever opens and closes its file otherwise takes this process's locks away (POSIX)."""
     copy = Path(folder, "gateway.db")
-    shutil.copy(url.removeprefix("sqlite:///"), copy)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
     return f"sqlite:///{copy}"
 
 

@@ -51,7 +51,13 @@ class System:
         """What a request brings, made for the database at `url`."""
         match self.credentials:
             case "jwt":
-                claims = {"iss": _ISSUER["GATEWAY_JWT_ISSUER"], "aud": "bench", "sub": "bench", "roles": ["admin"]}
+                claims = {
+                    "iss": _ISSUER["GATEWAY_JWT_ISSUER"],
+                    "aud": "bench",
+                    "sub": "bench",
+                    "tenant": "default",
+                    "roles": ["admin"],
+                }
                 return jwt.encode({**claims, "exp": int(time.time()) + 86_400}, _SECRET, "HS256")
             case "token":
                 command = [sys.executable, "-m", "gateway", "token", "create", "bench", "--role", "admin"]
