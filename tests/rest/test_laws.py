@@ -1,14 +1,14 @@
 """REST and GraphQL are two languages for the same questions: the same rows, from as many statements."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.request_id import REQUEST_ID
 from gateway.config import Settings
+from tests.counting import counted_by_request
 from tests.databases import SLOW_KINDS, Databases
 from tests.reads import test_laws  # noqa: F401 - loads the profile that bounds the examples
 from tests.reads.world import World, planted
@@ -82,21 +82,7 @@ QUERIES = [
 
 @pytest.mark.parametrize(("path", "query"), QUERIES)
 def test_as_many_statements(readable: Rest, monkeypatch: pytest.MonkeyPatch, path: str, query: str) -> None:
-    """Counted by request, for the worker and the feed read as well."""
-    database = readable.gateway.gateway.database
-    read, counts = database.read, {}
-
-    async def counting_read(work: Any, *, single: bool = False) -> Any:
-        async def counted(transaction: Any) -> Any:
-            before = transaction.statements
-            try:
-                return await work(transaction)
-            finally:  # a read that takes long is begun anew: the last time counts
-                counts[REQUEST_ID.get()] = transaction.statements - before
-
-        return await read(counted, single=single)
-
-    monkeypatch.setattr(database, "read", counting_read)
+    counts = counted_by_request(readable.gateway, monkeypatch)
     readable.http.get(readable.root + path, headers={"x-request-id": "rest"}).raise_for_status()
     answer = readable.http.post("/graphql", json={"query": query}, headers={"x-request-id": "graphql"})
     assert "errors" not in answer.json()
