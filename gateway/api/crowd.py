@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.faults import Fault
 from gateway.errors import Unavailable
 
-_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+_ALWAYS = frozenset({"/healthz", "/readyz"})
 _FEW = 32  # requests in work that are never too many, however long they take
 _WEIGHT = 1 / 16  # of the newest request in the average
 

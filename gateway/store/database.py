@@ -100,10 +100,6 @@ class Database(Protocol):
         """
         ...
 
-    async def check(self) -> None:
-        """Raises an exception when the database does not answer."""
-        ...
-
     async def close(self) -> None:
         """Lets what runs end, then closes every connection."""
         ...

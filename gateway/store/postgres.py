@@ -15,7 +15,7 @@ import asyncpg
 
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
-from gateway.store.database import Limits, Load, Transaction, Work
+from gateway.store.database import Limits, Load, Work
 from gateway.store.postgres_hosts import Hosts
 from gateway.store.postgres_listening import Listening
 from gateway.store.postgres_pool import Connections
@@ -168,12 +168,6 @@ class PostgresDatabase:
     def _wake(self) -> None:
         for wake in self._wakes:
             wake()
-
-    async def check(self) -> None:
-        async def select(transaction: Transaction) -> None:
-            await transaction.rows("SELECT 1")
-
-        await self._read(select, True)
 
     async def close(self) -> None:
         if self._listening is not None:

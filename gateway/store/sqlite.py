@@ -312,12 +312,6 @@ class SqliteDatabase:
                         wake()
             await asyncio.sleep(_GLANCE)
 
-    async def check(self) -> None:
-        async def select(transaction: Any) -> None:
-            await transaction.rows("SELECT 1")
-
-        await self.read(select, single=True)
-
     async def close(self) -> None:
         if self._glancing is not None:
             self._glancing.cancel()

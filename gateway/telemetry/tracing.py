@@ -196,9 +196,6 @@ class TracedDatabase:
     async def listen(self, wake: Callable[[], None]) -> None:
         await self._database.listen(wake)
 
-    async def check(self) -> None:
-        await self._database.check()
-
     async def close(self) -> None:
         await self._database.close()
 

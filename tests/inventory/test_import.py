@@ -213,7 +213,7 @@ def next_numbers(opened: Callable[[], Any], provider: str = "manageiq") -> tuple
 def test_beside_a_gateway_that_is_open(url: str, tmp_path: Path, opened: Callable[[], Any]) -> None:
     async def run() -> list[Any]:
         async with opened() as database:
-            await database.check()
+            await database.read(lambda tx: tx.rows("SELECT 1"))
             await asyncio.to_thread(bring_in, url, tmp_path, collection(vm(11, snapshot(3))))
             rows: list[Any] = await database.read(lambda tx: tx.rows("SELECT id FROM snapshot"))
             return [tuple(row) for row in rows]
