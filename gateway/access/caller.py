@@ -8,6 +8,8 @@ from gateway.models import MachineKind, OperationKind, SnapshotAction
 # The name of who asks, once that is known, for the log.
 CALLER: ContextVar[str] = ContextVar("CALLER", default="-")
 
+LONGEST_NAME = 255  # characters, of a caller and of a tenant
+
 Right = tuple[SnapshotAction, MachineKind]
 
 # What there is to be allowed. Nobody can revert an Instance, and CREATE_WITH_MEMORY comes with CREATE.
@@ -54,6 +56,11 @@ class Caller:
         if action is SnapshotAction.CREATE_WITH_MEMORY:
             action = SnapshotAction.CREATE
         return (action, kind) in self.rights
+
+
+def is_name(text: str) -> bool:
+    """Whether it can name a caller or a tenant."""
+    return 1 <= len(text) <= LONGEST_NAME and text.isprintable()
 
 
 def local_caller(tenant: str) -> Caller:

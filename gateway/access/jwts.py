@@ -14,13 +14,12 @@ from jwt.exceptions import (
     PyJWTError,
 )
 
-from gateway.access.caller import Caller
+from gateway.access.caller import Caller, is_name
 from gateway.access.keys import Keys
 from gateway.access.roles import Roles
 from gateway.config import Settings
 from gateway.errors import BadCredentials
 
-LONGEST_NAME = 255
 _LATEST = 253_402_300_799.0  # the last second that has a date
 
 # What the signature has vouched for may be told to whoever sent it.
@@ -48,7 +47,7 @@ class Jwts:
         self._default_tenant = settings.jwt_default_tenant
 
     async def caller(self, token: str) -> Caller:
-        """Whose token it is. Raises BadCredentials, and ProviderUnavailable while nobody can tell."""
+        """Whose token it is. Raises BadCredentials, and Unavailable while nobody can tell."""
         try:
             return self._caller(await self._claims(token))
         except MissingRequiredClaimError as error:
@@ -82,21 +81,17 @@ class Jwts:
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         name, subject = _claim(claims, self._name), claims.get("sub")
-        if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        if not isinstance(name, str) or not is_name(name):
             raise BadCredentials(f"The token names nobody in its claim `{self._name}`.")
         tenant = _claim(claims, self._tenant)
         if tenant is None:
             tenant = self._default_tenant
         if not isinstance(tenant, str) or not tenant:
             raise BadCredentials(f"The token names no tenant in its claim `{self._tenant}`.")
-        names = _names(_claim(claims, self._roles_claim))
-        rights, administers = self._roles.rights(names)
-        return Caller(
-            name=name,
-            tenant=tenant,
-            roles=names,
-            rights=rights,
-            administers=administers,
+        return self._roles.caller(
+            name,
+            tenant,
+            _names(_claim(claims, self._roles_claim)),
             # The subject is what an issuer never gives to another; names change hands.
             key=f"jwt:{subject}" if subject else f"jwt-name:{name}",
             expires_at=min(float(claims["exp"]) + self._leeway, _LATEST),

@@ -39,7 +39,7 @@ class Keys(Protocol):
     """Where keys come from."""
 
     async def find(self, id: str | None, algorithm: str) -> Sequence[Key]:
-        """Those that a token may be signed with. Raises ProviderUnavailable when that cannot be told now."""
+        """Those that a token may be signed with. Raises Unavailable when that cannot be told now."""
 
     async def close(self) -> None:
         """Stops whatever runs for them."""

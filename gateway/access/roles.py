@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gateway.access.caller import ALL_RIGHTS, Right, right_name
+from gateway.access.caller import ALL_RIGHTS, Caller, Right, right_name
 from gateway.errors import InvalidInput, StartupError
 from gateway.models import SnapshotAction
 
@@ -64,6 +64,11 @@ class Roles:
         """What these roles allow together. A name that is no role allows nothing."""
         found = [self._roles.get(name, NOTHING) for name in names]
         return Granted(frozenset().union(*(one.rights for one in found)), any(one.administers for one in found))
+
+    def caller(self, name: str, tenant: str, roles: tuple[str, ...], *, key: str, expires_at: float | None) -> Caller:
+        """Whoever has these roles."""
+        rights, administers = self.rights(roles)
+        return Caller(name, tenant, roles, rights, administers, key, expires_at)
 
     def check(self, names: Iterable[str]) -> None:
         """Raises InvalidInput for a name that is no role."""

@@ -111,17 +111,8 @@ async def session_caller(database: Database, roles: Roles, session: Opaque) -> t
     at = now()
     if row.expires_at <= at or row.last_used_at <= at - TTL - TOUCH_AFTER:
         raise BadCredentials("The token has expired.")
-    names = tuple(orjson.loads(row.roles))
-    rights, administers = roles.rights(names)
-    caller = Caller(
-        name=row.name,
-        tenant=row.tenant,
-        roles=names,
-        rights=rights,
-        administers=administers,
-        key=row.caller,
-        expires_at=row.expires_at.timestamp(),
-    )
+    names, ends = tuple(orjson.loads(row.roles)), row.expires_at.timestamp()
+    caller = roles.caller(row.name, row.tenant, names, key=row.caller, expires_at=ends)
     return caller, row.last_used_at <= at - TOUCH_AFTER
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.access import opaque
-from gateway.access.caller import Caller
+from gateway.access.caller import LONGEST_NAME, Caller, is_name
 from gateway.access.opaque import Opaque
 from gateway.access.roles import Roles
 from gateway.columns import UtcDateTime, now
@@ -19,7 +19,6 @@ from gateway.identities import ApiSession, ApiToken
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 
-LONGEST_NAME = 255
 TOUCH_AFTER = timedelta(minutes=5)  # how coarsely it is kept when a token was last used
 
 _KEY = "token:"
@@ -170,17 +169,8 @@ async def token_caller(database: Database, roles: Roles, token: Opaque) -> tuple
         raise BadCredentials("The token has been revoked.")
     if row.expires_at is not None and row.expires_at <= at:
         raise BadCredentials("The token has expired.")
-    names = tuple(orjson.loads(row.roles))
-    rights, administers = roles.rights(names)
-    caller = Caller(
-        name=row.name,
-        tenant=row.tenant,
-        roles=names,
-        rights=rights,
-        administers=administers,
-        key=f"{_KEY}{token.number}",
-        expires_at=None if row.expires_at is None else row.expires_at.timestamp(),
-    )
+    names, ends = tuple(orjson.loads(row.roles)), None if row.expires_at is None else row.expires_at.timestamp()
+    caller = roles.caller(row.name, row.tenant, names, key=f"{_KEY}{token.number}", expires_at=ends)
     return caller, row.last_used_at is None or row.last_used_at <= at - TOUCH_AFTER
 
 
@@ -201,6 +191,6 @@ def _day(moment: datetime) -> str:
 
 def _word(text: str, what: str) -> str:
     text = text.strip()
-    if not 1 <= len(text) <= LONGEST_NAME or not text.isprintable():
+    if not is_name(text):
         raise InvalidInput(f"the {what} must be 1 to {LONGEST_NAME} printable characters")
     return text
