@@ -82,6 +82,11 @@ MEANINGS: dict[ErrorCode, Meaning] = {
 }
 
 
+def internal_message(request_id: str) -> str:
+    """What is said of a bug: the log has the rest under the same id."""
+    return f"Internal error. Report it with the request id {request_id}."
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """Points at one row that a client can fetch: `noun` is a table of `models`, `id` its number."""

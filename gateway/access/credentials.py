@@ -1,15 +1,21 @@
-"""What a request says of who sends it: one credential, from wherever clients put it. Verifies nothing."""
+"""What a request says of who sends it: one credential, from wherever clients put it; and how others are asked for.
+
+Verifies nothing.
+"""
 
 import binascii
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.errors import BadCredentials, Unauthenticated
+from gateway.errors import BadCredentials, GatewayError, Throttled, Unauthenticated, Unavailable
+
+Headers = list[tuple[bytes, bytes]]
 
 LONGEST = 8_192  # bytes; a token with hundreds of roles has some thousands
 
-REALM = b"snapshot gateway"
+_REALM = b"snapshot gateway"
+_BASIC = b'Basic realm="%b", charset="UTF-8"' % _REALM
 
 _NAMES = frozenset({"authorization", "x-auth-token"})
 
@@ -56,9 +62,19 @@ def token_in(credential: bytes) -> str:
         raise BadCredentials from None
 
 
-def challenge(error: Unauthenticated) -> bytes:
+def asked_for(error: GatewayError, *, basic: bool = False) -> Headers:
+    """The headers that the status of a refusal asks for (RFC 9110, 15.5.2 and 10.2.3). `basic`: that is taken too."""
+    if isinstance(error, Unauthenticated):
+        bearer = (b"www-authenticate", _challenge(error))
+        return [(b"www-authenticate", _BASIC), bearer] if basic else [bearer]
+    if isinstance(error, Throttled | Unavailable):
+        return [(b"retry-after", b"%d" % error.retry_after)]
+    return []
+
+
+def _challenge(error: Unauthenticated) -> bytes:
     """What `WWW-Authenticate` says of it (RFC 6750, 3): nothing of the token to whoever has sent none."""
-    text = b'Bearer realm="%b"' % REALM
+    text = b'Bearer realm="%b"' % _REALM
     if isinstance(error, BadCredentials):
         described = error.message.encode("ascii", "replace").replace(b"\\", b"/").replace(b'"', b"'")
         text += b', error="invalid_token", error_description="%b"' % described

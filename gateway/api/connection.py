@@ -16,7 +16,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.standing import Callers, Standing
 from gateway.api.expiry import RECHECK_AFTER, credentials_end
-from gateway.api.faults import errors_json, internal_message
+from gateway.api.faults import errors_json
 from gateway.api.messages import (
     ACK,
     PING,
@@ -36,7 +36,7 @@ from gateway.api.request_id import request_id
 from gateway.api.requests import Authenticate, Executor, GraphQLRequest, OperationKind
 from gateway.api.running import RunningOperation
 from gateway.audit import Surface
-from gateway.errors import ErrorCode, GatewayError, Throttled
+from gateway.errors import ErrorCode, GatewayError, Throttled, internal_message
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ class CrowdMiddleware:
             return
         begun = time.monotonic()
         if self._is_crowded(begun):
-            await self._refuse(send)
+            await self._fault.answer(send)
             return
         self._in_work += 1
         answered = False
@@ -66,13 +66,3 @@ class CrowdMiddleware:
     def _end(self, begun: float) -> None:
         self._in_work -= 1
         self._average += (time.monotonic() - begun - self._average) * _WEIGHT
-
-    async def _refuse(self, send: Send) -> None:
-        fault, body = self._fault, self._fault.body()
-        headers = [
-            (b"content-type", b"application/json; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            *fault.headers,
-        ]
-        await send({"type": "http.response.start", "status": fault.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})

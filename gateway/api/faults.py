@@ -1,11 +1,10 @@
 """What a transport says no with: a status, headers and a body in GraphQL's shape."""
 
 import orjson
+from starlette.types import Send
 
-from gateway.access.credentials import challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated, Unavailable
-
-Headers = list[tuple[bytes, bytes]]
+from gateway.access.credentials import Headers, asked_for
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 
 
 class Fault(Exception):
@@ -22,14 +21,9 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> "Fault":
-        """The same refusal as HTTP shows it, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
-        headers = None
-        if isinstance(error, Unauthenticated):
-            headers = [(b"www-authenticate", challenge(error))]
-        elif isinstance(error, Throttled | Unavailable):
-            headers = [(b"retry-after", b"%d" % error.retry_after)]
+        """The same refusal as HTTP shows it, with what its status asks for."""
         meaning = MEANINGS[error.code]
-        fault = cls(meaning.http_status, error.message, error.code, headers)
+        fault = cls(meaning.http_status, error.message, error.code, asked_for(error))
         fault.retryable = meaning.retryable
         return fault
 
@@ -41,6 +35,17 @@ class Fault(Exception):
     def body(self) -> bytes:
         return b'{"errors":' + errors_json(self.message, self.code, retryable=self.retryable) + b"}"
 
+    async def answer(self, send: Send, event: str = "http.response") -> None:
+        """Sends it as the whole answer, by ASGI events of this name."""
+        body = self.body()
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            *self.headers,
+        ]
+        await send({"type": f"{event}.start", "status": self.status, "headers": headers})
+        await send({"type": f"{event}.body", "body": body})
+
 
 def errors_json(message: str, code: ErrorCode, *, retryable: bool = False) -> bytes:
     """A list of one GraphQL error, as JSON."""
@@ -48,7 +53,3 @@ def errors_json(message: str, code: ErrorCode, *, retryable: bool = False) -> by
     if retryable:
         extensions["retryable"] = True
     return orjson.dumps([{"message": message, "extensions": extensions}])
-
-
-def internal_message(request_id: str) -> str:
-    return f"Internal error. Report it with the request id {request_id}."

@@ -6,9 +6,8 @@ from typing import Any
 
 from graphql import GraphQLError, GraphQLSyntaxError
 
-from gateway.api.faults import internal_message
 from gateway.api.request_id import REQUEST_ID
-from gateway.errors import MEANINGS, ErrorCode, GatewayError
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 from gateway.reads.compiler import UnboundArgument
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import orjson
 
 from gateway.access.caller import Caller
 from gateway.access.origin import Origin
-from gateway.api.faults import errors_json, internal_message
+from gateway.api.faults import errors_json
 from gateway.api.messages import complete_message, error_message, next_message
 from gateway.api.requests import Answer, Executor, GraphQLRequest, OperationKind
-from gateway.errors import ErrorCode
+from gateway.errors import ErrorCode, internal_message
 
 log = logging.getLogger(__name__)
 

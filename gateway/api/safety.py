@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.faults import Fault, Headers
+from gateway.access.credentials import Headers
+from gateway.api.faults import Fault
 from gateway.api.origins import configured_origins, host_and_port, parse_origin
 from gateway.config import Settings
 from gateway.errors import ErrorCode
@@ -71,7 +72,7 @@ class SafetyMiddleware:
         if fault is None:
             await self._app(scope, receive, send_safely)
         else:
-            await _refuse(send_safely, "http.response", fault)
+            await fault.answer(send_safely)
 
     def _with_safety(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
         """The answer's own headers win."""
@@ -137,17 +138,6 @@ def _path(scope: Scope) -> str:
 async def _deny(scope: Scope, send: Send, fault: Fault) -> None:
     """Refuses a handshake, with the reason where the server can carry one (ASGI, "WebSocket Denial Response")."""
     if "websocket.http.response" in scope.get("extensions", ()):
-        await _refuse(send, "websocket.http.response", fault)
+        await fault.answer(send, "websocket.http.response")
     else:
         await send({"type": "websocket.close"})
-
-
-async def _refuse(send: Send, answer: str, fault: Fault) -> None:
-    body = fault.body()
-    headers = [
-        (b"content-type", b"application/json; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        *fault.headers,
-    ]
-    await send({"type": f"{answer}.start", "status": fault.status, "headers": headers})
-    await send({"type": f"{answer}.body", "body": body})

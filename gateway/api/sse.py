@@ -8,10 +8,10 @@ from typing import Any
 from starlette.types import Receive, Send
 
 from gateway.api.expiry import RECHECK_AFTER
-from gateway.api.faults import errors_json, internal_message
+from gateway.api.faults import errors_json
 from gateway.api.requests import Answer
 from gateway.api.streams import Streams
-from gateway.errors import ErrorCode, GatewayError
+from gateway.errors import ErrorCode, GatewayError, internal_message
 
 PING_AFTER = 12.0  # seconds of silence; proxies commonly cut a connection after 15 to 60
 FIRST_ANSWER_WAIT = 0.25  # seconds that a request error has to become a plain 400 rather than an event

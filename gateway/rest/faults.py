@@ -4,12 +4,9 @@ from typing import Self
 
 import orjson
 
-from gateway.access.credentials import REALM, challenge
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, Throttled, Unauthenticated, Unavailable
+from gateway.access.credentials import Headers, asked_for
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 
-Headers = list[tuple[bytes, bytes]]
-
-_BASIC = b'Basic realm="%b", charset="UTF-8"' % REALM
 _BAD_REQUEST = "Api::BadRequestError"
 _CLASSES = {
     ErrorCode.INVALID: _BAD_REQUEST,
@@ -36,14 +33,9 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> Self:
-        """The same refusal in ManageIQ's words, with what its status asks for (RFC 9110, 15.5.2 and 10.2.3)."""
-        headers = None
-        if isinstance(error, Unauthenticated):
-            headers = [(b"www-authenticate", _BASIC), (b"www-authenticate", challenge(error))]
-        elif isinstance(error, Throttled | Unavailable):
-            headers = [(b"retry-after", b"%d" % error.retry_after)]
+        """The same refusal in ManageIQ's words, with what its status asks for."""
         meaning, klass = MEANINGS[error.code], _CLASSES.get(error.code, _BAD_REQUEST)
-        return cls(meaning.http_status, meaning.rest_kind, error.message, klass, headers)
+        return cls(meaning.http_status, meaning.rest_kind, error.message, klass, asked_for(error, basic=True))
 
     def body(self) -> bytes:
         return orjson.dumps({"error": {"kind": self.kind, "message": self.message, "klass": self.klass}})
@@ -68,5 +60,4 @@ def no_route(method: str, path: str) -> Fault:
 
 def internal(request_id: str) -> Fault:
     """A bug, masked: the log has the rest under the same id."""
-    message = f"Internal error. Report it with the request id {request_id}."
-    return Fault(500, "internal_server_error", message, _CLASSES[ErrorCode.INTERNAL])
+    return Fault(500, "internal_server_error", internal_message(request_id), _CLASSES[ErrorCode.INTERNAL])
