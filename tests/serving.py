@@ -68,7 +68,7 @@ class Served:
 
 
 @contextmanager
-def served(settings: Settings, *, demo: bool = False) -> Iterator[Served]:
+def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> Iterator[Served]:
     """Serves until the block is left."""
     ready = threading.Event()
     found: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def served(settings: Settings, *, demo: bool = False) -> Iterator[Served]:
     async def main() -> None:
         with socket.socket(proto=socket.IPPROTO_TCP) as listening:
             listening.bind(("127.0.0.1", 0))
-            async with running(settings, demo=demo) as gateway:
+            async with running(settings, demo=demo, refreshes=refreshes) as gateway:
                 config = uvicorn.Config(
                     gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
                 )

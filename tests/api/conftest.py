@@ -21,8 +21,11 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Se
 
 @pytest.fixture(scope="module", params=KINDS)
 def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world, whose providers need no time; each test has machines of its own in it."""
+    """The demo world, whose providers need no time; each test has machines of its own in it.
+
+    Providers are not read by themselves, for some tests change what the gateway knows behind its back.
+    """
     settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
-    with served(settings, demo=True) as gateway:
+    with served(settings, demo=True, refreshes=False) as gateway:
         latency(gateway, 0)
         yield gateway

@@ -45,6 +45,11 @@ def created(busy: Served, machine: str, name: str, **more: Any) -> str:
 
 
 def test_the_story_of_a_vm(busy: Served) -> None:
+    a_snapshot_is_made(busy)
+    and_the_vm_goes_back(busy)
+
+
+def a_snapshot_is_made(busy: Served) -> None:
     with held(busy, "vm-11"):
         payload = wish(busy, CREATE, machineId="vm-11", name="  new\t", description=" kept as it is ", memory=True)
         operation, snapshot = accepted(payload, "CREATE_SNAPSHOT")
@@ -82,8 +87,7 @@ def test_the_story_of_a_vm(busy: Served) -> None:
     assert made["observedAt"]
 
 
-def test_the_story_of_a_vm_goes_back(busy: Served) -> None:
-    """As test_the_story_of_a_vm has left it."""
+def and_the_vm_goes_back(busy: Served) -> None:
     payload = wish(busy, REVERT, snapshotId="snapshot-3")
     operation, _ = accepted(payload, "REVERT_VM_SNAPSHOT")
     assert payload["vm"] == {"id": "vm-11"}

@@ -78,25 +78,25 @@ CAPABILITIES = """{
 }"""
 
 
-def dry_runs(busy: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
+def dry_runs(gateway: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
     """The errors of reverting to each, and of deleting each; nothing is done."""
     reverts, deletes = [], []
     for start in range(0, len(ids), 100):
         some = ids[start : start + 100]
         wishes = [f'r{n}: revertVmSnapshot(input: {{snapshotId: "{id_}", dryRun: true}}) {{ errors {{ message }} }}'
                   for n, id_ in enumerate(some)]  # fmt: skip
-        reverts += [payload["errors"] for payload in busy.ask("mutation {" + " ".join(wishes) + "}").values()]
-        deletes += [result["errors"] for result in wish(busy, DELETE, ids=some, dryRun=True)["results"]]
+        reverts += [payload["errors"] for payload in gateway.ask("mutation {" + " ".join(wishes) + "}").values()]
+        deletes += [result["errors"] for result in wish(gateway, DELETE, ids=some, dryRun=True)["results"]]
     return reverts, deletes
 
 
-def test_capabilities_agree_with_refusals(busy: Served) -> None:
+def test_capabilities_agree_with_refusals(gateway: Served) -> None:
     """Every snapshot's, by a dry run, and every refusal of memory."""
-    found = busy.ask(CAPABILITIES)
-    before = dump(busy)
+    found = gateway.ask(CAPABILITIES)
+    before = dump(gateway)
     counts = {"REVERT": 0, "DELETE": 0, "CREATE_WITH_MEMORY": 0}
     snapshots = found["snapshots"]["nodes"]
-    reverts, deletes = dry_runs(busy, [node["id"] for node in snapshots])
+    reverts, deletes = dry_runs(gateway, [node["id"] for node in snapshots])
     for node, revert, delete in zip(snapshots, reverts, deletes, strict=True):
         said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
         assert list(said) == ["REVERT", "DELETE"]
@@ -108,7 +108,7 @@ def test_capabilities_agree_with_refusals(busy: Served) -> None:
         assert list(said) == ["READ", "CREATE", "CREATE_WITH_MEMORY", "REVERT", "DELETE"]
         supported, reason = said["CREATE_WITH_MEMORY"]
         if not supported:
-            (error,) = wish(busy, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
+            (error,) = wish(gateway, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
             assert error == {
                 "code": "UNSUPPORTED",
                 "message": reason,
@@ -118,7 +118,7 @@ def test_capabilities_agree_with_refusals(busy: Served) -> None:
         counts["CREATE_WITH_MEMORY"] += supported
     assert counts["REVERT"] < counts["DELETE"] == len(found["snapshots"]["nodes"])
     assert 0 < counts["CREATE_WITH_MEMORY"] < len(found["machines"]["nodes"])
-    assert dump(busy) == before
+    assert dump(gateway) == before
 
 
 @pytest.mark.parametrize(
