@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -71,15 +72,25 @@ class PostgresServer:
         self._process.wait(20)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to every process of the server: SIGSTOP freezes it, SIGKILL is a host that lost its power."""
+        """Sends a signal to every process of the server: SIGSTOP freezes it."""
         for pid in (self._process.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """Power off."""
-        self.signal(signal.SIGKILL)
-        self._process.wait(20)
+        """Power off. Nothing of it runs any more when this returns, so that it can be started again."""
+        if self._process.poll() is None:  # stopped first, or it might make a process that is missed
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        with contextlib.ExitStack() as open_ones:
+            ends = [os.pidfd_open(pid) for pid in self._children()]
+            for end in ends:
+                open_ones.callback(os.close, end)
+                signal.pidfd_send_signal(end, signal.SIGKILL)
+            self._process.kill()
+            self._process.wait(20)
+            for end in ends:
+                select.select([end], [], [], 20)
 
     def promote(self) -> None:
         """Makes a primary of a standby; returns when it takes writes."""

@@ -30,9 +30,18 @@ class Rows:
                 connection.execute(sql)
             connection.commit()
 
-    def _connect(self) -> Any:
+    def is_locked(self, patience: float = 1.0) -> bool:
+        """Whether nobody else may write to SQLite's file for so many seconds."""
+        with closing(self._connect(patience)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
+
+    def _connect(self, patience: float = 30.0) -> Any:
         if self._url.startswith("sqlite"):
-            return sqlite3.connect(self._url.removeprefix("sqlite:///"), timeout=30)
+            return sqlite3.connect(self._url.removeprefix("sqlite:///"), timeout=patience)
         return psycopg.connect(self._url)
 
     def dump(self) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from gateway.store import opening
 from gateway.store.database import Database, Transaction, Work
 from gateway.store.feed import Feed
 from gateway.store.statements import Statement
+from tests.forked import CONTEXT
 
 _asked: ContextVar[bool] = ContextVar("asked", default=False)  # in a request that changes something
 
@@ -31,15 +32,28 @@ _POLL = 0.02
 
 
 class Stop:
-    """Where to stop: shared with the process that will. `at` is a step, counted from 1; 0 is nowhere."""
+    """Where to stop, once: shared with the one process that will."""
 
     def __init__(self) -> None:
-        self.at = RawValue(c_int, 0)
-        self.count = RawValue(c_int, 0)
+        self._lock = CONTEXT.Lock()
+        self._at = RawValue(c_int, 0)  # a step, counted from 1; 0 is nowhere
+        self._count = RawValue(c_int, 0)
 
     def arm(self, at: int) -> None:
-        self.count.value = 0
-        self.at.value = at
+        """Steps are counted from now on. With 0 nothing stops any more that has not said so already."""
+        with self._lock:
+            self._count.value = 0
+            self._at.value = at
+
+    def step(self, say: Callable[[], None]) -> bool:
+        """Counts a step: whether this is the one. `say` is called before anybody can think that it did not come."""
+        with self._lock:
+            self._count.value += 1
+            here: bool = self._count.value == self._at.value
+            if here:
+                self._at.value = 0
+                say()
+            return here
 
 
 class _Steps:
@@ -49,9 +63,7 @@ class _Steps:
 
     def reach(self, label: str) -> None:
         """Stops here when this is the step: the whole process, or SQLite's writer, until it is told to go on."""
-        self._stop.count.value += 1
-        if self._stop.count.value == self._stop.at.value:
-            self._pipe.send(label)
+        if self._stop.step(lambda: self._pipe.send(label)):
             self._pipe.recv()
 
 

@@ -84,7 +84,6 @@ class Table:
         self._victims = replace(settings, database_url=home.url)
         self._survivor = Forked(settings, partial(prepare_survivor, self._may_claim))
         self._threads = ThreadPoolExecutor(4)
-        self._stop = Stop()
         self._victim: Forked | None = None
 
     def close(self) -> None:
@@ -102,7 +101,7 @@ class Table:
         step: str | None = None
         try:
             step = self._await_step(trial, first)
-            trial.check([first.result()] if step is None else self._suffer(trial, victim, fault, step, first))
+            trial.check([first.result()] if step is None else self._suffer(trial, victim, fault, first))
         except (AssertionError, httpx2.HTTPError) as error:
             victim.kill()
             self._victim = None
@@ -112,6 +111,7 @@ class Table:
 
     def _alive(self) -> Forked:
         if self._victim is None:
+            self._stop = Stop()
             self._pipe, there = CONTEXT.Pipe()
             self._victim = Forked(self._victims, partial(prepare, self._stop, there))
         return self._victim
@@ -119,20 +119,21 @@ class Table:
     def _await_step(self, trial: "_Trial", first: "Future[Any]") -> str | None:
         """What the victim stops at; None when everything ended before."""
         for _ in patience("the step or the end"):
+            if first.done() and trial.ended():
+                self._stop.arm(0)
+                return self._pipe.recv() if self._pipe.poll() else None
             if self._pipe.poll(0.005):
                 step: str = self._pipe.recv()
                 return step
-            if first.done() and trial.ended():
-                return None
         return None
 
-    def _suffer(self, trial: "_Trial", victim: Forked, fault: str, step: str, first: "Future[Any]") -> list[Any]:
+    def _suffer(self, trial: "_Trial", victim: Forked, fault: str, first: "Future[Any]") -> list[Any]:
         """Every answer that anybody got, the last one to the same request with the same key at the end."""
         if fault == "gateway killed":
             victim.kill()
             self._victim = None
         elif fault == "frozen":
-            return self._freeze(trial, victim, step, first)
+            return self._freeze(trial, victim, first)
         else:
             self._hurt_database(fault)
             self._pipe.send("go on")
@@ -144,11 +145,11 @@ class Table:
             trial.await_end()
         return [_answer(first), again, trial.insist(self._survivor.url)]
 
-    def _freeze(self, trial: "_Trial", victim: Forked, step: str, first: "Future[Any]") -> list[Any]:
+    def _freeze(self, trial: "_Trial", victim: Forked, first: "Future[Any]") -> list[Any]:
         """Nobody can take SQLite's lock from a process that is frozen with it: there the others wait, for once."""
-        holds_the_lock = self._home.kind == "sqlite" and step.startswith("in a write")
         victim.signal(signal.SIGSTOP)
         self._pipe.send("go on")
+        holds_the_lock = self._home.is_locked()
         with self._claiming():
             again = self._threads.submit(trial.insist, self._survivor.url)
             if holds_the_lock:
@@ -211,12 +212,15 @@ class _Trial:
 
     def insist(self, url: str) -> list[str]:
         """Asks until there is an answer: the key makes that safe."""
-        for _ in patience("an answer"):
+        last = "an answer"
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
             try:
                 return self.ask(url)
-            except httpx2.HTTPError:
+            except httpx2.HTTPError as error:
+                last = repr(error)
                 time.sleep(0.02)
-        raise AssertionError
+        raise Wrong(f"nothing but {last}")
 
     def ended(self) -> bool:
         operations = self._home.operations(self._machine)

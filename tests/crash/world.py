@@ -121,6 +121,10 @@ class Home:
         )
         return pair[0], pair[1]
 
+    def is_locked(self) -> bool:
+        """Whether somebody keeps everybody else from writing; that lasts on SQLite only."""
+        return self.kind == "sqlite" and self.rows.is_locked()
+
     def times(self, log: str, what: int | str) -> int:
         """How often `what` is in a log."""
         count: int = self.rows(f"SELECT count(*) FROM {log} WHERE what = '{what}'")[0][0]
@@ -148,7 +152,8 @@ def home(kind: str, databases: Databases) -> Iterator[Home]:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed")
-    server = PostgresServer(binaries, "synchronous_commit=on")
+    # A server that is to stop waits for who is connecting: not for long, for that may be a gateway that stands still.
+    server = PostgresServer(binaries, "synchronous_commit=on", "authentication_timeout=3s")
     relay = Relay(server.port)
     try:
         yield Home(make_database(server, "world"), server, relay)
