@@ -80,7 +80,9 @@ class Settings:
     write_timeout: float = setting(15.0, "A write that takes longer, waits for locks included, is ended with an error.")
     database_wait: float = setting(5.0, "How long a request waits for a database connection, or for the database.")
     database_queue: int = setting(1_000, "Reads, and writes, that may wait for the database; more are refused at once.")
-    operation_slots: int = setting(16, "Operations this process runs at once.")
+    operation_slots: int = setting(
+        16, "Operations this process runs at once, besides those of providers with a `concurrency`."
+    )
     operation_lease: float = setting(10.0, "How long a worker may be silent before another takes its operation over.")
     operation_deadline: float = setting(21_600.0, "An operation still running after this ends as OUTCOME_UNKNOWN.")
     operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")

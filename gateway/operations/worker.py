@@ -9,7 +9,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from uuid import uuid4
@@ -36,9 +37,9 @@ _LOOKS = 0.05  # seconds between looks for wishes to cancel: the worker is woken
 class Worker:
     """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds.
 
-    `limits`: how many operations of a provider may be under way here, for those that have a limit. `look` is told a
-    provider and a machine's ref when more may have changed there than the operation has recorded. `around` is entered
-    for the work on each operation.
+    `limits`: how many operations of a provider may be under way here, for those that have a limit; all others share
+    the settings' `operation_slots`. `look` is told a provider and a machine's ref when more may have changed there than
+    the operation has recorded. `around` is entered for the work on each operation.
     """
 
     def __init__(
@@ -129,8 +130,7 @@ class Worker:
                     await self._woken.wait()
 
     async def _claim(self) -> None:
-        for providers in self._groups():
-            slots = self._free(providers)
+        for providers, slots in self._shares():
             if slots <= 0 or self._stopping:
                 continue
             claims = await claim(
@@ -141,19 +141,15 @@ class Worker:
                 self._jobs[job] = claimed
                 job.add_done_callback(self._done)
 
-    def _groups(self) -> list[list[str]]:
-        """The providers that may be claimed for in one statement: all but those that could be given too much."""
-        limited = [name for name in self._drivers if name in self._limits]
-        return [[name for name in self._drivers if name not in self._limits], *([name] for name in limited)]
+    def _shares(self) -> list[tuple[list[str], int]]:
+        """Providers, and how many of their operations may begin here now. Each share is claimed by one statement.
 
-    def _free(self, providers: Sequence[str]) -> int:
-        """How many operations of these providers may begin here now."""
-        free = self._settings.operation_slots - len(self._jobs)
-        for name in providers:
-            if name in self._limits:
-                running = sum(claimed.row.provider == name for claimed in self._jobs.values())
-                free = min(free, self._limits[name] - running)
-        return free
+        One with a limit has a share of its own: when it hangs it holds nothing that another could use.
+        """
+        running = Counter(claimed.row.provider for claimed in self._jobs.values())
+        own = [([name], most - running.pop(name, 0)) for name, most in self._limits.items()]
+        others = [name for name in self._drivers if name not in self._limits]
+        return [(others, self._settings.operation_slots - running.total()), *own]
 
     async def _see_wishes(self) -> float:
         """Looks for wishes to cancel, unless it has just done so; the seconds until it has to look again."""

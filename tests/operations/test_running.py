@@ -194,6 +194,31 @@ def test_a_provider_is_given_no_more_than_its_limit(run: Run) -> None:
     run(story)
 
 
+class Hung(SimulatedDriver):
+    """Takes calls, and never answers."""
+
+    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+        await asyncio.Event().wait()
+        return await super().create(work, wish)
+
+
+def test_a_provider_that_hangs_takes_nobody_elses_place(run: Run) -> None:
+    async def story(first: World) -> None:
+        world = first.with_settings(operation_slots=1, drain_timeout=0.0)
+        for name, kind in (("hung-1", Hung), ("hung-2", Hung), ("lively", SimulatedDriver)):
+            world.drivers[name] = kind(name, world.simulation)
+            await world.provider(name)
+        machines = {name: await world.machine(name, provider=name) for name in world.drivers}
+        wished = {name: await world.create(machine) for name, machine in machines.items()}
+        async with world.working(limits={"hung-1": 1, "hung-2": 1, "lively": 1}):
+            for name in ("lively", "sim"):
+                await world.until_state(wished[name].operation_id, "SUCCEEDED")
+            for name in ("hung-1", "hung-2"):
+                await world.until_state(wished[name].operation_id, "RUNNING")
+
+    run(story)
+
+
 def test_a_machine_is_looked_at_after_a_revert_and_after_what_failed(run: Run) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
