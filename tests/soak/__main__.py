@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from tests.crash.table import fill_all
 from tests.crash.world import home
 from tests.databases import KINDS, Databases
 from tests.soak.deleting import delete
+from tests.soak.endurance import endure
 from tests.soak.overload import overload
 from tests.soak.running import Plan, play
 from tests.soak.subscribers import follow
+
+_MAY_GROW = 3.0  # MiB in a third of the time: what the allocator scatters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,11 @@ class Size:
     operations: int
     overload: float
     snapshots: int
+    endurance: float
 
 
-FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000)
-QUICK = Size(20, 20, 10, 200, 40, 15, 2_000)
+FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000, 3_600)
+QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60)
 
 
 class Failed(Exception):
@@ -89,8 +94,16 @@ def deletes(databases: Databases, size: Size) -> None:
         _require(found.busy[0] <= 2 * found.quiet[0], f"{kind}: reads take more than twice as long")
 
 
+def memory(databases: Databases, size: Size) -> None:
+    """It stays as large as it is, on both databases at the same time."""
+    with ExitStack() as stack:
+        homes = [stack.enter_context(home(kind, databases)) for kind in KINDS]
+        for kind, grown in endure(homes, size.endurance, print).items():
+            _require(grown <= _MAY_GROW, f"{kind}: grew by {grown:.1f} MiB")
+
+
 PROOFS: dict[str, Callable[[Databases, Size], None]] = {
-    proof.__name__: proof for proof in (crashes, history, subscriptions, load, deletes)
+    proof.__name__: proof for proof in (crashes, history, subscriptions, load, deletes, memory)
 }
 
 
