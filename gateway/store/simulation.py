@@ -12,7 +12,7 @@ from uuid import uuid4
 import orjson
 
 from gateway.columns import now
-from gateway.errors import NotFound, ProviderBusy, ProviderMissing
+from gateway.errors import NotFound, ProviderBusy, ProviderError, ProviderMissing
 from gateway.models import MachineKind, PowerState, SimulatedMachine, SimulatedSnapshot, SimulatedTask
 from gateway.store import simulated
 from gateway.store.database import Database, Transaction
@@ -46,27 +46,31 @@ class Simulation:
         return SimulatedMachine(**machine._asdict()), _parents_first(rows)
 
     async def begin(self, task: SimulatedTask, subject: str | None) -> SimulatedTask:
-        async def work(tx: Transaction) -> SimulatedTask:
+        async def work(tx: Transaction) -> SimulatedTask | ProviderError:
+            """Errors are returned, for a transaction that raises would take back the work that has just been done."""
             machine = await simulated.settle(tx, task.machine_ref)
             if machine is None:
-                raise ProviderMissing("the provider has no such machine")
+                return ProviderMissing("the provider has no such machine")
             earlier = await tx.first(simulated.TASK, token=task.token, verb=task.verb)
             # A delete that is done is not answered by its task: what is gone is missing, whoever asks.
             if earlier is not None and (task.verb != "delete" or not earlier.applied):
                 return SimulatedTask(**earlier._asdict())
             if await tx.first(simulated.WAITING, machine_ref=task.machine_ref):
-                raise ProviderBusy("the provider is doing other work on this machine")
+                return ProviderBusy("the provider is doing other work on this machine")
             if subject is not None:
                 known = await tx.first(simulated.SNAPSHOT, machine_ref=task.machine_ref, snapshot_ref=subject)
                 if known is None:
-                    raise ProviderMissing("the provider has no such snapshot")
+                    return ProviderMissing("the provider has no such snapshot")
             started = now()
             await tx.run(simulated.FORGET_TASKS, machine_ref=task.machine_ref, too_old=started - simulated.TASKS_KEPT)
             times = {"started_at": started, "done_at": started + timedelta(milliseconds=machine.latency_ms)}
             await tx.run(simulated.PUT_TASK, **(task.model_dump() | times))
             return SimulatedTask(**(task.model_dump() | times))
 
-        return await self._database.write(work)
+        begun = await self._database.write(work)
+        if isinstance(begun, ProviderError):
+            raise begun
+        return begun
 
     async def task(self, token: str, verb: str) -> SimulatedTask | None:
         row = await self._database.read(lambda tx: tx.first(simulated.TASK, token=token, verb=verb), single=True)

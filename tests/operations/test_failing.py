@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.errors import ProviderUnavailable
-from gateway.models import SnapshotState
+from gateway.columns import now
+from gateway.errors import ProviderMissing, ProviderUnavailable
+from gateway.models import SimulatedSnapshot, SimulatedTask, SnapshotState
 from tests.operations.world import ORIGIN, SETTINGS, World, until
 
 Run = Callable[..., None]
@@ -268,5 +270,25 @@ def test_two_rows_for_one_snapshot_become_one(run: Run) -> None:
                     )
             await world.until_done()
         assert await world.picture() == [("new", "READY", None, True)]
+
+    run(story)
+
+
+def test_what_the_simulated_provider_has_done_stays_done_when_it_refuses_what_comes_next(run: Run) -> None:
+    async def story(world: World) -> None:
+        await world.tree()
+        for token in ("first", "second"):
+            task = SimulatedTask(
+                ref=token,
+                machine_ref="m1",
+                token=token,
+                verb="delete",
+                argument='{"ref": "b"}',
+                started_at=now(),
+                done_at=now(),
+            )
+            with nullcontext() if token == "first" else pytest.raises(ProviderMissing):
+                await world.simulation.begin(task, "b")
+        assert [row.name for row in await world.rows(SimulatedSnapshot)] == ["a", "c", "d"]
 
     run(story)
