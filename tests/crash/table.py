@@ -23,6 +23,7 @@ from tests.forked import CONTEXT, Forked
 
 LEASE = 0.3
 _PATIENCE = 40.0  # seconds after which something will not come true any more
+_ENOUGH = 5  # trials of a row that went wrong: no need to see more
 
 FAULTS = {
     "sqlite": ("gateway killed", "frozen"),
@@ -277,24 +278,39 @@ def fill(
 ) -> dict[tuple[str, str], int]:
     """One row of the table: a fault at every `stride`-th step of the wishes; how many were tried. Raises Wrong."""
     offset = (list(FAULTS[kind]).index(fault) * 3) % stride  # so that rows try different steps
+    wrong: list[str] = []
     with home(kind, databases) as place, closing(Table(place)) as table:
         for wish in wishes:
-            at = 1 + offset
-            while table.trial(wish, fault, at):
+            at, more = 1 + offset, True
+            while more:
+                try:
+                    more = table.trial(wish, fault, at)
+                except Wrong as error:
+                    wrong.append(str(error))
+                    more = len(wrong) < _ENOUGH
                 at += stride
+        if wrong:
+            raise Wrong("\n".join(wrong))
         return dict(table.counts)
 
 
-def fill_all(databases: Databases, stride: int = 1, lanes: int = 4) -> list[str]:
-    """The whole table, as lines to show. Some rows at the same time: most of a trial is waiting. Raises Wrong."""
+def fill_all(databases: Databases, say: Callable[[str], None], stride: int = 1, lanes: int = 4) -> None:
+    """The whole table, shown row by row. Some at the same time: most of a trial is waiting. Raises Wrong."""
     rows = [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
     databases.new("sqlite")  # makes what the others are copied from
-    with ThreadPoolExecutor(lanes) as threads:
-        cells = list(threads.map(lambda row: fill(row[0], row[1], databases, stride), rows))
     width = max(len(fault) for _, fault in rows)
-    lines = [f"{'database':11} {'fault':{width}} " + " ".join(f"{wish:>15}" for wish in WISHES)]
-    for (kind, fault), counts in zip(rows, cells, strict=True):
-        numbers = " ".join(f"{counts.get((wish, fault), 0):15}" for wish in WISHES)
-        lines.append(f"{kind:11} {fault:{width}} {numbers}")
-    lines.append(f"{sum(sum(counts.values()) for counts in cells):,} trials, nothing lost, nothing twice, trees whole")
-    return lines
+    say(f"{'database':11} {'fault':{width}} " + " ".join(f"{wish:>15}" for wish in WISHES))
+    tried, wrong = 0, []
+    with ThreadPoolExecutor(lanes) as threads:
+        cells = [threads.submit(fill, kind, fault, databases, stride) for kind, fault in rows]
+        for (kind, fault), cell in zip(rows, cells, strict=True):
+            try:
+                counts = cell.result()
+            except Wrong as error:
+                wrong.append(str(error))
+                continue
+            tried += sum(counts.values())
+            say(f"{kind:11} {fault:{width}} " + " ".join(f"{counts.get((wish, fault), 0):15}" for wish in WISHES))
+    if wrong:
+        raise Wrong("\n".join(wrong))
+    say(f"{tried:,} trials, nothing lost, nothing twice, trees whole")

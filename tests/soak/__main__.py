@@ -45,8 +45,7 @@ class Failed(Exception):
 
 def crashes(databases: Databases, size: Size) -> None:
     """Every fault at every step of every operation."""
-    for line in fill_all(databases, size.stride):
-        print(line)
+    fill_all(databases, print, size.stride)
 
 
 def history(databases: Databases, size: Size) -> None:
