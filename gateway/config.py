@@ -73,7 +73,7 @@ class Settings:
     suggestions: bool = setting(True, "Whether errors suggest names of the schema.")
     documents_files: tuple[str, ...] = setting((), "Manifests of persisted documents.")
     documents_only: bool = setting(False, "Whether only persisted documents are served.")
-    longest_wait: float = setting(0.5, "While answers take longer than this, what comes on top of 32 is refused.")
+    longest_wait: float = setting(0.5, "Who would have to wait longer than this, behind 32 others or more, is refused.")
     read_connections: int = setting(4, "Database connections for reads.")
     write_connections: int = setting(4, "Database connections for writes (PostgreSQL; SQLite has one writer).")
     read_timeout: float = setting(15.0, "A read that takes longer is ended with an error.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -26,32 +27,45 @@ async def ask(crowd: CrowdMiddleware, path: str = "/graphql") -> list[Any]:
 
 
 class App:
-    """Answers when it is let, after it has held the loop for a moment."""
+    """Answers when it is let."""
 
-    def __init__(self, held: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.free = asyncio.Event()
-        self._held = held
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         await self.free.wait()
-        time.sleep(self._held)  # noqa: ASYNC251 - as a read on SQLite does
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-def test_what_comes_on_top_of_a_few_is_refused_while_answers_take_too_long() -> None:
+class Clock:
+    """Goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_who_would_wait_too_long_behind_others_is_refused() -> None:
+    """By the pace at which those are answered; a few are never too many."""
+
     async def story() -> None:
-        app = App()
-        crowd = CrowdMiddleware(app, longest=1e-9)
-        first = asyncio.create_task(ask(crowd))
-        await asyncio.sleep(0)
-        app.free.set()
-        await first  # took longer than that
-        app.free.clear()
-        waiting = []
-        for _ in range(32):
-            waiting.append(asyncio.create_task(ask(crowd)))
+        app, clock = App(), Clock()
+        crowd = CrowdMiddleware(app, 1.0, clock)
+
+        async def begin(number: int) -> "list[asyncio.Task[list[Any]]]":
+            tasks = [asyncio.create_task(ask(crowd)) for _ in range(number)]
             await asyncio.sleep(0)
-            await asyncio.sleep(0)  # each in a round of the loop of its own
+            return tasks
+
+        async def end(*tasks: "asyncio.Task[list[Any]]") -> None:
+            app.free.set()
+            assert {sent[0]["status"] for sent in await asyncio.gather(*tasks)} == {200}
+            app.free.clear()
+
+        many = await begin(40)
+        clock.now += 4  # nobody is answered in so long
         start, body = await ask(crowd)
         assert start["status"] == 503
         assert (b"retry-after", b"1") in start["headers"]
@@ -60,21 +74,54 @@ def test_what_comes_on_top_of_a_few_is_refused_while_answers_take_too_long() -> 
             "retryable": True,
         }
         health = asyncio.create_task(ask(crowd, "/healthz"))
-        app.free.set()
-        assert [sent[0]["status"] for sent in await asyncio.gather(health, *waiting)] == [200] * 33
-        assert (await ask(crowd))[0]["status"] == 200
+        await end(health, *many)
+        few = await begin(32)  # at that pace the next would wait for more than a second
+        assert (await ask(crowd))[0]["status"] == 503
+        await end(*few)
+        await end(*await begin(32))
 
     asyncio.run(story())
 
 
-def test_what_the_loop_comes_to_too_late_is_refused() -> None:
+def test_what_comes_is_looked_at_between_requests_that_hold_the_loop() -> None:
+    """They take turns, in their order."""
+
     async def story() -> None:
-        app = App(held=0.01)
-        app.free.set()
-        crowd = CrowdMiddleware(app, longest=0.005)
-        answers = await asyncio.gather(*(ask(crowd) for _ in range(4)))
-        assert [sent[0]["status"] for sent in answers] == [200, 503, 503, 503]
-        assert (await ask(crowd))[0]["status"] == 200
+        order: list[str] = []
+
+        async def app(scope: Any, _receive: Any, send: Any) -> None:
+            if scope["path"] != "/healthz":
+                time.sleep(0.02)  # noqa: ASYNC251 - as a read on SQLite does
+            order.append(scope["path"])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def look() -> None:
+            while "/3" not in order:
+                await ask(crowd, "/healthz")
+                await asyncio.sleep(0)  # the next round of the loop
+
+        crowd = CrowdMiddleware(app, longest=60)
+        await asyncio.gather(*(ask(crowd, f"/{number}") for number in range(4)), look())
+        assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
+        assert all("/healthz" in pair for pair in pairwise(order))
+
+    asyncio.run(story())
+
+
+def test_a_request_that_is_gone_has_no_turn() -> None:
+    async def story() -> None:
+        served: list[str] = []
+
+        async def app(scope: Any, _receive: Any, _send: Any) -> None:
+            time.sleep(0.02)  # noqa: ASYNC251 - as a read on SQLite does
+            served.append(scope["path"])
+
+        crowd = CrowdMiddleware(app, longest=60)
+        asked = [asyncio.create_task(ask(crowd, f"/{number}")) for number in range(4)]
+        await asyncio.sleep(0)
+        asked[2].cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert served == ["/0", "/1", "/3"]
 
     asyncio.run(story())
 
