@@ -45,8 +45,8 @@ clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients
 bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
 
-soak: setup ## crash it, flood it, besiege it, and check what is left (half an hour); ARGS=--quick
-	@$(MEMORY) $(BIN)/python -m tests.soak $(ARGS)
+soak: setup ## crash it, flood it, besiege it, and check what is left (two hours); ARGS=--quick
+	@$(MEMORY) $(BIN)/python -u -m tests.soak $(ARGS)
 
 openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (four minutes)
 	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.crash.table import fill_all
 from tests.crash.world import home
 from tests.databases import KINDS, Databases
+from tests.soak.asking import percentile
 from tests.soak.deleting import delete
 from tests.soak.endurance import endure
 from tests.soak.overload import overload
@@ -72,11 +73,16 @@ def subscriptions(databases: Databases, size: Size) -> None:
 
 
 def load(databases: Databases, size: Size) -> None:
-    """Twice as much as can be served."""
+    """Twice as much as can be served: the rest is refused at once, what is accepted is answered in time."""
     for kind in KINDS:
         with home(kind, databases) as place:
             found = overload(place, size.overload, print)
+        longest = 1_000 * place.rows.settings.longest_wait
+        refused = [latency for status, some in found.twice.by_status.items() if status != 200 for latency in some]
         _require(not found.twice.lost, "requests got no answer")
+        _require(percentile(refused, 50) < longest / 10, "refusals are slow")
+        _require(percentile(found.twice.by_status[200], 99) < 4 * longest, "what is accepted is answered too late")
+        _require(1_000 * found.first_after < longest, "it does not recover at once")
         _require(found.twice.without_retry_after == 0, "a refusal that does not say when to come again")
         _require(set(found.twice.by_status) <= {200, 429, 503}, "answers that were not expected")
 
@@ -123,13 +129,13 @@ def main() -> int:
         databases = Databases(Path(folder))
         for name in given.proof or PROOFS:
             begun = time.monotonic()
-            print(f"== {name}: {PROOFS[name].__doc__}", flush=True)
+            print(f"== {name}: {PROOFS[name].__doc__}")
             try:
                 PROOFS[name](databases, QUICK if given.quick else FULL)
             except (Failed, AssertionError) as error:
                 failed.append(name)
                 print(f"FAILED: {error}")
-            print(f"  {time.monotonic() - begun:.0f} s\n", flush=True)
+            print(f"  {time.monotonic() - begun:.0f} s\n")
         databases.close()
     print(f"failed: {', '.join(failed)}" if failed else "all as promised")
     return 1 if failed else 0
