@@ -67,25 +67,28 @@ def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, An
 
 def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
     """Every action, for a machine."""
-    facts = MachineFacts.of(*columns)
-    return [
-        _capability(action, machine_refusal(action, facts, context.matrices, context.caller))
-        for action in SnapshotAction
-    ]
+    answer = context.answers.get(columns)
+    if answer is None:
+        facts = MachineFacts.of(*columns)
+        answer = context.answers[columns] = [
+            _capability(action, machine_refusal(action, facts, context.matrices, context.caller))
+            for action in SnapshotAction
+        ]
+    return answer
 
 
 def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *columns: Any) -> Sequence[Any]:
     """REVERT and DELETE, for a snapshot."""
-    facts = MachineFacts.of(*columns)
-    return [
-        _capability(
-            action,
-            snapshot_refusal(
-                action, SnapshotState(state), provider_ref is not None, facts, context.matrices, context.caller
-            ),
-        )
-        for action in (SnapshotAction.REVERT, SnapshotAction.DELETE)
-    ]
+    on_provider = provider_ref is not None
+    key = (state, on_provider, *columns)
+    answer = context.answers.get(key)
+    if answer is None:
+        facts, now = MachineFacts.of(*columns), SnapshotState(state)
+        answer = context.answers[key] = [
+            _capability(action, snapshot_refusal(action, now, on_provider, facts, context.matrices, context.caller))
+            for action in (SnapshotAction.REVERT, SnapshotAction.DELETE)
+        ]
+    return answer
 
 
 # ---- nouns

@@ -1,6 +1,6 @@
 """One request as the levels of a plan see it, and the statements that they keep for all requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class Context:
     caller: Caller
     matrices: Matrices
     pages: Pages = field(default_factory=dict)
+    answers: dict[Hashable, Any] = field(default_factory=dict)  # of computed fields, which many rows share
 
     def frame(self) -> Frame:
         return Frame(self.dialect, self.dialect.parameters(), self.caller.kinds)
