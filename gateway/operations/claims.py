@@ -55,6 +55,14 @@ class Claim:
                 return DeleteWish(row.machine_ref, row.snapshot_ref)
         return None
 
+    @property
+    def doubt(self) -> CreateWish | None:
+        """How the snapshot that is to be deleted was wished for, when nobody knows what came of that."""
+        row = self.row
+        if row.kind is not OperationKind.DELETE_SNAPSHOT or row.doubt_token is None:
+            return None
+        return CreateWish(machine_ref=row.machine_ref, **orjson.loads(row.doubt_wish))
+
     # ---- fenced writes. All raise LeaseLost and Interrupted.
 
     async def issue(self) -> None:

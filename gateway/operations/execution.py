@@ -28,6 +28,7 @@ from gateway.errors import (
     OutcomeUnknown,
     ProviderError,
     ProviderMissing,
+    ProviderRefused,
     ProviderUnavailable,
     Unavailable,
     Unconfirmed,
@@ -78,7 +79,7 @@ class Execution:
         if row.kind is OperationKind.REFRESH_MACHINE:
             await self.refresh(row.machine_id)  # changes nothing on the provider, so it may simply be done again
             return _nothing
-        wish = claim.wish
+        wish = claim.wish or await self._resolved(claim)
         match wish:
             case CreateWish():
                 driver = self.drivers[row.provider]
@@ -100,6 +101,17 @@ class Execution:
         if wish is None and row.kind is OperationKind.REVERT_VM_SNAPSHOT:
             raise ProviderMissing("the snapshot is no longer there")
         return lambda tx: effects.deleted(tx, row)
+
+    async def _resolved(self, claim: Claim) -> Wish | None:
+        """What is to be deleted on the provider after all, of a create whose outcome nobody knows."""
+        row, doubt = claim.row, claim.doubt
+        if doubt is None or row.provider not in self.drivers:
+            return None
+        try:
+            seen = await self.drivers[row.provider].recover(Work(row.doubt_token, row.doubt_task_ref), doubt)
+        except (ProviderMissing, ProviderRefused):
+            return None
+        return DeleteWish(row.machine_ref, seen.ref) if isinstance(seen, SeenSnapshot) else None
 
     async def _call(self, driver: Driver, claim: Claim, wish: Wish) -> SeenSnapshot | Recovery:
         async def checkpoint(task_ref: str) -> None:

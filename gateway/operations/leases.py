@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
+from gateway.errors import ErrorCode
 from gateway.models import Machine, Operation, OperationKind, OperationState, Snapshot
 from gateway.operations.clock import DatabaseNow, FromNow, ThisOrNow
 from gateway.operations.statements import unfinished
@@ -55,6 +56,15 @@ CLAIM = Statement(
     .returning(_O.c.id)
 )
 
+# The create of a snapshot that the provider may have made without saying so.
+_doubt = _O.alias("doubt")
+_doubtful = sa.and_(
+    _doubt.c.snapshot_id == _O.c.snapshot_id,
+    _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
+    _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
+    col(Snapshot.provider_ref).is_(None),
+)
+
 CLAIMED = Statement(
     sa.select(
         *(_O.c[name] for name in ("id", "kind", "machine_id", "machine_kind", "snapshot_id", "token", "wish")),
@@ -62,10 +72,12 @@ CLAIMED = Statement(
         col(Machine.provider),
         col(Machine.provider_ref).label("machine_ref"),
         col(Snapshot.provider_ref).label("snapshot_ref"),
+        *(_doubt.c[name].label(f"doubt_{name}") for name in ("token", "task_ref", "wish")),
     )
     .select_from(_O)
     .join(Machine, col(Machine.id) == _O.c.machine_id)
     .outerjoin(Snapshot, col(Snapshot.id) == _O.c.snapshot_id)
+    .outerjoin(_doubt, _doubtful)
     .where(OneOf(_O.c.id, "ids"))
     .order_by(_O.c.id)
 )

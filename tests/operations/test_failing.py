@@ -147,6 +147,25 @@ def test_an_answer_that_stays_lost_is_an_unknown_outcome(run: Run) -> None:
     run(story)
 
 
+def test_what_was_made_without_a_word_is_deleted_with_what_is_known_of_it(run: Run) -> None:
+    async def story(world: World) -> None:
+        a, *_ = await world.tree()
+        await behave(world, "create", "lost", times=2)  # the answer, and that to the question what became of it
+        outcome = await world.create()
+        await world.finish()
+        assert (await outcome_of(world, outcome.operation_id))[1] == "OUTCOME_UNKNOWN"
+        assert ("new", "c", True) in await world.provider_picture()
+        await behave(world, "create", "lost", times=1)
+        for state in ("FAILED", "SUCCEEDED"):
+            ((deleted,),) = [await world.delete(outcome.snapshot_id)]
+            await world.finish()
+            assert (await world.operation(deleted.operation_id)).state.value == state
+        assert [name for name, *_ in await world.provider_picture()] == ["a", "b", "c", "d"]
+        assert [name for name, *_ in await world.picture()] == ["a", "b", "c", "d"]
+
+    run(story)
+
+
 def test_a_provider_that_hangs_is_given_up_at_the_deadline_and_the_next_may_go_on(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
