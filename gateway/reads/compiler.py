@@ -86,9 +86,7 @@ class Compiler:
         match source:
             case sources.Many():
                 level = compilation.many(source, field, origin.type_name)
-                return many_root(
-                    level
-                ), lambda pages: level.is_alone(pages[level], counted=False) and not level.flags(pages[level])
+                return many_root(level), lambda pages: level.is_alone(pages[level], self.dialect)
             case sources.Lookup():
                 nodes = compilation.nodes(field.selection)
                 return lookup_root(nodes, field, source.noun), nodes.is_alone

@@ -49,6 +49,10 @@ class Frame:
         """The joins that the columns mentioned so far need."""
         return f" JOIN machine {self.alias}m ON {self.alias}m.id = {self.alias}.machine_id" if self.joined else ""
 
+    def beside(self) -> "Frame":
+        """A frame for another part of the same statement."""
+        return Frame(self.dialect, self.parameters, self.kinds)
+
     def inner(self) -> "Frame":
         """A frame for a subquery inside this one."""
         return Frame(self.dialect, self.parameters, self.kinds, f"s{self.depth + 1}", self.depth + 1)

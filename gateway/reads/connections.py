@@ -1,11 +1,14 @@
 """Connections at run time: pages of rows, their totals and their flags, for all parents at once.
 
-At most one statement each for the rows, the total, and what lies before and after; only for what is selected.
+One page takes one statement for its rows and one for all else that is to be told of it, or one for both where the
+database likes that. Pages of many parents take at most one each for the rows, the total, and what lies before and
+after. Only what is selected is asked for.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.models import MachineKind
 from gateway.reads import cursors
@@ -18,6 +21,8 @@ from gateway.reads.levels import Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order
+
+T = TypeVar("T")
 
 _LONGEST_KEPT = 1_000  # characters of a filter and a sort
 
@@ -42,10 +47,20 @@ class Loaded:
     has_next: bool = False
     has_previous: bool = False
 
-    def set(self, flag: str, found: bool) -> None:
-        """What else is known to be there; the rows may have set the flag already."""
-        if found:
-            setattr(self, flag, True)
+    def tell(self, name: str, value: Any) -> None:
+        """What the rows do not tell: the total, or a flag, which they may have set already."""
+        if name == "total":
+            self.total = value
+        elif value:
+            setattr(self, name, True)
+
+
+class Single(NamedTuple):
+    """The statements of one page. Without `facts` its rows end with what is told, after a mark that they are rows."""
+
+    rows: Built | None
+    facts: Built | None
+    told: Sequence[str]
 
 
 Where = Callable[[Frame], str]
@@ -58,6 +73,11 @@ def _nulls(place: Sequence[Any] | None) -> tuple[bool, ...] | None:
 
 def _slotted(place: Sequence[Any], slots: Sequence[Slot]) -> Sequence[Any]:
     return [None if value is None else slot for value, slot in zip(place, slots, strict=False)]
+
+
+def _from(order: Order, place: Sequence[Any], slots: Sequence[Slot]) -> Where:
+    """The row at the place, and what comes after it."""
+    return lambda frame: beyond(order, _slotted(place, slots), frame, inclusive=True)
 
 
 def _between(bound: BoundPage) -> Where | None:
@@ -88,9 +108,9 @@ class ManyLevel:
     render: Callable[[Loaded, Sequence[Any], Context, Callable[[Any], str]], Any] | None = None
     _understood: dict[str, tuple[Order, Condition | None]] = field(default_factory=dict)
     _last_bound: tuple[Arguments, BoundPage] | None = None
-    _last_built: tuple[BoundPage, bool, Sequence[MachineKind], Built] | None = None
+    _last_single: tuple[BoundPage, Sequence[MachineKind], Single] | None = None
     _last_cursor: tuple[Order, Callable[[Any], str]] | None = None
-    _kept: dict[Hashable, Built] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def bind(self, arguments: Arguments, dialect: Dialect) -> BoundPage:
         """Checks the arguments, once if they do not vary. Raises InvalidInput."""
@@ -121,23 +141,43 @@ class ManyLevel:
     async def load(
         self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
     ) -> dict[int | None, Any]:
-        """The rendered connection of each parent; of all rows, under None, when there are no parents."""
+        """The rendered connection of each parent; of all rows, under None, when there are no parents.
+
+        `counts`: how many rows each parent's own row says that it has.
+        """
         assert self.render is not None
         bound = context.pages[self]
-        pages: dict[int | None, Loaded] = {parent: Loaded() for parent in (parents if parents is not None else [None])}
-        if self.wanted.rows:
-            await self._load_rows(context, bound, parents, pages)
-        if self.wanted.total:
-            await self._load_totals(context, bound, parents, pages, counts)
-        await self._load_flags(context, bound, parents, pages)
+        pages: dict[int | None, Loaded]
+        if parents is None or len(parents) == 1:
+            parent = parents[0] if parents else None
+            count = None if counts is None else counts[parent]
+            pages = {parent: await self._load_single(context, bound, parent, count)}
+        else:
+            pages = {parent: Loaded() for parent in parents}
+            await self._load_each(context, bound, parents, pages, counts)
         links = await self.rows.follow(context, [row for page in pages.values() for row in page.rows])
         cursor = self.cursor(bound.order)
         return {parent: self.render(page, links, context, cursor) for parent, page in pages.items()}
 
-    def is_alone(self, bound: BoundPage, *, counted: bool) -> bool:
-        """Whether one statement can tell all that is wanted. `counted`: the parent's row has the number of its rows."""
-        total = self.wanted.total and not (counted and bound.condition is None)
-        return self._limit(bound) > 0 and not (self.rows.links or total)
+    def told(self, bound: BoundPage, *, counted: bool) -> list[str]:
+        """What is wanted and the rows do not tell. `counted`: the parent's row has the number of its rows."""
+        told = []
+        if self.wanted.total and not (counted and bound.condition is None):
+            told.append("total")
+        if self.wanted.previous and (bound.page.offset or bound.after is not None):
+            told.append("has_previous")
+        if self.wanted.next and bound.before is not None:
+            told.append("has_next")
+        return told
+
+    def is_alone(self, bound: BoundPage, dialect: Dialect) -> bool:
+        """Whether the page of all rows takes one statement, with everything that hangs from it."""
+        apart = self.has_rows(bound) and bool(self.told(bound, counted=False)) and not dialect.joins
+        return not (self.rows.links or apart)
+
+    def has_rows(self, bound: BoundPage) -> bool:
+        """Whether there are rows to ask for."""
+        return self._limit(bound) > 0
 
     def _limit(self, bound: BoundPage) -> int:
         """How many rows to ask for: one more than the page has, if that tells what is wanted."""
@@ -163,90 +203,100 @@ class ManyLevel:
             return self.rows.columns
         return [*self.rows.columns, *(c for key in order if (c := key.field.column) not in self.rows.columns)]
 
-    # ---- what the statements have in common
+    # ---- one page
 
-    def _where(self, bound: BoundPage, parent: str | None, extra: Where | None) -> Where:
-        """Everything that bounds the list, what the caller may see first."""
+    async def _load_single(self, context: Context, bound: BoundPage, parent: int | None, count: int | None) -> Loaded:
+        rows, facts, told = self._single(context, bound, parented=parent is not None, counted=count is not None)
+        slots = self.slots(bound)
+        if parent is not None:
+            slots[PARENT] = parent
+        found: Sequence[Any] = () if rows is None else await context.run(rows, slots)
+        values: Sequence[Any] = ()
+        if facts is not None:
+            (values,) = await context.run(facts, slots)
+        elif told:
+            *_, mark = found[0][: -len(told)]
+            values, found = found[0][-len(told) :], () if mark is None else found
+        page = Loaded(list(found), count or 0)
+        self.cut(page, bound)
+        for name, value in zip(told, values, strict=True):
+            page.tell(name, value)
+        return page
 
-        def sql(frame: Frame) -> str:
-            # Below a parent the tenant must not be taken for a way to find the rows: the parent's own are far fewer.
-            parts = [self.entity.visible(frame, TENANT, indexed=parent is None)]
-            if self.kind is not None:
-                parts.append(f"t.kind = '{self.kind}'")
-            if parent is not None:
-                parts.append(f"{frame.expression(self.match or '')} = {parent}")
-            if bound.condition is not None:
-                parts.append(bound.condition(frame))
-            if extra is not None:
-                parts.append(extra(frame))
-            return " AND ".join(parts)
+    def _single(self, context: Context, bound: BoundPage, *, parented: bool, counted: bool) -> Single:
+        last, kinds = self._last_single, context.caller.kinds
+        if last is not None and last[0] is bound and last[1] == kinds:
+            return last[2]
+        shape = ("single", kinds, self.shape(bound))
+        single = self._keep(shape, lambda: self._build_single(context, bound, parented, counted))
+        self._last_single = (bound, kinds, single)
+        return single
 
-        return sql
+    def _build_single(self, context: Context, bound: BoundPage, parented: bool, counted: bool) -> Single:
+        told = self.told(bound, counted=counted)
+        frame = context.frame()
+        parent = frame.parameters(PARENT) if parented else None
+        facts = [f"{self._tell(name, bound, frame.beside(), parent)} AS f{place}" for place, name in enumerate(told)]
+        apart = Built(f"SELECT {', '.join(facts)}", frame.parameters.values) if facts else None
+        if not self.has_rows(bound):
+            return Single(None, apart, told)
+        if apart is not None and context.dialect.joins:
+            select, columns, order = (page := self._page_sql(bound, parent, frame)).named([*page.columns, "1"])
+            sql = f"SELECT {columns}, told.* FROM ({apart.sql}) told LEFT JOIN ({select}) page ON TRUE ORDER BY {order}"
+            return Single(Built(sql, frame.parameters.values), None, told)
+        frame = context.frame()
+        page = self._page_sql(bound, frame.parameters(PARENT) if parented else None, frame)
+        return Single(Built(page.select(page.columns), frame.parameters.values), apart, told)
 
-    async def _scalars(
+    # ---- a page of each of many parents
+
+    async def _load_each(
         self,
         context: Context,
         bound: BoundPage,
-        parents: Sequence[int] | None,
-        name: str,
-        scalar: str,
-        extra: Where | None = None,
-    ) -> dict[int | None, Any]:
-        """One value per parent: `scalar`, in which `{}` stands for `FROM … WHERE …`. `name` tells it from others."""
-        parented, one = parents is not None, parents is None or len(parents) == 1
-        shape = (name, parented, one, context.caller.kinds, self.shape(bound))
-        built = self._keep(shape, lambda: self._build_scalar(context, bound, parented, one, scalar, extra))
+        parents: Sequence[int],
+        pages: Mapping[int | None, Loaded],
+        counts: Mapping[Any, int] | None,
+    ) -> None:
+        if not parents:
+            return
         slots = self.slots(bound)
-        if parents is not None:
-            slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
-        rows = await context.run(built, slots)
-        if one:
-            return {parents[0] if parents else None: rows[0][0]}
-        return {row[0]: row[1] for row in rows}
+        slots[PARENT] = context.dialect.numbers(parents)
+        shape = (context.caller.kinds, self.shape(bound))
+        if self.has_rows(bound):
+            built = self._keep(("each", *shape), lambda: self._build_each(context, bound))
+            for row in await context.run(built, slots):
+                pages[row[-1]].rows.append(row)
+            for page in pages.values():
+                self.cut(page, bound)
+        if counts is not None:
+            for parent, page in pages.items():
+                page.total = counts[parent]
+        for name in self.told(bound, counted=counts is not None):
+            built = self._keep((name, *shape), partial(self._build_told, context, bound, name))
+            for parent, value in await context.run(built, slots):
+                pages[parent].tell(name, value)
 
-    def _build_scalar(
-        self, context: Context, bound: BoundPage, parented: bool, one: bool, scalar: str, extra: Where | None
-    ) -> Built:
+    def _build_each(self, context: Context, bound: BoundPage) -> Built:
         frame = context.frame()
-        parent = None
-        if parented:
-            parent = frame.parameters(PARENT) if one else context.dialect.parent
-        where = self._where(bound, parent, extra)(frame)
-        expression = scalar.format(f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}")
-        if one:
-            return Built(f"SELECT {expression}", frame.parameters.values)
-        sql = context.dialect.value_per_parent(expression, frame.parameters(PARENT))
-        return Built(sql, frame.parameters.values)
+        page = self._page_sql(bound, context.dialect.parent, frame)
+        return Built(context.dialect.per_parent(page, frame.parameters(PARENT)), frame.parameters.values)
 
-    def _keep(self, shape: Hashable, build: Callable[[], Built]) -> Built:
-        """The statement of this shape; kept for requests that differ only in what slots stand for."""
-        kept = self._kept.get(shape)
+    def _build_told(self, context: Context, bound: BoundPage, name: str) -> Built:
+        frame = context.frame()
+        fact = self._tell(name, bound, frame, context.dialect.parent)
+        return Built(context.dialect.value_per_parent(fact, frame.parameters(PARENT)), frame.parameters.values)
+
+    # ---- what the statements have in common
+
+    def _keep(self, shape: Hashable, build: Callable[[], T]) -> T:
+        """What `build` makes for this shape; kept for requests that differ only in what slots stand for."""
+        kept: T | None = self._kept.get(shape)
         if kept is None:
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
             kept = self._kept[shape] = build()
         return kept
-
-    # ---- rows
-
-    async def _load_rows(
-        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
-    ) -> None:
-        limit = self._limit(bound)
-        if limit == 0 or not pages:
-            return
-        one = parents is None or len(parents) == 1
-        slots = self.slots(bound)
-        if parents is not None:
-            slots[PARENT] = parents[0] if one else context.dialect.numbers(parents)
-        found = await context.run(self._statement(context, bound, parents is not None, one), slots)
-        if parents is None or len(parents) == 1:
-            pages[None if parents is None else parents[0]].rows = list(found)
-        else:
-            for row in found:
-                pages[row[-1]].rows.append(row)
-        for loaded in pages.values():
-            self.cut(loaded, bound)
 
     @staticmethod
     def cut(loaded: Loaded, bound: BoundPage) -> None:
@@ -275,32 +325,29 @@ class ManyLevel:
             _nulls(bound.before),
         )
 
-    def _statement(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
-        last, kinds = self._last_built, context.caller.kinds
-        if last is not None and last[0] is bound and last[1] is one and last[2] == kinds:
-            return last[3]
-        shape = (parented, one, kinds, self.shape(bound))
-        kept = self._keep(shape, lambda: self._build(context, bound, parented, one))
-        self._last_built = (bound, one, kinds, kept)
-        return kept
+    def _tell(self, name: str, bound: BoundPage, frame: Frame, parent: str | None) -> str:
+        """The expression of something that is told of the page of a parent, or of that of all rows."""
+        if name == "total" and bound.condition is None and parent is None and self.entity.total is not None:
+            expression, noun = self.entity.total
+            return f"(SELECT {expression} FROM {noun} t WHERE {ENTITIES[noun].visible(frame, TENANT)})"
+        extra: Where | None = None
+        if name == "has_previous" and bound.after is not None:
+            extra = _from(backwards(bound.order), bound.after, AFTER)
+        elif name == "has_next" and bound.before is not None:
+            extra = _from(bound.order, bound.before, BEFORE)
+        where = self._where(bound, parent, extra)(frame)
+        rows = f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}"
+        return f"(SELECT count(*) {rows})" if name == "total" else f"EXISTS (SELECT 1 {rows})"
 
-    def _build(self, context: Context, bound: BoundPage, parented: bool, one: bool) -> Built:
-        frame = context.frame()
-        parent = None
-        if parented:
-            parent = frame.parameters(PARENT) if one else context.dialect.parent
-        sql = self._page_sql(bound, parent, frame)
-        if one:
-            return Built(sql.select(sql.columns), frame.parameters.values)
-        return Built(context.dialect.per_parent(sql, frame.parameters(PARENT)), frame.parameters.values)
+    def tell(self, name: str, bound: BoundPage, frame: Frame) -> str:
+        """The same of the parent that KEY stands for, as a part of another statement."""
+        return self._tell(name, bound, frame, frame.parameters(KEY))
 
     def select(self, bound: BoundPage, frame: Frame) -> tuple[str, str]:
         """The page of the parent that KEY stands for, as a part of another statement, and the order of its rows."""
-        sql = self._page_sql(bound, frame.parameters(KEY), frame)
-        columns = [f"{column} AS c{number}" for number, column in enumerate(("t.id", *sql.columns))]
-        keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(sql.order)]
-        order = ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(sql.order))
-        return sql.select([*columns, *keys]), order
+        page = self._page_sql(bound, frame.parameters(KEY), frame)
+        select, _, order = page.named(["t.id", *page.columns])
+        return select, order
 
     def _page_sql(self, bound: BoundPage, parent: str | None, frame: Frame) -> PageSql:
         order = backwards(bound.order) if bound.page.from_end else bound.order
@@ -317,53 +364,20 @@ class ManyLevel:
             offset=bound.page.offset,
         )
 
-    # ---- totals and flags, when they are selected and the rows do not tell
+    def _where(self, bound: BoundPage, parent: str | None, extra: Where | None) -> Where:
+        """Everything that bounds the list, what the caller may see first."""
 
-    async def _load_totals(
-        self,
-        context: Context,
-        bound: BoundPage,
-        parents: Sequence[int] | None,
-        pages: dict[int | None, Loaded],
-        counts: Mapping[Any, int] | None,
-    ) -> None:
-        totals: Mapping[Any, int]
-        if bound.condition is None and counts is not None:
-            totals = counts
-        elif bound.condition is None and parents is None and self.entity.total is not None:
-            expression, noun = self.entity.total
-            frame = context.frame()
-            sql = f"SELECT {expression} FROM {noun} t WHERE {ENTITIES[noun].visible(frame, TENANT)}"
-            totals = {None: (await context.run(Built(sql, frame.parameters.values)))[0][0]}
-        else:
-            totals = await self._scalars(context, bound, parents, "total", "(SELECT count(*) {})")
-        for parent, loaded in pages.items():
-            loaded.total = totals[parent]
+        def sql(frame: Frame) -> str:
+            # Below a parent the tenant must not be taken for a way to find the rows: the parent's own are far fewer.
+            parts = [self.entity.visible(frame, TENANT, indexed=parent is None)]
+            if self.kind is not None:
+                parts.append(f"t.kind = '{self.kind}'")
+            if parent is not None:
+                parts.append(f"{frame.expression(self.match or '')} = {parent}")
+            if bound.condition is not None:
+                parts.append(bound.condition(frame))
+            if extra is not None:
+                parts.append(extra(frame))
+            return " AND ".join(parts)
 
-    def flags(self, bound: BoundPage) -> Sequence[tuple[str, Where | None]]:
-        """The flags that the rows do not tell, each with what bounds the rows that would set it."""
-        flags: list[tuple[str, Where | None]] = []
-        if self.wanted.previous and (bound.page.offset or bound.after is not None):
-            flags.append(("has_previous", self._at_or_beyond(backwards(bound.order), bound.after, AFTER)))
-        if self.wanted.next and bound.before is not None:
-            flags.append(("has_next", self._at_or_beyond(bound.order, bound.before, BEFORE)))
-        return flags
-
-    def exists(self, bound: BoundPage, extra: Where | None, frame: Frame) -> str:
-        """Whether the parent that KEY stands for has such a row, as a part of another statement."""
-        where = self._where(bound, frame.parameters(KEY), extra)(frame)
-        return f"EXISTS (SELECT 1 FROM {self.entity.noun} t{frame.joins()} WHERE {where})"
-
-    async def _load_flags(
-        self, context: Context, bound: BoundPage, parents: Sequence[int] | None, pages: dict[int | None, Loaded]
-    ) -> None:
-        for flag, extra in self.flags(bound):
-            found = await self._scalars(context, bound, parents, flag, "EXISTS (SELECT 1 {})", extra)
-            for parent, exists in found.items():
-                pages[parent].set(flag, bool(exists))
-
-    @staticmethod
-    def _at_or_beyond(order: Order, place: Sequence[Any] | None, slots: Sequence[Slot]) -> Where | None:
-        if place is None:
-            return None
-        return lambda frame: beyond(order, _slotted(place, slots), frame, inclusive=True)
+        return sql

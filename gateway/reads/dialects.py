@@ -35,6 +35,16 @@ class PageSql:
     limit: int
     offset: int = 0
 
+    def named(self, columns: Sequence[str]) -> tuple[str, str, str]:
+        """The statement as a table called `page`, the `columns` in that table, and the order of its rows."""
+        shown = [f"{column} AS c{number}" for number, column in enumerate(columns)]
+        keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(self.order)]
+        return (
+            self.select([*shown, *keys]),
+            ", ".join(f"page.c{number}" for number in range(len(columns))),
+            ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(self.order)),
+        )
+
     def select(self, columns: Sequence[str]) -> str:
         order = ", ".join(f"{expression} {how}" for expression, how in self.order)
         offset = f" OFFSET {self.offset}" if self.offset else ""
@@ -185,13 +195,10 @@ class Postgresql:
         return f"{column} = ANY({numbers}::bigint[])"
 
     def per_parent(self, page: PageSql, parents: str) -> str:
-        columns = [f"{column} AS c{number}" for number, column in enumerate(page.columns)]
-        keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(page.order)]
-        shown = ", ".join(f"page.c{number}" for number in range(len(columns)))
-        order = ", ".join(f"page.o{number} {how}" for number, (_, how) in enumerate(page.order))
+        select, columns, order = page.named(page.columns)
         return (
-            f"SELECT {shown}, p.id FROM unnest({parents}::bigint[]) WITH ORDINALITY AS p(id, n)"
-            f" CROSS JOIN LATERAL ({page.select([*columns, *keys])}) page ORDER BY p.n, {order}"
+            f"SELECT {columns}, p.id FROM unnest({parents}::bigint[]) WITH ORDINALITY AS p(id, n)"
+            f" CROSS JOIN LATERAL ({select}) page ORDER BY p.n, {order}"
         )
 
     def value_per_parent(self, expression: str, parents: str) -> str:

@@ -138,8 +138,8 @@ class OneLevel:
         source = f"{self.entity.noun} t{frame.joins()}"
         if join is None:
             return Built(f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values)
-        columns += [told(Frame(context.dialect, frame.parameters, frame.kinds)) for told in join.told]
-        select, order = join.select(Frame(context.dialect, frame.parameters, frame.kinds))
+        columns += [told(frame.beside()) for told in join.told]
+        select, order = join.select(frame.beside())
         sql = (
             f"SELECT {', '.join(columns)}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE"
             f" WHERE {where} ORDER BY {order}"

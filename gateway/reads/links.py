@@ -42,22 +42,22 @@ class ManyLink:
 
     def join(self, pages: Pages) -> Join | None:
         level, bound = self.level, pages[self.level]
-        if not (self.joins and level.is_alone(bound, counted=self.counter is not None)):
+        if not (self.joins and level.has_rows(bound)) or level.rows.links:
             return None
-        flags = level.flags(bound)
+        told = level.told(bound, counted=self.counter is not None)
 
-        def finish(context: Context, row: Any, told: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
+        def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
             assert level.render is not None
             page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
             level.cut(page, bound)
-            for (flag, _), found in zip(flags, told, strict=True):
-                page.set(flag, found)
+            for name, value in zip(told, values, strict=True):
+                page.tell(name, value)
             return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
 
         return Join(
             level.shape(bound),
             level.slots(bound),
-            [partial(level.exists, bound, extra) for _, extra in flags],
+            [partial(level.tell, name, bound) for name in told],
             lambda frame: level.select(bound, frame),
             finish,
         )

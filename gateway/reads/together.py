@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.models import MachineKind
-from gateway.reads.conditions import Frame
 from gateway.reads.context import Built, Context, Slot
 from gateway.reads.levels import OneLevel
 
@@ -39,7 +38,7 @@ class Together:
         frame = context.frame()
         joins = ""
         for number, (level, key) in enumerate(zip(self._levels, self._keys, strict=True)):
-            select = level.select(Frame(context.dialect, frame.parameters, frame.kinds), frame.parameters(key))
+            select = level.select(frame.beside(), frame.parameters(key))
             joins += f" LEFT JOIN ({select}) row{number} ON TRUE"
         columns = ", ".join(f"row{number}.*" for number in range(len(self._levels)))
         return Built(f"SELECT {columns} FROM (SELECT 1) payload{joins}", frame.parameters.values)

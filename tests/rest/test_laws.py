@@ -81,9 +81,9 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("path", "query"), QUERIES)
-def test_as_many_statements(readable: Rest, monkeypatch: pytest.MonkeyPatch, path: str, query: str) -> None:
+def test_no_more_statements(readable: Rest, monkeypatch: pytest.MonkeyPatch, path: str, query: str) -> None:
     counts = counted_by_request(readable.gateway, monkeypatch)
     readable.http.get(readable.root + path, headers={"x-request-id": "rest"}).raise_for_status()
     answer = readable.http.post("/graphql", json={"query": query}, headers={"x-request-id": "graphql"})
     assert "errors" not in answer.json()
-    assert counts["rest"] == counts["graphql"] > 0
+    assert 0 < counts["rest"] <= counts["graphql"]
