@@ -149,7 +149,7 @@ def test_an_answer_that_stays_lost_is_an_unknown_outcome(run: Run) -> None:
 
 def test_what_was_made_without_a_word_is_deleted_with_what_is_known_of_it(run: Run) -> None:
     async def story(world: World) -> None:
-        a, *_ = await world.tree()
+        await world.tree()
         await behave(world, "create", "lost", times=2)  # the answer, and that to the question what became of it
         outcome = await world.create()
         await world.finish()

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 from tests.api.asking import CREATE
 from tests.crash.world import Home
@@ -45,14 +47,14 @@ async def _follow(
 ) -> Seen:
     memory = {"at rest": _memory(fleet)}
     ends: list[set[int]] = [set() for _ in range(subscriptions)]
-    ready = asyncio.Semaphore(0)
     urls = [member.url for member in fleet.members]
     connections = [Connection(urls[number % 2]) for number in range(subscriptions)]
-    listening = [
-        asyncio.create_task(_listen(connection, end, ready)) for connection, end in zip(connections, ends, strict=True)
-    ]
-    for _ in listening:
-        await ready.acquire()
+    listening = []
+    for connection, end in zip(connections, ends, strict=True):  # one after the other: a caller has a limit
+        ready = asyncio.Event()
+        listening.append(asyncio.create_task(_listen(connection, end, ready)))
+        async with asyncio.timeout(_PATIENCE):
+            await ready.wait()
     memory["subscribed"] = _memory(fleet)
     asked: set[int] = set()
     for number in (1, 2):
@@ -71,12 +73,9 @@ async def _follow(
     return Seen(sum(len(asked - end) for end in ends), memory)
 
 
-async def _listen(connection: Connection, ends: set[int], ready: asyncio.Semaphore) -> None:
-    first = True
+async def _listen(connection: Connection, ends: set[int], ready: asyncio.Event) -> None:
     async for line in connection.stream(_CHANGES):
-        if first:  # the comment that comes when the source listens
-            first = False
-            ready.release()
+        ready.set()  # by the comment that comes when the source listens
         if (end := _END.search(line)) is not None:
             ends.add(int(end[1]))
 
@@ -89,7 +88,8 @@ async def _load(urls: list[str], machines: list[int], operations: int) -> set[in
     async def work(connection: Connection) -> None:
         for number in waiting:
             machine = machines[number % len(machines)]
-            data = await connection.ask(CREATE, input={"machineId": f"vm-{machine}", "name": f"n{number}"})
+            wish = {"machineId": f"vm-{machine}", "name": f"n{number}", "idempotencyKey": uuid4().hex}
+            data = await _insist(connection, wish)
             numbers.add(int(data["createSnapshot"]["operation"]["id"].rpartition("-")[2]))
 
     connections = [Connection(url) for url in urls * 4]
@@ -97,6 +97,15 @@ async def _load(urls: list[str], machines: list[int], operations: int) -> set[in
     for connection in connections:
         connection.close()
     return numbers
+
+
+async def _insist(connection: Connection, wish: dict[str, Any]) -> Any:
+    """What is refused because there is too much to do is asked for again."""
+    while True:
+        answer = await connection.send(request(CREATE, input=wish))
+        if answer.status != 503 and b"SERVICE_UNAVAILABLE" not in answer.body:
+            return answer.data
+        await asyncio.sleep(1.0)
 
 
 async def _until_seen(ends: list[set[int]], asked: set[int], begun: float) -> float:
