@@ -86,8 +86,9 @@ def connect(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection
         "synchronous = FULL",
         "foreign_keys = ON",
         "temp_store = MEMORY",
-        "cache_size = -65536",
-        "mmap_size = 268435456",
+        # Pages of the file are mapped, which is the system's memory; each connection's own are few, and stay with it.
+        "cache_size = -16384",
+        "mmap_size = 1073741824",
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection

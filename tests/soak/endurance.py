@@ -21,7 +21,7 @@ from tests.forked import Forked
 from tests.soak.asking import Connection, allow_many_connections, request, resident_mib
 
 _SAMPLES = 12
-_PAUSE = 0.02  # seconds between two requests of a client: several gateways share the machine
+_PAUSE = 0.05  # seconds between two requests of a client: several gateways share the machine
 _CLIENTS = 6
 _LISTENERS = 2
 _LASTS = 50  # requests of a connection
