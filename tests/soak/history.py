@@ -219,7 +219,7 @@ def _reads(history: History) -> Iterator[str]:
     deleted = {
         operation.snapshot: operation.finished or 0.0
         for operation in history.operations
-        if operation.kind == "DELETE_SNAPSHOT" and operation.state == "SUCCEEDED"
+        if operation.kind == "DELETE_SNAPSHOT" and (operation.state == "SUCCEEDED" or operation.happened)
     }
     created = _acknowledged(history)
     for read in history.reads:

@@ -48,6 +48,14 @@ def test_a_history_that_can_be() -> None:
     assert violations(good()) == []
 
 
+def test_a_delete_that_nobody_knew_of() -> None:
+    """The next refresh takes out what is gone."""
+    history = good()
+    history.operations[2] = replace(DELETED, state="FAILED", error="OUTCOME_UNKNOWN")
+    history.seen["s"][-1] = (3, "FAILED")
+    assert violations(history) == []
+
+
 def _operation(index: int, **changes: object) -> Callable[[History], None]:
     def spoil(history: History) -> None:
         history.operations[index] = replace(history.operations[index], **changes)  # type: ignore[arg-type]
