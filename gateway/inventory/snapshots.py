@@ -54,7 +54,7 @@ _MADE_BY_US = Statement(
 _INSERT = insert(Snapshot, "tenant", "machine_id", "provider_ref", *_REPORTED, "observed_at")
 _BY_ID = col(Snapshot.id) == bindparam("snapshot_id")
 _UPDATE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, *_REPORTED)))
-_FOUND = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "provider_ref")))
+_FOUND = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "provider_ref", "created_at")))
 _STEP_DOWN = Statement(sa.update(Snapshot).where(_BY_ID).values(is_current=False))
 _MOVE = Statement(sa.update(Snapshot).where(_BY_ID).values(**assignments(Snapshot, "parent_id")))
 _DELETE = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), "ids")))
@@ -131,8 +131,8 @@ async def _find_lost(
         if seen is None:
             found.append(row)
             continue
-        await tx.run(_FOUND, snapshot_id=row.id, provider_ref=seen.ref)
-        found.append(row._replace(provider_ref=seen.ref, created_at=seen.created_at, state=SnapshotState.CREATING))
+        await tx.run(_FOUND, snapshot_id=row.id, provider_ref=seen.ref, created_at=seen.created_at)
+        found.append(row._replace(provider_ref=seen.ref, created_at=seen.created_at))
     return found
 
 
