@@ -1,5 +1,6 @@
 """A fresh migrated database for each test, on SQLite and on PostgreSQL."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from gateway.store.database import Database
 from gateway.store.migrate import migrate
 from gateway.store.opening import open_database
+from tests.inventory.scripted import ScriptedDriver, Story, inventory, machine, snapshot
 from tests.postgres import PostgresServer, find_binaries
 
 _TEMPLATE = "inventory_template"
@@ -73,3 +75,21 @@ def opened(url: str) -> Callable[[], Any]:
             await database.close()
 
     return open_it
+
+
+@pytest.fixture
+def tell(opened: Callable[[], Any]) -> Callable[[Story], None]:
+    """Runs a story with an open database and a provider that has one machine with a tree of three."""
+
+    def run(story: Story) -> None:
+        async def whole() -> None:
+            driver = ScriptedDriver()
+            driver.put(
+                machine("m1"), snapshot("a"), snapshot("b", parent_ref="a"), snapshot("c", parent_ref="b"), current="c"
+            )
+            async with opened() as database:
+                await story(database, driver, inventory(database, driver))
+
+        asyncio.run(whole())
+
+    return run

@@ -13,6 +13,12 @@ from gateway.store.opening import sqlite_path
 
 HOST = "http://localhost:3000/api"
 
+MACHINES = "SELECT id, name, provider, provider_ref, power_state, gone_at IS NULL FROM machine ORDER BY id"
+SNAPSHOTS = (
+    "SELECT id, machine_id, provider_ref, name, parent_id, CASE WHEN is_current THEN 1 ELSE 0 END, state"
+    " FROM snapshot ORDER BY id"
+)
+
 
 def vm(number: int, *snapshots: dict[str, Any], **attributes: Any) -> dict[str, Any]:
     """A Vm with its list of snapshots; attributes that are None are null in the file."""

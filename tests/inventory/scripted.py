@@ -110,6 +110,9 @@ class ScriptedDriver(Driver):
         return None
 
 
+Story = Callable[[Database, ScriptedDriver, Inventory], Awaitable[None]]
+
+
 def inventory(database: Database, driver: ScriptedDriver) -> Inventory:
     return Inventory(database, {"lab": driver}, Settings())
 
