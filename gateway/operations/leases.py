@@ -17,7 +17,8 @@ _candidate = _O.alias("candidate")
 
 _heads = sa.select(sa.func.min(_O.c.id)).where(unfinished()).group_by(_O.c.machine_id)
 
-# What needs no driver: the snapshot was never made on the provider, or is known to be gone from it.
+# What needs no driver: the snapshot was never made on the provider, is known to be gone from it, or nobody knows; then
+# a process that has the driver asks first (`CLAIMED`'s doubt).
 _without_driver = sa.and_(_candidate.c.kind == OperationKind.DELETE_SNAPSHOT, col(Snapshot.provider_ref).is_(None))
 
 _chosen = (

@@ -215,8 +215,8 @@ class ManyLevel:
         if facts is not None:
             (values,) = await context.run(facts, slots)
         elif told:
-            *_, mark = found[0][: -len(told)]
-            values, found = found[0][-len(told) :], () if mark is None else found
+            mark, *values = found[0][-len(told) - 1 :]
+            found = () if mark is None else found
         page = Loaded(list(found), count or 0)
         self.cut(page, bound)
         for name, value in zip(told, values, strict=True):
@@ -236,12 +236,13 @@ class ManyLevel:
         told = self.told(bound, counted=counted)
         frame = context.frame()
         parent = frame.parameters(PARENT) if parented else None
-        facts = [f"{self._tell(name, bound, frame.beside(), parent)} AS f{place}" for place, name in enumerate(told)]
+        facts = [f"{self._fact(name, bound, frame.beside(), parent)} AS f{place}" for place, name in enumerate(told)]
         apart = Built(f"SELECT {', '.join(facts)}", frame.parameters.values) if facts else None
         if not self.has_rows(bound):
             return Single(None, apart, told)
         if apart is not None and context.dialect.joins:
-            select, columns, order = (page := self._page_sql(bound, parent, frame)).named([*page.columns, "1"])
+            page = self._page_sql(bound, parent, frame)
+            select, columns, order = page.named([*page.columns, "1"])
             sql = f"SELECT {columns}, told.* FROM ({apart.sql}) told LEFT JOIN ({select}) page ON TRUE ORDER BY {order}"
             return Single(Built(sql, frame.parameters.values), None, told)
         frame = context.frame()
@@ -284,7 +285,7 @@ class ManyLevel:
 
     def _build_told(self, context: Context, bound: BoundPage, name: str) -> Built:
         frame = context.frame()
-        fact = self._tell(name, bound, frame, context.dialect.parent)
+        fact = self._fact(name, bound, frame, context.dialect.parent)
         return Built(context.dialect.value_per_parent(fact, frame.parameters(PARENT)), frame.parameters.values)
 
     # ---- what the statements have in common
@@ -325,7 +326,7 @@ class ManyLevel:
             _nulls(bound.before),
         )
 
-    def _tell(self, name: str, bound: BoundPage, frame: Frame, parent: str | None) -> str:
+    def _fact(self, name: str, bound: BoundPage, frame: Frame, parent: str | None) -> str:
         """The expression of something that is told of the page of a parent, or of that of all rows."""
         if name == "total" and bound.condition is None and parent is None and self.entity.total is not None:
             expression, noun = self.entity.total
@@ -339,9 +340,9 @@ class ManyLevel:
         rows = f"FROM {self.entity.noun} t{frame.joins()} WHERE {where}"
         return f"(SELECT count(*) {rows})" if name == "total" else f"EXISTS (SELECT 1 {rows})"
 
-    def tell(self, name: str, bound: BoundPage, frame: Frame) -> str:
+    def fact(self, name: str, bound: BoundPage, frame: Frame) -> str:
         """The same of the parent that KEY stands for, as a part of another statement."""
-        return self._tell(name, bound, frame, frame.parameters(KEY))
+        return self._fact(name, bound, frame, frame.parameters(KEY))
 
     def select(self, bound: BoundPage, frame: Frame) -> tuple[str, str]:
         """The page of the parent that KEY stands for, as a part of another statement, and the order of its rows."""

@@ -42,7 +42,7 @@ class ManyLink:
 
     def join(self, pages: Pages) -> Join | None:
         level, bound = self.level, pages[self.level]
-        if not (self.joins and level.has_rows(bound)) or level.rows.links:
+        if not self.joins or not level.has_rows(bound) or level.rows.links:
             return None
         told = level.told(bound, counted=self.counter is not None)
 
@@ -57,7 +57,7 @@ class ManyLink:
         return Join(
             level.shape(bound),
             level.slots(bound),
-            [partial(level.tell, name, bound) for name in told],
+            [partial(level.fact, name, bound) for name in told],
             lambda frame: level.select(bound, frame),
             finish,
         )
