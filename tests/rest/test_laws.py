@@ -1,4 +1,8 @@
-"""REST and GraphQL are two languages for the same questions: the same rows, from as many statements."""
+"""REST and GraphQL are two languages for the same questions: the same rows, from as many statements.
+
+But where GraphQL asks for two lists of one machine, which PostgreSQL is not asked for at once: REST has one, and the
+other number from the machine's counter.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -81,9 +85,10 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("path", "query"), QUERIES)
-def test_no_more_statements(readable: Rest, monkeypatch: pytest.MonkeyPatch, path: str, query: str) -> None:
+def test_as_many_statements(readable: Rest, monkeypatch: pytest.MonkeyPatch, path: str, query: str) -> None:
     counts = counted_by_request(readable.gateway, monkeypatch)
     readable.http.get(readable.root + path, headers={"x-request-id": "rest"}).raise_for_status()
     answer = readable.http.post("/graphql", json={"query": query}, headers={"x-request-id": "graphql"})
     assert "errors" not in answer.json()
-    assert 0 < counts["rest"] <= counts["graphql"]
+    spared = "all: snapshots(" in query and readable.gateway.gateway.database.dialect == "postgresql"
+    assert counts["rest"] == counts["graphql"] - spared > 0
