@@ -1,7 +1,7 @@
 """A day in small, again and again: whatever a gateway keeps of clients, it must stop growing.
 
-Everything comes that could be remembered: documents that are asked for once, names, filters, cursors, refused
-credentials, keys, operations, streams that are opened and left, connections.
+Everything comes that could be remembered: documents that are asked for once, names, filters, cursors, keys, operations,
+streams that are opened and left, connections.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from uuid import uuid4
 from tests.api.asking import CREATE, DELETE
 from tests.crash.world import Home
 from tests.forked import Forked
-from tests.soak.asking import Connection, allow_many_connections, request, resident_mib
+from tests.soak.asking import Answer, Connection, allow_many_connections, request, resident_mib
 
 _SAMPLES = 12
 _PAUSE = 0.05  # seconds between two requests of a client: several gateways share the machine
@@ -80,8 +80,7 @@ class Endurance:
         if kind == "change":
             await self._change(connection)
             return
-        answer = await connection.send({"read": self._read, "once": self._once, "wrong": self._wrong}[kind]())
-        self.answers[f"{kind} {answer.status}"] += 1
+        await self._send(connection, kind, {"read": self._read, "once": self._once, "wrong": self._wrong}[kind]())
 
     def _read(self) -> bytes:
         some = uuid4().hex[: self._chance.randint(0, 3)]
@@ -119,9 +118,13 @@ class Endurance:
 
     async def _ask(self, connection: Connection, kind: str, query: str, **variables: Any) -> Any:
         """Data, or None when it was too much for the gateway just now."""
-        answer = await connection.send(request(query, **variables))
-        self.answers[f"{kind} {answer.status}"] += 1
+        answer = await self._send(connection, kind, request(query, **variables))
         return answer.data if answer.status == 200 else None
+
+    async def _send(self, connection: Connection, kind: str, body: bytes) -> Answer:
+        answer = await connection.send(body)
+        self.answers[f"{kind} {answer.status}"] += 1
+        return answer
 
     async def _listener(self) -> None:
         """Hears some, leaves, comes again."""
