@@ -17,9 +17,25 @@ _candidate = _O.alias("candidate")
 
 _heads = sa.select(sa.func.min(_O.c.id)).where(unfinished()).group_by(_O.c.machine_id)
 
-# What needs no driver: the snapshot was never made on the provider, is known to be gone from it, or nobody knows; then
-# a process that has the driver asks first (`CLAIMED`'s doubt).
-_without_driver = sa.and_(_candidate.c.kind == OperationKind.DELETE_SNAPSHOT, col(Snapshot.provider_ref).is_(None))
+# The create of a snapshot that the provider may have made without saying so.
+_doubt = _O.alias("doubt")
+
+
+def _doubtful(operation: Any) -> Any:
+    return sa.and_(
+        _doubt.c.snapshot_id == operation.c.snapshot_id,
+        _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
+        _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
+        col(Snapshot.provider_ref).is_(None),
+    )
+
+
+# What needs no driver: the snapshot was never made on the provider, or is known to be gone from it.
+_without_driver = sa.and_(
+    _candidate.c.kind == OperationKind.DELETE_SNAPSHOT,
+    col(Snapshot.provider_ref).is_(None),
+    ~sa.exists().where(_doubtful(_candidate)),
+)
 
 _chosen = (
     sa.select(_candidate.c.id)
@@ -57,15 +73,6 @@ CLAIM = Statement(
     .returning(_O.c.id)
 )
 
-# The create of a snapshot that the provider may have made without saying so.
-_doubt = _O.alias("doubt")
-_doubtful = sa.and_(
-    _doubt.c.snapshot_id == _O.c.snapshot_id,
-    _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
-    _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
-    col(Snapshot.provider_ref).is_(None),
-)
-
 CLAIMED = Statement(
     sa.select(
         *(_O.c[name] for name in ("id", "kind", "machine_id", "machine_kind", "snapshot_id", "token", "wish")),
@@ -78,7 +85,7 @@ CLAIMED = Statement(
     .select_from(_O)
     .join(Machine, col(Machine.id) == _O.c.machine_id)
     .outerjoin(Snapshot, col(Snapshot.id) == _O.c.snapshot_id)
-    .outerjoin(_doubt, _doubtful)
+    .outerjoin(_doubt, _doubtful(_O))
     .where(OneOf(_O.c.id, "ids"))
     .order_by(_O.c.id)
 )

@@ -11,6 +11,7 @@ import pytest
 from gateway.columns import now
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SimulatedSnapshot, SimulatedTask, SnapshotState
+from gateway.operations.claims import claim
 from tests.operations.world import ORIGIN, SETTINGS, World, until
 
 Run = Callable[..., None]
@@ -158,6 +159,7 @@ def test_what_was_made_without_a_word_is_deleted_with_what_is_known_of_it(run: R
         await behave(world, "create", "lost", times=1)
         for state in ("FAILED", "SUCCEEDED"):
             ((deleted,),) = [await world.delete(outcome.snapshot_id)]
+            assert await claim(world.database, "has no driver", slots=1, providers=[], lease=1) == []
             await world.finish()
             assert (await world.operation(deleted.operation_id)).state.value == state
         assert [name for name, *_ in await world.provider_picture()] == ["a", "b", "c", "d"]
