@@ -363,9 +363,10 @@ class SimulatedTask(SQLModel, table=True):
     """Work of the `simulated` driver, which goes on whether or not anybody waits: done when `done_at` has passed."""
 
     __tablename__: ClassVar[Any] = "simulated_task"
+    __table_args__ = (Index("ix_simulated_task_machine", "machine_ref", "applied", "done_at"),)
 
     ref: str = Field(primary_key=True, sa_type=Text)
-    machine_ref: str = Field(sa_type=Text, index=True)
+    machine_ref: str = Field(sa_type=Text)
     token: str = Field(sa_type=Text, index=True)
     verb: str = Field(sa_type=Text)  # create, revert, delete
     argument: str = Field(sa_type=Text)  # JSON

@@ -81,6 +81,10 @@ class Storage(Protocol):
 
     async def task(self, token: str, verb: str) -> SimulatedTask | None: ...
 
+    async def progressed(self, task: SimulatedTask) -> SimulatedTask | None:
+        """The task as it is by now; None when it was abandoned."""
+        ...
+
     async def abandon(self, task_ref: str) -> bool:
         """Stops work that is not done yet, as if it had never been handed over; whether that was still possible."""
         ...
@@ -177,13 +181,13 @@ class SimulatedDriver(Driver):
         whole = (task.done_at - task.started_at).total_seconds()
         found: SimulatedTask | None = task
         while found is not None and not found.applied:
-            left = (task.done_at - now()).total_seconds()
+            left = (found.done_at - now()).total_seconds()
             if work.cancelled() and task.verb != "revert" and await self.storage.abandon(task.ref):
                 raise Canceled
             if left > 0:
                 await work.progress(min(99, int(100 * (1 - left / whole))), _PHASES[task.verb])
                 await asyncio.sleep(min(left, _LOOK))
-            found = await self.storage.task(task.token, task.verb)
+            found = await self.storage.progressed(found)
         if found is None:
             raise OutcomeUnknown("the provider no longer knows the task")
         if found.error is not None:

@@ -48,20 +48,23 @@ class Claim:
         row = self.row
         match row.kind:
             case OperationKind.CREATE_SNAPSHOT:
-                return CreateWish(machine_ref=row.machine_ref, **orjson.loads(row.wish))
+                return self._create(row.wish)
             case OperationKind.REVERT_VM_SNAPSHOT if row.snapshot_ref is not None:
                 return RevertWish(row.machine_ref, row.snapshot_ref)
             case OperationKind.DELETE_SNAPSHOT if row.snapshot_ref is not None:
                 return DeleteWish(row.machine_ref, row.snapshot_ref)
         return None
 
-    @property
-    def doubt(self) -> CreateWish | None:
-        """How the snapshot that is to be deleted was wished for, when nobody knows what came of that."""
-        row = self.row
-        if row.kind is not OperationKind.DELETE_SNAPSHOT or row.doubt_token is None:
+    async def doubt(self) -> tuple[str, str | None, CreateWish] | None:
+        """Token, task and wish of the create whose snapshot is to be deleted, when nobody knows what came of it."""
+        if self.row.kind is not OperationKind.DELETE_SNAPSHOT:
             return None
-        return CreateWish(machine_ref=row.machine_ref, **orjson.loads(row.doubt_wish))
+        snapshot_id = self.row.snapshot_id
+        create = await self._database.read(lambda tx: tx.first(leases.DOUBT, snapshot_id=snapshot_id), single=True)
+        return (create.token, create.task_ref, self._create(create.wish)) if create is not None else None
+
+    def _create(self, wish: str) -> CreateWish:
+        return CreateWish(machine_ref=self.row.machine_ref, **orjson.loads(wish))
 
     # ---- fenced writes. All raise LeaseLost and Interrupted.
 

@@ -104,11 +104,12 @@ class Execution:
 
     async def _resolved(self, claim: Claim) -> Wish | None:
         """What is to be deleted on the provider after all, of a create whose outcome nobody knows."""
-        row, doubt = claim.row, claim.doubt
-        if doubt is None:
+        row = claim.row
+        if (doubt := await claim.doubt()) is None:
             return None
+        token, task_ref, wish = doubt
         try:
-            seen = await self.drivers[row.provider].recover(Work(row.doubt_token, row.doubt_task_ref), doubt)
+            seen = await self.drivers[row.provider].recover(Work(token, task_ref), wish)
         except (ProviderMissing, ProviderRefused):
             return None
         return DeleteWish(row.machine_ref, seen.ref) if isinstance(seen, SeenSnapshot) else None

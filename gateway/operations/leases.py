@@ -15,26 +15,26 @@ from gateway.store.statements import OneOf, Statement
 _O = Operation.__table__  # type: ignore[attr-defined]
 _candidate = _O.alias("candidate")
 
-_heads = sa.select(sa.func.min(_O.c.id)).where(unfinished()).group_by(_O.c.machine_id)
+_head = _O.alias("head")
+_heads = sa.select(sa.func.min(_head.c.id)).where(unfinished("head")).group_by(_head.c.machine_id)
 
 # The create of a snapshot that the provider may have made without saying so.
 _doubt = _O.alias("doubt")
-
-
-def _doubtful(operation: Any) -> Any:
-    return sa.and_(
-        _doubt.c.snapshot_id == operation.c.snapshot_id,
-        _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
-        _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
-        col(Snapshot.provider_ref).is_(None),
+_doubtful = sa.and_(
+    _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
+    _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
+)
+DOUBT = Statement(
+    sa.select(_doubt.c.token, _doubt.c.task_ref, _doubt.c.wish).where(
+        _doubt.c.snapshot_id == bindparam("snapshot_id"), _doubtful
     )
-
+)
 
 # What needs no driver: the snapshot was never made on the provider, or is known to be gone from it.
 _without_driver = sa.and_(
     _candidate.c.kind == OperationKind.DELETE_SNAPSHOT,
     col(Snapshot.provider_ref).is_(None),
-    ~sa.exists().where(_doubtful(_candidate)),
+    ~sa.exists().where(_doubt.c.snapshot_id == _candidate.c.snapshot_id, _doubtful),
 )
 
 _chosen = (
@@ -42,8 +42,9 @@ _chosen = (
     .join(Machine, col(Machine.id) == _candidate.c.machine_id)
     .outerjoin(Snapshot, col(Snapshot.id) == _candidate.c.snapshot_id)
     .where(
-        _candidate.c.id.in_(_heads),
-        unfinished("candidate"),  # said again because PostgreSQL looks at it again after locking the row
+        OneOf(_candidate.c.id, _heads),
+        # Unfinished: said again because PostgreSQL looks at it again after locking the row, in words of no index.
+        _candidate.c.finished_at.is_(None),
         sa.or_(
             _candidate.c.state == OperationState.QUEUED,
             _candidate.c.lease_until.is_(None),
@@ -55,12 +56,11 @@ _chosen = (
     .order_by(_candidate.c.id)
     .limit(bindparam("slots", type_=sa.Integer()))
     .with_for_update(skip_locked=True, of=_candidate)
-    .cte("chosen")
 )
 
 CLAIM = Statement(
     sa.update(_O)
-    .where(_O.c.id.in_(sa.select(_chosen.c.id)))
+    .where(OneOf(_O.c.id, _chosen))
     .values(
         state=OperationState.RUNNING,
         owner=bindparam("new_owner"),
@@ -80,12 +80,10 @@ CLAIMED = Statement(
         col(Machine.provider),
         col(Machine.provider_ref).label("machine_ref"),
         col(Snapshot.provider_ref).label("snapshot_ref"),
-        *(_doubt.c[name].label(f"doubt_{name}") for name in ("token", "task_ref", "wish")),
     )
     .select_from(_O)
     .join(Machine, col(Machine.id) == _O.c.machine_id)
     .outerjoin(Snapshot, col(Snapshot.id) == _O.c.snapshot_id)
-    .outerjoin(_doubt, _doubtful(_O))
     .where(OneOf(_O.c.id, "ids"))
     .order_by(_O.c.id)
 )

@@ -31,6 +31,7 @@ OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # what a task
 
 _SWEEP = 60.0  # seconds between rounds of housekeeping
 _LET_GO = 2.0  # seconds that canceled work, and then the database, may take when the process ends
+_GATHER = 0.05  # seconds in which what ends is replaced together, while most slots are taken
 _LOOKS = 0.05  # seconds between looks for wishes to cancel: the worker is woken for every new operation
 
 
@@ -68,7 +69,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._stopping = False
         self.worked_at = time.monotonic()
-        self._next_look = 0.0  # of time.monotonic()
+        self._next_claim = self._next_look = 0.0  # of time.monotonic()
         self._jobs: dict[asyncio.Task[None], Claim] = {}
 
     async def start(self) -> None:
@@ -113,8 +114,7 @@ class Worker:
             self._woken.clear()
             pause = self._poll
             try:
-                await self._claim()
-                pause = await self._see_wishes()
+                pause = min(await self._claim(), await self._see_wishes())
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
@@ -129,7 +129,12 @@ class Worker:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
 
-    async def _claim(self) -> None:
+    async def _claim(self) -> float:
+        """Claims, unless most slots are taken and it has just done so; the seconds until it has to look again."""
+        most_are_taken = 2 * len(self._jobs) > self._settings.operation_slots + sum(self._limits.values())
+        if most_are_taken and (early := self._next_claim - time.monotonic()) > 0:
+            return min(early, self._poll)
+        self._next_claim = time.monotonic() + _GATHER
         for providers, slots in self._shares():
             if slots <= 0 or self._stopping:
                 continue
@@ -140,6 +145,7 @@ class Worker:
                 job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
                 self._jobs[job] = claimed
                 job.add_done_callback(self._done)
+        return self._poll
 
     def _shares(self) -> list[tuple[list[str], int]]:
         """Providers, and how many of their operations may begin here now. Each share is claimed by one statement.

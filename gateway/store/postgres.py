@@ -88,6 +88,7 @@ class PostgresDatabase:
             limits.write_connections,
             limits,
             jit="off",
+            enable_seqscan="off",  # rows are found by key, also by a plan of a minute ago, when a table was empty
             statement_timeout="0",
             lock_timeout=milliseconds,
             idle_in_transaction_session_timeout=milliseconds,  # a gateway that is frozen holds no locks for ever

@@ -48,7 +48,11 @@ WAITING = Statement(
 _APPLIED = Statement(sa.update(_T).where(_T.c.ref == bindparam("task_ref")).values(applied=sa.true()))
 DROP_TASK = Statement(sa.delete(_T).where(_T.c.ref == bindparam("task_ref")))
 FORGET_TASKS = Statement(
-    sa.delete(_T).where(_T.c.machine_ref == bindparam("machine_ref"), _T.c.applied, _T.c.done_at < bindparam("too_old"))
+    sa.delete(_T).where(
+        _T.c.machine_ref == bindparam("machine_ref"),
+        _T.c.applied == sa.true(),
+        _T.c.done_at < bindparam("too_old"),
+    )
 )
 PUT_MACHINE = insert(SimulatedMachine, *_MACHINE_COLUMNS)
 _DROP_MACHINE = Statement(sa.delete(_M).where(_M.c.ref == bindparam("machine_ref")))
@@ -56,7 +60,9 @@ PUT_SNAPSHOT = insert(SimulatedSnapshot, *_SNAPSHOT_COLUMNS)
 PUT_TASK = insert(SimulatedTask, *_TASK_COLUMNS)
 _DROP_SNAPSHOT = Statement(sa.delete(_S).where(_S.c.ref == bindparam("snapshot_ref")))
 _MOVE_CHILDREN = Statement(
-    sa.update(_S).where(_S.c.parent_ref == bindparam("snapshot_ref")).values(parent_ref=bindparam("to"))
+    sa.update(_S)
+    .where(_S.c.machine_ref == bindparam("of_machine"), _S.c.parent_ref == bindparam("snapshot_ref"))
+    .values(parent_ref=bindparam("to"))
 )
 SET_CURRENT = Statement(sa.update(_M).where(_M.c.ref == bindparam("machine_ref")).values(current_ref=bindparam("to")))
 SET_LATENCY = Statement(
@@ -65,25 +71,29 @@ SET_LATENCY = Statement(
 SET_FAULT = Statement(sa.update(_M).where(_M.c.ref == bindparam("machine_ref")).values(fault=bindparam("new_fault")))
 
 
-async def settle(tx: Transaction, machine_ref: str) -> Any:
-    """Does the work whose time has come, in its order; the machine as it is then, locked, or None."""
+async def settle(tx: Transaction, machine_ref: str) -> tuple[Any, bool]:
+    """Does the work whose time has come, in its order; the machine, locked, or None, and whether more is waiting."""
     machine = await tx.first(LOCK, machine_ref=machine_ref)
     if machine is None:
-        return None
-    for task in due(await tx.all(WAITING, machine_ref=machine_ref)):
+        return None, False
+    waiting = await tx.all(WAITING, machine_ref=machine_ref)
+    done = due(waiting)
+    for task in done:
         if task.error is None:
-            await _apply(tx, await tx.first(MACHINE, machine_ref=machine_ref), task)
+            machine = machine._replace(current_ref=await _apply(tx, machine, task))
         await tx.run(_APPLIED, task_ref=task.ref)
-    return await tx.first(MACHINE, machine_ref=machine_ref)
+    return machine, len(done) < len(waiting)
 
 
-async def _apply(tx: Transaction, machine: Any, task: Any) -> None:
+async def _apply(tx: Transaction, machine: Any, task: Any) -> str | None:
+    """The snapshot that the machine runs on then."""
     argument = orjson.loads(task.argument)
     tree = machine.kind is MachineKind.VM
+    current: str | None = machine.current_ref
     if task.verb == "create":
         ref = f"snap-{uuid4().hex[:12]}"
         made = {"ref": ref, "machine_ref": machine.ref, "token": task.token, "created_at": task.started_at}
-        parent = machine.current_ref if tree else None
+        parent = current if tree else None
         await tx.run(PUT_SNAPSHOT, **made, **argument, parent_ref=parent, size_bytes=size(ref, argument["memory"]))
         current = ref if tree else None
     elif task.verb == "revert":
@@ -91,11 +101,13 @@ async def _apply(tx: Transaction, machine: Any, task: Any) -> None:
     else:
         gone = await tx.first(SNAPSHOT, machine_ref=machine.ref, snapshot_ref=argument["ref"])
         if gone is None:
-            return
-        await tx.run(_MOVE_CHILDREN, snapshot_ref=gone.ref, to=gone.parent_ref)
+            return current
+        await tx.run(_MOVE_CHILDREN, of_machine=machine.ref, snapshot_ref=gone.ref, to=gone.parent_ref)
         await tx.run(_DROP_SNAPSHOT, snapshot_ref=gone.ref)
-        current = gone.parent_ref if machine.current_ref == gone.ref else machine.current_ref
-    await tx.run(SET_CURRENT, machine_ref=machine.ref, to=current)
+        current = gone.parent_ref if current == gone.ref else current
+    if current != machine.current_ref:
+        await tx.run(SET_CURRENT, machine_ref=machine.ref, to=current)
+    return current
 
 
 async def drop(tx: Transaction, machine_ref: str) -> None:

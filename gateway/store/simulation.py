@@ -48,14 +48,14 @@ class Simulation:
     async def begin(self, task: SimulatedTask, subject: str | None) -> SimulatedTask:
         async def work(tx: Transaction) -> SimulatedTask | ProviderError:
             """Errors are returned, for a transaction that raises would take back the work that has just been done."""
-            machine = await simulated.settle(tx, task.machine_ref)
+            machine, busy = await simulated.settle(tx, task.machine_ref)
             if machine is None:
                 return ProviderMissing("the provider has no such machine")
             earlier = await tx.first(simulated.TASK, token=task.token, verb=task.verb)
             # A delete that is done is not answered by its task: what is gone is missing, whoever asks.
             if earlier is not None and (task.verb != "delete" or not earlier.applied):
                 return SimulatedTask(**earlier._asdict())
-            if await tx.first(simulated.WAITING, machine_ref=task.machine_ref):
+            if busy:
                 return ProviderBusy("the provider is doing other work on this machine")
             if subject is not None:
                 known = await tx.first(simulated.SNAPSHOT, machine_ref=task.machine_ref, snapshot_ref=subject)
@@ -74,9 +74,19 @@ class Simulation:
 
     async def task(self, token: str, verb: str) -> SimulatedTask | None:
         row = await self._database.read(lambda tx: tx.first(simulated.TASK, token=token, verb=verb), single=True)
-        if row is not None and not row.applied and row.done_at <= now():
-            await self._database.write(lambda tx: simulated.settle(tx, row.machine_ref))
-            row = await self._database.read(lambda tx: tx.first(simulated.TASK, token=token, verb=verb), single=True)
+        return None if row is None else await self.progressed(SimulatedTask(**row._asdict()))
+
+    async def progressed(self, task: SimulatedTask) -> SimulatedTask | None:
+        async def settled(tx: Transaction) -> Any:
+            await simulated.settle(tx, task.machine_ref)
+            return await tx.first(simulated.TASK_BY_REF, task_ref=task.ref)
+
+        if task.applied:
+            return task
+        if task.done_at <= now():
+            row = await self._database.write(settled)
+        else:
+            row = await self._database.read(lambda tx: tx.first(simulated.TASK_BY_REF, task_ref=task.ref), single=True)
         return None if row is None else SimulatedTask(**row._asdict())
 
     async def abandon(self, task_ref: str) -> bool:

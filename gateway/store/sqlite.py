@@ -24,6 +24,7 @@ from gateway.store.statements import Statement
 T = TypeVar("T")
 
 _GROUP = 256  # writes in one commit, at most
+_AT_ONCE = 2  # writes that are answered in one round of the event loop
 _GLANCE = 0.05  # seconds between two looks for commits of other processes; each takes some microseconds
 _STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
 _INLINE_SECONDS = 0.005  # that a read may hold the event loop
@@ -288,11 +289,15 @@ class SqliteDatabase:
         connection.execute("RELEASE wish")
 
     def _settle(self, group: list[_Wish]) -> None:
-        self._writing -= len(group)
-        for wish in group:
+        """A few at once: what comes meanwhile is not to wait for all that they go on to do."""
+        for wish in group[:_AT_ONCE]:
+            self._writing -= 1
             wish.settle()
-        for wake in self._wakes:
-            wake()
+        if later := group[_AT_ONCE:]:
+            asyncio.get_running_loop().call_soon(self._settle, later)
+        else:
+            for wake in self._wakes:
+                wake()
 
     async def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)

@@ -153,26 +153,35 @@ class _List(sa.TypeDecorator[list[Any]]):
 
 
 class OneOf(sa.ColumnElement[Any]):
-    """`column` is among the values of a list parameter, however long that is."""
+    """`column` is among the values of a list parameter, however long that is, or among the rows of a SELECT.
+
+    Those rows are found first, and the column's index is used whatever PostgreSQL believes of how many there are: it
+    believes what it counted some time ago, and keeps a plan that it has made when a table was empty.
+    """
 
     inherit_cache = False
     type = sa.types.NullType()
 
-    def __init__(self, column: Any, parameter: str) -> None:
+    def __init__(self, column: Any, values: str | sa.Select[Any]) -> None:
         self.column = coercions.expect(roles.ExpressionElementRole, column)
-        self.values = sa.bindparam(parameter, type_=_List())
+        self.rows = None if isinstance(values, str) else values.scalar_subquery()
+        self.values = sa.bindparam(values, type_=_List()) if isinstance(values, str) else None
 
 
 @compiles(OneOf, "sqlite")
 def _one_of_sqlite(element: OneOf, compiler: Any, **kw: Any) -> str:
-    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
-    return f"{column} IN (SELECT value FROM json_each({values}))"
+    column = compiler.process(element.column, **kw)
+    if element.rows is not None:
+        return f"{column} IN {compiler.process(element.rows, **kw)}"
+    return f"{column} IN (SELECT value FROM json_each({compiler.process(element.values, **kw)}))"
 
 
 @compiles(OneOf, "postgresql")
 def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
-    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
-    return f"{column} = ANY({values})"
+    column = compiler.process(element.column, **kw)
+    if element.rows is not None:
+        return f"{column} = ANY(ARRAY{compiler.process(element.rows, **kw)})"
+    return f"{column} = ANY({compiler.process(element.values, **kw)})"
 
 
 class Beside(sa.ColumnElement[Any]):

@@ -50,6 +50,6 @@ def test_it_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == [
         str(tmp_path / "lib/gateway/__main__.py"),
-        "the database is at 0007, was at nothing",
+        "the database is at 0008, was at nothing",
     ], done.stderr
     assert [path.name for path in empty.iterdir()] == ["gateway.db"]
