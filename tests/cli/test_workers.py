@@ -38,7 +38,7 @@ def children(program: Program) -> set[int]:
     """The processes that serve, or are about to."""
     pid = program.process.pid
     found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return {child for child in found if "spawn_main" in _command(child)}
+    return {child for child in found if "spawn_main" in _proc(child, "cmdline")}
 
 
 def metrics(program: Program) -> dict[str, float]:
@@ -176,17 +176,15 @@ def test_what_keeps_a_process_from_starting_is_told_once(databases: Databases, t
     assert done.stderr.startswith(f"gateway: {manifest} is not JSON")
 
 
-def _command(pid: int) -> str:
-    """Nothing when it is gone by now."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 def _runs(pid: int) -> bool:
     """A process that has ended but that nobody has waited for is not running."""
+    stat = _proc(pid, "stat")
+    return stat != "" and stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _proc(pid: int, what: str) -> str:
+    """What the system tells of a process; nothing when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/{what}").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""

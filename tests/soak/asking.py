@@ -3,6 +3,7 @@
 import asyncio
 import re
 import resource
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+_IDLE = 4.0  # seconds after which a connection is not used again: the gateway closes it after five, maybe just now
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -51,19 +53,21 @@ class Connection:
         assert split.hostname is not None
         self._host, self._port = split.hostname, split.port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_at = 0.0  # by time.monotonic()
 
     async def ask(self, query: str, **variables: Any) -> Any:
         """The data of an answer."""
         return (await self.send(request(query, **variables))).data
 
     async def send(self, body: bytes, accept: str = "application/json") -> Answer:
-        """Opens another connection when the server has closed this one, idle as it was."""
-        if self._streams is not None and self._streams[0].at_eof():
+        """Opens another connection when the server has closed this one, idle as it was, or is about to."""
+        if self._streams is not None and (self._streams[0].at_eof() or time.monotonic() - self._used_at > _IDLE):
             self.close()
         reader, _ = await self._write(body, accept)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         content = await reader.readexactly(int(length[1]) if length else 0)
+        self._used_at = time.monotonic()
         if b"connection: close" in head.lower():
             self.close()
         return Answer(int(head[9:12]), head, content)
@@ -79,6 +83,7 @@ class Connection:
     async def open(self) -> None:
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
+            self._used_at = time.monotonic()
 
     def close(self) -> None:
         if self._streams is not None:

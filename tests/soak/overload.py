@@ -17,7 +17,6 @@ _READ = request(
 )
 _CLOSED = 8  # connections that measure what the gateway can take
 _MOST = 512  # connections that the load has, open before it begins: what waits to be accepted is not seen by anybody
-_IDLE = 4.0  # seconds after which a connection is not used again: the gateway closes it after five, maybe just now
 _PATIENCE = 30.0
 
 
@@ -101,17 +100,15 @@ async def _closed(url: str, seconds: float) -> Load:
 async def _open(url: str, rate: float, seconds: float) -> Load:
     """Whether it answers or not: requests come at random times, on whichever connection is free."""
     load, chance = Load(seconds), random.Random(1)
-    free = [(Connection(url), time.perf_counter()) for _ in range(_MOST)]
-    for connection, _ in free:
+    free = [Connection(url) for _ in range(_MOST)]
+    for connection in free:
         await connection.open()
     tasks: set[asyncio.Task[None]] = set()
 
     async def work() -> None:
-        connection, since = free.pop()
-        if time.perf_counter() - since > _IDLE:
-            connection.close()
+        connection = free.pop()
         await _one(connection, load)
-        free.append((connection, time.perf_counter()))
+        free.append(connection)
 
     begun = time.perf_counter()
     due = 0.0
@@ -127,7 +124,7 @@ async def _open(url: str, rate: float, seconds: float) -> Load:
         task.add_done_callback(tasks.discard)
     load.seconds = time.perf_counter() - begun
     await asyncio.gather(*tasks)
-    for connection, _ in free:
+    for connection in free:
         connection.close()
     return load
 
