@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from tests.bench import floor, machine, measuring, report
-from tests.bench.data import FULL, QUICK, Data
+from tests.bench.data import FULL, QUICK, SMALL, Data, Database
 from tests.bench.machine import Cores
 from tests.bench.postgres import OPTIONS, Postgres
 from tests.bench.processes import Failed
-from tests.bench.systems import CREDENTIALS, SYSTEMS
+from tests.bench.systems import EXPERIMENTS, SYSTEMS
 from tests.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).absolute().parent
@@ -48,15 +48,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the data, short rounds")
     parser.add_argument("--systems", type=_names(SYSTEMS), default=list(SYSTEMS), help=", ".join(SYSTEMS))
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), help=", ".join(WORKLOADS))
-    parser.add_argument("--credentials", action="store_true", help="W1 with a JWT, an API token and neither")
+    for name, experiment in EXPERIMENTS.items():
+        parser.add_argument(f"--{name}", dest="experiment", action="store_const", const=name, help=experiment.about)
     parser.add_argument("--seconds", type=float, help="of each measurement (5; quick: 0.7)")
     parser.add_argument("--rounds", type=int, help="A B A B (5; quick: 2)")
     parser.add_argument("--no-floor", action="store_true", help="leave out the echo and the bare SQL")
     parser.add_argument("--cache", type=Path, default=_HERE / ".cache", help="where the data stay")
     parser.add_argument("--results", type=Path, default=_HERE / "results", help="where the tables go")
     given = parser.parse_args()
-    if given.credentials:
-        given.workloads, given.no_floor = ["W1"], True
+    given.systems = [SYSTEMS[name] for name in given.systems]
+    if given.experiment:
+        experiment = EXPERIMENTS[given.experiment]
+        given.systems, given.workloads, given.no_floor = experiment.systems, experiment.workloads, True
     given.seconds = given.seconds or (0.7 if given.quick else 5.0)
     given.rounds = given.rounds or (2 if given.quick else 5)
     if not (0 < given.seconds <= 60 and 0 < given.rounds <= 20):
@@ -77,6 +80,29 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     return parse
 
 
+def _databases(given: argparse.Namespace, cores: Cores, stack: ExitStack) -> tuple[dict[str, Database], list[int]]:
+    """What the systems need, made where it is missing, by name; and the processes of PostgreSQL."""
+    wanted = {system.database for system in given.systems}
+    if "sqlite-token" in wanted:
+        wanted.add("sqlite")
+    databases, processes = {}, []
+    for ending, size in (("", QUICK if given.quick else FULL), ("-small", SMALL)):
+        data = Data(given.cache, size, _say)
+        kinds = {kind for kind in ("sqlite", "postgresql") if kind + ending in wanted}
+        if kinds:
+            data.prepare(kinds, cores)
+        if "sqlite" in kinds:
+            databases["sqlite" + ending] = Database(data.sqlite_url, size)
+        if "postgresql" in kinds:
+            server = stack.enter_context(Postgres(data.postgres, cores=cores.load))
+            databases["postgresql" + ending] = Database(server.url, size)
+            processes.append(server.pid)
+    if "sqlite-token" in wanted:
+        copy = _copy(databases["sqlite"].url, stack.enter_context(TemporaryDirectory(dir=given.cache)))
+        databases["sqlite-token"] = databases["sqlite"]._replace(url=copy)
+    return databases, processes
+
+
 def _copy(url: str, folder: str) -> str:
     """By SQLite itself: whoever opens and closes its file otherwise takes this process's locks away (POSIX)."""
     copy = Path(folder, "gateway.db")
@@ -87,31 +113,19 @@ def _copy(url: str, folder: str) -> str:
 
 def _run(given: argparse.Namespace) -> None:
     cores = Cores.find()
-    systems = [*CREDENTIALS.values()] if given.credentials else [SYSTEMS[name] for name in given.systems]
-    kinds = {system.kind for system in systems}
     heading = [f"`make bench{_argument_text()}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "", machine.description()]
     if cores.server == cores.load:
         _say("There is one core: server, load and PostgreSQL share it, and the figures say little.")
-    data = Data(given.cache, QUICK if given.quick else FULL, _say)
-    data.prepare(kinds & {"sqlite", "postgresql"}, cores)
     logs = given.cache / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        urls, postgres = {}, None
-        if "sqlite" in kinds:
-            urls["sqlite"] = data.sqlite_url
-        if "sqlite-token" in kinds:
-            urls["sqlite-token"] = _copy(data.sqlite_url, stack.enter_context(TemporaryDirectory(dir=given.cache)))
-        if "postgresql" in kinds:
-            server = stack.enter_context(Postgres(data.postgres, cores=cores.load))
-            urls["postgresql"], postgres = server.url, server.pid
+        databases, postgres = _databases(given, cores, stack)
         stack.enter_context(machine.on(cores.load))
         plan = measuring.Plan(
-            systems=systems,
+            systems=given.systems,
             workloads=[WORKLOADS[name] for name in given.workloads],
-            size=data.size,
-            urls=urls,
-            tokens={system.name: system.token(urls[system.kind]) for system in systems},
+            databases=databases,
+            tokens={system.name: system.token(databases[system.database].url) for system in given.systems},
             postgres=postgres,
             cores=cores,
             logs=logs,
@@ -121,9 +135,10 @@ def _run(given: argparse.Namespace) -> None:
         )
         results = measuring.measure(plan)
         floors = {} if given.no_floor else floor.measure(plan, results)
+    sizes = dict.fromkeys(str(database.size) for database in databases.values())
     minutes = (time.monotonic() - _BEGUN) / 60
     heading += [
-        f"{data.size}; {given.rounds} rounds of {given.seconds:g} s, {minutes:.0f} minutes in all.",
+        f"{'; and '.join(sizes)}; {given.rounds} rounds of {given.seconds:g} s, {minutes:.0f} minutes in all.",
         f"One core for the server, one for the load and PostgreSQL ({', '.join(OPTIONS[:2])}, else its defaults).",
     ]
     text = report.markdown(plan, results, floors, heading)

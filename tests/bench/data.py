@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -41,6 +42,18 @@ class Size:
 
 FULL = Size(1_200, 1_000_000, 100_000)
 QUICK = Size(1_200, 100_000, 10_000)
+SMALL = Size(100, 10_000, 1_000)  # what pages are compared with, to see whether they take longer where there is more
+
+
+class Database(NamedTuple):
+    """Where it is, and what it holds."""
+
+    url: str
+    size: Size
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.url.startswith("postgresql")
 
 
 class Data:

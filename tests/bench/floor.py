@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import asyncpg
 import uvloop
 
 from tests.bench import load, machine
-from tests.bench.data import ROOT
+from tests.bench.data import ROOT, Database
 from tests.bench.measuring import Plan, Results
 from tests.bench.processes import free_port, start
 from tests.bench.workloads import FIRST_MACHINE, Workload
@@ -61,11 +62,11 @@ def measure(plan: Plan, results: Results) -> dict[str, Floor]:
     for name, echo in echoes.items():
         sql = {}
         with machine.on(plan.cores.server):
-            for kind, url in plan.urls.items():
+            for kind, database in plan.databases.items():
                 statement = _MANY[kind] if name == "W2" else _SQL.get(name)
                 if statement is not None:
                     work = _sqlite if kind == "sqlite" else _postgresql
-                    sql[kind] = work(url, statement, _parameters(name, kind, plan), plan.seconds)
+                    sql[kind] = work(database.url, statement, _parameters(name, database), plan.seconds)
         floors[name] = Floor(echo, sql)
         plan.say(f"{name}: echo {echo * 1e6:.0f} us, SQL {', '.join(f'{sql[kind] * 1e6:.0f} us' for kind in sql)}")
     return floors
@@ -98,28 +99,24 @@ def _echoes(plan: Plan, workloads: Sequence[Workload], answers: dict[str, bytes]
             return times
 
 
-def _parameters(name: str, kind: str, plan: Plan) -> list[tuple[Any, ...]]:
+def _parameters(name: str, database: Database) -> list[tuple[Any, ...]]:
     if name in ("W1", "W1b"):
         return [(FIRST_MACHINE + 1 + place * 5,) for place in range(200)]
     if name == "W2":
-        return [(f"machine-{place:05}",) for place in range(50, plan.size.machines - 50, 50)]
-    return [(FIRST_MACHINE, *place) for place in _places(name, kind, plan)]
+        return [(f"machine-{place:05}",) for place in range(50, database.size.machines - 50, 50)]
+    return [(FIRST_MACHINE, *place) for place in _places(name, database)]
 
 
-def _places(name: str, kind: str, plan: Plan) -> list[tuple[Any, int]]:
+def _places(name: str, database: Database) -> list[tuple[Any, int]]:
     """Where W3 and W7 read, as the driver binds it."""
-    offsets = range(plan.size.depth, plan.size.depth + 140, 7)
-    if name == "W7":
-        offsets = range(1_000, plan.size.depth + 1, 1_000)
+    depth = database.size.depth
+    offsets = range(1_000, depth + 1, 1_000) if name == "W7" else range(depth, depth + 140, 7)
     query = "SELECT created_at, id FROM snapshot WHERE machine_id = $1 ORDER BY created_at DESC, id DESC"
-    if kind == "sqlite":
-        connection = sqlite3.connect(plan.urls[kind].removeprefix("sqlite:///"))
-        try:
-            rows: list[Any] = connection.execute(query, (FIRST_MACHINE,)).fetchall()
-        finally:
-            connection.close()
+    if database.is_postgresql:
+        rows: list[Any] = asyncio.run(_fetch(database.url, query, FIRST_MACHINE))
     else:
-        rows = asyncio.run(_fetch(plan.urls[kind], query, FIRST_MACHINE))
+        with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as connection:
+            rows = connection.execute(query, (FIRST_MACHINE,)).fetchall()
     return [(rows[offset][0], rows[offset][1]) for offset in offsets if offset < len(rows)]
 
 

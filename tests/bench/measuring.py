@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.bench import load, machine, world
-from tests.bench.data import Size
+from tests.bench.data import Database, Size
 from tests.bench.load import Sample
 from tests.bench.machine import Cores
 from tests.bench.processes import Failed, Server
@@ -57,14 +57,13 @@ Results = dict[tuple[str, str], Figures]  # by workload and system
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, how long and how often. `urls`: the databases by kind."""
+    """What is measured, how long and how often."""
 
     systems: Sequence[System]
     workloads: Sequence[Workload]
-    size: Size
-    urls: dict[str, str]
-    tokens: dict[str, str]  # that requests bring, by system
-    postgres: int | None
+    databases: Mapping[str, Database]  # by the name that systems have for them
+    tokens: Mapping[str, str]  # that requests bring, by system
+    postgres: Sequence[int]  # the processes
     cores: Cores
     logs: Path
     seconds: float
@@ -72,7 +71,10 @@ class Plan:
     say: Callable[[str], None]
 
     def cpu_of_postgres(self) -> float:
-        return machine.cpu_seconds(self.postgres) if self.postgres else 0.0
+        return sum(map(machine.cpu_seconds, self.postgres))
+
+    def database(self, system: System) -> Database:
+        return self.databases[system.database]
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class _Up:
 
     def prepare(self, plan: Plan, workloads: Sequence[Workload], cursors: Cursors) -> None:
         for workload in workloads:
-            bodies = workload.bodies(self.system.dialect, plan.size, cursors)
+            bodies = workload.bodies(self.system.dialect, plan.database(self.system).size, cursors)
             token = plan.tokens[self.system.name]
             self.requests[workload.name] = [load.http(self.server.port, PATH, body, token) for body in bodies]
 
@@ -112,7 +114,9 @@ def measure(plan: Plan) -> Results:
     reads = [workload for workload in plan.workloads if not workload.burst]
     writes = [workload for workload in plan.workloads if workload.burst]
     with ExitStack() as stack:
-        control = {kind: stack.enter_context(world.engine(url).connect()) for kind, url in plan.urls.items()}
+        control = {
+            name: stack.enter_context(world.engine(database.url).connect()) for name, database in plan.databases.items()
+        }
         for connection in control.values():
             world.undo_all(connection)  # what a run that was killed has left
         if reads:
@@ -120,7 +124,7 @@ def measure(plan: Plan) -> Results:
         if writes:
             for round_ in range(plan.rounds):
                 for system in plan.systems:
-                    _measure_writes(plan, system, writes, control[system.kind], round_, results)
+                    _measure_writes(plan, system, writes, control[system.database], round_, results)
     return results
 
 
@@ -134,8 +138,8 @@ def _measure_reads(
         up = []
         for system in plan.systems:
             plan.say(f"Starting {system.title}")
-            one = _Up(system, stack.enter_context(_started(plan, system, control[system.kind])))
-            one.prepare(plan, workloads, _cursors(one, plan.size, plan.tokens[system.name]))
+            one = _Up(system, stack.enter_context(_started(plan, system, control[system.database])))
+            one.prepare(plan, workloads, _cursors(one, plan.database(system).size, plan.tokens[system.name]))
             one.server.freeze()
             up.append(one)
         for workload in workloads:
@@ -163,7 +167,7 @@ def _thawed(server: Server) -> Iterator[None]:
 def _started(plan: Plan, system: System, control: sa.Connection) -> Iterator[Server]:
     """The system, listening; a gateway has read its provider."""
     before = world.observed(control) if system.gateway else None
-    with system.start(plan.urls[system.kind], plan.cores, plan.logs) as server:
+    with system.start(plan.database(system).url, plan.cores, plan.logs) as server:
         server.await_listening()
         deadline = time.monotonic() + _SETTLE
         while system.gateway and world.observed(control) == before:
@@ -196,15 +200,15 @@ def _cursors(one: _Up, size: Size, token: str) -> Cursors:
 
 
 def _compare(plan: Plan, workload: Workload, up: Sequence[_Up]) -> None:
-    """Raises Failed unless all systems give the same answers to the first few requests."""
-    first: list[object] = []
+    """Raises Failed unless all systems with the same data give the same answers to the first few requests."""
+    firsts: dict[Size, list[object]] = {}
     for one in up:
         with _thawed(one.server):
             answers = [
                 canonical(one.run(replace(workload, connections=1), 0.0, [request]).answer)
                 for request in one.requests[workload.name][:_COMPARED]
             ]
-        first = first or answers
+        first = firsts.setdefault(plan.database(one.system).size, answers)
         found = next(differences(first, answers), None)
         if found:
             raise Failed(f"{workload.name}: {up[0].system.title} and {one.system.title} differ: {found}")
@@ -274,11 +278,12 @@ def _hold(server: Server, control: sa.Connection, token: str) -> None:
 
 
 def _measured(plan: Plan, one: _Up, figures: Figures, work: Callable[[], Sample]) -> None:
-    file = Path(plan.urls[one.system.kind].removeprefix("sqlite:///"))
+    database = plan.database(one.system)
+    file = Path(database.url.removeprefix("sqlite:///"))
     cpu, database_cpu = machine.cpu_seconds(one.server.pid), plan.cpu_of_postgres()
     figures.rounds.append(work())
     figures.cpu += machine.cpu_seconds(one.server.pid) - cpu
-    if one.system.kind == "postgresql":
+    if database.is_postgresql:
         figures.database_cpu += plan.cpu_of_postgres() - database_cpu
     figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, file))
 

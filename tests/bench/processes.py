@@ -53,14 +53,16 @@ class Server:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
 
     def freeze(self) -> None:
-        """Takes the core away from it. Only for servers that wait for nothing and hold nothing."""
+        """Takes the core away from it and its children. Only for servers that wait for nothing and hold nothing."""
         self._frozen = True
-        self._process.send_signal(signal.SIGSTOP)
+        for pid in machine.tree(self.pid):
+            os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self._frozen:
             self._frozen = False
-            self._process.send_signal(signal.SIGCONT)
+            for pid in reversed(machine.tree(self.pid)):  # a parent may miss the signs of life of its children
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         self.thaw()

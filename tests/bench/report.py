@@ -6,7 +6,7 @@ from statistics import median
 
 from tests.bench.floor import Floor
 from tests.bench.measuring import Figures, Plan, Results
-from tests.bench.systems import CREDENTIALS, SYSTEMS
+from tests.bench.systems import EXPERIMENTS, SYSTEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,11 @@ COMPARISONS = (
     Comparison("gateway-postgresql", "tuned-postgresql", {"W1": 20, "W3": 20, "W4": 20}),
     Comparison("gateway-jwt", "gateway-open", {"W1": 0.9}),
     Comparison("gateway-token", "gateway-open", {"W1": 0.9}),
+    Comparison("many-sqlite", "few-sqlite", {"W1": 0.83, "W3": 0.83}),
+    Comparison("many-postgresql", "few-postgresql", {"W1": 0.83, "W3": 0.83}),
+    Comparison("workers-2", "workers-1", {"W1": 1.4}),
 )
-_ALL = {**SYSTEMS, **CREDENTIALS}
+_ALL = {**SYSTEMS, **{system.name: system for one in EXPERIMENTS.values() for system in one.systems}}
 _FLOOR_TARGET = 0.6  # of W1 on SQLite
 
 
@@ -97,7 +100,7 @@ def _ratios(workloads: Sequence[str], systems: Sequence[str], results: Results) 
 
 
 def _head(pair: Comparison) -> str:
-    of_itself = f"{_ALL[pair.gateway].title} " if pair.gateway in CREDENTIALS else ""
+    of_itself = "" if pair.gateway in SYSTEMS else f"{_ALL[pair.gateway].title} "
     return f"{of_itself}vs {_ALL[pair.peer].title}"
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,12 @@ class System:
 
     name: str
     title: str
-    kind: str  # of the database
+    database: str  # sqlite or postgresql, and which of them
     family: str  # gateway, handwritten, node
     dialect: str = CONTRACT
     tuned: bool = False
     credentials: str = ""  # what a gateway's requests bring: jwt, token, or nothing
+    workers: int = 0  # processes of a gateway on all cores; 0: one process on one core
 
     @property
     def gateway(self) -> bool:
@@ -72,7 +73,7 @@ class System:
             self.name,
             command,
             port,
-            cores=cores.server,
+            cores=cores.server | cores.load if self.workers else cores.server,
             log=logs / f"{self.name}.log",
             environment=environment,
             directory=ROOT,
@@ -82,10 +83,12 @@ class System:
         match self.family:
             case "gateway":
                 serve = ["serve", "--port", str(port), "--database-url", url]
+                if self.workers:
+                    serve += ["--workers", str(self.workers)]
                 identity = _ISSUER if self.credentials == "jwt" else {}
                 return [sys.executable, "-m", "gateway", *serve], {**_GATEWAY, **identity}
             case "handwritten":
-                driver = "sqlite+aiosqlite" if self.kind == "sqlite" else "postgresql+asyncpg"
+                driver = "sqlite+aiosqlite" if url.startswith("sqlite") else "postgresql+asyncpg"
                 environment = {"DATABASE_URL": f"{driver}:{url.partition(':')[2]}", "TUNED": str(int(self.tuned))}
                 serve = [
                     "tests.bench.handwritten.app:app",
@@ -120,13 +123,48 @@ SYSTEMS: Mapping[str, System] = {
     )
 }
 
-# The same gateway three times, to see what it costs to ask who somebody is; each on a database of its own, for a token
-# in one of them closes it to whoever has none.
-CREDENTIALS: Mapping[str, System] = {
-    system.name: system
-    for system in (
-        System("gateway-open", "gateway, SQLite, nobody is asked", "sqlite", "gateway"),
-        System("gateway-jwt", "gateway, SQLite, JWT", "sqlite", "gateway", credentials="jwt"),
-        System("gateway-token", "gateway, SQLite, API token", "sqlite-token", "gateway", credentials="token"),
-    )
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The gateway beside itself: what it costs to have or to be something."""
+
+    about: str
+    workloads: Sequence[str]
+    systems: Sequence[System]
+
+
+def _gateway(name: str, what: str, database: str, credentials: str = "jwt", workers: int = 0) -> System:
+    title = f"gateway, {'SQLite' if database.startswith('sqlite') else 'PostgreSQL'}, {what}"
+    return System(name, title, database, "gateway", credentials=credentials, workers=workers)
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "credentials": Experiment(
+        "W1 with a JWT, an API token and neither",
+        ["W1"],
+        # A token in a database closes it to whoever has none, so that one has a database of its own.
+        [
+            _gateway("gateway-open", "nobody is asked", "sqlite", ""),
+            _gateway("gateway-jwt", "JWT", "sqlite"),
+            _gateway("gateway-token", "API token", "sqlite-token", "token"),
+        ],
+    ),
+    "growth": Experiment(
+        "W1 and W3 where there are few snapshots and where there are many",
+        ["W1", "W3"],
+        [
+            _gateway("few-sqlite", "few snapshots", "sqlite-small"),
+            _gateway("many-sqlite", "many snapshots", "sqlite"),
+            _gateway("few-postgresql", "few snapshots", "postgresql-small"),
+            _gateway("many-postgresql", "many snapshots", "postgresql"),
+        ],
+    ),
+    "workers": Experiment(
+        "W1 with one worker process and with two, on all cores",
+        ["W1"],
+        [
+            _gateway("workers-1", "one worker", "sqlite", workers=1),
+            _gateway("workers-2", "two workers", "sqlite", workers=2),
+        ],
+    ),
 }

@@ -130,7 +130,8 @@ def _snapshot_id(dialect: str, number: int) -> str:
 
 
 def _some_machines(size: Size) -> list[int]:
-    return random.Random(3).sample(range(FIRST_MACHINE + 1, FIRST_MACHINE + size.machines), _VARIETY)
+    small_ones = range(FIRST_MACHINE + 1, FIRST_MACHINE + size.machines)
+    return random.Random(3).sample(small_ones, min(_VARIETY, len(small_ones)))
 
 
 def _machines(dialect: str, size: Size, _: Cursors) -> list[Variables]:
