@@ -23,6 +23,9 @@ from tests.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).absolute().parent
 
+_APART = "One core for the server, one for the load and PostgreSQL."
+_SHARED = "Server, load and PostgreSQL share both cores."
+
 
 def main() -> int:
     given = _arguments()
@@ -98,15 +101,15 @@ def _databases(given: argparse.Namespace, cores: Cores, stack: ExitStack) -> tup
             databases["postgresql" + ending] = Database(server.url, size)
             processes.append(server.pid)
     if "sqlite-token" in wanted:
-        copy = _copy(databases["sqlite"].url, stack.enter_context(TemporaryDirectory(dir=given.cache)))
+        copy = _copy(databases["sqlite"], stack.enter_context(TemporaryDirectory(dir=given.cache)))
         databases["sqlite-token"] = databases["sqlite"]._replace(url=copy)
     return databases, processes
 
 
-def _copy(url: str, folder: str) -> str:
+def _copy(database: Database, folder: str) -> str:
     """By SQLite itself: whoever opens and closes its file otherwise takes this process's locks away (POSIX)."""
     copy = Path(folder, "gateway.db")
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+    with closing(sqlite3.connect(database.file)) as connection:
         connection.execute("VACUUM INTO ?", (str(copy),))
     return f"sqlite:///{copy}"
 
@@ -136,10 +139,11 @@ def _run(given: argparse.Namespace) -> None:
         results = measuring.measure(plan)
         floors = {} if given.no_floor else floor.measure(plan, results)
     sizes = dict.fromkeys(str(database.size) for database in databases.values())
+    placing = _SHARED if any(system.workers for system in given.systems) else _APART
     minutes = (time.monotonic() - _BEGUN) / 60
     heading += [
         f"{'; and '.join(sizes)}; {given.rounds} rounds of {given.seconds:g} s, {minutes:.0f} minutes in all.",
-        f"One core for the server, one for the load and PostgreSQL ({', '.join(OPTIONS[:2])}, else its defaults).",
+        f"{placing} PostgreSQL: {', '.join(OPTIONS[:2])}, else its defaults.",
     ]
     text = report.markdown(plan, results, floors, heading)
     given.results.mkdir(parents=True, exist_ok=True)

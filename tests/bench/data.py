@@ -55,6 +55,11 @@ class Database(NamedTuple):
     def is_postgresql(self) -> bool:
         return self.url.startswith("postgresql")
 
+    @property
+    def file(self) -> Path:
+        """SQLite's."""
+        return Path(self.url.removeprefix("sqlite:///"))
+
 
 class Data:
     """The databases of one size, in a folder of their own."""

@@ -65,8 +65,8 @@ def measure(plan: Plan, results: Results) -> dict[str, Floor]:
             for kind, database in plan.databases.items():
                 statement = _MANY[kind] if name == "W2" else _SQL.get(name)
                 if statement is not None:
-                    work = _sqlite if kind == "sqlite" else _postgresql
-                    sql[kind] = work(database.url, statement, _parameters(name, database), plan.seconds)
+                    work = _postgresql if database.is_postgresql else _sqlite
+                    sql[kind] = work(database, statement, _parameters(name, database), plan.seconds)
         floors[name] = Floor(echo, sql)
         plan.say(f"{name}: echo {echo * 1e6:.0f} us, SQL {', '.join(f'{sql[kind] * 1e6:.0f} us' for kind in sql)}")
     return floors
@@ -115,7 +115,7 @@ def _places(name: str, database: Database) -> list[tuple[Any, int]]:
     if database.is_postgresql:
         rows: list[Any] = asyncio.run(_fetch(database.url, query, FIRST_MACHINE))
     else:
-        with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as connection:
+        with closing(sqlite3.connect(database.file)) as connection:
             rows = connection.execute(query, (FIRST_MACHINE,)).fetchall()
     return [(rows[offset][0], rows[offset][1]) for offset in offsets if offset < len(rows)]
 
@@ -129,9 +129,8 @@ async def _fetch(url: str, query: str, *parameters: Any) -> list[Any]:
         await connection.close()
 
 
-def _sqlite(url: str, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: float) -> float:
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    try:
+def _sqlite(database: Database, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: float) -> float:
+    with closing(sqlite3.connect(database.file, isolation_level=None)) as connection:
         connection.execute("PRAGMA mmap_size = 268435456")
         for values in parameters:
             connection.execute(sql, values).fetchall()
@@ -141,11 +140,9 @@ def _sqlite(url: str, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: 
                 connection.execute(sql, values).fetchall()
             count += len(parameters)
         return (time.perf_counter() - begun) / count
-    finally:
-        connection.close()
 
 
-def _postgresql(url: str, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: float) -> float:
+def _postgresql(database: Database, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: float) -> float:
     """Several connections, so that the driver and not its waiting is measured."""
 
     async def one(connection: Any, until: float) -> int:
@@ -156,7 +153,7 @@ def _postgresql(url: str, sql: str, parameters: Sequence[tuple[Any, ...]], secon
         return count
 
     async def many() -> float:
-        connections = [await asyncpg.connect(url, server_settings={"jit": "off"}) for _ in range(4)]
+        connections = [await asyncpg.connect(database.url, server_settings={"jit": "off"}) for _ in range(4)]
         try:
             for part in (seconds / 3, seconds):
                 begun = time.perf_counter()

@@ -201,17 +201,17 @@ def _cursors(one: _Up, size: Size, token: str) -> Cursors:
 
 def _compare(plan: Plan, workload: Workload, up: Sequence[_Up]) -> None:
     """Raises Failed unless all systems with the same data give the same answers to the first few requests."""
-    firsts: dict[Size, list[object]] = {}
+    firsts: dict[Size, tuple[System, list[object]]] = {}
     for one in up:
         with _thawed(one.server):
             answers = [
                 canonical(one.run(replace(workload, connections=1), 0.0, [request]).answer)
                 for request in one.requests[workload.name][:_COMPARED]
             ]
-        first = firsts.setdefault(plan.database(one.system).size, answers)
+        other, first = firsts.setdefault(plan.database(one.system).size, (one.system, answers))
         found = next(differences(first, answers), None)
         if found:
-            raise Failed(f"{workload.name}: {up[0].system.title} and {one.system.title} differ: {found}")
+            raise Failed(f"{workload.name}: {other.title} and {one.system.title} differ: {found}")
     plan.say(f"{workload.name}: {len(up)} systems agree on {_COMPARED} requests")
 
 
@@ -279,13 +279,12 @@ def _hold(server: Server, control: sa.Connection, token: str) -> None:
 
 def _measured(plan: Plan, one: _Up, figures: Figures, work: Callable[[], Sample]) -> None:
     database = plan.database(one.system)
-    file = Path(database.url.removeprefix("sqlite:///"))
     cpu, database_cpu = machine.cpu_seconds(one.server.pid), plan.cpu_of_postgres()
     figures.rounds.append(work())
     figures.cpu += machine.cpu_seconds(one.server.pid) - cpu
     if database.is_postgresql:
         figures.database_cpu += plan.cpu_of_postgres() - database_cpu
-    figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, file))
+    figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, database.file))
 
 
 def _tell(plan: Plan, workload: Workload, system: System, round_: int, figures: Figures) -> None:

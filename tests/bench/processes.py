@@ -55,14 +55,16 @@ class Server:
     def freeze(self) -> None:
         """Takes the core away from it and its children. Only for servers that wait for nothing and hold nothing."""
         self._frozen = True
-        for pid in machine.tree(self.pid):
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self._frozen:
             self._frozen = False
-            for pid in reversed(machine.tree(self.pid)):  # a parent may miss the signs of life of its children
-                os.kill(pid, signal.SIGCONT)
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self.pid, number)  # it was started as the leader of a group
 
     def stop(self) -> None:
         self.thaw()
