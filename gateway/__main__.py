@@ -10,24 +10,24 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import serving
 from gateway.access.issuer import read_issuer
 from gateway.access.lifetimes import parse_lifetime
 from gateway.access.roles import Roles
 from gateway.access.tokens import list_tokens
-from gateway.api.schema import print_sdl
 from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings, variable
+from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
+from gateway.graphql.schema.build import print_sdl
 from gateway.inventory.counts import Progress
-from gateway.inventory.examining import check_provider
-from gateway.inventory.importing import import_file
+from gateway.inventory.imports.run import import_file
+from gateway.inventory.provider_check import check_provider
+from gateway.inventory.provider_configuration import SIMULATED, known, read_providers
 from gateway.inventory.refresh import Inventory
-from gateway.inventory.simulating import simulate as simulate_machine
-from gateway.operations.tokens import give_token, take_token
-from gateway.providers import SIMULATED, known, read_providers
+from gateway.operations.api_tokens import give_token, take_token
+from gateway.server import http_server
+from gateway.server.supervisor import supervise
 from gateway.store.migrate import migrate as migrate_database
-from gateway.supervising import supervise
 from gateway.telemetry import logs
 
 
@@ -90,7 +90,7 @@ def serve(demo: bool, **overrides: Any) -> None:
     read_issuer(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
     if settings.workers == 1:
-        serving.serve(settings, demo=demo, say=click.echo)
+        http_server.serve(settings, demo=demo, say=click.echo)
     else:
         sys.exit(supervise(settings, demo=demo, say=click.echo))
 

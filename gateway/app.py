@@ -10,47 +10,61 @@ from typing import Any, Protocol
 
 from sqlmodel import col, select
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
 from gateway.access.issuer import read_issuer
 from gateway.access.origin import origin_of
+from gateway.access.quota_sync import Sharing
+from gateway.access.quotas import Callers
 from gateway.access.roles import Roles
-from gateway.access.sharing import Sharing
-from gateway.access.standing import Callers
-from gateway.api.execution import GraphQLExecutor
-from gateway.api.persisted import PersistedDocuments
-from gateway.api.streams import Streams
-from gateway.audit import Surface
+from gateway.changes.change_feed import Feed
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.simulator.driver import SimulatedDriver
+from gateway.drivers.simulator.world import Simulation
 from gateway.errors import GatewayError
-from gateway.health import Health, Part
+from gateway.graphql.execution.executor import GraphQLExecutor
+from gateway.graphql.execution.persisted_documents import PersistedDocuments
+from gateway.graphql.requests import Executor
+from gateway.graphql.schema.build import print_sdl
+from gateway.graphql.transports.http import GraphQLEndpoint
+from gateway.graphql.transports.sse import EventStreams
+from gateway.graphql.transports.streams import Streams
+from gateway.graphql.transports.websocket.connection import WebSocketLimits
+from gateway.graphql.transports.websocket.endpoint import WebSocketEndpoint
+from gateway.http.health import Health, Part
+from gateway.http.middleware import middleware
+from gateway.http.pages import page_routes
+from gateway.inventory.change_watcher import Watch
 from gateway.inventory.demo import load_demo
+from gateway.inventory.provider_configuration import SIMULATED, ConfiguredProvider, read_providers
+from gateway.inventory.provider_rows import register_provider
 from gateway.inventory.refresh import Inventory
-from gateway.inventory.registering import register_provider
-from gateway.inventory.watching import Watch
-from gateway.models import Provider
-from gateway.operations.refusals import Refusals
+from gateway.models import Provider, Surface
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
-from gateway.providers import SIMULATED, ConfiguredProvider, read_providers
+from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
-from gateway.store.feed import Feed
 from gateway.store.migrate import revisions
 from gateway.store.opening import open_database
-from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement
-from gateway.surfaces import Surfaces
-from gateway.telemetry.measures import Measures
-from gateway.telemetry.observing import (
+from gateway.telemetry.gauges import gauges
+from gateway.telemetry.instrumentation import (
+    LoggedRequests,
     ObservedDriver,
+    ObservedExecutor,
+    ObservedRest,
     observed_work,
     watch_loop,
 )
-from gateway.telemetry.reading import gauges
-from gateway.telemetry.spans import opened_spans
+from gateway.telemetry.metrics import Measures
+from gateway.telemetry.spans import Spans
+from gateway.telemetry.traces import opened_spans
+from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +85,73 @@ class Gateway:
     worker: Worker
     health: Health
     measures: Measures
+
+
+@dataclass(frozen=True, slots=True)
+class Surfaces:
+    """The parts that requests are answered by."""
+
+    settings: Settings
+    database: Database
+    operations: Operations
+    executor: GraphQLExecutor
+    authenticator: Authenticator
+    admission: Admission
+    streams: Streams
+    health: Health
+    measures: Measures
+    spans: Spans
+
+    def application(self) -> Starlette:
+        """Raises StartupError for an origin in the settings that is none."""
+        named, *others = middleware(self.settings, self.admission.guarded(self._http()))
+        log_requests = [Middleware(LoggedRequests)] if self.settings.log_requests else []
+        return Starlette(
+            routes=[
+                WebSocketRoute("/graphql", self._websocket()),
+                *self._rest(),
+                *web_routes(),
+                *page_routes(self.health, print_sdl() if self.settings.introspection else None),
+            ],
+            middleware=[*self.spans.middleware(), named, *log_requests, *others],
+        )
+
+    def _executor(self, transport: str) -> Executor:
+        observed = ObservedExecutor(self.executor, transport, self.measures, self.settings.log_slower_than)
+        return self.spans.executor(observed, self.executor.documents)
+
+    def _http(self) -> GraphQLEndpoint:
+        return GraphQLEndpoint(
+            self._executor("http"),
+            self.authenticator.authenticate,
+            self.admission,
+            EventStreams(self.streams, recheck_after=self.settings.credentials_trusted),
+            max_body_bytes=self.settings.max_body_bytes,
+            body_timeout=self.settings.body_timeout,
+            refused=lambda status: self.measures.refused.add((str(status),)),
+        )
+
+    def _websocket(self) -> WebSocketEndpoint:
+        return WebSocketEndpoint(
+            self._executor("websocket"),
+            self.authenticator.authenticate,
+            self.admission.callers,
+            self.streams,
+            max_message_bytes=self.settings.max_body_bytes,
+            limits=WebSocketLimits(recheck_after=self.settings.credentials_trusted),
+        )
+
+    def _rest(self) -> list[BaseRoute]:
+        return rest_routes(
+            self.database,
+            self.operations,
+            self.authenticator,
+            self.admission,
+            public_url=self.settings.public_url or None,
+            max_body_bytes=self.settings.max_body_bytes,
+            body_timeout=self.settings.body_timeout,
+            middleware=[Middleware(ObservedRest, self.measures)],
+        )
 
 
 class _Begins(Protocol):

@@ -1,4 +1,7 @@
-"""The tables, their enums and the legal state changes. Pure: no queries, no I/O."""
+"""The tables, their enums and the legal state changes. Pure: no queries, no I/O.
+
+The database itself refuses to change an audit entry, and to delete one that is younger than 30 days.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -91,10 +94,43 @@ class Change(StrEnum):
     DELETED = "DELETED"
 
 
+class AuditAction(StrEnum):
+    """What was asked for. What becomes an operation is called as its kind is."""
+
+    CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
+    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
+    DELETE_SNAPSHOT = "DELETE_SNAPSHOT"
+    REFRESH_MACHINE = "REFRESH_MACHINE"
+    CANCEL_OPERATION = "CANCEL_OPERATION"
+    READ = "READ"
+    LOG_IN = "LOG_IN"
+    CREATE_TOKEN = "CREATE_TOKEN"  # noqa: S105 - the name of an action
+    REVOKE_TOKEN = "REVOKE_TOKEN"  # noqa: S105
+    IMPORT = "IMPORT"
+
+
+class AuditOutcome(StrEnum):
+    """What became of it. An ACCEPTED entry of an operation is followed by another when that has ended."""
+
+    ACCEPTED = "ACCEPTED"
+    REFUSED = "REFUSED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class Surface(StrEnum):
+    """The way something was asked for."""
+
+    GRAPHQL = "GRAPHQL"
+    REST = "REST"
+    COMMAND_LINE = "COMMAND_LINE"
+
+
 # ---- tables
 
 
-def _enum(kind: type[StrEnum]) -> Enum:
+def enum_column(kind: type[StrEnum]) -> Enum:
     return Enum(kind, native_enum=False, length=24)
 
 
@@ -116,7 +152,7 @@ def _identity() -> Any:
 _NEVER_REUSED = {"sqlite_autoincrement": True}
 
 
-def _optional(type_: Any = Text) -> Any:
+def optional_column(type_: Any = Text) -> Any:
     return Field(default=None, nullable=True, sa_type=type_)
 
 
@@ -128,8 +164,8 @@ class Provider(SQLModel, table=True):
     name: str = Field(primary_key=True, sa_type=Text)
     tenant: str = Field(sa_type=Text)
     driver: str = Field(sa_type=Text)
-    observed_at: datetime | None = _optional(UtcDateTime)  # when it was last read whole
-    problem: str | None = _optional()  # why it cannot be reached
+    observed_at: datetime | None = optional_column(UtcDateTime)  # when it was last read whole
+    problem: str | None = optional_column()  # why it cannot be reached
 
 
 class Machine(SQLModel, table=True):
@@ -139,27 +175,29 @@ class Machine(SQLModel, table=True):
 
     id: int = _identity()
     tenant: str = Field(sa_type=Text)
-    kind: MachineKind = Field(sa_type=_enum(MachineKind))
+    kind: MachineKind = Field(sa_type=enum_column(MachineKind))
     name: str = Field(sa_type=Text)
     name_folded: str = Field(sa_type=Text)
-    description: str | None = _optional()
-    description_folded: str | None = _optional()
+    description: str | None = optional_column()
+    description_folded: str | None = optional_column()
     provider: str = Field(sa_type=Text, foreign_key="provider.name")
     provider_folded: str = Field(sa_type=Text)
     provider_ref: str = Field(sa_type=Text)
     provider_ref_folded: str = Field(sa_type=Text)
-    provider_uid: str | None = _optional()  # a second identity, such as a BIOS UUID; known to imports and some drivers
+    provider_uid: str | None = (
+        optional_column()
+    )  # a second identity, such as a BIOS UUID; known to imports and some drivers
     imported: bool = False  # came from a file and no driver has met it yet
-    power_state: PowerState = Field(sa_type=_enum(PowerState))
-    obstacle: str | None = _optional()  # why no snapshot can be made of it, whatever its power state
-    host: str | None = _optional()
-    host_folded: str | None = _optional()
-    flavor: str | None = _optional()
-    availability_zone: str | None = _optional()
+    power_state: PowerState = Field(sa_type=enum_column(PowerState))
+    obstacle: str | None = optional_column()  # why no snapshot can be made of it, whatever its power state
+    host: str | None = optional_column()
+    host_folded: str | None = optional_column()
+    flavor: str | None = optional_column()
+    availability_zone: str | None = optional_column()
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
     observed_at: datetime = Field(sa_type=UtcDateTime)
-    gone_at: datetime | None = _optional(UtcDateTime)
+    gone_at: datetime | None = optional_column(UtcDateTime)
     snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})  # kept by triggers
 
     __table_args__ = (
@@ -188,18 +226,18 @@ class Snapshot(SQLModel, table=True):
     machine_id: int = Field(sa_type=Number, foreign_key="machine.id")
     name: str = Field(sa_type=Text)
     name_folded: str = Field(sa_type=Text)
-    description: str | None = _optional()
-    description_folded: str | None = _optional()
-    state: SnapshotState = Field(sa_type=_enum(SnapshotState))
+    description: str | None = optional_column()
+    description_folded: str | None = optional_column()
+    state: SnapshotState = Field(sa_type=enum_column(SnapshotState))
     memory: bool = False
     is_current: bool = False
-    size_bytes: int | None = _optional(BigInteger)
-    provider_ref: str | None = _optional()
-    provider_ref_folded: str | None = _optional()
+    size_bytes: int | None = optional_column(BigInteger)
+    provider_ref: str | None = optional_column()
+    provider_ref_folded: str | None = optional_column()
     created_at: datetime = Field(sa_type=UtcDateTime)
-    created_by: str | None = _optional()
-    created_by_folded: str | None = _optional()
-    observed_at: datetime | None = _optional(UtcDateTime)
+    created_by: str | None = optional_column()
+    created_by_folded: str | None = optional_column()
+    observed_at: datetime | None = optional_column(UtcDateTime)
     parent_id: int | None = Field(default=None, sa_type=Number, foreign_key="snapshot.id")
 
     __table_args__ = (
@@ -231,35 +269,35 @@ class Operation(SQLModel, table=True):
 
     id: int = _identity()
     tenant: str = Field(sa_type=Text)
-    kind: OperationKind = Field(sa_type=_enum(OperationKind))
-    state: OperationState = Field(sa_type=_enum(OperationState))
+    kind: OperationKind = Field(sa_type=enum_column(OperationKind))
+    state: OperationState = Field(sa_type=enum_column(OperationState))
     machine_id: int | None = Field(default=None, sa_type=Number)  # stays when the machine is cleared away
-    machine_kind: MachineKind = Field(sa_type=_enum(MachineKind))
+    machine_kind: MachineKind = Field(sa_type=enum_column(MachineKind))
     machine_name: str = Field(sa_type=Text)
     snapshot_id: int | None = Field(default=None, sa_type=Number)  # stays when the snapshot is gone
-    snapshot_name: str | None = _optional()
-    requested_by: str | None = _optional()
-    requested_by_folded: str | None = _optional()
+    snapshot_name: str | None = optional_column()
+    requested_by: str | None = optional_column()
+    requested_by_folded: str | None = optional_column()
     created_at: datetime = Field(sa_type=UtcDateTime)
-    started_at: datetime | None = _optional(UtcDateTime)
-    finished_at: datetime | None = _optional(UtcDateTime)
-    cancel_requested_at: datetime | None = _optional(UtcDateTime)
+    started_at: datetime | None = optional_column(UtcDateTime)
+    finished_at: datetime | None = optional_column(UtcDateTime)
+    cancel_requested_at: datetime | None = optional_column(UtcDateTime)
     progress_percent: int | None = None
-    phase: str | None = _optional()
-    error_code: str | None = _optional()
-    error_message: str | None = _optional()
-    error_provider_message: str | None = _optional()
+    phase: str | None = optional_column()
+    error_code: str | None = optional_column()
+    error_message: str | None = optional_column()
+    error_provider_message: str | None = optional_column()
 
     # What follows is the worker's own and is never shown.
     token: str = Field(sa_type=Text)  # what the provider's snapshot is marked with, so that recovery can look
     wish: str = Field(sa_type=Text)  # JSON: what the driver needs beyond the rows
-    task_ref: str | None = _optional()  # the provider's own task, committed before it is waited for
+    task_ref: str | None = optional_column()  # the provider's own task, committed before it is waited for
     issued: bool = False  # the driver has been called: from here on a restart looks before it acts
     attempt: int = 0
-    retry_at: datetime | None = _optional(UtcDateTime)  # not before this
-    owner: str | None = _optional()
+    retry_at: datetime | None = optional_column(UtcDateTime)  # not before this
+    owner: str | None = optional_column()
     fence: int = 0  # grows with every claim; a write with an older one is refused
-    lease_until: datetime | None = _optional(UtcDateTime)
+    lease_until: datetime | None = optional_column(UtcDateTime)
 
     __table_args__ = (
         Index("ix_operation_created", "tenant", "created_at", "id"),
@@ -297,6 +335,58 @@ class IdempotencyKey(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
+class AuditEntry(SQLModel, table=True):
+    """One thing that was asked for, or the end of it. It names everything itself: what it is about may be gone."""
+
+    __tablename__: ClassVar[Any] = "audit_entry"
+
+    id: int = Field(default=None, primary_key=True, sa_type=Number, sa_column_args=(Identity(always=False),))
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    tenant: str = Field(sa_type=Text)
+    caller_key: str | None = optional_column()
+    caller_name: str | None = optional_column()  # null when nobody known asked
+    caller_name_folded: str | None = optional_column()
+    caller_roles: str = Field(sa_type=Text)  # JSON: a list of names
+    address: str | None = optional_column()
+    surface: Surface = Field(sa_type=enum_column(Surface))
+    request_id: str | None = optional_column()
+    action: AuditAction = Field(sa_type=enum_column(AuditAction))
+    outcome: AuditOutcome = Field(sa_type=enum_column(AuditOutcome))
+    machine_kind: MachineKind | None = optional_column(enum_column(MachineKind))
+    machine_id: int | None = optional_column(Number)
+    machine_name: str | None = optional_column()
+    snapshot_id: int | None = optional_column(Number)
+    snapshot_name: str | None = optional_column()
+    operation_id: int | None = optional_column(Number)
+    subject: str | None = optional_column()  # what it is about when that is none of these
+    code: str | None = optional_column()
+    message: str | None = optional_column()
+    repeats: int = 0  # how many like it were refused and only counted
+
+    __table_args__ = (
+        Index("ix_audit_entry_created", "tenant", "created_at", "id"),
+        Index(
+            "ix_audit_entry_machine",
+            "tenant",
+            "machine_id",
+            "created_at",
+            "id",
+            sqlite_where=text("machine_id IS NOT NULL"),
+            postgresql_where=text("machine_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_audit_entry_operation",
+            "tenant",
+            "operation_id",
+            "created_at",
+            "id",
+            sqlite_where=text("operation_id IS NOT NULL"),
+            postgresql_where=text("operation_id IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+
 class CallerUse(SQLModel, table=True):
     """What a caller that sends much has used of its quota, in all processes together."""
 
@@ -316,61 +406,8 @@ class Event(SQLModel, table=True):
     at: datetime = Field(sa_type=UtcDateTime)
     tenant: str = Field(sa_type=Text)
     noun: str = Field(sa_type=Text)  # "snapshot" or "operation"
-    change: Change = Field(sa_type=_enum(Change))
+    change: Change = Field(sa_type=enum_column(Change))
     machine_id: int | None = Field(default=None, sa_type=Number)
     subject_id: int = Field(sa_type=Number)  # of the snapshot or operation
 
     __table_args__ = (Index("ix_event_order", "xid", "id"), _NEVER_REUSED)
-
-
-class SimulatedMachine(SQLModel, table=True):
-    """A machine of the `simulated` driver: its own truth, apart from the inventory."""
-
-    __tablename__: ClassVar[Any] = "simulated_machine"
-
-    ref: str = Field(primary_key=True, sa_type=Text)
-    provider: str = Field(sa_type=Text, index=True)
-    kind: MachineKind = Field(sa_type=_enum(MachineKind))
-    name: str = Field(sa_type=Text)
-    description: str | None = _optional()
-    power_state: PowerState = Field(sa_type=_enum(PowerState))
-    host: str | None = _optional()
-    flavor: str | None = _optional()
-    availability_zone: str | None = _optional()
-    created_at: datetime = Field(sa_type=UtcDateTime)
-    current_ref: str | None = _optional()
-    latency_ms: int = Field(default=1_500)  # how long each piece of work takes
-    fault: str | None = _optional()  # JSON: see drivers/simulated.py
-
-
-class SimulatedSnapshot(SQLModel, table=True):
-    """A snapshot of the `simulated` driver."""
-
-    __tablename__: ClassVar[Any] = "simulated_snapshot"
-
-    ref: str = Field(primary_key=True, sa_type=Text)
-    machine_ref: str = Field(sa_type=Text, index=True)
-    token: str | None = _optional()
-    name: str = Field(sa_type=Text)
-    description: str | None = _optional()
-    memory: bool = False
-    parent_ref: str | None = _optional()
-    size_bytes: int | None = _optional(BigInteger)
-    created_at: datetime = Field(sa_type=UtcDateTime)
-
-
-class SimulatedTask(SQLModel, table=True):
-    """Work of the `simulated` driver, which goes on whether or not anybody waits: done when `done_at` has passed."""
-
-    __tablename__: ClassVar[Any] = "simulated_task"
-    __table_args__ = (Index("ix_simulated_task_machine", "machine_ref", "applied", "done_at"),)
-
-    ref: str = Field(primary_key=True, sa_type=Text)
-    machine_ref: str = Field(sa_type=Text)
-    token: str = Field(sa_type=Text, index=True)
-    verb: str = Field(sa_type=Text)  # create, revert, delete
-    argument: str = Field(sa_type=Text)  # JSON
-    started_at: datetime = Field(sa_type=UtcDateTime)
-    done_at: datetime = Field(sa_type=UtcDateTime)
-    applied: bool = False  # its effect is in the tables above
-    error: str | None = _optional()  # how it will end, when not well

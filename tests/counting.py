@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.request_id import REQUEST_ID
+from gateway.http.request_id import REQUEST_ID
 from tests.serving import Served
 
 

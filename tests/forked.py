@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from gateway.config import Settings
-from gateway.serving import serve
+from gateway.server.http_server import serve
 
 Prepare = Callable[[], None]
 

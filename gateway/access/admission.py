@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from gateway.access.caller import Caller
-from gateway.access.standing import Callers, Standing
+from gateway.access.quotas import Callers, Standing
 
 _VISIT = "gateway.visit"  # in the scope: one request from its beginning to the end of its answer
 

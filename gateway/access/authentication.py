@@ -11,14 +11,14 @@ from hashlib import sha256
 from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
 
-from gateway.access import opaque
+from gateway.access import opaque_tokens
 from gateway.access.caller import CALLER, Caller, local_caller
 from gateway.access.credentials import presented, token_in
 from gateway.access.jwts import Jwts
-from gateway.access.opaque import Opaque
+from gateway.access.login_throttle import Throttle
+from gateway.access.opaque_tokens import Opaque
 from gateway.access.roles import Roles
 from gateway.access.sessions import end_session, issue_session, session_caller, touch_session
-from gateway.access.throttle import Throttle
 from gateway.access.tokens import any_token, token_caller, touch_token
 from gateway.config import Settings
 from gateway.errors import BadCredentials, GatewayError, StartupError, Throttled, Unauthenticated
@@ -125,15 +125,15 @@ class Authenticator:
     async def begin_session(self, caller: Caller) -> str:
         """A token that stands for `caller` for a while. Raises Unauthenticated when they may not come in any more."""
         if caller is self._local:
-            return Opaque(opaque.SESSION, 1, opaque.new_secret()).text()  # nobody looks at it
+            return Opaque(opaque_tokens.SESSION, 1, opaque_tokens.new_secret()).text()  # nobody looks at it
         return await issue_session(self._database, caller)
 
     async def end_session(self, scope: Mapping[str, Any], caller: Caller) -> bool:
         """Ends the session that this request of `caller`'s came by, here at once; whether it came by one."""
         if caller is self._local:
             return True
-        session = opaque.parse(token_in(presented(scope, {})))
-        if session is None or session.prefix != opaque.SESSION:
+        session = opaque_tokens.parse(token_in(presented(scope, {})))
+        if session is None or session.prefix != opaque_tokens.SESSION:
             return False
         await end_session(self._database, session)
         for digest in [digest for digest, known in self._known.items() if known.caller.key == caller.key]:
@@ -149,7 +149,7 @@ class Authenticator:
         address, name = (scope.get("client") or ("unknown",))[0], None
         try:
             text = token_in(credential)
-            token = opaque.parse(text)
+            token = opaque_tokens.parse(text)
             name = None if token is None else str(token)
             if not trusted:
                 self._throttle.check(address, name)
@@ -167,7 +167,9 @@ class Authenticator:
         return await self._jwts.caller(text)
 
     async def _of_token(self, token: Opaque) -> Caller:
-        find, touch = (session_caller, touch_session) if token.prefix == opaque.SESSION else (token_caller, touch_token)
+        find, touch = (
+            (session_caller, touch_session) if token.prefix == opaque_tokens.SESSION else (token_caller, touch_token)
+        )
         caller, due = await find(self._database, self._roles, token)
         if due:
             self._soon(touch(self._database, token))

@@ -5,7 +5,7 @@ import pwd
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gateway.audit import Surface
+from gateway.models import Surface
 
 
 class Origin(NamedTuple):

@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.access import opaque
+from gateway.access import opaque_tokens
 from gateway.access.caller import Caller
-from gateway.access.opaque import Opaque
+from gateway.access.models import ApiSession, ApiToken
+from gateway.access.opaque_tokens import Opaque
 from gateway.access.roles import Roles
 from gateway.access.tokens import token_number
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials
-from gateway.identities import ApiSession, ApiToken
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 
@@ -75,7 +75,7 @@ async def issue_session(database: Database, caller: Caller) -> str:
     ends = at + LONGEST
     if caller.expires_at is not None:
         ends = min(ends, datetime.fromtimestamp(caller.expires_at, UTC))
-    secret = opaque.new_secret()
+    secret = opaque_tokens.new_secret()
     token_id = token_number(caller)
 
     async def work(tx: Transaction) -> int:
@@ -88,7 +88,7 @@ async def issue_session(database: Database, caller: Caller) -> str:
         await tx.run(_MAKE_WAY, whose=caller.key)
         row = await tx.first(
             _INSERT,
-            secret_hash=opaque.hash_of(secret),
+            secret_hash=opaque_tokens.hash_of(secret),
             token_id=token_id,
             caller=caller.key,
             name=caller.name,
@@ -100,7 +100,7 @@ async def issue_session(database: Database, caller: Caller) -> str:
         number: int = row.id
         return number
 
-    return Opaque(opaque.SESSION, await database.write(work), secret).text()
+    return Opaque(opaque_tokens.SESSION, await database.write(work), secret).text()
 
 
 async def session_caller(database: Database, roles: Roles, session: Opaque) -> tuple[Caller, bool]:

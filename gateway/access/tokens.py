@@ -9,13 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col, select
 
-from gateway.access import opaque
+from gateway.access import opaque_tokens
 from gateway.access.caller import LONGEST_NAME, Caller, is_name
-from gateway.access.opaque import Opaque
+from gateway.access.models import ApiSession, ApiToken
+from gateway.access.opaque_tokens import Opaque
 from gateway.access.roles import Roles
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials, Conflict, InvalidInput, NotFound
-from gateway.identities import ApiSession, ApiToken
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 
@@ -91,7 +91,7 @@ async def create_token(
     name, tenant = _word(name, "name"), _word(tenant, "tenant")
     roles.check(role_names)
     at = now()
-    secret = opaque.new_secret()
+    secret = opaque_tokens.new_secret()
 
     async def work(tx: Transaction) -> int:
         if await tx.first(_BY_NAME, of=name) is not None:
@@ -99,7 +99,7 @@ async def create_token(
         row = await tx.first(
             _INSERT,
             name=name,
-            secret_hash=opaque.hash_of(secret),
+            secret_hash=opaque_tokens.hash_of(secret),
             roles=orjson.dumps(sorted(set(role_names))).decode(),
             tenant=tenant,
             created_at=at,
@@ -109,7 +109,7 @@ async def create_token(
         number: int = row.id
         return number
 
-    return Opaque(opaque.TOKEN, await database.write(work), secret).text()
+    return Opaque(opaque_tokens.TOKEN, await database.write(work), secret).text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class KnownToken:
             state = f"{'expired' if self.expires_at <= now() else 'expires'} {_day(self.expires_at)}"
         used = "never used" if self.last_used_at is None else f"last used {_day(self.last_used_at)}"
         roles = ", ".join(self.roles)
-        begin = f"{opaque.TOKEN}_{self.number}_…"
+        begin = f"{opaque_tokens.TOKEN}_{self.number}_…"
         return f"{self.name}: {begin}, {roles}, tenant {self.tenant}, made {_day(self.created_at)}, {state}, {used}"
 
 

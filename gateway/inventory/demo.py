@@ -11,19 +11,10 @@ import sqlalchemy as sa
 from sqlmodel import col, select
 
 from gateway.columns import now
+from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot
 from gateway.inventory.demo_world import INSTANCES, VMS, DemoMachine, DemoSnapshot, demo_machines
-from gateway.inventory.numbering import ADVANCE_SEQUENCES, LOCK
-from gateway.models import (
-    Machine,
-    Operation,
-    OperationKind,
-    OperationState,
-    Provider,
-    SimulatedMachine,
-    SimulatedSnapshot,
-    Snapshot,
-    SnapshotState,
-)
+from gateway.inventory.imports.sequences import ADVANCE_SEQUENCES, LOCK
+from gateway.models import Machine, Operation, OperationKind, OperationState, Provider, Snapshot, SnapshotState
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 

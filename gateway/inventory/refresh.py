@@ -33,7 +33,7 @@ from gateway.inventory.machines import KNOWN, mark_absent, mark_gone, merge_mach
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
-from gateway.store.patience import Backoff
+from gateway.store.retry import Backoff
 from gateway.store.statements import Statement, insert
 
 log = logging.getLogger(__name__)

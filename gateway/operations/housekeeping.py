@@ -6,9 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.audit import AuditEntry
 from gateway.config import Settings
-from gateway.models import Event, IdempotencyKey, Machine, Operation, Snapshot
+from gateway.models import AuditEntry, Event, IdempotencyKey, Machine, Operation, Snapshot
 from gateway.operations.clock import FromNow
 from gateway.operations.idempotency import LIFETIME
 from gateway.operations.statements import LOCK_MACHINE, unfinished

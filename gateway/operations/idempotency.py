@@ -19,7 +19,7 @@ from gateway.access.caller import Caller
 from gateway.columns import Text, UtcDateTime, now
 from gateway.errors import IdempotencyKeyReused, Reference, Refusal
 from gateway.models import IdempotencyKey
-from gateway.operations.wishes import Outcome, check_key
+from gateway.operations.commands.base import Outcome, check_key
 from gateway.store.database import Transaction
 from gateway.store.statements import Statement
 

@@ -9,21 +9,20 @@ from functools import cached_property
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
 from gateway.access.origin import Origin
-from gateway.audit import AuditAction
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Refusal, Unconfirmed
-from gateway.models import MachineKind
+from gateway.models import AuditAction, MachineKind
 from gateway.operations import idempotency
-from gateway.operations.cancel import cancel_operation
-from gateway.operations.create import create_snapshots
-from gateway.operations.delete import Manner, delete_snapshots
-from gateway.operations.queues import Backlog
-from gateway.operations.recording import About, Asked, record_accepted
-from gateway.operations.refresh import refresh_machine
-from gateway.operations.refusals import Refusals, Refused
-from gateway.operations.revert import revert_vm_snapshot
-from gateway.operations.wishes import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
+from gateway.operations.admission import Backlog
+from gateway.operations.audit_log import About, Asked, record_accepted
+from gateway.operations.audit_refusals import Refusals, Refused
+from gateway.operations.commands.base import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
+from gateway.operations.commands.cancel_operation import cancel_operation
+from gateway.operations.commands.create_snapshot import create_snapshots
+from gateway.operations.commands.delete_snapshots import Manner, delete_snapshots
+from gateway.operations.commands.refresh_machine import refresh_machine
+from gateway.operations.commands.revert_vm_snapshot import revert_vm_snapshot
 from gateway.store.database import Database, Transaction
 
 __all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "about_machine"]

@@ -23,7 +23,7 @@ from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wish
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Database
-from gateway.store.patience import Backoff
+from gateway.store.retry import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from gateway.models import MachineKind
 from gateway.reads import cursors, sources
 from gateway.reads.connections import ManyLevel, Wanted
 from gateway.reads.context import Pages
+from gateway.reads.cost import Price, Pricing
 from gateway.reads.dialects import DIALECTS, Dialect
 from gateway.reads.entities import ENTITIES, Entity
-from gateway.reads.given import GivenShape, NodeLevels
+from gateway.reads.fetch_nodes import EveryLevel, OneLevel, Rows
 from gateway.reads.ids import PREFIXES
-from gateway.reads.levels import EveryLevel, OneLevel, Rows
-from gateway.reads.links import ManyLink, OneLink
 from gateway.reads.pages import BoundPage
-from gateway.reads.prices import Price, Pricing
+from gateway.reads.payload_shapes import GivenShape, NodeLevels
+from gateway.reads.relations import ManyLink, OneLink
 from gateway.reads.rendering import Code, Record, Renderer, literal
 from gateway.reads.roots import Root, every_root, given_root, lookup_root, lookups_root, many_root
 from gateway.reads.selection import Field, Selection, Variables

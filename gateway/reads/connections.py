@@ -16,8 +16,8 @@ from gateway.reads.conditions import Condition, Frame
 from gateway.reads.context import AFTER, BEFORE, KEY, MOST_KEPT, PARENT, TENANT, Built, Context, Slot
 from gateway.reads.dialects import Dialect, PageSql
 from gateway.reads.entities import ENTITIES, Entity
+from gateway.reads.fetch_nodes import Rows
 from gateway.reads.filters import filter_condition
-from gateway.reads.levels import Rows
 from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import Order, backwards, beyond, parse_order

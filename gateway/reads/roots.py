@@ -6,9 +6,9 @@ from typing import Any, Protocol
 from gateway.errors import Forbidden, InvalidInput
 from gateway.reads.connections import ManyLevel
 from gateway.reads.context import Context
-from gateway.reads.given import GivenShape, NodeLevels
+from gateway.reads.fetch_nodes import EveryLevel
 from gateway.reads.ids import PREFIXES, Id, parse_id
-from gateway.reads.levels import EveryLevel
+from gateway.reads.payload_shapes import GivenShape, NodeLevels
 from gateway.reads.selection import Field, Variables
 
 MOST_IDS = 1_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from gateway.operations.wishes import MAX_TARGETS
+from gateway.operations.commands.base import MAX_TARGETS
 from gateway.rest.classes import SNAPSHOTS
-from gateway.rest.faults import Fault, bad_request
+from gateway.rest.errors import Fault, bad_request
 
 _HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOTALL)
 _BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)

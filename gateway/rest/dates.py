@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from gateway.rest.faults import Fault, bad_request
+from gateway.rest.errors import Fault, bad_request
 
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)

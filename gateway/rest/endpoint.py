@@ -13,15 +13,14 @@ from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.sessions import TTL
-from gateway.audit import Surface
 from gateway.columns import now
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
+from gateway.models import Surface
 from gateway.operations.service import Operations
-from gateway.rest import answers
-from gateway.rest.answers import Answer
+from gateway.rest import responses
 from gateway.rest.bodies import parse_body
-from gateway.rest.faults import Fault, bad_request, internal, no_route
+from gateway.rest.errors import Fault, bad_request, internal, no_route
 from gateway.rest.query import Query
 from gateway.rest.reading import Asker, Reader
 from gateway.rest.requests import (
@@ -35,6 +34,7 @@ from gateway.rest.requests import (
     root_of,
     split_path,
 )
+from gateway.rest.responses import Answer
 from gateway.rest.routes import Routes
 from gateway.rest.writing import Writer
 from gateway.store.database import Database
@@ -107,7 +107,7 @@ class RestEndpoint:
             request_id = str(scope.get("state", {}).get("request_id", "-"))
             log.exception("a request failed, request id %s", request_id)
             answer = _refusal(internal(request_id))
-        await answers.reply(send, answer)
+        await responses.reply(send, answer)
 
     async def _serve(self, scope: Scope, receive: Receive) -> Answer:
         headers = headers_of(scope)
@@ -141,7 +141,7 @@ class RestEndpoint:
                 expires = now() + TTL
                 if caller.expires_at is not None:
                     expires = min(expires, datetime.fromtimestamp(caller.expires_at, UTC))
-                return answers.json(
+                return responses.json(
                     {
                         "auth_token": await self._authenticator.begin_session(caller),
                         "token_ttl": int(TTL.total_seconds()),

@@ -16,7 +16,7 @@ from gateway.rest import regexes
 from gateway.rest.attributes import Attribute, Scope, same_row
 from gateway.rest.classes import Class
 from gateway.rest.dates import Clock, Span, instant, span
-from gateway.rest.faults import bad_request
+from gateway.rest.errors import bad_request
 from gateway.rest.regexes import Matching
 from gateway.rest.values import typed
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from gateway.rest.classes import Class
-from gateway.rest.faults import bad_request
+from gateway.rest.errors import bad_request
 
 LARGEST_PAGE = 1_000  # ManageIQ's max_results_per_page; more is silently cut to this, there as here
 _DIGITS = re.compile(r"[0-9]*")

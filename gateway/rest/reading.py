@@ -21,7 +21,7 @@ from gateway.rest import shapes
 from gateway.rest.attributes import RestContext
 from gateway.rest.catalog import CATALOG, ROOT
 from gateway.rest.classes import SNAPSHOTS, Class
-from gateway.rest.faults import not_found
+from gateway.rest.errors import not_found
 from gateway.rest.filters import Filter
 from gateway.rest.query import LARGEST_PAGE, LINKS_ONLY, Shape, Window
 from gateway.store.database import Database, Transaction

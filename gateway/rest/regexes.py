@@ -15,7 +15,7 @@ from gateway.access.caller import Caller
 from gateway.reads.conditions import EVERYTHING_SQL, NOTHING_SQL, Condition, Frame
 from gateway.reads.dialects import Dialect
 from gateway.reads.entities import ENTITIES
-from gateway.rest.faults import bad_request
+from gateway.rest.errors import bad_request
 from gateway.store.database import Transaction
 
 LONGEST = 1_000  # characters of a pattern

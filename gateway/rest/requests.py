@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 
 from gateway.deadlines import Deadline
 from gateway.rest.entry import VERSIONS
-from gateway.rest.faults import Fault, bad_request
+from gateway.rest.errors import Fault, bad_request
 from gateway.rest.query import Query
 from gateway.rest.reading import Asker
 

@@ -6,19 +6,19 @@ What is asked for comes first, then whether the caller may, then what they accep
 import re
 
 from gateway.models import MachineKind, SnapshotAction
-from gateway.operations.refusals import Refusals
-from gateway.rest import answers, bodies
-from gateway.rest.answers import Answer
+from gateway.operations.audit_refusals import Refusals
+from gateway.rest import bodies, responses
+from gateway.rest.audit import record_fault
 from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
 from gateway.rest.entry import entry_point
-from gateway.rest.faults import Fault, bad_request, forbidden, no_route, not_found
-from gateway.rest.keeping import KeptFilters
+from gateway.rest.errors import Fault, bad_request, forbidden, no_route, not_found
+from gateway.rest.filter_cache import KeptFilters
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
 from gateway.rest.query import check_scope, parse_shape, parse_window
 from gateway.rest.reading import Reader, Wanted
-from gateway.rest.recording import record_fault
 from gateway.rest.requests import Request
+from gateway.rest.responses import Answer
 from gateway.rest.sorting import parse_order
 from gateway.rest.writing import Writer
 
@@ -48,7 +48,7 @@ class Routes:
             if request.method != "GET":
                 raise no_route(request.method, request.path)
             _check_accept(request)
-            return answers.json(entry_point(request.asker, request.root))
+            return responses.json(entry_point(request.asker, request.root))
         class_ = COLLECTIONS.get(request.segments[0])
         if class_ is None:
             raise bad_request(f"Unsupported Collection {request.segments[0]} specified")
@@ -89,9 +89,9 @@ class Routes:
                 matched = None if wanted.filter is None else found.matched
                 rows = None if wanted.hidden else found.rows
                 listing = Listing(class_.collection, found.count, matched, rows, [])
-                return answers.json(envelope(listing, wanted.window, request.query, request.url))
+                return responses.json(envelope(listing, wanted.window, request.query, request.url))
             case "OPTIONS":
-                return answers.json(class_options(class_))
+                return responses.json(class_options(class_))
             case "POST":
                 raise bodies.unsupported_action(bodies.action_of(request.members), class_.collection, of="collection")
             case _:
@@ -102,9 +102,9 @@ class Routes:
             case "GET":
                 _check_read(request, class_)
                 shape = parse_shape(class_, request.query, expanded=True)
-                return answers.json(await self._reader.resource(request.asker, class_, _number(class_, id), shape))
+                return responses.json(await self._reader.resource(request.asker, class_, _number(class_, id), shape))
             case "OPTIONS":
-                return answers.json(class_options(class_))
+                return responses.json(class_options(class_))
             case "POST":
                 raise bodies.unsupported_action(bodies.action_of(request.members), class_.collection, of="resource")
             case "DELETE":
@@ -120,7 +120,9 @@ class Routes:
                 _check_read(request, parent)
                 return await self._list(request, parent, number)
             case "OPTIONS":
-                return answers.json(snapshot_options(parent, await self._reader.machine(request.asker, parent, number)))
+                return responses.json(
+                    snapshot_options(parent, await self._reader.machine(request.asker, parent, number))
+                )
             case "POST":
                 return await self._post_list(request, parent, number)
             case _:
@@ -137,7 +139,7 @@ class Routes:
         matched = None if wanted.filter is None else found.matched
         rows = None if wanted.hidden else found.rows
         listing = Listing(SNAPSHOTS.collection, found.count, matched, rows, actions)
-        return answers.json(envelope(listing, wanted.window, request.query, request.url))
+        return responses.json(envelope(listing, wanted.window, request.query, request.url))
 
     async def _post_list(self, request: Request, parent: Class, number: int) -> Answer:
         action = bodies.action_of(request.members)
@@ -152,7 +154,7 @@ class Routes:
             found = await self._writer.create(request.asker, parent, number, resources, request.key)
         else:
             found = await self._writer.delete_several(request.asker, parent, number, resources, request.key)
-        return answers.results(found, bulk=bulk)
+        return responses.results(found, bulk=bulk)
 
     async def _snapshot(self, request: Request, parent: Class, machine: int, id: str) -> Answer:
         match request.method:
@@ -160,7 +162,7 @@ class Routes:
                 _check_read(request, parent)
                 shape = parse_shape(SNAPSHOTS, request.query, expanded=True)
                 number = _number(SNAPSHOTS, id)
-                return answers.json(await self._reader.snapshot(request.asker, parent, machine, number, shape))
+                return responses.json(await self._reader.snapshot(request.asker, parent, machine, number, shape))
             case "DELETE":
                 if not request.asker.caller.may(SnapshotAction.DELETE, _kind(parent)):
                     raise forbidden("Use of the delete action is forbidden")
@@ -174,7 +176,7 @@ class Routes:
         """204 has no body: where the task can be followed stands in a header."""
         result = await self._writer.delete(request.asker, parent, machine, number, request.key)
         if not result["success"]:
-            return answers.result(result)
+            return responses.result(result)
         return Answer(status=204, headers=[(b"location", result["task_href"].encode())])
 
     async def _post_one(self, request: Request, parent: Class, machine: int, id: str) -> Answer:
@@ -184,7 +186,7 @@ class Routes:
         _check_action(request, parent, action)
         _check_accept(request)
         do = self._writer.revert if action == "revert" else self._writer.delete
-        return answers.result(await do(request.asker, parent, machine, _number(SNAPSHOTS, id), request.key))
+        return responses.result(await do(request.asker, parent, machine, _number(SNAPSHOTS, id), request.key))
 
 
 def _number(class_: Class, id: str) -> int:

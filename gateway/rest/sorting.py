@@ -7,7 +7,7 @@ from gateway.reads.entities import ENTITIES
 from gateway.reads.sorts import ID, Key, Kind, Order, SortField, complete
 from gateway.rest.attributes import Attribute
 from gateway.rest.classes import Class
-from gateway.rest.faults import bad_request
+from gateway.rest.errors import bad_request
 
 _KINDS: dict[str, Kind] = {
     "text": "text",

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.reads.filters import check_text
 from gateway.rest.attributes import Attribute
-from gateway.rest.faults import bad_request
+from gateway.rest.errors import bad_request
 
 _LARGEST = 2**63 - 1
 _INTEGER = re.compile(r"[+-]?\d{1,30}")

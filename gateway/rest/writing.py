@@ -7,15 +7,14 @@ of several, where it must not hide what became of the others.
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.audit import AuditAction
 from gateway.errors import Forbidden, GatewayError, InvalidInput, NotFound, Refusal
-from gateway.models import MachineKind
-from gateway.operations.recording import Asked
+from gateway.models import AuditAction, MachineKind
+from gateway.operations.audit_log import Asked
 from gateway.operations.service import MachineId, Operations, Outcome, Target, about_machine
 from gateway.rest import bodies
 from gateway.rest.bodies import Item
 from gateway.rest.classes import SNAPSHOTS, Class
-from gateway.rest.faults import not_found
+from gateway.rest.errors import not_found
 from gateway.rest.reading import Asker, Reader
 
 Result = dict[str, Any]

@@ -16,10 +16,10 @@ import asyncpg
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
 from gateway.store.database import Limits, Load, Work
+from gateway.store.postgres_errors import ConnectionLost, Contended, sorted_out
 from gateway.store.postgres_hosts import Hosts
 from gateway.store.postgres_listening import Listening
 from gateway.store.postgres_pool import Connections
-from gateway.store.postgres_trouble import ConnectionLost, Contended, sorted_out
 from gateway.store.statements import Statement
 
 T = TypeVar("T")

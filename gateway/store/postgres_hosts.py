@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from gateway.errors import Unavailable
-from gateway.store.postgres_trouble import unreachable
+from gateway.store.postgres_errors import unreachable
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.errors import Unavailable
-from gateway.store.patience import Backoff
 from gateway.store.postgres_hosts import Hosts
+from gateway.store.retry import Backoff
 
 log = logging.getLogger(__name__)
 

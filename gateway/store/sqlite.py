@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded, Unavailable
 from gateway.store.database import Limits, Load, Work
-from gateway.store.sqlite_trouble import commit_failed, sorted_out
+from gateway.store.sqlite_errors import commit_failed, sorted_out
 from gateway.store.statements import Statement
 
 T = TypeVar("T")

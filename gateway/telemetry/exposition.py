@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.safety import SafetyMiddleware
 from gateway.config import Settings
-from gateway.telemetry.measures import BOUNDS, FAMILIES, Family, Sample, Value
+from gateway.http.browser_safety import SafetyMiddleware
+from gateway.telemetry.metrics import BOUNDS, FAMILIES, Family, Sample, Value
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

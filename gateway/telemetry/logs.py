@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import orjson
 
 from gateway.access.caller import CALLER
-from gateway.api.request_id import REQUEST_ID
 from gateway.config import Settings
+from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
 
 _QUIET = ("uvicorn", "alembic")  # libraries that tell what they do, and that they do it

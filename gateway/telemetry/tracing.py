@@ -32,8 +32,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
 from gateway.access.origin import Origin
-from gateway.api.documents import Documents
-from gateway.api.requests import Answer, Executor, GraphQLRequest, OperationKind
+from gateway.graphql.execution.documents import Documents
+from gateway.graphql.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.operations.claims import Claim
 from gateway.operations.service import Outcome
 from gateway.store.database import Database, Load, Transaction, Work

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.access import credentials, jwks, opaque, sessions, throttle
+from gateway.access import credentials, jwks, login_throttle, opaque_tokens, sessions
 from gateway.access.authentication import REFUSED_FOR
 from gateway.access.keys import SHORTEST_SECRET
 from gateway.config import Settings
@@ -15,7 +15,7 @@ from tests.databases import Databases
 def test_the_numbers_are_those_of_the_code(root: Path) -> None:
     told = " ".join((root / "docs/identity.md").read_text().split())
     for sentence in (
-        f"{throttle.BURST} are answered at once, then one every {throttle.EVERY:g} seconds",
+        f"{login_throttle.BURST} are answered at once, then one every {login_throttle.EVERY:g} seconds",
         f"sent again within {REFUSED_FOR:g} seconds is refused",
         f"**A revocation takes at most `GATEWAY_CREDENTIALS_TRUSTED` ({Settings().credentials_trusted:g} seconds)",
         f"after {sessions.LONGEST.total_seconds() / 3_600:g} hours",
@@ -28,7 +28,7 @@ def test_the_numbers_are_those_of_the_code(root: Path) -> None:
     ):
         assert sentence in told, sentence
     assert (jwks.STALE, sessions.TTL.total_seconds(), sessions.TOUCH_AFTER.total_seconds()) == (3_600, 600, 60)
-    assert opaque.parse(f"sgw_1_{'0' * 64}") is not None
+    assert opaque_tokens.parse(f"sgw_1_{'0' * 64}") is not None
 
 
 def test_nothing_that_lets_in_is_logged_or_shown(databases: Databases) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.throttle import BURST, EVERY, MOST, Throttle
+from gateway.access.login_throttle import BURST, EVERY, MOST, Throttle
 from gateway.errors import Throttled
 from tests.access.asking import SEEN, Socket, basic, bearer, graphql, make_token, refusal, who
 from tests.serving import Served

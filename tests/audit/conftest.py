@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import latency
 from tests.audit.world import ADMIN, BLIND, OPERATOR, STRANGER, VIEWER, As
 from tests.databases import SLOW_KINDS, Databases
+from tests.graphql.asking import latency
 from tests.serving import Served, served
 
 

@@ -10,8 +10,8 @@ import pytest
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.operations.housekeeping import sweep
-from tests.api.asking import CREATE, DELETE, REVERT, dump, ended, execute, tree
 from tests.audit.world import As, entries
+from tests.graphql.asking import CREATE, DELETE, REVERT, dump, ended, execute, tree
 from tests.serving import Served
 
 LONG_AGO = "'2020-01-01T00:00:00.000000Z'"

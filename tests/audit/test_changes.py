@@ -6,8 +6,8 @@ from typing import Any
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.api.asking import CANCEL, CREATE, CREATE_SEVERAL, DELETE, REFRESH, REVERT, await_work, ended, held
 from tests.audit.world import As, entries, record
+from tests.graphql.asking import CANCEL, CREATE, CREATE_SEVERAL, DELETE, REFRESH, REVERT, await_work, ended, held
 from tests.serving import Served
 
 SUCCEEDED = ("SUCCEEDED", None)

@@ -7,12 +7,12 @@ import pytest
 
 from gateway.access.caller import Caller
 from gateway.access.origin import Origin
-from gateway.audit import AuditAction, Surface
 from gateway.errors import Conflict, GatewayError, NotFound, Unauthenticated
-from gateway.operations.recording import About, Asked
-from gateway.operations.refusals import Refusals, Refused
-from tests.api.asking import CREATE, REVERT, ended
+from gateway.models import AuditAction, Surface
+from gateway.operations.audit_log import About, Asked
+from gateway.operations.audit_refusals import Refusals, Refused
 from tests.audit.world import ADMIN, OPERATOR, As, entries, record
+from tests.graphql.asking import CREATE, REVERT, ended
 from tests.serving import Served
 
 # So many at once: of one address, of all addresses that nobody knows, and of one caller.

@@ -2,9 +2,9 @@
 
 from graphql import build_schema
 
-from gateway.api.schema import print_sdl
-from tests.api.asking import REVERT
+from gateway.graphql.schema.build import print_sdl
 from tests.audit.world import ENTRIES, As, entries, record
+from tests.graphql.asking import REVERT
 from tests.serving import Served
 
 NODE = 'query ($id: ID!) { node(id: $id) { id ... on AuditEntry { action } } nodes(ids: [$id, "vm-11"]) { id } }'

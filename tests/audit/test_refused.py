@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import CANCEL, CREATE, DELETE, REFRESH, REVERT, dump
 from tests.audit.world import As, entries, record
+from tests.graphql.asking import CANCEL, CREATE, DELETE, REFRESH, REVERT, dump
 from tests.serving import Served
 
 WEB = "vm-11 web-01"

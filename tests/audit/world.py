@@ -10,19 +10,19 @@ from starlette.types import Scope
 from gateway.access.admission import Admission
 from gateway.access.caller import ALL_RIGHTS, Caller
 from gateway.access.origin import origin_of
+from gateway.access.quotas import Callers
 from gateway.access.roles import BUILT_IN
-from gateway.access.standing import Callers
-from gateway.api.execution import GraphQLExecutor
-from gateway.api.http import GraphQLEndpoint
-from gateway.api.sse import EventStreams
 from gateway.app import opened_drivers
-from gateway.audit import Surface
+from gateway.changes.change_feed import Feed
 from gateway.config import Settings
 from gateway.errors import Unauthenticated
-from gateway.operations.refusals import Refusals
+from gateway.graphql.execution.executor import GraphQLExecutor
+from gateway.graphql.transports.http import GraphQLEndpoint
+from gateway.graphql.transports.sse import EventStreams
+from gateway.models import Surface
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import rest_routes
-from gateway.store.feed import Feed
 from tests.rest.known import Known
 from tests.serving import Served
 

@@ -10,17 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from gateway.columns import now
-from gateway.inventory.numbering import ADVANCE_SEQUENCES
-from gateway.models import (
-    Machine,
-    MachineKind,
-    PowerState,
-    Provider,
-    SimulatedMachine,
-    SimulatedSnapshot,
-    Snapshot,
-    SnapshotState,
-)
+from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot
+from gateway.inventory.imports.sequences import ADVANCE_SEQUENCES
+from gateway.models import Machine, MachineKind, PowerState, Provider, Snapshot, SnapshotState
 
 PROVIDER = "bench"
 TENANT = "default"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import held, latency
 from tests.clients.node import HERE, check_installed, run
 from tests.databases import Databases
+from tests.graphql.asking import held, latency
 from tests.serving import Served, served
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from sqlmodel import SQLModel
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from gateway.audit import AuditEntry
 from gateway.config import Settings
-from gateway.providers import read_providers
-from tests.api.asking import CREATE, REVERT
+from gateway.inventory.provider_configuration import read_providers
+from gateway.models import AuditEntry
 from tests.cli.programs import Program, run, serving
 from tests.databases import Databases
+from tests.graphql.asking import CREATE, REVERT
 
 SECRET = "planted-7f3a"  # every secret has it
 BASIC = base64.b64encode(f"somebody:{SECRET}-basic".encode()).decode()

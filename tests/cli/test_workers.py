@@ -14,15 +14,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.asking import CREATE
 from tests.cli.programs import GATEWAY, Program, environment, run, serving
 from tests.databases import KINDS, Databases
+from tests.graphql.asking import CREATE
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
 NAME = 'query Name { vm(id: "vm-11") { name } }'
 OPERATION = "query ($id: ID!) { operation(id: $id) { state error { code } } }"
-TOLD_BY_PARENT = re.compile(r"ERROR gateway.supervising: process (\d+) has ended \((\w+)\); another takes its place")
+TOLD_BY_PARENT = re.compile(
+    r"ERROR gateway.server.supervisor: process (\d+) has ended \((\w+)\); another takes its place"
+)
 
 
 def until(true: Callable[[], Any], seconds: float = 60) -> Any:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import held, latency
 from tests.databases import Databases
+from tests.graphql.asking import held, latency
 from tests.serving import Served, served
 
 HELD = "vm-12"  # as in gateway.js

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import latency
 from tests.clients.node import HERE, check_installed, passed, run
 from tests.databases import Databases
+from tests.graphql.asking import latency
 from tests.serving import Served, served
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from graphql import GraphQLSchema, build_schema, find_breaking_changes, validate_schema
 
-from gateway.api.schema import print_sdl
+from gateway.graphql.schema.build import print_sdl
 from tests.clients.node import check_installed, run
 
 RELEASED = Path(__file__).parent / "released.graphql"

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from gateway import app
+from gateway.changes.change_feed import Feed
 from gateway.operations import claims, worker
 from gateway.operations.claims import Claim
 from gateway.operations.service import Operations
 from gateway.store import opening
 from gateway.store.database import Database, Transaction, Work
-from gateway.store.feed import Feed
 from gateway.store.statements import Statement
 from tests.forked import CONTEXT
 

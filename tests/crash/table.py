@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import httpx2
 
-from tests.api.asking import CREATE, DELETE, REVERT
 from tests.crash.stepping import Stop, prepare, prepare_survivor
 from tests.crash.world import RESTARTS, Home, Picture, home
 from tests.databases import Databases
 from tests.forked import CONTEXT, Forked
+from tests.graphql.asking import CREATE, DELETE, REVERT
 
 LEASE = 0.3
 _PATIENCE = 40.0  # seconds after which something will not come true any more

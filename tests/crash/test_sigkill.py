@@ -15,12 +15,12 @@ import pytest
 
 from gateway.app import opened_database
 from gateway.inventory.demo import load_demo
-from tests.api.asking import CREATE, DELETE, REVERT
 from tests.cli.programs import serving
 from tests.crash import victim
 from tests.crash.rows import Rows
 from tests.databases import KINDS, Databases
 from tests.forked import Forked
+from tests.graphql.asking import CREATE, DELETE, REVERT
 
 pytestmark = pytest.mark.thorough
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from gateway.operations import create, delete, queues, revert, worker
+from gateway.drivers.simulator.world import Simulation
+from gateway.operations import admission, worker
 from gateway.operations.claims import Claim
+from gateway.operations.commands import create_snapshot, delete_snapshots, revert_vm_snapshot
 from gateway.operations.execution import Execution
 from gateway.store.database import Database
-from gateway.store.simulation import Simulation
 from tests.forked import Forked
 
 STEPS = ("queued", "claimed", "issued", "handed over", "checkpointed", "done", "recorded")
@@ -60,8 +61,8 @@ def _arm(step: str, operations: int) -> None:
     patch = pytest.MonkeyPatch()  # for good: it is never undone
     gathering = _Gathering(operations)
     if step == "accepting":
-        for module in (create, revert, delete):
-            patch.setattr(module, "enqueue", _then(_die, queues.enqueue))
+        for module in (create_snapshot, revert_vm_snapshot, delete_snapshots):
+            patch.setattr(module, "enqueue", _then(_die, admission.enqueue))
     elif step == "queued":
         patch.setattr(worker, "claim", _die_when_queued(operations))
     elif step in _INSTEAD:

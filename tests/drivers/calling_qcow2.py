@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenSnapshot, Work
-from gateway.drivers.qcow2 import Options, Qcow2Driver
+from gateway.drivers.qcow2.driver import Options, Qcow2Driver
 
 TOKEN = "0123456789abcdef" * 2
 VM = "vm.qcow2"

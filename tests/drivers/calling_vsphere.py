@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
-from gateway.drivers.vsphere import VsphereDriver
+from gateway.drivers.vsphere.driver import VsphereDriver
 from gateway.errors import OutcomeUnknown
 from gateway.models import PowerState
 from tests.drivers.test_contract import Watched

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.base import Recovery
-from gateway.drivers.ec2 import Ec2Driver, Options, make
+from gateway.drivers.ec2.driver import Ec2Driver, Options, make
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import (
     OutcomeUnknown,

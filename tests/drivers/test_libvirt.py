@@ -44,7 +44,7 @@ def make(tmp_path: Path) -> Make:
     """Makes drivers of a host that it writes; `address` instead of it."""
     if reason := lacking():
         (pytest.fail if required(PART) else pytest.skip)(reason)
-    module = import_module("gateway.drivers.libvirt")
+    module = import_module("gateway.drivers.libvirt.driver")
 
     def make(machine: str = "", auth: str = "", address: str = "", **options: Any) -> Any:
         node = tmp_path / "node.xml"
@@ -260,7 +260,7 @@ def test_snapshots_that_do_not_hold_still_are_no_missing_machine(make: Make, mon
 
 
 def test_a_name_that_somebody_takes_in_between(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("gateway.drivers.libvirt")
+    module = import_module("gateway.drivers.libvirt.driver")
     wire_name = module.wire_name
 
     async def test(driver: Any) -> None:
@@ -360,7 +360,7 @@ def test_hints_name_the_machine_and_end_with_the_connection(make: Make) -> None:
 
 
 def test_options_that_make_no_sense(make: Make) -> None:
-    options = import_module("gateway.drivers.libvirt").Options
+    options = import_module("gateway.drivers.libvirt.driver").Options
 
     def faults(**table: Any) -> list[str]:
         return read_options(options, table, lambda _, value: Secret(value))[1]

@@ -44,7 +44,7 @@ def daemon() -> Iterator[Libvirtd]:
 
 @pytest.fixture
 def run(daemon: Libvirtd) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
-    module = import_module("gateway.drivers.libvirt")
+    module = import_module("gateway.drivers.libvirt.driver")
 
     def run(test: Callable[[Any], Awaitable[None]]) -> None:
         async def inside() -> None:
@@ -95,7 +95,7 @@ async def begun(daemon: Libvirtd, reason: str, call: Awaitable[Any]) -> asyncio.
 def test_a_snapshot_is_not_ready_while_it_is_written(
     run: Run, daemon: Libvirtd, big: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.drivers.libvirt._LOOK", 0.01)
+    monkeypatch.setattr("gateway.drivers.libvirt.driver._LOOK", 0.01)
 
     async def test(driver: Any) -> None:
         before = await create(driver, big, "before")

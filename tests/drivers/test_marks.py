@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.drivers.marks import mark, unmark, wire_name
+from gateway.drivers.operation_tags import mark, unmark, wire_name
 
 TOKENS = st.from_regex(r"[0-9a-f]{8,32}", fullmatch=True)
 LONGEST = 40

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.base import Canceled, CreateWish, Recovery, SeenMachine, SeenSnapshot, Work
-from gateway.drivers.openstack import Options, make
+from gateway.drivers.openstack.driver import Options, make
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import ProviderDenied, ProviderMissing
 from gateway.models import MachineKind, PowerState
@@ -58,7 +58,7 @@ def test_a_deleted_server_is_no_machine(lab: Lab) -> None:
 
 
 def test_lists_longer_than_a_page(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.drivers.openstack._PAGE", 2)
+    monkeypatch.setattr("gateway.drivers.openstack.driver._PAGE", 2)
     servers = [lab.machine, *(lab.cloud.boot(str(place)) for place in range(4))]
     images = [lab.cloud.snap(lab.machine, str(place)) for place in range(5)]
     lab.cloud.snap(servers[1])

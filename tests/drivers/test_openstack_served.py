@@ -75,7 +75,7 @@ class Scene:
 
 @pytest.fixture
 def scene(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("gateway.drivers.openstack_api.LOOK", 0.001)
+    monkeypatch.setattr("gateway.drivers.openstack.api.LOOK", 0.001)
     with cloud() as made:
         machine = made.boot("web")
         (tmp_path / "secret").write_text(f"{PASSWORD}\n")

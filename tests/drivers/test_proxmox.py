@@ -11,7 +11,7 @@ from proxmoxer import ProxmoxAPI
 
 from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, SeenSnapshot, SeenSnapshots, Work
 from gateway.drivers.options import Secret
-from gateway.drivers.proxmox import ProxmoxDriver
+from gateway.drivers.proxmox.driver import ProxmoxDriver
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.options import Secret
-from gateway.drivers.proxmox import Options, _endpoint
+from gateway.drivers.proxmox.driver import Options, _endpoint
 
 
 @pytest.mark.parametrize(

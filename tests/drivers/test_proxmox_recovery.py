@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
-from gateway.drivers.proxmox import ProxmoxDriver
+from gateway.drivers.proxmox.driver import ProxmoxDriver
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,

@@ -20,17 +20,17 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.models import PowerState
-from tests.drivers import images
+from tests.drivers import image_files
 from tests.drivers.calling_qcow2 import VM, changes, create, delete, driver, revert, run, seen
 
-images.need()
+image_files.need()
 
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Path:
     """An image whose first bytes are 0x11."""
-    path = images.image(tmp_path / VM)
-    images.write(path, 0x11)
+    path = image_files.image(tmp_path / VM)
+    image_files.write(path, 0x11)
     return path
 
 
@@ -53,7 +53,7 @@ def test_a_bad_image_hides_no_other(vm: Path) -> None:
 
 
 def test_what_qemu_img_cannot_do_is_refused_in_its_own_words(tmp_path: Path) -> None:
-    vm = images.image(tmp_path / VM, "1M", "-o", f"data_file={tmp_path}/data")
+    vm = image_files.image(tmp_path / VM, "1M", "-o", f"data_file={tmp_path}/data")
     with pytest.raises(ProviderRefused, match="qemu-img refused") as caught:
         create(vm)
     assert "Operation not supported" in (caught.value.provider_message or "")
@@ -102,7 +102,7 @@ def test_what_the_gateway_may_not_do_is_denied() -> None:
     with TemporaryDirectory() as name:  # pytest's own directories are only for who made them
         folder = Path(name)
         folder.chmod(0o755)
-        vm = images.image(folder / VM)
+        vm = image_files.image(folder / VM)
         made = create(vm)
         vm.chmod(0o444)
         with without_rights():
@@ -129,13 +129,13 @@ def test_a_full_disk_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        vm = images.image(tmp_path / VM, "64M")
-        images.write(vm, 0x11)
+        vm = image_files.image(tmp_path / VM, "64M")
+        image_files.write(vm, 0x11)
         rest = tmp_path / "rest"
         rest.write_bytes(bytes(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_bsize))
         with pytest.raises(ProviderFull, match="the disk that holds the image is full"):
             create(vm)
-        assert (seen(vm), images.is_whole(vm), images.holds(vm, 0x11)) == ({}, True, True)
+        assert (seen(vm), image_files.is_whole(vm), image_files.holds(vm, 0x11)) == ({}, True, True)
         rest.unlink()
         assert seen(vm) == {}
         made = create(vm)
@@ -185,7 +185,7 @@ def test_a_program_that_does_not_answer_is_given_up_on(vm: Path) -> None:
 def test_the_program_learns_nothing_of_the_gateway(vm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "word")
     told = vm.with_name("told")
-    create(vm, program=images.script(vm.with_name("program"), f'env >{told}; exec $QEMU_IMG "$@"'))
+    create(vm, program=image_files.script(vm.with_name("program"), f'env >{told}; exec $QEMU_IMG "$@"'))
     assert dict(line.split("=", 1) for line in told.read_text().splitlines()).keys() & {"LC_ALL", "SECRET"} == {
         "LC_ALL"
     }
@@ -199,28 +199,28 @@ def test_the_program_learns_nothing_of_the_gateway(vm: Path, monkeypatch: pytest
     ],
 )
 def test_a_program_that_fails_before_anything_is_done(vm: Path, text: str, error: type[ProviderError]) -> None:
-    images.write(vm, 0x11)
+    image_files.write(vm, 0x11)
     made = create(vm)
-    images.write(vm, 0x22)
-    for call in changes(vm, made.ref, program=images.script(vm.with_name("program"), text)):
+    image_files.write(vm, 0x22)
+    for call in changes(vm, made.ref, program=image_files.script(vm.with_name("program"), text)):
         with pytest.raises(error) as caught:
             call()
         assert type(caught.value) is error
-    assert (seen(vm), images.holds(vm, 0x22)) == ({made.ref: "a"}, True)
+    assert (seen(vm), image_files.holds(vm, 0x22)) == ({made.ref: "a"}, True)
 
 
 @pytest.mark.parametrize("end", ["exit 1", "kill -9 $$"])
 def test_a_program_that_fails_when_everything_is_done(vm: Path, end: str) -> None:
-    program = images.script(vm.with_name("program"), f'$QEMU_IMG "$@"; {end}')
+    program = image_files.script(vm.with_name("program"), f'$QEMU_IMG "$@"; {end}')
     made = create(vm, program=program)
-    images.write(vm, 0x22)
+    image_files.write(vm, 0x22)
     revert(vm, made.ref, program=program)
-    assert images.holds(vm, 0x11)
+    assert image_files.holds(vm, 0x11)
     delete(vm, made.ref, program=program)
     assert seen(vm) == {}
 
 
 def test_damage_that_is_met_afterwards_is_not_a_failure_to_be_repeated(vm: Path) -> None:
-    program = images.script(vm.with_name("program"), f'$QEMU_IMG "$@"; : >{vm}; exit 1')
+    program = image_files.script(vm.with_name("program"), f'$QEMU_IMG "$@"; : >{vm}; exit 1')
     with pytest.raises(OutcomeUnknown, match="the file is not a qcow2 image"):
         create(vm, program=program)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.drivers import qcow2_images
+from gateway.drivers.qcow2 import images
 from gateway.errors import ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
-from tests.drivers import images
+from tests.drivers import image_files
 
-images.need()
+image_files.need()
 
 KINDS = {
     "version 2": ("compat=0.10",),
@@ -38,22 +38,22 @@ TAGS: tuple[str | bytes, ...] = (
 )
 
 
-def read(path: Path) -> qcow2_images.Image:
-    with qcow2_images.opened(path.parent, path.name) as image:
-        return qcow2_images.read(image)
+def read(path: Path) -> images.Image:
+    with images.opened(path.parent, path.name) as image:
+        return images.read(image)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_reads_what_qemu_img_tells(kind: str, tmp_path: Path) -> None:
-    path = images.image(tmp_path / "vm.qcow2", "64M", "-o", *KINDS[kind])
+    path = image_files.image(tmp_path / "vm.qcow2", "64M", "-o", *KINDS[kind])
     assert read(path).entries == []
     for place, tag in enumerate(TAGS):
-        images.write(path, place + 1, f"{place}M")
-        images.qemu_img("snapshot", "-c", tag, path)
-    images.qemu_img("snapshot", "-d", "first", path)
+        image_files.write(path, place + 1, f"{place}M")
+        image_files.qemu_img("snapshot", "-c", tag, path)
+    image_files.qemu_img("snapshot", "-d", "first", path)
     told = [
         (snapshot["id"], snapshot["name"], snapshot["date-sec"], snapshot["date-nsec"], snapshot["vm-state-size"] > 0)
-        for snapshot in images.info(path)["snapshots"]
+        for snapshot in image_files.info(path)["snapshots"]
     ]
     found = read(path).entries
     shown = [
@@ -68,29 +68,29 @@ def test_it_reads_what_qemu_img_tells(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_map_tells_whether_the_disk_is_as_it_was(tmp_path: Path) -> None:
-    path = images.image(tmp_path / "vm.qcow2", "2G")
+    path = image_files.image(tmp_path / "vm.qcow2", "2G")
 
     def same() -> list[bool]:
-        with qcow2_images.opened(tmp_path, "vm.qcow2") as image:
-            found = qcow2_images.read(image)
-            now = qcow2_images.words(image, found.disk)
-            maps = [qcow2_images.words(image, entry.disk) for entry in found.entries]
-            return [qcow2_images.are_same(disk, now) for disk in maps]
+        with images.opened(tmp_path, "vm.qcow2") as image:
+            found = images.read(image)
+            now = images.words(image, found.disk)
+            maps = [images.words(image, entry.disk) for entry in found.entries]
+            return [images.are_same(disk, now) for disk in maps]
 
-    images.write(path, 0x11)
-    images.qemu_img("snapshot", "-c", "a", path)
+    image_files.write(path, 0x11)
+    image_files.qemu_img("snapshot", "-c", "a", path)
     assert same() == [True]
-    images.write(path, 0x22)
+    image_files.write(path, 0x22)
     assert same() == [False]
-    images.qemu_img("snapshot", "-c", "b", path)
+    image_files.qemu_img("snapshot", "-c", "b", path)
     assert same() == [False, True]
-    images.write(path, 0x33, "1G")
+    image_files.write(path, 0x33, "1G")
     assert same() == [False, False]
-    images.qemu_img("snapshot", "-a", "a", path)
+    image_files.qemu_img("snapshot", "-a", "a", path)
     assert same() == [True, False]
-    images.qemu_img("snapshot", "-a", "b", path)
+    image_files.qemu_img("snapshot", "-a", "b", path)
     assert same() == [False, True]
-    images.qemu_img("resize", "-q", path, "4G")  # the map becomes longer, but leads to nothing more
+    image_files.qemu_img("resize", "-q", path, "4G")  # the map becomes longer, but leads to nothing more
     assert same() == [False, True]
 
 
@@ -112,9 +112,9 @@ def test_what_is_no_image_is_refused(content: bytes, message: str, tmp_path: Pat
 
 def test_no_damage_is_taken_for_something_else(tmp_path: Path) -> None:
     """Cut off at every length: the same snapshots, or a refusal; never fewer snapshots, never another error."""
-    path = images.image(tmp_path / "vm.qcow2", "1M", "-o", "cluster_size=512")
+    path = image_files.image(tmp_path / "vm.qcow2", "1M", "-o", "cluster_size=512")
     for tag in "abc":
-        images.qemu_img("snapshot", "-c", tag, path)
+        image_files.qemu_img("snapshot", "-c", tag, path)
     whole, content = read(path), path.read_bytes()
     ends = []
     for length in [*range(0, len(content), 64), len(content)]:
@@ -129,8 +129,8 @@ def test_no_damage_is_taken_for_something_else(tmp_path: Path) -> None:
 
 
 def test_a_table_that_moves_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = images.image(tmp_path / "vm.qcow2")
-    images.qemu_img("snapshot", "-c", "a", path)
+    path = image_files.image(tmp_path / "vm.qcow2")
+    image_files.qemu_img("snapshot", "-c", "a", path)
     reads = 0
     moves = 1
 
@@ -140,7 +140,7 @@ def test_a_table_that_moves_is_read_again(tmp_path: Path, monkeypatch: pytest.Mo
         found = real(descriptor, size, place)
         if place == 0 and reads % 2 and moves:  # between the header and the table
             moves -= 1
-            images.qemu_img("snapshot", "-c", f"b{moves}", path)
+            image_files.qemu_img("snapshot", "-c", f"b{moves}", path)
         return found
 
     real = os.pread
@@ -154,53 +154,53 @@ def test_a_table_that_moves_is_read_again(tmp_path: Path, monkeypatch: pytest.Mo
 def test_only_files_in_the_folder_itself_are_machines(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
-    images.image(tmp_path / "outside.qcow2")
-    images.image(folder / "vm.qcow2")
-    images.image(folder / "- odd: name,x=1.qcow2")
+    image_files.image(tmp_path / "outside.qcow2")
+    image_files.image(folder / "vm.qcow2")
+    image_files.image(folder / "- odd: name,x=1.qcow2")
     for name in ("inner/vm.qcow2", "vm.img", ".hidden.qcow2", "two\nlines.qcow2"):
-        images.image(folder / name)
+        image_files.image(folder / name)
     (folder / os.fsdecode(b"\xff.qcow2")).write_bytes(b"")
     (folder / "link.qcow2").symlink_to(tmp_path / "outside.qcow2")
     (folder / "inside.qcow2").symlink_to(folder / "vm.qcow2")
     (folder / "folder.qcow2").mkdir()
     os.mkfifo(folder / "pipe.qcow2")
-    assert qcow2_images.names(folder) == ["- odd: name,x=1.qcow2", "vm.qcow2"]
-    others = {path.name for path in folder.iterdir()} - {*qcow2_images.names(folder)}
+    assert images.names(folder) == ["- odd: name,x=1.qcow2", "vm.qcow2"]
+    others = {path.name for path in folder.iterdir()} - {*images.names(folder)}
     strange = ("", ".", "..", "../outside.qcow2", "inner/vm.qcow2", "inner/../vm.qcow2", str(folder / "vm.qcow2"), "\0")
     for name in (*others, *strange, "none.qcow2"):
         for mode in (os.O_RDONLY, os.O_RDWR):
-            with pytest.raises(ProviderMissing), qcow2_images.opened(folder, name, mode):
+            with pytest.raises(ProviderMissing), images.opened(folder, name, mode):
                 pass
 
 
 def test_who_runs_is_told_by_locks_that_are_never_taken(tmp_path: Path) -> None:
-    path = images.image(tmp_path / "vm.qcow2")
+    path = image_files.image(tmp_path / "vm.qcow2")
 
     def power() -> PowerState:
-        with qcow2_images.opened(tmp_path, "vm.qcow2") as image:
-            return qcow2_images.power(image)
+        with images.opened(tmp_path, "vm.qcow2") as image:
+            return images.power(image)
 
     assert power() is PowerState.OFF
-    with qcow2_images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as ours:  # all the while
-        with images.opened(path):  # a machine can start, and run
-            assert (power(), qcow2_images.is_written(ours)) == (PowerState.ON, True)
-        assert (power(), qcow2_images.is_written(ours)) == (PowerState.OFF, False)
-        with images.opened(path, "-r"):  # somebody reads
+    with images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as ours:  # all the while
+        with image_files.opened(path):  # a machine can start, and run
+            assert (power(), images.is_written(ours)) == (PowerState.ON, True)
+        assert (power(), images.is_written(ours)) == (PowerState.OFF, False)
+        with image_files.opened(path, "-r"):  # somebody reads
             assert power() is PowerState.OFF
     path.write_bytes(b"not an image")
     assert power() is PowerState.UNKNOWN
 
 
 def test_our_lock_lives_as_long_as_the_last_that_has_it(tmp_path: Path) -> None:
-    images.image(tmp_path / "vm.qcow2")
-    with qcow2_images.opened(tmp_path, "vm.qcow2") as looking:
-        with qcow2_images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as image:
-            qcow2_images.hold(image)
-            assert not qcow2_images.is_held(image)  # its own
-            assert qcow2_images.is_held(looking)
-            with qcow2_images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as other, pytest.raises(ProviderBusy):
-                qcow2_images.hold(other)
+    image_files.image(tmp_path / "vm.qcow2")
+    with images.opened(tmp_path, "vm.qcow2") as looking:
+        with images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as image:
+            images.hold(image)
+            assert not images.is_held(image)  # its own
+            assert images.is_held(looking)
+            with images.opened(tmp_path, "vm.qcow2", os.O_RDWR) as other, pytest.raises(ProviderBusy):
+                images.hold(other)
             child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[image])
-        assert qcow2_images.is_held(looking)
+        assert images.is_held(looking)
         child.communicate()
-        assert not qcow2_images.is_held(looking)
+        assert not images.is_held(looking)

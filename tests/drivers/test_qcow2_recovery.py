@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers import qcow2_images
 from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
-from gateway.drivers.marks import unmark
-from gateway.drivers.qcow2 import Options, Qcow2Driver
+from gateway.drivers.operation_tags import unmark
+from gateway.drivers.qcow2 import images
+from gateway.drivers.qcow2.driver import Options, Qcow2Driver
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderUnavailable
 from gateway.models import PowerState
-from tests.drivers import images
+from tests.drivers import image_files
 
 pytestmark = pytest.mark.thorough
 
-images.need()
+image_files.need()
 
 VM = "vm.qcow2"
 KINDS = ("create", "revert", "delete")
@@ -42,11 +42,11 @@ class Scene:
     """A machine whose disk holds 0x22, with a snapshot of when it held 0x11; and a wish, with what it checkpointed."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.vm = images.image(folder / VM)
+        self.vm = image_files.image(folder / VM)
         self.kind = kind
-        images.write(self.vm, 0x11)
+        image_files.write(self.vm, 0x11)
         self.a = asyncio.run(self.driver().create(Work("a"), CreateWish(VM, "a", None, False)))
-        images.write(self.vm, 0x22)
+        image_files.write(self.vm, 0x22)
         self.wish = wish(kind, "b", self.a.ref)
         self.task: str | None = None
 
@@ -73,9 +73,9 @@ class Scene:
 
     def is_done(self) -> bool:
         """Whether the wish has come true, by what is on the disk and in the list; nothing else has changed."""
-        names = [unmark(tag)[0] for tag in images.tags(self.vm)]
-        disk = 0x11 if images.holds(self.vm, 0x11) else 0x22 if images.holds(self.vm, 0x22) else None
-        assert images.is_whole(self.vm)
+        names = [unmark(tag)[0] for tag in image_files.tags(self.vm)]
+        disk = 0x11 if image_files.holds(self.vm, 0x11) else 0x22 if image_files.holds(self.vm, 0x22) else None
+        assert image_files.is_whole(self.vm)
         undone = (["a"], 0x22)
         done = {"create": (["a", "b"], 0x22), "revert": (["a"], 0x11), "delete": ([], 0x22)}[self.kind]
         assert (names, disk) in (done, undone)
@@ -119,7 +119,7 @@ def test_killed_before_the_program_was_started(scene: Scene) -> None:
 def test_killed_while_the_program_was_at_it(scene: Scene, when: str) -> None:
     """It goes on without the gateway; until it has ended, recovery waits and nothing else is begun."""
 
-    async def test(gate: images.Gate) -> SeenSnapshot | Recovery:
+    async def test(gate: image_files.Gate) -> SeenSnapshot | Recovery:
         doing = asyncio.ensure_future(scene.do(gate.program))
         await asyncio.to_thread(gate.wait)
         doing.cancel()
@@ -137,7 +137,7 @@ def test_killed_while_the_program_was_at_it(scene: Scene, when: str) -> None:
         gate.open()
         return await recovering
 
-    with images.Gate(scene.vm.parent, when) as gate:
+    with image_files.Gate(scene.vm.parent, when) as gate:
         scene.check_done(asyncio.run(test(gate)))
 
 
@@ -150,7 +150,7 @@ def test_a_frozen_worker_that_has_lost_its_lease_does_nothing(scene: Scene) -> N
     """It looked before another has done the work, and comes to its checkpoint after that."""
     asyncio.run(scene.do())
     if scene.kind == "revert":
-        images.write(scene.vm, 0x22)
+        image_files.write(scene.vm, 0x22)
     content = scene.vm.read_bytes()
     expected = {"create": None, "revert": Killed, "delete": ProviderMissing}[scene.kind]
     if expected is None:
@@ -166,30 +166,30 @@ def test_a_revert_is_in_doubt_once_the_machine_has_run(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "revert")
     before = disk(scene.vm)
     asyncio.run(scene.do())
-    images.write(scene.vm, 0x33)
+    image_files.write(scene.vm, 0x33)
     assert disk(scene.vm) == before
     for _ in range(2):
         with pytest.raises(OutcomeUnknown, match="the disk has changed since"):
             asyncio.run(scene.recover())
-    assert images.holds(scene.vm, 0x33)
+    assert image_files.holds(scene.vm, 0x33)
 
 
 def disk(vm: Path) -> tuple[int, ...]:
-    with qcow2_images.opened(vm.parent, vm.name) as image:
-        return qcow2_images.words(image, qcow2_images.read(image).disk)
+    with images.opened(vm.parent, vm.name) as image:
+        return images.words(image, images.read(image).disk)
 
 
 def test_a_revert_is_done_when_the_machine_runs_and_has_not_written(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "revert")
     asyncio.run(scene.do())
-    with images.opened(scene.vm):
+    with image_files.opened(scene.vm):
         assert asyncio.run(scene.recover()) is Recovery.DONE
 
 
 def test_a_machine_that_was_started_does_not_keep_recovery_waiting(scene: Scene) -> None:
     with pytest.raises(Killed):
         asyncio.run(scene.do(killed=True))
-    with images.opened(scene.vm):
+    with image_files.opened(scene.vm):
         assert asyncio.run(scene.recover()) is Recovery.NOT_BEGUN
 
 
@@ -215,41 +215,41 @@ def test_what_cannot_be_looked_at_is_not_judged(scene: Scene) -> None:
 def test_without_the_drivers_care_a_torn_revert_harms_the_snapshot(tmp_path: Path) -> None:
     """What QEMU does, so that the next tests are known to be about something."""
     scene = Scene(tmp_path, "revert")
-    images.qemu_img("snapshot", "-a", "1", scene.vm)
-    subprocess.run(["sh", "-c", images.tearing(scene.vm)], check=True)
-    images.write(scene.vm, 0x33)
-    images.qemu_img("snapshot", "-a", "1", scene.vm)
-    assert images.holds(scene.vm, 0x33)
+    image_files.qemu_img("snapshot", "-a", "1", scene.vm)
+    subprocess.run(["sh", "-c", image_files.tearing(scene.vm)], check=True)
+    image_files.write(scene.vm, 0x33)
+    image_files.qemu_img("snapshot", "-a", "1", scene.vm)
+    assert image_files.holds(scene.vm, 0x33)
 
 
 def test_a_torn_revert_is_set_right(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "revert")
-    program = images.script(tmp_path / "torn", f'$QEMU_IMG "$@"; {images.tearing(scene.vm)}; kill -9 $$')
+    program = image_files.script(tmp_path / "torn", f'$QEMU_IMG "$@"; {image_files.tearing(scene.vm)}; kill -9 $$')
     with pytest.raises(OutcomeUnknown, match="the revert was stopped half-way; revert again before"):
         asyncio.run(scene.do(program))
-    hasty = images.script(tmp_path / "hasty", "kill -9 $$")
+    hasty = image_files.script(tmp_path / "hasty", "kill -9 $$")
     for _ in range(2):  # once more before anything is done
         with pytest.raises(ProviderUnavailable):
             asyncio.run(scene.driver(hasty).recover(Work("w", scene.task), scene.wish))
-    with images.opened(scene.vm), pytest.raises(OutcomeUnknown, match="the revert was stopped half-way") as caught:
+    with image_files.opened(scene.vm), pytest.raises(OutcomeUnknown, match="the revert was stopped half-way") as caught:
         asyncio.run(scene.recover())
     assert "shut it down first" in (caught.value.provider_message or "")
-    with images.opened(scene.vm, "-r"), pytest.raises(ProviderBusy):
+    with image_files.opened(scene.vm, "-r"), pytest.raises(ProviderBusy):
         asyncio.run(scene.recover())
     scene.check_done(asyncio.run(scene.recover()))
-    images.write(scene.vm, 0x33)
-    images.qemu_img("snapshot", "-a", "1", scene.vm)
-    assert images.holds(scene.vm, 0x11)
+    image_files.write(scene.vm, 0x33)
+    image_files.qemu_img("snapshot", "-a", "1", scene.vm)
+    assert image_files.holds(scene.vm, 0x11)
 
 
 @pytest.fixture(scope="module")
 def fragmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of so many clusters that work on it takes a while: 0x22, with snapshots of when it was 0x11 and 0x12."""
-    path = images.image(tmp_path_factory.mktemp("fragmented") / VM, "4M", "-o", "cluster_size=512")
+    path = image_files.image(tmp_path_factory.mktemp("fragmented") / VM, "4M", "-o", "cluster_size=512")
     for tag, pattern in (("a", 0x11), ("b", 0x12)):
-        images.write(path, pattern, size="1M")
-        images.qemu_img("snapshot", "-c", tag, path)
-    images.write(path, 0x22, size="1M")
+        image_files.write(path, pattern, size="1M")
+        image_files.qemu_img("snapshot", "-c", tag, path)
+    image_files.write(path, 0x22, size="1M")
     return path
 
 
@@ -275,18 +275,18 @@ def test_a_program_that_is_killed_harms_no_snapshot(
             return await recovering.recover(Work("w", "trace"), asked) is Recovery.DONE
         return True
 
-    done = asyncio.run(hand_over(images.script(tmp_path / "killing", killing)))
+    done = asyncio.run(hand_over(image_files.script(tmp_path / "killing", killing)))
     ids = {entry.tag[:1]: entry.id for entry in read(vm).entries}
     assert {*ids} == (
         {"create": {b"a", b"b", b"c"}, "delete": {b"b"}}.get(kind, {b"a", b"b"}) if done else {b"a", b"b"}
     )
-    assert images.holds(vm, 0x11 if kind == "revert" and done else 0x22, size="1M")
+    assert image_files.holds(vm, 0x11 if kind == "revert" and done else 0x22, size="1M")
     for tag, id_ in ids.items():
-        images.write(vm, 0x55, size="1M")
-        images.qemu_img("snapshot", "-a", id_, vm)
-        assert images.holds(vm, {b"a": 0x11, b"b": 0x12, b"c": 0x22}[tag], size="1M")
+        image_files.write(vm, 0x55, size="1M")
+        image_files.qemu_img("snapshot", "-a", id_, vm)
+        assert image_files.holds(vm, {b"a": 0x11, b"b": 0x12, b"c": 0x22}[tag], size="1M")
 
 
-def read(vm: Path) -> qcow2_images.Image:
-    with qcow2_images.opened(vm.parent, vm.name) as image:
-        return qcow2_images.read(image)
+def read(vm: Path) -> images.Image:
+    with images.opened(vm.parent, vm.name) as image:
+        return images.read(image)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from gateway.drivers import vsphere_reading as reading
 from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, Work
 from gateway.drivers.options import Secret, read_options
-from gateway.drivers.vsphere import Options, VsphereDriver
+from gateway.drivers.vsphere import parsing
+from gateway.drivers.vsphere.driver import Options, VsphereDriver
 from gateway.errors import (
     ProviderDenied,
     ProviderMissing,
@@ -45,7 +45,7 @@ def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
         machines = {machine.name: machine for machine in await driver.machines()}
         (template,) = [
             thing
-            for thing in raw(driver, lambda login: login.view, reading.VIEW, reading.NAME)
+            for thing in raw(driver, lambda login: login.view, parsing.VIEW, parsing.NAME)
             if thing.values["name"] == "template"
         ]
         assert {name: machine.power_state for name, machine in machines.items()} == {
@@ -109,11 +109,11 @@ def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter
         vc.order("set", machine="on", path="name", value="web%2f1")
         assert (await driver.machine(ref)).name == "web/1"
         made = await driver.create(Work("t"), CreateWish(ref, name, "why\x1b", False))
-        (found,) = raw(driver, lambda login: login.machine(ref), None, reading.SNAPSHOTS)
+        (found,) = raw(driver, lambda login: login.machine(ref), None, parsing.SNAPSHOTS)
         (node,) = found.values["snapshot"].rootSnapshotList
         assert (made.name, node.name) == (name, "8%2f23%2f2023 %5c 100 %25 ☃")
         assert made.description == "why\ufffd"  # XML cannot carry an escape character
-        assert reading.unescaped("50% of 8%2F23") == "50% of 8/23"  # what others have not escaped stays
+        assert parsing.unescaped("50% of 8%2F23") == "50% of 8/23"  # what others have not escaped stays
 
     run(vc, test)
 
@@ -158,14 +158,14 @@ def test_sizes_and_memory_come_from_the_files() -> None:
     info = vim.vm.SnapshotInfo(
         currentSnapshot=vim.vm.Snapshot("b"), rootSnapshotList=[node("a", node("b")), node("new")]
     )
-    seen = reading.snapshots({"snapshot": info, "layoutEx": layout})
+    seen = parsing.snapshots({"snapshot": info, "layoutEx": layout})
     assert [(s.ref, s.parent_ref, s.memory, s.size_bytes) for s in seen.snapshots] == [
         ("a", None, False, 4_000 + 20),
         ("new", None, True, None),  # the files say nothing of it yet
         ("b", "a", True, 50_000 + 600_000 + 300),
     ]
     assert seen.current_ref == "b"
-    assert [s.size_bytes for s in reading.snapshots({"snapshot": info}).snapshots] == [None] * 3
+    assert [s.size_bytes for s in parsing.snapshots({"snapshot": info}).snapshots] == [None] * 3
 
 
 # ---- trouble

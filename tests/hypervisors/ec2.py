@@ -25,7 +25,7 @@ from botocore.loaders import create_loader
 from botocore.retries.standard import ExponentialBackoff
 from botocore.session import get_session
 
-from gateway.drivers.ec2 import Ec2Driver, Options, make
+from gateway.drivers.ec2.driver import Ec2Driver, Options, make
 from gateway.drivers.options import Secret
 
 ROOT = Path(__file__).parent.parent.parent

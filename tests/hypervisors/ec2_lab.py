@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
-from gateway.drivers.ec2 import Ec2Driver
+from gateway.drivers.ec2.driver import Ec2Driver
 from tests.hypervisors.ec2 import Cloud, cloud
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import uuid4
 
-from gateway.drivers.openstack import OpenStackDriver, Options, make
+from gateway.drivers.openstack.driver import OpenStackDriver, Options, make
 from gateway.drivers.options import Secret
 from tests.hypervisors.openstack_services import PASSWORD, PROJECT, Answer, Services, fault
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from gateway.drivers import openstack_api
 from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
-from gateway.drivers.openstack import OpenStackDriver
+from gateway.drivers.openstack import api
+from gateway.drivers.openstack.driver import OpenStackDriver
 from tests.hypervisors.openstack_double import Cloud, cloud
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Lab:
 @contextmanager
 def openstack_lab(volumes: int = 0, **options: Any) -> Iterator[Lab]:
     """A new one. `volumes`: how many the server runs from."""
-    with patch.object(openstack_api, "LOOK", 0.001), cloud() as made, asyncio.Runner() as runner:
+    with patch.object(api, "LOOK", 0.001), cloud() as made, asyncio.Runner() as runner:
         driver = made.driver(**options)
         try:
             yield Lab(made, driver, made.boot(volumes=volumes), runner)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import CREATE, REFRESH
 from tests.databases import Databases
+from tests.graphql.asking import CREATE, REFRESH
 from tests.hypervisors.libvirtd import Libvirtd, await_true
 from tests.hypervisors.looking import Looking, providers_file
 from tests.serving import served

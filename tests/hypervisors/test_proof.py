@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import CREATE, DELETE, REFRESH, REVERT
 from tests.databases import Databases
+from tests.graphql.asking import CREATE, DELETE, REFRESH, REVERT
 from tests.hypervisors.guest import Line
 from tests.hypervisors.libvirtd import Libvirtd, await_true
 from tests.hypervisors.looking import Looking, providers_file

@@ -18,15 +18,15 @@ import pytest
 
 from gateway.columns import now
 from gateway.config import Settings
-from tests.api.asking import CREATE, DELETE, REFRESH, REVERT, wish
 from tests.cli.programs import Program, run, serving
 from tests.databases import Databases, required
-from tests.drivers import images
+from tests.drivers import image_files
+from tests.graphql.asking import CREATE, DELETE, REFRESH, REVERT, wish
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.thorough
 
-images.need()
+image_files.need()
 
 QEMU = "qemu-system-x86_64"
 
@@ -52,8 +52,8 @@ def configured(folder: Path, databases: Databases, **options: str) -> Settings:
 def vm(tmp_path: Path) -> Path:
     """An image in a folder of its own; it holds 0x11."""
     (tmp_path / "images").mkdir()
-    path = images.image(tmp_path / "images" / "web.qcow2")
-    images.write(path, 0x11)
+    path = image_files.image(tmp_path / "images" / "web.qcow2")
+    image_files.write(path, 0x11)
     return path
 
 
@@ -105,7 +105,7 @@ def refresh(gateway: Served) -> None:
 
 def write(gateway: Served, vm: Path, pattern: int) -> None:
     """The machine writes, and is off again. The gateway looks by itself after a revert, and may have seen it run."""
-    images.write(vm, pattern)
+    image_files.write(vm, pattern)
     for _ in range(10):
         refresh(gateway)
         if machine(gateway)["powerState"] == "OFF":
@@ -127,18 +127,18 @@ def test_what_was_on_the_disk_is_back(gateway: Served, vm: Path) -> None:
     made = snapshots(gateway)
     assert list(made) == ["before: ☃", "after"]
     done(gateway, REVERT, snapshotId=made["before: ☃"])
-    assert images.holds(vm, 0x11)
+    assert image_files.holds(vm, 0x11)
     done(gateway, REVERT, snapshotId=made["after"])
-    assert images.holds(vm, 0x22)
+    assert image_files.holds(vm, 0x22)
     done(gateway, DELETE, ids=[made["before: ☃"]])
-    assert images.holds(vm, 0x22)
+    assert image_files.holds(vm, 0x22)
     write(gateway, vm, 0x44)
     done(gateway, REVERT, snapshotId=made["after"])
-    assert images.holds(vm, 0x22)
+    assert image_files.holds(vm, 0x22)
     assert snapshots(gateway) == {"after": made["after"]}
     done(gateway, DELETE, ids=[made["after"]])
-    assert (snapshots(gateway), images.tags(vm), images.holds(vm, 0x22)) == ({}, [], True)
-    assert images.is_whole(vm)
+    assert (snapshots(gateway), image_files.tags(vm), image_files.holds(vm, 0x22)) == ({}, [], True)
+    assert image_files.is_whole(vm)
 
 
 def test_a_refresh_keeps_what_the_image_has_no_room_for(gateway: Served, vm: Path) -> None:
@@ -150,32 +150,32 @@ def test_a_refresh_keeps_what_the_image_has_no_room_for(gateway: Served, vm: Pat
     (node,) = before["snapshots"]["nodes"]
     assert (node["description"], node["memory"], node["parent"]) == ("why", False, None)
     assert before["currentSnapshot"] is None
-    assert images.tags(vm)[0].startswith("n" * 200)
+    assert image_files.tags(vm)[0].startswith("n" * 200)
 
 
 def test_what_qemu_img_does_beside_the_gateway_is_seen(gateway: Served, vm: Path) -> None:
     done(gateway, CREATE, machineId=machine(gateway)["id"], name="ours")
     ours = snapshots(gateway)
     write(gateway, vm, 0x22)
-    images.qemu_img("snapshot", "-c", "theirs", vm)
+    image_files.qemu_img("snapshot", "-c", "theirs", vm)
     refresh(gateway)
     both = snapshots(gateway)
     assert (list(both), both["ours"]) == (["ours", "theirs"], ours["ours"])
-    images.qemu_img("snapshot", "-a", images.tags(vm)[0], vm)
+    image_files.qemu_img("snapshot", "-a", image_files.tags(vm)[0], vm)
     refresh(gateway)
     assert snapshots(gateway) == both
     done(gateway, REVERT, snapshotId=both["theirs"])
-    assert images.holds(vm, 0x22)
-    images.qemu_img("snapshot", "-d", images.tags(vm)[0], vm)
+    assert image_files.holds(vm, 0x22)
+    image_files.qemu_img("snapshot", "-d", image_files.tags(vm)[0], vm)
     refresh(gateway)
     assert snapshots(gateway) == {"theirs": both["theirs"]}
-    images.qemu_img("snapshot", "-d", "theirs", vm)
-    images.qemu_img("snapshot", "-c", "theirs", vm)  # another one, with the same name and number
+    image_files.qemu_img("snapshot", "-d", "theirs", vm)
+    image_files.qemu_img("snapshot", "-c", "theirs", vm)  # another one, with the same name and number
     refresh(gateway)
     (again,) = snapshots(gateway).values()
     assert again != both["theirs"]
     done(gateway, DELETE, ids=[again])
-    assert images.tags(vm) == []
+    assert image_files.tags(vm) == []
 
 
 @contextmanager
@@ -241,17 +241,17 @@ def test_a_machine_that_runs_can_only_be_read(gateway: Served, vm: Path) -> None
 
 def test_a_revert_that_is_cut_off_is_finished_before_it_is_called_done(vm: Path, databases: Databases) -> None:
     """The disk is back when `qemu-img` is killed, but what is written next would harm the snapshot."""
-    images.qemu_img("snapshot", "-c", "a", vm)
-    images.write(vm, 0x22)
-    once = f'[ -e {vm}.cut ] && exec $QEMU_IMG "$@"; : >{vm}.cut; $QEMU_IMG "$@"; {images.tearing(vm)}; kill -9 $$'
-    program = images.script(vm.parent.parent / "cut-off", once)
+    image_files.qemu_img("snapshot", "-c", "a", vm)
+    image_files.write(vm, 0x22)
+    once = f'[ -e {vm}.cut ] && exec $QEMU_IMG "$@"; : >{vm}.cut; $QEMU_IMG "$@"; {image_files.tearing(vm)}; kill -9 $$'
+    program = image_files.script(vm.parent.parent / "cut-off", once)
     with looked_through(configured(vm.parent, databases, program=program)) as gateway:
         done(gateway, REVERT, snapshotId=snapshots(gateway)["a"])
         for _ in range(2):
-            assert images.holds(vm, 0x11)
+            assert image_files.holds(vm, 0x11)
             write(gateway, vm, 0x33)
             done(gateway, REVERT, snapshotId=snapshots(gateway)["a"])
-    assert images.is_whole(vm)
+    assert image_files.is_whole(vm)
 
 
 def test_a_bad_image_is_told_of_and_hides_no_other(vm: Path, databases: Databases) -> None:
@@ -322,12 +322,12 @@ def test_a_gateway_that_is_killed_finishes_later(
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    vms = {kind: images.image(folder / f"{kind}.qcow2") for kind in KINDS}
+    vms = {kind: image_files.image(folder / f"{kind}.qcow2") for kind in KINDS}
     for vm in vms.values():
-        images.write(vm, 0x11)
-        images.qemu_img("snapshot", "-c", "a", vm)
-        images.write(vm, 0x22)
-    with images.Gate(tmp_path, "after" if when == "after" else "before") as gate:
+        image_files.write(vm, 0x11)
+        image_files.qemu_img("snapshot", "-c", "a", vm)
+        image_files.write(vm, 0x22)
+    with image_files.Gate(tmp_path, "after" if when == "after" else "before") as gate:
         settings = configured(folder, databases, program=gate.program)
         known = {name: getattr(settings, name) for name in ("database_url", "providers_file", "operation_lease")}
         with serving(**known) as gateway:
@@ -348,7 +348,7 @@ def test_a_gateway_that_is_killed_finishes_later(
     names = {kind: [(node["name"], node["state"]) for node in nodes] for kind, nodes in shown.items()}
     a, b = ("a", "READY"), ("b", "READY")
     assert names == {"create": [a, b], "revert": [a], "delete": []}
-    assert {kind: len(images.tags(vm)) for kind, vm in vms.items()} == {"create": 2, "revert": 1, "delete": 0}
-    assert [images.holds(vm, 0x11) for vm in vms.values()] == [False, True, False]
-    assert all(images.is_whole(vm) for vm in vms.values())
+    assert {kind: len(image_files.tags(vm)) for kind, vm in vms.items()} == {"create": 2, "revert": 1, "delete": 0}
+    assert [image_files.holds(vm, 0x11) for vm in vms.values()] == [False, True, False]
+    assert all(image_files.is_whole(vm) for vm in vms.values())
     table += [(words, kind, state) for kind, (state, _) in ends.items()]

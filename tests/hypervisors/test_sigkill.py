@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.asking import CREATE, REVERT
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
+from tests.graphql.asking import CREATE, REVERT
 from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
 from tests.hypervisors.looking import Looking, providers_file
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.drivers.options import Secret
-from gateway.drivers.vsphere import Options, VsphereDriver
+from gateway.drivers.vsphere.driver import Options, VsphereDriver
 
 _SOURCE = Path(__file__).parent / "vcsim" / "main.go"
 _LIBRARY = Path("/usr/share/gocode")  # where Debian's golang-github-vmware-govmomi-dev puts it

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from gateway.inventory.counts import Counts
-from gateway.inventory.importing import import_file
+from gateway.inventory.imports.run import import_file
 from gateway.store.opening import sqlite_path
 
 HOST = "http://localhost:3000/api"

@@ -6,11 +6,11 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.simulator.driver import SimulatedDriver
+from gateway.drivers.simulator.world import Simulation
 from gateway.inventory.demo import load_demo
 from gateway.inventory.demo_world import INSTANCES, VMS, demo_machines
 from gateway.inventory.refresh import Inventory
-from gateway.store.simulation import Simulation
 from tests.inventory.files import everything, select
 from tests.inventory.test_import import next_numbers
 

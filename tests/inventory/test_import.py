@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.columns import now
 from gateway.inventory.counts import Progress
-from gateway.inventory.importing import import_file
+from gateway.inventory.imports.run import import_file
 from gateway.models import Machine, MachineKind, PowerState, Snapshot, SnapshotState
 from gateway.store.statements import insert
 from tests.inventory.files import bring_in, change, collection, select, snapshot, vm

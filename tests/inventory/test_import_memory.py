@@ -14,7 +14,7 @@ pytestmark = pytest.mark.thorough
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from gateway.inventory.importing import import_file
+from gateway.inventory.imports.run import import_file
 import_file(sys.argv[1], Path(sys.argv[2]), tenant="default")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from gateway.errors import StartupError
-from gateway.inventory.importing import import_file
-from gateway.inventory.records import ImportRefused
+from gateway.inventory.imports.records import ImportRefused
+from gateway.inventory.imports.run import import_file
 from tests.inventory.files import bring_in, change, collection, everything, snapshot, vm
 
 LONG = "resources[1].snapshots[0]: name is longer than 4,000 characters"
@@ -118,7 +118,7 @@ def test_a_merge_that_fails_at_its_very_end(url: str, tmp_path: Path, monkeypatc
     bring_in(url, tmp_path, collection(vm(11, snapshot(3), snapshot(4))))
     before = everything(url)
     nonsense = dict.fromkeys(("sqlite", "postgresql"), ("SELECT nonsense",))
-    monkeypatch.setattr("gateway.inventory.merging.ADVANCE_SEQUENCES", nonsense)
+    monkeypatch.setattr("gateway.inventory.imports.merge.ADVANCE_SEQUENCES", nonsense)
     with pytest.raises((StartupError, psycopg.Error)):
         bring_in(url, tmp_path, collection(vm(11, snapshot(3, name="new"), snapshot(5)), vm(12)))
     assert everything(url) == before

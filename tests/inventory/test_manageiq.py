@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.inventory.manageiq import machine, snapshot
+from gateway.inventory.imports.manageiq import machine, snapshot
 from gateway.models import MachineKind, PowerState
 
 JANUARY = datetime(2017, 1, 11, tzinfo=UTC)

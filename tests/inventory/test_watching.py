@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.errors import ProviderUnavailable
-from gateway.inventory import watching
-from gateway.inventory.watching import Watch
+from gateway.inventory import change_watcher
+from gateway.inventory.change_watcher import Watch
 from gateway.store.database import Database
 from tests.inventory.files import select
 from tests.inventory.scripted import ScriptedDriver, inventory, machine, snapshot
@@ -17,8 +17,8 @@ SNAPSHOTS = "SELECT provider_ref FROM snapshot ORDER BY id"
 
 
 def test_what_is_hinted_at_is_read_again(url: str, opened: Callable[[], Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(watching, "_GATHER", 0.0)
-    monkeypatch.setattr(watching, "_PAUSE", 0.0)
+    monkeypatch.setattr(change_watcher, "_GATHER", 0.0)
+    monkeypatch.setattr(change_watcher, "_PAUSE", 0.0)
 
     async def shown(query: str, expected: list[tuple[Any, ...]]) -> None:
         async def agrees() -> bool:

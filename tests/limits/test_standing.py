@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.standing import MOST_KNOWN, Callers, Standing
+from gateway.access.quotas import MOST_KNOWN, Callers, Standing
 from gateway.config import Settings
 from gateway.errors import Throttled
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.columns import now
+from gateway.drivers.simulator.tables import SimulatedSnapshot, SimulatedTask
 from gateway.errors import ProviderMissing, ProviderUnavailable
-from gateway.models import SimulatedSnapshot, SimulatedTask, SnapshotState
+from gateway.models import SnapshotState
 from gateway.operations.claims import claim
 from tests.operations.world import ORIGIN, SETTINGS, World, until
 

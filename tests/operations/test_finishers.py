@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from gateway.access.caller import Caller
-from gateway.api.execution import GraphQLExecutor
-from gateway.api.requests import GraphQLRequest
-from gateway.store.feed import Feed
+from gateway.changes.change_feed import Feed
+from gateway.graphql.execution.executor import GraphQLExecutor
+from gateway.graphql.requests import GraphQLRequest
 from tests.databases import SLOW_KINDS, Databases
 from tests.operations.world import ORIGIN, World, play
 

@@ -8,14 +8,15 @@ from types import ModuleType
 
 import pytest
 
-from gateway.operations import cancel, create, delete, effects, queues, statements
+from gateway.operations import admission, effects, statements
+from gateway.operations.commands import cancel_operation, create_snapshot, delete_snapshots
 from gateway.store.statements import Statement
 from tests.databases import Databases
 from tests.operations.world import ORIGIN, World, refusals
 
 Run = Callable[..., None]
 
-MODULES = (cancel, create, delete, effects, queues, statements)
+MODULES = (cancel_operation, create_snapshot, delete_snapshots, effects, admission, statements)
 
 
 async def machines(world: World, number: int) -> list[int]:
@@ -23,7 +24,7 @@ async def machines(world: World, number: int) -> list[int]:
 
 
 def test_the_statements_of_a_write_do_not_grow_with_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queues, "_COUNTED_FOR", inf)
+    monkeypatch.setattr(admission, "_COUNTED_FOR", inf)
 
     async def story(world: World) -> None:
         several = await machines(world, 20)
@@ -121,7 +122,7 @@ def test_what_is_known_is_relied_on_for_a_while(run: Run, monkeypatch: pytest.Mo
         await here.create(1)
         await there.create(2)
         await there.create(3)
-        monkeypatch.setattr(queues, "_COUNTED_FOR", -1.0)
+        monkeypatch.setattr(admission, "_COUNTED_FOR", -1.0)
         several = here.operations.create_snapshots(here.caller, ORIGIN, [1], "n", None, False, None)
         assert refusals(await several) == [("LIMIT_EXCEEDED", "machineIds/0")]
 

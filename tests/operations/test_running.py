@@ -5,9 +5,9 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from gateway.drivers.base import CreateWish, SeenSnapshot, Work
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.simulator.driver import SimulatedDriver
+from gateway.drivers.simulator.world import Simulation
 from gateway.models import MachineKind
-from gateway.store.simulation import Simulation
 from tests.operations.world import ORIGIN, World
 
 Run = Callable[..., None]

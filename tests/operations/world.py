@@ -11,11 +11,12 @@ from sqlmodel import SQLModel
 
 from gateway.access.caller import Caller, local_caller
 from gateway.access.origin import Origin
-from gateway.audit import Surface
 from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.simulator.driver import SimulatedDriver
+from gateway.drivers.simulator.tables import SimulatedSnapshot
+from gateway.drivers.simulator.world import Simulation
 from gateway.models import (
     IdempotencyKey,
     Machine,
@@ -23,16 +24,15 @@ from gateway.models import (
     Operation,
     PowerState,
     Provider,
-    SimulatedSnapshot,
     Snapshot,
     SnapshotState,
+    Surface,
 )
-from gateway.operations.refusals import Refusals
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
 from gateway.store.opening import open_database
-from gateway.store.simulation import Simulation
 from gateway.store.statements import Statement, insert
 
 PATIENCE = 20.0  # seconds after which a condition will not come true any more

@@ -9,14 +9,14 @@ from graphql import parse, validate
 
 from gateway.access.caller import local_caller
 from gateway.access.origin import Origin
-from gateway.api.execution import GraphQLExecutor
-from gateway.api.requests import GraphQLRequest
-from gateway.api.schema import build_schema, executable
-from gateway.audit import Surface
+from gateway.changes.change_feed import Feed
 from gateway.config import Settings
-from gateway.operations.refusals import Refusals
+from gateway.graphql.execution.executor import GraphQLExecutor
+from gateway.graphql.requests import GraphQLRequest
+from gateway.graphql.schema.build import build_schema, executable
+from gateway.models import Surface
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import Operations
-from gateway.store.feed import Feed
 from tests.databases import SLOW_KINDS, Databases
 from tests.reads.queries import Queries
 from tests.reads.world import World, ids, planted

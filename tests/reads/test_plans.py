@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from gateway.config import Settings
-from gateway.inventory.importing import import_file
+from gateway.inventory.imports.run import import_file
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.sqlite import SqliteTransaction
 from tests.databases import SLOW_KINDS, Databases

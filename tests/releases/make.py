@@ -17,11 +17,10 @@ from typing import Any
 from gateway.access.caller import local_caller
 from gateway.access.origin import Origin
 from gateway.app import opened_database, opened_drivers
-from gateway.audit import Surface
 from gateway.config import Settings
 from gateway.inventory.demo import load_demo
-from gateway.models import MachineKind
-from gateway.operations.refusals import Refusals
+from gateway.models import MachineKind, Surface
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import MachineId, Operations
 from gateway.operations.worker import Worker
 from gateway.store.migrate import migrate

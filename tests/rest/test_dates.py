@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.rest.dates import span
-from gateway.rest.faults import Fault
+from gateway.rest.errors import Fault
 
 NOW = datetime(2026, 3, 11, 15, 45, 30, 5, UTC)  # a Wednesday
 

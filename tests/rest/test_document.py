@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from gateway.access import sessions
-from gateway.operations.wishes import MAX_TARGETS
+from gateway.operations.commands.base import MAX_TARGETS
 from gateway.rest import regexes
 from gateway.rest.entry import VERSIONS
 from gateway.rest.query import LARGEST_PAGE

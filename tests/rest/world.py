@@ -8,11 +8,11 @@ from starlette.routing import Mount
 
 from gateway.access.admission import Admission
 from gateway.access.caller import Caller, Right
-from gateway.access.standing import Callers
+from gateway.access.quotas import Callers
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
-from gateway.operations.refusals import Refusals
+from gateway.operations.audit_refusals import Refusals
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gateway.api.schema import build_schema, executable
+from gateway.graphql.schema.build import build_schema, executable
 from gateway.models import MachineKind, OperationKind, OperationState
 from tests.reads import strategies as reads
 from tests.reads.queries import Queries

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from gateway.rest import regexes
 from gateway.store.database import Transaction
-from tests.api import asking
-from tests.api.following import by_sse
 from tests.databases import SLOW_KINDS, Databases
+from tests.graphql import asking
+from tests.graphql.following import by_sse
 from tests.reads import test_laws  # noqa: F401 - loads the profile that bounds the examples
 from tests.rights.strategies import KINDS as COLLECTIONS
 from tests.rights.strategies import SCHEMA, Curious, pages, rest_requests, wishes

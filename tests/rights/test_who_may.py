@@ -10,13 +10,13 @@ from graphql import GraphQLInterfaceType, get_named_type, is_leaf_type
 
 from gateway.access.roles import Roles
 from gateway.access.tokens import create_token
-from gateway.api.schema import build_schema, executable
 from gateway.config import Settings
+from gateway.graphql.schema.build import build_schema, executable
 from gateway.models import MachineKind, SnapshotAction
 from gateway.rest.classes import COLLECTIONS
-from tests.api.asking import execute, latency
-from tests.api.following import by_sse
 from tests.databases import SLOW_KINDS, Databases
+from tests.graphql.asking import execute, latency
+from tests.graphql.following import by_sse
 from tests.rights.callers import ANONYMOUS, BUILT, CALLERS, OWN_ROLES, STRANGER, TENANT, Asking
 from tests.rights.table import GRAPHQL, PAGES, REST, TABLE, Rule
 from tests.rights.walking import FORBIDDEN, NOT_THERE, UNKNOWN, YES, ask, machine, operation, prepare

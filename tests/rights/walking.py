@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from gateway.models import MachineKind, OperationKind
-from tests.api import asking
+from tests.graphql import asking
 from tests.rights.callers import CALLERS, TENANT, Asking
 from tests.rights.table import INSTANCE, REST, VM
 from tests.serving import Served

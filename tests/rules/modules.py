@@ -23,8 +23,10 @@ class Module(NamedTuple):
         return str(self.path.relative_to(ROOT))
 
     @property
-    def room(self) -> str:
-        """The folder in `gateway/`, or the module itself where it stands there."""
+    def package(self) -> str:
+        """The package in `gateway/`, or the module at its top level. The simulator counts as a package of its own."""
+        if self.name.startswith("gateway.drivers.simulator"):
+            return "simulator"
         return self.name.split(".")[1] if "." in self.name else ""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.config import Settings, variable
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, ProviderError, Refusal
-from gateway.telemetry.measures import FAMILIES
+from gateway.telemetry.metrics import FAMILIES
 
 
 def settings_table() -> list[str]:

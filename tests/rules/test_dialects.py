@@ -14,8 +14,8 @@ from gateway.config import Settings
 from gateway.store.migrations import triggers
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.statements import Statement
-from tests.api.asking import CREATE
 from tests.databases import Databases
+from tests.graphql.asking import CREATE
 from tests.serving import served
 
 # What any of them understands: the words of SQL, and its commonest types and functions.

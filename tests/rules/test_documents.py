@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from gateway.__main__ import main
 from gateway.config import Settings, variable
 from gateway.errors import MEANINGS, ErrorCode
-from gateway.providers import DRIVERS, SIMULATED, read_providers
+from gateway.inventory.provider_configuration import DRIVERS, SIMULATED, read_providers
 from gateway.reads.filters import DEEPEST, LONGEST_TEXT, MOST_CONDITIONS, MOST_STARS
 from gateway.reads.ids import PREFIXES
 from gateway.reads.pages import DEFAULT_SIZE, LARGEST
@@ -57,7 +57,7 @@ def test_the_transports_refuse_with_the_statuses_that_are_told() -> None:
     used = {
         node.args[0].value
         for module in modules().values()
-        if module.room == "api"
+        if module.package in {"graphql", "http"}
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Fault" and isinstance(node.args[0], ast.Constant)
     }

@@ -1,90 +1,36 @@
-"""Imports point one way: DESIGN's arrows, held."""
+"""Imports point one way: the layers of the architecture, and who may import which library."""
 
 import ast
 
-from tests.rules.modules import imports, modules
+from tests.rules.modules import Module, imports, modules
 
-# What each room may import of the others. `access` knows of drivers only what they say they can do.
-ARROWS: dict[str, set[str]] = {
-    "__main__": {
-        "supervising",
-        "serving",
-        "telemetry",
-        "app",
-        "api",
-        "access",
-        "inventory",
-        "operations",
-        "providers",
-        "store",
-        "config",
-        "errors",
-    },
-    "supervising": {"worker_process", "serving", "telemetry", "app", "config", "errors"},
-    "worker_process": {"serving", "telemetry", "app", "config", "errors"},
-    "serving": {"app", "pages", "telemetry", "connections", "tls", "config", "errors"},
-    "connections": {"config"},
-    "tls": {"config", "errors"},
-    "app": {
-        *(
-            "surfaces",
-            "health",
-            "telemetry",
-            "api",
-            "rest",
-            "inventory",
-            "operations",
-            "reads",
-            "access",
-            "drivers",
-            "store",
-            "web",
-        ),
-        *("providers", "config", "audit", "models", "columns", "errors"),
-    },
-    "surfaces": {
-        *("pages", "health", "telemetry", "api", "rest", "operations", "access", "store", "web"),
-        "config",
-    },
-    "providers": {"drivers", "config", "errors"},
-    "pages": {"api", "health"},
-    "health": {"store"},
-    "telemetry": {"api", "operations", "access", "drivers", "store", "config", "audit", "models", "columns", "errors"},
-    "api": {"deadlines", "operations", "reads", "access", "store", "config", "audit", "models", "columns", "errors"},
-    "rest": {"deadlines", "operations", "reads", "access", "store", "config", "audit", "models", "columns", "errors"},
-    "inventory": {
-        "operations",
-        "reads",
-        "access",
-        "drivers",
-        "store",
-        "config",
-        "audit",
-        "models",
-        "columns",
-        "errors",
-    },
-    "operations": {"access", "drivers", "store", "config", "audit", "models", "columns", "errors"},
-    "reads": {"access", "store", "audit", "models", "columns", "errors"},
-    "access": {"drivers", "store", "config", "audit", "identities", "models", "columns", "errors"},
-    "drivers": {"models", "columns", "errors"},
-    "store": {"deadlines", "audit", "identities", "models", "columns", "errors"},
-    "config": {"errors"},
-    "audit": {"models", "columns"},
-    "identities": {"models", "columns"},
-    "models": {"columns", "errors"},
-    "columns": set(),
-    "deadlines": set(),
-    "errors": set(),
-    "web": set(),
-}
+# From the top down: a package imports only packages of the layers below its own.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("server",),
+    ("app",),
+    ("telemetry",),  # beside the others: it observes them, and only `app`, `server` and `__main__` import it
+    ("graphql", "rest"),
+    ("inventory",),
+    ("simulator",),  # the driver whose machines live in the gateway's own database
+    ("http", "reads", "operations", "changes"),
+    ("access",),
+    ("drivers",),
+    ("store",),
+    ("models", "config", "deadlines"),
+    ("columns", "errors"),
+    ("web",),
+)
+_DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
+_SIMULATOR_USERS = {"gateway.__main__", "gateway.inventory.demo"}
+_OBSERVERS = {"__main__", "server", "app", "telemetry"}
 
-# Who may know of what others wrote.
-KNOWN_ONLY_TO = {
-    "strawberry": {"api"},
-    "graphql": {"api"},
-    "starlette": {"api", "rest", "app", "surfaces", "pages", "telemetry", "web"},
-    "uvicorn": {"serving", "connections"},
+# Libraries that only these packages may import.
+IMPORTED_ONLY_BY = {
+    "strawberry": {"graphql"},
+    "graphql": {"graphql"},
+    "starlette": {"graphql", "http", "rest", "app", "telemetry", "web"},
+    "uvicorn": {"server"},
     "click": {"__main__"},
     "alembic": {"store"},
     "opentelemetry": {"telemetry"},
@@ -97,25 +43,37 @@ KNOWN_ONLY_TO = {
 }
 
 
-def test_rooms_import_only_what_they_may() -> None:
+def _imported_packages(module: Module) -> list[tuple[int, str, str]]:
+    """Line, module and package of each import from another package of the gateway."""
+    found = [(line, name, modules()[name].package) for line, name in imports(module) if name in modules()]
+    return [one for one in found if one[2] != module.package]
+
+
+def test_every_package_has_a_layer() -> None:
+    assert {module.package for module in modules().values()} - {""} == set(_DEPTH)
+
+
+def test_imports_point_down() -> None:
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()
-        for line, name in imports(module)
-        if name.startswith("gateway.") and (room := name.split(".")[1]) != module.room
-        if room not in ARROWS.get(module.room, set())
+        for line, name, package in _imported_packages(module)
+        if _DEPTH[package] <= _DEPTH[module.package]
     ]
     assert wrong == []
 
 
-def test_arrows_make_no_circle() -> None:
-    left = {room: set(others) for room, others in ARROWS.items()}
-    while ends := [room for room, others in left.items() if not others]:
-        left = {room: others - {*ends} for room, others in left.items() if room not in ends}
-    assert left == {}
+def test_only_what_composes_the_gateway_imports_telemetry() -> None:
+    wrong = [
+        f"{module.place}:{line} imports {name}"
+        for module in modules().values()
+        for line, name, package in _imported_packages(module)
+        if package == "telemetry" and module.package not in _OBSERVERS
+    ]
+    assert wrong == []
 
 
-def test_modules_make_no_circle() -> None:
+def test_modules_form_no_cycle() -> None:
     left = {
         module.name: {name for _, name in imports(module) if name in modules() and name != module.name}
         for module in modules().values()
@@ -125,39 +83,41 @@ def test_modules_make_no_circle() -> None:
     assert sorted(left) == []
 
 
-def test_libraries_stay_in_their_rooms() -> None:
+def test_libraries_stay_in_their_packages() -> None:
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()
         for line, name in imports(module)
-        if module.room not in KNOWN_ONLY_TO.get(name.split(".")[0], {module.room})
+        if module.package not in IMPORTED_ONLY_BY.get(name.split(".")[0], {module.package})
     ]
     assert wrong == []
 
 
-def test_a_driver_imports_only_the_contract() -> None:
-    """And its own other parts: `proxmox_api` belongs to `proxmox`."""
-    port = {f"gateway.drivers.{name}" for name in ("base", "marks", "options", "threads")}
+def test_a_driver_imports_only_the_port() -> None:
+    """And its own package."""
+    port = {f"gateway.drivers.{name}" for name in ("base", "operation_tags", "options", "threads")}
     allowed = port | {"gateway.errors", "gateway.models", "gateway.columns"}
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()
-        if module.room == "drivers"
+        if module.package == "drivers"
         for line, name in imports(module)
         if name.startswith("gateway")
         and name not in allowed
-        and not name.startswith(f"{module.name.partition('_')[0]}_")
+        and not name.startswith(".".join(module.name.split(".")[:3]))
     ]
     assert wrong == []
 
 
-def test_only_the_root_names_a_driver() -> None:
+def test_only_the_composition_root_names_a_driver() -> None:
+    """But for the simulator, which the demo world is made of and `gateway simulate` sets."""
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()
-        if module.room not in {"app", "drivers"}
         for line, name in imports(module)
-        if name.startswith("gateway.drivers") and name not in {"gateway.drivers.base", "gateway.drivers.options"}
+        if (name.startswith("gateway.drivers") and module.package not in {"app", "drivers", "simulator"})
+        and name not in {"gateway.drivers.base", "gateway.drivers.options"}
+        and not (name.startswith("gateway.drivers.simulator.") and module.name in _SIMULATOR_USERS)
     ]
     assert wrong == []
 
@@ -166,7 +126,7 @@ def test_only_config_reads_the_environment() -> None:
     wrong = [
         f"{module.place}:{node.lineno}"
         for module in modules().values()
-        if module.room != "config"
+        if module.package != "config"
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv", "os.environb"}
     ]

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+import gateway.app  # noqa: F401 - it imports every module that defines tables
 from gateway.store import migrate as migrating
 from gateway.store.migrate import check, migrate, revisions
 from tests.databases import KINDS, Databases

@@ -16,8 +16,8 @@ from graphql import (
     is_specified_scalar_type,
 )
 
-from gateway.api.schema import print_sdl
 from gateway.errors import ErrorCode
+from gateway.graphql.schema.build import print_sdl
 from tests.rules.markdown import ROOT
 
 

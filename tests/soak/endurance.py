@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
-from tests.api.asking import CREATE, DELETE
 from tests.crash.world import Home
 from tests.forked import Forked
+from tests.graphql.asking import CREATE, DELETE
 from tests.soak.asking import Answer, Connection, allow_many_connections, request, resident_mib
 
 _SAMPLES = 12

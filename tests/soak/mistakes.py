@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.operations import idempotency, leases, worker
-from gateway.operations.queues import Queues
+from gateway.operations.admission import Queues
 from gateway.store.database import Transaction
 from gateway.store.statements import Statement
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from tests.api.asking import CREATE
 from tests.crash.world import Home
+from tests.graphql.asking import CREATE
 from tests.soak.asking import Connection, allow_many_connections, request, resident_mib
 from tests.soak.fleet import Fleet
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.access.caller import CALLER
-from gateway.api.request_id import REQUEST_ID
 from gateway.config import Settings
+from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
 from gateway.telemetry import logs
 from tests.cli.programs import refusal
@@ -80,7 +80,7 @@ def test_requests_are_told_of_without_what_they_ask(databases: Databases, caplog
         for _ in range(2):
             gateway.ask(NAMED, name=SECRET)
         gateway.http.get("/api/vms", params={"filter[]": f"name='{SECRET}'"})
-    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.telemetry.observing"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.telemetry.instrumentation"]
     assert [line.rpartition(" in ")[0] for line in lines if " in " in line] == [
         "POST /graphql 200",
         "POST /graphql 200",

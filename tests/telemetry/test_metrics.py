@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.exposition import render
-from gateway.telemetry.measures import BOUNDS, FAMILIES, Measures, Sample, Sum
-from gateway.telemetry.reading import stored
-from tests.api.asking import CREATE
+from gateway.telemetry.gauges import stored
+from gateway.telemetry.metrics import BOUNDS, FAMILIES, Measures, Sample, Sum
 from tests.cli.programs import refusal, serving
 from tests.databases import Databases
+from tests.graphql.asking import CREATE
 from tests.rules.markdown import ROOT, table
 from tests.rules.tables import metrics_table
 from tests.serving import Served

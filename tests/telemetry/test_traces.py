@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from gateway.config import Settings
-from tests.api.asking import CREATE
 from tests.cli.programs import refusal
 from tests.databases import KINDS, Databases
+from tests.graphql.asking import CREATE
 from tests.serving import served
 from tests.telemetry.collector import Seen, collecting
 

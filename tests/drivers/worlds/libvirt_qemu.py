@@ -30,7 +30,7 @@ def shared() -> libvirtd.Libvirtd:
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    driver = importlib.import_module("gateway.drivers.libvirt")
+    driver = importlib.import_module("gateway.drivers.libvirt.driver")
     daemon = shared()
     try:
         machine = daemon.add("machine", running=False)

@@ -35,7 +35,7 @@ def node_xml(machine: str = "", **more: str) -> str:
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    driver = importlib.import_module("gateway.drivers.libvirt")
+    driver = importlib.import_module("gateway.drivers.libvirt.driver")
     node = directory / "node.xml"
     node.write_text(node_xml())
     options = driver.Options(address=f"test://{node}")

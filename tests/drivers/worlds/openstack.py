@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from gateway.drivers import openstack_api
+from gateway.drivers.openstack import api
 from gateway.models import MachineKind
 from tests.drivers.subject import Subject
 from tests.hypervisors.openstack_double import cloud
@@ -19,7 +19,7 @@ def lacking() -> str | None:
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    with patch.object(openstack_api, "LOOK", 0.001), cloud() as double:
+    with patch.object(api, "LOOK", 0.001), cloud() as double:
         machine = double.boot()
         for state in ("stopped", "building"):
             double.boot(state, state)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.drivers.openstack import Options, make
+from gateway.drivers.openstack.driver import Options, make
 from gateway.drivers.options import Secret
 from gateway.models import MachineKind
 from tests.drivers.subject import Subject

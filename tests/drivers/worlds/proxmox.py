@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.drivers.options import Secret
-from gateway.drivers.proxmox import Options, ProxmoxDriver, make
+from gateway.drivers.proxmox.driver import Options, ProxmoxDriver, make
 from tests.drivers.subject import Subject
 
 PART = "proxmox"

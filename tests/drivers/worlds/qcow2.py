@@ -4,23 +4,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.drivers.qcow2 import Options, make
-from tests.drivers import images
+from gateway.drivers.qcow2.driver import Options, make
+from tests.drivers import image_files
 from tests.drivers.subject import Subject
 
 PART = "qcow2"
 
 
 def lacking() -> str | None:
-    return images.lacking()
+    return image_files.lacking()
 
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
     folder = directory / "images"
     folder.mkdir()
-    images.image(folder / "vm.qcow2")
-    images.image(folder / "foreign")
-    images.image(directory / "foreign.qcow2")
-    with images.opened(images.image(folder / "running.qcow2")):
+    image_files.image(folder / "vm.qcow2")
+    image_files.image(folder / "foreign")
+    image_files.image(directory / "foreign.qcow2")
+    with image_files.opened(image_files.image(folder / "running.qcow2")):
         yield Subject(make("p", Options(directory=str(folder)), 2), "vm.qcow2", descriptions=False)

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gateway.drivers.simulated import SimulatedDriver
+from gateway.drivers.simulator.driver import SimulatedDriver
+from gateway.drivers.simulator.world import Simulation
 from gateway.models import MachineKind, PowerState
 from gateway.store.migrate import migrate
 from gateway.store.opening import open_database
-from gateway.store.simulation import Simulation
 from tests.drivers.subject import Subject
 
 PART = "simulated"

@@ -1,0 +1,1 @@
+"""The change feed: every change of a published row, once, in commit order."""

@@ -1,0 +1,63 @@
+"""The tables of the `simulated` driver: its own record of machines, apart from the inventory."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Index
+from sqlmodel import Field, SQLModel
+
+from gateway.columns import Text, UtcDateTime
+from gateway.models import MachineKind, PowerState, enum_column, optional_column
+
+
+class SimulatedMachine(SQLModel, table=True):
+    """A machine of the `simulated` driver: its own truth, apart from the inventory."""
+
+    __tablename__: ClassVar[Any] = "simulated_machine"
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    provider: str = Field(sa_type=Text, index=True)
+    kind: MachineKind = Field(sa_type=enum_column(MachineKind))
+    name: str = Field(sa_type=Text)
+    description: str | None = optional_column()
+    power_state: PowerState = Field(sa_type=enum_column(PowerState))
+    host: str | None = optional_column()
+    flavor: str | None = optional_column()
+    availability_zone: str | None = optional_column()
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    current_ref: str | None = optional_column()
+    latency_ms: int = Field(default=1_500)  # how long each piece of work takes
+    fault: str | None = optional_column()  # JSON: see drivers/simulator/driver.py
+
+
+class SimulatedSnapshot(SQLModel, table=True):
+    """A snapshot of the `simulated` driver."""
+
+    __tablename__: ClassVar[Any] = "simulated_snapshot"
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    machine_ref: str = Field(sa_type=Text, index=True)
+    token: str | None = optional_column()
+    name: str = Field(sa_type=Text)
+    description: str | None = optional_column()
+    memory: bool = False
+    parent_ref: str | None = optional_column()
+    size_bytes: int | None = optional_column(BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class SimulatedTask(SQLModel, table=True):
+    """Work of the `simulated` driver, which goes on whether or not anybody waits: done when `done_at` has passed."""
+
+    __tablename__: ClassVar[Any] = "simulated_task"
+    __table_args__ = (Index("ix_simulated_task_machine", "machine_ref", "applied", "done_at"),)
+
+    ref: str = Field(primary_key=True, sa_type=Text)
+    machine_ref: str = Field(sa_type=Text)
+    token: str = Field(sa_type=Text, index=True)
+    verb: str = Field(sa_type=Text)  # create, revert, delete
+    argument: str = Field(sa_type=Text)  # JSON
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    done_at: datetime = Field(sa_type=UtcDateTime)
+    applied: bool = False  # its effect is in the tables above
+    error: str | None = optional_column()  # how it will end, when not well

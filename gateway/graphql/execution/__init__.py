@@ -1,0 +1,1 @@
+"""Runs GraphQL documents: parse, validate, compile, bind, execute."""

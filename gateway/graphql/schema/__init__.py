@@ -1,0 +1,1 @@
+"""The GraphQL schema: types, inputs, mutations and subscriptions, declared with Strawberry."""

@@ -1,0 +1,1 @@
+"""The import of ManageIQ dumps: parse, stage, check, merge."""

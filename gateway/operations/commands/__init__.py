@@ -1,0 +1,1 @@
+"""What a caller can ask the gateway to change: one file per command."""

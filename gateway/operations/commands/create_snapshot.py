@@ -1,0 +1,86 @@
+"""Decides on `createSnapshot` and `createSnapshots`, and records what is accepted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.access.caller import Caller
+from gateway.access.capabilities import Matrices, machine_refusal
+from gateway.columns import now
+from gateway.errors import Refusal
+from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
+from gateway.operations.admission import Backlog, Queues, Wished, enqueue
+from gateway.operations.commands.base import MachineTarget, NewSnapshot, Outcome
+from gateway.operations.targets import facts, lock_machines, machine_of
+from gateway.store.database import Transaction
+from gateway.store.statements import InsertMany, Statement
+
+_INSERT = Statement(
+    InsertMany(
+        Snapshot,
+        once=("tenant", "name", "description", "state", "memory", "created_at", "created_by"),
+        each=("machine_id",),
+        returning=("id", "machine_id"),
+    )
+)
+
+
+async def create_snapshots(
+    tx: Transaction,
+    caller: Caller,
+    targets: Sequence[MachineTarget],
+    new: NewSnapshot,
+    matrices: Matrices,
+    backlog: Backlog,
+) -> list[Outcome]:
+    """One outcome per target, in order. A machine that is named twice gets one snapshot."""
+    machines = await lock_machines(tx, caller, targets)
+    queues = await Queues.load(tx, backlog, list(machines), len(machines))
+    accepted: dict[int, Any] = {}
+    refused: dict[int, Refusal] = {}
+    outcomes: list[Outcome | int] = []  # or the machine that one is for
+    for target in targets:
+        try:
+            machine = machine_of(target, machines)
+        except Refusal as refusal:
+            outcomes.append(Outcome(refusal=refusal))
+            continue
+        outcomes.append(machine.id)
+        if machine.id in accepted or machine.id in refused:
+            continue
+        if refusal_ := _refusal(machine, new, matrices, caller) or queues.take(machine):
+            refused[machine.id] = refusal_
+        else:
+            accepted[machine.id] = machine
+    done = await _record(tx, caller, list(accepted.values()), new) if accepted else {}
+    done |= {number: Outcome(machine_id=number, refusal=refusal) for number, refusal in refused.items()}
+    return [done[outcome] if isinstance(outcome, int) else outcome for outcome in outcomes]
+
+
+def _refusal(machine: Any, new: NewSnapshot, matrices: Matrices, caller: Caller) -> Refusal | None:
+    # One or the other: some providers can snapshot a machine that runs with its memory only.
+    action = SnapshotAction.CREATE_WITH_MEMORY if new.memory else SnapshotAction.CREATE
+    return machine_refusal(action, facts(machine), matrices, caller)
+
+
+async def _record(tx: Transaction, caller: Caller, machines: Sequence[Any], new: NewSnapshot) -> dict[int, Outcome]:
+    """The outcomes by machine."""
+    # No parent, and not current: that is known when the provider has made it.
+    rows = await tx.all(
+        _INSERT,
+        items=[{"machine_id": machine.id} for machine in machines],
+        tenant=caller.tenant,
+        name=new.name,
+        description=new.description,
+        state=SnapshotState.CREATING,
+        memory=new.memory,
+        created_at=now(),
+        created_by=caller.name,
+    )
+    snapshots = {row.machine_id: row.id for row in rows}
+    wish = {"name": new.name, "description": new.description, "memory": new.memory}
+    wishes = [Wished(machine, snapshots[machine.id], new.name, wish) for machine in machines]
+    numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, wishes)
+    return {
+        machine.id: Outcome(number, snapshots[machine.id], machine.id)
+        for machine, number in zip(machines, numbers, strict=True)
+    }

@@ -1,0 +1,153 @@
+"""Decides on `deleteSnapshots` and records what is accepted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlmodel import col, select
+
+from gateway.access.caller import Caller
+from gateway.access.capabilities import Matrices, snapshot_refusal
+from gateway.errors import Aborted, LimitExceeded, Refusal
+from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
+from gateway.operations.admission import Backlog, Queues, Wished, enqueue
+from gateway.operations.commands.base import MAX_DELETED, Outcome, Target
+from gateway.operations.statements import SET_STATES
+from gateway.operations.targets import facts, lock_snapshots, name_conflicts, snapshot_of
+from gateway.store.database import Transaction
+from gateway.store.statements import Beside, OneOf, Statement
+
+_tree = (
+    sa.select(col(Snapshot.id).label("id"))
+    .where(Beside(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    .cte("tree", recursive=True)
+)
+_tree = _tree.union(sa.select(col(Snapshot.id)).where(col(Snapshot.parent_id) == _tree.c.id))
+_SUBTREES = Statement(select(_tree.c.id).limit(MAX_DELETED + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How to delete."""
+
+    with_descendants: bool
+    all_or_nothing: bool
+    dry_run: bool
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Every snapshot that the request is about, descendants included, and what is to become of each."""
+
+    given: set[int]
+    snapshots: Mapping[int, Any]
+    machines: Mapping[int, Any]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    def order(self) -> list[int]:
+        """Leaves first."""
+        return sorted(self.snapshots, key=lambda number: (-len(self.line(number)), number))
+
+    def line(self, number: int) -> list[int]:
+        """The snapshot and what it was taken on top of, as far as that is part of the request."""
+        line = [number]
+        while (parent := self.snapshots[line[-1]].parent_id) in self.snapshots:
+            line.append(parent)
+        return line
+
+
+async def delete_snapshots(
+    tx: Transaction,
+    caller: Caller,
+    targets: Sequence[Target],
+    manner: Manner,
+    matrices: Matrices,
+    backlog: Backlog,
+) -> list[Outcome]:
+    """One outcome per target, in order, then the descendants pulled in, in order of deletion.
+
+    Raises LimitExceeded when descendants make the request too large.
+    """
+    given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
+    plan = await _plan(tx, caller, given, manner)
+    queues = await Queues.load(tx, backlog, list(plan.machines), len(plan.snapshots))
+    order = plan.order() if manner.with_descendants else [number for number in given if number in plan.snapshots]
+    refusals = await _refusals(tx, caller, plan, matrices)
+    for number in order:
+        machine = plan.machines[plan.snapshots[number].machine_id]
+        refusal = refusals.get(number) or queues.take(machine)
+        plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
+    outcomes = _in_order_of_request(plan, targets, order)
+    if manner.all_or_nothing and any(outcome.refusal for outcome in outcomes):
+        return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
+    if manner.dry_run:
+        return outcomes
+    await _record(tx, caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
+    return _in_order_of_request(plan, targets, order)
+
+
+async def _plan(tx: Transaction, caller: Caller, given: list[int], manner: Manner) -> _Plan:
+    snapshots, machines = await lock_snapshots(tx, caller, given)
+    if manner.with_descendants and snapshots:
+        rows = await tx.all(_SUBTREES, tenant=caller.tenant, ids=list(snapshots))
+        if len(rows) > MAX_DELETED:
+            raise LimitExceeded(f"with their descendants these are more than {MAX_DELETED} snapshots", path=("ids",))
+        # A snapshot and its descendants have one machine, so this locks nothing more.
+        snapshots, machines = await lock_snapshots(tx, caller, [row.id for row in rows])
+    return _Plan(set(given), snapshots, machines)
+
+
+async def _refusals(tx: Transaction, caller: Caller, plan: _Plan, matrices: Matrices) -> dict[int, Refusal]:
+    """Why snapshots cannot be deleted, by number; those that can are left out."""
+    refusals = {}
+    for number, snapshot in plan.snapshots.items():
+        on_provider, machine = snapshot.provider_ref is not None, facts(plan.machines[snapshot.machine_id])
+        refusal = snapshot_refusal(SnapshotAction.DELETE, snapshot.state, on_provider, machine, matrices, caller)
+        if refusal is not None:
+            refusals[number] = refusal
+    return await name_conflicts(tx, refusals)
+
+
+async def _record(tx: Transaction, caller: Caller, plan: _Plan, numbers: Sequence[int]) -> None:
+    """Accepts these, and says so in their outcomes."""
+    if not numbers:
+        return
+    await tx.run(SET_STATES, ids=numbers, new_state=SnapshotState.DELETING)
+    snapshots = [plan.snapshots[number] for number in numbers]
+    wishes = [
+        Wished(plan.machines[snapshot.machine_id], snapshot.id, snapshot.name, {"previous": snapshot.state})
+        for snapshot in snapshots
+    ]
+    for number, operation in zip(
+        numbers, await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, wishes), strict=True
+    ):
+        plan.outcomes[number] = replace(plan.outcomes[number], operation_id=operation)
+
+
+def _in_order_of_request(plan: _Plan, targets: Sequence[Target], order: Sequence[int]) -> list[Outcome]:
+    outcomes = []
+    for index, target in enumerate(targets):
+        try:
+            number = snapshot_of(target, plan.snapshots).id
+        except Refusal as refusal:
+            outcomes.append(Outcome(refusal=refusal.at("ids", index)))
+            continue
+        outcomes.append(plan.outcomes[number])
+    outcomes += [plan.outcomes[number] for number in order if number not in plan.given]
+    for number, outcome in plan.outcomes.items():
+        if outcome.refusal is not None:
+            outcome.refusal.at("ids", _index(plan, targets, number))
+    return outcomes
+
+
+def _index(plan: _Plan, targets: Sequence[Target], number: int) -> int:
+    """Where the request names the snapshot, or what it was pulled in by."""
+    return targets.index(next(step for step in plan.line(number) if step in plan.given))
+
+
+def _aborted(plan: _Plan, targets: Sequence[Target], outcome: Outcome) -> Outcome:
+    assert outcome.snapshot_id is not None
+    refusal = Aborted("nothing was deleted because another snapshot of the request was refused")
+    return replace(outcome, refusal=refusal.at("ids", _index(plan, targets, outcome.snapshot_id)))

@@ -1,0 +1,1 @@
+"""uvicorn, TLS, connections, the supervisor and its worker processes."""

@@ -1,0 +1,254 @@
+"""What one operation may hold and cost, and that nothing is done of one that is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from tests.counting import counted_by_request
+from tests.databases import Databases
+from tests.graphql.following import by_sse, by_websocket
+from tests.graphql.refusing import literal
+from tests.serving import Served, served
+
+ASKED = {"cost": True}
+LIMIT = Settings().max_cost
+
+
+@pytest.fixture(scope="module")
+def gateway(databases: Databases) -> Iterator[Served]:
+    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def strict(databases: Databases) -> Iterator[Served]:
+    settings = Settings(
+        database_url=databases.new("sqlite"),
+        max_tokens=60,
+        max_fields=12,
+        max_depth=5,
+        max_aliases=3,
+        max_directives=2,
+        max_cost=100,
+        credentials_trusted=3_600,  # to look whether anybody is asked who they are takes a statement
+    )
+    with served(settings, demo=True) as gateway:
+        gateway.ask("{ viewer { name } }")
+        yield gateway
+
+
+def refusals(gateway: Served, query: str, variables: dict[str, Any] | None = None) -> list[tuple[str, str]]:
+    body = gateway.post(query, variables)
+    assert list(body) == ["errors"]
+    return [(error["extensions"]["code"], error["message"]) for error in body["errors"]]
+
+
+# ---- size
+
+
+@pytest.mark.parametrize(
+    ("query", "what"),
+    [
+        ('{ vm(id: "vm-11") { snapshots { nodes { parent { parent { id } } } } } }', "5 levels"),
+        ('{ vm(id: "vm-11") { ...F } } fragment F on Vm { snapshots { nodes { parent { parent { id } } } } }',
+         "5 levels"),
+        ("{ a: __typename b: __typename c: __typename d: __typename }", "3 aliases"),
+        ("{ ...F ...F ...F ...F } fragment F on Query { a: __typename }", "3 aliases"),
+        ("{ a: __typename ... { b: __typename ...F } } fragment F on Query { c: __typename d: __typename }",
+         "3 aliases"),
+        ("query A { __typename } query B { a: __typename b: __typename c: __typename d: __typename }", "3 aliases"),
+        ("query @skip(if: true) { __typename @include(if: true) @skip(if: false) }", "2 directives"),
+        ("{ ...F @a } fragment F on Query { a: __typename @b b: __typename @c }", "2 directives"),
+        ("{ __typename @a @b @c }", "2 directives"),
+        ("{ " + "__typename " * 13 + "}", "12 fields"),
+        ("{ ...F ...F ...F } fragment F on Query { viewer { name roles tenant } __typename }", "12 fields"),
+    ],
+)  # fmt: skip
+def test_size(strict: Served, query: str, what: str) -> None:
+    """Before it is validated: the last document is not valid."""
+    assert refusals(strict, query) == [("LIMIT_EXCEEDED", f"The operation has more than {what}.")]
+
+
+def test_what_is_just_small_enough(strict: Served) -> None:
+    query = """query { a: vm(id: "vm-11") @include(if: true) { b: snapshots(first: 1) @skip(if: false) {
+        nodes { machine { c: id } } } } }"""
+    assert strict.ask(query) == {"a": {"b": {"nodes": [{"machine": {"c": "vm-11"}}]}}}
+
+
+def test_tokens(strict: Served) -> None:
+    assert "60 tokens" in refusals(strict, "{ viewer { " + "name " * 60 + "} }")[0][1]
+
+
+def test_fragments_that_hide_how_deep_they_go(gateway: Served) -> None:
+    chain = " ".join(f"fragment F{number} on Query {{ ...F{number + 1} }}" for number in range(600))
+    query = f"{{ ...F0 }} {chain} fragment F600 on Query {{ __typename }}"
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 20 levels.")]
+    doubling = " ".join(f"fragment F{number} on Query {{ ...F{number + 1} ...F{number + 1} }}" for number in range(60))
+    query = f"{{ ...F0 }} {doubling} fragment F60 on Query {{ a: __typename }}"
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 100 aliases.")]
+    loop = "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"
+    assert refusals(gateway, loop)[0][0] == "GRAPHQL_VALIDATION_FAILED"
+
+
+def repeated(number: int) -> list[str]:
+    """What a validator compares pair by pair: fields, also in a fragment that nobody spreads, and fragments."""
+    numbers = range(number)
+    return [
+        f"{{ {'__typename ' * number} }}",
+        f"{{ {'viewer { name }' * number} }}",
+        f"{{ __typename }} fragment F on Query {{ {'__typename ' * number} }}",
+        f"{{ {' '.join(f'...F{n}' for n in numbers)} }} "
+        + " ".join(f"fragment F{n} on Query {{ __typename }}" for n in numbers),
+    ]
+
+
+@pytest.mark.parametrize("query", repeated(380), ids=["field", "object", "unused", "fragments"])
+def test_what_takes_long_to_compare(gateway: Served, query: str) -> None:
+    message = "The document repeats fields or fragments so often that it takes too long to compare them."
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", message)]
+
+
+def test_what_is_repeated_as_often_as_frontends_do(gateway: Served) -> None:
+    field, object_, unused, fragments = repeated(90)
+    assert gateway.ask(field) == gateway.ask(fragments) == {"__typename": "Query"}
+    assert gateway.ask(object_) == {"viewer": {"name": "local"}}
+    assert refusals(gateway, unused) == [("GRAPHQL_VALIDATION_FAILED", "Fragment 'F' is never used.")]
+
+
+def test_branching_fragments_are_not_compiled(gateway: Served) -> None:
+    """Each level selects the next four times, so that a small document is an operation without an end."""
+    inner = "parent { ...S%d } children { nodes { ...S%d } } machine { currentSnapshot { ...S%d } }"
+    levels = [f"fragment S{n} on Snapshot {{ {inner.replace('%d', str(n + 1))} }}" for n in range(6)]
+    query = f'{{ node(id: "snapshot-1") {{ ...S0 }} }} {" ".join(levels)} fragment S6 on Snapshot {{ id }}'
+    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 1000 fields.")]
+
+
+def test_introspection_is_small_enough(gateway: Served) -> None:
+    """GraphiQL's, which follows nine wrappers of a type."""
+    wrapped = "ofType { " * 9 + "name" + " }" * 9
+    query = f"{{ __schema {{ types {{ fields {{ args {{ type {{ {wrapped} }} }} }} }} }} }}"
+    body = gateway.post(query, extensions=ASKED)
+    assert body["extensions"] == {"cost": {"requested": 0, "limit": LIMIT}}
+    assert "errors" not in body
+
+
+# ---- cost
+
+IDS = ["vm-11", "instance-201", "x"]
+CREATE_TWO = """mutation ($ids: [ID!]!) { createSnapshots(input: {machineIds: $ids, name: "n"}) {
+    results { operation { machine { snapshots(first: 3) { nodes { id } } } } } } }"""
+BY_TYPE = """query ($i: [ID!]!) { nodes(ids: $i) { ... on Vm { currentSnapshot { id } }
+    ... on Snapshot { machine { snapshots(first: 2) { nodes { id } } } } } }"""
+BY_KIND = """{ node(id: "vm-11") { ... on Vm { snapshots(first: 2) { nodes { id } } }
+    ... on Instance { snapshots(first: 9) { nodes { id } } } } }"""
+MERGED = """{ vm(id: "vm-11") { ...F ...F } vm(id: "vm-11") { ...F } }
+    fragment F on Machine { snapshots(first: 5) { nodes { id } } }"""
+SKIPPED = 'query ($s: Boolean!) { vm(id: "vm-11") { snapshots @skip(if: $s) { nodes { id } } } }'
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "cost"),
+    [
+        ("{ __typename viewer { name roles } }", {}, 0),
+        ("{ providers { name machineCount } }", {}, 1 + 10),
+        ('{ vm(id: "vm-11") { id name capabilities { action } } }', {}, 1),
+        ('{ vm(id: "vm-11") { currentSnapshot { parent { id } } } }', {}, 3),
+        ("{ snapshots { totalCount } }", {}, 1),
+        ("{ snapshots(first: 0) { nodes { id } } }", {}, 1),
+        ("{ snapshots { nodes { id } } }", {}, 1 + 50),
+        ("{ snapshots { edges { cursor node { id } } pageInfo { endCursor } totalCount } }", {}, 1 + 50),
+        ("{ snapshots(last: 7) { nodes { machine { id } } edges { node { parent { id } } } } }", {}, 1 + 7 * 3),
+        ("{ machines(first: 50) { nodes { snapshots(first: 10) { nodes { id } } } } }", {}, 1 + 50 * (1 + 1 + 10)),
+        ("query ($n: Int) { snapshots(first: $n) { nodes { id } } }", {}, 1 + 50),
+        ("query ($n: Int) { snapshots(first: $n) { nodes { id } } }", {"n": 3}, 1 + 3),
+        ("query ($n: Int = 4) { vms(first: $n) { nodes { snapshots(first: $n) { nodes { id } } } } }", {},
+         1 + 4 * (1 + 1 + 4)),
+        ("query ($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": IDS}, 1 + 3),
+        (BY_TYPE, {"i": IDS}, 1 + 3 * (1 + 1 + 1 + 2)),
+        (BY_KIND, {}, 1 + 1 + 9),
+        ('{ a: vm(id: "vm-11") { id } b: vm(id: "vm-11") { id } }', {}, 2),
+        (MERGED, {}, 1 + 1 + 5),
+        (SKIPPED, {"s": True}, 1),
+        (SKIPPED, {"s": False}, 1 + 1 + 50),
+        ('mutation { cancelOperation(input: {operationId: "x"}) { operation { machine { id } } } }', {}, 10 + 2),
+        (CREATE_TWO, {"ids": ["x", "y"]}, 2 * (10 + 1 + 1 + 1 + 3)),
+        (CREATE_TWO, {"ids": []}, 10 + 1 + 1 + 1 + 3),
+    ],
+)  # fmt: skip
+def test_what_operations_cost(gateway: Served, query: str, variables: dict[str, Any], cost: int) -> None:
+    body = gateway.post(query, variables, extensions=ASKED)
+    assert "errors" not in body
+    assert body["extensions"] == {"cost": {"requested": cost, "limit": LIMIT}}
+    for other in ({}, {"cost": False}, {"cost": "yes"}, {"other": True}):
+        assert "extensions" not in gateway.post(query, variables, extensions=other)
+
+
+def test_by_get(gateway: Served) -> None:
+    parameters = {"query": "{ snapshots(first: 2) { nodes { id } } }", "extensions": '{"cost": true}'}
+    body = gateway.http.get("/graphql", params=parameters, headers={"accept": "application/json"}).json()
+    assert body["extensions"] == {"cost": {"requested": 3, "limit": LIMIT}}
+
+
+@pytest.mark.parametrize("following", [by_sse, by_websocket])
+def test_what_a_subscription_costs(gateway: Served, following: Any) -> None:
+    operation = gateway.ask('mutation { refreshMachine(input: {machineId: "vm-11"}) { operation { id } } }')
+    id_ = operation["refreshMachine"]["operation"]["id"]
+    query = "subscription ($id: ID!) { operationUpdated(id: $id) { machine { snapshots(first: 4) { nodes { id } } } } }"
+    with following(gateway, query, members={"extensions": ASKED}, id=id_) as bodies:
+        assert [body["extensions"] for body in bodies][-1] == {"cost": {"requested": 1 + 1 + 1 + 4, "limit": LIMIT}}
+
+
+DEAR = "at most 100 is served: ask for smaller pages, or for less beneath them."
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "cost"),
+    [
+        ("{ vms(first: 100) { nodes { id } } }", {}, 101),
+        ("query ($n: Int!) { vms(first: $n) { nodes { id } } }", {"n": 1000}, 1001),
+        ("query ($n: Int!) { a: vms(first: $n) { nodes { id } } b: vms(first: $n) { nodes { id } } }", {"n": 50}, 102),
+        ("query ($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["vm-11"] * 100}, 101),
+    ],
+)
+def test_what_costs_too_much(
+    strict: Served, monkeypatch: pytest.MonkeyPatch, query: str, variables: dict[str, Any], cost: int
+) -> None:
+    counts = counted_by_request(strict, monkeypatch)
+    assert refusals(strict, query, variables) == [("LIMIT_EXCEEDED", f"The operation costs {cost}, and {DEAR}")]
+    assert counts.keys() <= {"-"}
+    if "n" in variables:
+        assert strict.ask(query, n=1)
+
+
+def test_a_wish_that_costs_too_much_is_not_fulfilled(strict: Served) -> None:
+    ids = ["vm-11", "vm-12"] * 5
+    wish = (
+        f'createSnapshots(input: {{machineIds: {literal(ids)}, name: "dear"}}) {{ results {{ operation {{ id }} }} }}'
+    )
+    cheap = 'cancelOperation(input: {operationId: "operation-1"}) { errors { code } }'
+    message = f"The operation costs 120, and {DEAR}"
+    assert refusals(strict, f"mutation {{ {cheap} {wish} }}") == [("LIMIT_EXCEEDED", message)]
+    found = strict.ask('{ snapshots(filter: {name: {eq: "dear"}}) { totalCount } }')
+    assert found == {"snapshots": {"totalCount": 0}}
+
+
+@pytest.mark.parametrize("following", [by_sse, by_websocket])
+def test_a_subscription_that_costs_too_much(strict: Served, following: Any) -> None:
+    query = "subscription { snapshotChanged { machine { snapshots(first: 99) { edges { cursor } } } } }"
+    with following(strict, query) as bodies:
+        (body,) = bodies
+    (error,) = body["errors"]
+    assert (error["extensions"]["code"], error["message"]) == (
+        "LIMIT_EXCEEDED",
+        f"The operation costs 101, and {DEAR}",
+    )
+
+
+@pytest.mark.parametrize("condition", ["skip", "include"])
+def test_a_condition_that_is_null(gateway: Served, condition: str) -> None:
+    query = f"query ($s: Boolean = true) {{ viewer @{condition}(if: $s) {{ name }} }}"
+    ((code, message),) = refusals(gateway, query, {"s": None})
+    assert code == "BAD_USER_INPUT"
+    assert message.endswith("Expected variable '$s' provided to non-null type 'Boolean!' not to be None.")

@@ -1,0 +1,150 @@
+"""The transports behind a real uvicorn on a free port of 127.0.0.1, in a thread."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx2
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from websockets.sync.client import ClientConnection, connect
+
+from gateway.access.admission import Admission
+from gateway.access.quotas import Callers
+from gateway.config import Settings
+from gateway.graphql.transports.http import GraphQLEndpoint
+from gateway.graphql.transports.sse import EventStreams
+from gateway.graphql.transports.streams import Streams
+from gateway.graphql.transports.websocket.connection import WebSocketLimits
+from gateway.graphql.transports.websocket.endpoint import SUBPROTOCOL, WebSocketEndpoint
+from gateway.http.middleware import middleware
+
+from .world import World, authenticate
+
+T = TypeVar("T")
+
+LIMIT = 100_000
+SETTINGS = Settings(
+    max_body_bytes=LIMIT,
+    cors_origins=("http://localhost:5173",),
+    allowed_hosts=("gateway.example", "only.example:81"),
+)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._streams.close()
+        await super().shutdown(sockets)
+
+
+class Serving:
+    """A running server: its addresses, its world, and a way into its event loop."""
+
+    def __init__(self, port: int, world: World, streams: Streams, server: uvicorn.Server) -> None:
+        self.origin = f"http://127.0.0.1:{port}"
+        self.url = f"{self.origin}/graphql"
+        self.world = world
+        self.streams = streams
+        self.port = port
+        self.server = server
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def within(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work` in the server's loop."""
+        assert self.loop is not None
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
+
+    def closed(self) -> None:
+        """Waits until one endless subscription has been closed."""
+        self.within(self.world.closed.acquire)
+
+    def go_on(self) -> None:
+        """Lets everything that waits go on."""
+
+        async def release() -> None:
+            self.world.go_on.set()
+
+        self.within(release)
+
+    def socket(self, *, host: str | None = None, **options: Any) -> ClientConnection:
+        """A WebSocket, that names `host` as its host if given. Uncompressed, so that sizes are what they look like."""
+        usual = {"subprotocols": [SUBPROTOCOL], "proxy": None, "compression": None}
+        uri = f"ws://{host or f'127.0.0.1:{self.port}'}/graphql"
+        wire = socket.create_connection(("127.0.0.1", self.port), 10)
+        connected: ClientConnection = connect(uri, sock=wire, **{**usual, **options})
+        return connected
+
+    def raw(self, request: bytes) -> bytes:
+        """The answer to bytes that no client library sends, up to the end of the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def application(world: World, streams: Streams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
+    admission = Admission(Callers(limits.pop("settings", SETTINGS)))
+    events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
+    http = GraphQLEndpoint(
+        world,
+        authenticate,
+        admission,
+        events,
+        max_body_bytes=SETTINGS.max_body_bytes,
+        body_timeout=limits.pop("body_timeout", 30.0),
+    )
+    ws = WebSocketEndpoint(
+        world,
+        authenticate,
+        admission.callers,
+        streams,
+        max_message_bytes=SETTINGS.max_body_bytes,
+        limits=WebSocketLimits(**limits),
+    )
+
+    async def elsewhere(request: Request) -> PlainTextResponse:
+        serving().loop = asyncio.get_running_loop()
+        return PlainTextResponse(request.state.request_id)
+
+    routes = [
+        WebSocketRoute("/graphql", ws),
+        Route("/elsewhere", elsewhere, methods=["GET", "POST", "DELETE"]),
+    ]
+    return Starlette(routes=routes, middleware=middleware(SETTINGS, admission.guarded(http)))
+
+
+@contextmanager
+def serve(**limits: Any) -> Iterator[Serving]:
+    """Serves while the block runs. `limits` are WebSocketLimits', `settings`, `sse_ping`, two timeouts."""
+    world, streams = World(), Streams()
+    listener = socket.create_server(("127.0.0.1", 0))  # listens already, so nobody needs to wait for the thread
+    app = application(world, streams, lambda: serving, **limits)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=SETTINGS.max_body_bytes,
+        timeout_graceful_shutdown=5,
+        lifespan="off",
+    )
+    server = _Server(config, streams)
+    serving = Serving(listener.getsockname()[1], world, streams, server)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        httpx2.get(f"{serving.origin}/elsewhere", timeout=10)
+        yield serving
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
