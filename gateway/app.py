@@ -17,14 +17,14 @@ from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
 from gateway.access.issuer import read_issuer
 from gateway.access.origin import origin_of
-from gateway.access.quota_sync import Sharing
-from gateway.access.quotas import Callers
+from gateway.access.quota_sync import QuotaSync
+from gateway.access.quotas import Quotas
 from gateway.access.roles import Roles
-from gateway.changes.change_feed import Feed
+from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulator.driver import SimulatedDriver
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.errors import GatewayError
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
@@ -44,7 +44,7 @@ from gateway.inventory.provider_configuration import SIMULATED, ConfiguredProvid
 from gateway.inventory.provider_rows import register_provider
 from gateway.inventory.refresh import Inventory
 from gateway.models import Provider, Surface
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.rest.endpoint import rest_routes
@@ -190,7 +190,7 @@ async def opened_drivers(
     for provider in providers:
         await register_provider(database, provider.name, provider.driver, provider.tenant)
     drivers = {provider.name: provider.make() for provider in providers if provider.driver != SIMULATED}
-    simulation = Simulation(database)
+    simulation = SimulatedWorld(database)
     rows = await database.read(lambda transaction: transaction.all(_SIMULATED), single=True)
     async with AsyncExitStack() as stack:
         for driver in drivers.values():
@@ -221,20 +221,20 @@ async def running(settings: Settings, *, demo: bool = False, refreshes: bool = T
     which one of several processes does for all.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
-    jwts, callers, measures, streams = read_issuer(settings, roles), Callers(settings), Measures(), Streams()
+    jwts, callers, measures, streams = read_issuer(settings, roles), Quotas(settings), Measures(), Streams()
     async with AsyncExitStack() as stack:
         spans = await stack.enter_async_context(opened_spans(settings))
         database = spans.database(await stack.enter_async_context(opened_database(settings)))
-        refusals = Refusals(database, settings.tenant)
+        refusals = RefusalLog(database, settings.tenant)
         authenticator = Authenticator(database, roles, jwts, settings, partial(_log_in_refused, refusals))
-        await _begun(stack, refusals, authenticator, Sharing(database, callers))
+        await _begun(stack, refusals, authenticator, QuotaSync(database, callers))
         if demo:
             await load_demo(database, settings.tenant)
         drivers = {
             name: ObservedDriver(name, driver, measures, spans)
             for name, driver in (await stack.enter_async_context(opened_drivers(database, providers))).items()
         }
-        feed, inventory = Feed(database), Inventory(database, drivers, settings)
+        feed, inventory = ChangeFeed(database), Inventory(database, drivers, settings)
         watch = Watch(inventory, drivers, listens=refreshes)
         worker = Worker(
             database,
@@ -269,6 +269,6 @@ async def _begun(stack: AsyncExitStack, *parts: _Begins) -> None:
         stack.push_async_callback(part.stop)
 
 
-async def _log_in_refused(refusals: Refusals, scope: Mapping[str, Any], error: GatewayError) -> None:
+async def _log_in_refused(refusals: RefusalLog, scope: Mapping[str, Any], error: GatewayError) -> None:
     rest = scope["path"].startswith("/api")
     await refusals.log_in(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)

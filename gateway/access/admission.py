@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from gateway.access.caller import Caller
-from gateway.access.quotas import Callers, Standing
+from gateway.access.quotas import CallerQuota, Quotas
 
 _VISIT = "gateway.visit"  # in the scope: one request from its beginning to the end of its answer
 
@@ -27,7 +27,7 @@ def counted_as(caller: Caller, scope: Mapping[str, Any]) -> str:
 class Admission:
     """Endpoints are wrapped in `guarded`, and call `admit` when they know who is asking."""
 
-    def __init__(self, callers: Callers) -> None:
+    def __init__(self, callers: Quotas) -> None:
         self.callers = callers
         quota, window = callers.settings.caller_quota, callers.settings.caller_window
         self.policy = (b"ratelimit-policy", b'"caller";q=%d;w=%d' % (quota, ceil(window)))
@@ -57,9 +57,9 @@ class _Visit:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._begun = False
-        self.standing: Standing | None = None
+        self.standing: CallerQuota | None = None
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, standing: CallerQuota) -> None:
         self.standing = standing
         self._admission.callers.begin(standing)
         self._begun = True
@@ -70,7 +70,7 @@ class _Visit:
             self._admission.callers.end(self.standing)
             self._begun = False
 
-    def headers(self, standing: Standing) -> list[tuple[bytes, bytes]]:
+    def headers(self, standing: CallerQuota) -> list[tuple[bytes, bytes]]:
         left = max(int(standing.left), 0)
         return [(b"ratelimit", b'"caller";r=%d;t=%d' % (left, self._admission.more_in)), self._admission.policy]
 

@@ -15,7 +15,7 @@ from gateway.access import opaque_tokens
 from gateway.access.caller import CALLER, Caller, local_caller
 from gateway.access.credentials import presented, token_in
 from gateway.access.jwts import Jwts
-from gateway.access.login_throttle import Throttle
+from gateway.access.login_throttle import LoginThrottle
 from gateway.access.opaque_tokens import Opaque
 from gateway.access.roles import Roles
 from gateway.access.sessions import end_session, issue_session, session_caller, touch_session
@@ -64,7 +64,7 @@ class Authenticator:
         self._local = local_caller(settings.tenant)
         self._host = None if settings.on_loopback else settings.host
         self._asks = jwts is not None
-        self._throttle = Throttle()
+        self._throttle = LoginThrottle()
         # By a hash: one look finds an entry however long the credential is, and no dump of the memory has any in it.
         # What has been good stays until it makes way: who had it is not slowed down by others at their address.
         self._known: dict[bytes, _Known] = {}

@@ -16,7 +16,7 @@ EVERY = 3.0  # seconds after which one of them is forgotten
 MOST = 10_000  # addresses, and tokens, that are remembered; those that failed longest ago make way
 
 
-class Throttle:
+class LoginThrottle:
     """Counts failures. `clock` counts seconds."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gateway.models import Surface
 
 
-class Origin(NamedTuple):
+class RequestOrigin(NamedTuple):
     """Stands beside the caller wherever something is recorded."""
 
     surface: Surface
@@ -16,11 +16,11 @@ class Origin(NamedTuple):
     request_id: str | None = None
 
 
-def origin_of(scope: Mapping[str, Any], surface: Surface) -> Origin:
+def origin_of(scope: Mapping[str, Any], surface: Surface) -> RequestOrigin:
     """The origin of an ASGI scope. Its `client` is believed: whoever trusts a proxy has put the right one there."""
     client = scope.get("client")
     state = scope.get("state")
-    return Origin(surface, client[0] if client else None, state.get("request_id") if state else None)
+    return RequestOrigin(surface, client[0] if client else None, state.get("request_id") if state else None)
 
 
 def account() -> str:

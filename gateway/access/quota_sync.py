@@ -11,7 +11,7 @@ import time
 import sqlalchemy as sa
 from sqlmodel import col
 
-from gateway.access.quotas import Callers, Standing
+from gateway.access.quotas import CallerQuota, Quotas
 from gateway.models import CallerUse
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
@@ -31,15 +31,15 @@ _BEGIN = insert(CallerUse, "caller", "full_at")
 _CLEAR = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
 
 
-class Sharing:
+class QuotaSync:
     """Shares while it is started."""
 
-    def __init__(self, database: Database, callers: Callers) -> None:
+    def __init__(self, database: Database, callers: Quotas) -> None:
         self._database = database
         self._callers = callers
         self._quota = callers.settings.caller_quota
         self._seconds = callers.settings.caller_window / self._quota  # in which one request is made good
-        self._heavy: dict[str, Standing] = {}
+        self._heavy: dict[str, CallerQuota] = {}
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         callers.heavy = self._note
@@ -55,7 +55,7 @@ class Sharing:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _note(self, standing: Standing) -> None:
+    def _note(self, standing: CallerQuota) -> None:
         self._heavy[standing.name] = standing
         self._some.set()
 
@@ -72,7 +72,7 @@ class Sharing:
                     self._note(standing)
             await asyncio.sleep(_PAUSE)
 
-    async def _share(self, standing: Standing) -> None:
+    async def _share(self, standing: CallerQuota) -> None:
         used, now = standing.unshared, time.time()
 
         async def work(tx: Transaction) -> float:

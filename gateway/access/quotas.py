@@ -17,7 +17,7 @@ MOST_KNOWN = 10_000  # callers; the one that was idle for longest makes way
 
 
 @dataclass(slots=True, eq=False)
-class Standing:
+class CallerQuota:
     """One caller's."""
 
     name: str
@@ -33,24 +33,24 @@ class Standing:
         return bool(self.requests or self.streams or self.subscriptions)
 
 
-class Callers:
+class Quotas:
     """The standing of every caller that asked lately. `heavy` is told of a caller whose requests are to be shared."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
         self.share = max(1, settings.caller_quota // 20)  # requests that are kept from other processes, at most
-        self.heavy: Callable[[Standing], None] = lambda _standing: None
+        self.heavy: Callable[[CallerQuota], None] = lambda _standing: None
         self._clock = clock
         self._rate = settings.caller_quota / settings.caller_window
         self._subscriptions = 0
-        self._known: OrderedDict[str, Standing] = OrderedDict()
+        self._known: OrderedDict[str, CallerQuota] = OrderedDict()
 
-    def find(self, name: str) -> Standing:
+    def find(self, name: str) -> CallerQuota:
         known = self._known.get(name)
         if known is not None:
             self._known.move_to_end(name)
             return known
-        found = self._known[name] = Standing(name, self.settings.caller_quota, self._clock())
+        found = self._known[name] = CallerQuota(name, self.settings.caller_quota, self._clock())
         # Who is busy holds a connection, so there are far fewer of them than are kept.
         while len(self._known) > MOST_KNOWN:
             _, oldest = self._known.popitem(last=False)
@@ -60,7 +60,7 @@ class Callers:
 
     # ---- requests
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, standing: CallerQuota) -> None:
         """Counts a request, which must be ended. Raises LimitExceeded."""
         if standing.requests >= self.settings.caller_requests:
             raise Throttled(
@@ -69,11 +69,11 @@ class Callers:
         self._charge(standing)
         standing.requests += 1
 
-    def end(self, standing: Standing) -> None:
+    def end(self, standing: CallerQuota) -> None:
         standing.requests -= 1
 
     @contextmanager
-    def request(self, standing: Standing) -> Iterator[None]:
+    def request(self, standing: CallerQuota) -> Iterator[None]:
         """The same for as long as the block runs."""
         self.begin(standing)
         try:
@@ -81,7 +81,7 @@ class Callers:
         finally:
             self.end(standing)
 
-    def _charge(self, standing: Standing) -> None:
+    def _charge(self, standing: CallerQuota) -> None:
         now = self._clock()
         left = standing.left + (now - standing.at) * self._rate
         standing.left = left = min(left, self.settings.caller_quota)
@@ -98,14 +98,14 @@ class Callers:
         if standing.unshared >= self.share:
             self.heavy(standing)
 
-    def correct(self, standing: Standing, left: float) -> None:
+    def correct(self, standing: CallerQuota, left: float) -> None:
         """What is left to it of what all processes together give, as it is now."""
         standing.left, standing.at = left, self._clock()
 
     # ---- streams
 
     @contextmanager
-    def streaming(self, standing: Standing) -> Iterator[None]:
+    def streaming(self, standing: CallerQuota) -> Iterator[None]:
         """Counts a WebSocket or an event stream. Raises LimitExceeded."""
         if standing.streams >= self.settings.caller_streams:
             raise Throttled(f"You have {standing.streams} streams open: close one first.", retry_after=10)
@@ -116,7 +116,7 @@ class Callers:
             standing.streams -= 1
 
     @contextmanager
-    def subscribed(self, standing: Standing) -> Iterator[None]:
+    def subscribed(self, standing: CallerQuota) -> Iterator[None]:
         """Counts a subscription. Raises LimitExceeded."""
         if standing.subscriptions >= self.settings.caller_subscriptions:
             raise Throttled(f"You have {standing.subscriptions} subscriptions: end one first.", retry_after=10)

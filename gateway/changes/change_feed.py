@@ -101,7 +101,7 @@ class Listener:
         return events
 
 
-class Feed:
+class ChangeFeed:
     """Reads the outbox while anybody listens."""
 
     def __init__(self, database: Database, *, poll: float = 0.5) -> None:

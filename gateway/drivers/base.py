@@ -32,7 +32,7 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenSnapshot:
+class ReportedSnapshot:
     """A snapshot as the provider reports it. `ref` is the provider's own identifier of it."""
 
     ref: str
@@ -47,7 +47,7 @@ class SeenSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenMachine:
+class ReportedMachine:
     """A machine as the provider reports it, without its snapshots."""
 
     ref: str
@@ -64,15 +64,15 @@ class SeenMachine:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSnapshots:
+class ReportedSnapshots:
     """All snapshots of one machine at one time, parents before children, and the ref of the current one."""
 
-    snapshots: Sequence[SeenSnapshot]
+    snapshots: Sequence[ReportedSnapshot]
     current_ref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CreateWish:
+class CreateCommand:
     """Make a snapshot."""
 
     machine_ref: str
@@ -82,7 +82,7 @@ class CreateWish:
 
 
 @dataclass(frozen=True, slots=True)
-class RevertWish:
+class RevertCommand:
     """Take the machine back to a snapshot."""
 
     machine_ref: str
@@ -90,14 +90,14 @@ class RevertWish:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteWish:
+class DeleteCommand:
     """Delete a snapshot; its children become its parent's."""
 
     machine_ref: str
     snapshot_ref: str
 
 
-Wish = CreateWish | RevertWish | DeleteWish
+DriverCommand = CreateCommand | RevertCommand | DeleteCommand
 
 
 async def _nothing(*_: object) -> None:
@@ -141,7 +141,7 @@ class Driver(Protocol):
         """What it can do with machines of `kind`. Pure."""
         ...
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         """Every machine there is."""
         ...
 
@@ -152,27 +152,27 @@ class Driver(Protocol):
         """
         return None
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         """One machine. Raises ProviderMissing."""
         ...
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         """Every snapshot of one machine. Raises ProviderMissing when there is no such machine."""
         ...
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         """Makes a snapshot and returns it when the provider has confirmed it."""
         ...
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         """Reverts and returns when the provider has confirmed it."""
         ...
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         """Deletes and returns when the provider has confirmed it. Raises ProviderMissing when it is gone already."""
         ...
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         """What became of `wish` after an earlier attempt handed it over; waits while the provider is still at it.
 
         A snapshot for a create that is done. Raises OutcomeUnknown when the provider cannot tell.

@@ -9,8 +9,8 @@ import orjson
 from starlette.types import Scope
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
-from gateway.http.errors import Fault
+from gateway.access.origin import RequestOrigin
+from gateway.http.errors import HttpError
 
 OperationKind = Literal["query", "mutation", "subscription"]
 
@@ -50,7 +50,7 @@ class Executor(Protocol):
     """Runs requests. Raises nothing that a client could cause."""
 
     async def execute(
-        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> Answer:
         """The answer to a query or a mutation; with `queries_only` anything else is refused."""
 
@@ -62,31 +62,31 @@ class Executor(Protocol):
 
 
 def request_from_json(body: bytes) -> GraphQLRequest:
-    """The request in a JSON body. Raises Fault (GraphQL-over-HTTP, "JSON Encoding")."""
+    """The request in a JSON body. Raises HttpError (GraphQL-over-HTTP, "JSON Encoding")."""
     try:
         members = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         # Bytes that are not UTF-8 and lone surrogates end here too.
-        raise Fault(400, f"The body is not JSON in UTF-8: {error}.") from None
+        raise HttpError(400, f"The body is not JSON in UTF-8: {error}.") from None
     if isinstance(members, list):
-        raise Fault(400, "The body is a list: batches are not served. Send one request per operation.")
+        raise HttpError(400, "The body is a list: batches are not served. Send one request per operation.")
     if not isinstance(members, dict):
-        raise Fault(400, "The body must be a JSON object with the GraphQL document in `query`.")
+        raise HttpError(400, "The body must be a JSON object with the GraphQL document in `query`.")
     return request_from(members)
 
 
 def request_from_url(query_string: bytes) -> GraphQLRequest:
-    """The request in a URL. Raises Fault (GraphQL-over-HTTP, "GET")."""
+    """The request in a URL. Raises HttpError (GraphQL-over-HTTP, "GET")."""
     try:
         pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise Fault(400, "The query of the URL must be percent-encoded UTF-8.") from None
+        raise HttpError(400, "The query of the URL must be percent-encoded UTF-8.") from None
     members: dict[str, Any] = {}
     for name, text in pairs:
         if name not in _PARAMETERS:
             continue
         if name in members:
-            raise Fault(400, f"`{name}` is in the URL more than once.")
+            raise HttpError(400, f"`{name}` is in the URL more than once.")
         members[name] = text
     for name in ("variables", "extensions"):
         json = members.pop(name, "")
@@ -94,20 +94,20 @@ def request_from_url(query_string: bytes) -> GraphQLRequest:
             try:
                 members[name] = orjson.loads(json)
             except orjson.JSONDecodeError as error:
-                raise Fault(400, f"`{name}` in the URL is not JSON: {error}.") from None
+                raise HttpError(400, f"`{name}` in the URL is not JSON: {error}.") from None
     return request_from(members)
 
 
 def request_from(members: Mapping[str, Any]) -> GraphQLRequest:
-    """The request that `members` describe; members it does not know are ignored. Raises Fault for a wrong type."""
+    """The request that `members` describe; members it does not know are ignored. Raises HttpError for a wrong type."""
     query, document_id, name = (_text(members, name) for name in ("query", "documentId", "operationName"))
     variables, extensions = _map(members, "variables"), _map(members, "extensions")
     if query is None and document_id is None and "persistedQuery" not in extensions:
-        raise Fault(400, "`query` is missing: it holds the GraphQL document.")
+        raise HttpError(400, "`query` is missing: it holds the GraphQL document.")
     if document_id is not None and not query:
         query = None  # the npm client graphql-ws cannot leave it out
     if query is not None and document_id is not None:
-        raise Fault(400, "Send `query` or `documentId`, not both: they could be two documents.")
+        raise HttpError(400, "Send `query` or `documentId`, not both: they could be two documents.")
     # No operation has an empty name, and by GET an empty one means none.
     return GraphQLRequest(query or "", name or None, variables, extensions, document_id)
 
@@ -115,7 +115,7 @@ def request_from(members: Mapping[str, Any]) -> GraphQLRequest:
 def _text(members: Mapping[str, Any], name: str) -> str | None:
     value = members.get(name)
     if value is not None and not isinstance(value, str):
-        raise Fault(400, f"`{name}` must be a string" + (" or null." if name == "operationName" else "."))
+        raise HttpError(400, f"`{name}` must be a string" + (" or null." if name == "operationName" else "."))
     return value
 
 
@@ -124,7 +124,7 @@ def _map(members: Mapping[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Fault(400, f"`{name}` must be an object or null.")
+        raise HttpError(400, f"`{name}` must be an object or null.")
     return value
 
 

@@ -4,7 +4,7 @@ from starlette.types import Receive
 
 from gateway.deadlines import Deadline
 from gateway.errors import ErrorCode
-from gateway.http.errors import Fault
+from gateway.http.errors import HttpError
 from gateway.http.negotiation import is_json
 
 _ACCEPT_POST = (b"accept-post", b"application/json")
@@ -16,19 +16,21 @@ class ClientGone(Exception):
 
 
 async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """The bytes of a JSON body. Raises Fault 415, 413 or 408, and ClientGone."""
+    """The bytes of a JSON body. Raises HttpError 415, 413 or 408, and ClientGone."""
     content_type = headers.get(b"content-type", b"")
     if not is_json(content_type):
-        raise Fault(415, "Send JSON in UTF-8, with `Content-Type: application/json`.", headers=[_ACCEPT_POST])
+        raise HttpError(415, "Send JSON in UTF-8, with `Content-Type: application/json`.", headers=[_ACCEPT_POST])
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Fault(415, "Send the body without a `Content-Encoding`.", headers=[(b"accept-encoding", b"identity")])
+        raise HttpError(415, "Send the body without a `Content-Encoding`.", headers=[(b"accept-encoding", b"identity")])
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_long(limit)
     try:
         return await deadline.keep(_read(receive, limit))
     except TimeoutError:
-        raise Fault(408, f"The body did not arrive within {deadline.seconds:g} seconds.", headers=[_CLOSE]) from None
+        raise HttpError(
+            408, f"The body did not arrive within {deadline.seconds:g} seconds.", headers=[_CLOSE]
+        ) from None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
@@ -50,5 +52,5 @@ async def _read(receive: Receive, limit: int) -> bytes:
         message = await receive()
 
 
-def _too_long(limit: int) -> Fault:
-    return Fault(413, f"The body is longer than {limit} bytes.", ErrorCode.LIMIT_EXCEEDED)
+def _too_long(limit: int) -> HttpError:
+    return HttpError(413, f"The body is longer than {limit} bytes.", ErrorCode.LIMIT_EXCEEDED)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.access.credentials import Headers
 from gateway.config import Settings
 from gateway.errors import ErrorCode
-from gateway.http.errors import Fault
+from gateway.http.errors import HttpError
 from gateway.http.origins import configured_origins, host_and_port, parse_origin
 
 GRAPHQL_PATHS = frozenset({"/graphql"})
@@ -31,7 +31,7 @@ _PAGE = [b"document"]
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
 
-class SafetyMiddleware:
+class BrowserSafetyMiddleware:
     """Refuses unknown hosts and foreign pages; puts the headers on every answer that keep browsers from guessing."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -85,20 +85,20 @@ class SafetyMiddleware:
             found.append(_NO_STORE)
         return found
 
-    def _check(self, scope: Scope) -> Fault | None:
+    def _check(self, scope: Scope) -> HttpError | None:
         found: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             if name in _TELLING:
                 found.setdefault(name, []).append(value)
         hosts = found.get(b"host", [])
         if len(hosts) != 1:
-            return Fault(400, "A request needs exactly one `Host`.")
+            return HttpError(400, "A request needs exactly one `Host`.")
         if not self._knows_host(hosts[0]):
-            return Fault(421, "This gateway does not answer to that `Host`. GATEWAY_ALLOWED_HOSTS can name more.")
+            return HttpError(421, "This gateway does not answer to that `Host`. GATEWAY_ALLOWED_HOSTS can name more.")
         if self._may_use(scope, found, hosts[0]):
             return None
         advice = "Pages of this origin may not use the gateway. GATEWAY_CORS_ORIGINS can name it."
-        return Fault(403, advice, ErrorCode.FORBIDDEN)
+        return HttpError(403, advice, ErrorCode.FORBIDDEN)
 
     def _may_use(self, scope: Scope, found: dict[bytes, list[bytes]], host: bytes) -> bool:
         """Whether the page that sends this, if it is a page, may: what changes something, and GraphQL altogether."""
@@ -135,7 +135,7 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "")).rstrip("/")
 
 
-async def _deny(scope: Scope, send: Send, fault: Fault) -> None:
+async def _deny(scope: Scope, send: Send, fault: HttpError) -> None:
     """Refuses a handshake, with the reason where the server can carry one (ASGI, "WebSocket Denial Response")."""
     if "websocket.http.response" in scope.get("extensions", ()):
         await fault.answer(send, "websocket.http.response")

@@ -7,7 +7,7 @@ from gateway.access.credentials import Headers, asked_for
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 
 
-class Fault(Exception):
+class HttpError(Exception):
     """The request never reached GraphQL. The message is written for the caller."""
 
     retryable = False
@@ -20,7 +20,7 @@ class Fault(Exception):
         self.headers = headers or []
 
     @classmethod
-    def of(cls, error: GatewayError) -> "Fault":
+    def of(cls, error: GatewayError) -> "HttpError":
         """The same refusal as HTTP shows it, with what its status asks for."""
         meaning = MEANINGS[error.code]
         fault = cls(meaning.http_status, error.message, error.code, asked_for(error))
@@ -28,7 +28,7 @@ class Fault(Exception):
         return fault
 
     @classmethod
-    def internal(cls, request_id: str) -> "Fault":
+    def internal(cls, request_id: str) -> "HttpError":
         """A bug, masked: the log has the rest under the same id."""
         return cls(500, internal_message(request_id), ErrorCode.INTERNAL)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Unavailable
-from gateway.http.errors import Fault
+from gateway.http.errors import HttpError
 
 _ALWAYS = frozenset({"/healthz", "/readyz"})
 _FEW = 32  # requests in work that are never too many, however long they take
@@ -21,7 +21,7 @@ _WEIGHT = 1 / 64  # of the newest answer in the pace
 _ROUND = 0.01  # seconds for which requests may hold the event loop before it looks for what else has come
 
 
-class CrowdMiddleware:
+class LoadSheddingMiddleware:
     """`longest`: seconds that a request may have to wait for its answer."""
 
     def __init__(self, app: ASGIApp, longest: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class CrowdMiddleware:
         self._answered = 0.0  # when the last one was, or there began to be so many
         self._round: float | None = None  # when the loop came to the first request of what was ready
         self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
-        self._fault = Fault.of(Unavailable("the gateway has more to do than it can: ask again in a moment"))
+        self._fault = HttpError.of(Unavailable("the gateway has more to do than it can: ask again in a moment"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _ALWAYS:

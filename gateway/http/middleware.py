@@ -5,8 +5,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Settings
-from gateway.http.browser_safety import GRAPHQL_PATHS, SafetyMiddleware
-from gateway.http.load_shedding import CrowdMiddleware
+from gateway.http.browser_safety import GRAPHQL_PATHS, BrowserSafetyMiddleware
+from gateway.http.load_shedding import LoadSheddingMiddleware
 from gateway.http.origins import configured_origins
 from gateway.http.request_id import RequestIdMiddleware
 
@@ -30,7 +30,7 @@ class GraphQLMiddleware:
 
 def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
     """For `Starlette(middleware=...)`. Raises StartupError for an origin in `settings` that is none."""
-    stack = [Middleware(RequestIdMiddleware), Middleware(SafetyMiddleware, settings)]
+    stack = [Middleware(RequestIdMiddleware), Middleware(BrowserSafetyMiddleware, settings)]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]
     if origins:
         # Inside, for it only tells browsers what they may read; a foreign page is refused before.
@@ -44,4 +44,4 @@ def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
                 max_age=600,
             )
         )
-    return [*stack, Middleware(CrowdMiddleware, settings.longest_wait), Middleware(GraphQLMiddleware, graphql)]
+    return [*stack, Middleware(LoadSheddingMiddleware, settings.longest_wait), Middleware(GraphQLMiddleware, graphql)]

@@ -12,7 +12,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class WebOrigin:
     """A scheme, a host and a port; the port is None for a scheme that has no usual one and names none."""
 
     scheme: str
@@ -37,17 +37,17 @@ def host_and_port(text: str) -> tuple[str, int | None] | None:
     return host.removesuffix("."), int(port) if port else None
 
 
-def parse_origin(text: str) -> Origin | None:
+def parse_origin(text: str) -> WebOrigin | None:
     """The origin in `text`; None if it is none, as `null` is none."""
     match = _ORIGIN.fullmatch(text.strip().lower())
     parts = host_and_port(match[2]) if match else None
     if match is None or parts is None:
         return None
     host, port = parts
-    return Origin(match[1], host, port or _DEFAULT_PORTS.get(match[1]))
+    return WebOrigin(match[1], host, port or _DEFAULT_PORTS.get(match[1]))
 
 
-def configured_origins(texts: Iterable[str]) -> list[Origin]:
+def configured_origins(texts: Iterable[str]) -> list[WebOrigin]:
     """The origins that the settings name. Raises StartupError for a text that is none, as `*` is none."""
     found = []
     for text in texts:

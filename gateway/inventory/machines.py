@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.drivers.base import SeenMachine
+from gateway.drivers.base import ReportedMachine
 from gateway.inventory.columns import assignments
 from gateway.inventory.counts import Tally
 from gateway.models import Machine, Provider
@@ -77,7 +77,7 @@ class Merged:
 
 
 async def merge_machine(
-    tx: Transaction, seen: SeenMachine, *, provider: str, tenant: str, moment: datetime, tally: Tally
+    tx: Transaction, seen: ReportedMachine, *, provider: str, tenant: str, moment: datetime, tally: Tally
 ) -> Merged:
     """Inserts, adopts or updates the machine that `seen` describes. One that was gone is back."""
     row = await tx.first(_KNOWN, of=provider, ref=seen.ref)
@@ -117,7 +117,7 @@ async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime) -> in
     return await tx.run(_GONE, ids=list(ids), gone_at=moment, updated_at=moment) if ids else 0
 
 
-async def _imported(tx: Transaction, seen: SeenMachine, tenant: str) -> Any:
+async def _imported(tx: Transaction, seen: ReportedMachine, tenant: str) -> Any:
     """The one imported machine that this is: by its second identity, or by the provider's reference of it."""
     rows = await tx.all(_CANDIDATES, of_tenant=tenant, of_kind=seen.kind, uid=seen.uid, ref=seen.ref)
     same = [row for row in rows if seen.uid is not None and row.provider_uid == seen.uid]
@@ -126,7 +126,7 @@ async def _imported(tx: Transaction, seen: SeenMachine, tenant: str) -> Any:
     return same[0] if len(same) == 1 else None
 
 
-async def _insert(tx: Transaction, seen: SeenMachine, provider: str, tenant: str, moment: datetime) -> int:
+async def _insert(tx: Transaction, seen: ReportedMachine, provider: str, tenant: str, moment: datetime) -> int:
     row = await tx.first(
         _INSERT,
         tenant=tenant,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from gateway.drivers.base import Driver, SeenMachine
+from gateway.drivers.base import Driver, ReportedMachine
 from gateway.errors import ProviderError
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
@@ -64,7 +64,7 @@ async def _ask(what: str, question: Awaitable[T], words: Callable[[T], str], say
     return None
 
 
-def _count(machines: Sequence[SeenMachine]) -> str:
+def _count(machines: Sequence[ReportedMachine]) -> str:
     states = Counter(f"{machine.kind.value.lower()} {machine.power_state.value.lower()}" for machine in machines)
     each = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return f"{len(machines)}" + (f" ({each})" if each else "")

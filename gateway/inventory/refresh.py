@@ -18,7 +18,7 @@ from sqlmodel import col
 
 from gateway.columns import now
 from gateway.config import Settings
-from gateway.drivers.base import Driver, SeenMachine
+from gateway.drivers.base import Driver, ReportedMachine
 from gateway.errors import (
     GatewayError,
     ProviderError,
@@ -138,7 +138,7 @@ class Inventory:
         counts = Counts()
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def read(seen: SeenMachine) -> GatewayError | None:
+        async def read(seen: ReportedMachine) -> GatewayError | None:
             async with places:
                 try:
                     await self._read_snapshots(name, tenant, driver, seen, counts)
@@ -161,7 +161,7 @@ class Inventory:
         return counts
 
     async def _read_snapshots(
-        self, provider: str, tenant: str, driver: Driver, seen: SeenMachine, counts: Counts
+        self, provider: str, tenant: str, driver: Driver, seen: ReportedMachine, counts: Counts
     ) -> None:
         """Asks for the snapshots and merges them with their machine."""
         begun = now()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.drivers.base import SeenSnapshot, SeenSnapshots
+from gateway.drivers.base import ReportedSnapshot, ReportedSnapshots
 from gateway.inventory.columns import assignments
 from gateway.inventory.counts import Tally
 from gateway.models import Operation, OperationKind, OperationState, Snapshot, SnapshotState
@@ -68,7 +68,7 @@ _OBSERVED = Statement(
 async def merge_snapshots(
     tx: Transaction,
     machine_id: int,
-    seen: SeenSnapshots,
+    seen: ReportedSnapshots,
     *,
     tenant: str,
     begun: datetime,
@@ -116,7 +116,7 @@ async def merge_snapshots(
 
 
 async def _find_lost(
-    tx: Transaction, machine_id: int, rows: list[Any], reported: Mapping[str, SeenSnapshot]
+    tx: Transaction, machine_id: int, rows: list[Any], reported: Mapping[str, ReportedSnapshot]
 ) -> list[Any]:
     """The rows; a create that seemed to have failed, but left a snapshot after all, has got its `provider_ref`."""
     known = {row.provider_ref for row in rows}
@@ -136,13 +136,13 @@ async def _find_lost(
     return found
 
 
-def _is_same(row: Any, seen: SeenSnapshot) -> bool:
+def _is_same(row: Any, seen: ReportedSnapshot) -> bool:
     """Some providers know snapshots by name alone: another time of creation is another snapshot of that name."""
     return bool(abs(row.created_at - seen.created_at) < _SAME_TIME)
 
 
 def _values(
-    seen: SeenSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None, stuck_since: datetime
+    seen: ReportedSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None, stuck_since: datetime
 ) -> dict[str, Any]:
     """The columns as they should be. What the gateway made keeps the name that its user gave it."""
     named = seen if row is None or seen.token is None else row

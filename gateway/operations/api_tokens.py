@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin, account
+from gateway.access.origin import RequestOrigin, account
 from gateway.access.roles import Roles
 from gateway.access.tokens import Record, create_token, revoke_token
 from gateway.models import AuditAction, Surface
-from gateway.operations.audit_log import About, Asked, record_done
+from gateway.operations.audit_log import AuditContext, AuditSubject, record_done
 from gateway.store.database import Database, Transaction
 
 
@@ -28,6 +28,8 @@ async def take_token(database: Database, name: str) -> None:
 def _by_command(action: AuditAction, name: str) -> Record:
     async def record(tx: Transaction, tenant: str) -> None:
         operator = Caller(account(), tenant, roles=(), rights=frozenset())
-        await record_done(tx, Asked(operator, Origin(Surface.COMMAND_LINE), action), About(subject=name), tenant)
+        await record_done(
+            tx, AuditContext(operator, RequestOrigin(Surface.COMMAND_LINE), action), AuditSubject(subject=name), tenant
+        )
 
     return record

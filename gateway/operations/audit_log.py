@@ -13,7 +13,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.columns import now
 from gateway.models import AuditAction, AuditEntry, AuditOutcome, Machine, MachineKind, Operation, Snapshot
 from gateway.store.database import Transaction
@@ -24,16 +24,16 @@ _LONGEST = 1_000  # characters kept of a message
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AuditContext:
     """Who asked, from where, and for what. No caller: nobody known."""
 
     caller: Caller | None
-    origin: Origin
+    origin: RequestOrigin
     action: AuditAction
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class AuditSubject:
     """What was asked about, as far as it is known. `subject` is what it is called when it is none of the others."""
 
     machine_kind: MachineKind | None = None
@@ -102,7 +102,7 @@ _NAMED = _insert(
 )
 
 
-async def record_accepted(tx: Transaction, asked: Asked, operation_ids: Sequence[int]) -> None:
+async def record_accepted(tx: Transaction, asked: AuditContext, operation_ids: Sequence[int]) -> None:
     """An entry for each of these operations, which are in the database already: one statement for them all."""
     if operation_ids:
         assert asked.caller is not None
@@ -110,7 +110,7 @@ async def record_accepted(tx: Transaction, asked: Asked, operation_ids: Sequence
         await tx.run(_OPERATIONS, ids=operation_ids, **asking)
 
 
-async def record_done(tx: Transaction, asked: Asked, about: About, tenant: str) -> None:
+async def record_done(tx: Transaction, asked: AuditContext, about: AuditSubject, tenant: str) -> None:
     """An entry for something that is no operation, and is done when `tx` commits."""
     await record(tx, [values(asked, tenant, AuditOutcome.SUCCEEDED, about)])
 
@@ -122,17 +122,17 @@ async def record(tx: Transaction, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def values(
-    asked: Asked,
+    asked: AuditContext,
     tenant: str,
     outcome: AuditOutcome,
-    about: About | None = None,
+    about: AuditSubject | None = None,
     *,
     code: str | None = None,
     message: str | None = None,
     repeats: int = 0,
 ) -> dict[str, Any]:
     """The columns of an entry, as far as they are known without the database."""
-    caller, origin, about = asked.caller, asked.origin, about or About()
+    caller, origin, about = asked.caller, asked.origin, about or AuditSubject()
     return {
         "created_at": now(),
         "tenant": tenant,

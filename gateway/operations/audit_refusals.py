@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.errors import ErrorCode, GatewayError, Refusal
 from gateway.models import AuditAction, AuditOutcome
-from gateway.operations.audit_log import About, Asked, record, values
+from gateway.operations.audit_log import AuditContext, AuditSubject, record, values
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _MOST_SOURCES = 1_000  # that are told apart at a time; all others are counted a
 class Refused(NamedTuple):
     """One thing that was refused, and why."""
 
-    about: About
+    about: AuditSubject
     error: GatewayError
 
 
@@ -66,7 +66,7 @@ class _Allowance:
 class _Like(NamedTuple):
     """What refusals have in common that are counted together."""
 
-    asked: Asked
+    asked: AuditContext
     tenant: str
     code: ErrorCode
 
@@ -121,15 +121,15 @@ def _counted_as(like: _Like) -> _Like:
     caller, origin, action = like.asked.caller, like.asked.origin, like.asked.action
     if caller is not None:
         caller = Caller(caller.name, caller.tenant, caller.roles, key=caller.key)
-    return like._replace(asked=Asked(caller, origin._replace(request_id=None), action))
+    return like._replace(asked=AuditContext(caller, origin._replace(request_id=None), action))
 
 
 def _anybody(like: _Like) -> _Like:
     asked = like.asked
-    return like._replace(asked=Asked(None, Origin(asked.origin.surface), asked.action))
+    return like._replace(asked=AuditContext(None, RequestOrigin(asked.origin.surface), asked.action))
 
 
-class Refusals:
+class RefusalLog:
     """Records refusals while it is started. Refused log-ins of nobody known are `tenant`'s. `clock` counts seconds."""
 
     def __init__(self, database: Database, tenant: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -150,7 +150,7 @@ class Refusals:
         if counted := self._known.counted + self._unknown.counted:
             log.warning("%d refusals were counted and not recorded", counted)
 
-    async def record(self, asked: Asked, refused: Sequence[Refused]) -> None:
+    async def record(self, asked: AuditContext, refused: Sequence[Refused]) -> None:
         """Returns when they are on disk, or counted. Raises nothing: a refusal that cannot be recorded is logged.
 
         Of what only asks, what is forbidden alone goes on record.
@@ -168,16 +168,16 @@ class Refusals:
         ]
         await self._write(entries)
 
-    async def log_in(self, origin: Origin, error: GatewayError, caller: Caller | None = None) -> None:
+    async def log_in(self, origin: RequestOrigin, error: GatewayError, caller: Caller | None = None) -> None:
         """A refused log-in. `caller`: whose credentials they were, if that is known. What was sent is not told."""
-        await self.record(Asked(caller, origin, AuditAction.LOG_IN), [Refused(About(), error)])
+        await self.record(AuditContext(caller, origin, AuditAction.LOG_IN), [Refused(AuditSubject(), error)])
 
-    async def read(self, caller: Caller, origin: Origin, what: str, error: GatewayError) -> None:
+    async def read(self, caller: Caller, origin: RequestOrigin, what: str, error: GatewayError) -> None:
         """A read that the caller has no right to. `what` is the field or the path."""
-        await self.record(Asked(caller, origin, AuditAction.READ), [Refused(About(subject=what), error)])
+        await self.record(AuditContext(caller, origin, AuditAction.READ), [Refused(AuditSubject(subject=what), error)])
 
     @asynccontextmanager
-    async def of(self, asked: Asked, about: About) -> AsyncIterator[None]:
+    async def of(self, asked: AuditContext, about: AuditSubject) -> AsyncIterator[None]:
         """Records the refusal that is raised inside, and lets it through."""
         try:
             yield

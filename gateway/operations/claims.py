@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gateway.columns import now
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, Wish
+from gateway.drivers.base import CreateCommand, DeleteCommand, DriverCommand, RevertCommand
 from gateway.models import OperationKind, OperationState
 from gateway.operations import leases
 from gateway.operations.statements import LOCK_MACHINE
@@ -43,19 +43,19 @@ class Claim:
         self.ended_as: OperationState | None = None
 
     @property
-    def wish(self) -> Wish | None:
+    def wish(self) -> DriverCommand | None:
         """What the driver is asked for; None for what needs no driver."""
         row = self.row
         match row.kind:
             case OperationKind.CREATE_SNAPSHOT:
                 return self._create(row.wish)
             case OperationKind.REVERT_VM_SNAPSHOT if row.snapshot_ref is not None:
-                return RevertWish(row.machine_ref, row.snapshot_ref)
+                return RevertCommand(row.machine_ref, row.snapshot_ref)
             case OperationKind.DELETE_SNAPSHOT if row.snapshot_ref is not None:
-                return DeleteWish(row.machine_ref, row.snapshot_ref)
+                return DeleteCommand(row.machine_ref, row.snapshot_ref)
         return None
 
-    async def doubt(self) -> tuple[str, str | None, CreateWish] | None:
+    async def doubt(self) -> tuple[str, str | None, CreateCommand] | None:
         """Token, task and wish of the create whose snapshot is to be deleted, when nobody knows what came of it."""
         if self.row.kind is not OperationKind.DELETE_SNAPSHOT:
             return None
@@ -63,8 +63,8 @@ class Claim:
         create = await self._database.read(lambda tx: tx.first(leases.DOUBT, snapshot_id=snapshot_id), single=True)
         return (create.token, create.task_ref, self._create(create.wish)) if create is not None else None
 
-    def _create(self, wish: str) -> CreateWish:
-        return CreateWish(machine_ref=self.row.machine_ref, **orjson.loads(wish))
+    def _create(self, wish: str) -> CreateCommand:
+        return CreateCommand(machine_ref=self.row.machine_ref, **orjson.loads(wish))
 
     # ---- fenced writes. All raise LeaseLost and Interrupted.
 
@@ -78,7 +78,7 @@ class Claim:
         """Commits the provider's own task."""
         await self._write(lambda tx: self._save(tx, leases.CHECKPOINT, new_task_ref=task_ref))
 
-    async def put_off(self, delay: float, phase: str) -> None:
+    async def reschedule(self, delay: float, phase: str) -> None:
         """Lets the operation wait at the head of its queue for `delay` seconds."""
         await self._write(
             lambda tx: self._save(tx, leases.PUT_OFF, new_issued=self.issued, delay=delay, new_phase=phase)
@@ -158,7 +158,7 @@ async def release(database: Database, owner: str) -> None:
     await database.write(lambda tx: tx.run(leases.RELEASE, my_owner=owner))
 
 
-async def cancel_wishes(database: Database, owner: str) -> set[int]:
+async def cancel_requests(database: Database, owner: str) -> set[int]:
     """The operations of `owner` that somebody wishes to stop."""
     rows = await database.read(lambda tx: tx.all(leases.CANCEL_WISHES, my_owner=owner), single=True)
     return {row.id for row in rows}

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.columns import now
-from gateway.drivers.base import SeenSnapshot
+from gateway.drivers.base import ReportedSnapshot
 from gateway.models import OperationKind, Snapshot, SnapshotState
 from gateway.operations.statements import DELETE_SNAPSHOT, SET_STATE
 from gateway.store.database import Transaction
@@ -61,7 +61,7 @@ _MOVE_CHILDREN = Statement(
 )
 
 
-async def created(tx: Transaction, operation: Any, seen: SeenSnapshot, tree: bool) -> None:
+async def created(tx: Transaction, operation: Any, seen: ReportedSnapshot, tree: bool) -> None:
     """The snapshot is as the provider made it. `tree`: the provider knows parents and a current one."""
     refs = [seen.ref] + ([seen.parent_ref] if seen.parent_ref is not None else [])
     rows = await tx.all(_BY_REF, machine_id=operation.machine_id, refs=refs, snapshot_id=operation.snapshot_id)

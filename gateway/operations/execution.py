@@ -14,13 +14,13 @@ from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Recovery,
-    RevertWish,
-    SeenSnapshot,
-    Wish,
+    ReportedSnapshot,
+    RevertCommand,
     Work,
 )
 from gateway.errors import (
@@ -81,19 +81,19 @@ class Execution:
             return _nothing
         wish = claim.wish or await self._resolved(claim)
         match wish:
-            case CreateWish():
+            case CreateCommand():
                 driver = self.drivers[row.provider]
                 seen = await self._call(driver, claim, wish)
-                if not isinstance(seen, SeenSnapshot):
+                if not isinstance(seen, ReportedSnapshot):
                     raise OutcomeUnknown("the provider says that it is done, but not what it made")
                 tree = driver.matrix(row.machine_kind).tree
                 return lambda tx: effects.created(tx, row, seen, tree)
-            case RevertWish():
+            case RevertCommand():
                 driver = self.drivers[row.provider]
                 await self._call(driver, claim, wish)
                 tree = driver.matrix(row.machine_kind).tree
                 return lambda tx: effects.reverted(tx, row, tree)
-            case DeleteWish():
+            case DeleteCommand():
                 try:
                     await self._call(self.drivers[row.provider], claim, wish)
                 except ProviderMissing:
@@ -102,7 +102,7 @@ class Execution:
             raise ProviderMissing("the snapshot is no longer there")
         return lambda tx: effects.deleted(tx, row)
 
-    async def _resolved(self, claim: Claim) -> Wish | None:
+    async def _resolved(self, claim: Claim) -> DriverCommand | None:
         """What is to be deleted on the provider after all, of a create whose outcome nobody knows."""
         row = claim.row
         if (doubt := await claim.doubt()) is None:
@@ -112,9 +112,9 @@ class Execution:
             seen = await self.drivers[row.provider].recover(Work(token, task_ref), wish)
         except (ProviderMissing, ProviderRefused):
             return None
-        return DeleteWish(row.machine_ref, seen.ref) if isinstance(seen, SeenSnapshot) else None
+        return DeleteCommand(row.machine_ref, seen.ref) if isinstance(seen, ReportedSnapshot) else None
 
-    async def _call(self, driver: Driver, claim: Claim, wish: Wish) -> SeenSnapshot | Recovery:
+    async def _call(self, driver: Driver, claim: Claim, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         async def checkpoint(task_ref: str) -> None:
             await claim.checkpoint(task_ref)
             work.task_ref = task_ref  # recovery may follow in this very attempt
@@ -129,7 +129,7 @@ class Execution:
             work.task_ref = None
         await claim.issue()
         try:
-            return await _hand_over(driver, work, wish)
+            return await _dispatch(driver, work, wish)
         except ProviderUnavailable:
             claim.issued = False  # nothing was begun
             raise
@@ -137,7 +137,7 @@ class Execution:
             found = await driver.recover(work, wish)
             if found is not Recovery.NOT_BEGUN:
                 return found
-            if isinstance(wish, RevertWish):  # never twice while there is a doubt
+            if isinstance(wish, RevertCommand):  # never twice while there is a doubt
                 raise
             claim.issued = False
             raise ProviderUnavailable("the provider has not taken the work up") from None
@@ -149,7 +149,7 @@ class Execution:
             case Canceled():
                 await claim.end(OperationState.CANCELED, lambda tx: effects.undo(tx, claim.row))
             case ProviderUnavailable():
-                await self._put_off(claim, error)
+                await self._reschedule(claim, error)
             case GatewayError():
                 await self._fail(claim, error)
             case TimeoutError() if timed_out:
@@ -171,11 +171,11 @@ class Execution:
             provider_message=words,
         )
 
-    async def _put_off(self, claim: Claim, error: ProviderUnavailable) -> None:
+    async def _reschedule(self, claim: Claim, error: ProviderUnavailable) -> None:
         delay = min(_LONGEST_WAIT, self.first_wait * 2 ** min(claim.row.attempt - 1, 16))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that not all come back at once
         if delay < self._time_left(claim):
-            await claim.put_off(delay, f"Waiting: {error.message}")
+            await claim.reschedule(delay, f"Waiting: {error.message}")
         elif claim.issued:  # it could not even be asked what became of it
             await self._fail(claim, OutcomeUnknown(error.message, provider_message=error.provider_message))
         else:
@@ -208,13 +208,13 @@ class _Progress:
             log.warning("operation-%d: progress could not be shown", claim.row.id, exc_info=True)
 
 
-async def _hand_over(driver: Driver, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+async def _dispatch(driver: Driver, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
     match wish:
-        case CreateWish():
+        case CreateCommand():
             return await driver.create(work, wish)
-        case RevertWish():
+        case RevertCommand():
             await driver.revert(work, wish)
-        case DeleteWish():
+        case DeleteCommand():
             await driver.delete(work, wish)
     return Recovery.DONE
 

@@ -8,15 +8,15 @@ from functools import cached_property
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Refusal, Unconfirmed
 from gateway.models import AuditAction, MachineKind
 from gateway.operations import idempotency
 from gateway.operations.admission import Backlog
-from gateway.operations.audit_log import About, Asked, record_accepted
-from gateway.operations.audit_refusals import Refusals, Refused
+from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
+from gateway.operations.audit_refusals import RefusalLog, Refused
 from gateway.operations.commands.base import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
 from gateway.operations.commands.cancel_operation import cancel_operation
 from gateway.operations.commands.create_snapshot import create_snapshots
@@ -25,7 +25,7 @@ from gateway.operations.commands.refresh_machine import refresh_machine
 from gateway.operations.commands.revert_vm_snapshot import revert_vm_snapshot
 from gateway.store.database import Database, Transaction
 
-__all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "about_machine"]
+__all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "machine_subject"]
 
 Decision = Callable[[Transaction], Awaitable[list[Outcome]]]
 
@@ -50,7 +50,7 @@ class Operations:
         drivers: Mapping[str, Driver],
         settings: Settings,
         wake: Callable[[], None],
-        refusals: Refusals,
+        refusals: RefusalLog,
         accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._database = database
@@ -68,7 +68,7 @@ class Operations:
     async def create_snapshot(
         self,
         caller: Caller,
-        origin: Origin,
+        origin: RequestOrigin,
         machine: MachineTarget,
         name: str,
         description: str | None,
@@ -76,7 +76,7 @@ class Operations:
         key: str | None,
     ) -> Outcome:
         """Raises the refusal."""
-        asked, about = Asked(caller, origin, AuditAction.CREATE_SNAPSHOT), about_machine(machine)
+        asked, about = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT), machine_subject(machine)
         async with self.refusals.of(asked, about):
             if isinstance(machine, Refusal):
                 raise machine.at("machineId")
@@ -93,7 +93,7 @@ class Operations:
     async def create_snapshots(
         self,
         caller: Caller,
-        origin: Origin,
+        origin: RequestOrigin,
         machines: Sequence[MachineTarget],
         name: str,
         description: str | None,
@@ -101,8 +101,8 @@ class Operations:
         key: str | None,
     ) -> list[Outcome]:
         """One outcome per machine, in order. Raises the refusal of the request as a whole."""
-        asked = Asked(caller, origin, AuditAction.CREATE_SNAPSHOT)
-        async with self.refusals.of(asked, About()):
+        asked = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT)
+        async with self.refusals.of(asked, AuditSubject()):
             check_count(machines, "machineIds")
             new = new_snapshot(name, description, memory)
             arguments = {"machines": given(machines), "name": new.name, "description": description, "memory": memory}
@@ -115,10 +115,10 @@ class Operations:
                         outcome.refusal.at("machineIds", index)
                 return outcomes
 
-            return await self._accept(asked, [about_machine(machine) for machine in machines], decide, use)
+            return await self._accept(asked, [machine_subject(machine) for machine in machines], decide, use)
 
     async def revert_vm_snapshot(
-        self, caller: Caller, origin: Origin, snapshot: Target, *, dry_run: bool, key: str | None
+        self, caller: Caller, origin: RequestOrigin, snapshot: Target, *, dry_run: bool, key: str | None
     ) -> Outcome:
         """Raises the refusal."""
         asked, about = _asked(caller, origin, AuditAction.REVERT_VM_SNAPSHOT, dry_run), _about_snapshot(snapshot)
@@ -139,7 +139,7 @@ class Operations:
     async def delete_snapshots(
         self,
         caller: Caller,
-        origin: Origin,
+        origin: RequestOrigin,
         snapshots: Sequence[Target],
         *,
         with_descendants: bool,
@@ -149,7 +149,7 @@ class Operations:
     ) -> list[Outcome]:
         """One outcome per snapshot, in order, then those pulled in. Raises the refusal of the request as a whole."""
         asked = _asked(caller, origin, AuditAction.DELETE_SNAPSHOT, dry_run)
-        async with self.refusals.of(asked, About()):
+        async with self.refusals.of(asked, AuditSubject()):
             check_count(snapshots, "ids")
             manner = Manner(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
             arguments = {
@@ -164,9 +164,11 @@ class Operations:
             use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
             return await self._accept(asked, [_about_snapshot(snapshot) for snapshot in snapshots], decide, use)
 
-    async def refresh_machine(self, caller: Caller, origin: Origin, machine: MachineTarget, key: str | None) -> Outcome:
+    async def refresh_machine(
+        self, caller: Caller, origin: RequestOrigin, machine: MachineTarget, key: str | None
+    ) -> Outcome:
         """Raises the refusal."""
-        asked, about = Asked(caller, origin, AuditAction.REFRESH_MACHINE), about_machine(machine)
+        asked, about = AuditContext(caller, origin, AuditAction.REFRESH_MACHINE), machine_subject(machine)
         async with self.refusals.of(asked, about):
             if isinstance(machine, Refusal):
                 raise machine.at("machineId")
@@ -181,9 +183,9 @@ class Operations:
             outcomes = await self._accept(asked, [about], decide, use)
         return _single(outcomes, "machineId")
 
-    async def cancel_operation(self, caller: Caller, origin: Origin, operation: Target) -> Outcome:
+    async def cancel_operation(self, caller: Caller, origin: RequestOrigin, operation: Target) -> Outcome:
         """Raises the refusal."""
-        asked, about = Asked(caller, origin, AuditAction.CANCEL_OPERATION), _about_operation(operation)
+        asked, about = AuditContext(caller, origin, AuditAction.CANCEL_OPERATION), _about_operation(operation)
         async with self.refusals.of(asked, about):
             if isinstance(operation, Refusal):
                 raise operation.at("operationId")
@@ -198,7 +200,7 @@ class Operations:
         return _single(outcomes, "operationId")
 
     async def _accept(
-        self, asked: Asked, about: Sequence[About], decide: Decision, use: idempotency.Use | None
+        self, asked: AuditContext, about: Sequence[AuditSubject], decide: Decision, use: idempotency.Use | None
     ) -> list[Outcome]:
         """`about` is of each target. A replay changes nothing, and goes on no record."""
 
@@ -230,35 +232,37 @@ class Operations:
         return outcomes
 
 
-def about_machine(target: MachineTarget) -> About:
+def machine_subject(target: MachineTarget) -> AuditSubject:
     """A machine as far as it is named: what is no id at all stands in the refusal's message."""
     match target:
         case MachineId():
-            return About(machine_kind=target.kind, machine_id=target.number)
+            return AuditSubject(machine_kind=target.kind, machine_id=target.number)
         case Refusal():
-            return About()
+            return AuditSubject()
         case _:
-            return About(machine_id=target)
+            return AuditSubject(machine_id=target)
 
 
-def _about_snapshot(target: Target) -> About:
+def _about_snapshot(target: Target) -> AuditSubject:
     """A snapshot as far as it is named."""
-    return About() if isinstance(target, Refusal) else About(snapshot_id=target)
+    return AuditSubject() if isinstance(target, Refusal) else AuditSubject(snapshot_id=target)
 
 
-def _about_operation(target: Target) -> About:
-    return About() if isinstance(target, Refusal) else About(operation_id=target)
+def _about_operation(target: Target) -> AuditSubject:
+    return AuditSubject() if isinstance(target, Refusal) else AuditSubject(operation_id=target)
 
 
-def _asked(caller: Caller, origin: Origin, action: AuditAction, dry_run: bool) -> Asked:
+def _asked(caller: Caller, origin: RequestOrigin, action: AuditAction, dry_run: bool) -> AuditContext:
     """A dry run only asks."""
-    return Asked(caller, origin, AuditAction.READ if dry_run else action)
+    return AuditContext(caller, origin, AuditAction.READ if dry_run else action)
 
 
-def _refused(about: Sequence[About], outcomes: Sequence[Outcome]) -> list[Refused]:
+def _refused(about: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> list[Refused]:
     """The refusals among outcomes, which are those of the targets first."""
     return [
-        Refused(about[number] if number < len(about) else About(snapshot_id=outcome.snapshot_id), outcome.refusal)
+        Refused(
+            about[number] if number < len(about) else AuditSubject(snapshot_id=outcome.snapshot_id), outcome.refusal
+        )
         for number, outcome in enumerate(outcomes)
         if outcome.refusal is not None
     ]

@@ -19,7 +19,7 @@ from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Unavailable, Unconfirmed
 from gateway.models import OperationKind, OperationState
-from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_wishes, claim, release
+from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_requests, claim, release
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Database
@@ -163,7 +163,7 @@ class Worker:
             return self._poll
         if (early := self._next_look - time.monotonic()) > 0:
             return min(early, self._poll)
-        wishes = await cancel_wishes(self._database, self.name)
+        wishes = await cancel_requests(self._database, self.name)
         self._next_look = time.monotonic() + _LOOKS
         for claimed in self._jobs.values():
             claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes

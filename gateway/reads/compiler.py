@@ -18,7 +18,7 @@ from gateway.reads.entities import ENTITIES, Entity
 from gateway.reads.fetch_nodes import EveryLevel, OneLevel, Rows
 from gateway.reads.ids import PREFIXES
 from gateway.reads.pages import BoundPage
-from gateway.reads.payload_shapes import GivenShape, NodeLevels
+from gateway.reads.payload_shapes import NodeLevels, PayloadShape
 from gateway.reads.relations import ManyLink, OneLink
 from gateway.reads.rendering import Code, Record, Renderer, literal
 from gateway.reads.roots import Root, every_root, given_root, lookup_root, lookups_root, many_root
@@ -101,7 +101,7 @@ class Compiler:
                 raise TypeError(f"{parent_type}.{field.name} cannot stand at the root")
 
     def given(self, selection: Selection) -> Plan:
-        """The plan of an object that a resolver gives as a dict; run it with `GivenShape.load`'s values."""
+        """The plan of an object that a resolver gives as a dict; run it with `PayloadShape.load`'s values."""
         compilation = _Compilation(self)
         shape = compilation.given(selection)
         load = given_root(shape, None)
@@ -303,15 +303,15 @@ class _Compilation:
                 levels[entity.noun] = self.one(entity, mine)
         return NodeLevels(levels)
 
-    def given(self, selection: Selection) -> GivenShape:
+    def given(self, selection: Selection) -> PayloadShape:
         """The shape of a dict that a resolver gives."""
         ((type_name, fields),) = selection.items()
-        shape, code = GivenShape(), self._code()
+        shape, code = PayloadShape(), self._code()
         items = [(field.key, self._given_field(type_name, field, shape)) for field in fields]
         shape.render = code.function("x, S, c", self._object(type_name, items, code))
         return shape
 
-    def _given_field(self, type_name: str, field: Field, shape: GivenShape) -> str:
+    def _given_field(self, type_name: str, field: Field, shape: PayloadShape) -> str:
         if field.name == "__typename":
             return repr(type_name)
         match self._catalog[type_name][field.name].source:

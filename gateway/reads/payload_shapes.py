@@ -16,7 +16,7 @@ from gateway.reads.context import Context, Pages
 from gateway.reads.fetch_nodes import OneLevel
 from gateway.reads.ids import Id
 from gateway.reads.rendering import Renderer
-from gateway.reads.single_row_batch import MOST, Together
+from gateway.reads.single_row_batch import MOST, SingleRowBatch
 
 
 @dataclass(slots=True)
@@ -46,14 +46,14 @@ class NodeLevels:
         return found
 
 
-class GivenShape:
+class PayloadShape:
     """The selection of a given dict. Renders many of them at once."""
 
     def __init__(self) -> None:
         self.render: Renderer | None = None
         self._slots: list[_Nested | _Reference] = []
 
-    def nested(self, name: str, shape: "GivenShape") -> str:
+    def nested(self, name: str, shape: "PayloadShape") -> str:
         """The expression of a nested object or list of objects."""
         return self._slot(_Nested(name, shape))
 
@@ -69,8 +69,8 @@ class GivenShape:
         return dict(list(joined.items())[:MOST]) if len(joined) > 1 else {}
 
     @cached_property
-    def _together(self) -> Together:
-        return Together(list(self._joined.values()))
+    def _together(self) -> SingleRowBatch:
+        return SingleRowBatch(list(self._joined.values()))
 
     def is_alone(self, _pages: Pages) -> bool:
         """Whether one dict takes one statement at most."""
@@ -107,7 +107,7 @@ class GivenShape:
 @dataclass(slots=True)
 class _Nested:
     name: str
-    shape: GivenShape
+    shape: PayloadShape
 
     def joinable(self) -> None:
         return None

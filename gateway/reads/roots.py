@@ -8,7 +8,7 @@ from gateway.reads.connections import ManyLevel
 from gateway.reads.context import Context
 from gateway.reads.fetch_nodes import EveryLevel
 from gateway.reads.ids import PREFIXES, Id, parse_id
-from gateway.reads.payload_shapes import GivenShape, NodeLevels
+from gateway.reads.payload_shapes import NodeLevels, PayloadShape
 from gateway.reads.selection import Field, Variables
 
 MOST_IDS = 1_000
@@ -73,7 +73,7 @@ def _id_or_none(text: str) -> Id | None:
         return None
 
 
-def given_root(shape: GivenShape, name: str | None) -> Root:
+def given_root(shape: PayloadShape, name: str | None) -> Root:
     async def load(context: Context, _variables: Variables, given: Any = None) -> Any:
         return (await shape.load(context, [given if name is None else given[name]]))[0]
 

@@ -10,7 +10,7 @@ from gateway.reads.fetch_nodes import OneLevel
 MOST = 8  # SQLite joins 64 tables at most
 
 
-class Together:
+class SingleRowBatch:
     """Levels without links, each of which gives one row."""
 
     def __init__(self, levels: Sequence[OneLevel]) -> None:

@@ -113,7 +113,7 @@ Source = (
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SourcedField:
     """A field of the schema as the compiler sees it: where its value comes from, and its GraphQL type."""
 
     source: Source
@@ -121,4 +121,4 @@ class Origin:
     required: bool = False  # never null
 
 
-Catalog = Mapping[str, Mapping[str, Origin]]  # by type name and field name
+Catalog = Mapping[str, Mapping[str, SourcedField]]  # by type name and field name

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gateway.columns import FOLDED
 from gateway.reads.conditions import Condition, Frame
 from gateway.reads.context import Context
-from gateway.reads.sources import Column, Computed, Origin, Source
+from gateway.reads.sources import Column, Computed, Source, SourcedField
 
 Kind = Literal["text", "integer", "boolean", "moment", "id", "opaque"]
 
@@ -51,16 +51,16 @@ class Attribute:
     shown: Source | None = None  # unless the column shows itself
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> SourcedField:
         if self.shown is not None:
-            return Origin(self.shown, "String")
+            return SourcedField(self.shown, "String")
         match self.kind:
             case "id":
-                return Origin(Computed((self.column,), shown_id), "String")
+                return SourcedField(Computed((self.column,), shown_id), "String")
             case "moment":
-                return Origin(Computed((self.column,), shown_moment), "String")
+                return SourcedField(Computed((self.column,), shown_moment), "String")
             case _:
-                return Origin(Column(self.column), _TYPES[self.kind])
+                return SourcedField(Column(self.column), _TYPES[self.kind])
 
 
 Attributes = Mapping[str, Attribute]

@@ -8,7 +8,7 @@ import orjson
 
 from gateway.operations.commands.base import MAX_TARGETS
 from gateway.rest.classes import SNAPSHOTS
-from gateway.rest.errors import Fault, bad_request
+from gateway.rest.errors import RestError, bad_request
 
 _HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOTALL)
 _BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)
@@ -19,7 +19,7 @@ Item = Mapping[str, Any]
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """The members of a body; none of an empty one. Raises Fault."""
+    """The members of a body; none of an empty one. Raises RestError."""
     if not body.strip():
         return {}
     try:
@@ -36,12 +36,12 @@ def action_of(members: Mapping[str, Any]) -> str:
     return action if isinstance(action, str) else str(action)
 
 
-def unsupported_action(action: str, collection: str, *, of: str) -> Fault:
+def unsupported_action(action: str, collection: str, *, of: str) -> RestError:
     return bad_request(f"Unsupported Action {action} for the {collection} {of} specified")
 
 
 def items(members: Mapping[str, Any], action: str) -> list[Item]:
-    """The items of `resources`, the one in `resource`, or the body itself. Raises Fault without any."""
+    """The items of `resources`, the one in `resource`, or the body itself. Raises RestError without any."""
     if "resources" in members:
         found = members["resources"]
     elif "resource" in members:
@@ -57,7 +57,7 @@ def items(members: Mapping[str, Any], action: str) -> list[Item]:
 
 
 def check_new(resources: Sequence[Item]) -> None:
-    """Raises Fault for an item that names something that exists."""
+    """Raises RestError for an item that names something that exists."""
     if any("id" in item or "href" in item for item in resources):
         raise bad_request("Resource id or href should not be specified for creating a new snapshots")
 
@@ -65,7 +65,7 @@ def check_new(resources: Sequence[Item]) -> None:
 def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
     """The number of the snapshot that an item of a bulk action names; None when its link is below another machine.
 
-    Raises Fault for an item that names none.
+    Raises RestError for an item that names none.
     """
     href = item.get("href")
     if isinstance(href, str):

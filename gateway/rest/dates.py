@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from gateway.rest.errors import Fault, bad_request
+from gateway.rest.errors import RestError, bad_request
 
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 
 def span(text: str, clock: Clock) -> Span:
-    """What an unquoted date means. `clock` is asked only where that depends on it. Raises Fault."""
+    """What an unquoted date means. `clock` is asked only where that depends on it. Raises RestError."""
     try:
         return _relative(text.lower(), clock) or _absolute(text)
     except (ValueError, OverflowError):
@@ -37,14 +37,14 @@ def span(text: str, clock: Clock) -> Span:
 
 
 def instant(text: str) -> datetime:
-    """What a quoted date means: a moment, midnight for a day. Raises Fault."""
+    """What a quoted date means: a moment, midnight for a day. Raises RestError."""
     try:
         return _parsed(text)
     except (ValueError, OverflowError):
         raise bad_date(text) from None
 
 
-def bad_date(text: str) -> Fault:
+def bad_date(text: str) -> RestError:
     return bad_request(f"Bad format for datetime: {text}")
 
 

@@ -20,7 +20,7 @@ from gateway.models import Surface
 from gateway.operations.service import Operations
 from gateway.rest import responses
 from gateway.rest.bodies import parse_body
-from gateway.rest.errors import Fault, bad_request, internal, no_route
+from gateway.rest.errors import RestError, bad_request, internal, no_route
 from gateway.rest.query import Query
 from gateway.rest.reading import Asker, Reader
 from gateway.rest.requests import (
@@ -99,10 +99,10 @@ class RestEndpoint:
             answer = await self._serve(scope, receive)
         except ClientGone:
             return
-        except Fault as fault:
+        except RestError as fault:
             answer = _refusal(fault)
         except GatewayError as error:
-            answer = _refusal(Fault.of(error))
+            answer = _refusal(RestError.of(error))
         except Exception:
             request_id = str(scope.get("state", {}).get("request_id", "-"))
             log.exception("a request failed, request id %s", request_id)
@@ -125,7 +125,9 @@ class RestEndpoint:
             members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body))
         query_string: bytes = scope["query_string"]
         if len(query_string) > QUERY_LIMIT:
-            raise Fault(414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError")
+            raise RestError(
+                414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError"
+            )
         path = path_of(scope)
         version, segments = split_path(path)
         root = root_of(scope, self._public_url)
@@ -156,5 +158,5 @@ class RestEndpoint:
                 raise no_route(request.method, request.path)
 
 
-def _refusal(fault: Fault) -> Answer:
+def _refusal(fault: RestError) -> Answer:
     return Answer(fault.body(), fault.status, fault.headers)

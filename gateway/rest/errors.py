@@ -20,7 +20,7 @@ _CLASSES = {
 }
 
 
-class Fault(Exception):
+class RestError(Exception):
     """The request is not served. The message is written for the caller."""
 
     def __init__(self, status: int, kind: str, message: str, klass: str, headers: Headers | None = None) -> None:
@@ -41,23 +41,23 @@ class Fault(Exception):
         return orjson.dumps({"error": {"kind": self.kind, "message": self.message, "klass": self.klass}})
 
 
-def bad_request(message: str, klass: str = _BAD_REQUEST) -> Fault:
-    return Fault(400, "bad_request", message, klass)
+def bad_request(message: str, klass: str = _BAD_REQUEST) -> RestError:
+    return RestError(400, "bad_request", message, klass)
 
 
-def forbidden(message: str) -> Fault:
-    return Fault(403, "forbidden", message, "Api::ForbiddenError")
+def forbidden(message: str) -> RestError:
+    return RestError(403, "forbidden", message, "Api::ForbiddenError")
 
 
-def not_found(class_name: str, id: int | str) -> Fault:
+def not_found(class_name: str, id: int | str) -> RestError:
     """There is no such row, or not for this caller, or not below this parent."""
-    return Fault(404, "not_found", f"Couldn't find {class_name} with 'id'={id}", "ActiveRecord::RecordNotFound")
+    return RestError(404, "not_found", f"Couldn't find {class_name} with 'id'={id}", "ActiveRecord::RecordNotFound")
 
 
-def no_route(method: str, path: str) -> Fault:
-    return Fault(404, "not_found", f'No route matches [{method}] "{path}"', "ActionController::RoutingError")
+def no_route(method: str, path: str) -> RestError:
+    return RestError(404, "not_found", f'No route matches [{method}] "{path}"', "ActionController::RoutingError")
 
 
-def internal(request_id: str) -> Fault:
+def internal(request_id: str) -> RestError:
     """A bug, masked: the log has the rest under the same id."""
-    return Fault(500, "internal_server_error", internal_message(request_id), _CLASSES[ErrorCode.INTERNAL])
+    return RestError(500, "internal_server_error", internal_message(request_id), _CLASSES[ErrorCode.INTERNAL])

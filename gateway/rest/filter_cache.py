@@ -12,14 +12,14 @@ _MOST = 256
 _LONGEST = 2_000  # characters of filters that are worth the memory
 
 
-class KeptFilters:
+class FilterCache:
     """What `parse_filters` gives, kept where it is the same at every time."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], Filter] = OrderedDict()
 
     def parse(self, class_: Class, texts: Sequence[str]) -> Filter | None:
-        """Raises Fault and InvalidInput."""
+        """Raises RestError and InvalidInput."""
         key = (class_.collection, *texts)
         kept = self._kept.get(key)
         if kept is not None:

@@ -1,4 +1,4 @@
-"""The parameters of a request's URL, and the shape of the answer that they ask for. Raises Fault for wrong ones."""
+"""The parameters of a request's URL, and the shape of the answer that they ask for. Raises RestError for wrong ones."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ def _number(digits: str) -> int:
 
 
 def check_scope(class_: Class, query: Query) -> None:
-    """Of a top-level list: what would narrow it, if the gateway knew of it. Raises Fault."""
+    """Of a top-level list: what would narrow it, if the gateway knew of it. Raises RestError."""
     wanted = query.get("collection_class")
     if wanted and wanted != class_.name:
         raise bad_request(f"Invalid collection_class {wanted} specified for the {class_.collection} collection")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.operations.service import Operations
 from gateway.reads import conditions as c
 from gateway.reads.compiler import Compiler, Plan
@@ -35,7 +35,7 @@ class Asker:
     """Who asks, from where, and where the links of the answer begin."""
 
     caller: Caller
-    origin: Origin
+    origin: RequestOrigin
     base: str
 
 
@@ -101,17 +101,17 @@ class Reader:
         return found
 
     async def resource(self, asker: Asker, class_: Class, number: int, shape: Shape) -> Any:
-        """Raises Fault when there is none."""
+        """Raises RestError when there is none."""
         plan = self._plan(("one", class_, shape), lambda: shapes.resource(class_, shape))
         return _flatten(await self._one(asker, plan, class_, number, _EVERYTHING), shape)
 
     async def machine(self, asker: Asker, parent: Class, number: int) -> Any:
-        """Its `id`, `name` and `refusals`. Raises Fault when there is none."""
+        """Its `id`, `name` and `refusals`. Raises RestError when there is none."""
         plan = self._plan(("machine", parent), lambda: shapes.machine(parent))
         return await self._one(asker, plan, parent, number, _EVERYTHING)
 
     async def subcollection(self, asker: Asker, parent: Class, number: int, wanted: Wanted) -> tuple[Any, Rows]:
-        """The machine as `machine` gives it, and a list of its snapshots. Raises Fault when there is none."""
+        """The machine as `machine` gives it, and a list of its snapshots. Raises RestError when there is none."""
         shape = wanted.shape if wanted.rows else None
         counted = wanted.counted
         plan = self._plan(("sub", parent, shape, counted), lambda: shapes.subcollection(parent, shape, counted=counted))
@@ -121,14 +121,14 @@ class Reader:
         return machine, Rows(rows, found.get("totalCount", len(rows)), machine["snapshot_count"])
 
     async def snapshot(self, asker: Asker, parent: Class, machine: int, number: int, shape: Shape) -> Any:
-        """A snapshot of this machine. Raises Fault when it, or the machine, is not there."""
+        """A snapshot of this machine. Raises RestError when it, or the machine, is not there."""
         _, rows = await self.subcollection(asker, parent, machine, _only([number], shape))
         if not rows.rows:
             raise not_found(SNAPSHOTS.name, number)
         return rows.rows[0]
 
     async def names(self, asker: Asker, parent: Class, machine: int, numbers: list[int]) -> tuple[Any, dict[int, str]]:
-        """The machine, and the names of those of the snapshots that are its own. Raises Fault without the machine."""
+        """The machine, and the names of its snapshots among `numbers`. Raises RestError if there is no such machine."""
         found, rows = await self.subcollection(asker, parent, machine, _only(numbers, _NAMES))
         return found, {int(row["id"]): row["name"] for row in rows.rows}
 

@@ -26,7 +26,7 @@ _RUBY = re.compile(r"/(.*)/([a-z]*)", re.DOTALL)
 
 
 def compiled(text: str) -> Any:
-    """The pattern that `/re/i`, or a bare text, means in Ruby. Raises Fault."""
+    """The pattern that `/re/i`, or a bare text, means in Ruby. Raises RestError."""
     literal = _RUBY.fullmatch(text)
     source, flags = (literal[1], literal[2]) if literal else (text, "")
     if unknown := set(flags) - set("im"):
@@ -67,7 +67,7 @@ class Matching:
     async def look(self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition) -> None:
         """Finds the rows that match, of those within `bounds` that the caller may see.
 
-        Raises Fault when that is too much work.
+        Raises RestError when that is too much work.
         """
         frame = Frame(dialect, dialect.parameters(), caller.kinds)
         visible = ENTITIES[self.noun].visible(frame, caller.tenant)

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 
 from gateway.deadlines import Deadline
 from gateway.rest.entry import VERSIONS
-from gateway.rest.errors import Fault, bad_request
+from gateway.rest.errors import RestError, bad_request
 from gateway.rest.query import Query
 from gateway.rest.reading import Asker
 
@@ -62,7 +62,7 @@ def path_of(scope: Scope) -> str:
 
 
 def split_path(path: str) -> tuple[str | None, tuple[str, ...]]:
-    """The version, if the path names one, and what comes behind it. Raises Fault for a version that is not served."""
+    """The version, if the path names one, and the segments after it. Raises RestError for an unsupported version."""
     segments = path.removeprefix(PREFIX).strip("/").split("/")
     if not _VERSION.fullmatch(segments[0]):
         return None, tuple(segment for segment in segments if segment)
@@ -82,15 +82,15 @@ def root_of(scope: Scope, public_url: str | None) -> str:
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """Raises Fault 415, 413 or 408, and ClientGone."""
+    """Raises RestError 415, 413 or 408, and ClientGone."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         message = "Send the body without a Content-Encoding"
-        raise Fault(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
+        raise RestError(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
     try:
         return await deadline.keep(_read(receive, limit))
     except TimeoutError:
         message = f"The body did not arrive within {deadline.seconds:g} seconds"
-        raise Fault(408, "request_timeout", message, "Api::RequestTimeoutError") from None
+        raise RestError(408, "request_timeout", message, "Api::RequestTimeoutError") from None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
@@ -102,6 +102,6 @@ async def _read(receive: Receive, limit: int) -> bytes:
         whole += message.get("body", b"")
         if len(whole) > limit:
             reason = f"The body is longer than {limit} bytes"
-            raise Fault(413, "payload_too_large", reason, "Api::PayloadTooLargeError")
+            raise RestError(413, "payload_too_large", reason, "Api::PayloadTooLargeError")
         if not message.get("more_body", False):
             return bytes(whole)

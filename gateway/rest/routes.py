@@ -6,13 +6,13 @@ What is asked for comes first, then whether the caller may, then what they accep
 import re
 
 from gateway.models import MachineKind, SnapshotAction
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.rest import bodies, responses
 from gateway.rest.audit import record_fault
 from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
 from gateway.rest.entry import entry_point
-from gateway.rest.errors import Fault, bad_request, forbidden, no_route, not_found
-from gateway.rest.filter_cache import KeptFilters
+from gateway.rest.errors import RestError, bad_request, forbidden, no_route, not_found
+from gateway.rest.filter_cache import FilterCache
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
 from gateway.rest.query import check_scope, parse_shape, parse_window
@@ -28,18 +28,18 @@ _ACTIONS = {"create": SnapshotAction.CREATE, "delete": SnapshotAction.DELETE, "r
 
 
 class Routes:
-    """Everything below `/api` but `/api/auth`. Raises Fault and GatewayError."""
+    """Everything below `/api` but `/api/auth`. Raises RestError and GatewayError."""
 
-    def __init__(self, reader: Reader, writer: Writer, refusals: Refusals) -> None:
+    def __init__(self, reader: Reader, writer: Writer, refusals: RefusalLog) -> None:
         self._reader = reader
         self._writer = writer
         self._refusals = refusals
-        self._filters = KeptFilters()
+        self._filters = FilterCache()
 
     async def serve(self, request: Request) -> Answer:
         try:
             return await self._serve(request)
-        except Fault as fault:
+        except RestError as fault:
             await record_fault(self._refusals, request, fault)
             raise
 
@@ -218,4 +218,4 @@ def _check_accept(request: Request) -> None:
     accept = request.headers.get(b"accept", b"").decode("latin-1")
     if accept and not any(part in accept.lower() for part in ("json", "*/*", "application/*")):
         message = f"Invalid Response Format {accept} requested"
-        raise Fault(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
+        raise RestError(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")

@@ -21,7 +21,7 @@ IGNORE_CASE: Literal["ignore_case"] = "ignore_case"
 
 
 def parse_order(class_: Class, sort_by: str, sort_order: str, sort_options: str) -> Order:
-    """The order that a request wants, ended by the id; the class's own without `sort_by`. Raises Fault.
+    """The order that a request wants, ended by the id; the class's own without `sort_by`. Raises RestError.
 
     Nulls come last ascending and first descending, as in PostgreSQL. Without a direction a key ascends.
     """

@@ -24,7 +24,7 @@ _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0"
 
 
 def typed(attribute: Attribute, text: str) -> Any:
-    """The value that `text` is for this attribute. Raises Fault or InvalidInput."""
+    """The value that `text` is for this attribute. Raises RestError or InvalidInput."""
     match attribute.kind:
         case "text":
             check_text(text, ("filter",))
@@ -38,7 +38,7 @@ def typed(attribute: Attribute, text: str) -> Any:
 
 
 def whole_number(text: str) -> int:
-    """`5`, `-5`, `1.megabyte`. Raises Fault, also for what no column could hold."""
+    """`5`, `-5`, `1.megabyte`. Raises RestError, also for what no column could hold."""
     stripped = text.strip()
     if _INTEGER.fullmatch(stripped):
         number = int(stripped)

@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway.errors import Forbidden, GatewayError, InvalidInput, NotFound, Refusal
 from gateway.models import AuditAction, MachineKind
-from gateway.operations.audit_log import Asked
-from gateway.operations.service import MachineId, Operations, Outcome, Target, about_machine
+from gateway.operations.audit_log import AuditContext
+from gateway.operations.service import MachineId, Operations, Outcome, Target, machine_subject
 from gateway.rest import bodies
 from gateway.rest.bodies import Item
 from gateway.rest.classes import SNAPSHOTS, Class
@@ -33,7 +33,7 @@ class Writer:
     async def create(
         self, asker: Asker, parent: Class, number: int, resources: Sequence[Item], key: str | None
     ) -> list[Result]:
-        """A result for each item, in order. Raises Fault when there is no such machine."""
+        """A result for each item, in order. Raises RestError when there is no such machine."""
         machine = await self._reader.machine(asker, parent, number)
         results = []
         for position, item in enumerate(resources):
@@ -54,8 +54,8 @@ class Writer:
 
     async def _create(self, asker: Asker, parent: Class, machine: Any, item: Item, key: str | None) -> Result:
         target = MachineId(_kind(parent), int(machine["id"]))
-        asked = Asked(asker.caller, asker.origin, AuditAction.CREATE_SNAPSHOT)
-        async with self._operations.refusals.of(asked, about_machine(target)):
+        asked = AuditContext(asker.caller, asker.origin, AuditAction.CREATE_SNAPSHOT)
+        async with self._operations.refusals.of(asked, machine_subject(target)):
             name, description, memory = _new(item)
         outcome = await self._operations.create_snapshot(
             asker.caller, asker.origin, target, name, description, memory, key
@@ -66,7 +66,7 @@ class Writer:
         return accepted(asker, message, outcome) | made
 
     async def revert(self, asker: Asker, parent: Class, number: int, snapshot: int, key: str | None) -> Result:
-        """Raises Fault when there is no such snapshot of this machine."""
+        """Raises RestError when there is no such snapshot of this machine."""
         machine, name = await self._named(asker, parent, number, snapshot)
         try:
             outcome = await self._operations.revert_vm_snapshot(
@@ -81,7 +81,7 @@ class Writer:
         return accepted(asker, f"Reverting to snapshot {name} for {_target(parent, machine)}", outcome)
 
     async def delete(self, asker: Asker, parent: Class, number: int, snapshot: int, key: str | None) -> Result:
-        """Raises Fault when there is no such snapshot of this machine."""
+        """Raises RestError when there is no such snapshot of this machine."""
         machine, name = await self._named(asker, parent, number, snapshot)
         (outcome,) = await self._delete(asker, [snapshot], key)
         if isinstance(outcome.refusal, NotFound):
@@ -93,7 +93,7 @@ class Writer:
     ) -> list[Result]:
         """A result for each item, in order; one that is wrong stops none of the others.
 
-        Raises Fault, before anything is done, when an item names no snapshot, or when there is no such machine.
+        Raises RestError, before anything is done, when an item names no snapshot, or when there is no such machine.
         """
         wanted = [bodies.named_snapshot(item, parent.collection, number) for item in resources]
         given = [snapshot for snapshot in wanted if snapshot is not None]

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.config import Settings
-from gateway.http.browser_safety import SafetyMiddleware
+from gateway.http.browser_safety import BrowserSafetyMiddleware
 from gateway.telemetry.metrics import BOUNDS, FAMILIES, Family, Sample, Value
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,7 +32,7 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
     async def metrics(_request: Request) -> Response:
         return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
 
-    safety = [] if settings is None else [Middleware(SafetyMiddleware, settings)]
+    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings)]
     return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)
 
 

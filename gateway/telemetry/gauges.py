@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlmodel import col
 
-from gateway.changes.change_feed import Feed
+from gateway.changes.change_feed import ChangeFeed
 from gateway.columns import now
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.transports.streams import Streams
@@ -33,7 +33,7 @@ _PROVIDERS = Statement(sa.select(col(Provider.name), col(Provider.observed_at), 
 
 
 def gauges(
-    database: Database, executor: GraphQLExecutor, streams: Streams, feed: Feed, worker: Worker
+    database: Database, executor: GraphQLExecutor, streams: Streams, feed: ChangeFeed, worker: Worker
 ) -> Iterator[tuple[Family, Labels, float]]:
     """What is true of this process."""
     documents, moment = executor.documents, time.monotonic()

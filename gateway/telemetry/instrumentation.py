@@ -10,19 +10,19 @@ from typing import TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.errors import GatewayError
@@ -54,7 +54,7 @@ class ObservedExecutor:
         self._slow = slow
 
     async def execute(
-        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> Answer:
         begun = time.perf_counter()
         answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)
@@ -141,28 +141,28 @@ class ObservedDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return self._driver.matrix(kind)
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         return await self._call("machines", self._driver.machines())
 
     def hints(self) -> AsyncIterator[str] | None:
         return self._driver.hints()
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         return await self._call("machine", self._driver.machine(machine_ref))
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._call("snapshots", self._driver.snapshots(machine_ref))
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         return await self._call("create", self._driver.create(work, wish))
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         await self._call("revert", self._driver.revert(work, wish))
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._call("delete", self._driver.delete(work, wish))
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         return await self._call("recover", self._driver.recover(work, wish))
 
     async def health(self) -> None:

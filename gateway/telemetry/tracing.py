@@ -31,7 +31,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.graphql.execution.documents import Documents
 from gateway.graphql.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.operations.claims import Claim
@@ -139,7 +139,7 @@ class TracedExecutor:
         self._tracer = tracer
 
     async def execute(
-        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> Answer:
         with _span(self._tracer, "graphql") as span:
             answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.login_throttle import BURST, EVERY, MOST, Throttle
+from gateway.access.login_throttle import BURST, EVERY, MOST, LoginThrottle
 from gateway.errors import Throttled
 from tests.access.asking import SEEN, Socket, basic, bearer, graphql, make_token, refusal, who
 from tests.serving import Served
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-def wait(throttle: Throttle, address: str, token: str | None = None) -> int:
+def wait(throttle: LoginThrottle, address: str, token: str | None = None) -> int:
     """Seconds that this address has to wait."""
     try:
         throttle.check(address, token)
@@ -32,7 +32,7 @@ def wait(throttle: Throttle, address: str, token: str | None = None) -> int:
 
 def test_an_address_has_so_many_failures_and_gets_them_back() -> None:
     clock = Clock()
-    throttle = Throttle(clock)
+    throttle = LoginThrottle(clock)
     for _ in range(BURST):
         assert wait(throttle, "192.0.2.1") == 0
         throttle.failed("192.0.2.1", None)
@@ -47,7 +47,7 @@ def test_an_address_has_so_many_failures_and_gets_them_back() -> None:
 
 
 def test_a_network_of_ipv6_is_one_address() -> None:
-    throttle = Throttle(Clock())
+    throttle = LoginThrottle(Clock())
     for number in range(BURST):
         throttle.failed(f"2001:db8:1:2::{number:x}", None)
     assert wait(throttle, "2001:db8:1:2:ffff::1") == EVERY
@@ -59,7 +59,7 @@ def test_a_network_of_ipv6_is_one_address() -> None:
 
 
 def test_a_token_tried_from_everywhere_is_closed_to_who_has_failed() -> None:
-    throttle = Throttle(Clock())
+    throttle = LoginThrottle(Clock())
     for number in range(BURST):
         throttle.failed(f"192.0.2.{number}", "sgw_1_…")
     assert wait(throttle, "192.0.2.1", "sgw_1_…") == EVERY
@@ -71,7 +71,7 @@ def test_a_token_tried_from_everywhere_is_closed_to_who_has_failed() -> None:
 def test_never_more_than_the_burst_and_what_came_back(steps: list[tuple[int, float]]) -> None:
     """In any time, an address is heard at most as often as the burst and that time allow."""
     clock = Clock()
-    throttle = Throttle(clock)
+    throttle = LoginThrottle(clock)
     heard: list[float] = []
     for address, later in steps:
         clock.now += later
@@ -85,7 +85,7 @@ def test_never_more_than_the_burst_and_what_came_back(steps: list[tuple[int, flo
 
 
 def test_it_remembers_so_many() -> None:
-    throttle = Throttle(Clock())
+    throttle = LoginThrottle(Clock())
     for number in range(MOST + 10):
         throttle.failed(str(number), str(number))
     assert len(throttle._addresses._levels) == len(throttle._tokens._levels) == MOST

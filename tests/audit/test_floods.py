@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.errors import Conflict, GatewayError, NotFound, Unauthenticated
 from gateway.models import AuditAction, Surface
-from gateway.operations.audit_log import About, Asked
-from gateway.operations.audit_refusals import Refusals, Refused
+from gateway.operations.audit_log import AuditContext, AuditSubject
+from gateway.operations.audit_refusals import RefusalLog, Refused
 from tests.audit.world import ADMIN, OPERATOR, As, entries, record
 from tests.graphql.asking import CREATE, REVERT, ended
 from tests.serving import Served
@@ -31,22 +31,22 @@ class Flood:
         self.now = 0.0
         self.tenant = f"flood-{next(_tenants)}"
         self._gateway = gateway
-        self.refusals = Refusals(gateway.gateway.database, self.tenant, clock=lambda: self.now)
+        self.refusals = RefusalLog(gateway.gateway.database, self.tenant, clock=lambda: self.now)
 
     def log_in(self, *addresses: str) -> None:
         async def work() -> None:
             for number, address in enumerate(addresses):
-                origin = Origin(Surface.REST, address, f"r-{number}")
+                origin = RequestOrigin(Surface.REST, address, f"r-{number}")
                 await self.refusals.log_in(origin, UNKNOWN)
 
         self._gateway.run(work())
 
-    def asked(self, name: str, key: str) -> Asked:
+    def asked(self, name: str, key: str) -> AuditContext:
         caller = Caller(name, self.tenant, ("operator",), frozenset(), key=key)
-        return Asked(caller, Origin(Surface.GRAPHQL, "10.0.0.1", "r"), AuditAction.REVERT_VM_SNAPSHOT)
+        return AuditContext(caller, RequestOrigin(Surface.GRAPHQL, "10.0.0.1", "r"), AuditAction.REVERT_VM_SNAPSHOT)
 
-    def refuse(self, asked: Asked, error: GatewayError, times: int) -> None:
-        refused = [Refused(About(snapshot_id=100_000 + number), error) for number in range(times)]
+    def refuse(self, asked: AuditContext, error: GatewayError, times: int) -> None:
+        refused = [Refused(AuditSubject(snapshot_id=100_000 + number), error) for number in range(times)]
         self._gateway.run(self.refusals.record(asked, refused))
 
     def tell(self) -> None:
@@ -82,7 +82,9 @@ def test_one_address(flood: Flood) -> None:
 def test_many_addresses(flood: Flood) -> None:
     """They share what there is, and are told apart up to a limit; callers who are known have their own."""
     for number in range(ADDRESSES // ADDRESS):
-        flood.refuse(Asked(None, Origin(Surface.REST, f"10.0.0.{number}"), AuditAction.LOG_IN), UNKNOWN, ADDRESS)
+        flood.refuse(
+            AuditContext(None, RequestOrigin(Surface.REST, f"10.0.0.{number}"), AuditAction.LOG_IN), UNKNOWN, ADDRESS
+        )
     assert flood.counts() == [ADDRESSES]
     flood.log_in(*(f"10.1.{number // 250}.{number % 250}" for number in range(1_500)))
     flood.refuse(flood.asked("one", "k1"), NotFound("there is no such snapshot"), 1)

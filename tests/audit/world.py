@@ -10,17 +10,17 @@ from starlette.types import Scope
 from gateway.access.admission import Admission
 from gateway.access.caller import ALL_RIGHTS, Caller
 from gateway.access.origin import origin_of
-from gateway.access.quotas import Callers
+from gateway.access.quotas import Quotas
 from gateway.access.roles import BUILT_IN
 from gateway.app import opened_drivers
-from gateway.changes.change_feed import Feed
+from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
 from gateway.errors import Unauthenticated
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
 from gateway.models import Surface
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import rest_routes
 from tests.rest.known import Known
@@ -45,7 +45,7 @@ _requests, _places = count(1), count(1)
 class _Told(Known):
     """Whoever it does not know is on record."""
 
-    def __init__(self, caller: Caller | None, refusals: Refusals) -> None:
+    def __init__(self, caller: Caller | None, refusals: RefusalLog) -> None:
         super().__init__(caller)
         self._refusals = refusals
 
@@ -69,15 +69,15 @@ class As:
 
     async def _mount(self, caller: Caller | None) -> None:
         database, worker = self.gateway.gateway.database, self.gateway.gateway.worker
-        self.refusals = Refusals(database, "default")
+        self.refusals = RefusalLog(database, "default")
         settings = Settings()
         async with opened_drivers(database, []) as drivers:  # simulated ones, which need no closing
             operations = Operations(database, drivers, settings, worker.wake, self.refusals)
 
         authenticator = _Told(caller, self.refusals)
-        executor = GraphQLExecutor(database, operations, Feed(database), settings)
+        executor = GraphQLExecutor(database, operations, ChangeFeed(database), settings)
         events = EventStreams(self.gateway.gateway.streams)
-        admission = Admission(Callers(settings))
+        admission = Admission(Quotas(settings))
         limits: Any = {"max_body_bytes": settings.max_body_bytes, "body_timeout": settings.body_timeout}
         http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
         rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)

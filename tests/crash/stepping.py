@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gateway import app
-from gateway.changes.change_feed import Feed
+from gateway.changes.change_feed import ChangeFeed
 from gateway.operations import claims, worker
 from gateway.operations.claims import Claim
 from gateway.operations.service import Operations
@@ -224,7 +224,7 @@ def prepare_survivor(may_claim: Any) -> None:
 
 def _hurry(patch: pytest.MonkeyPatch) -> None:
     """Polls so often that waiting costs nothing."""
-    for function, names in ((worker.Worker.__init__, ("poll", "first_wait")), (Feed.__init__, ("poll",))):
+    for function, names in ((worker.Worker.__init__, ("poll", "first_wait")), (ChangeFeed.__init__, ("poll",))):
         defaults: Any = function.__kwdefaults__
         for name in names:
             patch.setitem(defaults, name, _POLL)

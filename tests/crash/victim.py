@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.operations import admission, worker
 from gateway.operations.claims import Claim
 from gateway.operations.commands import create_snapshot, delete_snapshots, revert_vm_snapshot
@@ -49,7 +49,7 @@ class _Gathering:
 # After which function of the gateway an operation has come to the step.
 _AFTER = {
     "issued": (Claim, "issue"),
-    "handed over": (Simulation, "begin"),
+    "handed over": (SimulatedWorld, "begin"),
     "checkpointed": (Claim, "checkpoint"),
     "recorded": (Claim, "end"),
 }

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedSnapshot, RevertCommand, Work
 from gateway.drivers.qcow2.driver import Options, Qcow2Driver
 
 TOKEN = "0123456789abcdef" * 2
@@ -24,18 +24,18 @@ def run(call: Awaitable[Any]) -> Any:
     return asyncio.run(inside())
 
 
-def create(vm: Path, name: str = "a", token: str = TOKEN, **options: Any) -> SeenSnapshot:
-    made = run(driver(vm.parent, **options).create(Work(token), CreateWish(vm.name, name, None, False)))
-    assert isinstance(made, SeenSnapshot)
+def create(vm: Path, name: str = "a", token: str = TOKEN, **options: Any) -> ReportedSnapshot:
+    made = run(driver(vm.parent, **options).create(Work(token), CreateCommand(vm.name, name, None, False)))
+    assert isinstance(made, ReportedSnapshot)
     return made
 
 
 def revert(vm: Path, ref: str, **options: Any) -> None:
-    run(driver(vm.parent, **options).revert(Work("r"), RevertWish(vm.name, ref)))
+    run(driver(vm.parent, **options).revert(Work("r"), RevertCommand(vm.name, ref)))
 
 
 def delete(vm: Path, ref: str, **options: Any) -> None:
-    run(driver(vm.parent, **options).delete(Work("d"), DeleteWish(vm.name, ref)))
+    run(driver(vm.parent, **options).delete(Work("d"), DeleteCommand(vm.name, ref)))
 
 
 def seen(vm: Path) -> dict[str, str]:

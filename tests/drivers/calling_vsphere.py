@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    DriverCommand,
+    Recovery,
+    ReportedSnapshot,
+    RevertCommand,
+    Work,
+)
 from gateway.drivers.vsphere.driver import VsphereDriver
 from gateway.errors import OutcomeUnknown
 from gateway.models import PowerState
@@ -20,28 +28,28 @@ METHODS = (CREATE, REVERT, DELETE)
 class World:
     """A driver, a machine that is on, and a snapshot of it without memory."""
 
-    def __init__(self, driver: VsphereDriver, machine: str, made: SeenSnapshot) -> None:
+    def __init__(self, driver: VsphereDriver, machine: str, made: ReportedSnapshot) -> None:
         self.driver = driver
         self.machine = machine
         self.made = made
 
-    def wish(self, method: str) -> Wish:
+    def wish(self, method: str) -> DriverCommand:
         match method:
             case "CreateSnapshot_Task":
-                return CreateWish(self.machine, "new", "why", True)
+                return CreateCommand(self.machine, "new", "why", True)
             case "RevertToSnapshot_Task":
-                return RevertWish(self.machine, self.made.ref)
-        return DeleteWish(self.machine, self.made.ref)
+                return RevertCommand(self.machine, self.made.ref)
+        return DeleteCommand(self.machine, self.made.ref)
 
-    async def do(self, method: str, work: Work | None = None) -> SeenSnapshot | None:
+    async def do(self, method: str, work: Work | None = None) -> ReportedSnapshot | None:
         """Carries a wish out."""
         work = work or Work("token")
         match self.wish(method):
-            case CreateWish() as wish:
+            case CreateCommand() as wish:
                 return await self.driver.create(work, wish)
-            case RevertWish() as wish:
+            case RevertCommand() as wish:
                 await self.driver.revert(work, wish)
-            case DeleteWish() as wish:
+            case DeleteCommand() as wish:
                 await self.driver.delete(work, wish)
         return None
 
@@ -55,7 +63,7 @@ class World:
 def run(vc: VCenter, test: Callable[[World], Awaitable[None]], **options: Any) -> None:
     async def inside(driver: VsphereDriver) -> None:
         machine = await named(driver, "on")
-        made = await driver.create(Work("made"), CreateWish(machine, "made", None, False))
+        made = await driver.create(Work("made"), CreateCommand(machine, "made", None, False))
         vc.calls()
         await test(World(driver, machine, made))
 
@@ -90,4 +98,4 @@ async def check_without_task(world: World, method: str, *, done: bool) -> None:
     if not done:
         assert found is Recovery.NOT_BEGUN
     else:
-        assert found is Recovery.DONE if method == DELETE else isinstance(found, SeenSnapshot)
+        assert found is Recovery.DONE if method == DELETE else isinstance(found, ReportedSnapshot)

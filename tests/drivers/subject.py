@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.drivers.base import CreateWish, Driver
+from gateway.drivers.base import CreateCommand, Driver
 from gateway.models import MachineKind
 
 
@@ -16,9 +16,9 @@ class Subject:
     memory: bool = False
     descriptions: bool = True  # whether its snapshots have any
 
-    def wish(self, name: str, description: str | None = None) -> CreateWish:
+    def wish(self, name: str, description: str | None = None) -> CreateCommand:
         """To make a snapshot of the machine."""
-        return CreateWish(self.machine, name, description, self.memory)
+        return CreateCommand(self.machine, name, description, self.memory)
 
     def description(self, text: str) -> str | None:
         """What becomes of a description on the provider."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
 from gateway.errors import ProviderMissing, ProviderRefused
 from gateway.models import SnapshotAction
 from tests.databases import required
@@ -60,7 +60,7 @@ class Watched:
         self.told.append((percent, phase))
 
 
-async def make(subject: Subject, name: str, token: str | None = None) -> SeenSnapshot:
+async def make(subject: Subject, name: str, token: str | None = None) -> ReportedSnapshot:
     return await subject.driver.create(Work(token or f"token{name}"), subject.wish(name))
 
 
@@ -90,7 +90,7 @@ def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> 
     async def test(subject: Subject) -> None:
         driver, machine = subject.driver, subject.machine
         made = await make(subject, "gone")
-        await driver.delete(Work("t"), DeleteWish(machine, made.ref))
+        await driver.delete(Work("t"), DeleteCommand(machine, made.ref))
         reverts = driver.matrix(subject.kind).reason_against(
             SnapshotAction.REVERT, (await driver.machine(machine)).power_state
         )
@@ -99,11 +99,11 @@ def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> 
                 driver.machine("nowhere"),
                 driver.snapshots("nowhere"),
                 driver.machine("foreign"),
-                driver.create(Work("t1"), CreateWish("nowhere", "n", None, subject.memory)),
-                driver.delete(Work("t2"), DeleteWish("nowhere", "none")),
-                driver.delete(Work("t3"), DeleteWish(machine, "none")),
-                driver.delete(Work("t4"), DeleteWish(machine, made.ref)),
-                *([] if reverts else [driver.revert(Work("t5"), RevertWish(machine, "none"))]),
+                driver.create(Work("t1"), CreateCommand("nowhere", "n", None, subject.memory)),
+                driver.delete(Work("t2"), DeleteCommand("nowhere", "none")),
+                driver.delete(Work("t3"), DeleteCommand(machine, "none")),
+                driver.delete(Work("t4"), DeleteCommand(machine, made.ref)),
+                *([] if reverts else [driver.revert(Work("t5"), RevertCommand(machine, "none"))]),
             ):
                 with pytest.raises(ProviderMissing):
                     await call
@@ -135,11 +135,11 @@ def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
             assert ([s.parent_ref for s in seen.snapshots], seen.current_ref) == ([None] * 3, None)
             return
         assert (a.parent_ref, b.parent_ref, c.parent_ref, seen.current_ref) == (None, a.ref, b.ref, c.ref)
-        await driver.revert(Work("r"), RevertWish(machine, a.ref))
+        await driver.revert(Work("r"), RevertCommand(machine, a.ref))
         assert (await driver.snapshots(machine)).current_ref == a.ref
         d = await make(subject, "d")
         assert d.parent_ref == a.ref
-        await driver.delete(Work("d"), DeleteWish(machine, a.ref))
+        await driver.delete(Work("d"), DeleteCommand(machine, a.ref))
         seen = await driver.snapshots(machine)
         assert {s.ref: s.parent_ref for s in seen.snapshots} == {b.ref: None, c.ref: b.ref, d.ref: None}
         assert seen.current_ref == d.ref
@@ -157,7 +157,7 @@ def test_any_name_can_be_given(check: Callable[[Test], None]) -> None:
         for place, snapshot in enumerate(made):
             assert await subject.driver.recover(Work(f"{place}cafe"), subject.wish(names[place])) == snapshot
         for place, snapshot in enumerate(made):
-            await subject.driver.delete(Work(f"{place}gone"), DeleteWish(subject.machine, snapshot.ref))
+            await subject.driver.delete(Work(f"{place}gone"), DeleteCommand(subject.machine, snapshot.ref))
         assert await refs(subject) == []
 
     check(test)
@@ -166,7 +166,7 @@ def test_any_name_can_be_given(check: Callable[[Test], None]) -> None:
 def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         a = await make(subject, "a")
-        wish = DeleteWish(subject.machine, a.ref)
+        wish = DeleteCommand(subject.machine, a.ref)
         await subject.driver.delete(Work("d"), wish)
         for token in ("d", "d", "e"):
             with pytest.raises(ProviderMissing):
@@ -192,7 +192,7 @@ def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], N
         )
         for _ in range(2):
             assert await driver.recover(Work("c", watched.task), create) == made
-        delete = DeleteWish(subject.machine, made.ref)
+        delete = DeleteCommand(subject.machine, made.ref)
         assert await driver.recover(Work("d"), delete) is Recovery.NOT_BEGUN
         assert await refs(subject) == [made.ref]
         watched = Watched("d")
@@ -210,7 +210,7 @@ def test_a_revert_can_be_recovered(check: Callable[[Test], None]) -> None:
         if driver.matrix(subject.kind).reason_against(SnapshotAction.REVERT, power):
             return
         a, b = [await make(subject, name) for name in "ab"]
-        revert = RevertWish(machine, a.ref)
+        revert = RevertCommand(machine, a.ref)
         watched = Watched("r")
         await driver.revert(watched.work, revert)
         for _ in range(2):
@@ -229,10 +229,10 @@ def test_what_the_matrix_says_no_to_is_refused(check: Callable[[Test], None]) ->
             for action, memory in ((SnapshotAction.CREATE, False), (SnapshotAction.CREATE_WITH_MEMORY, True)):
                 if machine.obstacle or matrix.reason_against(action, power):
                     with pytest.raises(ProviderRefused):
-                        await driver.create(Work("m"), CreateWish(ref, "m", None, memory))
+                        await driver.create(Work("m"), CreateCommand(ref, "m", None, memory))
             if matrix.reason_against(SnapshotAction.REVERT, power):
                 with pytest.raises(ProviderRefused):
-                    await driver.revert(Work("r"), RevertWish(ref, "none"))
+                    await driver.revert(Work("r"), RevertCommand(ref, "none"))
             assert await driver.snapshots(ref) == before
 
     check(test)

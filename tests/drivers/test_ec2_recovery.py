@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.drivers.base import Canceled, DeleteWish, Recovery, RevertWish, Work
+from gateway.drivers.base import Canceled, DeleteCommand, Recovery, RevertCommand, Work
 from gateway.errors import (
     OutcomeUnknown,
     ProviderDenied,
@@ -162,7 +162,7 @@ def test_a_cancellation_that_was_interrupted(lab: Lab) -> None:
 
 
 def test_a_revert_never_begins(lab: Lab) -> None:
-    wish = RevertWish(lab.machine, lab.create().ref)
+    wish = RevertCommand(lab.machine, lab.create().ref)
     with pytest.raises(ProviderRefused) as refused:
         lab.run(lab.driver.revert(Work("r"), wish))
     assert refused.value.provider_message == (
@@ -295,7 +295,7 @@ def test_what_became_of_a_delete_cannot_be_asked(lab: Lab, code: str, error: typ
     ref = lab.create().ref
     lab.cloud.on("DescribeImages", refuse(code), times=3)
     with pytest.raises(error):
-        lab.run(lab.driver.recover(Work("d"), DeleteWish(lab.machine, ref)))
+        lab.run(lab.driver.recover(Work("d"), DeleteCommand(lab.machine, ref)))
     assert lab.cloud.images() == [ref]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import (
     OutcomeUnknown,
@@ -69,8 +69,8 @@ def domain(driver: Any, ref: str = MACHINE) -> Any:
     return driver._line.connection.lookupByUUIDString(ref)
 
 
-async def create(driver: Any, name: str, token: str = "token123") -> SeenSnapshot:
-    seen: SeenSnapshot = await driver.create(Work(token), CreateWish(MACHINE, name, None, True))
+async def create(driver: Any, name: str, token: str = "token123") -> ReportedSnapshot:
+    seen: ReportedSnapshot = await driver.create(Work(token), CreateCommand(MACHINE, name, None, True))
     return seen
 
 
@@ -103,7 +103,7 @@ def test_snapshots_of_others_are_shown_as_they_are(make: Make) -> None:
         moment = datetime.fromtimestamp(1700000000, UTC)
         assert seen.current_ref == "before us"
         assert list(seen.snapshots) == [
-            SeenSnapshot(ref="before us", name="before us", created_at=moment, description="by hand", memory=True)
+            ReportedSnapshot(ref="before us", name="before us", created_at=moment, description="by hand", memory=True)
         ]
         domain(driver).snapshotCreateXML("<domainsnapshot><name>again</name></domainsnapshot>", 0)
         seen = await driver.snapshots(MACHINE)
@@ -171,9 +171,9 @@ def test_a_provider_that_is_away(make: Make, tmp_path: Path) -> None:
                 driver.machine(MACHINE),
                 driver.snapshots(MACHINE),
                 create(driver, "a"),
-                driver.revert(Work("r"), RevertWish(MACHINE, "a")),
-                driver.delete(Work("d"), DeleteWish(MACHINE, "a")),
-                driver.recover(Work("r", "x"), RevertWish(MACHINE, "a")),
+                driver.revert(Work("r"), RevertCommand(MACHINE, "a")),
+                driver.delete(Work("d"), DeleteCommand(MACHINE, "a")),
+                driver.recover(Work("r", "x"), RevertCommand(MACHINE, "a")),
                 anext(driver.hints()),
             ):
                 error = await error_of(call)
@@ -219,8 +219,8 @@ def test_what_is_gone_is_missing(make: Make) -> None:
         made = await create(driver, "a")
         domain(driver).snapshotLookupByName("a").delete(0)
         for call in (
-            driver.revert(Work("r"), RevertWish(MACHINE, made.ref)),
-            driver.delete(Work("d"), DeleteWish(MACHINE, made.ref)),
+            driver.revert(Work("r"), RevertCommand(MACHINE, made.ref)),
+            driver.delete(Work("d"), DeleteCommand(MACHINE, made.ref)),
         ):
             error = await error_of(call)
             assert (type(error), error.message) == (ProviderMissing, "the machine has no such snapshot")
@@ -299,9 +299,9 @@ def test_the_matrix_says_what_to_do(make: Make) -> None:
             action = SnapshotAction.CREATE_WITH_MEMORY if memory else SnapshotAction.CREATE
             reason = matrix.reason_against(action, power)
             assert reason.endswith(advice)
-            error = await error_of(driver.create(Work("t"), CreateWish(ref, "a", None, memory)))
+            error = await error_of(driver.create(Work("t"), CreateCommand(ref, "a", None, memory)))
             assert (type(error), error.provider_message) == (ProviderRefused, reason)
-            made = await driver.create(Work("t"), CreateWish(ref, "a", None, not memory))
+            made = await driver.create(Work("t"), CreateCommand(ref, "a", None, not memory))
             assert made.memory is not memory
 
     run(make(), test)
@@ -316,9 +316,9 @@ def test_a_revert_is_only_called_done_when_that_shows(make: Make) -> None:
         async def checkpoint(task_ref: str) -> None:
             tasks.append(task_ref)
 
-        async def revert_each(ref: str, memory: bool) -> tuple[RevertWish, RevertWish]:
-            a, b = [await driver.create(Work(name), CreateWish(ref, name, None, memory)) for name in "ab"]
-            to_a, to_b = RevertWish(ref, a.ref), RevertWish(ref, b.ref)
+        async def revert_each(ref: str, memory: bool) -> tuple[RevertCommand, RevertCommand]:
+            a, b = [await driver.create(Work(name), CreateCommand(ref, name, None, memory)) for name in "ab"]
+            to_a, to_b = RevertCommand(ref, a.ref), RevertCommand(ref, b.ref)
             assert await driver.recover(Work("r"), to_a) is Recovery.NOT_BEGUN  # it was not even checkpointed
             tasks.clear()
             for wish in (to_b, to_b, to_a):

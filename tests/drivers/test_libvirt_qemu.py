@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -69,8 +69,8 @@ def big(daemon: Libvirtd) -> Iterator[str]:
     daemon.remove("big")
 
 
-def create(driver: Any, ref: str, name: str, *, memory: bool = True) -> Awaitable[SeenSnapshot]:
-    made: Awaitable[SeenSnapshot] = driver.create(Work(f"token-{name}"), CreateWish(ref, name, None, memory))
+def create(driver: Any, ref: str, name: str, *, memory: bool = True) -> Awaitable[ReportedSnapshot]:
+    made: Awaitable[ReportedSnapshot] = driver.create(Work(f"token-{name}"), CreateCommand(ref, name, None, memory))
     return made
 
 
@@ -108,11 +108,11 @@ def test_a_snapshot_is_not_ready_while_it_is_written(
         assert seen.current_ref == "before"
         for call in (
             create(driver, big, "b"),
-            driver.revert(Work("r"), RevertWish(big, "before")),
-            driver.delete(Work("d"), DeleteWish(big, "before")),
+            driver.revert(Work("r"), RevertCommand(big, "before")),
+            driver.delete(Work("d"), DeleteCommand(big, "before")),
         ):
             assert type(await error_of(call)) is ProviderBusy
-        recovery = asyncio.ensure_future(driver.recover(Work("token-a"), CreateWish(big, "a", None, True)))
+        recovery = asyncio.ensure_future(driver.recover(Work("token-a"), CreateCommand(big, "a", None, True)))
         await driver.health()
         assert not task.done()
         assert not recovery.done()
@@ -139,7 +139,7 @@ def test_libvirtd_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: st
         error = await error_of(task)
         assert (type(error), error.message) == (OutcomeUnknown, "the connection to the provider was lost")
         assert await anext(hints, None) is None
-        wish = CreateWish(big, "a", None, True)
+        wish = CreateCommand(big, "a", None, True)
         assert type(await error_of(driver.recover(Work("token-a"), wish))) is ProviderUnavailable
         daemon.go_on("big")
         await asyncio.to_thread(await_true, lambda: daemon.tags("big") == ["a"])
@@ -158,7 +158,7 @@ def test_libvirtd_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: st
 def test_a_machine_that_its_user_has_suspended_stays_so(run: Run, daemon: Libvirtd, big: str) -> None:
     async def test(driver: Any) -> None:
         daemon.virsh("suspend", "big")
-        assert await driver.recover(Work("t"), CreateWish(big, "a", None, True)) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("t"), CreateCommand(big, "a", None, True)) is Recovery.NOT_BEGUN
         assert await power(driver, big) is PowerState.SUSPENDED
 
     run(test)
@@ -172,7 +172,7 @@ def test_qemu_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -
         assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
         assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], [])
         assert await power(driver, big) is PowerState.OFF
-        assert await driver.recover(Work("token-a"), CreateWish(big, "a", None, True)) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("token-a"), CreateCommand(big, "a", None, True)) is Recovery.NOT_BEGUN
         daemon.virsh("start", "big")
         assert (await create(driver, big, "a")).ref == "a"
 
@@ -190,7 +190,7 @@ def test_libvirtd_dies_while_memory_is_loaded(run: Run, daemon: Libvirtd, big: s
         async def checkpoint(task_ref: str) -> None:
             tasks.append(task_ref)
 
-        revert = RevertWish(big, "a")
+        revert = RevertCommand(big, "a")
         call = driver.revert(Work("r", checkpoint=checkpoint), revert)
         task = await begun(daemon, "STARTING_UP", call)
         daemon.kill()
@@ -220,7 +220,7 @@ def test_a_revert_restores_the_run_of_the_machine(run: Run, daemon: Libvirtd) ->
             async def checkpoint(task_ref: str, tasks: list[str] = tasks) -> None:
                 tasks.append(task_ref)
 
-            revert = RevertWish(ref, name)
+            revert = RevertCommand(ref, name)
             await driver.revert(Work("r", checkpoint=checkpoint), revert)
             assert await power(driver, ref) is powers[name]
             assert (await driver.snapshots(ref)).current_ref == name
@@ -299,11 +299,11 @@ def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
         made = await create(driver, ref, "a", memory=False)
         image = daemon.image("fails")
         image.chmod(0)
-        error = await error_of(driver.revert(Work("r"), RevertWish(ref, made.ref)))
+        error = await error_of(driver.revert(Work("r"), RevertCommand(ref, made.ref)))
         assert (type(error), error.message) == (OutcomeUnknown, "the provider failed when it may have begun")
         assert "Permission denied" in str(error.provider_message)
         image.chmod(0o600)
-        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+        await driver.revert(Work("r"), RevertCommand(ref, made.ref))
 
     run(test)
 
@@ -318,7 +318,7 @@ def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
             daemon.virsh("snapshot-create-as", "digits", name)
         daemon.virsh("snapshot-revert", "digits", "2")
         assert daemon.disk("digits") == 34
-        error = await error_of(driver.revert(Work("r"), RevertWish(ref, "2")))
+        error = await error_of(driver.revert(Work("r"), RevertCommand(ref, "2")))
         assert (type(error), error.message) == (
             ProviderRefused,
             "QEMU could take the snapshot's name for the number of another, and put that back",
@@ -326,7 +326,7 @@ def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
         daemon.write("digits", 51)
         made = await create(driver, ref, "2", memory=False)
         daemon.write("digits", 68)
-        await driver.revert(Work("r"), RevertWish(ref, made.ref))
+        await driver.revert(Work("r"), RevertCommand(ref, made.ref))
         assert daemon.disk("digits") == 51
 
     run(test)
@@ -338,7 +338,7 @@ def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
         daemon.virsh("snapshot-create-as", "external", "made", "--disk-only")
         (seen,) = (await driver.snapshots(ref)).snapshots
         assert (seen.ref, seen.memory, seen.ready) == ("made", False, True)
-        error = await error_of(driver.revert(Work("r"), RevertWish(ref, "made")))
+        error = await error_of(driver.revert(Work("r"), RevertCommand(ref, "made")))
         assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
         assert "revert to external snapshot not supported" in str(error.provider_message)
 

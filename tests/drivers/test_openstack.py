@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import Canceled, CreateWish, Recovery, SeenMachine, SeenSnapshot, Work
+from gateway.drivers.base import Canceled, CreateCommand, Recovery, ReportedMachine, ReportedSnapshot, Work
 from gateway.drivers.openstack.driver import Options, make
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import ProviderDenied, ProviderMissing
@@ -28,7 +28,7 @@ def lab() -> Iterator[Lab]:
 
 def test_a_machine(lab: Lab) -> None:
     lab.cloud.servers[lab.machine] |= {"OS-EXT-SRV-ATTR:host": "node-7", "description": "the shop"}
-    assert lab.run(lab.driver.machine(lab.machine)) == SeenMachine(
+    assert lab.run(lab.driver.machine(lab.machine)) == ReportedMachine(
         ref=lab.machine,
         kind=MachineKind.INSTANCE,
         name="machine",
@@ -69,7 +69,7 @@ def test_lists_longer_than_a_page(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_others_make_and_delete_is_seen(lab: Lab) -> None:
     ref = lab.cloud.snap(lab.machine, "by hand")
     assert lab.snapshots() == [
-        SeenSnapshot(
+        ReportedSnapshot(
             ref=ref, name="by hand", created_at=datetime(2026, 11, 25, 6, 0, 1, tzinfo=UTC), size_bytes=393_216
         )
     ]
@@ -102,7 +102,7 @@ def test_what_is_made_is_marked(lab: Lab) -> None:
     image = lab.cloud.images[made.ref]
     assert (image["name"], image["instance_uuid"], image["image_type"]) == (made.name, lab.machine, "snapshot")
     assert image["snapshot_gateway_token"] == f"{lab.machine} token"
-    assert made == SeenSnapshot(
+    assert made == ReportedSnapshot(
         ref=made.ref,
         name='vor/"dem" Umzug: ☃ <&> 100 %',
         created_at=datetime(2026, 11, 25, 6, 0, 1, tzinfo=UTC),
@@ -145,7 +145,7 @@ def test_what_is_inherited_is_not_believed(lab: Lab) -> None:
     by_hand = lab.cloud.snap(child)
     assert lab.cloud.images[by_hand]["snapshot_gateway_description"] == "the first"
     assert [(seen.ref, seen.token, seen.description) for seen in lab.snapshots(child)] == [(by_hand, None, None)]
-    wish = CreateWish(child, "ours", None, False)
+    wish = CreateCommand(child, "ours", None, False)
     made = lab.run(lab.driver.create(Work("other"), wish))
     assert (made.token, made.description) == ("other", None)
     # And an operation's own is found all the same.
@@ -157,7 +157,7 @@ def test_what_is_inherited_is_not_believed(lab: Lab) -> None:
 
 def test_servers_that_are_stopped_or_suspended(lab: Lab) -> None:
     for state in ("stopped", "suspended", "paused"):
-        wish = CreateWish(lab.cloud.boot(state, state), "n", None, False)
+        wish = CreateCommand(lab.cloud.boot(state, state), "n", None, False)
         assert lab.run(lab.driver.create(Work(state), wish)).ready
 
 
@@ -185,7 +185,7 @@ def test_images_of_servers_that_were_made_from_one_are_not_taken_for_it() -> Non
         assert (by_hand["instance_uuid"], by_hand["size"]) == (lab.machine, 0)
         assert (lab.snapshots(), lab.snapshots(child)) == ([made], [])
         assert lab.recover() == made
-        ours = lab.run(lab.driver.create(Work("other"), CreateWish(child, "ours", None, False)))
+        ours = lab.run(lab.driver.create(Work("other"), CreateCommand(child, "ours", None, False)))
         assert (lab.snapshots(), lab.snapshots(child)) == ([made], [ours])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, RevertCommand, Work
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -202,7 +202,7 @@ def test_a_cloud_without_cinder() -> None:
         made = lab.create()
         lab.run(lab.driver.close())
         lab.cloud.with_volumes = False
-        assert caught(lab, lab.driver.delete(Work("d"), DeleteWish(lab.machine, made.ref))) == (
+        assert caught(lab, lab.driver.delete(Work("d"), DeleteCommand(lab.machine, made.ref))) == (
             OutcomeUnknown,
             "the provider's catalog does not name its block_storage service",
         )
@@ -222,7 +222,7 @@ def test_answers_that_come_too_late() -> None:
             calls: list[Coroutine[Any, Any, Any]] = [
                 lab.driver.machines(),
                 lab.driver.create(Work("t"), lab.wish()),
-                lab.driver.delete(Work("t"), DeleteWish(lab.machine, made.ref)),
+                lab.driver.delete(Work("t"), DeleteCommand(lab.machine, made.ref)),
             ]
             return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -242,7 +242,10 @@ def test_answers_that_are_lost_or_nonsense(lab: Lab) -> None:
         made = lab.recover()
         assert [made] == lab.snapshots()
         lab.cloud.on("DELETE", answer)
-        assert caught(lab, lab.driver.delete(Work("d"), DeleteWish(lab.machine, made.ref))) == (OutcomeUnknown, words)
+        assert caught(lab, lab.driver.delete(Work("d"), DeleteCommand(lab.machine, made.ref))) == (
+            OutcomeUnknown,
+            words,
+        )
         assert lab.recover_delete(made.ref) is Recovery.DONE
         assert lab.told() == ["POST compute servers", "DELETE image images"]
     lab.cloud.on("POST compute", refuse(202, {}))
@@ -301,7 +304,10 @@ def test_snapshots_of_volumes_that_fail() -> None:
         made = lab.create()
         words = "the image is deleted, but the snapshot of a volume could not be"
         lab.cloud.on("DELETE volume", refuse(*fault("badRequest", 400, "Snapshot is in use.")))
-        assert caught(lab, lab.driver.delete(Work("d"), DeleteWish(lab.machine, made.ref))) == (ProviderRefused, words)
+        assert caught(lab, lab.driver.delete(Work("d"), DeleteCommand(lab.machine, made.ref))) == (
+            ProviderRefused,
+            words,
+        )
         stuck = [*lab.cloud.volume_snapshots]
         lab.cloud.on("GET volume", lambda forward: (200, {"snapshot": {"id": "x", "status": "error_deleting"}}))
         with pytest.raises(ProviderRefused, match=words):
@@ -313,16 +319,16 @@ def test_what_it_cannot_do(lab: Lab) -> None:
     made = lab.create()
     for work, words in (
         (
-            lab.driver.create(Work("m"), CreateWish(lab.machine, "n", None, True)),
+            lab.driver.create(Work("m"), CreateCommand(lab.machine, "n", None, True)),
             "OpenStack's images do not hold the memory of an Instance",
         ),
         (
-            lab.driver.revert(Work("r"), RevertWish(lab.machine, made.ref)),
+            lab.driver.revert(Work("r"), RevertCommand(lab.machine, made.ref)),
             "OpenStack cannot revert an Instance: make a new one from the snapshot's image",
         ),
     ):
         assert caught(lab, work) == (ProviderRefused, words)
-    assert lab.run(lab.driver.recover(Work("r"), RevertWish(lab.machine, made.ref))) is Recovery.NOT_BEGUN
+    assert lab.run(lab.driver.recover(Work("r"), RevertCommand(lab.machine, made.ref))) is Recovery.NOT_BEGUN
     theirs = lab.cloud.snap(lab.cloud.boot())
-    assert caught(lab, lab.driver.delete(Work("d"), DeleteWish(lab.machine, theirs)))[0] is ProviderMissing
+    assert caught(lab, lab.driver.delete(Work("d"), DeleteCommand(lab.machine, theirs)))[0] is ProviderMissing
     assert len(lab.cloud.images) == 2

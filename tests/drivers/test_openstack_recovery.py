@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import Canceled, Recovery, SeenSnapshot, Work
+from gateway.drivers.base import Canceled, Recovery, ReportedSnapshot, Work
 from gateway.errors import OutcomeUnknown, ProviderMissing, ProviderRefused, ProviderUnavailable
 from tests.hypervisors.openstack_double import drop, lose, refuse
 from tests.hypervisors.openstack_lab import Crash, Lab, crash, openstack_lab
@@ -184,7 +184,7 @@ def test_a_server_that_nova_does_not_let_go_of(lab: Lab) -> None:
 def test_a_crash_while_volumes_are_snapshotted(volumes: Lab) -> None:
     ref = crashed(volumes, checkpoint=crash)
     assert [row["status"] for row in volumes.cloud.volume_snapshots.values()] == ["creating"] * 2
-    made: SeenSnapshot = volumes.recover()
+    made: ReportedSnapshot = volumes.recover()
     assert (made.ref, made.token) == (ref, "token")
     assert [row["status"] for row in volumes.cloud.volume_snapshots.values()] == ["available"] * 2
     assert volumes.told() == [CREATE]

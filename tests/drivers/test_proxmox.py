@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from proxmoxer import ProxmoxAPI
 
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, SeenSnapshot, SeenSnapshots, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
+    Work,
+)
 from gateway.drivers.options import Secret
 from gateway.drivers.proxmox.driver import ProxmoxDriver
 from gateway.errors import (
@@ -68,7 +76,7 @@ def failure(driver: ProxmoxDriver, call: Callable[[ProxmoxDriver], Awaitable[Any
 
 
 def create(name: str = "before", token: str = "t0k3n", *, memory: bool = False, machine: str = "100") -> Any:
-    return lambda driver: driver.create(Work(token), CreateWish(machine, name, "why", memory))
+    return lambda driver: driver.create(Work(token), CreateCommand(machine, name, "why", memory))
 
 
 def by_hand(pve: Cluster) -> Any:
@@ -81,8 +89,8 @@ def by_hand(pve: Cluster) -> Any:
 # ---- reading
 
 
-def vm(ref: str, name: str, power: PowerState, host: str = "pve1", obstacle: str | None = None) -> SeenMachine:
-    return SeenMachine(ref=ref, kind=MachineKind.VM, name=name, power_state=power, host=host, obstacle=obstacle)
+def vm(ref: str, name: str, power: PowerState, host: str = "pve1", obstacle: str | None = None) -> ReportedMachine:
+    return ReportedMachine(ref=ref, kind=MachineKind.VM, name=name, power_state=power, host=host, obstacle=obstacle)
 
 
 def test_machines_are_what_runs_in_qemu(pve: Cluster) -> None:
@@ -141,7 +149,7 @@ def test_a_machine_is_found_where_it_has_moved(pve: Cluster) -> None:
         assert (await driver.machine("100")).host == "pve2"
         pve.do("change", 100, node="pve1")
         second = await create("second", token="other")(driver)
-        assert (await driver.snapshots("100")) == SeenSnapshots([first, second], second.ref)
+        assert (await driver.snapshots("100")) == ReportedSnapshots([first, second], second.ref)
 
     run(pve.driver(), test)
 
@@ -151,17 +159,17 @@ def test_what_others_do_is_seen(pve: Cluster) -> None:
         hand = by_hand(pve)
         hand.snapshot.post(snapname="byhand", description="of another\n", vmstate=1)
         pve.do("leave", 100, "byhand", snaptime=1_700_000_000)
-        other = SeenSnapshot(
+        other = ReportedSnapshot(
             ref="byhand@1700000000",
             name="byhand",
             created_at=datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
             description="of another",
             memory=True,
         )
-        assert await driver.snapshots("100") == SeenSnapshots([other], other.ref)
+        assert await driver.snapshots("100") == ReportedSnapshots([other], other.ref)
         ours = await create("ours")(driver)
         hand.snapshot("byhand").rollback.post()
-        assert await driver.snapshots("100") == SeenSnapshots([other, ours], other.ref)
+        assert await driver.snapshots("100") == ReportedSnapshots([other, ours], other.ref)
         assert (await driver.machine("100")).power_state is PowerState.OFF
         hand.snapshot("byhand").delete()
         assert [seen.ref for seen in (await driver.snapshots("100")).snapshots] == [ours.ref]
@@ -169,9 +177,9 @@ def test_what_others_do_is_seen(pve: Cluster) -> None:
         before = await driver.snapshots("100")
         for _ in range(2):
             with pytest.raises(ProviderMissing):
-                await driver.revert(Work("r"), RevertWish("100", other.ref))
+                await driver.revert(Work("r"), RevertCommand("100", other.ref))
             with pytest.raises(ProviderMissing):
-                await driver.delete(Work("d"), DeleteWish("100", other.ref))
+                await driver.delete(Work("d"), DeleteCommand("100", other.ref))
         assert await driver.snapshots("100") == before
 
     run(pve.driver(), test)
@@ -184,12 +192,12 @@ def test_what_is_half_made_is_not_ready_and_can_be_cleared_away(pve: Cluster) ->
         pve.do("leave", 100, "deleted", snapstate="delete")
         assert [seen.ready for seen in (await driver.snapshots("100")).snapshots] == [True, False, False]
         with pytest.raises(ProviderRefused) as raised:
-            await driver.revert(Work("r"), RevertWish("100", made[1].ref))
+            await driver.revert(Work("r"), RevertCommand("100", made[1].ref))
         assert raised.value.provider_message == "unable to rollback to incomplete snapshot (snapstate = prepare)"
         for snapshot in made:
-            await driver.delete(Work("d"), DeleteWish("100", snapshot.ref))
+            await driver.delete(Work("d"), DeleteCommand("100", snapshot.ref))
         assert pve.do("tell", "forced") == [False, True, False]
-        assert await driver.snapshots("100") == SeenSnapshots([])
+        assert await driver.snapshots("100") == ReportedSnapshots([])
 
     run(pve.driver(), test)
 

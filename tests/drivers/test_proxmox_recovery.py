@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    DriverCommand,
+    Recovery,
+    ReportedSnapshot,
+    RevertCommand,
+    Work,
+)
 from gateway.drivers.proxmox.driver import ProxmoxDriver
 from gateway.errors import (
     OutcomeUnknown,
@@ -23,7 +31,7 @@ from tests.drivers.worlds.proxmox import Cluster
 
 pytestmark = pytest.mark.thorough
 
-CREATE = CreateWish("100", "before", "why", False)
+CREATE = CreateCommand("100", "before", "why", False)
 NOT_BEGUN, DONE = Recovery.NOT_BEGUN, Recovery.DONE
 
 
@@ -68,13 +76,13 @@ class Job:
         return Work(self.work.token, self.kept[-1] if self.kept else None)
 
 
-def made(pve: Cluster, token: str = "t0k3n", name: str = "before") -> SeenSnapshot:
+def made(pve: Cluster, token: str = "t0k3n", name: str = "before") -> ReportedSnapshot:
     """A snapshot that is there before the test begins."""
-    snapshot: SeenSnapshot = hand_over(pve, CreateWish("100", name, "why", False), Job(token))
+    snapshot: ReportedSnapshot = hand_over(pve, CreateCommand("100", name, "why", False), Job(token))
     return snapshot
 
 
-def hand_over(pve: Cluster, wish: Wish, job: Job) -> Any:
+def hand_over(pve: Cluster, wish: DriverCommand, job: Job) -> Any:
     """What the driver returns, or raises."""
 
     async def inside() -> Any:
@@ -89,17 +97,17 @@ def hand_over(pve: Cluster, wish: Wish, job: Job) -> Any:
     return asyncio.run(inside())
 
 
-async def _begin(driver: ProxmoxDriver, wish: Wish, work: Work) -> Any:
+async def _begin(driver: ProxmoxDriver, wish: DriverCommand, work: Work) -> Any:
     match wish:
-        case CreateWish():
+        case CreateCommand():
             return await driver.create(work, wish)
-        case RevertWish():
+        case RevertCommand():
             return await driver.revert(work, wish)
-        case DeleteWish():
+        case DeleteCommand():
             return await driver.delete(work, wish)
 
 
-def recover(pve: Cluster, wish: Wish, work: Work) -> Any:
+def recover(pve: Cluster, wish: DriverCommand, work: Work) -> Any:
     """What two recoveries in a row say or raise, which is the same."""
 
     async def once(driver: ProxmoxDriver) -> Any:
@@ -131,24 +139,24 @@ def refs(pve: Cluster) -> list[str]:
     return asyncio.run(inside())
 
 
-def wishes(pve: Cluster) -> list[tuple[Wish, str]]:
+def wishes(pve: Cluster) -> list[tuple[DriverCommand, str]]:
     """A wish of each kind, and the request that it is."""
     there = made(pve, "other", "there")
     return [
-        (RevertWish("100", there.ref), "/rollback"),
+        (RevertCommand("100", there.ref), "/rollback"),
         (CREATE, "/snapshot"),
-        (DeleteWish("100", there.ref), "/snapshot/there"),
+        (DeleteCommand("100", there.ref), "/snapshot/there"),
     ]
 
 
-METHODS = {CreateWish: "POST", RevertWish: "POST", DeleteWish: "DELETE"}
-KINDS = {CreateWish: "qmsnapshot", RevertWish: "qmrollback", DeleteWish: "qmdelsnapshot"}
+METHODS = {CreateCommand: "POST", RevertCommand: "POST", DeleteCommand: "DELETE"}
+KINDS = {CreateCommand: "qmsnapshot", RevertCommand: "qmrollback", DeleteCommand: "qmdelsnapshot"}
 
 
-def is_done(pve: Cluster, wish: Wish, found: Any) -> bool:
-    if not isinstance(wish, CreateWish):
+def is_done(pve: Cluster, wish: DriverCommand, found: Any) -> bool:
+    if not isinstance(wish, CreateCommand):
         return found is DONE
-    return isinstance(found, SeenSnapshot) and found.ready and found.ref in refs(pve) and found.token == "t0k3n"
+    return isinstance(found, ReportedSnapshot) and found.ready and found.ref in refs(pve) and found.token == "t0k3n"
 
 
 # ---- cut off
@@ -163,7 +171,7 @@ def test_killed_before_anything_was_asked_for(pve: Cluster) -> None:
 
 def test_killed_after_writing_down_the_reverts_there_were(pve: Cluster) -> None:
     there = made(pve)
-    wish = RevertWish("100", there.ref)
+    wish = RevertCommand("100", there.ref)
     for earlier in range(2):
         job = Job(dies_at=1)
         assert isinstance(hand_over(pve, wish, job), Killed)
@@ -193,7 +201,7 @@ def test_killed_before_the_task_was_written_down_and_it_goes_on(pve: Cluster) ->
 
 def test_killed_while_the_task_works(pve: Cluster) -> None:
     for wish, _ in wishes(pve):
-        job = Job(dies_at=2 if isinstance(wish, RevertWish) else 1)
+        job = Job(dies_at=2 if isinstance(wish, RevertCommand) else 1)
         pve.do("hold", KINDS[type(wish)], until="/status")
         assert isinstance(hand_over(pve, wish, job), Killed)
         assert is_done(pve, wish, recover(pve, wish, job.after_a_restart))
@@ -217,7 +225,7 @@ def test_a_task_that_is_forgotten(pve: Cluster) -> None:
         hand_over(pve, wish, job)
         pve.do("forget_tasks")
         found = recover(pve, wish, job.after_a_restart)
-        assert isinstance(found, OutcomeUnknown) if isinstance(wish, RevertWish) else is_done(pve, wish, found)
+        assert isinstance(found, OutcomeUnknown) if isinstance(wish, RevertCommand) else is_done(pve, wish, found)
 
 
 def test_what_cannot_be_asked_about_is_neither_done_nor_undone(pve: Cluster) -> None:
@@ -252,17 +260,17 @@ def test_a_provider_that_goes_away_while_the_task_works(pve: Cluster, trouble: s
 def test_a_revert_that_somebody_else_may_have_made(pve: Cluster) -> None:
     a, b = made(pve, "a", "aa"), made(pve, "b", "bb")
     job = Job(dies_at=1)
-    assert isinstance(hand_over(pve, RevertWish("100", a.ref), job), Killed)
-    assert hand_over(pve, RevertWish("100", b.ref), Job()) is None
-    assert type(recover(pve, RevertWish("100", a.ref), job.after_a_restart)) is OutcomeUnknown
-    assert recover(pve, RevertWish("100", b.ref), job.after_a_restart) is DONE
-    assert hand_over(pve, RevertWish("100", a.ref), Job()) is None
-    assert type(recover(pve, RevertWish("100", a.ref), job.after_a_restart)) is OutcomeUnknown  # which one was it?
+    assert isinstance(hand_over(pve, RevertCommand("100", a.ref), job), Killed)
+    assert hand_over(pve, RevertCommand("100", b.ref), Job()) is None
+    assert type(recover(pve, RevertCommand("100", a.ref), job.after_a_restart)) is OutcomeUnknown
+    assert recover(pve, RevertCommand("100", b.ref), job.after_a_restart) is DONE
+    assert hand_over(pve, RevertCommand("100", a.ref), Job()) is None
+    assert type(recover(pve, RevertCommand("100", a.ref), job.after_a_restart)) is OutcomeUnknown  # which one was it?
 
 
 @pytest.mark.parametrize(("words", "expected"), [("VM is locked (backup)", NOT_BEGUN), ("boom", OutcomeUnknown)])
 def test_a_revert_that_failed_and_may_be_another(pve: Cluster, words: str, expected: Any) -> None:
-    wish = RevertWish("100", made(pve).ref)
+    wish = RevertCommand("100", made(pve).ref)
     job = Job(dies_at=1)
     hand_over(pve, wish, job)
     pve.do("end", "qmrollback", words)
@@ -303,7 +311,7 @@ def test_what_can_be_seen_to_be_done_is_done(pve: Cluster, words: str) -> None:
         pve.do("end", KINDS[type(wish)], words, after=True)
         job = Job()
         found = hand_over(pve, wish, job)
-        if isinstance(wish, RevertWish) and words != "WARNINGS: 1":  # of which nothing can be seen
+        if isinstance(wish, RevertCommand) and words != "WARNINGS: 1":  # of which nothing can be seen
             assert type(found) is (OutcomeUnknown if words == "unexpected status" else ProviderMissing)
             continue
         assert is_done(pve, wish, found or DONE)
@@ -316,8 +324,8 @@ def test_half_way_is_said(pve: Cluster) -> None:
     pve.do("end", "qmrollback", "lvconvert failed")
     pve.do("snapshot_lock", 100, "rollback")
     for found in (
-        hand_over(pve, RevertWish("100", there.ref), job),
-        recover(pve, RevertWish("100", there.ref), job.after_a_restart),
+        hand_over(pve, RevertCommand("100", there.ref), job),
+        recover(pve, RevertCommand("100", there.ref), job.after_a_restart),
     ):
         assert (type(found), found.provider_message) == (ProviderRefused, "lvconvert failed")
         assert found.message == "the provider stopped half-way, so its administrator has to look at the machine"
@@ -327,20 +335,20 @@ def test_half_way_is_said(pve: Cluster) -> None:
     pve.do("leave", 100, "before", snapstate="delete")
     pve.do("end", "qmdelsnapshot", "lvremove failed")
     job = Job()
-    found = hand_over(pve, DeleteWish("100", there.ref), job)
+    found = hand_over(pve, DeleteCommand("100", there.ref), job)
     assert ("half-way" in found.message, found.provider_message) == (True, "lvremove failed")
-    assert recover(pve, DeleteWish("100", there.ref), Work("t0k3n")) is NOT_BEGUN
+    assert recover(pve, DeleteCommand("100", there.ref), Work("t0k3n")) is NOT_BEGUN
 
 
 def test_what_is_gone_when_it_is_looked_for(pve: Cluster) -> None:
     job = Job()
     seen = hand_over(pve, CREATE, job)
-    assert hand_over(pve, DeleteWish("100", seen.ref), Job()) is None
+    assert hand_over(pve, DeleteCommand("100", seen.ref), Job()) is None
     assert type(recover(pve, CREATE, job.after_a_restart)) is ProviderMissing
     assert recover(pve, CREATE, Work("t0k3n")) is NOT_BEGUN
     pve.do("set", vms=[])
     assert type(recover(pve, CREATE, job.after_a_restart)) is ProviderMissing
-    assert type(recover(pve, DeleteWish("100", seen.ref), Work("d"))) is ProviderMissing
+    assert type(recover(pve, DeleteCommand("100", seen.ref), Work("d"))) is ProviderMissing
 
 
 # ---- the rest
@@ -382,12 +390,12 @@ def test_a_request_that_is_late_and_at_work_is_waited_for(pve: Cluster) -> None:
     ],
 )
 def test_names(pve: Cluster, name: str, wire: str) -> None:
-    assert hand_over(pve, CreateWish("100", name, None, False), Job("0123abcdef")).name == wire
+    assert hand_over(pve, CreateCommand("100", name, None, False), Job("0123abcdef")).name == wire
 
 
 @pytest.mark.parametrize("machine", ["100", "102"])
 def test_memory_is_saved_while_there_is_any(pve: Cluster, machine: str) -> None:
-    seen = hand_over(pve, CreateWish(machine, "before", None, True), Job())
+    seen = hand_over(pve, CreateCommand(machine, "before", None, True), Job())
     assert (seen.memory, seen.description) == (True, None)
 
 
@@ -395,5 +403,5 @@ def test_progress_is_what_the_log_says(pve: Cluster) -> None:
     pve.do("say", "saving VM state and RAM", "12.5% of 4 GiB")
     pve.do("hold", "qmsnapshot", until="/log")
     job = Job(unwanted=True)  # which nobody can help any more
-    assert isinstance(hand_over(pve, CREATE, job), SeenSnapshot)
+    assert isinstance(hand_over(pve, CREATE, job), ReportedSnapshot)
     assert job.told == [(12, "12.5% of 4 GiB")]

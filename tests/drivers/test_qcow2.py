@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, RevertCommand, Work
 from gateway.drivers.options import read_options
 from gateway.drivers.qcow2.driver import Options, make
 from gateway.errors import (
@@ -142,9 +142,9 @@ def test_a_machine_that_runs_is_left_alone(vm: Path) -> None:
 def test_a_machine_that_starts_meanwhile_is_busy(vm: Path) -> None:
     made = create(vm)
     for kind, wish in (
-        ("create", CreateWish(VM, "b", None, False)),
-        ("revert", RevertWish(VM, made.ref)),
-        ("delete", DeleteWish(VM, made.ref)),
+        ("create", CreateCommand(VM, "b", None, False)),
+        ("revert", RevertCommand(VM, made.ref)),
+        ("delete", DeleteCommand(VM, made.ref)),
     ):
         before = vm.read_bytes()
         holding = image_files.opened(vm)

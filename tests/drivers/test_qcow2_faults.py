@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from gateway.drivers.base import DeleteWish, Work
+from gateway.drivers.base import DeleteCommand, Work
 from gateway.errors import (
     OutcomeUnknown,
     ProviderDenied,
@@ -78,7 +78,7 @@ def test_a_folder_that_is_gone_is_not_an_empty_one(vm: Path) -> None:
         lambda: run(away.machines()),
         lambda: run(away.machine(VM)),
         lambda: run(away.health()),
-        lambda: run(away.recover(Work("d", "t"), DeleteWish(VM, made.ref))),
+        lambda: run(away.recover(Work("d", "t"), DeleteCommand(VM, made.ref))),
         lambda: seen(vm),
         *changes(vm, made.ref),
     ):

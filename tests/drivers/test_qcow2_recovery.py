@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateWish, DeleteWish, Recovery, RevertWish, SeenSnapshot, Wish, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    DriverCommand,
+    Recovery,
+    ReportedSnapshot,
+    RevertCommand,
+    Work,
+)
 from gateway.drivers.operation_tags import unmark
 from gateway.drivers.qcow2 import images
 from gateway.drivers.qcow2.driver import Options, Qcow2Driver
@@ -29,13 +37,13 @@ class Killed(Exception):
     """The gateway is no more."""
 
 
-def wish(kind: str, name: str, ref: str) -> Wish:
+def wish(kind: str, name: str, ref: str) -> DriverCommand:
     match kind:
         case "create":
-            return CreateWish(VM, name, None, False)
+            return CreateCommand(VM, name, None, False)
         case "revert":
-            return RevertWish(VM, ref)
-    return DeleteWish(VM, ref)
+            return RevertCommand(VM, ref)
+    return DeleteCommand(VM, ref)
 
 
 class Scene:
@@ -45,7 +53,7 @@ class Scene:
         self.vm = image_files.image(folder / VM)
         self.kind = kind
         image_files.write(self.vm, 0x11)
-        self.a = asyncio.run(self.driver().create(Work("a"), CreateWish(VM, "a", None, False)))
+        self.a = asyncio.run(self.driver().create(Work("a"), CreateCommand(VM, "a", None, False)))
         image_files.write(self.vm, 0x22)
         self.wish = wish(kind, "b", self.a.ref)
         self.task: str | None = None
@@ -65,7 +73,7 @@ class Scene:
         doing: Coroutine[Any, Any, Any] = getattr(driver, self.kind)(Work("w", self.task, checkpoint), self.wish)
         return doing
 
-    async def recover(self) -> SeenSnapshot | Recovery:
+    async def recover(self) -> ReportedSnapshot | Recovery:
         """Asks twice, which changes nothing."""
         found = await self.driver().recover(Work("w", self.task), self.wish)
         assert await self.driver().recover(Work("w", self.task), self.wish) == found
@@ -81,7 +89,7 @@ class Scene:
         assert (names, disk) in (done, undone)
         return (names, disk) == done
 
-    def check_done(self, found: SeenSnapshot | Recovery) -> None:
+    def check_done(self, found: ReportedSnapshot | Recovery) -> None:
         assert self.is_done()
         if self.kind == "create":
             listed = asyncio.run(self.driver().snapshots(VM)).snapshots
@@ -119,7 +127,7 @@ def test_killed_before_the_program_was_started(scene: Scene) -> None:
 def test_killed_while_the_program_was_at_it(scene: Scene, when: str) -> None:
     """It goes on without the gateway; until it has ended, recovery waits and nothing else is begun."""
 
-    async def test(gate: image_files.Gate) -> SeenSnapshot | Recovery:
+    async def test(gate: image_files.Gate) -> ReportedSnapshot | Recovery:
         doing = asyncio.ensure_future(scene.do(gate.program))
         await asyncio.to_thread(gate.wait)
         doing.cancel()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenMachine, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedMachine, RevertCommand, Work
 from gateway.drivers.options import Secret, read_options
 from gateway.drivers.vsphere import parsing
 from gateway.drivers.vsphere.driver import Options, VsphereDriver
@@ -54,7 +54,7 @@ def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
             "suspended": PowerState.SUSPENDED,
         }
         on = machines["on"]
-        assert on == SeenMachine(
+        assert on == ReportedMachine(
             ref=on.ref,
             kind=MachineKind.VM,
             name="on",
@@ -95,7 +95,7 @@ def test_a_machine_out_of_reach_has_no_known_power_state(vc: VCenter) -> None:
         vc.order("set", machine="on", path="runtime.connectionState", value="disconnected")
         assert (await driver.machine(ref)).power_state is PowerState.UNKNOWN
         with pytest.raises(ProviderRefused) as refused:
-            await driver.create(Work("t"), CreateWish(ref, "n", None, True))
+            await driver.create(Work("t"), CreateCommand(ref, "n", None, True))
         assert refused.value.provider_message == "the machine's power state is unknown, so its memory cannot be saved"
         assert (await driver.snapshots(ref)).snapshots == []
 
@@ -108,7 +108,7 @@ def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter
         name = "8/23/2023 \\ 100 % ☃"
         vc.order("set", machine="on", path="name", value="web%2f1")
         assert (await driver.machine(ref)).name == "web/1"
-        made = await driver.create(Work("t"), CreateWish(ref, name, "why\x1b", False))
+        made = await driver.create(Work("t"), CreateCommand(ref, name, "why\x1b", False))
         (found,) = raw(driver, lambda login: login.machine(ref), None, parsing.SNAPSHOTS)
         (node,) = found.values["snapshot"].rootSnapshotList
         assert (made.name, node.name) == (name, "8%2f23%2f2023 %5c 100 %25 ☃")
@@ -122,7 +122,7 @@ def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter
 def test_a_name_that_the_provider_cannot_have_is_made_one_that_it_can(vc: VCenter, name: str) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "off")
-        made = await driver.create(Work("0123456789"), CreateWish(ref, name, None, False))
+        made = await driver.create(Work("0123456789"), CreateCommand(ref, name, None, False))
         assert made.name.endswith("-01234567")
         assert len(made.name) <= 80
         assert made.token == "0123456789"
@@ -200,8 +200,8 @@ def test_an_unreachable_provider_is_unavailable_and_nothing_is_begun(vc: VCenter
                     driver.health(),
                     driver.machines(),
                     driver.snapshots("vm-1"),
-                    driver.create(Work("t"), CreateWish("vm-1", "n", None, False)),
-                    driver.recover(Work("t", "task-1"), DeleteWish("vm-1", "snapshot-1")),
+                    driver.create(Work("t"), CreateCommand("vm-1", "n", None, False)),
+                    driver.recover(Work("t", "task-1"), DeleteCommand("vm-1", "snapshot-1")),
                     anext(driver.hints()),
                 ):
                     with pytest.raises(ProviderUnavailable) as error:
@@ -251,7 +251,7 @@ def test_every_connection_is_compared_with_the_thumbprint(vc: VCenter) -> None:
 
 def test_wrong_credentials_are_denied(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
-        for call in (driver.health(), driver.create(Work("t"), CreateWish("vm-1", "n", None, False))):
+        for call in (driver.health(), driver.create(Work("t"), CreateCommand("vm-1", "n", None, False))):
             with pytest.raises(ProviderDenied) as error:
                 await call
             assert "wrong-secret" not in f"{error.value.message} {error.value.provider_message}"
@@ -267,9 +267,9 @@ def test_a_session_that_has_expired_is_made_anew_once(vc: VCenter) -> None:
         await asyncio.gather(*[driver.machines() for _ in range(3)])
         assert vc.calls("Login") == ["Login"]
         vc.order("expire")
-        made = await driver.create(Work("t"), CreateWish(ref, "n", None, True))
+        made = await driver.create(Work("t"), CreateCommand(ref, "n", None, True))
         vc.rule("RemoveSnapshot_Task", "fault", fault="NotAuthenticated")  # it has expired since the last question
-        await driver.delete(Work("t"), DeleteWish(ref, made.ref))
+        await driver.delete(Work("t"), DeleteCommand(ref, made.ref))
         assert vc.calls("Login", "RemoveSnapshot_Task") == [
             "Login",
             "RemoveSnapshot_Task",
@@ -311,12 +311,12 @@ def test_a_connection_that_was_closed_is_made_again_for_a_question(vc: VCenter) 
 def test_a_question_without_an_answer_is_never_an_empty_list(vc: VCenter, how: dict[str, Any], message: str) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
-        made = await driver.create(Work("t"), CreateWish(ref, "n", None, False))
+        made = await driver.create(Work("t"), CreateCommand(ref, "n", None, False))
         calls = (
             driver.machines(),
             driver.snapshots(ref),
-            driver.create(Work("u"), CreateWish(ref, "n", None, False)),
-            driver.revert(Work("u"), RevertWish(ref, made.ref)),
+            driver.create(Work("u"), CreateCommand(ref, "n", None, False)),
+            driver.revert(Work("u"), RevertCommand(ref, made.ref)),
         )
         vc.rule("RetrievePropertiesEx", **how, times=len(calls))
         errors = await asyncio.gather(*calls, return_exceptions=True)
@@ -348,11 +348,11 @@ def test_hints_tell_of_what_others_do(vc: VCenter) -> None:
         hints: Any = driver.hints()
         first = asyncio.ensure_future(anext(hints))
         await vc.called("WaitForUpdatesEx", 2)  # the first is about how everything is
-        made = await other.create(Work("t"), CreateWish(ref, "n", None, True))
+        made = await other.create(Work("t"), CreateCommand(ref, "n", None, True))
         assert await first == ref
         vc.order("set", machine="off", path="name", value="renamed")
         await hint(hints, off)
-        await other.delete(Work("t"), DeleteWish(ref, made.ref))
+        await other.delete(Work("t"), DeleteCommand(ref, made.ref))
         await hint(hints, ref)
         await hints.aclose()
         assert "DestroyPropertyCollector" in vc.calls()

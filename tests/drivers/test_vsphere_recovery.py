@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import Recovery, SeenSnapshot, Work
+from gateway.drivers.base import Recovery, ReportedSnapshot, Work
 from gateway.errors import OutcomeUnknown, ProviderError, ProviderFull
 from tests.drivers.calling_vsphere import METHODS, REVERT, World, begun, check_without_task, results, run
 from tests.drivers.test_contract import Watched
@@ -53,7 +53,7 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
             assert isinstance(recovery.exception(), OutcomeUnknown)
         else:
             found = recovery.result()
-            assert isinstance(found, SeenSnapshot) or found is Recovery.DONE
+            assert isinstance(found, ReportedSnapshot) or found is Recovery.DONE
         assert await results(successor, method)
         assert vc.calls(*METHODS) == [method]
         await successor.driver.close()
@@ -77,7 +77,7 @@ def test_killed_while_the_task_runs(vc: VCenter, method: str, ended: bool) -> No
             assert not recovery.done()
             vc.order("release")
         found = await recovery
-        assert isinstance(found, SeenSnapshot) or found is Recovery.DONE
+        assert isinstance(found, ReportedSnapshot) or found is Recovery.DONE
         assert await results(successor, method)
         assert await successor.driver.recover(Work("token", watched.task), world.wish(method)) == found
         await successor.driver.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from gateway.drivers.base import CreateWish, DeleteWish, RevertWish, SeenSnapshots, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedSnapshots, RevertCommand, Work
 from tests.databases import Databases
 from tests.hypervisors.vcenter import VCenter, named
 from tests.inventory.files import bring_in, collection, snapshot, vm
@@ -101,10 +101,10 @@ def eventually(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end
 
 
-def there(vc: VCenter, name: str) -> SeenSnapshots:
+def there(vc: VCenter, name: str) -> ReportedSnapshots:
     """What another client of the provider sees."""
 
-    async def inside() -> SeenSnapshots:
+    async def inside() -> ReportedSnapshots:
         other = vc.driver()
         try:
             return await other.snapshots(await named(other, name))
@@ -182,16 +182,16 @@ def test_what_others_do_is_seen_without_a_refresh(vc: VCenter, gateway: Served) 
 
     async def others() -> None:
         other = vc.driver()
-        made = await other.create(Work("t"), CreateWish(on["providerRef"], "theirs", None, True))
+        made = await other.create(Work("t"), CreateCommand(on["providerRef"], "theirs", None, True))
         await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None)])
-        child = await other.create(Work("u"), CreateWish(on["providerRef"], "upper", None, True))
-        await other.revert(Work("t"), RevertWish(on["providerRef"], made.ref))
+        child = await other.create(Work("u"), CreateCommand(on["providerRef"], "upper", None, True))
+        await other.revert(Work("t"), RevertCommand(on["providerRef"], made.ref))
         await asyncio.to_thread(
             eventually,
             lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None), ("upper", "READY", False, "theirs")],
         )
-        await other.delete(Work("t"), DeleteWish(on["providerRef"], made.ref))
-        await other.delete(Work("t"), DeleteWish(on["providerRef"], child.ref))
+        await other.delete(Work("t"), DeleteCommand(on["providerRef"], made.ref))
+        await other.delete(Work("t"), DeleteCommand(on["providerRef"], child.ref))
         await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [])
         await other.close()
 
@@ -202,7 +202,7 @@ def test_a_machine_that_manageiq_knew_keeps_its_id_and_its_snapshots(vc: VCenter
     async def before() -> tuple[str | None, str]:
         other = vc.driver()
         ref = await named(other, "on")
-        made = await other.create(Work("t"), CreateWish(ref, "old", None, False))
+        made = await other.create(Work("t"), CreateCommand(ref, "old", None, False))
         uid = (await other.machine(ref)).uid
         await other.close()
         return uid, made.ref

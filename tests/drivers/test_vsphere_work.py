@@ -7,11 +7,11 @@ import pytest
 
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Recovery,
-    RevertWish,
-    SeenSnapshot,
+    ReportedSnapshot,
+    RevertCommand,
     Work,
 )
 from gateway.errors import (
@@ -52,7 +52,7 @@ def test_a_revert_turns_the_machine_on_or_off_by_what_the_snapshot_has(vc: VCent
         assert [s.memory for s in (await driver.snapshots(world.machine)).snapshots] == [False, True]
         await world.do(REVERT)
         assert await world.power() is PowerState.OFF
-        await driver.revert(Work("r"), RevertWish(world.machine, with_memory.ref))
+        await driver.revert(Work("r"), RevertCommand(world.machine, with_memory.ref))
         assert await world.power() is PowerState.ON
         assert (await driver.snapshots(world.machine)).current_ref == with_memory.ref
 
@@ -62,10 +62,10 @@ def test_a_revert_turns_the_machine_on_or_off_by_what_the_snapshot_has(vc: VCent
 def test_snapshots_of_the_same_name_are_known_by_their_refs(vc: VCenter) -> None:
     async def test(world: World) -> None:
         other = vc.driver()
-        twin = await other.create(Work("elsewhere"), CreateWish(world.machine, "made", None, False))
+        twin = await other.create(Work("elsewhere"), CreateCommand(world.machine, "made", None, False))
         await world.do(DELETE)
         assert [s.ref for s in (await world.driver.snapshots(world.machine)).snapshots] == [twin.ref]
-        await other.delete(Work("elsewhere"), DeleteWish(world.machine, twin.ref))
+        await other.delete(Work("elsewhere"), DeleteCommand(world.machine, twin.ref))
         for method in (REVERT, DELETE):
             with pytest.raises(ProviderMissing):
                 await world.do(method)
@@ -78,8 +78,8 @@ def test_a_snapshot_of_another_machine_is_not_touched(vc: VCenter) -> None:
     async def test(world: World) -> None:
         off = await named(world.driver, "off")
         for call in (
-            world.driver.revert(Work("t"), RevertWish(off, world.made.ref)),
-            world.driver.delete(Work("t"), DeleteWish(off, world.made.ref)),
+            world.driver.revert(Work("t"), RevertCommand(off, world.made.ref)),
+            world.driver.delete(Work("t"), DeleteCommand(off, world.made.ref)),
         ):
             with pytest.raises(ProviderMissing):
                 await call
@@ -235,7 +235,7 @@ def test_what_cannot_be_asked_about_is_in_doubt_until_it_can(vc: VCenter, method
         vc.order("release")
         if trouble != "forgotten":
             found = await world.driver.recover(watched.work, world.wish(method))
-            assert isinstance(found, SeenSnapshot) or found is Recovery.DONE
+            assert isinstance(found, ReportedSnapshot) or found is Recovery.DONE
             assert await results(world, method)
         assert vc.calls(*METHODS) == [method]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.changes import change_feed as feed_module
-from gateway.changes.change_feed import Feed, Lagged
+from gateway.changes.change_feed import ChangeFeed, Lagged
 from gateway.config import Settings
 from gateway.operations.housekeeping import sweep
 from tests.databases import KINDS, Databases
@@ -174,7 +174,7 @@ def test_a_subscriber_that_lags_is_told(gateway: Served, monkeypatch: pytest.Mon
     changes = "UPDATE snapshot SET description = 'changed' WHERE id <= 30"
 
     async def lag() -> None:
-        feed = Feed(database)
+        feed = ChangeFeed(database)
         await feed.start()
         try:
             async with feed.listen(lambda _event: True) as slow, feed.listen(lambda _event: True) as last:

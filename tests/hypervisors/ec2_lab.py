@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedSnapshot, Work
 from gateway.drivers.ec2.driver import Ec2Driver
 from tests.hypervisors.ec2 import Cloud, cloud
 
@@ -25,23 +25,23 @@ class Lab:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def wish(self, name: str = "before", description: str | None = None) -> CreateWish:
-        return CreateWish(self.machine, name, description, False)
+    def wish(self, name: str = "before", description: str | None = None) -> CreateCommand:
+        return CreateCommand(self.machine, name, description, False)
 
-    def create(self, name: str = "before", token: str = "token", description: str | None = None) -> SeenSnapshot:
+    def create(self, name: str = "before", token: str = "token", description: str | None = None) -> ReportedSnapshot:
         return self.run(self.driver.create(Work(token), self.wish(name, description)))
 
     def delete(self, snapshot_ref: str, work: Work | None = None) -> None:
-        self.run(self.driver.delete(work or Work("d"), DeleteWish(self.machine, snapshot_ref)))
+        self.run(self.driver.delete(work or Work("d"), DeleteCommand(self.machine, snapshot_ref)))
 
     def recover(self, token: str = "token", task_ref: str | None = None) -> Any:
         """Of a create."""
         return self.run(self.driver.recover(Work(token, task_ref), self.wish()))
 
     def recover_delete(self, snapshot_ref: str, task_ref: str | None = None) -> Any:
-        return self.run(self.driver.recover(Work("d", task_ref), DeleteWish(self.machine, snapshot_ref)))
+        return self.run(self.driver.recover(Work("d", task_ref), DeleteCommand(self.machine, snapshot_ref)))
 
-    def snapshots(self) -> list[SeenSnapshot]:
+    def snapshots(self) -> list[ReportedSnapshot]:
         return [*self.run(self.driver.snapshots(self.machine)).snapshots]
 
     def tags(self, kind: str, ref: str) -> dict[str, str]:

@@ -126,7 +126,7 @@ _DISK = 1 << 20  # the least that the BIOS boots from
 _LINE = re.compile(r"B([0-9A-F]{8}) M([0-9A-F]{8}) D([0-9A-F]{8}) \n")
 
 
-class Line(NamedTuple):
+class LibvirtConnection(NamedTuple):
     """What the guest said at one tick."""
 
     boot: int
@@ -148,10 +148,10 @@ def write_image(image: Path, touched: int = 0, kind: str = "qcow2") -> None:
     raw.unlink()
 
 
-def lines(serial: Path) -> list[Line]:
+def lines(serial: Path) -> list[LibvirtConnection]:
     """Everything it has said."""
     text = serial.read_text("ascii", "replace") if serial.exists() else ""
-    return [Line(*(int(digits, 16) for digits in found)) for found in _LINE.findall(text)]
+    return [LibvirtConnection(*(int(digits, 16) for digits in found)) for found in _LINE.findall(text)]
 
 
 def domain_xml(name: str, uuid: str, image: Path, serial: Path, memory: int = 2, kind: str = "qcow2") -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from tests.hypervisors.guest import Line, domain_xml, lines, write_image
+from tests.hypervisors.guest import LibvirtConnection, domain_xml, lines, write_image
 
 _PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "tini")
 _MUCH = 10 << 20  # bytes of memory
@@ -137,18 +137,18 @@ class Libvirtd:
     def image(self, name: str) -> Path:
         return self.directory / f"{name}.qcow2"
 
-    def said(self, name: str) -> list[Line]:
+    def said(self, name: str) -> list[LibvirtConnection]:
         """All lines that the guest has written."""
         return lines(self.directory / f"{name}.serial")
 
-    def await_line(self, name: str, condition: Any, since: int | None = None) -> Line:
+    def await_line(self, name: str, condition: Any, since: int | None = None) -> LibvirtConnection:
         """The guest's first line that meets the condition, of those after so many; else of those that are new."""
         known = len(self.said(name)) if since is None else since
 
-        def look() -> Line | None:
+        def look() -> LibvirtConnection | None:
             return next((line for line in self.said(name)[known:] if condition(line)), None)
 
-        found: Line = await_true(look)
+        found: LibvirtConnection = await_true(look)
         return found
 
     def stop_in_the_middle(self, name: str, reason: str) -> None:

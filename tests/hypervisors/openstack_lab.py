@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from gateway.drivers.base import CreateWish, DeleteWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedSnapshot, Work
 from gateway.drivers.openstack import api
 from gateway.drivers.openstack.driver import OpenStackDriver
 from tests.hypervisors.openstack_double import Cloud, cloud
@@ -35,23 +35,23 @@ class Lab:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def wish(self, name: str = "before", description: str | None = None) -> CreateWish:
-        return CreateWish(self.machine, name, description, False)
+    def wish(self, name: str = "before", description: str | None = None) -> CreateCommand:
+        return CreateCommand(self.machine, name, description, False)
 
-    def create(self, work: Work | None = None, **wish: Any) -> SeenSnapshot:
+    def create(self, work: Work | None = None, **wish: Any) -> ReportedSnapshot:
         return self.run(self.driver.create(work or Work("token"), self.wish(**wish)))
 
     def delete(self, snapshot_ref: str, work: Work | None = None) -> None:
-        self.run(self.driver.delete(work or Work("d"), DeleteWish(self.machine, snapshot_ref)))
+        self.run(self.driver.delete(work or Work("d"), DeleteCommand(self.machine, snapshot_ref)))
 
     def recover(self, token: str = "token", task_ref: str | None = None) -> Any:
         """Of a create."""
         return self.run(self.driver.recover(Work(token, task_ref), self.wish()))
 
     def recover_delete(self, snapshot_ref: str, task_ref: str | None = None) -> Any:
-        return self.run(self.driver.recover(Work("d", task_ref), DeleteWish(self.machine, snapshot_ref)))
+        return self.run(self.driver.recover(Work("d", task_ref), DeleteCommand(self.machine, snapshot_ref)))
 
-    def snapshots(self, machine: str | None = None) -> list[SeenSnapshot]:
+    def snapshots(self, machine: str | None = None) -> list[ReportedSnapshot]:
         return [*self.run(self.driver.snapshots(machine or self.machine)).snapshots]
 
     def told(self) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from gateway.config import Settings
 from tests.databases import Databases
 from tests.graphql.asking import CREATE, DELETE, REFRESH, REVERT
-from tests.hypervisors.guest import Line
+from tests.hypervisors.guest import LibvirtConnection
 from tests.hypervisors.libvirtd import Libvirtd, await_true
 from tests.hypervisors.looking import Looking, providers_file
 from tests.serving import served
@@ -22,7 +22,7 @@ def gateway(daemon: Libvirtd, databases: Databases, tmp_path: Path) -> Iterator[
         yield Looking(gateway)
 
 
-def booted(daemon: Libvirtd, name: str) -> Line:
+def booted(daemon: Libvirtd, name: str) -> LibvirtConnection:
     """The first line that a guest says when it is started."""
     said = len(daemon.said(name))
     daemon.virsh("start", name)

@@ -7,16 +7,16 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.drivers.base import (
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.errors import ProviderError, ProviderMissing
@@ -29,19 +29,19 @@ EARLIER = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = EARLIER + timedelta(days=1)
 
 
-def machine(ref: str, **attributes: Any) -> SeenMachine:
+def machine(ref: str, **attributes: Any) -> ReportedMachine:
     known: dict[str, Any] = {
         "kind": MachineKind.VM,
         "name": f"name of {ref}",
         "power_state": PowerState.ON,
         "created_at": EARLIER,
     }
-    return SeenMachine(ref=ref, **(known | attributes))
+    return ReportedMachine(ref=ref, **(known | attributes))
 
 
-def snapshot(ref: str, **attributes: Any) -> SeenSnapshot:
+def snapshot(ref: str, **attributes: Any) -> ReportedSnapshot:
     known: dict[str, Any] = {"name": f"name of {ref}", "created_at": EARLIER}
-    return SeenSnapshot(ref=ref, **(known | attributes))
+    return ReportedSnapshot(ref=ref, **(known | attributes))
 
 
 class ScriptedDriver(Driver):
@@ -50,14 +50,14 @@ class ScriptedDriver(Driver):
     name = "scripted"
 
     def __init__(self) -> None:
-        self.world: dict[SeenMachine, SeenSnapshots | ProviderError] = {}
+        self.world: dict[ReportedMachine, ReportedSnapshots | ProviderError] = {}
         self.problem: ProviderError | None = None
         self.during: Callable[[], Awaitable[None]] | None = None
         self.events: asyncio.Queue[str | Exception] = asyncio.Queue()
 
-    def put(self, seen: SeenMachine, *snapshots: SeenSnapshot, current: str | None = None) -> None:
+    def put(self, seen: ReportedMachine, *snapshots: ReportedSnapshot, current: str | None = None) -> None:
         self.drop(seen.ref)
-        self.world[seen] = SeenSnapshots(snapshots, current)
+        self.world[seen] = ReportedSnapshots(snapshots, current)
 
     def drop(self, ref: str) -> None:
         self.world = {seen: snapshots for seen, snapshots in self.world.items() if seen.ref != ref}
@@ -65,12 +65,12 @@ class ScriptedDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return Matrix()
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         if self.problem is not None:
             raise self.problem
         return list(self.world)
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         if self.problem is not None:
             raise self.problem
         for seen in self.world:
@@ -78,7 +78,7 @@ class ScriptedDriver(Driver):
                 return seen
         raise ProviderMissing("the provider has no such machine")
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         if self.during is not None:
             await self.during()
         answer = self.world[await self.machine(machine_ref)]
@@ -91,16 +91,16 @@ class ScriptedDriver(Driver):
             yield event
         raise event
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         raise NotImplementedError
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         raise NotImplementedError
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         raise NotImplementedError
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         raise NotImplementedError
 
     async def health(self) -> None:

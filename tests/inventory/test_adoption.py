@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.base import SeenSnapshots
+from gateway.drivers.base import ReportedSnapshots
 from gateway.inventory.refresh import Inventory
 from gateway.store.database import Database
 from tests.inventory.files import MACHINES, SNAPSHOTS, bring_in, collection, select, vm
@@ -68,7 +68,7 @@ def test_a_machine_that_may_be_another_is_not_adopted(
     bring_in(url, tmp_path, collection(*machines))
 
     async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
-        driver.world = {machine("m1", uid=uid): SeenSnapshots([])}
+        driver.world = {machine("m1", uid=uid): ReportedSnapshots([])}
         await inventory.refresh_provider("lab")
 
     tell(story)

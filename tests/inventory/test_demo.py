@@ -7,7 +7,7 @@ from typing import Any
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulator.driver import SimulatedDriver
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.inventory.demo import load_demo
 from gateway.inventory.demo_world import INSTANCES, VMS, demo_machines
 from gateway.inventory.refresh import Inventory
@@ -86,7 +86,7 @@ def test_a_refresh_finds_nothing_to_change(url: str, opened: Callable[[], Any]) 
         async with opened() as database:
             await load_demo(database, "default")
             before = everything(url)[-1]
-            simulation = Simulation(database)
+            simulation = SimulatedWorld(database)
             drivers: dict[str, Driver] = {name: SimulatedDriver(name, simulation) for name in (VMS, INSTANCES)}
             inventory = Inventory(database, drivers, Settings())
             counts = [str(await inventory.refresh_provider(name)) for name in drivers]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.quotas import MOST_KNOWN, Callers, Standing
+from gateway.access.quotas import MOST_KNOWN, CallerQuota, Quotas
 from gateway.config import Settings
 from gateway.errors import Throttled
 
@@ -22,8 +22,8 @@ class Clock:
         return self.now
 
 
-def callers(clock: Clock, **settings: Any) -> Callers:
-    return Callers(Settings(**settings), clock)
+def callers(clock: Clock, **settings: Any) -> Quotas:
+    return Quotas(Settings(**settings), clock)
 
 
 @given(
@@ -87,7 +87,7 @@ def test_streams_and_subscriptions() -> None:
 
 def test_heavy_use_is_told_of() -> None:
     gate = callers(Clock(), caller_quota=40)
-    told: list[Standing] = []
+    told: list[CallerQuota] = []
     gate.heavy = told.append
     standing = gate.find("a")
     with gate.request(standing):

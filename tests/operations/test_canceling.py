@@ -72,7 +72,7 @@ def test_cancel_is_refused_for_a_reason(run: Run) -> None:
 def test_the_provider_grants_the_wish(run: Run, verb: str) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
-        await world.simulation.set_behaviour("m1", latency_ms=600_000)
+        await world.simulation.set_behavior("m1", latency_ms=600_000)
         before = await world.picture(), await world.provider_picture()
         operation = ((await world.create()) if verb == "create" else (await world.delete(a))[0]).operation_id
 
@@ -103,7 +103,7 @@ async def cancel_again(world: World, operation: int | None) -> None:
 def test_a_revert_goes_on(run: Run) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
-        await world.simulation.set_behaviour("m1", latency_ms=400)
+        await world.simulation.set_behavior("m1", latency_ms=400)
         operation = (await world.revert(a)).operation_id
         async with world.working():
             await world.until_state(operation, "RUNNING", "SUCCEEDED")
@@ -118,7 +118,7 @@ def test_a_revert_goes_on(run: Run) -> None:
 def test_what_waits_for_its_provider_is_undone(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
-        await world.simulation.set_behaviour("m1", fault={"on": "create", "kind": "unavailable"})
+        await world.simulation.set_behavior("m1", fault={"on": "create", "kind": "unavailable"})
         operation = (await world.create()).operation_id
 
         async def waits() -> bool:

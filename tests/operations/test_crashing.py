@@ -70,7 +70,7 @@ class Trial:
                 parent=numbers[parent] if parent else None,
                 current=name == "c",
             )
-        await world.simulation.set_behaviour(self.ref, latency_ms=1, fault=fault)
+        await world.simulation.set_behavior(self.ref, latency_ms=1, fault=fault)
         match kind:
             case "create":
                 self.operation = (await world.create(self.machine)).operation_id

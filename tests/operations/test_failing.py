@@ -25,7 +25,7 @@ async def outcome_of(world: World, operation: int | None) -> tuple[str, str | No
 
 
 async def behave(world: World, on: str, kind: str, **more: Any) -> None:
-    await world.simulation.set_behaviour("m1", fault={"on": on, "kind": kind} | more)
+    await world.simulation.set_behavior("m1", fault={"on": on, "kind": kind} | more)
 
 
 def test_a_refused_create_leaves_an_error_that_can_be_deleted(run: Run) -> None:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.access.caller import Caller
-from gateway.changes.change_feed import Feed
+from gateway.changes.change_feed import ChangeFeed
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.requests import GraphQLRequest
 from tests.databases import SLOW_KINDS, Databases
@@ -55,7 +55,7 @@ def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> 
         async def story(world: World, compiled: bool = compiled, told: list[Any] = told) -> None:
             await world.tree()
             await world.machine("m2")
-            executor = GraphQLExecutor(world.database, world.operations, Feed(world.database), compiled=compiled)
+            executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database), compiled=compiled)
             for document in DOCUMENTS:
                 answer = await executor.execute(GraphQLRequest(document, variables=VARIABLES), world.caller, ORIGIN)
                 told.append((document, orjson.loads(answer.body), await world.picture(), await world.states()))
@@ -78,7 +78,7 @@ def test_a_replay_shows_no_more_than_the_caller_may_see_now(databases: Databases
 
     async def story(world: World) -> None:
         await world.machine()
-        executor = GraphQLExecutor(world.database, world.operations, Feed(world.database))
+        executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database))
         bound = Caller(world.caller.name, "default", (), frozenset())
         answers = [
             orjson.loads((await executor.execute(GraphQLRequest(document), caller, ORIGIN)).body)["data"][

@@ -59,7 +59,7 @@ def test_whoever_lost_the_lease_writes_nothing(run: Run) -> None:
             old.show,
             lambda: old.beat(600.0),
             lambda: old.checkpoint("t"),
-            lambda: old.put_off(1.0, "x"),
+            lambda: old.reschedule(1.0, "x"),
             lambda: old.end(OperationState.FAILED, delete_all),
         ):
             with pytest.raises(LeaseLost):

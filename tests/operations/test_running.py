@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 
-from gateway.drivers.base import CreateWish, SeenSnapshot, Work
+from gateway.drivers.base import CreateCommand, ReportedSnapshot, Work
 from gateway.drivers.simulator.driver import SimulatedDriver
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.models import MachineKind
 from tests.operations.world import ORIGIN, World
 
@@ -165,12 +165,12 @@ def test_one_machine_is_worked_on_in_order(run: Run) -> None:
 class Crowd(SimulatedDriver):
     """Counts the creates that are under way, and lets none of them end before there have been two."""
 
-    def __init__(self, storage: Simulation) -> None:
+    def __init__(self, storage: SimulatedWorld) -> None:
         super().__init__("sim", storage)
         self.inside = self.most = 0
         self.two = asyncio.Event()
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         self.inside += 1
         self.most = max(self.most, self.inside)
         if self.inside == 2:
@@ -197,7 +197,7 @@ def test_a_provider_is_given_no_more_than_its_limit(run: Run) -> None:
 class Hung(SimulatedDriver):
     """Takes calls, and never answers."""
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         await asyncio.Event().wait()
         return await super().create(work, wish)
 
@@ -229,7 +229,7 @@ def test_a_machine_is_looked_at_after_a_revert_and_after_what_failed(run: Run) -
         await world.revert(a)
         await world.finish(look=lambda *place: looks.append(place))
         assert looks == [("sim", "m1")]
-        await world.simulation.set_behaviour("m1", None, {"on": "create", "kind": "refuse"})
+        await world.simulation.set_behavior("m1", None, {"on": "create", "kind": "refuse"})
         await world.create()
         await world.finish(look=lambda *place: looks.append(place))
         assert looks == [("sim", "m1")] * 2

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from gateway.access.caller import Caller, local_caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.tables import SimulatedSnapshot
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.models import (
     IdempotencyKey,
     Machine,
@@ -28,7 +28,7 @@ from gateway.models import (
     SnapshotState,
     Surface,
 )
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
@@ -39,7 +39,7 @@ PATIENCE = 20.0  # seconds after which a condition will not come true any more
 
 SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
 
-ORIGIN = Origin(Surface.GRAPHQL, "127.0.0.1", "a-request")
+ORIGIN = RequestOrigin(Surface.GRAPHQL, "127.0.0.1", "a-request")
 
 _PROVIDER = insert(Provider, "name", "tenant", "driver")
 _MACHINE = insert(
@@ -82,13 +82,13 @@ class World:
     def __init__(self, database: Database, settings: Settings = SETTINGS) -> None:
         self.database = database
         self.settings = settings
-        self.simulation = Simulation(database)
+        self.simulation = SimulatedWorld(database)
         self.driver = SimulatedDriver("sim", self.simulation)
         self.drivers: dict[str, Driver] = {"sim": self.driver}
         self.caller = local_caller("default")
         self.woken = 0
         self.refreshed: list[int] = []
-        self.refusals = Refusals(database, "default")
+        self.refusals = RefusalLog(database, "default")
         self.operations = Operations(database, self.drivers, settings, self._wake, self.refusals)
 
     def _wake(self) -> None:

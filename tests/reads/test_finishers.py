@@ -8,14 +8,14 @@ import pytest
 from graphql import parse, validate
 
 from gateway.access.caller import local_caller
-from gateway.access.origin import Origin
-from gateway.changes.change_feed import Feed
+from gateway.access.origin import RequestOrigin
+from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.requests import GraphQLRequest
 from gateway.graphql.schema.build import build_schema, executable
 from gateway.models import Surface
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from tests.databases import SLOW_KINDS, Databases
 from tests.reads.queries import Queries
@@ -37,11 +37,11 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tu
 def test_both_finishers_answer_alike(gateway: tuple[Served, World]) -> None:
     serving, world = gateway
     database = serving.gateway.database
-    operations = Operations(database, {}, Settings(), lambda: None, Refusals(database, "default"))
+    operations = Operations(database, {}, Settings(), lambda: None, RefusalLog(database, "default"))
     compiled, walked = (
-        GraphQLExecutor(database, operations, Feed(database), compiled=choice) for choice in (True, False)
+        GraphQLExecutor(database, operations, ChangeFeed(database), compiled=choice) for choice in (True, False)
     )
-    caller, origin = local_caller("default"), Origin(Surface.GRAPHQL)
+    caller, origin = local_caller("default"), RequestOrigin(Surface.GRAPHQL)
     queries = Queries(SCHEMA, [*ids(world.machines), *ids(world.snapshots)[:20]], SEED)
     valid = failed = 0
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway.access.caller import local_caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings
 from gateway.inventory.demo import load_demo
 from gateway.models import MachineKind, Surface
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import MachineId, Operations
 from gateway.operations.worker import Worker
 from gateway.store.migrate import migrate
@@ -64,7 +64,7 @@ def fill(url: str) -> None:
 
 async def _fill(settings: Settings) -> None:
     settings = replace(settings, operation_lease=1.0, drain_timeout=0.01)
-    caller, origin = local_caller("default"), Origin(Surface.COMMAND_LINE)
+    caller, origin = local_caller("default"), RequestOrigin(Surface.COMMAND_LINE)
     async with opened_database(settings) as database:
         await load_demo(database, "default")
 
@@ -74,7 +74,7 @@ async def _fill(settings: Settings) -> None:
 
         await database.write(shrink)
         async with opened_drivers(database, []) as drivers:
-            operations = Operations(database, drivers, settings, lambda: None, Refusals(database, "default"))
+            operations = Operations(database, drivers, settings, lambda: None, RefusalLog(database, "default"))
             vm = MachineId(MachineKind.VM, 11)
             for name in ("running when it was killed", "waiting when it was killed"):
                 await operations.create_snapshot(caller, origin, vm, name, None, False, name)

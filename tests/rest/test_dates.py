@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.rest.dates import span
-from gateway.rest.errors import Fault
+from gateway.rest.errors import RestError
 
 NOW = datetime(2026, 3, 11, 15, 45, 30, 5, UTC)  # a Wednesday
 
@@ -44,6 +44,6 @@ def test_spans(text: str, start: str, end: str) -> None:
     "text", ["", "soon", "2017-02-30", "30 days", "9999-12-31", "3000 years ago", "last fortnight"]
 )
 def test_what_is_no_date(text: str) -> None:
-    with pytest.raises(Fault) as refused:
+    with pytest.raises(RestError) as refused:
         span(text, lambda: NOW)
     assert refused.value.message == f"Bad format for datetime: {text}"

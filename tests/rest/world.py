@@ -8,11 +8,11 @@ from starlette.routing import Mount
 
 from gateway.access.admission import Admission
 from gateway.access.caller import Caller, Right
-from gateway.access.quotas import Callers
+from gateway.access.quotas import Quotas
 from gateway.app import opened_drivers
 from gateway.config import Settings
 from gateway.models import MachineKind, SnapshotAction
-from gateway.operations.audit_refusals import Refusals
+from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction
@@ -106,14 +106,14 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
 
     async def make() -> Any:
         async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
-            refusals = Refusals(found.database, settings.tenant)
+            refusals = RefusalLog(found.database, settings.tenant)
             operations = Operations(found.database, drivers, settings, found.worker.wake, refusals)
         limit = settings.max_body_bytes
         return rest_routes(
             found.database,
             operations,
             authenticator,
-            Admission(Callers(settings)),
+            Admission(Quotas(settings)),
             public_url=public_url,
             max_body_bytes=limit,
             body_timeout=settings.body_timeout,

@@ -50,7 +50,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything it imports: modules where those can be told, else packages."""
+    """LibvirtConnection and dotted name of everything it imports: modules where those can be told, else packages."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

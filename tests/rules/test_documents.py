@@ -59,7 +59,9 @@ def test_the_transports_refuse_with_the_statuses_that_are_told() -> None:
         for module in modules().values()
         if module.package in {"graphql", "http"}
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Fault" and isinstance(node.args[0], ast.Constant)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "HttpError"
+        and isinstance(node.args[0], ast.Constant)
     }
     assert told == used
 

@@ -44,7 +44,7 @@ IMPORTED_ONLY_BY = {
 
 
 def _imported_packages(module: Module) -> list[tuple[int, str, str]]:
-    """Line, module and package of each import from another package of the gateway."""
+    """LibvirtConnection, module and package of each import from another package of the gateway."""
     found = [(line, name, modules()[name].package) for line, name in imports(module) if name in modules()]
     return [one for one in found if one[2] != module.package]
 

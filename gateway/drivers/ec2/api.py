@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from gateway.drivers.base import SeenMachine
+from gateway.drivers.base import ReportedMachine
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -93,7 +93,7 @@ class Api:
         self._clients: dict[int, Any] = {}  # by how often each tries
         self._lock = threading.Lock()
 
-    async def instances(self, filters: Filters) -> list[SeenMachine]:
+    async def instances(self, filters: Filters) -> list[ReportedMachine]:
         """Those that are not gone."""
         filters = {**filters, "instance-state-name": _ALIVE}
         reservations = await self._all("describe_instances", "Reservations", filters, _read_instances)
@@ -226,11 +226,11 @@ def _meaning(error: boto.ClientError, told: bool) -> ProviderError:
     return refusal(code, words)
 
 
-def _read_instances(reservation: dict[str, Any]) -> list[SeenMachine]:
+def _read_instances(reservation: dict[str, Any]) -> list[ReportedMachine]:
     return [_read_instance(raw) for raw in reservation["Instances"]]
 
 
-def _read_instance(raw: dict[str, Any]) -> SeenMachine:
+def _read_instance(raw: dict[str, Any]) -> ReportedMachine:
     state = raw["State"]["Name"]
     power = _POWER.get(state, PowerState.UNKNOWN)
     if state == "stopped" and raw.get("StateReason", {}).get("Code") == "Client.UserInitiatedHibernate":
@@ -238,7 +238,7 @@ def _read_instance(raw: dict[str, Any]) -> SeenMachine:
     # An instance's LaunchTime is that of its last start, but its first interface stays attached for life.
     attached = [each["Attachment"] for each in raw.get("NetworkInterfaces", []) if "Attachment" in each]
     first: dict[str, Any] = next((each for each in attached if each.get("DeviceIndex") == 0), {})
-    return SeenMachine(
+    return ReportedMachine(
         ref=raw["InstanceId"],
         kind=MachineKind.INSTANCE,
         name=_tags(raw).get("Name") or raw["InstanceId"],

@@ -15,16 +15,16 @@ from typing import Any
 
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.ec2.api import DESCRIPTION, NONSENSE, TOKEN, Api, Image, InUse, NameTaken, refusal
@@ -106,31 +106,31 @@ class Ec2Driver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         return await self.api.instances({})
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         found = await self.api.instances({"instance-id": [machine_ref]})
         if not found:
             raise ProviderMissing("the provider has no such instance")
         return found[0]
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         await self.machine(machine_ref)
         images = await self.api.images({"source-instance-id": [machine_ref]})
-        return SeenSnapshots(await self._seen([image for image in images if image.state not in _FAILED]))
+        return ReportedSnapshots(await self._seen([image for image in images if image.state not in _FAILED]))
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         _check(await self.machine(wish.machine_ref), action)
         image_ref = await self._begin(work, wish)
         await work.checkpoint(image_ref)
         return await self._finish(work, wish, image_ref, ProviderError)
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         _check(await self.machine(wish.machine_ref), SnapshotAction.REVERT)
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         image = await self._image(wish.snapshot_ref)
         if image is not None and image.machine_ref != wish.machine_ref:
             raise ProviderMissing("the provider has no such image of this instance")
@@ -143,16 +143,16 @@ class Ec2Driver(Driver):
         with _unknown(ProviderUnavailable):
             await self._clear(wish.snapshot_ref, disks)
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         lost = (ProviderDenied, ProviderRefused)
         match wish:
-            case CreateWish():
+            case CreateCommand():
                 with _unknown(*lost):
                     image_ref = work.task_ref or await self._marked(wish.machine_ref, work.token)
                 if image_ref is not None:
                     return await self._finish(work, wish, image_ref, *lost)
                 # If it only does not show yet, it is found by its name when it is begun again.
-            case DeleteWish():
+            case DeleteCommand():
                 with _unknown(*lost):
                     if await self._image(wish.snapshot_ref) is None:
                         told = (work.task_ref or "").split()[1:]
@@ -169,7 +169,7 @@ class Ec2Driver(Driver):
 
     # ---- making
 
-    async def _begin(self, work: Work, wish: CreateWish) -> str:
+    async def _begin(self, work: Work, wish: CreateCommand) -> str:
         """Has an image made, unless an earlier attempt did; its ref."""
         tags = {"Name": wish.name[:_LONGEST_TAG], TOKEN: work.token}
         arguments: dict[str, Any] = {"InstanceId": wish.machine_ref, "NoReboot": True}
@@ -207,8 +207,8 @@ class Ec2Driver(Driver):
         return found[0].ref if found else None
 
     async def _finish(
-        self, work: Work, wish: CreateWish, image_ref: str, *unplaced: type[ProviderError]
-    ) -> SeenSnapshot:
+        self, work: Work, wish: CreateCommand, image_ref: str, *unplaced: type[ProviderError]
+    ) -> ReportedSnapshot:
         """The snapshot, once the provider has made it. What is `unplaced` while it is asked makes the fate unknown."""
         with _unknown(*unplaced):
             image = await self._settled(work, wish, image_ref)
@@ -221,7 +221,7 @@ class Ec2Driver(Driver):
         code, words = image.reason
         raise refusal(code, words or f"the image is {image.state}")
 
-    async def _settled(self, work: Work, wish: CreateWish, image_ref: str) -> Image:
+    async def _settled(self, work: Work, wish: CreateCommand, image_ref: str) -> Image:
         """The image, when the provider is done with it. Raises Canceled."""
         last, stubborn = time.monotonic() + self.patience, False
         while True:
@@ -243,7 +243,7 @@ class Ec2Driver(Driver):
                 raise OutcomeUnknown("the provider does not show the image that it has begun to make")
             await asyncio.sleep(self.look)
 
-    async def _stop(self, wish: CreateWish, image: Image) -> None:
+    async def _stop(self, wish: CreateCommand, image: Image) -> None:
         """Raises Canceled when nothing is left of the image; returns when the provider goes on with it."""
         disks = await self._disks_of(wish.machine_ref, image.ref, image)
         try:
@@ -295,12 +295,12 @@ class Ec2Driver(Driver):
         found = await self.api.images({"image-id": [image_ref]})
         return found[0] if found else None
 
-    async def _seen(self, images: Sequence[Image]) -> list[SeenSnapshot]:
+    async def _seen(self, images: Sequence[Image]) -> list[ReportedSnapshot]:
         """As snapshots, oldest first; with a size where EC2 knows that of every disk."""
         disks = await self.api.disks_by_ref([ref for image in images for ref in image.disk_refs])
         sizes = {disk.ref: disk.size for disk in disks}
         return [
-            SeenSnapshot(
+            ReportedSnapshot(
                 ref=image.ref,
                 name=image.name,
                 created_at=image.created_at,
@@ -318,7 +318,7 @@ def _sum(sizes: Sequence[int | None]) -> int | None:
     return sum(known) if known and len(known) == len(sizes) else None
 
 
-def _check(machine: SeenMachine, action: SnapshotAction) -> None:
+def _check(machine: ReportedMachine, action: SnapshotAction) -> None:
     if reason := _MATRIX.reason_against(action, machine.power_state) or machine.obstacle:
         raise ProviderRefused("the provider refused", provider_message=reason)
 

@@ -81,7 +81,7 @@ def failure(error: libvirt.libvirtError, *, handed_over: bool, harmful: bool = F
     return ProviderRefused("the provider reported an error", provider_message=words)
 
 
-class Line:
+class LibvirtConnection:
     """A connection. `hear` is told the ref of each domain that something happens to, and None when it breaks."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any
 
 import libvirt
 
-from gateway.drivers.base import SeenMachine, SeenSnapshot, SeenSnapshots
+from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
 from gateway.drivers.operation_tags import unmark
 from gateway.errors import ProviderBusy
 from gateway.models import MachineKind, PowerState
@@ -69,7 +69,7 @@ def resume_if_left_paused(domain: libvirt.virDomain) -> None:
 # ---- machines
 
 
-def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list[SeenMachine]:
+def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list[ReportedMachine]:
     """By name."""
     found = []
     for domain in connection.listAllDomains(0):
@@ -81,10 +81,10 @@ def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list
     return sorted(found, key=lambda machine: (machine.name, machine.ref))
 
 
-def machine_of(domain: libvirt.virDomain, host: str, version: int) -> SeenMachine:
+def machine_of(domain: libvirt.virDomain, host: str, version: int) -> ReportedMachine:
     """`version` is that of the host's libvirt."""
     xml = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - the library has written it
-    return SeenMachine(
+    return ReportedMachine(
         ref=domain.UUIDString(),
         kind=MachineKind.VM,
         name=domain.name(),
@@ -121,7 +121,7 @@ def _obstacle(xml: Any, version: int) -> str | None:
 # ---- snapshots
 
 
-def snapshots_of(domain: libvirt.virDomain) -> SeenSnapshots:
+def snapshots_of(domain: libvirt.virDomain) -> ReportedSnapshots:
     """All of them at one time. Raises ProviderBusy when they do not hold still."""
     for _ in range(3):
         try:
@@ -131,16 +131,16 @@ def snapshots_of(domain: libvirt.virDomain) -> SeenSnapshots:
                 raise
             continue
         if current is None or any(snapshot.ref == current for snapshot in seen):
-            return SeenSnapshots(_half_made(domain, _parents_first(seen), current), current)
+            return ReportedSnapshots(_half_made(domain, _parents_first(seen), current), current)
     raise ProviderBusy("the machine's snapshots are changing")
 
 
-def snapshot_of(snapshot: libvirt.virDomainSnapshot) -> SeenSnapshot:
+def snapshot_of(snapshot: libvirt.virDomainSnapshot) -> ReportedSnapshot:
     """Its name is all that identifies it."""
     xml = ET.fromstring(snapshot.getXMLDesc(0))  # noqa: S314 - as above
     description, token = unmark(xml.findtext("description"))
     memory = xml.find("memory")
-    return SeenSnapshot(
+    return ReportedSnapshot(
         ref=snapshot.getName(),
         name=snapshot.getName(),
         created_at=datetime.fromtimestamp(int(xml.findtext("creationTime", "0")), UTC),
@@ -160,7 +160,7 @@ def _current(domain: libvirt.virDomain) -> str | None:
         raise
 
 
-def _parents_first(seen: list[SeenSnapshot]) -> list[SeenSnapshot]:
+def _parents_first(seen: list[ReportedSnapshot]) -> list[ReportedSnapshot]:
     """By depth, time and name. libvirt's own order of this kind fails while a snapshot is being written."""
     depths: dict[str | None, int] = {None: 0}
     parents = {snapshot.ref: snapshot.parent_ref for snapshot in seen}
@@ -174,7 +174,7 @@ def _parents_first(seen: list[SeenSnapshot]) -> list[SeenSnapshot]:
     return sorted(seen, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
 
 
-def _half_made(domain: libvirt.virDomain, seen: list[SeenSnapshot], current: str | None) -> list[SeenSnapshot]:
+def _half_made(domain: libvirt.virDomain, seen: list[ReportedSnapshot], current: str | None) -> list[ReportedSnapshot]:
     """The same; the youngest on top of the current one is not ready while the domain is paused for a job."""
     if control(domain) != libvirt.VIR_DOMAIN_CONTROL_JOB:
         return seen

@@ -16,19 +16,19 @@ from typing import TypeVar
 import libvirt
 
 from gateway.drivers.base import (
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
-from gateway.drivers.libvirt.connection import FAILED_MIDWAY, Line, failure
+from gateway.drivers.libvirt.connection import FAILED_MIDWAY, LibvirtConnection, failure
 from gateway.drivers.libvirt.domains import (
     LONGEST_NAME,
     control,
@@ -101,15 +101,15 @@ class LibvirtDriver(Driver):
         self._options = options
         self._asking = Threads(_ASKING)
         self._working = Threads(concurrency, patience=math.inf)  # memory is saved for as long as it takes
-        self._line: Line | None = None  # for questions, one at a time
+        self._line: LibvirtConnection | None = None  # for questions, one at a time
         self._turn = threading.Lock()
-        self._spare: list[Line] = []  # for work
+        self._spare: list[LibvirtConnection] = []  # for work
         self._hearers: set[Callable[[str | None], None]] = set()
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         return await self._ask(lambda line: machines_of(line.connection, line.host, line.version))
 
     async def hints(self) -> AsyncIterator[str]:
@@ -128,13 +128,13 @@ class LibvirtDriver(Driver):
         finally:
             self._hearers.discard(hear)
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         return await self._ask(lambda line: machine_of(line.domain(machine_ref), line.host, line.version))
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._ask(lambda line: snapshots_of(line.domain(machine_ref)))
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         ref = wish.machine_ref
         await self._await_idle(ref)
         machine = await self.machine(ref)
@@ -152,7 +152,7 @@ class LibvirtDriver(Driver):
             lambda line: line.domain(ref), lambda domain: snapshot_of(domain.snapshotCreateXML(wanted, 0))
         )
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         ref, name = wish.machine_ref, wish.snapshot_ref
         await self._await_idle(ref)
         await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
@@ -171,25 +171,25 @@ class LibvirtDriver(Driver):
                 raise
             raise OutcomeUnknown(FAILED_MIDWAY, provider_message=error.provider_message) from None
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._await_idle(wish.machine_ref)
         await self._tell(
             lambda line: line.domain(wish.machine_ref).snapshotLookupByName(wish.snapshot_ref, 0),
             lambda snapshot: snapshot.delete(0),
         )
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         ref = wish.machine_ref
         while await self._ask(lambda line: control(line.domain(ref))) in _AT_WORK:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         match wish:
-            case CreateWish():
+            case CreateCommand():
                 return await self._recover_create(work, wish)
-            case DeleteWish():
+            case DeleteCommand():
                 seen = await self.snapshots(ref)
                 there = any(snapshot.ref == wish.snapshot_ref for snapshot in seen.snapshots)
                 return Recovery.NOT_BEGUN if there else Recovery.DONE
-            case RevertWish():
+            case RevertCommand():
                 return await self._recover_revert(work, wish)
 
     async def health(self) -> None:
@@ -201,7 +201,7 @@ class LibvirtDriver(Driver):
 
     # ---- recovery
 
-    async def _recover_create(self, work: Work, wish: CreateWish) -> SeenSnapshot | Recovery:
+    async def _recover_create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot | Recovery:
         """QEMU writes on when libvirtd dies, but nobody then lets the domain go on, and libvirt knows of no snapshot.
 
         What QEMU wrote is replaced when the snapshot is made again: its name follows from the wish and the token.
@@ -212,7 +212,7 @@ class LibvirtDriver(Driver):
         await self._ask(lambda line: resume_if_left_paused(line.domain(wish.machine_ref)))
         return Recovery.NOT_BEGUN
 
-    async def _recover_revert(self, work: Work, wish: RevertWish) -> Recovery:
+    async def _recover_revert(self, work: Work, wish: RevertCommand) -> Recovery:
         if work.task_ref is None:  # certain: how the domain stood is committed before it is handed over
             return Recovery.NOT_BEGUN
         now = await self._ask(lambda line: stand(line.domain(wish.machine_ref)))
@@ -237,7 +237,7 @@ class LibvirtDriver(Driver):
 
     # ---- calls. No two threads use one line at the same time: libvirt before 10.0 then loses answers for seconds.
 
-    async def _ask(self, function: Callable[[Line], T]) -> T:
+    async def _ask(self, function: Callable[[LibvirtConnection], T]) -> T:
         """Calls what changes nothing."""
 
         def call() -> T:
@@ -252,11 +252,13 @@ class LibvirtDriver(Driver):
         except libvirt.libvirtError as error:
             raise failure(error, handed_over=False) from None
 
-    async def _tell(self, find: Callable[[Line], S], function: Callable[[S], T], *, harmful: bool = False) -> T:
+    async def _tell(
+        self, find: Callable[[LibvirtConnection], S], function: Callable[[S], T], *, harmful: bool = False
+    ) -> T:
         """Calls what changes something, once, on what it finds. A `harmful` one may fail half done."""
         shared = await self._ask(lambda line: None if line.is_remote else line)
 
-        def act(line: Line) -> T:
+        def act(line: LibvirtConnection) -> T:
             handed_over = False
             try:
                 found = find(line)
@@ -272,7 +274,7 @@ class LibvirtDriver(Driver):
         return await self._working.tell(call)
 
     @contextlib.contextmanager
-    def _spare_line(self) -> Iterator[Line]:
+    def _spare_line(self) -> Iterator[LibvirtConnection]:
         try:
             line = self._spare.pop()
         except IndexError:
@@ -284,12 +286,14 @@ class LibvirtDriver(Driver):
         finally:
             self._spare.append(line)
 
-    def _connect(self, old: Line | None, hear: Callable[[str | None], None] | None = None) -> Line:
+    def _connect(
+        self, old: LibvirtConnection | None, hear: Callable[[str | None], None] | None = None
+    ) -> LibvirtConnection:
         """A new one in the place of the old."""
         if old is not None:
             old.close()
         password = self._options.password
-        return Line(self._options.address, self._options.user, password.value if password else None, hear)
+        return LibvirtConnection(self._options.address, self._options.user, password.value if password else None, hear)
 
     def _hear(self, machine_ref: str | None) -> None:
         for hear in list(self._hearers):

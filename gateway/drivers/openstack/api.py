@@ -18,7 +18,7 @@ from openstack.config import OpenStackConfig
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException, SDKException, ServiceDisabledException
 
-from gateway.drivers.base import SeenMachine, SeenSnapshot
+from gateway.drivers.base import ReportedMachine, ReportedSnapshot
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -163,10 +163,10 @@ def read_one(answer: Any, name: str | None = None) -> dict[str, Any]:
     return found
 
 
-def read_machine(server: Mapping[str, Any]) -> SeenMachine:
+def read_machine(server: Mapping[str, Any]) -> ReportedMachine:
     """A server."""
     flavor = server.get("flavor")
-    return SeenMachine(
+    return ReportedMachine(
         ref=server["id"],
         kind=MachineKind.INSTANCE,
         name=server.get("name") or "",
@@ -186,11 +186,11 @@ def properties(machine_ref: str, token: str, description: str | None) -> dict[st
     return {MACHINE: machine_ref, "image_type": "snapshot", TOKEN: f"{machine_ref} {token}", DESCRIPTION: text}
 
 
-def read_snapshot(image: Mapping[str, Any]) -> SeenSnapshot:
+def read_snapshot(image: Mapping[str, Any]) -> ReportedSnapshot:
     """An image of a server."""
     whose, _, token = str(image.get(TOKEN)).partition(" ")
     ours = whose == image.get(MACHINE)
-    return SeenSnapshot(
+    return ReportedSnapshot(
         ref=image["id"],
         name=image.get("name") or "",
         created_at=_moment(image.get("created_at")),

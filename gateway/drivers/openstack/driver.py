@@ -15,16 +15,16 @@ import orjson
 
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.openstack.api import (
@@ -161,7 +161,7 @@ class OpenStackDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         servers, path = [], f"/servers/detail?limit={_PAGE}"
         while page := read_list(answer := await self._cloud.ask("compute", path), "servers"):
             servers += page
@@ -170,19 +170,19 @@ class OpenStackDriver(Driver):
             path = f"/servers/detail?limit={_PAGE}&marker={page[-1]['id']}"
         return [read_machine(server) for server in servers if server.get("status") not in _GONE]
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         return read_machine(await self._server(machine_ref))
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         server = await self._server(machine_ref)
         images = await self._images(MACHINE, machine_ref)
         if any(snapshots_in(image) for image in images):  # whose these are only Cinder knows
             own = await self._volumes.snapshots_of(server)
             images = [image for image in images if not (refs := snapshots_in(image)) or own.intersection(refs)]
         found = [read_snapshot(image) for image in images]
-        return SeenSnapshots(sorted(found, key=lambda seen: (seen.created_at, seen.ref)))
+        return ReportedSnapshots(sorted(found, key=lambda seen: (seen.created_at, seen.ref)))
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         if wish.memory:
             raise ProviderRefused(_NO_MEMORY)
         # A request that was given up on may have been heard since its recovery.
@@ -195,11 +195,11 @@ class OpenStackDriver(Driver):
             raise Canceled if work.cancelled() else ProviderRefused(_GIVEN_UP)
         return seen
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         await self._server(wish.machine_ref)
         raise ProviderRefused(_NO_REVERT)
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._server(wish.machine_ref)
         image = await self._image(wish.snapshot_ref)
         if image is None or image.get(MACHINE) != wish.machine_ref:
@@ -212,13 +212,13 @@ class OpenStackDriver(Driver):
                 raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
             await self._volumes.delete(volumes)
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         with _unknown(ProviderDenied):
             match wish:
-                case CreateWish():
+                case CreateCommand():
                     seen = await self._find(work, wish)
                     return Recovery.NOT_BEGUN if seen is None else seen
-                case DeleteWish():
+                case DeleteCommand():
                     if await self._image(wish.snapshot_ref) is not None:
                         return Recovery.NOT_BEGUN
                     await self._volumes.delete(orjson.loads(work.task_ref or "[]"))
@@ -234,7 +234,7 @@ class OpenStackDriver(Driver):
 
     # ---- work
 
-    async def _begin(self, work: Work, wish: CreateWish) -> str:
+    async def _begin(self, work: Work, wish: CreateCommand) -> str:
         """Has an image made; its ref."""
         name = wire_name(wish.name, work.token, _is_legal, (), LONGEST)
         body = {"createImage": {"name": name, "metadata": properties(wish.machine_ref, work.token, wish.description)}}
@@ -243,13 +243,13 @@ class OpenStackDriver(Driver):
             raise nonsense(change=True)
         return image_id
 
-    async def _marked(self, work: Work, wish: CreateWish) -> list[dict[str, Any]]:
+    async def _marked(self, work: Work, wish: CreateCommand) -> list[dict[str, Any]]:
         """The images that the operation has begun, and after them any that were made of servers made from those."""
         found = await self._images(TOKEN, f"{wish.machine_ref} {work.token}")
         own = [image for image in found if image.get(MACHINE) == wish.machine_ref]  # else it is inherited
         return sorted(own, key=lambda image: str(image.get("created_at")))
 
-    async def _follow(self, work: Work, wish: CreateWish, image_id: str) -> SeenSnapshot | None:
+    async def _follow(self, work: Work, wish: CreateCommand, image_id: str) -> ReportedSnapshot | None:
         """Waits until the image is made and its server idle; None when there is nothing of it any more."""
         pauses, looks, stubborn = self._cloud.pauses(), _LETTING_GO, False
         while (image := await self._look(image_id)) is not None:
@@ -291,7 +291,7 @@ class OpenStackDriver(Driver):
             raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
         await self._volumes.delete(volumes)
 
-    async def _find(self, work: Work, wish: CreateWish) -> SeenSnapshot | None:
+    async def _find(self, work: Work, wish: CreateCommand) -> ReportedSnapshot | None:
         """What became of a create: by the image it was told of, else by the token."""
         if work.task_ref is not None:
             return await self._follow(work, wish, work.task_ref)

@@ -15,7 +15,7 @@ from proxmoxer.backends.https import Backend
 from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
-from gateway.drivers.base import SeenMachine, SeenSnapshot, SeenSnapshots
+from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
 from gateway.drivers.operation_tags import unmark
 from gateway.errors import (
     OutcomeUnknown,
@@ -153,7 +153,7 @@ def row(answer: Any) -> dict[str, Any]:
     return answer
 
 
-def read_machine(state: Mapping[str, Any], ref: str, node: str) -> SeenMachine:
+def read_machine(state: Mapping[str, Any], ref: str, node: str) -> ReportedMachine:
     """A machine, out of any of the objects that tell of its state."""
     power = _POWER.get(state.get("qmpstatus") or state.get("status", ""), PowerState.UNKNOWN)
     obstacle = None
@@ -161,7 +161,7 @@ def read_machine(state: Mapping[str, Any], ref: str, node: str) -> SeenMachine:
         obstacle = "this is a template, of which no snapshots can be made"
     elif state.get("lock") == "suspended" and power is PowerState.OFF:
         power, obstacle = PowerState.SUSPENDED, "the machine is hibernated, and has to be started first"
-    return SeenMachine(
+    return ReportedMachine(
         ref=ref,
         kind=MachineKind.VM,
         name=state.get("name") or f"VM {ref}",
@@ -176,7 +176,7 @@ class Listing:
     """The snapshots of a machine, the node it is on, and the refs of those that a create has left half-made."""
 
     node: str
-    seen: SeenSnapshots
+    seen: ReportedSnapshots
     half_made: frozenset[str]
 
 
@@ -189,14 +189,14 @@ def read_listing(answer: Any, node: str) -> Listing:
         order = sorted(by_name, key=lambda name: _depth(name, by_name))
         snapshots = [_read_snapshot(by_name[name], refs) for name in order]
         half_made = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
-        return Listing(node, SeenSnapshots(snapshots, refs.get(here.get("parent", ""))), half_made)
+        return Listing(node, ReportedSnapshots(snapshots, refs.get(here.get("parent", ""))), half_made)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise nonsense(change=False) from None
 
 
-def _read_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> SeenSnapshot:
+def _read_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
     description, token = unmark(str(entry.get("description") or "").rstrip())
-    return SeenSnapshot(
+    return ReportedSnapshot(
         ref=refs[entry["name"]],
         name=entry["name"],
         created_at=datetime.fromtimestamp(int(entry.get("snaptime") or 0), UTC),

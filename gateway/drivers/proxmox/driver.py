@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 from proxmoxer.backends.https import Backend
 
 from gateway.drivers.base import (
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.operation_tags import mark, wire_name
@@ -65,11 +65,15 @@ _MATRIX = Matrix(
 )
 _LEGAL = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
 _LONGEST = 40  # characters of a snapshot's name
-_TASKS: dict[type[Wish], str] = {CreateWish: "qmsnapshot", RevertWish: "qmrollback", DeleteWish: "qmdelsnapshot"}
+_TASKS: dict[type[DriverCommand], str] = {
+    CreateCommand: "qmsnapshot",
+    RevertCommand: "qmrollback",
+    DeleteCommand: "qmdelsnapshot",
+}
 _QUESTIONS = 4  # at once
 _SOONEST, _LATEST = 0.1, 2.0  # seconds between looks at a task
 
-_Found = SeenSnapshot | Recovery | ProviderError
+_Found = ReportedSnapshot | Recovery | ProviderError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +145,7 @@ class ProxmoxDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         found, away = await self._resources()
         self._nodes = {ref: entry["node"] for ref, entry in found.items()}
         nodes = sorted({*self._nodes.values()} - away)
@@ -153,7 +157,7 @@ class ProxmoxDriver(Driver):
             seen.append(read_machine(state, ref, entry["node"]))
         return seen
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         try:
             node, state = await self._at(machine_ref, "status/current")
         except ProviderUnavailable:
@@ -163,10 +167,10 @@ class ProxmoxDriver(Driver):
             return read_machine(entry, machine_ref, entry["node"])
         return read_machine(row(state), machine_ref, node)
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return (await self._listing(machine_ref)).seen
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         if wish.memory:  # without any, Proxmox VE would leave it out and not tell
             power = (await self.machine(wish.machine_ref)).power_state
             if reason := _MATRIX.reason_against(SnapshotAction.CREATE_WITH_MEMORY, power):
@@ -180,11 +184,11 @@ class ProxmoxDriver(Driver):
             name = wire_name(wish.name, work.token, _LEGAL.fullmatch, {name}, _LONGEST)
             found = await self._do(work, wish, listing, "post", "snapshot", snapname=name, **more)
         seen = _settled(found)
-        if not isinstance(seen, SeenSnapshot):
+        if not isinstance(seen, ReportedSnapshot):
             raise OutcomeUnknown("the provider no longer knows the task")
         return seen
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         listing = await self._listing(wish.machine_ref)
         snapshot = _there(_of(wish, listing))
         # A revert shows in nothing but its task, so recovery has to know which tasks there were before it.
@@ -192,19 +196,19 @@ class ProxmoxDriver(Driver):
         await self._keep(work, f"after:{listing.node}:{last}")
         _settled(await self._do(work, wish, listing, "post", f"snapshot/{snapshot.name}/rollback"))
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         listing = await self._listing(wish.machine_ref)
         snapshot = _there(_of(wish, listing))
         # Not every disk has a snapshot that was half-made; Proxmox VE itself clears it away like this.
         force = 1 if snapshot.ref in listing.half_made else None
         _settled(await self._do(work, wish, listing, "delete", f"snapshot/{snapshot.name}", force=force))
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         kind, _, rest = (work.task_ref or "").partition(":")
         try:
             if kind == "UPID":
                 found = await self._outcome(work, wish, await self._follow(work, f"UPID:{rest}"))
-            elif isinstance(wish, RevertWish):
+            elif isinstance(wish, RevertCommand):
                 found = await self._trace(work, wish, *rest.split(":", 1))
             else:  # what is under way may be it, and has locked the machine anyway
                 await self._wait(work, wish, (await self._listing(wish.machine_ref)).node)
@@ -223,7 +227,9 @@ class ProxmoxDriver(Driver):
 
     # ---- work. An error that is returned, not raised, says that the wish was not fulfilled, and why.
 
-    async def _do(self, work: Work, wish: Wish, listing: Listing, method: str, path: str, **parameters: Any) -> _Found:
+    async def _do(
+        self, work: Work, wish: DriverCommand, listing: Listing, method: str, path: str, **parameters: Any
+    ) -> _Found:
         """Begins a task, and waits for it."""
         path = f"nodes/{listing.node}/qemu/{wish.machine_ref}/{path}"
         try:
@@ -259,21 +265,21 @@ class ProxmoxDriver(Driver):
             return None
         return str(state.get("exitstatus"))
 
-    async def _wait(self, work: Work, wish: Wish, node: str) -> None:
+    async def _wait(self, work: Work, wish: DriverCommand, node: str) -> None:
         """Waits for what the provider is doing of the wish's kind on the machine."""
         for upid in await self._tasks(node, wish, running=True):
             await self._follow(work, upid)
 
-    async def _outcome(self, work: Work, wish: Wish, words: str | None) -> _Found:
+    async def _outcome(self, work: Work, wish: DriverCommand, words: str | None) -> _Found:
         """What became of a wish, by its task's last words, None when it has none, and by what can be seen now."""
-        if isinstance(wish, RevertWish):
+        if isinstance(wish, RevertCommand):
             return await self._reverted(wish, words)
         listing = await self._listing(wish.machine_ref)
         seen = _of(wish, listing, work.token)
         if seen is not None and not seen.ready:  # it may be at the work of an answer that was lost
             await self._wait(work, wish, listing.node)
             seen = _of(wish, await self._listing(wish.machine_ref), work.token)
-        create = isinstance(wish, CreateWish)
+        create = isinstance(wish, CreateCommand)
         if seen is None and not create:
             return Recovery.DONE
         if seen is not None and seen.ready and create:
@@ -288,7 +294,7 @@ class ProxmoxDriver(Driver):
             return ProviderMissing("the snapshot was made, but is no longer there")
         return OutcomeUnknown("the provider says that the snapshot is deleted, but still has it")
 
-    async def _reverted(self, wish: RevertWish, words: str | None) -> _Found:
+    async def _reverted(self, wish: RevertCommand, words: str | None) -> _Found:
         if words is None:
             return OutcomeUnknown("the provider no longer knows whether it has reverted the machine")
         if is_well(words):
@@ -300,7 +306,7 @@ class ProxmoxDriver(Driver):
             return OutcomeUnknown("the provider's task was ended from outside", provider_message=words)
         return explained(words)
 
-    async def _trace(self, work: Work, wish: RevertWish, node: str = "", last: str = "") -> _Found:
+    async def _trace(self, work: Work, wish: RevertCommand, node: str = "", last: str = "") -> _Found:
         """What became of a revert whose answer was lost, if it was asked for: of the only task after `last`."""
         if not node:
             return Recovery.NOT_BEGUN  # the tasks before it are written down before anything is asked for
@@ -363,7 +369,7 @@ class ProxmoxDriver(Driver):
         node, answer = await self._at(machine_ref, "snapshot")
         return read_listing(answer, node)
 
-    async def _tasks(self, node: str, wish: Wish, *, running: bool = False) -> list[str]:
+    async def _tasks(self, node: str, wish: DriverCommand, *, running: bool = False) -> list[str]:
         """The machine's tasks of the wish's kind that the node remembers."""
         kind, ref = _TASKS[type(wish)], wish.machine_ref
         found = rows(await self._ask(f"nodes/{node}/tasks", vmid=ref, typefilter=kind, source="all", limit=500))
@@ -374,21 +380,21 @@ class ProxmoxDriver(Driver):
         ]
 
 
-def _of(wish: Wish, listing: Listing, token: str = "") -> SeenSnapshot | None:
+def _of(wish: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
     """The snapshot that the wish is about."""
     for seen in listing.seen.snapshots:
-        if seen.token == token if isinstance(wish, CreateWish) else seen.ref == wish.snapshot_ref:
+        if seen.token == token if isinstance(wish, CreateCommand) else seen.ref == wish.snapshot_ref:
             return seen
     return None
 
 
-def _there(snapshot: SeenSnapshot | None) -> SeenSnapshot:
+def _there(snapshot: ReportedSnapshot | None) -> ReportedSnapshot:
     if snapshot is None:
         raise ProviderMissing("the provider has no such snapshot")
     return snapshot
 
 
-def _settled(found: _Found) -> SeenSnapshot | Recovery:
+def _settled(found: _Found) -> ReportedSnapshot | Recovery:
     if isinstance(found, ProviderError):
         raise found
     return found

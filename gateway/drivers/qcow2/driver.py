@@ -16,16 +16,16 @@ from math import inf
 from pathlib import Path
 
 from gateway.drivers.base import (
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.operation_tags import mark
@@ -108,27 +108,27 @@ class Qcow2Driver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         return await self._asking.ask(self._machines)
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         return await self._asking.ask(self._machine, machine_ref)
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._asking.ask(self._snapshots, machine_ref)
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         made = await self._do(work, wish)
-        assert isinstance(made, SeenSnapshot)
+        assert isinstance(made, ReportedSnapshot)
         return made
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         await self._do(work, wish)
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._do(work, wish)
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         try:
             while True:
                 found = await self._asking.ask(self._look_back, work, wish)
@@ -154,7 +154,7 @@ class Qcow2Driver(Driver):
     async def close(self) -> None:
         return None
 
-    async def _do(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def _do(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         loop = asyncio.get_running_loop()
 
         async def commit(trace: str) -> None:
@@ -168,7 +168,7 @@ class Qcow2Driver(Driver):
 
     # ---- what runs in threads
 
-    def _machines(self) -> list[SeenMachine]:
+    def _machines(self) -> list[ReportedMachine]:
         seen = []
         for name in images.names(self._directory):
             try:
@@ -177,12 +177,12 @@ class Qcow2Driver(Driver):
                 continue
         return seen
 
-    def _machine(self, ref: str) -> SeenMachine:
+    def _machine(self, ref: str) -> ReportedMachine:
         if ref not in images.names(self._directory):
             raise images.no_machine()
         return self._see(ref)
 
-    def _see(self, ref: str) -> SeenMachine:
+    def _see(self, ref: str) -> ReportedMachine:
         try:
             with images.opened(self._directory, ref) as image:
                 power = images.power(image)
@@ -190,11 +190,11 @@ class Qcow2Driver(Driver):
             raise
         except ProviderError:  # a bad image does not hide the others; who asks for its snapshots is told what is wrong
             power = PowerState.UNKNOWN
-        return SeenMachine(ref=ref, kind=MachineKind.VM, name=Path(ref).stem, power_state=power)
+        return ReportedMachine(ref=ref, kind=MachineKind.VM, name=Path(ref).stem, power_state=power)
 
-    def _snapshots(self, ref: str) -> SeenSnapshots:
+    def _snapshots(self, ref: str) -> ReportedSnapshots:
         with images.opened(self._directory, ref) as image:
-            return SeenSnapshots([entry.seen for entry in images.read(image).entries])
+            return ReportedSnapshots([entry.seen for entry in images.read(image).entries])
 
     def _check(self) -> None:
         images.names(self._directory)
@@ -202,7 +202,9 @@ class Qcow2Driver(Driver):
         if code != 0 or not out.startswith("qemu-img version "):
             raise ProviderUnavailable("the program does not answer as qemu-img does", provider_message=words or out)
 
-    def _change(self, token: str, wish: Wish, checkpoint: Callable[[str], None]) -> SeenSnapshot | Recovery:
+    def _change(
+        self, token: str, wish: DriverCommand, checkpoint: Callable[[str], None]
+    ) -> ReportedSnapshot | Recovery:
         """Has an image changed, and sees for itself what became of that.
 
         The lock comes before the checkpoint. So a worker that was frozen, and has lost its lease meanwhile, either has
@@ -212,7 +214,7 @@ class Qcow2Driver(Driver):
         with images.opened(self._directory, wish.machine_ref, os.O_RDWR) as image:
             images.hold(image)
             before = images.read(image)
-            if isinstance(wish, CreateWish) and (made := before.made_by(token)) is not None:
+            if isinstance(wish, CreateCommand) and (made := before.made_by(token)) is not None:
                 return made
             power = PowerState.ON if images.is_written(image) else PowerState.OFF
             arguments = _arguments(wish, token, before, power)
@@ -221,7 +223,7 @@ class Qcow2Driver(Driver):
             path = self._directory / wish.machine_ref
             code, _, words = _run([program, "snapshot", *arguments, "--", path], image)
             words = words.replace(str(path), path.name)
-            if code == 0 and isinstance(wish, RevertWish):  # who starts the machine now may write before it is seen
+            if code == 0 and isinstance(wish, RevertCommand):  # who starts the machine now may write before it is seen
                 return Recovery.DONE
             try:
                 became = _became(image, token, wish, lambda now: now == disk)
@@ -231,13 +233,13 @@ class Qcow2Driver(Driver):
                 raise _complaint(code, words)
             return became
 
-    def _look_back(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery | None:
+    def _look_back(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery | None:
         """What became of an earlier attempt; None while it is at it."""
         try:
             with images.opened(self._directory, wish.machine_ref) as image:
                 if images.is_held(image):
                     return None
-                if isinstance(wish, RevertWish) and work.task_ref is None:  # nothing runs before the checkpoint
+                if isinstance(wish, RevertCommand) and work.task_ref is None:  # nothing runs before the checkpoint
                     return Recovery.NOT_BEGUN
                 return _became(image, work.token, wish, lambda disk: images.trace(image, disk) == work.task_ref)
         except (ProviderRefused, ProviderDenied) as error:
@@ -255,16 +257,16 @@ def make(provider: str, options: Options, concurrency: int) -> Qcow2Driver:
     return Qcow2Driver(options, concurrency)
 
 
-def _arguments(wish: Wish, token: str, image: images.Image, power: PowerState) -> list[str | bytes]:
+def _arguments(wish: DriverCommand, token: str, image: images.Image, power: PowerState) -> list[str | bytes]:
     """What `qemu-img snapshot` is told. Raises ProviderMissing, and ProviderRefused for what it cannot do."""
     match wish:
-        case CreateWish():
+        case CreateCommand():
             _refuse(SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE, power)
             return ["-c", _tag(wish.name, token)]
-        case RevertWish():
+        case RevertCommand():
             _refuse(SnapshotAction.REVERT, power)
             return ["-a", _entry(image, wish.snapshot_ref).id]  # an id goes before a tag that looks like it
-        case DeleteWish():
+        case DeleteCommand():
             entry = _entry(image, wish.snapshot_ref)
             _refuse(SnapshotAction.DELETE, power)
             if next(other for other in image.entries if other.tag == entry.tag) is not entry:
@@ -294,8 +296,8 @@ def _tag(name: str, token: str) -> bytes:
 
 
 def _became(
-    image: int, token: str, wish: Wish, is_unchanged: Callable[[Sequence[int]], bool]
-) -> SeenSnapshot | Recovery:
+    image: int, token: str, wish: DriverCommand, is_unchanged: Callable[[Sequence[int]], bool]
+) -> ReportedSnapshot | Recovery:
     """What has become of a wish that nobody is at any more. `is_unchanged` is asked of the disk's map.
 
     One write at the very end puts a snapshot into the table, and one at the beginning takes it out. A disk with the
@@ -303,11 +305,11 @@ def _became(
     """
     now = images.read(image)
     match wish:
-        case CreateWish():
+        case CreateCommand():
             return now.made_by(token) or Recovery.NOT_BEGUN
-        case DeleteWish():
+        case DeleteCommand():
             return Recovery.NOT_BEGUN if now.find(wish.snapshot_ref) else Recovery.DONE
-        case RevertWish():
+        case RevertCommand():
             disk = images.words(image, now.disk)
             if is_unchanged(disk):
                 return Recovery.NOT_BEGUN

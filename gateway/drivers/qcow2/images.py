@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gateway.drivers.base import SeenSnapshot
+from gateway.drivers.base import ReportedSnapshot
 from gateway.drivers.operation_tags import unmark
 from gateway.errors import ProviderBusy, ProviderDenied, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
@@ -140,11 +140,11 @@ class Entry:
         return f"{self.id.decode(errors='replace')}@{self.seconds}.{self.nanoseconds:09}"
 
     @property
-    def seen(self) -> SeenSnapshot:
+    def seen(self) -> ReportedSnapshot:
         """As the port has it."""
         name, token = unmark(self.tag.decode(errors="replace"))
         created_at = datetime.fromtimestamp(self.seconds, UTC) + timedelta(microseconds=self.nanoseconds // 1000)
-        return SeenSnapshot(ref=self.ref, name=name or "", created_at=created_at, memory=self.memory, token=token)
+        return ReportedSnapshot(ref=self.ref, name=name or "", created_at=created_at, memory=self.memory, token=token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Image:
         """The snapshot with this ref."""
         return next((entry for entry in self.entries if entry.ref == ref), None)
 
-    def made_by(self, token: str) -> SeenSnapshot | None:
+    def made_by(self, token: str) -> ReportedSnapshot | None:
         """The snapshot that was made under this token."""
         return next((entry.seen for entry in self.entries if entry.seen.token == token), None)
 

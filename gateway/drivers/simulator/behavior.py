@@ -8,7 +8,7 @@ import orjson
 import sqlalchemy as sa
 from sqlmodel import col, select
 
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.errors import InvalidInput, NotFound, Unsupported
 from gateway.models import Machine, Provider
 from gateway.reads.ids import parse_id
@@ -28,7 +28,7 @@ _MACHINE = Statement(
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class Behavior:
     """How long each piece of work takes, in seconds, and what goes wrong with it, if anything."""
 
     latency: float
@@ -69,9 +69,7 @@ def check_latency(seconds: float) -> None:
         raise InvalidInput(f"the latency must be between 0 and {LONGEST_LATENCY:g} seconds, not {seconds:g}")
 
 
-async def simulate(
-    database: Database, tenant: str, machine: str, latency: float | None, fault: str | None
-) -> Behaviour:
+async def simulate(database: Database, tenant: str, machine: str, latency: float | None, fault: str | None) -> Behavior:
     """Sets the latency in seconds and the fault, each unless None; how the machine behaves then.
 
     Raises InvalidInput, NotFound, and Unsupported for a machine that no simulated provider runs.
@@ -80,21 +78,21 @@ async def simulate(
         check_latency(latency)
     wished = parse_fault(fault) if fault is not None else None
     ref = await _reference(database, tenant, machine)
-    simulation = Simulation(database)
-    before = await _behaviour(simulation, machine, ref)
+    simulation = SimulatedWorld(database)
+    before = await _behavior(simulation, machine, ref)
     if latency is None and fault is None:
         return before
     milliseconds = None if latency is None else round(latency * 1_000)
-    await simulation.set_behaviour(ref, milliseconds, before.fault if fault is None else wished)
-    return await _behaviour(simulation, machine, ref)
+    await simulation.set_behavior(ref, milliseconds, before.fault if fault is None else wished)
+    return await _behavior(simulation, machine, ref)
 
 
-async def _behaviour(simulation: Simulation, machine: str, ref: str) -> Behaviour:
+async def _behavior(simulation: SimulatedWorld, machine: str, ref: str) -> Behavior:
     contents = await simulation.contents(ref)
     if contents is None:
         raise NotFound(f"{machine} is gone: its provider no longer has it")
     row = contents[0]
-    return Behaviour(row.latency_ms / 1_000, None if row.fault is None else orjson.loads(row.fault))
+    return Behavior(row.latency_ms / 1_000, None if row.fault is None else orjson.loads(row.fault))
 
 
 async def _reference(database: Database, tenant: str, machine: str) -> str:

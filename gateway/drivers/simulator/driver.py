@@ -17,16 +17,16 @@ import orjson
 from gateway.columns import now
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot, SimulatedTask
@@ -106,19 +106,19 @@ class SimulatedDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRICES[kind]
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         return [_machine(row) for row in await self.storage.machines(self.provider)]
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         await self._suffer(machine_ref, "read")
         return _machine((await self._contents(machine_ref))[0])
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         await self._suffer(machine_ref, "read")
         machine, snapshots = await self._contents(machine_ref)
-        return SeenSnapshots([_snapshot(row, machine.kind) for row in snapshots], machine.current_ref)
+        return ReportedSnapshots([_snapshot(row, machine.kind) for row in snapshots], machine.current_ref)
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         machine, _ = await self._contents(wish.machine_ref)
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         self._check(machine, action)
@@ -126,22 +126,22 @@ class SimulatedDriver(Driver):
         await self._do(work, "create", wish.machine_ref, argument, None)
         return await self._made(work, wish)
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         machine, _ = await self._contents(wish.machine_ref)
         self._check(machine, SnapshotAction.REVERT)
         await self._do(work, "revert", wish.machine_ref, {"ref": wish.snapshot_ref}, wish.snapshot_ref)
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._do(work, "delete", wish.machine_ref, {"ref": wish.snapshot_ref}, wish.snapshot_ref)
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         verb = _verb(wish)
         await self._suffer(wish.machine_ref, verb, looking=True)
         task = await self.storage.task(work.token, verb)
         if task is None:  # certain: work is recorded before it begins
             return Recovery.NOT_BEGUN
         await self._wait(work, task)
-        return await self._made(work, wish) if isinstance(wish, CreateWish) else Recovery.DONE
+        return await self._made(work, wish) if isinstance(wish, CreateCommand) else Recovery.DONE
 
     async def health(self) -> None:
         await self.storage.machines(self.provider)
@@ -194,7 +194,7 @@ class SimulatedDriver(Driver):
         if found.error is not None:
             raise ProviderRefused("the provider reported an error", provider_message=found.error)
 
-    async def _made(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def _made(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         machine, snapshots = await self._contents(wish.machine_ref)
         for row in snapshots:
             if row.token == work.token:
@@ -229,13 +229,13 @@ class SimulatedDriver(Driver):
         return fault
 
 
-def _verb(wish: Wish) -> str:
+def _verb(wish: DriverCommand) -> str:
     match wish:
-        case CreateWish():
+        case CreateCommand():
             return "create"
-        case RevertWish():
+        case RevertCommand():
             return "revert"
-        case DeleteWish():
+        case DeleteCommand():
             return "delete"
 
 
@@ -243,8 +243,8 @@ def _words(fault: dict[str, Any]) -> str:
     return fault.get("message") or f"simulated fault: {fault['kind']}"
 
 
-def _machine(row: SimulatedMachine) -> SeenMachine:
-    return SeenMachine(
+def _machine(row: SimulatedMachine) -> ReportedMachine:
+    return ReportedMachine(
         ref=row.ref,
         kind=row.kind,
         name=row.name,
@@ -257,8 +257,8 @@ def _machine(row: SimulatedMachine) -> SeenMachine:
     )
 
 
-def _snapshot(row: SimulatedSnapshot, kind: MachineKind) -> SeenSnapshot:
-    return SeenSnapshot(
+def _snapshot(row: SimulatedSnapshot, kind: MachineKind) -> ReportedSnapshot:
+    return ReportedSnapshot(
         ref=row.ref,
         name=row.name,
         created_at=row.created_at,

@@ -19,7 +19,7 @@ from gateway.models import MachineKind, PowerState
 from gateway.store.database import Database, Transaction
 
 
-class Simulation:
+class SimulatedWorld:
     """The simulated world. The same for every simulated provider: references of machines are unique in it."""
 
     def __init__(self, database: Database) -> None:
@@ -201,7 +201,7 @@ class Simulation:
         await self._database.write(work)
         return ref
 
-    async def set_behaviour(
+    async def set_behavior(
         self, machine_ref: str, latency_ms: int | None = None, fault: Mapping[str, Any] | None = None
     ) -> None:
         """Sets how long work takes, unless None, and the fault; None takes the fault away. Raises NotFound."""

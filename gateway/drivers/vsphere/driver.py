@@ -16,16 +16,16 @@ from pyVmomi import vim, vmodl
 
 from gateway.drivers.base import (
     Canceled,
-    CreateWish,
-    DeleteWish,
+    CreateCommand,
+    DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     Recovery,
-    RevertWish,
-    SeenMachine,
-    SeenSnapshot,
-    SeenSnapshots,
-    Wish,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    RevertCommand,
     Work,
 )
 from gateway.drivers.operation_tags import mark, wire_name
@@ -113,7 +113,7 @@ class VsphereDriver(Driver):
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
-    async def machines(self) -> Sequence[SeenMachine]:
+    async def machines(self) -> Sequence[ReportedMachine]:
         wanted = (parsing.VIEW_AND_HOSTS, parsing.MACHINE, parsing.HOST)
         return await self._ask(lambda login: parsing.machines(login.collect(login.view, *wanted)))
 
@@ -133,7 +133,7 @@ class VsphereDriver(Driver):
             with contextlib.suppress(ProviderError):  # it ends with the session, too
                 await self._asking.ask(_destroy, collector, patience=_FAREWELL)
 
-    async def machine(self, machine_ref: str) -> SeenMachine:
+    async def machine(self, machine_ref: str) -> ReportedMachine:
         wanted = (parsing.HOSTS, parsing.MACHINE, parsing.HOST)
         for machine in await self._ask(
             lambda login: parsing.machines(login.collect(login.machine(machine_ref), *wanted))
@@ -141,12 +141,12 @@ class VsphereDriver(Driver):
             return machine
         raise ProviderMissing("the machine is gone, or has become a template")
 
-    async def snapshots(self, machine_ref: str) -> SeenSnapshots:
+    async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._ask(
             lambda login: parsing.snapshots(login.values(login.machine(machine_ref), parsing.SNAPSHOTS))
         )
 
-    async def create(self, work: Work, wish: CreateWish) -> SeenSnapshot:
+    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
         machine = await self.machine(wish.machine_ref)
         action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
         if reason := _MATRIX.reason_against(action, machine.power_state):
@@ -163,15 +163,15 @@ class VsphereDriver(Driver):
             seen = await self.snapshots(wish.machine_ref)
         return _made(seen, work.token, info)
 
-    async def revert(self, work: Work, wish: RevertWish) -> None:
+    async def revert(self, work: Work, wish: RevertCommand) -> None:
         await self._check(wish)
         await self._carry_out(work, wish, lambda login: login.snapshot(wish.snapshot_ref).RevertToSnapshot_Task())
 
-    async def delete(self, work: Work, wish: DeleteWish) -> None:
+    async def delete(self, work: Work, wish: DeleteCommand) -> None:
         await self._check(wish)
         await self._carry_out(work, wish, lambda login: login.snapshot(wish.snapshot_ref).RemoveSnapshot_Task(False))
 
-    async def recover(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         try:
             info = await self._ended(work, wish, work.task_ref) if work.task_ref else None
             if info is None:  # the provider forgets a task some minutes after its end
@@ -181,7 +181,7 @@ class VsphereDriver(Driver):
                 return Recovery.NOT_BEGUN
             if fault is not None:
                 raise fault
-            if not isinstance(wish, CreateWish):
+            if not isinstance(wish, CreateCommand):
                 return Recovery.DONE
             return _made(await self.snapshots(wish.machine_ref), work.token, info)
         except ProviderDenied as error:
@@ -199,13 +199,13 @@ class VsphereDriver(Driver):
     async def _ask(self, question: Callable[[Login], T]) -> T:
         return await self._asking.ask(self._session.ask, question)
 
-    async def _check(self, wish: RevertWish | DeleteWish) -> None:
+    async def _check(self, wish: RevertCommand | DeleteCommand) -> None:
         """Raises ProviderMissing unless the snapshot is one of this machine's."""
         seen = await self.snapshots(wish.machine_ref)
         if wish.snapshot_ref not in {snapshot.ref for snapshot in seen.snapshots}:
             raise ProviderMissing("the machine has no such snapshot")
 
-    async def _carry_out(self, work: Work, wish: Wish, begin: Callable[[Login], Any]) -> Any:
+    async def _carry_out(self, work: Work, wish: DriverCommand, begin: Callable[[Login], Any]) -> Any:
         """Hands work over and waits; what is known of its task at its end. Raises what the task failed with."""
         try:
             task_ref = ref_of(await self._working.tell(self._session.tell, begin))
@@ -222,7 +222,7 @@ class VsphereDriver(Driver):
             raise fault
         return info
 
-    async def _ended(self, work: Work, wish: Wish, task_ref: str) -> Any:
+    async def _ended(self, work: Work, wish: DriverCommand, task_ref: str) -> Any:
         """What is known of a task at its end; None when the provider no longer knows it."""
         pause, stopping = _LOOK, False
         while True:
@@ -234,14 +234,14 @@ class VsphereDriver(Driver):
                 return info
             await work.progress(info.progress, _phase(wish, info))
             # A revert or delete that is stopped half-way would leave something else than there was.
-            if isinstance(wish, CreateWish) and work.cancelled() and info.cancelable and not stopping:
+            if isinstance(wish, CreateCommand) and work.cancelled() and info.cancelable and not stopping:
                 stopping = True
                 with contextlib.suppress(ProviderError):  # the task says what has become of it
                     await self._working.tell(self._session.tell, lambda login: login.task(task_ref).CancelTask())
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_LOOK)
 
-    async def _look(self, work: Work, wish: Wish) -> SeenSnapshot | Recovery:
+    async def _look(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
         """What can be seen of work whose task is not known, after all work on the machine's snapshots has ended."""
         pause = _LOOK
         while infos := await self._at_work(wish.machine_ref):
@@ -250,12 +250,12 @@ class VsphereDriver(Driver):
             pause = min(pause * 1.5, _LONGEST_LOOK)
         snapshots = (await self.snapshots(wish.machine_ref)).snapshots
         match wish:
-            case CreateWish():
+            case CreateCommand():
                 return next((made for made in snapshots if made.token == work.token), Recovery.NOT_BEGUN)
-            case DeleteWish():
+            case DeleteCommand():
                 there = any(snapshot.ref == wish.snapshot_ref for snapshot in snapshots)
                 return Recovery.NOT_BEGUN if there else Recovery.DONE
-            case RevertWish():
+            case RevertCommand():
                 raise OutcomeUnknown("the provider no longer knows whether it has reverted the machine")
 
     async def _at_work(self, machine_ref: str) -> list[Any]:
@@ -294,15 +294,15 @@ def _digits(thumbprint: str) -> str:
 # ---- tasks
 
 
-def _phase(wish: Wish, info: Any) -> str:
+def _phase(wish: DriverCommand, info: Any) -> str:
     if info.state == "queued":
         return "Waiting in the provider's queue"
     match wish:
-        case CreateWish():
+        case CreateCommand():
             return "Making the snapshot"
-        case RevertWish():
+        case RevertCommand():
             return "Reverting to the snapshot"
-        case DeleteWish():
+        case DeleteCommand():
             return "Deleting the snapshot"
 
 
@@ -321,7 +321,7 @@ def _fault(work: Work, info: Any) -> Exception | None:
     return error
 
 
-def _made(seen: SeenSnapshots, token: str, info: Any) -> SeenSnapshot:
+def _made(seen: ReportedSnapshots, token: str, info: Any) -> ReportedSnapshot:
     """The snapshot that a task has made, even if its description has been changed since."""
     ref = None if info.result is None else ref_of(info.result)
     for snapshot in seen.snapshots:

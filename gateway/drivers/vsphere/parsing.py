@@ -7,7 +7,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from gateway.drivers.base import SeenMachine, SeenSnapshot, SeenSnapshots
+from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
 from gateway.drivers.operation_tags import unmark
 from gateway.drivers.vsphere.session import Found, Query, ref_of
 from gateway.models import MachineKind, PowerState
@@ -70,7 +70,7 @@ def sendable(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
-def machines(found: Sequence[Found]) -> list[SeenMachine]:
+def machines(found: Sequence[Found]) -> list[ReportedMachine]:
     """The machines. A template is none: it can neither run nor have snapshots made."""
     hosts = {
         thing.ref: unescaped(thing.values["name"])
@@ -84,11 +84,11 @@ def machines(found: Sequence[Found]) -> list[SeenMachine]:
     ]
 
 
-def _machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> SeenMachine:
+def _machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> ReportedMachine:
     host, created = values.get("runtime.host"), values.get("config.createDate")
     # Out of the provider's reach its power state is an old one, and it does not say since when.
     reached = values["runtime.connectionState"] == "connected"
-    return SeenMachine(
+    return ReportedMachine(
         ref=ref,
         kind=MachineKind.VM,
         name=unescaped(values["name"]),
@@ -101,24 +101,24 @@ def _machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> S
     )
 
 
-def snapshots(values: Mapping[str, Any]) -> SeenSnapshots:
+def snapshots(values: Mapping[str, Any]) -> ReportedSnapshots:
     """A machine's snapshots, from its properties `snapshot` and `layoutEx`."""
     info = values.get("snapshot")
     if info is None:
-        return SeenSnapshots([])
+        return ReportedSnapshots([])
     nodes: list[tuple[Any, str | None]] = [(node, None) for node in info.rootSnapshotList]
     for node, _ in nodes:  # which grows meanwhile
         nodes += [(child, ref_of(node.snapshot)) for child in node.childSnapshotList]
     current = None if info.currentSnapshot is None else ref_of(info.currentSnapshot)
     parents = {ref_of(node.snapshot): parent for node, parent in nodes}
     files = _Files(values.get("layoutEx"), parents, current)
-    return SeenSnapshots([_snapshot(node, parent, files) for node, parent in nodes], current)
+    return ReportedSnapshots([_snapshot(node, parent, files) for node, parent in nodes], current)
 
 
-def _snapshot(node: Any, parent: str | None, files: "_Files") -> SeenSnapshot:
+def _snapshot(node: Any, parent: str | None, files: "_Files") -> ReportedSnapshot:
     ref = ref_of(node.snapshot)
     description, token = unmark(node.description)
-    return SeenSnapshot(
+    return ReportedSnapshot(
         ref=ref,
         name=unescaped(node.name),
         created_at=node.createTime.astimezone(UTC),

@@ -18,8 +18,8 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
-from gateway.changes.change_feed import Feed
+from gateway.access.origin import RequestOrigin
+from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
 from gateway.errors import Forbidden, GatewayError, LimitExceeded, Unavailable, Unconfirmed
 from gateway.graphql.error_format import RequestError, present, refused
@@ -60,7 +60,7 @@ class GraphQLExecutor:
         self,
         database: Database,
         operations: Operations,
-        feed: Feed,
+        feed: ChangeFeed,
         settings: Settings | None = None,
         persisted: PersistedDocuments | None = None,
         *,
@@ -94,7 +94,7 @@ class GraphQLExecutor:
         return self._documents
 
     async def execute(
-        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> Answer:
         try:
             operation = self._documents.operation(request)
@@ -301,7 +301,7 @@ class _Request:
     """graphql-core's context: what a mutation's resolver needs."""
 
     caller: Caller
-    origin: Origin
+    origin: RequestOrigin
     variables: VariableValues
     bound: Bound
 

@@ -15,7 +15,7 @@ from gateway.graphql.schema.query import Query
 from gateway.graphql.schema.scalars import SCALARS
 from gateway.graphql.schema.subscriptions import Subscription
 from gateway.graphql.schema.types import Instance, Vm
-from gateway.reads.sources import Catalog, Origin
+from gateway.reads.sources import Catalog, SourcedField
 
 assert enums  # describes the enums, which the types only name
 
@@ -67,7 +67,7 @@ def catalog(core: GraphQLSchema) -> Catalog:
     """Where every field's value comes from, as the types declare it."""
     return {
         type_.name: {
-            name: Origin(source, get_named_type(field.type).name, is_non_null_type(field.type))
+            name: SourcedField(source, get_named_type(field.type).name, is_non_null_type(field.type))
             for name, field in type_.fields.items()
             if (source := _source(field)) is not None
         }

@@ -9,7 +9,7 @@ from typing import Any
 import strawberry
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.errors import NotFound, Refusal
 from gateway.graphql.schema import payloads
 from gateway.graphql.schema.fields import sourced
@@ -20,7 +20,7 @@ from gateway.reads.sources import Given
 
 Input = Mapping[str, Any]
 Payload = dict[str, Any]
-Handler = Callable[[Operations, Caller, Origin, Input], Awaitable[Payload]]
+Handler = Callable[[Operations, Caller, RequestOrigin, Input], Awaitable[Payload]]
 
 
 def _mutation(name: str, input_type: type, description: str) -> Any:
@@ -95,7 +95,7 @@ async def _single(outcome: Awaitable[Outcome]) -> Payload:
         return {**_rows(None), "errors": user_errors(refusal)}
 
 
-async def create_snapshot(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def create_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     return await _single(
         operations.create_snapshot(
             caller,
@@ -109,7 +109,7 @@ async def create_snapshot(operations: Operations, caller: Caller, origin: Origin
     )
 
 
-async def create_snapshots(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def create_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     ids: Sequence[str] = wish["machineIds"]
     try:
         outcomes = await operations.create_snapshots(
@@ -130,14 +130,14 @@ async def create_snapshots(operations: Operations, caller: Caller, origin: Origi
     return several(results, _accepted(outcomes), None)
 
 
-async def revert_vm_snapshot(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def revert_vm_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     snapshot = _number("snapshot", wish["snapshotId"])
     return await _single(
         operations.revert_vm_snapshot(caller, origin, snapshot, dry_run=wish["dryRun"], key=wish.get("idempotencyKey"))
     )
 
 
-async def delete_snapshots(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def delete_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     ids: Sequence[str] = wish["ids"]
     try:
         outcomes = await operations.delete_snapshots(
@@ -168,12 +168,12 @@ def _accepted(outcomes: Sequence[Outcome]) -> int:
     return len({outcome.snapshot_id or id(outcome) for outcome in outcomes if outcome.refusal is None})
 
 
-async def refresh_machine(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def refresh_machine(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     machine = _machine(wish["machineId"])
     return await _single(operations.refresh_machine(caller, origin, machine, wish.get("idempotencyKey")))
 
 
-async def cancel_operation(operations: Operations, caller: Caller, origin: Origin, wish: Input) -> Payload:
+async def cancel_operation(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
     return await _single(operations.cancel_operation(caller, origin, _number("operation", wish["operationId"])))
 
 

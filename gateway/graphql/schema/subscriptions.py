@@ -9,7 +9,7 @@ import strawberry
 from strawberry import ID
 
 from gateway.access.caller import Caller
-from gateway.changes.change_feed import ChangeEvent, Feed, Lagged, Listener, Position
+from gateway.changes.change_feed import ChangeEvent, ChangeFeed, Lagged, Listener, Position
 from gateway.errors import InvalidInput, LimitExceeded, NotFound
 from gateway.graphql.schema.fields import sourced
 from gateway.graphql.schema.filters import OperationFilter
@@ -62,13 +62,13 @@ class Missed(LimitExceeded):
 
 
 Choose = Callable[[Transaction], Any]  # an async function of the transaction that returns a Step
-Source = Callable[[Feed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Opened]]
+Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Opened]]
 
 _EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
 async def operation_updated(
-    feed: Feed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
+    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
 ) -> AsyncIterator[Choose | Opened]:
     id_ = parse_id(arguments["id"], ("id",))
 
@@ -91,7 +91,7 @@ async def operation_updated(
 
 
 async def operation_changed(
-    feed: Feed, _database: Database, caller: Caller, arguments: Arguments, after: Any
+    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, after: Any
 ) -> AsyncIterator[Choose | Opened]:
     match = matching("operation", arguments.get("filter"))
 
@@ -115,7 +115,7 @@ async def operation_changed(
 
 
 async def snapshot_changed(
-    feed: Feed, database: Database, caller: Caller, arguments: Arguments, after: Any
+    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
 ) -> AsyncIterator[Choose | Opened]:
     text = arguments.get("machineId")
     machine = None if text is None else parse_id(text, ("machineId",)).number
@@ -173,7 +173,7 @@ async def _known_machine(database: Database, caller: Caller, text: str) -> None:
 
 
 @asynccontextmanager
-async def _listening(feed: Feed, wants: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
+async def _listening(feed: ChangeFeed, wants: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
     """Listens, from after the event with the id `after` on if there is one. Raises InvalidInput and Missed."""
     position: Position | None = None
     if after is not None:

@@ -27,7 +27,7 @@ from gateway.graphql.transports.credentials_expiry import credentials_end
 from gateway.graphql.transports.sse import EventStreams, one
 from gateway.http.body import ClientGone, read_json_body
 from gateway.http.client_disconnect import Reads
-from gateway.http.errors import Fault
+from gateway.http.errors import HttpError
 from gateway.http.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.http.request_id import request_id
 from gateway.models import Surface
@@ -75,14 +75,14 @@ class GraphQLEndpoint:
             await self._serve(scope, headers, wants, receive, send)
         except ClientGone:
             return
-        except Fault as fault:
+        except HttpError as fault:
             await self._refuse(send, wants, fault)
         except GatewayError as error:
-            await self._refuse(send, wants, Fault.of(error))
+            await self._refuse(send, wants, HttpError.of(error))
         except Exception:
             name = request_id(scope)
             log.exception("a request failed, request id %s", name)
-            await self._refuse(send, wants, Fault.internal(name))
+            await self._refuse(send, wants, HttpError.internal(name))
 
     async def _serve(
         self, scope: Scope, headers: dict[bytes, bytes], wants: Accepted, receive: Receive, send: Send
@@ -98,14 +98,14 @@ class GraphQLEndpoint:
                 await self._show_page(scope, query_string, send)
                 return
             if len(query_string) > URL_LIMIT:
-                raise Fault(414, f"The URL's query is longer than {URL_LIMIT} bytes: send it by POST.")
+                raise HttpError(414, f"The URL's query is longer than {URL_LIMIT} bytes: send it by POST.")
             caller = await self._admit(scope, wants)
             request = request_from_url(query_string)
         elif method == "OPTIONS":
             await _reply(send, 204, None, b"", [(b"allow", _METHODS), (b"accept-post", b"application/json")])
             return
         else:
-            raise Fault(405, f"{method} is not served here.", headers=[(b"allow", _METHODS)])
+            raise HttpError(405, f"{method} is not served here.", headers=[(b"allow", _METHODS)])
         if b"last-event-id" in headers:
             known = {"lastEventId": headers[b"last-event-id"].decode("latin-1"), **request.extensions}
             request = replace(request, extensions=known)
@@ -114,11 +114,11 @@ class GraphQLEndpoint:
     async def _admit(self, scope: Scope, wants: Accepted) -> Caller:
         """Who is asking, before anything of theirs is read.
 
-        Raises Fault 406, Unauthenticated, Forbidden and LimitExceeded.
+        Raises HttpError 406, Unauthenticated, Forbidden and LimitExceeded.
         """
         if wants.media_type is None and not wants.events:
             offered = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
-            raise Fault(406, f"Nothing in `Accept` can be served: ask for {offered}.")
+            raise HttpError(406, f"Nothing in `Accept` can be served: ask for {offered}.")
         caller = await self._authenticate(scope, {})
         self._admission.admit(scope, caller)
         return caller
@@ -128,7 +128,7 @@ class GraphQLEndpoint:
     ) -> None:
         if may_subscribe(request) and self._executor.kind(request) == "subscription":
             if not wants.events or scope["method"] == "HEAD":
-                raise Fault(
+                raise HttpError(
                     406,
                     "A subscription needs a stream: WebSocket with the subprotocol `graphql-transport-ws`, "
                     "or server-sent events with `Accept: text/event-stream`.",
@@ -157,7 +157,7 @@ class GraphQLEndpoint:
             status = 200 if answer.ran or not wants.strict else 400
             await _reply(send, status, wants.media_type, answer.body)
 
-    async def _refuse(self, send: Send, wants: Accepted, fault: Fault) -> None:
+    async def _refuse(self, send: Send, wants: Accepted, fault: HttpError) -> None:
         self._refused(fault.status)
         await _reply(send, fault.status, wants.media_type, fault.body(), fault.headers)
 

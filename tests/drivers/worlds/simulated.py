@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.drivers.simulator.driver import SimulatedDriver
-from gateway.drivers.simulator.world import Simulation
+from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.models import MachineKind, PowerState
 from gateway.store.migrate import migrate
 from gateway.store.opening import open_database
@@ -23,7 +23,7 @@ async def world(directory: Path) -> AsyncIterator[Subject]:
     url = f"sqlite:///{directory}/gateway.db"
     migrate(url)
     database = open_database(url, read_connections=2, write_connections=1, read_timeout=10)
-    simulation = Simulation(database)
+    simulation = SimulatedWorld(database)
     for ref, kind, power in (
         ("vm", MachineKind.VM, PowerState.ON),
         ("off", MachineKind.VM, PowerState.OFF),

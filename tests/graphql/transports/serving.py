@@ -16,7 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.access.admission import Admission
-from gateway.access.quotas import Callers
+from gateway.access.quotas import Quotas
 from gateway.config import Settings
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
@@ -92,7 +92,7 @@ class Serving:
 
 
 def application(world: World, streams: Streams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
-    admission = Admission(Callers(limits.pop("settings", SETTINGS)))
+    admission = Admission(Quotas(limits.pop("settings", SETTINGS)))
     events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
     http = GraphQLEndpoint(
         world,

@@ -7,12 +7,12 @@ from typing import Any
 
 import orjson
 
-from gateway.http.load_shedding import CrowdMiddleware
+from gateway.http.load_shedding import LoadSheddingMiddleware
 
 SCOPE = {"type": "http", "path": "/graphql"}
 
 
-async def ask(crowd: CrowdMiddleware, path: str = "/graphql") -> list[Any]:
+async def ask(crowd: LoadSheddingMiddleware, path: str = "/graphql") -> list[Any]:
     """What it sends."""
     sent: list[Any] = []
 
@@ -52,7 +52,7 @@ def test_who_would_wait_too_long_behind_others_is_refused() -> None:
 
     async def story() -> None:
         app, clock = App(), Clock()
-        crowd = CrowdMiddleware(app, 1.0, clock)
+        crowd = LoadSheddingMiddleware(app, 1.0, clock)
 
         async def begin(number: int) -> "list[asyncio.Task[list[Any]]]":
             tasks = [asyncio.create_task(ask(crowd)) for _ in range(number)]
@@ -100,7 +100,7 @@ def test_what_comes_is_looked_at_between_requests_that_hold_the_loop() -> None:
                 await ask(crowd, "/healthz")
                 await asyncio.sleep(0)  # the next round of the loop
 
-        crowd = CrowdMiddleware(app, longest=60)
+        crowd = LoadSheddingMiddleware(app, longest=60)
         await asyncio.gather(*(ask(crowd, f"/{number}") for number in range(4)), look())
         assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
         assert all("/healthz" in pair for pair in pairwise(order))
@@ -116,7 +116,7 @@ def test_a_request_that_is_gone_has_no_turn() -> None:
             time.sleep(0.02)  # noqa: ASYNC251 - as a read on SQLite does
             served.append(scope["path"])
 
-        crowd = CrowdMiddleware(app, longest=60)
+        crowd = LoadSheddingMiddleware(app, longest=60)
         asked = [asyncio.create_task(ask(crowd, f"/{number}")) for number in range(4)]
         await asyncio.sleep(0)
         asked[2].cancel()
@@ -137,7 +137,7 @@ def test_a_stream_is_in_nobodys_way() -> None:
             began.set()
             await end.wait()
 
-        crowd = CrowdMiddleware(app, longest=1e-9)
+        crowd = LoadSheddingMiddleware(app, longest=1e-9)
         streams = []
         for _ in range(100):
             began.clear()

@@ -21,7 +21,7 @@ from graphql import (
 from starlette.types import Scope
 
 from gateway.access.caller import Caller, local_caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.graphql.requests import Answer, GraphQLRequest, OperationKind
 
@@ -43,7 +43,7 @@ class World:
         self.schema = _schema(self)
 
     async def execute(
-        self, request: GraphQLRequest, caller: Caller, origin: Origin, *, queries_only: bool = False
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> Answer:
         if "bug" in request.query:
             raise RuntimeError("secret at /etc/passwd")

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.access.admission import counted_as
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
-from gateway.access.quotas import Callers, Standing
+from gateway.access.quotas import CallerQuota, Quotas
 from gateway.errors import ErrorCode, GatewayError, Throttled, internal_message
 from gateway.graphql.requests import Authenticate, Executor, GraphQLRequest, OperationKind
 from gateway.graphql.transports.credentials_expiry import RECHECK_AFTER, credentials_end
@@ -32,8 +32,8 @@ from gateway.graphql.transports.websocket.messages import (
     parse,
     pong,
 )
-from gateway.graphql.transports.websocket.operation import RunningOperation
-from gateway.graphql.transports.websocket.send_queue import Outbox, Overflow
+from gateway.graphql.transports.websocket.operation import WebSocketOperation
+from gateway.graphql.transports.websocket.send_queue import Overflow, SendQueue
 from gateway.http.errors import errors_json
 from gateway.http.request_id import request_id
 from gateway.models import Surface
@@ -77,7 +77,7 @@ class Connection:
         self,
         executor: Executor,
         authenticate: Authenticate,
-        callers: Callers,
+        callers: Quotas,
         limits: WebSocketLimits,
         max_message_bytes: int,
         scope: Scope,
@@ -94,13 +94,13 @@ class Connection:
         self._send = send
         self._request_id = request_id(scope)
         self._origin = origin_of(scope, Surface.GRAPHQL)
-        self._outbox = Outbox(limits.waiting_messages, limits.waiting_bytes)
+        self._outbox = SendQueue(limits.waiting_messages, limits.waiting_bytes)
         self._inits = 0
         self._caller: Caller | None = None
         self._expiry: asyncio.Task[None] | None = None
-        self._standing: Standing | None = None
+        self._standing: CallerQuota | None = None
         self._counted = ExitStack()  # what the caller has under way here
-        self._operations: dict[str, RunningOperation] = {}  # by id, those that the client waits for
+        self._operations: dict[str, WebSocketOperation] = {}  # by id, those that the client waits for
         self._tasks: set[asyncio.Task[None]] = set()  # of all operations, also mutations it no longer waits for
         self._verdict: asyncio.Future[tuple[Close, str] | None] = asyncio.get_running_loop().create_future()
 
@@ -226,7 +226,7 @@ class Connection:
             except Throttled as error:
                 self._put(error_message(orjson.dumps(id), errors_json(error.message, error.code, retryable=True)))
                 return
-            operation = RunningOperation(self._executor, request, kind, self._caller, self._origin, id, self._put)
+            operation = WebSocketOperation(self._executor, request, kind, self._caller, self._origin, id, self._put)
             self._operations[id] = operation
             self._tasks.add(operation.task)
             operation.task.add_done_callback(lambda task: self._done(id, operation, counted))
@@ -242,7 +242,7 @@ class Connection:
             counted.enter_context(self._callers.subscribed(self._standing))
         return kind, counted
 
-    def _done(self, id: str, operation: RunningOperation, counted: ExitStack) -> None:
+    def _done(self, id: str, operation: WebSocketOperation, counted: ExitStack) -> None:
         counted.close()
         self._tasks.discard(operation.task)
         if self._operations.get(id) is operation:

@@ -2,7 +2,7 @@
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.access.quotas import Callers
+from gateway.access.quotas import Quotas
 from gateway.graphql.requests import Authenticate, Executor
 from gateway.graphql.transports.streams import Streams
 from gateway.graphql.transports.websocket.connection import Close, Connection, WebSocketLimits, close_event
@@ -17,7 +17,7 @@ class WebSocketEndpoint:
         self,
         executor: Executor,
         authenticate: Authenticate,
-        callers: Callers,
+        callers: Quotas,
         streams: Streams,
         *,
         max_message_bytes: int,

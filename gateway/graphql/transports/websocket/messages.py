@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from gateway.graphql.requests import GraphQLRequest, request_from
-from gateway.http.errors import Fault
+from gateway.http.errors import HttpError
 
 ID_LENGTH = 256  # an id comes back with every message
 
@@ -91,7 +91,7 @@ def _request(members: dict[str, Any]) -> GraphQLRequest:
         raise Malformed("`payload` is missing.")
     try:
         return request_from(payload)
-    except Fault as fault:
+    except HttpError as fault:
         raise Malformed(fault.message) from None
 
 

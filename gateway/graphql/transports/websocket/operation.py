@@ -7,7 +7,7 @@ from collections.abc import Callable
 import orjson
 
 from gateway.access.caller import Caller
-from gateway.access.origin import Origin
+from gateway.access.origin import RequestOrigin
 from gateway.errors import ErrorCode, internal_message
 from gateway.graphql.requests import Answer, Executor, GraphQLRequest, OperationKind
 from gateway.graphql.transports.websocket.messages import complete_message, error_message, next_message
@@ -16,7 +16,7 @@ from gateway.http.errors import errors_json
 log = logging.getLogger(__name__)
 
 
-class RunningOperation:
+class WebSocketOperation:
     """Runs at once. What it has to say goes to `put`."""
 
     def __init__(
@@ -25,7 +25,7 @@ class RunningOperation:
         request: GraphQLRequest,
         kind: OperationKind | None,
         caller: Caller,
-        origin: Origin,
+        origin: RequestOrigin,
         id: str,
         put: Callable[[bytes], None],
     ) -> None:

@@ -8,7 +8,7 @@ class Overflow(Exception):
     """The client reads too slowly."""
 
 
-class Outbox:
+class SendQueue:
     """First in, first out. One task takes, any put."""
 
     def __init__(self, messages: int, size: int) -> None:
