@@ -12,7 +12,7 @@ OPENSTACK := tests/openstack
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 LOCKED := --only-binary :all: --require-hashes --requirement
 
-# Databases of tests are in memory where there is room: a third of the tests' time is waiting for the disk.
+# Databases of tests are in memory if there is space: a third of the tests' time is waiting for the disk.
 MEMORY = if [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 2000000 ] 2>/dev/null; then export TMPDIR=/dev/shm; fi;
 
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ help: ## list the targets
 
 setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and build GraphiQL
 
-serve: setup ## serve the API and GraphiQL, with the demo world in an empty database
+serve: setup ## serve the API and GraphiQL, with demo data in an empty database
 	@exec $(BIN)/gateway serve --demo $(ARGS)
 
 test: setup ## run the tests
@@ -40,21 +40,21 @@ schema: setup ## write schema.graphql from the code
 	@$(BIN)/gateway schema > $(VENV)/schema.graphql
 	@mv $(VENV)/schema.graphql schema.graphql
 
-clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients that tests use; without them those are skipped
+clients: setup $(CLIENTS)/node_modules/.package-lock.json ## install the clients that tests use; without them those tests are skipped
 
-bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## measure beside other servers; ARGS=--quick
+bench: $(BENCH)/.venv/.installed $(BENCH)/node/node_modules/.package-lock.json ## compare with other servers; ARGS=--quick
 	@exec $(BENCH)/.venv/bin/python -m tests.bench $(ARGS)
 
-soak: setup ## crash it, flood it, besiege it, and check what is left (two hours); ARGS=--quick
+soak: setup ## test crashes, overload and attacks (two hours); ARGS=--quick
 	@$(MEMORY) $(BIN)/python -u -m tests.soak $(ARGS)
 
-openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack, and the tests on it, as root (four minutes)
+openstack-test: setup $(OPENSTACK)/.venv/.installed ## run a real OpenStack and the tests on it, as root (four minutes)
 	@exec $(BIN)/python -m tests.openstack $(OPENSTACK)/.venv $(ARGS)
 
 wheel: setup ## build dist/*.whl, GraphiQL included
 	@$(BIN)/hatchling build -t wheel
 
-lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade the newest of it
+lock: .venv-lock/bin/uv ## pin the dependencies of pyproject.toml; ARGS=--upgrade updates them
 	@$(COMPILE) $(addprefix --extra ,postgres ec2 openstack proxmox telemetry vsphere) --group dev pyproject.toml --output-file requirements.lock
 	@$(COMPILE) --group browser --constraint requirements.lock --output-file .ci/requirements.lock
 	@$(subst --only-binary :all:,,$(COMPILE)) --group libvirt --output-file .ci/libvirt.lock
@@ -62,13 +62,13 @@ lock: .venv-lock/bin/uv ## pin what pyproject.toml asks for; with ARGS=--upgrade
 	@$(COMPILE) --constraint requirements.lock $(BENCH)/requirements.in --output-file $(BENCH)/requirements.lock
 	@$(subst --only-binary :all:,,$(COMPILE)) $(OPENSTACK)/requirements.in --output-file $(OPENSTACK)/requirements.lock
 
-clean: ## remove everything that was made
+clean: ## remove everything that was built
 	@rm -rf $(addprefix $(BENCH)/,.venv .cache results node/node_modules) $(OPENSTACK)/.venv
 	@rm -rf $(addprefix $(CLIENTS)/,node_modules relay/built relay/__generated__ relay/documents.json codegen/built codegen/generated)
 	@rm -rf $(VENV) .venv-lock dist $(WEB)/node_modules $(WEB)/static .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Makes an environment with the first Python that can. $(1) is the folder.
+# Creates an environment with the first suitable Python. $(1) is the folder.
 define environment
 problem='Python 3.11 or newer is needed: make PYTHON=/path/to/python3'; \
 for python in $(PYTHON); do \
@@ -81,7 +81,7 @@ done; \
 echo "$$problem" >&2; exit 1
 endef
 
-# A new lock makes a new environment, so that it holds what the lock names and nothing else.
+# A changed lock file creates a new environment, so that it contains exactly what the lock file lists.
 $(VENV)/.locked: requirements.lock
 	@$(call environment,$(VENV))
 	@echo 'Installing Python packages'
@@ -92,7 +92,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.locked
 	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Node as Vite needs it. Where the system has none, or an older one, PyPI's goes into the environment.
+# Node as Vite requires it. If the system has none, or an older one, the one from PyPI goes into the environment.
 $(VENV)/.node: $(WEB)/requirements.lock $(VENV)/.locked | $(VENV)/.installed
 	@if ! node -e '$(NODE_FITS)' 2>/dev/null || ! npm --version >/dev/null 2>&1; then \
 	  echo 'Installing Node' && \
@@ -128,14 +128,14 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.1
 	@$(call environment,.venv-lock)
 	@.venv-lock/bin/python $(INSTALL) 'uv==0.13.*'
 
-# The benchmark's own: apart, so that what is shipped is tested without it.
+# The benchmark has its own environment, so that the tests run without its dependencies.
 $(BENCH)/.venv/.installed: requirements.lock $(BENCH)/requirements.lock
 	@$(call environment,$(BENCH)/.venv)
 	@echo 'Installing what the benchmark compares with'
 	@$(BENCH)/.venv/bin/python $(INSTALL) $(foreach lock,$^,$(LOCKED) $(lock))
 	@touch $@
 
-# OpenStack's services, of which some are built here; RabbitMQ, MariaDB, libvirt and QEMU are the system's.
+# OpenStack's services, some of them built from source; RabbitMQ, MariaDB, libvirt and QEMU are the system's.
 $(OPENSTACK)/.venv/.installed: $(OPENSTACK)/requirements.lock
 	@for program in mariadbd rabbitmqctl libvirtd qemu-system-x86_64 tini; do command -v $$program >/dev/null || \
 	  { echo "$$program is missing (Debian: apt-get install $(OPENSTACK_PACKAGES))" >&2; exit 1; }; done

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, schema, import, refresh, provider, token, simulate."""
+"""The command line: `gateway serve`, `migrate`, `schema`, `import`, `refresh`, `provider`, `token` and `simulate`."""
 
 import asyncio
 import logging
@@ -10,21 +10,20 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway.access.issuer import read_issuer
-from gateway.access.lifetimes import parse_lifetime
+from gateway.access.issuer import read_jwt_verifier
 from gateway.access.roles import Roles
-from gateway.access.tokens import list_tokens
+from gateway.access.tokens import list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
-from gateway.config import Settings, variable
+from gateway.config import Settings, environment_variable
 from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
 from gateway.graphql.schema.build import print_sdl
-from gateway.inventory.counts import Progress
-from gateway.inventory.imports.run import import_file
+from gateway.inventory.counts import ImportProgress
+from gateway.inventory.imports.importer import import_file
 from gateway.inventory.provider_check import check_provider
-from gateway.inventory.provider_configuration import SIMULATED, known, read_providers
-from gateway.inventory.refresh import Inventory
-from gateway.operations.api_tokens import give_token, take_token
+from gateway.inventory.provider_configuration import SIMULATED, provider_names, read_providers
+from gateway.inventory.refresh import InventoryRefresher
+from gateway.operations.api_tokens import create_audited_token, revoke_audited_token
 from gateway.server import http_server
 from gateway.server.supervisor import supervise
 from gateway.store.migrate import migrate as migrate_database
@@ -32,20 +31,20 @@ from gateway.telemetry import logs
 
 
 class _Commands(click.Group):
-    """Shows what keeps a command from running, a line per fault, with exit code 2."""
+    """Prints the errors that prevent a command from running to standard error, one per line, and exits with code 2."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except StartupError as error:
-            _refuse(*error.faults)
+            _exit_with(*error.problems)
         except GatewayError as error:
-            _refuse(error.message)
+            _exit_with(error.message)
         except click.UsageError as error:
-            _refuse(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'gateway'} --help)")
+            _exit_with(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'gateway'} --help)")
 
 
-def _refuse(*messages: str) -> NoReturn:
+def _exit_with(*messages: str) -> NoReturn:
     for message in messages:
         click.echo(f"gateway: {' '.join(message.split())}", err=True)
     sys.exit(2)
@@ -58,67 +57,70 @@ def _version() -> str:
         return "from a checkout"
 
 
-def _setting(name: str, help_text: str, type_: Any = str) -> Callable[[Any], Any]:
+def _setting_option(name: str, help_text: str, type_: Any = str) -> Callable[[Any], Any]:
+    """Return the decorator that adds an option which overrides the setting `name`."""
     option = "--" + name.replace("_", "-")
-    return click.option(option, name, type=type_, default=None, help=f"{help_text} [{variable(name)}]")
+    return click.option(option, name, type=type_, default=None, help=f"{help_text} [{environment_variable(name)}]")
 
 
-_providers = _setting("providers_file", "TOML file that names the providers.")
-_database = _setting("database_url", "Where the data is: sqlite:///FILE or postgresql://USER@HOST/NAME.")
+_providers = _setting_option("providers_file", "TOML file that configures the providers.")
+_database = _setting_option("database_url", "Database to use: sqlite:///FILE or postgresql://USER@HOST/NAME.")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="gateway")
 def main() -> None:
-    """Snapshots of virtual machines and cloud instances over GraphQL."""
+    """Manage snapshots of virtual machines and cloud instances over GraphQL and REST."""
 
 
 @main.command()
-@_setting("host", "Address to listen on.")
-@_setting("port", "Port to listen on; 0 takes a free one.", int)
+@_setting_option("host", "Address to listen on.")
+@_setting_option("port", "Port to listen on. 0 selects a free port.", int)
 @_database
 @_providers
-@_setting("workers", "Processes that serve, on one socket.", int)
-@_setting("images", "A folder of qcow2 images to serve as a provider.")
+@_setting_option("workers", "Number of processes that serve requests on one socket.", int)
+@_setting_option("images", "Directory of qcow2 images to serve as a provider.")
 @click.option("--demo", is_flag=True, help="Load the demo world if the database has no machines.")
 def serve(demo: bool, **overrides: Any) -> None:
-    """Serve the API until Ctrl-C or SIGTERM. Migrates the database first."""
+    """Migrate the database and serve the API until SIGINT or SIGTERM."""
     settings = Settings.from_environment(**overrides)
     logs.configure(settings)
-    # Mistakes there are told before the database is touched.
+    # Validate these settings before the migration, so that an invalid one leaves the database unchanged.
     read_providers(settings)
-    read_issuer(settings, Roles.read(settings.roles))
+    read_jwt_verifier(settings, Roles.read(settings.roles))
     migrate_database(settings.database_url)
     if settings.workers == 1:
-        http_server.serve(settings, demo=demo, say=click.echo)
+        http_server.serve(settings, demo=demo, echo=click.echo)
     else:
-        sys.exit(supervise(settings, demo=demo, say=click.echo))
+        sys.exit(supervise(settings, demo=demo, echo=click.echo))
 
 
 @main.command()
 @_database
 def migrate(**overrides: Any) -> None:
-    """Bring the database to the schema of this version."""
+    """Migrate the database to the schema of this version."""
     settings = Settings.from_environment(**overrides)
     before, after = migrate_database(settings.database_url)
-    click.echo(f"the database is at {after}" + ("" if before == after else f", was at {before or 'nothing'}"))
+    change = "" if before == after else f" (was {before or 'empty'})"
+    click.echo(f"The database is at revision {after}{change}.")
 
 
 @main.command()
 def schema() -> None:
-    """Print the GraphQL schema."""
+    """Print the GraphQL schema in SDL."""
     click.echo(print_sdl(), nl=False)
 
 
 @main.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @_database
-@_setting("tenant", "Whose machines they become.")
-@click.option("--provider", default="manageiq", show_default=True, help="What their `provider` is called.")
+@_setting_option("tenant", "Tenant of the imported machines.")
+@click.option("--provider", default="manageiq", show_default=True, help="Provider name of the imported machines.")
 def import_(file: Path, provider: str, **overrides: Any) -> None:
-    """Import what ManageIQ answers to GET /api/vms?expand=resources,snapshots, or the same for instances.
+    """Import machines and snapshots from a ManageIQ response.
 
-    May be run again, and while the gateway serves. A bad file changes nothing.
+    FILE is the response to GET /api/vms?expand=resources,snapshots, or to the same query of /api/instances. The import
+    can be repeated, and can run while the gateway serves. An invalid file changes nothing.
     """
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
@@ -126,10 +128,10 @@ def import_(file: Path, provider: str, **overrides: Any) -> None:
     click.echo(str(counts))
 
 
-def _show_progress(progress: Progress) -> None:
+def _show_progress(progress: ImportProgress) -> None:
     percent = 100 * progress.bytes_read // max(progress.bytes_total, 1)
-    doing = "merging" if progress.merging else f"{percent:3} %"
-    click.echo(f"{doing}  {progress.machines:,} machines, {progress.snapshots:,} snapshots", err=True)
+    phase = "merging" if progress.merging else f"{percent:3} %"
+    click.echo(f"{phase}  {progress.machines:,} machines, {progress.snapshots:,} snapshots", err=True)
 
 
 @main.command()
@@ -137,7 +139,7 @@ def _show_progress(progress: Progress) -> None:
 @_database
 @_providers
 def refresh(provider: str | None, **overrides: Any) -> None:
-    """Read the machines of PROVIDER, or of every provider, again."""
+    """Refresh the inventory of PROVIDER, or of all providers."""
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
     asyncio.run(_refresh(settings, provider))
@@ -147,21 +149,24 @@ async def _refresh(settings: Settings, provider: str | None) -> None:
     providers = read_providers(settings)
     async with opened_database(settings) as database, opened_drivers(database, providers) as drivers:
         if provider is not None and provider not in drivers:
-            raise StartupError(f"there is no provider {provider!r} with a driver; there are: {known(drivers)}")
-        inventory = Inventory(database, drivers, settings)
+            raise StartupError(
+                f"Provider {provider!r} does not exist or has no driver."
+                f" Providers with a driver: {provider_names(drivers)}."
+            )
+        inventory = InventoryRefresher(database, drivers, settings)
         for name in [provider] if provider is not None else sorted(drivers):
             click.echo(f"{name}: {await inventory.refresh_provider(name)}")
 
 
 @main.group()
 def provider() -> None:
-    """Look at the configured providers."""
+    """List and check the configured providers."""
 
 
 @provider.command("list")
 @_providers
 def provider_list(**overrides: Any) -> None:
-    """Check the configuration and list what it names."""
+    """Validate the configuration of the providers and list them."""
     for configured in read_providers(Settings.from_environment(**overrides)):
         click.echo(f"{configured.name}: driver {configured.driver}, tenant {configured.tenant}")
 
@@ -170,36 +175,42 @@ def provider_list(**overrides: Any) -> None:
 @click.argument("name")
 @_providers
 def provider_check(name: str, **overrides: Any) -> None:
-    """Talk to the provider NAME and tell what works. Changes nothing. Exit code 1 when something does not work."""
+    """Check the connection to the provider NAME. Changes nothing. Exits with code 1 if a check fails."""
     providers = {configured.name: configured for configured in read_providers(Settings.from_environment(**overrides))}
     if name not in providers:
-        raise StartupError(f"no provider {name!r} is configured; there are: {known(providers)}")
+        raise StartupError(f"Provider {name!r} is not configured. Configured providers: {provider_names(providers)}.")
     if providers[name].driver == SIMULATED:
-        raise StartupError(f"provider {name!r} is simulated: there is nothing to talk to")
-    logging.basicConfig(level=logging.CRITICAL)  # what a client library complains of is told better here
+        raise StartupError(f"Provider {name!r} is simulated, so it has no connection to check.")
+    logging.basicConfig(
+        level=logging.CRITICAL
+    )  # the check reports errors itself, more precisely than the client libraries log them
     sys.exit(0 if asyncio.run(check_provider(providers[name].make(), click.echo)) else 1)
 
 
 @main.group()
 def token() -> None:
-    """Give out, list and revoke API tokens: who may come in."""
+    """Create, list and revoke API tokens."""
 
 
 @token.command("create")
 @click.argument("name")
-@click.option("--role", "roles", multiple=True, required=True, help="What it may do; give several for all of them.")
-@click.option("--expires", default="90d", show_default=True, metavar="90d|12h|never", help="When it ends.")
+@click.option(
+    "--role", "roles", multiple=True, required=True, help="Role of the token. Repeat the option for several roles."
+)
+@click.option("--expires", default="90d", show_default=True, metavar="90d|12h|never", help="Lifetime of the token.")
 @_database
-@_setting("tenant", "Whose machines it may see.")
+@_setting_option("tenant", "Tenant of the token.")
 def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: Any) -> None:
-    """Make a token called NAME and print it, once: nobody can find it out again."""
+    """Create an API token with the name NAME and print it. It is shown only once."""
     settings = Settings.from_environment(**overrides)
     lifetime = parse_lifetime(expires)
     migrate_database(settings.database_url)
 
     async def create() -> str:
         async with opened_database(settings) as database:
-            return await give_token(database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime)
+            return await create_audited_token(
+                database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime
+            )
 
     click.echo(asyncio.run(create()))
 
@@ -207,13 +218,13 @@ def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: A
 @token.command("list")
 @_database
 def token_list(**overrides: Any) -> None:
-    """Show all tokens that there have been, but not what would let anybody in."""
+    """List all API tokens ever created, without their secrets."""
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
 
     async def read() -> list[str]:
         async with opened_database(settings) as database:
-            return [str(known) for known in await list_tokens(database)]
+            return [str(info) for info in await list_tokens(database)]
 
     for line in asyncio.run(read()):
         click.echo(line)
@@ -223,29 +234,30 @@ def token_list(**overrides: Any) -> None:
 @click.argument("name")
 @_database
 def token_revoke(name: str, **overrides: Any) -> None:
-    """End the token NAME, and what was begun with it."""
+    """Revoke the API token NAME and end its sessions."""
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
 
     async def revoke() -> None:
         async with opened_database(settings) as database:
-            await take_token(database, name)
+            await revoke_audited_token(database, name)
 
     asyncio.run(revoke())
-    click.echo(f"{name}: revoked; gateways that run refuse it within {settings.credentials_trusted:g} seconds")
+    click.echo(f"Revoked token {name!r}. Running gateways reject it within {settings.credentials_trusted:g} seconds.")
 
 
 @main.command()
 @click.argument("machine_id")
-@click.option("--latency", type=float, metavar="SECONDS", help="How long each piece of work takes from now on.")
-@click.option("--fault", metavar="JSON|none", help="What goes wrong from now on; `none` takes the fault away.")
+@click.option("--latency", type=float, metavar="SECONDS", help="Duration of each task of the machine.")
+@click.option("--fault", metavar="JSON|none", help="Fault to inject, or `none` to remove it.")
 @_database
-@_setting("tenant", "Whose machine it is.")
+@_setting_option("tenant", "Tenant of the machine.")
 def simulate(machine_id: str, latency: float | None, fault: str | None, **overrides: Any) -> None:
-    """Show or set how MACHINE_ID, a machine of a simulated provider such as vm-11, behaves.
+    """Show or change the behavior of a simulated machine.
 
-    A fault is {"on": create|revert|delete|any|read, "kind": refuse|unavailable|busy|lost|hang, "message": TEXT,
-    "times": NUMBER}; without `times` it stays. May be set while the gateway serves.
+    MACHINE_ID is the id of a machine of a simulated provider, such as vm-11. A fault is {"on":
+    create|revert|delete|any|read, "kind": refuse|unavailable|busy|lost|hang, "message": TEXT, "times": NUMBER}; without
+    "times" it applies until it is removed. The command can run while the gateway serves.
     """
     settings = Settings.from_environment(**overrides)
     migrate_database(settings.database_url)
@@ -254,8 +266,8 @@ def simulate(machine_id: str, latency: float | None, fault: str | None, **overri
 
 async def _simulate(settings: Settings, machine_id: str, latency: float | None, fault: str | None) -> None:
     async with opened_database(settings) as database:
-        behaviour = await simulate_machine(database, settings.tenant, machine_id, latency, fault)
-    click.echo(f"{machine_id}: {behaviour}")
+        behavior = await simulate_machine(database, settings.tenant, machine_id, latency, fault)
+    click.echo(f"{machine_id}: {behavior}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The composition root: settings -> database, drivers, worker, ASGI application. The only place that names them all."""
+"""The composition root: creates the database, drivers, worker and ASGI application from the settings.
+
+It is the only module that knows all concrete parts.
+"""
 
 import asyncio
 import logging
@@ -15,7 +18,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
-from gateway.access.issuer import read_issuer
+from gateway.access.issuer import read_jwt_verifier
 from gateway.access.origin import origin_of
 from gateway.access.quota_sync import QuotaSync
 from gateway.access.quotas import Quotas
@@ -32,64 +35,64 @@ from gateway.graphql.requests import Executor
 from gateway.graphql.schema.build import print_sdl
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
-from gateway.graphql.transports.streams import Streams
+from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import WebSocketEndpoint
 from gateway.http.health import Health, Part
 from gateway.http.middleware import middleware
 from gateway.http.pages import page_routes
-from gateway.inventory.change_watcher import Watch
+from gateway.inventory.change_watcher import ChangeWatcher
 from gateway.inventory.demo import load_demo
 from gateway.inventory.provider_configuration import SIMULATED, ConfiguredProvider, read_providers
 from gateway.inventory.provider_rows import register_provider
-from gateway.inventory.refresh import Inventory
+from gateway.inventory.refresh import InventoryRefresher
 from gateway.models import Provider, Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.rest.endpoint import rest_routes
 from gateway.store.database import Database
+from gateway.store.database_url import open_database
 from gateway.store.migrate import revisions
-from gateway.store.opening import open_database
 from gateway.store.statements import Statement
-from gateway.telemetry.gauges import gauges
+from gateway.telemetry.gauges import process_gauges
 from gateway.telemetry.instrumentation import (
-    LoggedRequests,
-    ObservedDriver,
-    ObservedExecutor,
-    ObservedRest,
-    observed_work,
-    watch_loop,
+    InstrumentedDriver,
+    InstrumentedExecutor,
+    InstrumentedRest,
+    RequestLogMiddleware,
+    instrumented_operation,
+    measure_loop_lag,
 )
-from gateway.telemetry.metrics import Measures
-from gateway.telemetry.spans import Spans
-from gateway.telemetry.traces import opened_spans
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing_hooks import TracingHooks
+from gateway.telemetry.tracing_setup import open_tracing
 from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
 
-_LATE = 3  # leases after which a part that has not worked is stuck
+_STUCK_AFTER_LEASES = 3  # operation leases without progress after which a background part is reported as stuck
 
 _SIMULATED = Statement(select(Provider.name).where(col(Provider.driver) == "simulated"))
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running gateway. Close `streams` before the connections that carry them."""
+    """A running gateway. `streams` must be closed before the connections that carry them."""
 
     app: Starlette
     authenticator: Authenticator
     database: Database
-    inventory: Inventory
-    streams: Streams
+    inventory: InventoryRefresher
+    streams: OpenStreams
     worker: Worker
     health: Health
-    measures: Measures
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Surfaces:
-    """The parts that requests are answered by."""
+    """The parts that serve requests, and the ASGI application made of them."""
 
     settings: Settings
     database: Database
@@ -97,15 +100,15 @@ class Surfaces:
     executor: GraphQLExecutor
     authenticator: Authenticator
     admission: Admission
-    streams: Streams
+    streams: OpenStreams
     health: Health
-    measures: Measures
-    spans: Spans
+    metrics: Metrics
+    tracing: TracingHooks
 
     def application(self) -> Starlette:
-        """Raises StartupError for an origin in the settings that is none."""
-        named, *others = middleware(self.settings, self.admission.guarded(self._http()))
-        log_requests = [Middleware(LoggedRequests)] if self.settings.log_requests else []
+        """Create the ASGI application. Raises StartupError for an invalid origin in the settings."""
+        named, *others = middleware(self.settings, self.admission.wrap(self._http()))
+        log_requests = [Middleware(RequestLogMiddleware)] if self.settings.log_requests else []
         return Starlette(
             routes=[
                 WebSocketRoute("/graphql", self._websocket()),
@@ -113,32 +116,32 @@ class Surfaces:
                 *web_routes(),
                 *page_routes(self.health, print_sdl() if self.settings.introspection else None),
             ],
-            middleware=[*self.spans.middleware(), named, *log_requests, *others],
+            middleware=[*self.tracing.middleware(), named, *log_requests, *others],
         )
 
     def _executor(self, transport: str) -> Executor:
-        observed = ObservedExecutor(self.executor, transport, self.measures, self.settings.log_slower_than)
-        return self.spans.executor(observed, self.executor.documents)
+        instrumented = InstrumentedExecutor(self.executor, transport, self.metrics, self.settings.log_slower_than)
+        return self.tracing.wrap_executor(instrumented, self.executor.documents)
 
     def _http(self) -> GraphQLEndpoint:
         return GraphQLEndpoint(
             self._executor("http"),
             self.authenticator.authenticate,
             self.admission,
-            EventStreams(self.streams, recheck_after=self.settings.credentials_trusted),
+            EventStreams(self.streams, recheck_interval=self.settings.credentials_trusted),
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout=self.settings.body_timeout,
-            refused=lambda status: self.measures.refused.add((str(status),)),
+            on_rejection=lambda status: self.metrics.refused.add((str(status),)),
         )
 
     def _websocket(self) -> WebSocketEndpoint:
         return WebSocketEndpoint(
             self._executor("websocket"),
             self.authenticator.authenticate,
-            self.admission.callers,
+            self.admission.quotas,
             self.streams,
             max_message_bytes=self.settings.max_body_bytes,
-            limits=WebSocketLimits(recheck_after=self.settings.credentials_trusted),
+            limits=WebSocketLimits(recheck_interval=self.settings.credentials_trusted),
         )
 
     def _rest(self) -> list[BaseRoute]:
@@ -150,31 +153,31 @@ class Surfaces:
             public_url=self.settings.public_url or None,
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout=self.settings.body_timeout,
-            middleware=[Middleware(ObservedRest, self.measures)],
+            middleware=[Middleware(InstrumentedRest, self.metrics)],
         )
 
 
-class _Begins(Protocol):
+class _Startable(Protocol):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
 
-class _Part(Part, _Begins, Protocol):
-    """What runs beside the requests, as it is begun and ended here."""
+class _Part(Part, _Startable, Protocol):
+    """A background part that is started and stopped with the gateway and reports its health."""
 
 
 @asynccontextmanager
 async def opened_database(settings: Settings) -> AsyncIterator[Database]:
-    """The migrated database of `settings`. Raises StartupError."""
+    """Open the database of `settings`, which must be migrated, and close it at the end. Raises StartupError."""
     database = open_database(
         settings.database_url,
         read_connections=settings.read_connections,
         write_connections=settings.write_connections,
         read_timeout=settings.read_timeout,
         write_timeout=settings.write_timeout,
-        wait=settings.database_wait,
-        queue=settings.database_queue,
+        acquire_timeout=settings.database_wait,
+        max_waiting=settings.database_queue,
     )
     try:
         yield database
@@ -186,89 +189,90 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
 async def opened_drivers(
     database: Database, providers: Sequence[ConfiguredProvider]
 ) -> AsyncIterator[Mapping[str, Driver]]:
-    """A driver for every configured and every simulated provider, by name. Raises StartupError."""
+    """Yield the drivers of all configured and all simulated providers, by provider name. Raises StartupError."""
     for provider in providers:
         await register_provider(database, provider.name, provider.driver, provider.tenant)
     drivers = {provider.name: provider.make() for provider in providers if provider.driver != SIMULATED}
-    simulation = SimulatedWorld(database)
+    simulated_world = SimulatedWorld(database)
     rows = await database.read(lambda transaction: transaction.all(_SIMULATED), single=True)
     async with AsyncExitStack() as stack:
         for driver in drivers.values():
             stack.push_async_callback(driver.close)
-        yield drivers | {row.name: SimulatedDriver(row.name, simulation) for row in rows}
+        yield drivers | {row.name: SimulatedDriver(row.name, simulated_world) for row in rows}
 
 
 async def prepare(settings: Settings, *, demo: bool) -> bool:
-    """What is to be done once before several processes run a gateway, as in `running`. Raises StartupError.
+    """Do once what must precede several processes that each run a gateway (`running_gateway`). Raises StartupError.
 
-    Says whether everybody will be asked who they are.
+    Checks that authentication is configured as required, loads the demo world if `demo`, and returns whether requests
+    require authentication.
     """
     roles = Roles.read(settings.roles)
     async with opened_database(settings) as database:
-        authenticator = Authenticator(database, roles, read_issuer(settings, roles), settings)
+        authenticator = Authenticator(database, roles, read_jwt_verifier(settings, roles), settings)
         await authenticator.start()
         if demo:
             await load_demo(database, settings.tenant)
         await authenticator.stop()
-    return authenticator.asks
+    return authenticator.requires_authentication
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> AsyncIterator[Gateway]:
-    """A gateway on a migrated database: its worker, refresh and feed run until this is left. Raises StartupError.
+async def running_gateway(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> AsyncIterator[Gateway]:
+    """Run a gateway on a migrated database: its worker, refresh and change feed run until the block is left.
 
-    `demo`: the demo world is loaded when the database has no machines. `refreshes`: it reads providers again by itself,
-    which one of several processes does for all.
+    `demo`: load the demo world if the database has no machines. `refreshes`: refresh the providers periodically, which
+    only one of several processes does. Raises StartupError.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
-    jwts, callers, measures, streams = read_issuer(settings, roles), Quotas(settings), Measures(), Streams()
+    jwts, quotas, metrics, streams = read_jwt_verifier(settings, roles), Quotas(settings), Metrics(), OpenStreams()
     async with AsyncExitStack() as stack:
-        spans = await stack.enter_async_context(opened_spans(settings))
-        database = spans.database(await stack.enter_async_context(opened_database(settings)))
+        tracing = await stack.enter_async_context(open_tracing(settings))
+        database = tracing.wrap_database(await stack.enter_async_context(opened_database(settings)))
         refusals = RefusalLog(database, settings.tenant)
-        authenticator = Authenticator(database, roles, jwts, settings, partial(_log_in_refused, refusals))
-        await _begun(stack, refusals, authenticator, QuotaSync(database, callers))
+        authenticator = Authenticator(database, roles, jwts, settings, partial(_record_refused_login, refusals))
+        await _start_all(stack, refusals, authenticator, QuotaSync(database, quotas))
         if demo:
             await load_demo(database, settings.tenant)
         drivers = {
-            name: ObservedDriver(name, driver, measures, spans)
+            name: InstrumentedDriver(name, driver, metrics, tracing)
             for name, driver in (await stack.enter_async_context(opened_drivers(database, providers))).items()
         }
-        feed, inventory = ChangeFeed(database), Inventory(database, drivers, settings)
-        watch = Watch(inventory, drivers, listens=refreshes)
+        feed, inventory = ChangeFeed(database), InventoryRefresher(database, drivers, settings)
+        watch = ChangeWatcher(inventory, drivers, subscribes=refreshes)
         worker = Worker(
             database,
             drivers,
             settings,
             inventory.refresh_machine,
             limits={provider.name: provider.concurrency for provider in providers},
-            look=watch.look,
-            around=partial(observed_work, measures, spans),
+            on_machine_changed=watch.request_refresh,
+            context=partial(instrumented_operation, metrics, tracing),
         )
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
         if not refreshes:
             del parts["inventory"]
-        await _begun(stack, *parts.values())
-        operations = Operations(database, drivers, settings, worker.wake, refusals, spans.accepted)
+        await _start_all(stack, *parts.values())
+        operations = Operations(database, drivers, settings, worker.wake, refusals, tracing.record_accepted)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
-        measures.look(lambda: gauges(database, executor, streams, feed, worker))
-        health = Health(database, parts, revisions(), late=_LATE * settings.operation_lease)
-        admission = Admission(callers)
+        metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker))
+        health = Health(database, parts, revisions(), stuck_after=_STUCK_AFTER_LEASES * settings.operation_lease)
+        admission = Admission(quotas)
         surfaces = Surfaces(
-            settings, database, operations, executor, authenticator, admission, streams, health, measures, spans
+            settings, database, operations, executor, authenticator, admission, streams, health, metrics, tracing
         )
-        looking = asyncio.create_task(watch_loop(measures))
-        stack.callback(looking.cancel)
-        yield Gateway(surfaces.application(), authenticator, database, inventory, streams, worker, health, measures)
+        measuring = asyncio.create_task(measure_loop_lag(metrics))
+        stack.callback(measuring.cancel)
+        yield Gateway(surfaces.application(), authenticator, database, inventory, streams, worker, health, metrics)
 
 
-async def _begun(stack: AsyncExitStack, *parts: _Begins) -> None:
-    """They are stopped in reverse: what makes changes before what tells of them."""
+async def _start_all(stack: AsyncExitStack, *parts: _Startable) -> None:
+    """Start the parts. They are stopped in reverse order, so that producers of changes stop before their consumers."""
     for part in parts:
         await part.start()
         stack.push_async_callback(part.stop)
 
 
-async def _log_in_refused(refusals: RefusalLog, scope: Mapping[str, Any], error: GatewayError) -> None:
+async def _record_refused_login(refusals: RefusalLog, scope: Mapping[str, Any], error: GatewayError) -> None:
     rest = scope["path"].startswith("/api")
-    await refusals.log_in(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)
+    await refusals.record_login(origin_of(scope, Surface.REST if rest else Surface.GRAPHQL), error)

@@ -1,7 +1,7 @@
-"""Column types and what goes with them: instants, text that sorts by code point, folded twins, 64-bit numbers.
+"""Column types: timestamps, text that sorts by code point, case-folded text, and 64-bit numbers.
 
-Columns that end in `_folded` hold the Unicode case folding of their twin, written by the gateway, so that
-`ignoreCase` means the same on both databases.
+A column whose name ends in `_folded` holds the Unicode case folding of another column. The gateway writes it, so that
+`ignoreCase` gives the same results on both databases.
 """
 
 from datetime import UTC, datetime
@@ -12,18 +12,21 @@ from sqlalchemy.types import TypeEngine
 
 
 def now() -> datetime:
-    """The present, UTC, with microseconds."""
+    """The current time, in UTC, with microseconds."""
     return datetime.now(UTC)
 
 
 def timestamp_text(moment: datetime) -> str:
-    """The fixed-width text that SQLite stores, so that text order is time order: `2026-11-23T18:25:44.000000Z`."""
+    """The text that SQLite stores: `2026-11-23T18:25:44.000000Z`. Its width is fixed, so it sorts by time."""
     moment = moment.astimezone(UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="microseconds") + "Z"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An instant. TIMESTAMPTZ on PostgreSQL, fixed-width RFC 3339 text on SQLite; always timezone-aware in Python."""
+    """A timestamp. TIMESTAMPTZ on PostgreSQL, fixed-width RFC 3339 text on SQLite, timezone-aware in Python.
+
+    Binding a datetime without a timezone raises ValueError.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -37,7 +40,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime has no place in the database")
+            raise ValueError("A datetime for the database requires a timezone.")
         return timestamp_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
@@ -56,11 +59,11 @@ class Text(TypeDecorator[str]):
         return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
 
 
-# AUTOINCREMENT on SQLite wants the very type INTEGER, which there is 64 bits wide.
+# AUTOINCREMENT on SQLite requires the type INTEGER, which has 64 bits there.
 Number = BigInteger().with_variant(Integer(), "sqlite")
 
 
-FOLDED = "_folded"  # ends the name of a column that holds the folding of its twin
+FOLDED = "_folded"  # suffix of the column that holds the case folding of another
 
 
 def folded(value: str | None) -> str | None:

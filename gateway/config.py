@@ -1,4 +1,7 @@
-"""Settings: read from the environment once, frozen, handed down from `app`. No other module reads the environment."""
+"""Settings of a process: read from the environment once, immutable, and passed down from `app`.
+
+No other module reads the environment.
+"""
 
 import ipaddress
 import os
@@ -9,162 +12,199 @@ from typing import Any
 
 from gateway.errors import StartupError
 
-KEEP_AUDIT_AT_LEAST = 30 * 86_400  # seconds; the database's own triggers say so too
+MIN_KEEP_AUDIT = 30 * 86_400  # seconds; triggers in the database enforce the same minimum
 
 
 def setting(default: Any, help: str, *, secret: bool = False) -> Any:
-    """A settings field: its environment variable is `GATEWAY_` and its name in capitals. No `repr` shows a secret."""
+    """Declare a field of `Settings`. Its environment variable is `GATEWAY_` followed by its name in capitals.
+
+    A secret field is not part of the `repr`.
+    """
     return field(default=default, metadata={"help": help}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be set, with its default. Durations are in seconds unless the name says otherwise."""
+    """All settings with their defaults. Durations are in seconds unless the name states another unit."""
 
     database_url: str = setting(
-        "sqlite:///gateway.db", "Where the data is: `sqlite:///FILE` or `postgresql://…`.", secret=True
+        "sqlite:///gateway.db", "Database to use: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.", secret=True
     )
-    host: str = setting("127.0.0.1", "Address to listen on. Without identities only loopback is allowed.")
-    port: int = setting(8000, "Port to listen on; 0 takes a free one.")
-    allowed_hosts: tuple[str, ...] = setting((), "More `Host` names to answer to, besides loopback and `host`.")
-    public_url: str = setting("", "Where clients reach the gateway: links in REST answers begin with it.")
-    tls_certificate: str = setting("", "PEM file of the certificate and those that it hangs on: TLS, and nothing else.")
-    tls_key: str = setting("", "PEM file of its private key, if that is not in the same file.")
-    trusted_proxies: tuple[str, ...] = setting((), "Addresses or networks whose `X-Forwarded-For` and `-Proto` count.")
-    cors_origins: tuple[str, ...] = setting((), "Origins of frontends that may call from a browser.")
-    providers_file: str = setting("", "TOML file that names the providers and how to reach them.")
-    providers: str = setting("", "The same as text, for where there is no file.", secret=True)
-    images: str = setting("", "A folder of qcow2 images to serve as a provider called `images`.")
-    tenant: str = setting("default", "Tenant of everything, until identities name one.")
-    roles: str = setting("", "Roles besides `viewer`, `operator` and `admin`, as TOML: see [rights](rights.md).")
-    jwt_issuer: str = setting("", "The `iss` of JWTs that are accepted.")
-    jwt_audience: tuple[str, ...] = setting((), "What their `aud` must name, one of them.")
-    jwt_jwks_url: str = setting("", "Where the issuer publishes its keys.")
-    jwt_key_file: str = setting("", "PEM file of the issuer's public key or certificate, instead.")
-    jwt_secret_file: str = setting("", "File of a secret that the issuer shares with the gateway, instead.")
-    jwt_secret: str = setting("", "That secret itself, where there is no file.", secret=True)
+    host: str = setting("127.0.0.1", "Address to listen on. Only loopback until authentication is configured.")
+    port: int = setting(8000, "Port to listen on. 0 selects a free port.")
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "`Host` header values to accept, in addition to loopback names and `GATEWAY_HOST`."
+    )
+    public_url: str = setting("", "URL at which clients reach the gateway. Links in REST responses begin with it.")
+    tls_certificate: str = setting("", "PEM file with the certificate chain. If set, the gateway serves only TLS.")
+    tls_key: str = setting("", "PEM file with the private key, if `GATEWAY_TLS_CERTIFICATE` does not contain it.")
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."
+    )
+    cors_origins: tuple[str, ...] = setting((), "Origins of web pages that may call the gateway from a browser.")
+    providers_file: str = setting("", "TOML file that configures the providers.")
+    providers: str = setting("", "Content of the providers file, as an alternative to the file.", secret=True)
+    images: str = setting("", "Directory of qcow2 images to serve as a provider named `images`.")
+    tenant: str = setting(
+        "default",
+        "Default tenant of providers, imports, API tokens and, until authentication is configured, of all requests.",
+    )
+    roles: str = setting(
+        "", "Custom roles in addition to `viewer`, `operator` and `admin`, as TOML. See [rights](rights.md)."
+    )
+    jwt_issuer: str = setting("", "Required `iss` claim of JWTs.")
+    jwt_audience: tuple[str, ...] = setting((), "Accepted values of the `aud` claim of JWTs.")
+    jwt_jwks_url: str = setting("", "URL of the issuer's JSON Web Key Set.")
+    jwt_key_file: str = setting("", "PEM file with the issuer's public key or certificate, instead of a JWKS URL.")
+    jwt_secret_file: str = setting("", "File with the secret shared with the issuer, instead of a JWKS URL.")
+    jwt_secret: str = setting("", "The secret shared with the issuer, instead of a JWKS URL.", secret=True)
     jwt_algorithms: tuple[str, ...] = setting(
-        (), "How they may be signed; by default `RS256`, `ES256` or `EdDSA`, or by a secret `HS256`."
+        (),
+        "Accepted signature algorithms. By default `RS256`, `ES256` and `EdDSA`, or `HS256` with a shared secret.",
     )
-    jwt_leeway: float = setting(30.0, "How far the issuer's clock may be off.")
-    jwt_name_claim: str = setting("sub", "The claim that names the caller.")
-    jwt_roles_claim: str = setting("roles", "The claim that holds their roles.")
-    jwt_tenant_claim: str = setting("tenant", "The claim that holds their tenant.")
-    jwt_default_tenant: str = setting("", "The tenant of those whose token names none; without one they are refused.")
-    credentials_trusted: float = setting(10.0, "Verified credentials are trusted so long, also when they are revoked.")
-    max_body_bytes: int = setting(1_048_576, "Longest request body that is read.")
-    max_head_bytes: int = setting(131_072, "Longest head of a request, its URL included.")
-    max_connections: int = setting(4_096, "Connections to one process; more are answered with 503.")
-    head_timeout: float = setting(10.0, "How long a TLS handshake, and then the head of a request, may take.")
-    body_timeout: float = setting(30.0, "How long the body of a request may take.")
-    caller_quota: int = setting(200_000, "Requests that a caller may send in a window, to all processes together.")
-    caller_window: float = setting(10.0, "How long it takes until a quota that is used up is full again.")
-    caller_requests: int = setting(256, "Requests of one caller that a process serves at once.")
-    caller_streams: int = setting(1_000, "WebSockets and event streams that one caller may have to a process.")
-    caller_subscriptions: int = setting(1_000, "Subscriptions that one caller may have at a process.")
-    max_subscriptions: int = setting(10_000, "Subscriptions at a process.")
-    max_tokens: int = setting(5_000, "Longest GraphQL document, in tokens.")
-    max_fields: int = setting(1_000, "Fields of a GraphQL operation, counted wherever a fragment is spread.")
-    max_depth: int = setting(20, "How deep the fields of a GraphQL operation may be nested.")
-    max_aliases: int = setting(100, "Aliases in a GraphQL operation.")
-    max_directives: int = setting(100, "Directives in a GraphQL operation.")
-    max_cost: int = setting(200_000, "What a GraphQL operation may cost.")
-    introspection: bool = setting(True, "Whether clients may ask for the schema.")
-    suggestions: bool = setting(True, "Whether errors suggest names of the schema.")
-    documents_files: tuple[str, ...] = setting((), "Manifests of persisted documents.")
-    documents_only: bool = setting(False, "Whether only persisted documents are served.")
-    longest_wait: float = setting(0.5, "Who would have to wait longer than this, behind 32 others or more, is refused.")
-    read_connections: int = setting(4, "Database connections for reads.")
-    write_connections: int = setting(4, "Database connections for writes (PostgreSQL; SQLite has one writer).")
-    read_timeout: float = setting(15.0, "A read that takes longer is ended with an error.")
-    write_timeout: float = setting(15.0, "A write that takes longer, waits for locks included, is ended with an error.")
-    database_wait: float = setting(5.0, "How long a request waits for a database connection, or for the database.")
-    database_queue: int = setting(1_000, "Reads, and writes, that may wait for the database; more are refused at once.")
+    jwt_leeway: float = setting(30.0, "Accepted difference between the clocks of the issuer and the gateway.")
+    jwt_name_claim: str = setting("sub", "Claim with the caller's name.")
+    jwt_roles_claim: str = setting("roles", "Claim with the caller's roles.")
+    jwt_tenant_claim: str = setting("tenant", "Claim with the caller's tenant.")
+    jwt_default_tenant: str = setting(
+        "", "Tenant of callers whose JWT has no tenant claim. Without a default, such a JWT is rejected."
+    )
+    credentials_trusted: float = setting(
+        10.0, "Time for which verified credentials are cached. A revocation takes effect within this time."
+    )
+    max_body_bytes: int = setting(1_048_576, "Maximum size of a request body in bytes.")
+    max_head_bytes: int = setting(131_072, "Maximum size of the head of a request (URL and headers) in bytes.")
+    max_connections: int = setting(4_096, "Maximum connections per process. More are answered with 503.")
+    head_timeout: float = setting(10.0, "Timeout of a TLS handshake, and then of receiving the head of a request.")
+    body_timeout: float = setting(30.0, "Timeout of receiving the body of a request.")
+    caller_quota: int = setting(200_000, "Requests per caller and `GATEWAY_CALLER_WINDOW`, over all processes.")
+    caller_window: float = setting(10.0, "Time in which an exhausted quota is replenished.")
+    caller_requests: int = setting(256, "Maximum concurrent requests per caller and process.")
+    caller_streams: int = setting(1_000, "Maximum WebSockets and event streams per caller and process.")
+    caller_subscriptions: int = setting(1_000, "Maximum subscriptions per caller and process.")
+    max_subscriptions: int = setting(10_000, "Maximum subscriptions per process.")
+    max_tokens: int = setting(5_000, "Maximum length of a GraphQL document in tokens.")
+    max_fields: int = setting(
+        1_000, "Maximum fields of a GraphQL operation. The fields of a fragment count at every spread."
+    )
+    max_depth: int = setting(20, "Maximum nesting depth of the fields of a GraphQL operation.")
+    max_aliases: int = setting(100, "Maximum aliases in a GraphQL operation.")
+    max_directives: int = setting(100, "Maximum directives in a GraphQL operation.")
+    max_cost: int = setting(200_000, "Maximum cost of a GraphQL operation.")
+    introspection: bool = setting(True, "Whether introspection queries and `/schema.graphql` are served.")
+    suggestions: bool = setting(True, "Whether validation errors suggest similar names from the schema.")
+    documents_files: tuple[str, ...] = setting((), "Manifest files of persisted documents.")
+    documents_only: bool = setting(False, "Whether only persisted documents are executed.")
+    longest_wait: float = setting(
+        0.5, "Maximum estimated wait of a request behind at least 32 others. Load shedding rejects it above this."
+    )
+    read_connections: int = setting(4, "Database connections for reads, per process.")
+    write_connections: int = setting(
+        4, "Database connections for writes, per process (PostgreSQL only; SQLite has one writer)."
+    )
+    read_timeout: float = setting(15.0, "Maximum duration of a database read. A longer one fails.")
+    write_timeout: float = setting(
+        15.0, "Maximum duration of a database write, including waiting for locks. A longer one fails."
+    )
+    database_wait: float = setting(5.0, "Timeout of waiting for a database connection, or for the database.")
+    database_queue: int = setting(
+        1_000, "Maximum reads, and maximum writes, that wait for the database. More are rejected immediately."
+    )
     operation_slots: int = setting(
-        16, "Operations this process runs at once, besides those of providers with a `concurrency`."
+        16, "Maximum concurrent operations per process, not counting providers with their own `concurrency`."
     )
-    operation_lease: float = setting(10.0, "How long a worker may be silent before another takes its operation over.")
-    operation_deadline: float = setting(21_600.0, "An operation still running after this ends as OUTCOME_UNKNOWN.")
-    operation_queue_per_machine: int = setting(100, "Unfinished operations one machine may have.")
+    operation_lease: float = setting(
+        10.0, "Lease of a worker on its operation. After it expires, another worker takes the operation over."
+    )
+    operation_deadline: float = setting(
+        21_600.0, "Maximum run time of an operation. Afterwards it fails with `OUTCOME_UNKNOWN`."
+    )
+    operation_queue_per_machine: int = setting(100, "Maximum unfinished operations per machine.")
     operation_queue_total: int = setting(
-        10_000, "Unfinished operations in all; several processes may exceed it by a second's."
+        10_000, "Maximum unfinished operations. Several processes together may exceed it by what they accept in 1 s."
     )
-    refresh_interval: float = setting(300.0, "Every provider is read again after about this long.")
-    workers: int = setting(1, "Processes that serve; `gateway serve --workers`.")
+    refresh_interval: float = setting(300.0, "Approximate interval between two refreshes of a provider.")
+    workers: int = setting(1, "Number of processes that serve requests.")
     stop_delay: float = setting(
-        0.0, "How long to go on serving after a request to stop, while `/readyz` says 503; 0 stops at once."
+        0.0, "Time to continue serving after SIGTERM while `/readyz` returns 503. 0 stops immediately."
     )
-    drain_timeout: float = setting(10.0, "How long running operations may go on after a request to stop.")
-    keep_operations: float = setting(90 * 86_400.0, "Finished operations are kept this long.")
-    keep_gone: float = setting(30 * 86_400.0, "Machines that their provider no longer reports are kept this long.")
-    keep_events: float = setting(3_600.0, "Changes are kept this long for subscribers that lag.")
-    keep_audit: float = setting(400 * 86_400.0, "The record of who did what is kept this long, 30 days at least.")
-    log_level: str = setting("info", "`debug`, `info`, `warning` or `error`.")
-    log_format: str = setting("text", "`text` for people, or `json`: an object per line.")
+    drain_timeout: float = setting(10.0, "Time that running operations may continue after a stop is requested.")
+    keep_operations: float = setting(90 * 86_400.0, "Retention of finished operations.")
+    keep_gone: float = setting(30 * 86_400.0, "Retention of machines that their provider no longer reports.")
+    keep_events: float = setting(3_600.0, "Retention of change events for subscribers that lag or reconnect.")
+    keep_audit: float = setting(400 * 86_400.0, "Retention of the audit log, at least 30 days.")
+    log_level: str = setting("info", "Minimum level of log lines: `debug`, `info`, `warning` or `error`.")
+    log_format: str = setting("text", "Format of log lines: `text`, or `json` with one object per line.")
     log_requests: bool = setting(False, "Whether every request is logged.")
-    log_slower_than: float = setting(1.0, "A GraphQL operation that takes longer is logged.")
-    metrics_address: str = setting("", "`HOST:PORT` at which Prometheus finds metrics; port 0 takes a free one.")
-    traces_endpoint: str = setting("", "Where OpenTelemetry traces go, by OTLP over HTTP: `http://HOST:4318`.")
+    log_slower_than: float = setting(1.0, "GraphQL operations that take longer are logged.")
+    metrics_address: str = setting(
+        "", "`HOST:PORT` that serves Prometheus metrics at `/metrics`. Port 0 selects a free port."
+    )
+    traces_endpoint: str = setting(
+        "", "Base URL of an OpenTelemetry collector that receives traces by OTLP over HTTP, such as `http://HOST:4318`."
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: Any) -> "Settings":
-        """The settings that `environment` gives; `overrides` that are not None win.
+        """Return the settings in `environment`. An override that is not None takes precedence.
 
-        Raises StartupError for a value that cannot be read or makes no sense.
+        Raises StartupError for a value that is malformed or invalid.
         """
         values: dict[str, Any] = {}
         for spec in fields(cls):
-            raw = environment.get(variable(spec.name))
+            raw = environment.get(environment_variable(spec.name))
             if raw is not None:
                 values[spec.name] = _parse(spec.name, raw, spec.default)
         values.setdefault("traces_endpoint", environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
         settings = cls(**values)
         settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
-        settings.check()
+        settings.validate()
         return settings
 
     @property
-    def on_loopback(self) -> bool:
-        """Whether only this machine can reach `host`. Raises StartupError for a host that is no address."""
+    def listens_on_loopback(self) -> bool:
+        """Return whether only this machine can reach `host`. Raises StartupError if `host` is not an address."""
         if self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            raise StartupError(f"GATEWAY_HOST must be an address such as 127.0.0.1, not {self.host!r}") from None
+            raise StartupError(f"GATEWAY_HOST must be an IP address such as 127.0.0.1, not {self.host!r}.") from None
 
-    def check(self) -> None:
-        """Raises StartupError for a value that makes no sense."""
-        _ = self.on_loopback
+    def validate(self) -> None:
+        """Raises StartupError for the first invalid value."""
+        _ = self.listens_on_loopback
         if not 0 <= self.port <= 65_535:
-            raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}")
+            raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}.")
         for spec in fields(self):
             value = getattr(self, spec.name)
-            counts = isinstance(value, int | float) and not isinstance(value, bool)
-            if counts and spec.default != 0 and spec.name != "port" and not 0 < value < inf:
-                raise StartupError(f"{variable(spec.name)} must be greater than 0, not {value}")
-            if counts and spec.default == 0 and not 0 <= value < inf:
-                raise StartupError(f"{variable(spec.name)} must be 0 or greater, not {value}")
-        if self.keep_audit < KEEP_AUDIT_AT_LEAST:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and spec.default != 0 and spec.name != "port" and not 0 < value < inf:
+                raise StartupError(f"{environment_variable(spec.name)} must be greater than 0, not {value}.")
+            if is_number and spec.default == 0 and not 0 <= value < inf:
+                raise StartupError(f"{environment_variable(spec.name)} must be 0 or greater, not {value}.")
+        if self.keep_audit < MIN_KEEP_AUDIT:
             raise StartupError(
-                f"GATEWAY_KEEP_AUDIT must be at least {KEEP_AUDIT_AT_LEAST} (30 days), not {self.keep_audit:g}:"
-                " the database refuses to forget sooner"
+                f"GATEWAY_KEEP_AUDIT must be at least {MIN_KEEP_AUDIT} (30 days), not {self.keep_audit:g}."
+                " The database refuses to delete younger entries."
             )
         if self.documents_only and not self.documents_files:
-            raise StartupError("GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES")
+            raise StartupError(
+                "GATEWAY_DOCUMENTS_ONLY requires GATEWAY_DOCUMENTS_FILES, because no other document would be served."
+            )
         if self.log_level not in {"debug", "info", "warning", "error"}:
-            raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}")
+            raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}.")
         if self.log_format not in {"text", "json"}:
-            raise StartupError(f"GATEWAY_LOG_FORMAT must be text or json, not {self.log_format!r}")
+            raise StartupError(f"GATEWAY_LOG_FORMAT must be text or json, not {self.log_format!r}.")
 
 
-def from_environment(name: str) -> str | None:
-    """What the environment has under `name`, such as a secret that a provider's table refers to."""
+def environment_value(name: str) -> str | None:
+    """Return the environment variable `name`, such as a secret that the providers file refers to, or None."""
     return os.environ.get(name)
 
 
-def variable(name: str) -> str:
-    """The environment variable of the setting `name`."""
+def environment_variable(name: str) -> str:
+    """Return the name of the environment variable of a setting, such as `GATEWAY_PORT` for `port`."""
     return "GATEWAY_" + name.upper()
 
 
@@ -186,7 +226,7 @@ def _parse(name: str, raw: str, default: object) -> object:
             case _:
                 return raw.strip()
     except KeyError:
-        raise StartupError(f"{variable(name)} must be true or false, not {raw!r}") from None
+        raise StartupError(f"{environment_variable(name)} must be true or false, not {raw!r}.") from None
     except ValueError:
         expected = "a whole number" if isinstance(default, int) else "a number"
-        raise StartupError(f"{variable(name)} must be {expected}, not {raw!r}") from None
+        raise StartupError(f"{environment_variable(name)} must be {expected}, not {raw!r}.") from None

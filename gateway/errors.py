@@ -1,4 +1,4 @@
-"""The error tree and every error code. Knows nothing of HTTP, GraphQL or SQL."""
+"""The exception tree and all error codes. Independent of HTTP, GraphQL and SQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, stable for programs. Codes are added, never renamed."""
+    """Stable, machine-readable error codes. Codes may be added; existing codes are never renamed."""
 
     INVALID = "INVALID"
     UNAUTHENTICATED = "UNAUTHENTICATED"
@@ -27,101 +27,152 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """How one code looks on every surface, and what the caller can do about it."""
+    """How an error code is represented on each surface, and what the caller can do about the error."""
 
     extensions_code: str  # `extensions.code` of a top-level GraphQL error
-    http_status: int  # of a REST answer
+    http_status: int  # of a REST response
     rest_kind: str  # `error.kind` of a ManageIQ error body
-    retryable: bool  # the same request may succeed later, unchanged
-    advice: str  # what the caller does
+    retryable: bool  # the same request may succeed later without changes
+    advice: str  # what the code means and what the caller should do; also the description in the GraphQL schema
 
 
 MEANINGS: dict[ErrorCode, Meaning] = {
     ErrorCode.INVALID: Meaning(
-        "BAD_USER_INPUT", 400, "bad_request", False, "Correct the argument that the path names."
+        "BAD_USER_INPUT", 400, "bad_request", False, "The input is invalid. Correct the argument named by `path`."
     ),
-    ErrorCode.UNAUTHENTICATED: Meaning("UNAUTHENTICATED", 401, "unauthorized", False, "Send valid credentials."),
-    ErrorCode.FORBIDDEN: Meaning("FORBIDDEN", 403, "forbidden", False, "Ask for the right that the message names."),
+    ErrorCode.UNAUTHENTICATED: Meaning(
+        "UNAUTHENTICATED",
+        401,
+        "unauthorized",
+        False,
+        "The credentials are missing or invalid. Send valid credentials.",
+    ),
+    ErrorCode.FORBIDDEN: Meaning(
+        "FORBIDDEN",
+        403,
+        "forbidden",
+        False,
+        "The caller lacks the right named in the message. Ask an administrator for it.",
+    ),
     ErrorCode.NOT_FOUND: Meaning(
-        "NOT_FOUND", 404, "not_found", False, "Check the id; what you may not see is reported the same way."
+        "NOT_FOUND",
+        404,
+        "not_found",
+        False,
+        "The object does not exist, or the caller may not see it. Check the id.",
     ),
     ErrorCode.CONFLICT: Meaning(
-        "CONFLICT", 409, "bad_request", False, "Wait for, or change, what `conflict` names; then ask again."
+        "CONFLICT",
+        409,
+        "bad_request",
+        False,
+        "Another operation or snapshot prevents the action; see `conflict`. Wait for it or change it, then retry.",
     ),
     ErrorCode.UNSUPPORTED: Meaning(
-        "UNSUPPORTED", 400, "bad_request", False, "Read `capabilities` of the machine; the message gives the reason."
+        "UNSUPPORTED",
+        400,
+        "bad_request",
+        False,
+        "The machine or snapshot does not support the action. The message states why; see `capabilities`.",
     ),
     ErrorCode.LIMIT_EXCEEDED: Meaning(
-        "LIMIT_EXCEEDED", 429, "too_many_requests", True, "Ask for less, or ask again later."
+        "LIMIT_EXCEEDED",
+        429,
+        "too_many_requests",
+        True,
+        "A limit or quota is exceeded. Send a smaller request, or retry later.",
     ),
     ErrorCode.IDEMPOTENCY_KEY_REUSED: Meaning(
-        "IDEMPOTENCY_KEY_REUSED", 409, "bad_request", False, "Use a new key for a different request."
+        "IDEMPOTENCY_KEY_REUSED",
+        409,
+        "bad_request",
+        False,
+        "The idempotency key was used with different arguments. Use a new key.",
     ),
     ErrorCode.ABORTED: Meaning(
-        "ABORTED", 409, "bad_request", False, "Correct the refused items; this one was not at fault."
+        "ABORTED",
+        409,
+        "bad_request",
+        False,
+        "This item is valid, but another item of the all-or-nothing request was refused. Correct the refused items.",
     ),
     ErrorCode.PROVIDER_UNAVAILABLE: Meaning(
-        "PROVIDER_UNAVAILABLE", 503, "service_unavailable", True, "Ask again later; nothing was changed."
+        "PROVIDER_UNAVAILABLE",
+        503,
+        "service_unavailable",
+        True,
+        "The provider is unreachable or busy. Nothing was changed. Retry later.",
     ),
     ErrorCode.PROVIDER_FAILED: Meaning(
-        "PROVIDER_FAILED", 502, "bad_gateway", False, "Read `providerMessage`: the provider refused or failed."
+        "PROVIDER_FAILED",
+        502,
+        "bad_gateway",
+        False,
+        "The provider refused the request or failed to complete it. See `providerMessage`.",
     ),
     ErrorCode.OUTCOME_UNKNOWN: Meaning(
         "OUTCOME_UNKNOWN",
         504,
         "gateway_timeout",
         False,
-        "Look at the machine before you ask again: it may have happened.",
+        "The operation may have taken effect. Check the machine before retrying.",
     ),
     ErrorCode.UNAVAILABLE: Meaning(
-        "SERVICE_UNAVAILABLE", 503, "service_unavailable", True, "Ask again in a moment; nothing was changed."
+        "SERVICE_UNAVAILABLE",
+        503,
+        "service_unavailable",
+        True,
+        "The gateway is temporarily unavailable. Nothing was changed. Retry after a short delay.",
     ),
     ErrorCode.INTERNAL: Meaning(
-        "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Report it with the request id."
+        "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Internal error. Report it with the request id."
     ),
 }
 
 
 def internal_message(request_id: str) -> str:
-    """What is said of a bug: the log has the rest under the same id."""
+    """The message that clients receive for a bug. The log has the details under the same request id."""
     return f"Internal error. Report it with the request id {request_id}."
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Points at one row that a client can fetch: `noun` is a table of `models`, `id` its number."""
+    """A reference to one row that a client can fetch: `noun` is a table name in `models`, `id` the row's number."""
 
     noun: str
     id: int
 
 
 class GatewayError(Exception):
-    """Everything the gateway says no with. The message is written for the caller and carries no SQL, Python or path.
+    """Base class of all errors that are reported to callers.
+
+    `message` is written for the caller and contains no SQL, Python code or file system path. `path` names the
+    offending argument; `conflict` references the row that prevents the action.
 
     GatewayError
-    ├── Refusal                  decided before anything was written
-    │   ├── InvalidInput         INVALID: the request itself is wrong, `path` says where
-    │   ├── Unauthenticated      UNAUTHENTICATED: no credentials came
-    │   │   └── BadCredentials   UNAUTHENTICATED: some came, and are not good
-    │   ├── Forbidden            FORBIDDEN
-    │   ├── NotFound             NOT_FOUND: unknown, or not for this caller to see
-    │   ├── Conflict             CONFLICT: `conflict` names what stands in the way
-    │   ├── Unsupported          UNSUPPORTED: this machine or snapshot cannot do it, ever or as it is now
-    │   ├── LimitExceeded        LIMIT_EXCEEDED
-    │   │   └── Throttled        LIMIT_EXCEEDED: too much of one caller at once, who may ask again soon
-    │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED
-    │   └── Aborted              ABORTED: nothing wrong with this item, its request was all or nothing
-    ├── Unavailable              UNAVAILABLE: the gateway cannot serve this now, and nothing was written
-    ├── Unconfirmed              OUTCOME_UNKNOWN: the gateway cannot tell whether it was written, or what
+    ├── Refusal                  raised before anything is written
+    │   ├── InvalidInput         INVALID: the request itself is invalid; `path` names the argument
+    │   ├── Unauthenticated      UNAUTHENTICATED: the request has no credentials
+    │   │   └── BadCredentials   UNAUTHENTICATED: the credentials are invalid, expired or revoked
+    │   ├── Forbidden            FORBIDDEN: the caller lacks a right
+    │   ├── NotFound             NOT_FOUND: the row does not exist, or the caller may not see it
+    │   ├── Conflict             CONFLICT: `conflict` references the row that prevents the action
+    │   ├── Unsupported          UNSUPPORTED: the machine or snapshot cannot do this, ever or in its current state
+    │   ├── LimitExceeded        LIMIT_EXCEEDED: a limit or quota is reached
+    │   │   └── Throttled        LIMIT_EXCEEDED: the caller exceeds its rate; `retry_after` is the delay in seconds
+    │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED: the key was used with different arguments
+    │   └── Aborted              ABORTED: the item is valid, but its all-or-nothing request has a refused item
+    ├── Unavailable              UNAVAILABLE: the gateway cannot serve the request now; nothing was written
+    ├── Unconfirmed              OUTCOME_UNKNOWN: it is unknown whether, or what, the database has written
     ├── ProviderError            raised by drivers; ends an operation
-    │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: nothing was begun, a later try may succeed
-    │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the machine is locked by other work on the provider
-    │   ├── ProviderRefused      PROVIDER_FAILED: the provider said no, and why
-    │   ├── ProviderDenied       PROVIDER_FAILED: the provider does not accept the gateway's credentials or rights
-    │   ├── ProviderFull         LIMIT_EXCEEDED: a quota of the provider's is reached, or its disk is full
-    │   ├── ProviderMissing      NOT_FOUND: the provider has no such machine or snapshot
-    │   └── OutcomeUnknown       OUTCOME_UNKNOWN: it may or may not have happened
-    └── StartupError             the process cannot start; the message says what to do
+    │   ├── ProviderUnavailable  PROVIDER_UNAVAILABLE: the work was not started; a retry may succeed
+    │   ├── ProviderBusy         PROVIDER_UNAVAILABLE: the provider has locked the machine for other work
+    │   ├── ProviderRefused      PROVIDER_FAILED: the provider refused the request and gave a reason
+    │   ├── ProviderDenied       PROVIDER_FAILED: the provider rejected the gateway's credentials or permissions
+    │   ├── ProviderFull         LIMIT_EXCEEDED: a quota of the provider is reached, or its disk is full
+    │   ├── ProviderMissing      NOT_FOUND: the provider does not have the machine or snapshot
+    │   └── OutcomeUnknown       OUTCOME_UNKNOWN: the work may or may not have taken effect
+    └── StartupError             the process cannot start; the message states what to do (not a GatewayError)
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
@@ -137,66 +188,66 @@ class GatewayError(Exception):
         return MEANINGS[self.code].retryable
 
     def at(self, *path: str | int) -> Self:
-        """The same error, pointing at `path` unless it points somewhere already."""
+        """Sets `path` unless it is already set, and returns this error."""
         self.path = self.path or tuple(str(step) for step in path)
         return self
 
 
 class Refusal(GatewayError):
-    """The wish was looked at and turned down; nothing was written."""
+    """A request that was checked and not accepted; nothing was written."""
 
 
 class InvalidInput(Refusal):
-    """The request itself is wrong; `path` names the argument."""
+    """The request itself is invalid; `path` names the argument."""
 
     code = ErrorCode.INVALID
 
 
 class Unauthenticated(Refusal):
-    """Nobody known is asking."""
+    """The request has no credentials."""
 
     code = ErrorCode.UNAUTHENTICATED
 
 
 class BadCredentials(Unauthenticated):
-    """Credentials came with the request, and are not good, or are so no longer."""
+    """The credentials of the request are invalid, expired or revoked."""
 
     def __init__(self, message: str = "The credentials are not valid.") -> None:
         super().__init__(message)
 
 
 class Forbidden(Refusal):
-    """The caller lacks the right."""
+    """The caller lacks a right that the action requires."""
 
     code = ErrorCode.FORBIDDEN
 
 
 class NotFound(Refusal):
-    """There is no such thing, or the caller may not know of it."""
+    """The row does not exist, or the caller may not see it."""
 
     code = ErrorCode.NOT_FOUND
 
 
 class Conflict(Refusal):
-    """Other work stands in the way; `conflict` names it."""
+    """Another operation or snapshot prevents the action; `conflict` references it."""
 
     code = ErrorCode.CONFLICT
 
 
 class Unsupported(Refusal):
-    """This machine or snapshot cannot do it; the message says why."""
+    """The machine or snapshot does not support the action; the message states why."""
 
     code = ErrorCode.UNSUPPORTED
 
 
 class LimitExceeded(Refusal):
-    """A stated limit is reached; a later try may succeed."""
+    """A documented limit or quota is reached; a retry may succeed."""
 
     code = ErrorCode.LIMIT_EXCEEDED
 
 
 class Throttled(LimitExceeded):
-    """One caller asks for too much at once; the same may be asked again in `retry_after` seconds."""
+    """The caller exceeds its rate limit. The same request may be retried after `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -204,32 +255,32 @@ class Throttled(LimitExceeded):
 
 
 class IdempotencyKeyReused(Refusal):
-    """The key was used for a request with other arguments."""
+    """The idempotency key was used for a request with different arguments."""
 
     code = ErrorCode.IDEMPOTENCY_KEY_REUSED
 
 
 class Aborted(Refusal):
-    """The item was fine, but its request was all or nothing."""
+    """The item is valid, but another item of its all-or-nothing request was refused."""
 
     code = ErrorCode.ABORTED
 
 
 class Unavailable(GatewayError):
-    """The gateway cannot serve this now: its database is away, slow or full, or too many are waiting for it."""
+    """The gateway cannot serve the request now: its database is unreachable, slow or full, or its queue is full."""
 
     code = ErrorCode.UNAVAILABLE
     retry_after = 1  # seconds
 
 
 class Unconfirmed(GatewayError):
-    """The database went away before it said what it wrote."""
+    """The database connection was lost before the result of a write was received."""
 
     code = ErrorCode.OUTCOME_UNKNOWN
 
 
 class ProviderError(GatewayError):
-    """The provider did not do it. `provider_message` keeps the provider's own words."""
+    """The provider did not complete the work. `provider_message` is the provider's own message, if any."""
 
     code = ErrorCode.PROVIDER_FAILED
 
@@ -239,47 +290,47 @@ class ProviderError(GatewayError):
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider could not be reached or would not listen; nothing was begun."""
+    """The provider is unreachable or does not accept requests; the work was not started."""
 
     code = ErrorCode.PROVIDER_UNAVAILABLE
 
 
 class ProviderBusy(ProviderUnavailable):
-    """The provider is doing other work on this machine; nothing was begun."""
+    """The provider is doing other work on this machine; the work was not started."""
 
 
 class ProviderRefused(ProviderError):
-    """The provider understood and said no."""
+    """The provider understood the request and refused it."""
 
 
 class ProviderDenied(ProviderError):
-    """The provider does not accept the gateway's credentials, or they lack the right; its operator has to see to it."""
+    """The provider rejected the gateway's credentials, or they lack a permission. An operator must correct this."""
 
 
 class ProviderFull(ProviderError):
-    """A quota of the provider's is reached, or its disk is full; nothing was left behind."""
+    """A quota of the provider is reached, or its disk is full. No partial snapshot was left behind."""
 
     code = ErrorCode.LIMIT_EXCEEDED
 
 
 class ProviderMissing(ProviderError):
-    """The provider has no such machine or snapshot."""
+    """The provider does not have the machine or snapshot."""
 
     code = ErrorCode.NOT_FOUND
 
 
 class OutcomeUnknown(ProviderError):
-    """The provider stopped answering after the work was handed over: it may or may not have happened."""
+    """The provider stopped responding after the work was submitted: it may or may not have taken effect."""
 
     code = ErrorCode.OUTCOME_UNKNOWN
 
 
 class StartupError(Exception):
-    """The process cannot start or the command cannot run. A line per fault says what to do; exit code 2."""
+    """The process cannot start or the command cannot run. Each problem states what to do. Exit code 2."""
 
-    def __init__(self, *faults: str) -> None:
-        super().__init__(*faults)
-        self.faults = faults
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
 
     def __str__(self) -> str:
-        return "; ".join(self.faults)
+        return "; ".join(self.problems)

@@ -1,6 +1,6 @@
-"""The tables, their enums and the legal state changes. Pure: no queries, no I/O.
+"""The SQLModel tables, their enums and the legal state changes. Pure: no queries, no I/O.
 
-The database itself refuses to change an audit entry, and to delete one that is younger than 30 days.
+Triggers in the database reject every update of an audit entry, and the deletion of one younger than 30 days.
 """
 
 from datetime import datetime
@@ -20,18 +20,18 @@ from sqlmodel import Field, SQLModel
 
 from gateway.columns import Number, Text, UtcDateTime
 
-# ---- enums, in the order they sort in
+# ---- enums. The order of the members is their sort order
 
 
 class MachineKind(StrEnum):
-    """What a machine is."""
+    """Kind of a machine: virtual machine or cloud instance."""
 
     VM = "VM"
     INSTANCE = "INSTANCE"
 
 
 class PowerState(StrEnum):
-    """Whether a machine runs."""
+    """Power state of a machine."""
 
     ON = "ON"
     OFF = "OFF"
@@ -40,11 +40,11 @@ class PowerState(StrEnum):
 
 
 class SnapshotState(StrEnum):
-    """Where a snapshot is in its life.
+    """Lifecycle state of a snapshot.
 
     CREATING -> READY <-> REVERTING
     CREATING -> ERROR
-    READY | ERROR -> DELETING -> (gone), or back when the delete fails
+    READY | ERROR -> DELETING -> (row deleted), or back to the previous state when the delete fails
     """
 
     CREATING = "CREATING"
@@ -55,7 +55,7 @@ class SnapshotState(StrEnum):
 
 
 class SnapshotAction(StrEnum):
-    """What can be done with a machine's snapshots."""
+    """Action on the snapshots of a machine. Rights and capabilities are given per action."""
 
     READ = "READ"
     CREATE = "CREATE"
@@ -65,7 +65,7 @@ class SnapshotAction(StrEnum):
 
 
 class OperationKind(StrEnum):
-    """What an operation does."""
+    """Kind of an operation."""
 
     CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
     REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
@@ -74,7 +74,7 @@ class OperationKind(StrEnum):
 
 
 class OperationState(StrEnum):
-    """Where an operation is: QUEUED -> RUNNING -> SUCCEEDED | FAILED, or QUEUED | RUNNING -> CANCELED."""
+    """State of an operation: QUEUED -> RUNNING -> SUCCEEDED | FAILED, or QUEUED | RUNNING -> CANCELED."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -87,7 +87,7 @@ UNFINISHED: tuple[OperationState, ...] = (OperationState.QUEUED, OperationState.
 
 
 class Change(StrEnum):
-    """What happened to a row."""
+    """Kind of change of a row, in the change feed."""
 
     CREATED = "CREATED"
     UPDATED = "UPDATED"
@@ -95,7 +95,7 @@ class Change(StrEnum):
 
 
 class AuditAction(StrEnum):
-    """What was asked for. What becomes an operation is called as its kind is."""
+    """Audited action. An action that is recorded as an operation has the name of the operation's kind."""
 
     CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
     REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
@@ -110,7 +110,7 @@ class AuditAction(StrEnum):
 
 
 class AuditOutcome(StrEnum):
-    """What became of it. An ACCEPTED entry of an operation is followed by another when that has ended."""
+    """Outcome of an audited action. When an accepted operation ends, a second entry records its end."""
 
     ACCEPTED = "ACCEPTED"
     REFUSED = "REFUSED"
@@ -120,7 +120,7 @@ class AuditOutcome(StrEnum):
 
 
 class Surface(StrEnum):
-    """The way something was asked for."""
+    """Surface that received the request."""
 
     GRAPHQL = "GRAPHQL"
     REST = "REST"
@@ -131,6 +131,7 @@ class Surface(StrEnum):
 
 
 def enum_column(kind: type[StrEnum]) -> Enum:
+    """Column type that stores the member's name as text of at most 24 characters."""
     return Enum(kind, native_enum=False, length=24)
 
 
@@ -145,7 +146,7 @@ SQLModel.metadata = MetaData(
 
 
 def _identity() -> Any:
-    """A 64-bit number that is never used twice, not even after its row is gone."""
+    """64-bit primary key. A number is never reused, even after its row is deleted (with `_NEVER_REUSED` on SQLite)."""
     return Field(default=None, primary_key=True, sa_type=Number, sa_column_args=(Identity(always=False),))
 
 
@@ -153,23 +154,29 @@ _NEVER_REUSED = {"sqlite_autoincrement": True}
 
 
 def optional_column(type_: Any = Text) -> Any:
+    """Nullable column, null by default."""
     return Field(default=None, nullable=True, sa_type=type_)
 
 
+def _stored_as(column: str, attribute: str) -> dict[str, Any]:
+    """Column arguments of an attribute whose column has another name in the database, kept from the first release."""
+    return {"name": column, "key": attribute}
+
+
 class Provider(SQLModel, table=True):
-    """A configured endpoint that runs machines, or the source of an import (driver `none`)."""
+    """Configured endpoint that runs machines, or the source of an import (driver `none`)."""
 
     __tablename__: ClassVar[Any] = "provider"
 
     name: str = Field(primary_key=True, sa_type=Text)
     tenant: str = Field(sa_type=Text)
     driver: str = Field(sa_type=Text)
-    observed_at: datetime | None = optional_column(UtcDateTime)  # when it was last read whole
-    problem: str | None = optional_column()  # why it cannot be reached
+    observed_at: datetime | None = optional_column(UtcDateTime)  # last complete refresh
+    problem: str | None = optional_column()  # why the provider cannot be reached; null when it can be
 
 
 class Machine(SQLModel, table=True):
-    """A Vm or an Instance."""
+    """Machine of a provider: a Vm or an Instance."""
 
     __tablename__: ClassVar[Any] = "machine"
 
@@ -184,12 +191,14 @@ class Machine(SQLModel, table=True):
     provider_folded: str = Field(sa_type=Text)
     provider_ref: str = Field(sa_type=Text)
     provider_ref_folded: str = Field(sa_type=Text)
-    provider_uid: str | None = (
-        optional_column()
-    )  # a second identity, such as a BIOS UUID; known to imports and some drivers
-    imported: bool = False  # came from a file and no driver has met it yet
+    # Second identity, such as a BIOS UUID. Set by imports and by some drivers.
+    provider_uid: str | None = optional_column()
+    imported: bool = False  # read from an import file; no driver has reported the machine yet
     power_state: PowerState = Field(sa_type=enum_column(PowerState))
-    obstacle: str | None = optional_column()  # why no snapshot can be made of it, whatever its power state
+    # Why no snapshot can be created of this machine in any power state; null when nothing blocks it.
+    snapshot_blocker: str | None = Field(
+        default=None, nullable=True, sa_type=Text, sa_column_kwargs=_stored_as("obstacle", "snapshot_blocker")
+    )
     host: str | None = optional_column()
     host_folded: str | None = optional_column()
     flavor: str | None = optional_column()
@@ -198,7 +207,7 @@ class Machine(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=UtcDateTime)
     observed_at: datetime = Field(sa_type=UtcDateTime)
     gone_at: datetime | None = optional_column(UtcDateTime)
-    snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})  # kept by triggers
+    snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})  # maintained by triggers
 
     __table_args__ = (
         Index("ix_machine_created", "tenant", "created_at", "id"),
@@ -217,12 +226,12 @@ class Machine(SQLModel, table=True):
 
 
 class Snapshot(SQLModel, table=True):
-    """A machine's state at one time."""
+    """Snapshot of a machine: its state at one time."""
 
     __tablename__: ClassVar[Any] = "snapshot"
 
     id: int = _identity()
-    tenant: str = Field(sa_type=Text)  # the machine's, repeated for the fleet's indexes
+    tenant: str = Field(sa_type=Text)  # copy of the machine's tenant, for the indexes over all machines
     machine_id: int = Field(sa_type=Number, foreign_key="machine.id")
     name: str = Field(sa_type=Text)
     name_folded: str = Field(sa_type=Text)
@@ -263,7 +272,10 @@ class Snapshot(SQLModel, table=True):
 
 
 class Operation(SQLModel, table=True):
-    """Work on one machine: the record that clients see, and the queue that workers claim from."""
+    """Operation on one machine: the record that clients read, and the queue that workers claim from.
+
+    `gateway.operations.leases` describes who writes which of the columns.
+    """
 
     __tablename__: ClassVar[Any] = "operation"
 
@@ -271,10 +283,10 @@ class Operation(SQLModel, table=True):
     tenant: str = Field(sa_type=Text)
     kind: OperationKind = Field(sa_type=enum_column(OperationKind))
     state: OperationState = Field(sa_type=enum_column(OperationState))
-    machine_id: int | None = Field(default=None, sa_type=Number)  # stays when the machine is cleared away
+    machine_id: int | None = Field(default=None, sa_type=Number)  # kept after the machine's row is deleted
     machine_kind: MachineKind = Field(sa_type=enum_column(MachineKind))
     machine_name: str = Field(sa_type=Text)
-    snapshot_id: int | None = Field(default=None, sa_type=Number)  # stays when the snapshot is gone
+    snapshot_id: int | None = Field(default=None, sa_type=Number)  # kept after the snapshot's row is deleted
     snapshot_name: str | None = optional_column()
     requested_by: str | None = optional_column()
     requested_by_folded: str | None = optional_column()
@@ -288,16 +300,19 @@ class Operation(SQLModel, table=True):
     error_message: str | None = optional_column()
     error_provider_message: str | None = optional_column()
 
-    # What follows is the worker's own and is never shown.
-    token: str = Field(sa_type=Text)  # what the provider's snapshot is marked with, so that recovery can look
-    wish: str = Field(sa_type=Text)  # JSON: what the driver needs beyond the rows
-    task_ref: str | None = optional_column()  # the provider's own task, committed before it is waited for
-    issued: bool = False  # the driver has been called: from here on a restart looks before it acts
-    attempt: int = 0
-    retry_at: datetime | None = optional_column(UtcDateTime)  # not before this
-    owner: str | None = optional_column()
-    fence: int = 0  # grows with every claim; a write with an older one is refused
-    lease_until: datetime | None = optional_column(UtcDateTime)
+    # The columns below are internal to the worker. No surface returns them.
+    # Tag that the driver puts on the provider's snapshot, by which recovery finds it.
+    token: str = Field(sa_type=Text)
+    # JSON object: the driver command's arguments that are not in the rows, and the snapshot's previous state.
+    payload: str = Field(sa_type=Text, sa_column_kwargs=_stored_as("wish", "payload"))
+    task_ref: str | None = optional_column()  # the provider's task, committed before the driver waits for it
+    # The driver may have been called: the next attempt calls `recover` before it repeats the command.
+    dispatched: bool = Field(default=False, sa_column_kwargs=_stored_as("issued", "dispatched"))
+    attempt: int = 0  # number of claims so far
+    retry_at: datetime | None = optional_column(UtcDateTime)  # not claimed before this time
+    owner: str | None = optional_column()  # name of the worker that holds the lease
+    fence: int = 0  # incremented by every claim; a write that carries an older fence changes no row
+    lease_until: datetime | None = optional_column(UtcDateTime)  # another worker may claim after this time
 
     __table_args__ = (
         Index("ix_operation_created", "tenant", "created_at", "id"),
@@ -322,7 +337,7 @@ class Operation(SQLModel, table=True):
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """A key that a caller gave to a mutation, what it was used for and what was answered."""
+    """Idempotency key of a mutation, with a fingerprint of its arguments and the recorded answer."""
 
     __tablename__: ClassVar[Any] = "idempotency_key"
 
@@ -336,7 +351,10 @@ class IdempotencyKey(SQLModel, table=True):
 
 
 class AuditEntry(SQLModel, table=True):
-    """One thing that was asked for, or the end of it. It names everything itself: what it is about may be gone."""
+    """Audit entry: one audited request, or the end of its operation.
+
+    It copies the names of everything it refers to, because those rows may be deleted.
+    """
 
     __tablename__: ClassVar[Any] = "audit_entry"
 
@@ -344,7 +362,7 @@ class AuditEntry(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     tenant: str = Field(sa_type=Text)
     caller_key: str | None = optional_column()
-    caller_name: str | None = optional_column()  # null when nobody known asked
+    caller_name: str | None = optional_column()  # null when the caller was not authenticated
     caller_name_folded: str | None = optional_column()
     caller_roles: str = Field(sa_type=Text)  # JSON: a list of names
     address: str | None = optional_column()
@@ -358,10 +376,10 @@ class AuditEntry(SQLModel, table=True):
     snapshot_id: int | None = optional_column(Number)
     snapshot_name: str | None = optional_column()
     operation_id: int | None = optional_column(Number)
-    subject: str | None = optional_column()  # what it is about when that is none of these
+    subject: str | None = optional_column()  # field, path or name that the entry is about, when it is none of the above
     code: str | None = optional_column()
     message: str | None = optional_column()
-    repeats: int = 0  # how many like it were refused and only counted
+    repeats: int = 0  # number of similar refusals that were counted and have no entry of their own
 
     __table_args__ = (
         Index("ix_audit_entry_created", "tenant", "created_at", "id"),
@@ -388,7 +406,7 @@ class AuditEntry(SQLModel, table=True):
 
 
 class CallerUse(SQLModel, table=True):
-    """What a caller that sends much has used of its quota, in all processes together."""
+    """Quota use of a caller with much traffic, shared by all processes."""
 
     __tablename__: ClassVar[Any] = "caller_use"
 
@@ -397,17 +415,17 @@ class CallerUse(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """The outbox: a row per change of a snapshot or operation, written by triggers in the change's own transaction."""
+    """Row of the change feed's outbox. Triggers write one per change of a snapshot or operation, in its transaction."""
 
     __tablename__: ClassVar[Any] = "event"
 
     id: int = _identity()
-    xid: int = Field(default=0, sa_type=BigInteger)  # the writing transaction on PostgreSQL, 0 on SQLite
+    xid: int = Field(default=0, sa_type=BigInteger)  # id of the writing transaction on PostgreSQL, 0 on SQLite
     at: datetime = Field(sa_type=UtcDateTime)
     tenant: str = Field(sa_type=Text)
     noun: str = Field(sa_type=Text)  # "snapshot" or "operation"
     change: Change = Field(sa_type=enum_column(Change))
     machine_id: int | None = Field(default=None, sa_type=Number)
-    subject_id: int = Field(sa_type=Number)  # of the snapshot or operation
+    subject_id: int = Field(sa_type=Number)  # id of the snapshot or operation
 
     __table_args__ = (Index("ix_event_order", "xid", "id"), _NEVER_REUSED)

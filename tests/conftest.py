@@ -1,4 +1,4 @@
-"""Fixtures that tests of the whole gateway share: databases, and gateways that serve them."""
+"""Shared fixtures: databases, and gateways that serve them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from tests.serving import Served, served
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="also run what takes long: CI does")
+    parser.addoption("--thorough", action="store_true", help="also run slow tests, as CI does")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --thorough, what takes long is left out, so that the default stays within two minutes."""
+    """Deselects slow tests without --thorough, so that a default run takes less than two minutes."""
     if not config.getoption("--thorough"):
-        left_out = [item for item in items if item.get_closest_marker("thorough")]
-        config.hook.pytest_deselected(items=left_out)
+        slow = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
@@ -31,19 +31,19 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 
 @pytest.fixture(params=KINDS)
 def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """A gateway that serves the demo world, for this test alone."""
+    """A gateway that serves the demo world, on each kind of database. Each test has its own."""
     with served(Settings(database_url=databases.new(request.param)), demo=True) as gateway:
         yield gateway
 
 
 @pytest.fixture
 def server(databases: Databases) -> Iterator[Served]:
-    """The same on SQLite only, for what does not depend on the database."""
+    """The same on SQLite only, for tests that do not depend on the database."""
     with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """The root of the repository."""
     return Path(__file__).parent.parent

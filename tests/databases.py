@@ -1,4 +1,4 @@
-"""Migrated, empty databases for tests: a copy of one file, or of one PostgreSQL template, which takes milliseconds."""
+"""Creates migrated, empty databases for tests in milliseconds, by copying a file or a PostgreSQL template."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ from gateway.store.migrate import migrate
 from tests.postgres import PostgresServer, find_binaries
 
 KINDS = ("sqlite", "postgresql")
-# For what takes long: PostgreSQL's turn comes in the thorough run.
+# For slow tests: PostgreSQL only in the thorough run.
 SLOW_KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.thorough))
 
-_MIGRATING = threading.Lock()  # Alembic's context is global
+_MIGRATING = threading.Lock()  # Alembic's context is a global
 
 
 def required(part: str) -> bool:
-    """Whether this run must not skip the tests that need `part`: CI names what it installs."""
+    """Whether tests that need `part` must fail, not be skipped, when it is missing. CI requires what it installs."""
     return part in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")
 
 
 class Databases:
-    """Makes databases; what it needs for a kind is started when the first of that kind is wanted."""
+    """Creates databases. The template, and the PostgreSQL server, are created when they are first needed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -34,7 +34,7 @@ class Databases:
         self._server: PostgresServer | None = None
 
     def new(self, kind: str) -> str:
-        """The URL of a new database. Skips the test when this machine cannot have one, unless it is required."""
+        """Creates a database and returns its URL. Without PostgreSQL, skips the test, or fails it if it is required."""
         return self._new_sqlite() if kind == "sqlite" else self._new_postgresql()
 
     def _new_sqlite(self) -> str:
@@ -67,7 +67,7 @@ class Databases:
 
 
 def make_database(server: PostgresServer, name: str) -> str:
-    """The URL of a migrated, empty database on a server."""
+    """Creates a migrated, empty database on a server and returns its URL."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     with _MIGRATING:

@@ -1,4 +1,4 @@
-"""Writes a file like ManageIQ's answer to `GET /api/vms?expand=resources,snapshots`, of any size, in little memory.
+"""Writes a file like ManageIQ's response to `GET /api/vms?expand=resources,snapshots`, of any size, in constant memory.
 
     python tests/make_dump.py --machines 1200 --snapshots 1000000 --big 100000 OUT
 
@@ -16,7 +16,7 @@ from typing import IO, Any
 _EPOCH = datetime(2019, 1, 1, tzinfo=UTC)
 _POWER = ("on", "on", "on", "off", "suspended", "unknown", None)
 _PURPOSE = ("before-upgrade", "test", "nightly", "test-restore", "Before patch", "Übergabe", "wip", "release")
-_FIRST_MACHINE, _FIRST_SNAPSHOT = 100_000, 1_000_000  # beyond the demo world's
+_FIRST_MACHINE, _FIRST_SNAPSHOT = 100_000, 1_000_000  # above the ids of the demo world
 _HOST = "http://localhost:3000/api"
 
 
@@ -28,9 +28,9 @@ def main() -> None:
     arguments.add_argument("--collection", choices=("vms", "instances"), default="vms")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("out", type=Path)
-    given = arguments.parse_args()
-    with given.out.open("w", encoding="utf-8") as out:
-        write_dump(out, given.machines, given.snapshots, given.big, given.collection, given.seed)
+    parsed = arguments.parse_args()
+    with parsed.out.open("w", encoding="utf-8") as out:
+        write_dump(out, parsed.machines, parsed.snapshots, parsed.big, parsed.collection, parsed.seed)
 
 
 def write_dump(out: IO[str], machines: int, snapshots: int, big: int, collection: str = "vms", seed: int = 1) -> None:
@@ -47,14 +47,14 @@ def write_dump(out: IO[str], machines: int, snapshots: int, big: int, collection
         for position, snapshot in enumerate(_history(chance, machine["id"], collection, next_id, mine)):
             out.write(",\n" if position else "\n")
             out.write(json.dumps(snapshot, ensure_ascii=False))
-        # Attributes go on after the snapshots, as ManageIQ's do.
+        # Attributes continue after the snapshots, as in ManageIQ.
         out.write('], "actions": [{"name": "edit", "method": "post", "href": "' + str(machine["href"]) + '"}]}')
         next_id += mine
     out.write('], "actions": [], "links": {"self": "' + _HOST + "/" + collection + '?offset=0", "last": null}}\n')
 
 
 def _share(number: int, machines: int, snapshots: int, big: int) -> int:
-    """How many snapshots the machine `number` has."""
+    """Number of snapshots of the machine `number`."""
     if machines == 1:
         return snapshots
     if number == 0:

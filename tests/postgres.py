@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL server for tests, from the system's binaries. As root it drops to an unprivileged user."""
+"""A temporary PostgreSQL server for tests, from the installed binaries. Started as root, it runs as another user."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def find_binaries() -> Path | None:
-    """The newest installed PostgreSQL's programs, or None."""
+    """The directory with the programs of the newest installed PostgreSQL, or None."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     if on_path := shutil.which("initdb"):
         candidates.append(Path(on_path).resolve().parent)
@@ -23,9 +23,9 @@ def find_binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A server on a free loopback port, with its own directory; durability is off because nothing needs to last.
+    """A server on a free loopback port, with its own directory. Durability is off, because the data is temporary.
 
-    `options` are settings of the server's, and win. `primary`: it begins as a standby of that one.
+    `options` are server settings, which override the defaults here. With `primary`, it starts as a standby of that one.
     """
 
     def __init__(self, binaries: Path, *options: str, primary: "PostgresServer | None" = None) -> None:
@@ -51,7 +51,7 @@ class PostgresServer:
         self.start()
 
     def start(self) -> None:
-        """Starts it, again after `kill` or `stop_serving`, at the same port; returns when it accepts connections."""
+        """Starts the server, again after `kill` or `shut_down`, on the same port. Returns when it accepts clients."""
         where = ["-D", self._data, "-k", self._directory, "-h", "127.0.0.1", "-p", str(self.port)]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -66,39 +66,40 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://gateway@127.0.0.1:{self.port}/{database}"
 
-    def stop_serving(self, number: signal.Signals = signal.SIGINT) -> None:
-        """Ends it so that it can be started again. SIGINT ends connections with an error, SIGQUIT as in a crash."""
+    def shut_down(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Stops the server; `start` starts it again. SIGINT closes connections with an error, SIGQUIT as in a crash."""
         self._process.send_signal(number)
         self._process.wait(20)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to every process of the server: SIGSTOP freezes it."""
+        """Sends a signal to every process of the server. SIGSTOP freezes it."""
         for pid in (self._process.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """Power off. Nothing of it runs any more when this returns, so that it can be started again."""
-        if self._process.poll() is None:  # stopped first, or it might make a process that is missed
+        """Kills all processes of the server, as a power failure does, and waits for them; `start` starts it again."""
+        if self._process.poll() is None:  # stopped first, so that it cannot fork a process that is missed
             self._process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        with contextlib.ExitStack() as open_ones:
-            ends = [os.pidfd_open(pid) for pid in self._children()]
-            for end in ends:
-                open_ones.callback(os.close, end)
-                signal.pidfd_send_signal(end, signal.SIGKILL)
+        with contextlib.ExitStack() as stack:
+            pidfds = [os.pidfd_open(pid) for pid in self._children()]
+            for pidfd in pidfds:
+                stack.callback(os.close, pidfd)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._process.kill()
             self._process.wait(20)
-            for end in ends:
-                select.select([end], [], [], 20)
+            for pidfd in pidfds:
+                select.select([pidfd], [], [], 20)
 
     def promote(self) -> None:
-        """Makes a primary of a standby; returns when it takes writes."""
+        """Promotes a standby to primary. Returns when it accepts writes."""
         self._do("pg_ctl", "promote", "-D", self._data)
 
     def stop(self) -> None:
+        """Stops the server and deletes its directory."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)  # at once: there is nothing to keep
+            self._process.send_signal(signal.SIGQUIT)  # immediate shutdown, because the data is deleted
             self._process.wait(20)
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -109,7 +110,7 @@ class PostgresServer:
         pid = self._process.pid
         try:
             return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except FileNotFoundError:  # it has ended
+        except FileNotFoundError:  # the process has ended
             return []
 
     def _wait(self) -> None:
@@ -130,7 +131,7 @@ def _unprivileged_user() -> pwd.struct_passwd:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise RuntimeError("PostgreSQL must not run as root, and there is no user to run it as")
+    raise RuntimeError("PostgreSQL must not run as root, and there is no unprivileged user to run it.")
 
 
 def _free_port() -> int:

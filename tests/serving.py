@@ -1,4 +1,4 @@
-"""A gateway served for real, on a free loopback port, by a thread of the test's process."""
+"""Runs a gateway with uvicorn on a free loopback port, in a thread of the test process."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from gateway.app import Gateway, running
+from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
 
 
@@ -24,24 +24,24 @@ class Served:
         self._loop = loop
 
     def post(self, query: str, variables: dict[str, Any] | None = None, **members: Any) -> dict[str, Any]:
-        """The whole answer, errors included."""
-        answer = self.http.post("/graphql", json={"query": query, "variables": variables, **members})
-        body: dict[str, Any] = answer.json()
+        """The whole response body, including errors."""
+        response = self.http.post("/graphql", json={"query": query, "variables": variables, **members})
+        body: dict[str, Any] = response.json()
         return body
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The data of an answer that has no errors."""
+        """The data of a response, which must have no errors."""
         body = self.post(query, variables)
         assert "errors" not in body, body["errors"]
         data: dict[str, Any] = body["data"]
         return data
 
     def errors(self, query: str, **variables: Any) -> list[tuple[str, str]]:
-        """Code and message of each top-level error."""
+        """The code and message of each top-level error."""
         return [(error["extensions"]["code"], error["message"]) for error in self.post(query, variables)["errors"]]
 
     def await_operation(self, id_: str) -> dict[str, Any]:
-        """Follows an operation to its end, as a client would; its final state."""
+        """Subscribes to an operation until it is done. Returns its final state."""
         query = (
             "subscription ($id: ID!) { operationUpdated(id: $id)"
             " { id kind state isDone snapshotId error { code message retryable providerMessage } } }"
@@ -49,8 +49,8 @@ class Served:
         last: dict[str, Any] = {}
         headers = {"accept": "text/event-stream"}
         body = {"query": query, "variables": {"id": id_}}
-        with self.http.stream("POST", "/graphql", json=body, headers=headers) as answer:
-            for line in answer.iter_lines():
+        with self.http.stream("POST", "/graphql", json=body, headers=headers) as response:
+            for line in response.iter_lines():
                 if line.startswith("data: {"):
                     last = httpx2.Response(200, content=line.removeprefix("data: ")).json()
         operation: dict[str, Any] = last["data"]["operationUpdated"]
@@ -58,31 +58,31 @@ class Served:
         return operation
 
     def run(self, work: Any, timeout: float = 30) -> Any:
-        """Runs a coroutine on the gateway's own loop."""
+        """Runs a coroutine on the event loop of the gateway."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     @property
     def statements(self) -> int:
-        """How many statements the database has been sent."""
-        return self.gateway.database.statements
+        """The number of statements sent to the database."""
+        return self.gateway.database.statement_count
 
 
 @contextmanager
 def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> Iterator[Served]:
-    """Serves until the block is left."""
+    """Runs a gateway while the block runs."""
     ready = threading.Event()
     found: dict[str, Any] = {}
 
     async def main() -> None:
         with socket.socket(proto=socket.IPPROTO_TCP) as listening:
             listening.bind(("127.0.0.1", 0))
-            async with running(settings, demo=demo, refreshes=refreshes) as gateway:
+            async with running_gateway(settings, demo=demo, refreshes=refreshes) as gateway:
                 config = uvicorn.Config(
                     gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
                 )
                 server = uvicorn.Server(config)
                 found["server"], found["loop"] = server, asyncio.get_running_loop()
-                # `serve` would handle signals, which only the main thread can.
+                # `serve` would install signal handlers, which only the main thread can.
                 serving = asyncio.create_task(server._serve([listening]))
                 while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.005)
@@ -98,7 +98,7 @@ def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) ->
     def target() -> None:
         try:
             asyncio.run(main())
-        except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
             found["error"] = error
         finally:
             ready.set()

@@ -1,1 +1,1 @@
-"""Who asks, and what they may see and do."""
+"""Authentication, authorization and quotas: who the caller is, what it may read and change, and how much."""

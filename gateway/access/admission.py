@@ -1,6 +1,7 @@
-"""Lets requests in or not, and tells in every answer what is left: what `api` and `rest` have in common.
+"""Applies the quotas of callers to HTTP requests. GraphQL and REST share it.
 
-The headers are `RateLimit` and `RateLimit-Policy` as draft-ietf-httpapi-ratelimit-headers-11 has them.
+Every response to an admitted request carries the headers `RateLimit` and `RateLimit-Policy` of
+draft-ietf-httpapi-ratelimit-headers-11.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -11,13 +12,15 @@ from typing import Any
 from gateway.access.caller import Caller
 from gateway.access.quotas import CallerQuota, Quotas
 
-_VISIT = "gateway.visit"  # in the scope: one request from its beginning to the end of its answer
+_REQUEST = (
+    "gateway.counted_request"  # key in the ASGI scope, set from the start of a request to the end of its response
+)
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def counted_as(caller: Caller, scope: Mapping[str, Any]) -> str:
-    """By what use is counted: the caller's key, or the address of whoever has none."""
+def quota_key(caller: Caller, scope: Mapping[str, Any]) -> str:
+    """Return what usage is counted by: the caller's key, or the client address of a caller without a key."""
     if caller.key:
         return caller.key
     client = scope.get("client")
@@ -25,72 +28,76 @@ def counted_as(caller: Caller, scope: Mapping[str, Any]) -> str:
 
 
 class Admission:
-    """Endpoints are wrapped in `guarded`, and call `admit` when they know who is asking."""
+    """Counts HTTP requests against quotas. Endpoints are wrapped by `wrap` and call `admit` after authentication."""
 
-    def __init__(self, callers: Quotas) -> None:
-        self.callers = callers
-        quota, window = callers.settings.caller_quota, callers.settings.caller_window
+    def __init__(self, quotas: Quotas) -> None:
+        self.quotas = quotas
+        quota, window = quotas.settings.caller_quota, quotas.settings.caller_window
         self.policy = (b"ratelimit-policy", b'"caller";q=%d;w=%d' % (quota, ceil(window)))
-        self.more_in = ceil(window / quota)  # seconds, in which one more request can be sent
+        self.seconds_per_request = ceil(window / quota)  # after which the quota has one more request
 
     def admit(self, scope: Mapping[str, Any], caller: Caller) -> None:
-        """Raises LimitExceeded."""
-        scope[_VISIT].begin(self.callers.find(counted_as(caller, scope)))
+        """Count the request against the caller's quota. Raises LimitExceeded."""
+        scope[_REQUEST].begin(self.quotas.find(quota_key(caller, scope)))
 
     @contextmanager
-    def subscribed(self, scope: Mapping[str, Any]) -> Iterator[None]:
-        """The request becomes an event stream, which takes the place of none. Raises LimitExceeded."""
-        visit: _Visit = scope[_VISIT]
-        standing = visit.standing
-        assert standing is not None
-        visit.end()
-        with self.callers.streaming(standing), self.callers.subscribed(standing):
+    def event_stream(self, scope: Mapping[str, Any]) -> Iterator[None]:
+        """Stop counting the request as running and count it as a stream with a subscription. Raises LimitExceeded."""
+        request: _CountedRequest = scope[_REQUEST]
+        quota = request.quota
+        assert quota is not None
+        request.end()
+        with self.quotas.open_stream(quota), self.quotas.open_subscription(quota):
             yield
 
-    def guarded(self, app: Application) -> "Guarded":
-        return Guarded(self, app)
+    def wrap(self, app: Application) -> "AdmissionMiddleware":
+        return AdmissionMiddleware(self, app)
 
 
-class _Visit:
-    __slots__ = ("_admission", "_begun", "standing")
+class _CountedRequest:
+    """One HTTP request: the quota that it is counted against once its caller is known."""
+
+    __slots__ = ("_admission", "_begun", "quota")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._begun = False
-        self.standing: CallerQuota | None = None
+        self.quota: CallerQuota | None = None
 
-    def begin(self, standing: CallerQuota) -> None:
-        self.standing = standing
-        self._admission.callers.begin(standing)
+    def begin(self, quota: CallerQuota) -> None:
+        self.quota = quota
+        self._admission.quotas.begin_request(quota)
         self._begun = True
 
     def end(self) -> None:
+        """Stop counting the request as running. Does nothing if it is not counted."""
         if self._begun:
-            assert self.standing is not None
-            self._admission.callers.end(self.standing)
+            assert self.quota is not None
+            self._admission.quotas.end_request(self.quota)
             self._begun = False
 
-    def headers(self, standing: CallerQuota) -> list[tuple[bytes, bytes]]:
-        left = max(int(standing.left), 0)
-        return [(b"ratelimit", b'"caller";r=%d;t=%d' % (left, self._admission.more_in)), self._admission.policy]
+    def headers(self, quota: CallerQuota) -> list[tuple[bytes, bytes]]:
+        remaining = max(int(quota.remaining), 0)
+        limit = b'"caller";r=%d;t=%d' % (remaining, self._admission.seconds_per_request)
+        return [(b"ratelimit", limit), self._admission.policy]
 
 
-class Guarded:
-    """An ASGI application for HTTP whose requests end when they end, and whose answers tell what is left."""
+class AdmissionMiddleware:
+    """ASGI middleware for HTTP: ends the counted request with its response and adds the rate limit headers."""
 
     def __init__(self, admission: Admission, app: Application) -> None:
         self._admission = admission
         self._app = app
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        visit = scope[_VISIT] = _Visit(self._admission)
+        request = scope[_REQUEST] = _CountedRequest(self._admission)
 
-        async def send_with_rest(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and visit.standing is not None:
-                message["headers"] = [*message["headers"], *visit.headers(visit.standing)]
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and request.quota is not None:
+                message["headers"] = [*message["headers"], *request.headers(request.quota)]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_rest)
+            await self._app(scope, receive, send_with_headers)
         finally:
-            visit.end()
+            request.end()

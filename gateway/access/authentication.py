@@ -1,7 +1,8 @@
-"""Who is asking: whose the credential of a request is, and what has lately been found out about others.
+"""Authenticates requests: verifies the credential of a request and caches the result for some seconds.
 
-Where nobody has been given any identity, whoever can reach the gateway is its one caller. That ends for good when the
-first token is made, within the time that verified credentials are trusted for.
+Without API tokens and a JWT issuer, authentication is not required, and every request has the local caller. The first
+API token makes authentication required permanently: immediately when that token is used, otherwise as soon as the
+cached result of the local caller expires.
 """
 
 import asyncio
@@ -13,187 +14,209 @@ from typing import Any, NamedTuple, TypeVar
 
 from gateway.access import opaque_tokens
 from gateway.access.caller import CALLER, Caller, local_caller
-from gateway.access.credentials import presented, token_in
-from gateway.access.jwts import Jwts
+from gateway.access.credentials import credential_from_request, token_from_credential
+from gateway.access.jwts import JwtVerifier
 from gateway.access.login_throttle import LoginThrottle
-from gateway.access.opaque_tokens import Opaque
+from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
-from gateway.access.sessions import end_session, issue_session, session_caller, touch_session
-from gateway.access.tokens import any_token, token_caller, touch_token
+from gateway.access.sessions import create_session, end_session, session_caller, touch_session
+from gateway.access.tokens import any_token_exists, token_caller, touch_token
 from gateway.config import Settings
 from gateway.errors import BadCredentials, GatewayError, StartupError, Throttled, Unauthenticated
 from gateway.store.database import Database
 
-MOST_KNOWN = 10_000  # credentials; the one verified longest ago makes way
-MOST_REFUSED = 1_000
-REFUSED_FOR = 2.0  # seconds for which a wrong credential is not looked at again
+MAX_VERIFIED = 10_000  # cached credentials; the one that was verified longest ago is evicted first
+MAX_REJECTED = 1_000
+REJECTED_TTL = 2.0  # seconds for which a rejected credential is rejected again without verifying it
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-OnRefusal = Callable[[Mapping[str, Any], GatewayError], Awaitable[None]]  # is told of everybody who may not come in
+OnRefusal = Callable[[Mapping[str, Any], GatewayError], Awaitable[None]]  # called for every refused authentication
 
 
-async def nobody(_scope: Mapping[str, Any], _error: GatewayError) -> None:
-    """Where refusals need not be told."""
+async def ignore_refusal(_scope: Mapping[str, Any], _error: GatewayError) -> None:
+    """The `OnRefusal` that records nothing."""
 
 
-class _Known(NamedTuple):
+class _VerifiedCredential(NamedTuple):
     caller: Caller
     until: float  # of time.monotonic()
 
 
-class _Refused(NamedTuple):
+class _RejectedCredential(NamedTuple):
     message: str
-    until: float
+    until: float  # of time.monotonic()
 
 
 class Authenticator:
-    """Verifies credentials, and trusts what it has verified for some seconds."""
+    """Verifies credentials. A verified credential is trusted for `GATEWAY_CREDENTIALS_TRUSTED` seconds."""
 
     def __init__(
-        self, database: Database, roles: Roles, jwts: Jwts | None, settings: Settings, on_refusal: OnRefusal = nobody
+        self,
+        database: Database,
+        roles: Roles,
+        jwts: JwtVerifier | None,
+        settings: Settings,
+        on_refusal: OnRefusal = ignore_refusal,
     ) -> None:
         self._database = database
         self._on_refusal = on_refusal
         self._roles = roles
         self._jwts = jwts
-        self._trusted_for = settings.credentials_trusted
+        self._trust_seconds = settings.credentials_trusted
         self._local = local_caller(settings.tenant)
-        self._host = None if settings.on_loopback else settings.host
-        self._asks = jwts is not None
-        self._throttle = LoginThrottle()
-        # By a hash: one look finds an entry however long the credential is, and no dump of the memory has any in it.
-        # What has been good stays until it makes way: who had it is not slowed down by others at their address.
-        self._known: dict[bytes, _Known] = {}
-        self._refused: dict[bytes, _Refused] = {}
-        self._later: set[asyncio.Task[None]] = set()
+        self._public_host = None if settings.listens_on_loopback else settings.host
+        self._requires_authentication = jwts is not None
+        self._login_throttle = LoginThrottle()
+        # Both caches are keyed by the SHA-256 of the credential, so that a lookup costs the same for every length and
+        # no credential stays in memory. An expired entry of `_verified` stays until it is evicted: its credential is
+        # exempt from the login throttle, so its owner is not slowed down by failures of others at the same address.
+        self._verified: dict[bytes, _VerifiedCredential] = {}
+        self._rejected: dict[bytes, _RejectedCredential] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def asks(self) -> bool:
-        """Whether everybody is asked who they are."""
-        return self._asks
+    def requires_authentication(self) -> bool:
+        """Whether requests without valid credentials are refused."""
+        return self._requires_authentication
 
     async def start(self) -> None:
-        """Raises StartupError when the gateway would serve others than this machine, and knows nobody."""
-        if await self._asking() or self._host is None:
+        """Raises StartupError if other machines can reach the gateway and authentication is not configured."""
+        if await self._check_requirement() or self._public_host is None:
             return
         raise StartupError(
-            f"{self._host} can be reached from other machines, and no identities are configured to say who may do what:"
-            " make a token (gateway token create), name an issuer of JWTs, or listen on 127.0.0.1 or ::1"
+            f"GATEWAY_HOST {self._public_host!r} can be reached from other machines, but authentication is not"
+            " configured. Create a token with `gateway token create`, name a JWT issuer with GATEWAY_JWT_ISSUER, or"
+            " listen on 127.0.0.1 or ::1."
         )
 
     async def stop(self) -> None:
-        """Waits for what is still to be kept of the tokens that were used."""
-        await asyncio.gather(*self._later)
+        """Wait until the last uses of tokens are recorded, and close the key source of the JWT verifier."""
+        await asyncio.gather(*self._background)
         if self._jwts is not None:
             await self._jwts.close()
 
     async def authenticate(self, scope: Mapping[str, Any], payload: Mapping[str, Any]) -> Caller:
-        """Who sent this request, or this handshake and `connection_init`. Raises Unauthenticated."""
-        credential = presented(scope, payload)
+        """Return the caller of an HTTP request, or of a WebSocket handshake and its `connection_init` payload.
+
+        Raises Unauthenticated, Throttled, and Unavailable while the keys of the JWT issuer cannot be fetched.
+        """
+        credential = credential_from_request(scope, payload)
         digest = sha256(credential).digest()
-        known = self._known.get(digest)
-        if known is not None and known.until > monotonic():
-            CALLER.set(known.caller.name)
-            return known.caller
-        refused = self._refused.get(digest)
-        if refused is not None and refused.until > monotonic():
-            error = BadCredentials(refused.message)
+        verified = self._verified.get(digest)
+        if verified is not None and verified.until > monotonic():
+            CALLER.set(verified.caller.name)
+            return verified.caller
+        rejected = self._rejected.get(digest)
+        if rejected is not None and rejected.until > monotonic():
+            error = BadCredentials(rejected.message)
             await self._on_refusal(scope, error)
             raise error
         try:
-            caller = await self._look(scope, credential, trusted=known is not None)
+            caller = await self._verify(scope, credential, verified_before=verified is not None)
         except Throttled as error:
             await self._on_refusal(scope, error)
             raise
         except Unauthenticated as error:
             await self._on_refusal(scope, error)
-            self._known.pop(digest, None)
+            self._verified.pop(digest, None)
             if isinstance(error, BadCredentials):
-                _keep(self._refused, digest, _Refused(error.message, monotonic() + REFUSED_FOR), MOST_REFUSED)
+                entry = _RejectedCredential(error.message, monotonic() + REJECTED_TTL)
+                _store(self._rejected, digest, entry, MAX_REJECTED)
             raise
-        seconds = self._trusted_for
+        seconds = self._trust_seconds
         if caller.expires_at is not None:
             seconds = min(seconds, caller.expires_at - time())
-        _keep(self._known, digest, _Known(caller, monotonic() + seconds), MOST_KNOWN)
+        _store(self._verified, digest, _VerifiedCredential(caller, monotonic() + seconds), MAX_VERIFIED)
         CALLER.set(caller.name)
         return caller
 
-    async def begin_session(self, caller: Caller) -> str:
-        """A token that stands for `caller` for a while. Raises Unauthenticated when they may not come in any more."""
+    async def create_session(self, caller: Caller) -> str:
+        """Return a session token for `caller`. Raises Unauthenticated if the caller's API token was revoked."""
         if caller is self._local:
-            return Opaque(opaque_tokens.SESSION, 1, opaque_tokens.new_secret()).text()  # nobody looks at it
-        return await issue_session(self._database, caller)
+            return OpaqueToken(opaque_tokens.SESSION_PREFIX, 1, opaque_tokens.new_secret()).text()  # is never verified
+        return await create_session(self._database, caller)
 
     async def end_session(self, scope: Mapping[str, Any], caller: Caller) -> bool:
-        """Ends the session that this request of `caller`'s came by, here at once; whether it came by one."""
+        """End the session that the request was sent with. Return False if it was sent with another credential.
+
+        This process stops accepting the session immediately, other processes when their cached results expire.
+        """
         if caller is self._local:
             return True
-        session = opaque_tokens.parse(token_in(presented(scope, {})))
-        if session is None or session.prefix != opaque_tokens.SESSION:
+        session = opaque_tokens.parse(token_from_credential(credential_from_request(scope, {})))
+        if session is None or session.prefix != opaque_tokens.SESSION_PREFIX:
             return False
         await end_session(self._database, session)
-        for digest in [digest for digest, known in self._known.items() if known.caller.key == caller.key]:
-            del self._known[digest]
+        for digest in [digest for digest, verified in self._verified.items() if verified.caller.key == caller.key]:
+            del self._verified[digest]
         return True
 
-    async def _look(self, scope: Mapping[str, Any], credential: bytes, *, trusted: bool) -> Caller:
-        """Looks at a credential anew, unless too many are tried. `trusted`: it has been good before."""
-        if not await self._asking():
+    async def _verify(self, scope: Mapping[str, Any], credential: bytes, *, verified_before: bool) -> Caller:
+        """Verify a credential. One that was verified before is exempt from the login throttle."""
+        if not await self._check_requirement():
             return self._local
         if not credential:
-            raise Unauthenticated("Send a token: `Authorization: Bearer …`.")
+            raise Unauthenticated("Authentication is required. Send the header `Authorization: Bearer TOKEN`.")
         address, name = (scope.get("client") or ("unknown",))[0], None
         try:
-            text = token_in(credential)
+            text = token_from_credential(credential)
             token = opaque_tokens.parse(text)
             name = None if token is None else str(token)
-            if not trusted:
-                self._throttle.check(address, name)
-            return await (self._of_jwt(text) if token is None else self._of_token(token))
+            if not verified_before:
+                self._login_throttle.check(address, name)
+            return await (self._jwt_caller(text) if token is None else self._opaque_token_caller(token))
         except BadCredentials as error:
-            self._throttle.failed(address, name)
+            self._login_throttle.record_failure(address, name)
             request_id = scope.get("state", {}).get("request_id", "-")
-            which = name or "credentials"
-            log.warning("a log-in from %s with %s failed: %s Request id %s", address, which, error, request_id)
+            log.warning(
+                "Authentication failed address=%s token=%s request_id=%s error=%s",
+                address,
+                name or "-",
+                request_id,
+                error,
+            )
             raise
 
-    async def _of_jwt(self, text: str) -> Caller:
+    async def _jwt_caller(self, text: str) -> Caller:
         if self._jwts is None or text.count(".") != 2:
             raise BadCredentials
         return await self._jwts.caller(text)
 
-    async def _of_token(self, token: Opaque) -> Caller:
+    async def _opaque_token_caller(self, token: OpaqueToken) -> Caller:
         find, touch = (
-            (session_caller, touch_session) if token.prefix == opaque_tokens.SESSION else (token_caller, touch_token)
+            (session_caller, touch_session)
+            if token.prefix == opaque_tokens.SESSION_PREFIX
+            else (token_caller, touch_token)
         )
         caller, due = await find(self._database, self._roles, token)
         if due:
-            self._soon(touch(self._database, token))
+            self._run_in_background(touch(self._database, token))
         return caller
 
-    async def _asking(self) -> bool:
-        if not self._asks and await any_token(self._database):
-            self._asks = True
-            self._known.clear()
-            log.info("there are API tokens: from now on everybody is asked for one")
-        return self._asks
+    async def _check_requirement(self) -> bool:
+        """Return whether authentication is required. Reads the database until it is."""
+        if not self._requires_authentication and await any_token_exists(self._database):
+            self._requires_authentication = True
+            self._verified.clear()
+            log.info("Found an API token: authentication is required from now on")
+        return self._requires_authentication
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work` beside the request, which does not wait for a commit."""
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task, so that the request does not wait for its commit."""
         task = asyncio.create_task(_logged(work))
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
-def _keep(entries: dict[bytes, T], digest: bytes, entry: T, most: int) -> None:
-    """Puts the entry last; when there are too many, the first makes way."""
+def _store(entries: dict[bytes, T], digest: bytes, entry: T, limit: int) -> None:
+    """Store the entry as the newest. Over the limit, the oldest one is evicted."""
     entries.pop(digest, None)
     entries[digest] = entry
-    if len(entries) > most:
+    if len(entries) > limit:
         del entries[next(iter(entries))]
 
 
@@ -201,4 +224,4 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:
-        log.warning("the use of a token could not be kept", exc_info=True)
+        log.warning("Recording the last use of a token failed", exc_info=True)

@@ -1,18 +1,18 @@
-"""The caller of a request: a name, roles, rights and the tenant whose data it may see."""
+"""The caller of a request: its name, roles, rights, and the tenant whose data it may read."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from gateway.models import MachineKind, OperationKind, SnapshotAction
 
-# The name of who asks, once that is known, for the log.
+# The name of the authenticated caller, for log lines; "-" before authentication.
 CALLER: ContextVar[str] = ContextVar("CALLER", default="-")
 
-LONGEST_NAME = 255  # characters, of a caller and of a tenant
+MAX_NAME_LENGTH = 255  # characters, for callers and tenants
 
 Right = tuple[SnapshotAction, MachineKind]
 
-# What there is to be allowed. Nobody can revert an Instance, and CREATE_WITH_MEMORY comes with CREATE.
+# Every right that exists. Instances cannot be reverted, and the right CREATE includes CREATE_WITH_MEMORY.
 ALL_RIGHTS: frozenset[Right] = frozenset(
     (action, kind)
     for action in (SnapshotAction.READ, SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE)
@@ -20,9 +20,10 @@ ALL_RIGHTS: frozenset[Right] = frozenset(
     if (action, kind) != (SnapshotAction.REVERT, MachineKind.INSTANCE)
 )
 
-# Any one of these allows to ask for such an operation, and to cancel it, whoever asked. A refresh changes nothing on
-# the provider, but keeps its machine busy, so it is for those who work on the machine.
-NEEDS: dict[OperationKind, tuple[SnapshotAction, ...]] = {
+# For each kind of operation: a caller with a right for any one of these actions may request it, and may cancel it even
+# if another caller requested it. A refresh changes nothing on the provider but occupies its machine, so it requires a
+# right to change machines of the kind.
+REQUIRED_ACTIONS: dict[OperationKind, tuple[SnapshotAction, ...]] = {
     OperationKind.CREATE_SNAPSHOT: (SnapshotAction.CREATE,),
     OperationKind.REVERT_VM_SNAPSHOT: (SnapshotAction.REVERT,),
     OperationKind.DELETE_SNAPSHOT: (SnapshotAction.DELETE,),
@@ -31,38 +32,40 @@ NEEDS: dict[OperationKind, tuple[SnapshotAction, ...]] = {
 
 
 def right_name(action: SnapshotAction, kind: MachineKind) -> str:
-    """How a right is called in settings and messages: `vm:read`."""
+    """Return the name of a right in settings and messages, such as `vm:read`."""
     return f"{kind.lower()}:{action.lower()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking. `tenant` and `kinds` bound every statement that is made for this caller."""
+    """The sender of a request. Every SQL statement for a caller is restricted to `tenant` and `readable_kinds`."""
 
-    name: str  # for people
+    name: str  # for display; not unique
     tenant: str
     roles: tuple[str, ...] = ("admin",)
     rights: frozenset[Right] = ALL_RIGHTS
-    administers: bool = False  # may read the record of who did what
-    key: str = ""  # for programs: two callers never share one, whatever their names are; empty for the local caller
-    expires_at: float | None = None  # Unix time at which the credentials end; None for never
-    kinds: tuple[MachineKind, ...] = field(init=False, compare=False)  # of machines that it may see, in their order
+    administers: bool = False  # has the right `administration`: may read the audit log
+    key: str = ""  # unique identifier: no two callers share one, even with equal names; empty for the local caller
+    expires_at: float | None = None  # Unix time at which the credentials expire; None: never
+    # The kinds of machines that the caller may read, in the order of the enum.
+    readable_kinds: tuple[MachineKind, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        seen = tuple(kind for kind in MachineKind if (SnapshotAction.READ, kind) in self.rights)
-        object.__setattr__(self, "kinds", seen)  # once and not per statement
+        readable = tuple(kind for kind in MachineKind if (SnapshotAction.READ, kind) in self.rights)
+        object.__setattr__(self, "readable_kinds", readable)  # computed once, because every statement needs it
 
-    def may(self, action: SnapshotAction, kind: MachineKind) -> bool:
+    def has_right(self, action: SnapshotAction, kind: MachineKind) -> bool:
+        """Return whether the caller has the right for `action` on machines of `kind`."""
         if action is SnapshotAction.CREATE_WITH_MEMORY:
             action = SnapshotAction.CREATE
         return (action, kind) in self.rights
 
 
 def is_name(text: str) -> bool:
-    """Whether it can name a caller or a tenant."""
-    return 1 <= len(text) <= LONGEST_NAME and text.isprintable()
+    """Return whether `text` is a valid name of a caller or tenant: 1 to 255 printable characters."""
+    return 1 <= len(text) <= MAX_NAME_LENGTH and text.isprintable()
 
 
 def local_caller(tenant: str) -> Caller:
-    """Whoever reaches a gateway without identities, which listens on loopback only: all rights in one tenant."""
+    """Return the caller of every request while authentication is not required: it has all rights in one tenant."""
     return Caller(name="local", tenant=tenant, administers=True)

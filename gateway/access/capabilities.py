@@ -1,6 +1,7 @@
-"""What can be done with a machine's snapshots, and why not. Pure: from what is stored, the driver's matrix and rights.
+"""Decides which actions are possible on a machine or snapshot, and the reason for those that are not.
 
-Reads show the answer as `capabilities`; operations refuse by the same answer.
+Pure functions of the stored rows, the driver's capability matrix and the caller's rights. Reads return the result as
+`capabilities`; commands raise the same refusals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,85 +9,90 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.access.caller import ALL_RIGHTS, NEEDS, Caller, right_name
+from gateway.access.caller import ALL_RIGHTS, REQUIRED_ACTIONS, Caller, right_name
 from gateway.drivers.base import Matrix
 from gateway.errors import Conflict, Forbidden, Refusal, Unsupported
 from gateway.models import MachineKind, OperationKind, PowerState, SnapshotAction, SnapshotState
 
-# The matrix of each provider that has a driver here, for each kind of machine.
+# The capability matrix of every provider with a configured driver, by provider name and machine kind.
 Matrices = Mapping[tuple[str, MachineKind], Matrix]
 
-_VERBS = {
-    SnapshotAction.READ: "read snapshots of",
-    SnapshotAction.CREATE: "create snapshots of",
-    SnapshotAction.CREATE_WITH_MEMORY: "create snapshots of",
-    SnapshotAction.REVERT: "revert",
-    SnapshotAction.DELETE: "delete snapshots of",
+_ACTIVITIES = {
+    SnapshotAction.READ: "Reading snapshots of",
+    SnapshotAction.CREATE: "Creating snapshots of",
+    SnapshotAction.CREATE_WITH_MEMORY: "Creating snapshots of",
+    SnapshotAction.REVERT: "Reverting",
+    SnapshotAction.DELETE: "Deleting snapshots of",
 }
 _CREATES = (SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY)
-NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
+KIND_PLURALS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 _BUSY = {
-    SnapshotState.CREATING: "the snapshot is still being created",
-    SnapshotState.DELETING: "the snapshot is being deleted",
-    SnapshotState.REVERTING: "the machine is being reverted to the snapshot",
+    SnapshotState.CREATING: "The snapshot is still being created.",
+    SnapshotState.DELETING: "The snapshot is being deleted.",
+    SnapshotState.REVERTING: "The machine is being reverted to the snapshot.",
 }
 
 
-# The machine's columns that the answer depends on, in the order of `MachineFacts`.
-FACTS = ("kind", "provider", "power_state", "gone_at", "obstacle")
+# The columns of `machine` that the decision depends on, in the order of the parameters of `MachineFacts.of`.
+MACHINE_COLUMNS = ("kind", "provider", "power_state", "gone_at", "obstacle")
 
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What the answer depends on."""
+    """The columns of a machine that the decision depends on."""
 
     kind: MachineKind
     provider: str
     power_state: PowerState
-    gone_at: datetime | str | None  # only whether it is set matters
-    obstacle: str | None
+    gone_at: datetime | str | None  # is only compared with None
+    snapshot_blocker: str | None
 
     @classmethod
-    def of(cls, kind: str, provider: str, power_state: str, gone_at: Any, obstacle: str | None) -> "MachineFacts":
-        """From the columns as they are stored."""
-        return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, obstacle)
+    def of(
+        cls, kind: str, provider: str, power_state: str, gone_at: Any, snapshot_blocker: str | None
+    ) -> "MachineFacts":
+        """Convert the values of `MACHINE_COLUMNS` as they are stored."""
+        return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, snapshot_blocker)
 
 
-def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, deed: str) -> Forbidden | None:
-    """Why `caller` cannot do `deed`, which takes the right to ask for such an operation; None when they can."""
-    needed = NEEDS[operation]
-    return None if any(caller.may(action, kind) for action in needed) else _forbidden(deed, needed, kind)
+def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, activity: str) -> Forbidden | None:
+    """Return why `caller` lacks the right to request such an operation, or None if the caller has it.
+
+    `activity` is the subject of the message, for example "Refreshing Vms".
+    """
+    needed = REQUIRED_ACTIONS[operation]
+    return None if any(caller.has_right(action, kind) for action in needed) else _forbidden(activity, needed, kind)
 
 
-def _forbidden(deed: str, needed: Sequence[SnapshotAction], kind: MachineKind) -> Forbidden:
+def _forbidden(activity: str, needed: Sequence[SnapshotAction], kind: MachineKind) -> Forbidden:
     rights = [right_name(action, kind) for action in needed if (action, kind) in ALL_RIGHTS]
-    takes = "the right" if len(rights) == 1 else "one of the rights"
-    return Forbidden(f"you may not {deed}: that takes {takes} {', '.join(rights)}")
+    which = "the right" if len(rights) == 1 else "one of the rights"
+    return Forbidden(f"{activity} requires {which} {', '.join(rights)}.")
 
 
 def machine_refusal(
     action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller
 ) -> Refusal | None:
-    """Why `caller` cannot do `action` on this machine now; None when they can."""
+    """Return why `caller` cannot do `action` on the machine in its current state, or None if it is possible."""
     if action is SnapshotAction.REVERT and machine.kind is not MachineKind.VM:
-        return Unsupported("only Vms can be reverted to a snapshot; an Instance cannot")  # so there is no such right
-    if not caller.may(action, machine.kind):
+        return Unsupported("Only Vms can be reverted to a snapshot, not Instances.")  # has no right to name
+    if not caller.has_right(action, machine.kind):
         needed = SnapshotAction.CREATE if action in _CREATES else action
-        return _forbidden(f"{_VERBS[action]} {NOUNS[machine.kind]}", [needed], machine.kind)
+        return _forbidden(f"{_ACTIVITIES[action]} {KIND_PLURALS[machine.kind]}", [needed], machine.kind)
     if action is SnapshotAction.READ:
         return None
     if machine.gone_at is not None:
-        return Unsupported("the machine is gone: its provider no longer reports it")
+        return Unsupported("The machine is gone: its provider no longer reports it.")
     matrix = matrices.get((machine.provider, machine.kind))
     if matrix is None:
         return Unsupported(
-            f"no driver is configured for provider {machine.provider!r}, so the machine can only be read"
+            f"No driver is configured for provider {machine.provider!r}, so the machine can only be read."
         )
-    if reason := matrix.reason_against(action, machine.power_state):
+    if reason := matrix.unsupported_reason(action, machine.power_state):
         return Unsupported(reason)
-    if machine.obstacle is not None and action in _CREATES:
-        return Unsupported(machine.obstacle)
+    if machine.snapshot_blocker is not None and action in _CREATES:
+        return Unsupported(machine.snapshot_blocker)
     return None
 
 
@@ -98,9 +104,10 @@ def snapshot_refusal(
     matrices: Matrices,
     caller: Caller,
 ) -> Refusal | None:
-    """Why `caller` cannot REVERT to or DELETE this snapshot now; None when they can.
+    """Return why `caller` cannot REVERT to or DELETE the snapshot in its current state, or None if it is possible.
 
-    `on_provider`: the snapshot has a `providerRef`. What a failed create left without one can always be deleted.
+    `on_provider`: whether the snapshot has a `providerRef`. An ERROR snapshot without one, which a failed creation
+    leaves, can always be deleted by a caller with the right.
     """
     refusal = machine_refusal(action, machine, matrices, caller)
     if isinstance(refusal, Forbidden):
@@ -111,5 +118,5 @@ def snapshot_refusal(
     if state in _BUSY:
         return Conflict(_BUSY[state])
     if action is SnapshotAction.REVERT and state is SnapshotState.ERROR:
-        return Unsupported("the snapshot was never made: its creation failed; it can only be deleted")
+        return Unsupported("The snapshot was never created, because its creation failed. It can only be deleted.")
     return None

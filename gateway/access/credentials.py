@@ -1,7 +1,4 @@
-"""What a request says of who sends it: one credential, from wherever clients put it; and how others are asked for.
-
-Verifies nothing.
-"""
+"""Extracts the credential from a request, and builds the response headers that ask for one. Verifies nothing."""
 
 import binascii
 from base64 import b64decode
@@ -12,7 +9,7 @@ from gateway.errors import BadCredentials, GatewayError, Throttled, Unauthentica
 
 Headers = list[tuple[bytes, bytes]]
 
-LONGEST = 8_192  # bytes; a token with hundreds of roles has some thousands
+MAX_BYTES = 8_192  # of a credential; a JWT with hundreds of roles has a few thousand
 
 _REALM = b"snapshot gateway"
 _BASIC = b'Basic realm="%b", charset="UTF-8"' % _REALM
@@ -20,11 +17,11 @@ _BASIC = b'Basic realm="%b", charset="UTF-8"' % _REALM
 _NAMES = frozenset({"authorization", "x-auth-token"})
 
 
-def presented(scope: Mapping[str, Any], payload: Mapping[str, Any]) -> bytes:
-    """The credential as an `Authorization` header would have it; empty where there is none. Raises BadCredentials.
+def credential_from_request(scope: Mapping[str, Any], payload: Mapping[str, Any]) -> bytes:
+    """Return the credential in the form of an `Authorization` header, or b"" if the request has none.
 
-    What `connection_init` carries counts before the headers of the handshake, and `X-Auth-Token` before
-    `Authorization`, as in ManageIQ.
+    The payload of `connection_init` takes precedence over the headers of the handshake, and `X-Auth-Token` over
+    `Authorization`, as in ManageIQ. Raises BadCredentials.
     """
     if payload and (found := _in_payload(payload)):
         return found
@@ -33,17 +30,17 @@ def presented(scope: Mapping[str, Any], payload: Mapping[str, Any]) -> bytes:
     for name, value in headers:
         if name == b"authorization":
             if authorization:
-                raise BadCredentials("There is more than one `Authorization` header.")
+                raise BadCredentials("The request has more than one `Authorization` header.")
             authorization = value
         elif name == b"x-auth-token" and value:
             return b"Bearer " + value
     return authorization
 
 
-def token_in(credential: bytes) -> str:
-    """The token of a credential: what follows `Bearer`, or the password of `Basic`. Raises BadCredentials."""
-    if len(credential) > LONGEST:
-        raise BadCredentials(f"The credentials are longer than {LONGEST} bytes.")
+def token_from_credential(credential: bytes) -> str:
+    """Return the token of a credential: the `Bearer` token, or the password of `Basic`. Raises BadCredentials."""
+    if len(credential) > MAX_BYTES:
+        raise BadCredentials(f"The credentials are longer than {MAX_BYTES} bytes.")
     scheme, _, rest = credential.partition(b" ")
     token = rest.strip()
     match scheme.lower():
@@ -53,17 +50,21 @@ def token_in(credential: bytes) -> str:
             try:
                 token = b64decode(token, validate=True).partition(b":")[2]
             except binascii.Error:
-                raise BadCredentials("What follows `Basic` is not Base64.") from None
+                raise BadCredentials("The `Basic` credentials are not valid Base64.") from None
         case _:
-            raise BadCredentials("`Authorization` must be `Bearer`, or `Basic` with a token as the password.")
+            raise BadCredentials("`Authorization` must be `Bearer TOKEN`, or `Basic` with a token as the password.")
     try:
         return token.decode("ascii")
     except UnicodeDecodeError:
         raise BadCredentials from None
 
 
-def asked_for(error: GatewayError, *, basic: bool = False) -> Headers:
-    """The headers that the status of a refusal asks for (RFC 9110, 15.5.2 and 10.2.3). `basic`: that is taken too."""
+def error_headers(error: GatewayError, *, basic: bool = False) -> Headers:
+    """Return the headers that an error response requires (RFC 9110, 15.5.2 and 10.2.3).
+
+    These are `WWW-Authenticate` challenges for Unauthenticated, and `Retry-After` for Throttled and Unavailable.
+    `basic`: also offer the `Basic` scheme.
+    """
     if isinstance(error, Unauthenticated):
         bearer = (b"www-authenticate", _challenge(error))
         return [(b"www-authenticate", _BASIC), bearer] if basic else [bearer]
@@ -73,7 +74,7 @@ def asked_for(error: GatewayError, *, basic: bool = False) -> Headers:
 
 
 def _challenge(error: Unauthenticated) -> bytes:
-    """What `WWW-Authenticate` says of it (RFC 6750, 3): nothing of the token to whoever has sent none."""
+    """Return the `Bearer` challenge (RFC 6750, 3). It has no error code if the request had no credentials."""
     text = b'Bearer realm="%b"' % _REALM
     if isinstance(error, BadCredentials):
         described = error.message.encode("ascii", "replace").replace(b"\\", b"/").replace(b'"', b"'")
@@ -82,7 +83,7 @@ def _challenge(error: Unauthenticated) -> bytes:
 
 
 def _in_payload(payload: Mapping[str, Any]) -> bytes | None:
-    """`authorization` or `x-auth-token`, in any case, of the payload or of its `headers`."""
+    """Find `authorization` or `x-auth-token`, case-insensitively, in the payload or in its member `headers`."""
     for members in (payload, payload.get("headers")):
         if not isinstance(members, Mapping):
             continue

@@ -1,6 +1,8 @@
-"""The keys that an issuer publishes: fetched when they are first needed, again as they age, and for a key that is new.
+"""Keys that a JWT issuer publishes as a JSON Web Key Set (JWKS, RFC 7517) at a URL.
 
-Tokens of a known key never wait for the issuer's host. While that is away, what was fetched last is used for an hour.
+The keys are fetched when the first token arrives, in the background once they are 5 minutes old, and immediately when a
+token has an unknown `kid`, but at most every 10 seconds. A token whose key is cached never waits for a fetch. While the
+URL cannot be fetched, the cached keys are used until they are one hour old.
 """
 
 import asyncio
@@ -12,22 +14,22 @@ from time import monotonic
 import httpx2
 import orjson
 
-from gateway.access.keys import Key, jwk_keys
+from gateway.access.keys import Key, keys_from_jwks
 from gateway.errors import StartupError, Unavailable
 
-FRESH = 300.0  # seconds, after which they are fetched again beside the requests; so a withdrawn key lives that long
-STALE = 3_600.0  # seconds for which they are used when they cannot be fetched again
-BETWEEN = 10.0  # seconds at least from one fetch to the next, whatever keys tokens name
-TIMEOUT = 5.0  # seconds for a whole fetch
-LONGEST = 262_144  # bytes
+REFRESH_AFTER = 300.0  # age in seconds at which keys are fetched again in the background; bounds use of a withdrawn key
+MAX_AGE = 3_600.0  # age in seconds up to which keys are used while they cannot be fetched
+MIN_INTERVAL = 10.0  # seconds between the starts of two fetches, however many unknown keys tokens name
+FETCH_TIMEOUT = 5.0  # seconds for a whole fetch
+MAX_BYTES = 262_144  # of a response
 
 _LOOPBACK = [("http", host) for host in ("127.0.0.1", "::1", "localhost")]
 
 log = logging.getLogger(__name__)
 
 
-class JwksKeys:
-    """The keys at one URL. `clock` counts seconds."""
+class JwksKeySource:
+    """Supplies the keys that are published at `url`. `clock` returns monotonic seconds."""
 
     def __init__(self, url: str, clock: Callable[[], float] = monotonic) -> None:
         try:
@@ -35,9 +37,8 @@ class JwksKeys:
         except httpx2.InvalidURL:
             parsed = httpx2.URL()
         if not parsed.host or (parsed.scheme != "https" and (parsed.scheme, parsed.host) not in _LOOPBACK):
-            raise StartupError(
-                "GATEWAY_JWT_JWKS_URL must be an https:// URL: who could change keys on their way could come in"
-            )
+            # An attacker who alters the keys in transit can authenticate as any caller.
+            raise StartupError(f"GATEWAY_JWT_JWKS_URL must be an https:// URL (or http:// on loopback), not {url!r}.")
         self._url = url
         self._clock = clock
         self._client: httpx2.AsyncClient | None = None
@@ -47,15 +48,18 @@ class JwksKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, id: str | None, algorithm: str) -> Sequence[Key]:
-        """Those of this id, or all where a token names none, that may have signed it. Raises Unavailable."""
+        """Return the keys with this `kid`, or all keys if a token has none, that may verify `algorithm`.
+
+        Raises Unavailable if no keys younger than `MAX_AGE` are available.
+        """
         age = self._clock() - self._fetched_at
         unknown = id is not None and all(key.id != id for key in self._keys)
-        if age > STALE or unknown:
-            await self._fetched()
-        elif age > FRESH:
-            self._begin()
-        if self._clock() - self._fetched_at > STALE:
-            raise Unavailable("The keys that verify tokens cannot be fetched from their issuer now.")
+        if age > MAX_AGE or unknown:
+            await self._wait_for_fetch()
+        elif age > REFRESH_AFTER:
+            self._start_fetch()
+        if self._clock() - self._fetched_at > MAX_AGE:
+            raise Unavailable("The keys that verify tokens cannot be fetched from their issuer. Retry later.")
         return [key for key in self._keys if algorithm in key.algorithms and (id is None or key.id == id)]
 
     async def close(self) -> None:
@@ -65,40 +69,41 @@ class JwksKeys:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _fetched(self) -> None:
-        """Waits for a fetch, one for all who wait, if there may be one now."""
-        if (fetching := self._begin()) is not None:
+    async def _wait_for_fetch(self) -> None:
+        """Wait for the running fetch, or for a new one if `MIN_INTERVAL` permits. All waiting requests share it."""
+        if (fetching := self._start_fetch()) is not None:
             await asyncio.shield(fetching)
 
-    def _begin(self) -> asyncio.Task[None] | None:
-        if self._fetching is None and self._clock() - self._tried_at >= BETWEEN:
+    def _start_fetch(self) -> asyncio.Task[None] | None:
+        """Start a fetch unless one is running or the last one is too recent. Return the running fetch, if any."""
+        if self._fetching is None and self._clock() - self._tried_at >= MIN_INTERVAL:
             self._tried_at = self._clock()
             self._fetching = asyncio.create_task(self._fetch())
         return self._fetching
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT):
-                keys = jwk_keys(orjson.loads(await self._document()))
+            async with asyncio.timeout(FETCH_TIMEOUT):
+                keys = keys_from_jwks(orjson.loads(await self._fetch_document()))
             if not keys:
-                raise ValueError("it has no keys that can verify")  # noqa: TRY301 - one place tells of all faults
+                raise ValueError("The JWKS has no usable keys.")  # noqa: TRY301 - all errors are logged below
             self._keys, self._fetched_at = keys, self._clock()
         except (httpx2.HTTPError, TimeoutError, ValueError) as error:
-            log.warning("the keys of the JWT issuer could not be fetched: %s", error or type(error).__name__)
+            log.warning("Fetching the keys of the JWT issuer failed error=%s", error or type(error).__name__)
         finally:
             self._fetching = None
 
-    async def _document(self) -> bytes:
+    async def _fetch_document(self) -> bytes:
         if self._client is None:
-            # `identity`: nothing that is sent small and unpacks to something large.
+            # `identity` forbids compression, so that a small response cannot expand beyond MAX_BYTES in memory.
             headers = {"accept": "application/json", "accept-encoding": "identity"}
-            self._client = httpx2.AsyncClient(timeout=TIMEOUT, headers=headers)
+            self._client = httpx2.AsyncClient(timeout=FETCH_TIMEOUT, headers=headers)
         async with self._client.stream("GET", self._url) as response:
             if response.status_code != 200:
-                raise ValueError(f"status {response.status_code}")
+                raise ValueError(f"The response has status {response.status_code}.")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > LONGEST:
-                    raise ValueError(f"it is longer than {LONGEST} bytes")
+                if len(body) > MAX_BYTES:
+                    raise ValueError(f"The response is longer than {MAX_BYTES} bytes.")
             return bytes(body)

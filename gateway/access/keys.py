@@ -1,6 +1,7 @@
-"""The keys that verify JWTs: each knows the algorithms that it may be used with, whatever a token says.
+"""Keys that verify JWTs.
 
-So no public key is ever taken for a shared secret, and `none` is not an algorithm.
+A key determines the algorithms that it may verify; the token does not. Therefore a public key can never be used as a
+shared secret (algorithm confusion), and the algorithm `none` does not exist.
 """
 
 from collections.abc import Sequence
@@ -20,33 +21,36 @@ from gateway.errors import StartupError
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-SHORTEST_SECRET = 32  # bytes, as many as HS256 makes of them (RFC 7518, 3.2)
+MIN_SECRET_BYTES = 32  # the size of the hash of HS256 (RFC 7518, 3.2)
 
 _RSA = frozenset(name for name in ASYMMETRIC if name[:2] in ("RS", "PS"))
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_SHORTEST_RSA = 2_048  # bits
+_MIN_RSA_BITS = 2_048
 
 
 class Key(NamedTuple):
-    """A key, what its issuer calls it, and what it may verify."""
+    """A verification key: its `kid` if it has one, its value, and the algorithms that it may verify."""
 
     id: str | None
     value: Any
     algorithms: frozenset[str]
 
 
-class Keys(Protocol):
-    """Where keys come from."""
+class KeySource(Protocol):
+    """Supplies verification keys."""
 
     async def find(self, id: str | None, algorithm: str) -> Sequence[Key]:
-        """Those that a token may be signed with. Raises Unavailable when that cannot be told now."""
+        """Return the keys that a token with this `kid` and algorithm may be signed with.
+
+        Raises Unavailable if the keys cannot be fetched now.
+        """
 
     async def close(self) -> None:
-        """Stops whatever runs for them."""
+        """Stop background work and close connections."""
 
 
-class FixedKeys:
-    """One key, whatever a token calls it."""
+class StaticKeySource:
+    """Supplies one configured key, whatever `kid` a token has."""
 
     def __init__(self, key: Key) -> None:
         self._key = key
@@ -58,46 +62,50 @@ class FixedKeys:
         pass
 
 
-def pem_key(file: str) -> FixedKeys:
-    """The public key, or the certificate's, in a PEM file. Raises StartupError."""
+def key_from_pem_file(file: str) -> StaticKeySource:
+    """Read a public key, or a certificate with one, from a PEM file. Raises StartupError."""
     try:
         pem = Path(file).read_bytes()
     except OSError as error:
-        raise StartupError(f"GATEWAY_JWT_KEY_FILE {file!r} cannot be read: {error.strerror}") from None
+        raise StartupError(f"GATEWAY_JWT_KEY_FILE {file!r} cannot be read: {error.strerror}.") from None
     if b"PRIVATE KEY" in pem:
-        raise StartupError(f"GATEWAY_JWT_KEY_FILE {file!r} holds a private key: the gateway only needs the public one")
+        raise StartupError(
+            f"GATEWAY_JWT_KEY_FILE {file!r} contains a private key. Provide the issuer's public key instead."
+        )
     try:
         certificate = b"BEGIN CERTIFICATE" in pem
         value = load_pem_x509_certificate(pem).public_key() if certificate else load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise StartupError(f"GATEWAY_JWT_KEY_FILE {file!r} holds no public key in PEM") from None
+        raise StartupError(f"GATEWAY_JWT_KEY_FILE {file!r} does not contain a public key in PEM format.") from None
     algorithms = _algorithms(value)
     if not algorithms:
         raise StartupError(
-            f"GATEWAY_JWT_KEY_FILE {file!r} must hold an RSA key of at least {_SHORTEST_RSA} bits, one on a curve"
-            " P-256, P-384 or P-521, or an Ed25519 key"
+            f"GATEWAY_JWT_KEY_FILE {file!r} must contain an RSA key of at least {_MIN_RSA_BITS} bits, an EC key on the"
+            " curve P-256, P-384 or P-521, or an Ed25519 key."
         )
-    return FixedKeys(Key(None, value, algorithms))
+    return StaticKeySource(Key(None, value, algorithms))
 
 
-def secret_key(secret: bytes) -> FixedKeys:
-    """A shared secret. Raises StartupError for one that could be guessed."""
-    if len(secret) < SHORTEST_SECRET:
-        raise StartupError(f"the shared secret of JWTs must have at least {SHORTEST_SECRET} bytes")
-    return FixedKeys(Key(None, secret, frozenset(SYMMETRIC)))
+def key_from_secret(secret: bytes) -> StaticKeySource:
+    """Return the source of a shared secret. Raises StartupError for a secret that is short enough to be guessed."""
+    if len(secret) < MIN_SECRET_BYTES:
+        raise StartupError(
+            f"The secret in GATEWAY_JWT_SECRET or GATEWAY_JWT_SECRET_FILE must have at least {MIN_SECRET_BYTES} bytes."
+        )
+    return StaticKeySource(Key(None, secret, frozenset(SYMMETRIC)))
 
 
-def jwk_keys(document: Any) -> list[Key]:
-    """The keys of a JWKS that are fit to verify; others are left out. Raises ValueError for what is no JWKS."""
+def keys_from_jwks(document: Any) -> list[Key]:
+    """Return the keys of a JWKS that can verify signatures; others are skipped. Raises ValueError if it is no JWKS."""
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise ValueError("it is no JWKS")  # noqa: TRY004 - what was received, not what was passed
-    return [key for member in members if isinstance(member, dict) and (key := _jwk_key(member)) is not None]
+        raise ValueError("The response is not a JWKS.")  # noqa: TRY004 - describes received data, not an argument
+    return [key for member in members if isinstance(member, dict) and (key := _key_from_jwk(member)) is not None]
 
 
-def _jwk_key(member: dict[str, Any]) -> Key | None:
+def _key_from_jwk(member: dict[str, Any]) -> Key | None:
     id_ = member.get("kid")
-    # A shared secret would be no secret where everybody can fetch it.
+    # Symmetric keys (`oct`) are skipped: a secret that is published at a URL is not secret.
     if member.get("kty") not in ("RSA", "EC", "OKP") or member.get("use", "sig") != "sig":
         return None
     try:
@@ -113,10 +121,10 @@ def _jwk_key(member: dict[str, Any]) -> Key | None:
 
 
 def _algorithms(value: Any) -> frozenset[str]:
-    """What a public key may verify; nothing for a private key, and for kinds that are weak or unknown."""
+    """Return the algorithms a public key may verify: none for private keys and for weak or unknown kinds of keys."""
     match value:
         case RSAPublicKey():
-            return _RSA if value.key_size >= _SHORTEST_RSA else frozenset()
+            return _RSA if value.key_size >= _MIN_RSA_BITS else frozenset()
         case EllipticCurvePublicKey():
             return frozenset({_CURVES[value.curve.name]} if value.curve.name in _CURVES else ())
         case Ed25519PublicKey():

@@ -1,7 +1,8 @@
-"""Opaque tokens as text: a prefix that secret scanners know, the number of a row, and 256 random bits in hex.
+"""The text form of API tokens and session tokens: PREFIX_NUMBER_SECRET.
 
-Only a hash of the random part is stored. Plain SHA-256 is right for it: 256 random bits cannot be guessed, so a slow
-hash would protect nothing and make every look expensive.
+The prefix lets secret scanners find tokens, the number is the id of the row, and the secret is 256 random bits in hex.
+Only the SHA-256 of the secret is stored. A slow password hash is not needed: 256 random bits cannot be guessed, and a
+slow hash would make every verification expensive.
 """
 
 import re
@@ -12,38 +13,40 @@ from typing import NamedTuple
 
 _TEXT = re.compile(r"(sgw|sgs)_([1-9]\d{0,17})_([0-9a-f]{64})", re.ASCII)
 
-TOKEN = "sgw"  # noqa: S105 - begins an API token: "snapshot gateway"
-SESSION = "sgs"
+TOKEN_PREFIX = "sgw"  # noqa: S105 - the public prefix of API tokens: "snapshot gateway"
+SESSION_PREFIX = "sgs"
 
 
-class Opaque(NamedTuple):
-    """One such token. Its text is a secret: it must not be logged or shown."""
+class OpaqueToken(NamedTuple):
+    """A parsed token. `text()` is a secret and must not be logged; `str()` omits the secret."""
 
     prefix: str
     number: int
     secret: str
 
     def text(self) -> str:
+        """Return the whole token, including its secret."""
         return f"{self.prefix}_{self.number}_{self.secret}"
 
-    def is_of(self, secret_hash: str) -> bool:
-        """Whether the stored hash is this secret's; how long that takes tells nothing."""
-        return compare_digest(hash_of(self.secret), secret_hash)
+    def matches(self, secret_hash: str) -> bool:
+        """Return whether `secret_hash` is the hash of this secret. Takes constant time."""
+        return compare_digest(hash_secret(self.secret), secret_hash)
 
     def __repr__(self) -> str:
-        """Without the secret, as logs and lists have it."""
+        """Return the public form without the secret, such as `sgw_7_…`, for logs and lists."""
         return f"{self.prefix}_{self.number}_…"
 
 
 def new_secret() -> str:
+    """Return 256 random bits in hex."""
     return token_hex(32)
 
 
-def hash_of(secret: str) -> str:
+def hash_secret(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def parse(text: str) -> Opaque | None:
-    """The token in `text`; None where it cannot be one."""
+def parse(text: str) -> OpaqueToken | None:
+    """Parse a token. Return None if `text` does not have the form of one."""
     match = _TEXT.fullmatch(text)
-    return None if match is None else Opaque(match[1], int(match[2]), match[3])
+    return None if match is None else OpaqueToken(match[1], int(match[2]), match[3])

@@ -1,4 +1,4 @@
-"""Where a request comes from: the address, the surface, and the id that the log and the answer have too."""
+"""The origin of a request, for the audit log: client address, surface and request id."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from gateway.models import Surface
 
 
 class RequestOrigin(NamedTuple):
-    """Stands beside the caller wherever something is recorded."""
+    """Recorded with the caller in every audit entry. `request_id` is also in log lines and in the response."""
 
     surface: Surface
     address: str | None = None
@@ -17,16 +17,16 @@ class RequestOrigin(NamedTuple):
 
 
 def origin_of(scope: Mapping[str, Any], surface: Surface) -> RequestOrigin:
-    """The origin of an ASGI scope. Its `client` is believed: whoever trusts a proxy has put the right one there."""
+    """Return the origin of an ASGI scope. The server has set `client`, from the headers of a trusted proxy if any."""
     client = scope.get("client")
     state = scope.get("state")
     return RequestOrigin(surface, client[0] if client else None, state.get("request_id") if state else None)
 
 
-def account() -> str:
-    """Who runs a command, as the operating system knows them. The environment could say anything."""
+def os_user() -> str:
+    """Return the operating system user that runs this process. Environment variables are not trusted for it."""
     number = os.getuid()
     try:
         return pwd.getpwuid(number).pw_name
-    except KeyError:  # in a container
+    except KeyError:  # the user has no account, as is common in containers
         return str(number)

@@ -1,7 +1,11 @@
-"""Shares what heavy callers use of their quotas among all processes, through the database.
+"""Synchronizes the usage of callers between all processes, through the table `caller_use`.
 
-A caller that has sent a twentieth of its quota unnoticed is noted, and the others' use is learned in return. So beyond
-the quota each process may let in what comes until then, and in the long run nothing. Light callers cost no statement.
+When a process has admitted a twentieth of a caller's quota since the last synchronization, it adds those requests to
+the caller's row and reads back the usage of all processes. Therefore each process may exceed the quota by a twentieth
+of it in the short run, but not in the long run. A caller that sends fewer requests costs no SQL statement.
+
+The row stores one number, `full_at`: the Unix time at which the quota is full again. Each request moves it later by
+`caller_window / caller_quota` seconds.
 """
 
 import asyncio
@@ -18,73 +22,73 @@ from gateway.store.statements import Statement, insert
 
 log = logging.getLogger(__name__)
 
-_PAUSE = 0.1  # seconds between two rounds
+_INTERVAL = 0.1  # seconds between two rounds
 
 _now, _seconds = sa.bindparam("now", type_=sa.Float()), sa.bindparam("seconds", type_=sa.Float())
 _USE = Statement(
     sa.update(CallerUse)
     .where(col(CallerUse.caller) == sa.bindparam("name"))
     .values(full_at=sa.case((col(CallerUse.full_at) > _now, col(CallerUse.full_at)), else_=_now) + _seconds)
-    .returning(sa.literal_column("full_at"))  # as the driver gives it: SQLAlchemy would ask for its type
+    .returning(sa.literal_column("full_at"))  # a literal column has no type, so the driver's float is returned as it is
 )
-_BEGIN = insert(CallerUse, "caller", "full_at")
-_CLEAR = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
+_INSERT = insert(CallerUse, "caller", "full_at")
+_DELETE_FULL = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
 
 
 class QuotaSync:
-    """Shares while it is started."""
+    """A background task that synchronizes the callers that `Quotas` reports, from `start` to `stop`."""
 
-    def __init__(self, database: Database, callers: Quotas) -> None:
+    def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
-        self._callers = callers
-        self._quota = callers.settings.caller_quota
-        self._seconds = callers.settings.caller_window / self._quota  # in which one request is made good
-        self._heavy: dict[str, CallerQuota] = {}
-        self._some = asyncio.Event()
+        self._quotas = quotas
+        self._limit = quotas.settings.caller_quota
+        self._seconds_per_request = quotas.settings.caller_window / self._limit
+        self._due: dict[str, CallerQuota] = {}
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        callers.heavy = self._note
+        quotas.on_sync_due = self._enqueue
 
     async def start(self) -> None:
-        """Begins, and clears away what says nothing any more."""
-        await self._database.write(lambda tx: tx.run(_CLEAR, now=time.time()))
-        self._task = asyncio.create_task(self._share_forever())
+        """Delete the rows of callers whose quotas are full, and start the task."""
+        await self._database.write(lambda tx: tx.run(_DELETE_FULL, now=time.time()))
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """What is not shared by now is let off."""
+        """Cancel the task. Usage that is not synchronized yet is dropped."""
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _note(self, standing: CallerQuota) -> None:
-        self._heavy[standing.name] = standing
-        self._some.set()
+    def _enqueue(self, quota: CallerQuota) -> None:
+        self._due[quota.name] = quota
+        self._wake.set()
 
-    async def _share_forever(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await self._some.wait()
-            self._some.clear()
-            heavy, self._heavy = self._heavy, {}
-            for standing in heavy.values():
+            await self._wake.wait()
+            self._wake.clear()
+            due, self._due = self._due, {}
+            for quota in due.values():
                 try:
-                    await self._share(standing)
+                    await self._synchronize(quota)
                 except Exception:
-                    log.warning("the use of a caller could not be shared", exc_info=True)
-                    self._note(standing)
-            await asyncio.sleep(_PAUSE)
+                    log.warning("Synchronizing the quota of a caller failed and will be retried", exc_info=True)
+                    self._enqueue(quota)
+            await asyncio.sleep(_INTERVAL)
 
-    async def _share(self, standing: CallerQuota) -> None:
-        used, now = standing.unshared, time.time()
+    async def _synchronize(self, quota: CallerQuota) -> None:
+        used, now = quota.unsynced, time.time()
 
         async def work(tx: Transaction) -> float:
-            row = await tx.first(_USE, name=standing.name, now=now, seconds=used * self._seconds)
+            row = await tx.first(_USE, name=quota.name, now=now, seconds=used * self._seconds_per_request)
             if row is not None:
                 full_at: float = row.full_at
                 return full_at
-            full_at = now + used * self._seconds
-            await tx.run(_BEGIN, caller=standing.name, full_at=full_at)
+            full_at = now + used * self._seconds_per_request
+            await tx.run(_INSERT, caller=quota.name, full_at=full_at)
             return full_at
 
         full_at = await self._database.write(work)
-        standing.unshared -= used
-        left = self._quota - max(full_at - time.time(), 0.0) / self._seconds
-        self._callers.correct(standing, left - standing.unshared)
+        quota.unsynced -= used  # requests admitted during the transaction stay unsynced
+        remaining = self._limit - max(full_at - time.time(), 0.0) / self._seconds_per_request
+        self._quotas.set_remaining(quota, remaining - quota.unsynced)

@@ -1,6 +1,7 @@
-"""What each caller has under way, and how much it may still ask for, in this process. Pure: knows no transport, no SQL.
+"""Limits each caller's request rate, concurrent requests, streams and subscriptions in this process.
 
-The quota is a bucket that fills evenly: `quota` requests fit in, and it is full again a `window` after it was empty.
+The request rate is limited by a token bucket per caller: it holds `caller_quota` requests, and an empty bucket is full
+again after `caller_window` seconds. Pure: no transport, no SQL.
 """
 
 import time
@@ -13,46 +14,48 @@ from math import ceil
 from gateway.config import Settings
 from gateway.errors import Throttled
 
-MOST_KNOWN = 10_000  # callers; the one that was idle for longest makes way
+MAX_CALLERS = 10_000  # in memory; the one that was idle the longest is evicted first
 
 
 @dataclass(slots=True, eq=False)
 class CallerQuota:
-    """One caller's."""
+    """The usage of one caller."""
 
     name: str
-    left: float
-    at: float  # when that was so
-    unshared: int = 0  # requests that other processes have not been told of
-    requests: int = 0
+    remaining: float  # requests in the bucket at `updated_at`
+    updated_at: float  # of the clock of `Quotas`
+    unsynced: int = 0  # admitted requests that `QuotaSync` has not yet added to the database
+    requests: int = 0  # running now
     streams: int = 0
     subscriptions: int = 0
 
     @property
     def busy(self) -> bool:
+        """Whether the caller has a running request, an open stream or a subscription."""
         return bool(self.requests or self.streams or self.subscriptions)
 
 
 class Quotas:
-    """The standing of every caller that asked lately. `heavy` is told of a caller whose requests are to be shared."""
+    """The usage of recent callers. `on_sync_due` is called with a caller whose usage must be synchronized."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
-        self.share = max(1, settings.caller_quota // 20)  # requests that are kept from other processes, at most
-        self.heavy: Callable[[CallerQuota], None] = lambda _standing: None
+        self.sync_threshold = max(1, settings.caller_quota // 20)  # unsynced requests at which `on_sync_due` is called
+        self.on_sync_due: Callable[[CallerQuota], None] = lambda _quota: None
         self._clock = clock
         self._rate = settings.caller_quota / settings.caller_window
         self._subscriptions = 0
         self._known: OrderedDict[str, CallerQuota] = OrderedDict()
 
     def find(self, name: str) -> CallerQuota:
+        """Return the usage of the caller with this quota key, creating it with a full bucket."""
         known = self._known.get(name)
         if known is not None:
             self._known.move_to_end(name)
             return known
         found = self._known[name] = CallerQuota(name, self.settings.caller_quota, self._clock())
-        # Who is busy holds a connection, so there are far fewer of them than are kept.
-        while len(self._known) > MOST_KNOWN:
+        # A busy caller is kept. The loop ends, because busy callers have connections and are fewer than MAX_CALLERS.
+        while len(self._known) > MAX_CALLERS:
             _, oldest = self._known.popitem(last=False)
             if oldest.busy:
                 self._known[oldest.name] = oldest
@@ -60,72 +63,75 @@ class Quotas:
 
     # ---- requests
 
-    def begin(self, standing: CallerQuota) -> None:
-        """Counts a request, which must be ended. Raises LimitExceeded."""
-        if standing.requests >= self.settings.caller_requests:
+    def begin_request(self, quota: CallerQuota) -> None:
+        """Count a request as running until `end_request`. Raises LimitExceeded."""
+        if quota.requests >= self.settings.caller_requests:
             raise Throttled(
-                f"You have {standing.requests} requests under way, and more are not served at once.", retry_after=1
+                f"You have {quota.requests} running requests, the maximum. Retry when one has finished.", retry_after=1
             )
-        self._charge(standing)
-        standing.requests += 1
+        self._charge(quota)
+        quota.requests += 1
 
-    def end(self, standing: CallerQuota) -> None:
-        standing.requests -= 1
+    def end_request(self, quota: CallerQuota) -> None:
+        quota.requests -= 1
 
     @contextmanager
-    def request(self, standing: CallerQuota) -> Iterator[None]:
-        """The same for as long as the block runs."""
-        self.begin(standing)
+    def request(self, quota: CallerQuota) -> Iterator[None]:
+        """Count a request as running while the block runs. Raises LimitExceeded."""
+        self.begin_request(quota)
         try:
             yield
         finally:
-            self.end(standing)
+            self.end_request(quota)
 
-    def _charge(self, standing: CallerQuota) -> None:
+    def _charge(self, quota: CallerQuota) -> None:
+        """Refill the bucket for the elapsed time and take one request from it. Raises LimitExceeded."""
         now = self._clock()
-        left = standing.left + (now - standing.at) * self._rate
-        standing.left = left = min(left, self.settings.caller_quota)
-        standing.at = now
-        if left < 1:
-            wait = ceil((1 - left) / self._rate)
+        remaining = quota.remaining + (now - quota.updated_at) * self._rate
+        quota.remaining = remaining = min(remaining, self.settings.caller_quota)
+        quota.updated_at = now
+        if remaining < 1:
+            wait = ceil((1 - remaining) / self._rate)
             raise Throttled(
-                f"You may send {self.settings.caller_quota} requests in {self.settings.caller_window:g} seconds:"
-                f" wait for {wait} seconds.",
+                f"Rate limit exceeded: at most {self.settings.caller_quota} requests in"
+                f" {self.settings.caller_window:g} seconds. Retry after {wait} seconds.",
                 retry_after=wait,
             )
-        standing.left = left - 1
-        standing.unshared += 1
-        if standing.unshared >= self.share:
-            self.heavy(standing)
+        quota.remaining = remaining - 1
+        quota.unsynced += 1
+        if quota.unsynced >= self.sync_threshold:
+            self.on_sync_due(quota)
 
-    def correct(self, standing: CallerQuota, left: float) -> None:
-        """What is left to it of what all processes together give, as it is now."""
-        standing.left, standing.at = left, self._clock()
+    def set_remaining(self, quota: CallerQuota, remaining: float) -> None:
+        """Set the requests that the caller has left now, computed from the usage of all processes."""
+        quota.remaining, quota.updated_at = remaining, self._clock()
 
     # ---- streams
 
     @contextmanager
-    def streaming(self, standing: CallerQuota) -> Iterator[None]:
-        """Counts a WebSocket or an event stream. Raises LimitExceeded."""
-        if standing.streams >= self.settings.caller_streams:
-            raise Throttled(f"You have {standing.streams} streams open: close one first.", retry_after=10)
-        standing.streams += 1
+    def open_stream(self, quota: CallerQuota) -> Iterator[None]:
+        """Count a WebSocket or an event stream while the block runs. Raises LimitExceeded."""
+        if quota.streams >= self.settings.caller_streams:
+            raise Throttled(f"You have {quota.streams} open streams, the maximum. Close one and retry.", retry_after=10)
+        quota.streams += 1
         try:
             yield
         finally:
-            standing.streams -= 1
+            quota.streams -= 1
 
     @contextmanager
-    def subscribed(self, standing: CallerQuota) -> Iterator[None]:
-        """Counts a subscription. Raises LimitExceeded."""
-        if standing.subscriptions >= self.settings.caller_subscriptions:
-            raise Throttled(f"You have {standing.subscriptions} subscriptions: end one first.", retry_after=10)
+    def open_subscription(self, quota: CallerQuota) -> Iterator[None]:
+        """Count a subscription while the block runs. Raises LimitExceeded."""
+        if quota.subscriptions >= self.settings.caller_subscriptions:
+            raise Throttled(
+                f"You have {quota.subscriptions} subscriptions, the maximum. End one and retry.", retry_after=10
+            )
         if self._subscriptions >= self.settings.max_subscriptions:
-            raise Throttled("The gateway has as many subscriptions as it serves: try again later.", retry_after=10)
-        standing.subscriptions += 1
+            raise Throttled("The gateway has reached its maximum number of subscriptions. Retry later.", retry_after=10)
+        quota.subscriptions += 1
         self._subscriptions += 1
         try:
             yield
         finally:
-            standing.subscriptions -= 1
+            quota.subscriptions -= 1
             self._subscriptions -= 1

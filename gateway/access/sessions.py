@@ -1,7 +1,7 @@
-"""What `/api/auth` gives out: a token to use instead of credentials, good for ten minutes after its last use.
+"""Sessions: tokens created by `/api/auth` that clients send instead of their credentials.
 
-In the database, so it is known to every process and survives a restart. None lives longer than twelve hours, or than
-the credentials that it was given for.
+A session expires 10 minutes after its last use, 12 hours after its creation, and with the credentials that created it.
+It is stored in the database, so every process accepts it and it survives a restart.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -14,24 +14,24 @@ from sqlmodel import col
 from gateway.access import opaque_tokens
 from gateway.access.caller import Caller
 from gateway.access.models import ApiSession, ApiToken
-from gateway.access.opaque_tokens import Opaque
+from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
-from gateway.access.tokens import token_number
+from gateway.access.tokens import api_token_id
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 
-TTL = timedelta(minutes=10)  # after the last use; ManageIQ's default
-LONGEST = timedelta(hours=12)
-TOUCH_AFTER = timedelta(minutes=1)  # a use that soon after another is not kept, so the end may come that much later
-MOST = 100  # of one caller; the oldest make way
+IDLE_TIMEOUT = timedelta(minutes=10)  # since the last use; ManageIQ's default
+MAX_LIFETIME = timedelta(hours=12)
+TOUCH_INTERVAL = timedelta(minutes=1)  # a use is recorded at most this often, so a session may live this much longer
+MAX_PER_CALLER = 100  # the oldest are deleted first
 
 _INSERT = insert(
     ApiSession, "secret_hash", "token_id", "caller", "name", "roles", "tenant", "expires_at", "last_used_at"
 )
 _LOCK_TOKEN = Statement(
-    sa.select(col(ApiToken.revoked_at)).where(col(ApiToken.id) == bindparam("of")).with_for_update(read=True)
+    sa.select(col(ApiToken.revoked_at)).where(col(ApiToken.id) == bindparam("api_token_id")).with_for_update(read=True)
 )
 _FIND = Statement(
     sa.select(
@@ -42,15 +42,15 @@ _FIND = Statement(
         col(ApiSession.tenant),
         col(ApiSession.expires_at),
         col(ApiSession.last_used_at),
-    ).where(col(ApiSession.id) == bindparam("of"))
+    ).where(col(ApiSession.id) == bindparam("session_id"))
 )
 _TOUCH = Statement(
     sa.update(ApiSession)
-    .where(col(ApiSession.id) == bindparam("of"))
+    .where(col(ApiSession.id) == bindparam("session_id"))
     .values(last_used_at=bindparam("at", type_=UtcDateTime()))
 )
-_DELETE = Statement(sa.delete(ApiSession).where(col(ApiSession.id) == bindparam("of")))
-_CLEAR = Statement(
+_DELETE = Statement(sa.delete(ApiSession).where(col(ApiSession.id) == bindparam("session_id")))
+_DELETE_EXPIRED = Statement(
     sa.delete(ApiSession).where(
         sa.or_(
             col(ApiSession.expires_at) <= bindparam("at", type_=UtcDateTime()),
@@ -58,70 +58,70 @@ _CLEAR = Statement(
         )
     )
 )
-_newest = (
+_kept_ids = (
     sa.select(col(ApiSession.id))
-    .where(col(ApiSession.caller) == bindparam("whose"))
+    .where(col(ApiSession.caller) == bindparam("caller_key"))
     .order_by(col(ApiSession.id).desc())
-    .limit(MOST - 1)
+    .limit(MAX_PER_CALLER - 1)
 )
-_MAKE_WAY = Statement(
-    sa.delete(ApiSession).where(col(ApiSession.caller) == bindparam("whose"), col(ApiSession.id).not_in(_newest))
+_DELETE_OLDEST = Statement(
+    sa.delete(ApiSession).where(col(ApiSession.caller) == bindparam("caller_key"), col(ApiSession.id).not_in(_kept_ids))
 )
 
 
-async def issue_session(database: Database, caller: Caller) -> str:
-    """A new session's token. Raises BadCredentials when the caller's own token has just been revoked."""
+async def create_session(database: Database, caller: Caller) -> str:
+    """Create a session and return its token. Raises BadCredentials if the caller's API token has been revoked."""
     at = now()
-    ends = at + LONGEST
+    expires_at = at + MAX_LIFETIME
     if caller.expires_at is not None:
-        ends = min(ends, datetime.fromtimestamp(caller.expires_at, UTC))
+        expires_at = min(expires_at, datetime.fromtimestamp(caller.expires_at, UTC))
     secret = opaque_tokens.new_secret()
-    token_id = token_number(caller)
+    token_id = api_token_id(caller)
 
     async def work(tx: Transaction) -> int:
         if token_id is not None:
-            # Locked, so that whoever revokes it waits for this session, and then ends it too.
-            row = await tx.first(_LOCK_TOKEN, of=token_id)
+            # The lock makes a concurrent revocation wait for this session, so that the revocation ends it too.
+            row = await tx.first(_LOCK_TOKEN, api_token_id=token_id)
             if row is None or row.revoked_at is not None:
                 raise BadCredentials("The token has been revoked.")
-        await tx.run(_CLEAR, at=at, unused_since=at - TTL - TOUCH_AFTER)
-        await tx.run(_MAKE_WAY, whose=caller.key)
+        await tx.run(_DELETE_EXPIRED, at=at, unused_since=at - IDLE_TIMEOUT - TOUCH_INTERVAL)
+        await tx.run(_DELETE_OLDEST, caller_key=caller.key)
         row = await tx.first(
             _INSERT,
-            secret_hash=opaque_tokens.hash_of(secret),
+            secret_hash=opaque_tokens.hash_secret(secret),
             token_id=token_id,
             caller=caller.key,
             name=caller.name,
             roles=orjson.dumps(caller.roles).decode(),
             tenant=caller.tenant,
-            expires_at=ends,
+            expires_at=expires_at,
             last_used_at=at,
         )
         number: int = row.id
         return number
 
-    return Opaque(opaque_tokens.SESSION, await database.write(work), secret).text()
+    return OpaqueToken(opaque_tokens.SESSION_PREFIX, await database.write(work), secret).text()
 
 
-async def session_caller(database: Database, roles: Roles, session: Opaque) -> tuple[Caller, bool]:
-    """Whose session it is, and whether `touch_session` is due. Raises BadCredentials."""
-    row = await database.read(lambda tx: tx.first(_FIND, of=session.number), single=True)
-    if row is None or not session.is_of(row.secret_hash):
+async def session_caller(database: Database, roles: Roles, session: OpaqueToken) -> tuple[Caller, bool]:
+    """Return the caller of a session, and whether `touch_session` is due. Raises BadCredentials."""
+    row = await database.read(lambda tx: tx.first(_FIND, session_id=session.number), single=True)
+    if row is None or not session.matches(row.secret_hash):
         raise BadCredentials
     at = now()
-    if row.expires_at <= at or row.last_used_at <= at - TTL - TOUCH_AFTER:
+    if row.expires_at <= at or row.last_used_at <= at - IDLE_TIMEOUT - TOUCH_INTERVAL:
         raise BadCredentials("The token has expired.")
-    names, ends = tuple(orjson.loads(row.roles)), row.expires_at.timestamp()
-    caller = roles.caller(row.name, row.tenant, names, key=row.caller, expires_at=ends)
-    return caller, row.last_used_at <= at - TOUCH_AFTER
+    names, expires_at = tuple(orjson.loads(row.roles)), row.expires_at.timestamp()
+    caller = roles.caller(row.name, row.tenant, names, key=row.caller, expires_at=expires_at)
+    return caller, row.last_used_at <= at - TOUCH_INTERVAL
 
 
-async def touch_session(database: Database, session: Opaque) -> None:
-    """Gives it its time again."""
+async def touch_session(database: Database, session: OpaqueToken) -> None:
+    """Record that the session was used now, which restarts its idle timeout."""
     at = now()
-    await database.write(lambda tx: tx.run(_TOUCH, of=session.number, at=at))
+    await database.write(lambda tx: tx.run(_TOUCH, session_id=session.number, at=at))
 
 
-async def end_session(database: Database, session: Opaque) -> None:
-    """Takes it back; `session` has been verified."""
-    await database.write(lambda tx: tx.run(_DELETE, of=session.number))
+async def end_session(database: Database, session: OpaqueToken) -> None:
+    """Delete the session. The caller must have verified it."""
+    await database.write(lambda tx: tx.run(_DELETE, session_id=session.number))

@@ -1,5 +1,6 @@
-"""API tokens: given out by an administrator, kept hashed in the database, good until they expire or are revoked."""
+"""API tokens: created and revoked by an administrator, stored as hashes, valid until they expire or are revoked."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,23 +11,26 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.access import opaque_tokens
-from gateway.access.caller import LONGEST_NAME, Caller, is_name
+from gateway.access.caller import MAX_NAME_LENGTH, Caller, is_name
 from gateway.access.models import ApiSession, ApiToken
-from gateway.access.opaque_tokens import Opaque
+from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials, Conflict, InvalidInput, NotFound
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement, insert
 
-TOUCH_AFTER = timedelta(minutes=5)  # how coarsely it is kept when a token was last used
+TOUCH_INTERVAL = timedelta(minutes=5)  # the last use of a token is recorded at most this often
 
-_KEY = "token:"
+_LIFETIME = re.compile(r"(\d{1,5})([dhm])", re.ASCII)
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_MAX_LIFETIME = timedelta(days=3_650)
+_KEY_PREFIX = "token:"  # of the key of a caller with an API token, followed by the id of the token
 
 _ANY = Statement(select(ApiToken.id).limit(1))
 _INSERT = insert(ApiToken, "name", "secret_hash", "roles", "tenant", "created_at", "expires_at")
-_LIVE = (col(ApiToken.name) == bindparam("of"), col(ApiToken.revoked_at).is_(None))
-_BY_NAME = Statement(select(ApiToken.id, ApiToken.tenant).where(*_LIVE).with_for_update())
+_UNREVOKED = (col(ApiToken.name) == bindparam("token_name"), col(ApiToken.revoked_at).is_(None))
+_BY_NAME = Statement(select(ApiToken.id, ApiToken.tenant).where(*_UNREVOKED).with_for_update())
 _BY_ID = Statement(
     sa.select(
         col(ApiToken.name),
@@ -36,7 +40,7 @@ _BY_ID = Statement(
         col(ApiToken.expires_at),
         col(ApiToken.last_used_at),
         col(ApiToken.revoked_at),
-    ).where(col(ApiToken.id) == bindparam("of"))
+    ).where(col(ApiToken.id) == bindparam("api_token_id"))
 )
 _ALL = Statement(
     sa.select(
@@ -52,27 +56,27 @@ _ALL = Statement(
 )
 _REVOKE = Statement(
     sa.update(ApiToken)
-    .where(col(ApiToken.id) == bindparam("of"))
+    .where(col(ApiToken.id) == bindparam("api_token_id"))
     .values(revoked_at=bindparam("at", type_=UtcDateTime()))
 )
-_END_SESSIONS = Statement(sa.delete(ApiSession).where(col(ApiSession.token_id) == bindparam("of")))
+_END_SESSIONS = Statement(sa.delete(ApiSession).where(col(ApiSession.token_id) == bindparam("api_token_id")))
 _TOUCH = Statement(
     sa.update(ApiToken)
-    .where(col(ApiToken.id) == bindparam("of"))
+    .where(col(ApiToken.id) == bindparam("api_token_id"))
     .values(last_used_at=bindparam("at", type_=UtcDateTime()))
 )
 
 
-async def any_token(database: Database) -> bool:
-    """Whether there has ever been one: from then on everybody is asked who they are."""
+async def any_token_exists(database: Database) -> bool:
+    """Return whether a token was ever created, which makes authentication required even if it is revoked."""
     return await database.read(lambda tx: tx.first(_ANY), single=True) is not None
 
 
-Record = Callable[[Transaction, str], Awaitable[None]]  # is told the tenant, in the transaction of the change
+RecordChange = Callable[[Transaction, str], Awaitable[None]]  # called with the tenant in the transaction of the change
 
 
-async def unrecorded(_transaction: Transaction, _tenant: str) -> None:
-    """For whoever keeps no record."""
+async def record_nothing(_transaction: Transaction, _tenant: str) -> None:
+    """The `RecordChange` that writes no audit entry."""
 
 
 async def create_token(
@@ -82,24 +86,24 @@ async def create_token(
     role_names: Sequence[str],
     tenant: str,
     lifetime: timedelta | None,
-    record: Record = unrecorded,
+    record: RecordChange = record_nothing,
 ) -> str:
-    """Makes a token and returns its text, which nobody can find out again. Without a lifetime it never expires.
+    """Create a token and return its text, which cannot be recovered later. Without a lifetime it never expires.
 
-    Raises InvalidInput, and Conflict when a token of this name is not revoked.
+    Raises InvalidInput, and Conflict if an unrevoked token has this name.
     """
-    name, tenant = _word(name, "name"), _word(tenant, "tenant")
+    name, tenant = _checked_name(name, "name of a token"), _checked_name(tenant, "tenant of a token")
     roles.check(role_names)
     at = now()
     secret = opaque_tokens.new_secret()
 
     async def work(tx: Transaction) -> int:
-        if await tx.first(_BY_NAME, of=name) is not None:
-            raise Conflict(f"there is a token {name!r} already: revoke it, or choose another name")
+        if await tx.first(_BY_NAME, token_name=name) is not None:
+            raise Conflict(f"Token {name!r} already exists. Revoke it or choose another name.")
         row = await tx.first(
             _INSERT,
             name=name,
-            secret_hash=opaque_tokens.hash_of(secret),
+            secret_hash=opaque_tokens.hash_secret(secret),
             roles=orjson.dumps(sorted(set(role_names))).decode(),
             tenant=tenant,
             created_at=at,
@@ -109,12 +113,12 @@ async def create_token(
         number: int = row.id
         return number
 
-    return Opaque(opaque_tokens.TOKEN, await database.write(work), secret).text()
+    return OpaqueToken(opaque_tokens.TOKEN_PREFIX, await database.write(work), secret).text()
 
 
 @dataclass(frozen=True, slots=True)
-class KnownToken:
-    """What there is to know of a token, without what would let anybody in."""
+class TokenInfo:
+    """The public attributes of a token, without its secret."""
 
     number: int
     name: str
@@ -126,71 +130,88 @@ class KnownToken:
     revoked_at: datetime | None
 
     def __str__(self) -> str:
+        """Return the line that `gateway token list` prints."""
         if self.revoked_at is not None:
-            state = f"revoked {_day(self.revoked_at)}"
+            state = f"revoked {_minute(self.revoked_at)}"
         elif self.expires_at is None:
             state = "never expires"
         else:
-            state = f"{'expired' if self.expires_at <= now() else 'expires'} {_day(self.expires_at)}"
-        used = "never used" if self.last_used_at is None else f"last used {_day(self.last_used_at)}"
+            state = f"{'expired' if self.expires_at <= now() else 'expires'} {_minute(self.expires_at)}"
+        used = "never used" if self.last_used_at is None else f"last used {_minute(self.last_used_at)}"
         roles = ", ".join(self.roles)
-        begin = f"{opaque_tokens.TOKEN}_{self.number}_…"
-        return f"{self.name}: {begin}, {roles}, tenant {self.tenant}, made {_day(self.created_at)}, {state}, {used}"
+        prefix = f"{opaque_tokens.TOKEN_PREFIX}_{self.number}_…"
+        created = f"created {_minute(self.created_at)}"
+        return f"{self.name}: {prefix}, {roles}, tenant {self.tenant}, {created}, {state}, {used}"
 
 
-async def list_tokens(database: Database) -> list[KnownToken]:
-    """All there have been, in the order they were made."""
+async def list_tokens(database: Database) -> list[TokenInfo]:
+    """Return all tokens, also revoked and expired ones, in order of creation."""
     rows = await database.read(lambda tx: tx.all(_ALL), single=True)
-    return [KnownToken(id_, name, tuple(orjson.loads(roles)), *rest) for id_, name, roles, *rest in rows]
+    return [TokenInfo(id_, name, tuple(orjson.loads(roles)), *rest) for id_, name, roles, *rest in rows]
 
 
-async def revoke_token(database: Database, name: str, record: Record = unrecorded) -> None:
-    """Ends the token of this name and the sessions that it began. Raises NotFound when none is to be revoked."""
+async def revoke_token(database: Database, name: str, record: RecordChange = record_nothing) -> None:
+    """Revoke the token with this name and end its sessions. Raises NotFound if no unrevoked token has the name."""
 
     async def work(tx: Transaction) -> None:
-        row = await tx.first(_BY_NAME, of=name)
+        row = await tx.first(_BY_NAME, token_name=name)
         if row is None:
-            raise NotFound(f"there is no token {name!r} that could be revoked")
-        await tx.run(_REVOKE, of=row.id, at=now())
-        await tx.run(_END_SESSIONS, of=row.id)
+            raise NotFound(f"Token {name!r} does not exist or is already revoked.")
+        await tx.run(_REVOKE, api_token_id=row.id, at=now())
+        await tx.run(_END_SESSIONS, api_token_id=row.id)
         await record(tx, row.tenant)
 
     await database.write(work)
 
 
-async def token_caller(database: Database, roles: Roles, token: Opaque) -> tuple[Caller, bool]:
-    """Whose token it is, and whether `touch_token` is due. Raises BadCredentials."""
-    row = await database.read(lambda tx: tx.first(_BY_ID, of=token.number), single=True)
-    # Nobody learns without the secret whether there is such a token, or how it is with it.
-    if row is None or not token.is_of(row.secret_hash):
+async def token_caller(database: Database, roles: Roles, token: OpaqueToken) -> tuple[Caller, bool]:
+    """Return the caller of a token, and whether `touch_token` is due. Raises BadCredentials."""
+    row = await database.read(lambda tx: tx.first(_BY_ID, api_token_id=token.number), single=True)
+    # Without the secret, the response does not disclose whether the token exists, is revoked or has expired.
+    if row is None or not token.matches(row.secret_hash):
         raise BadCredentials
     at = now()
     if row.revoked_at is not None:
         raise BadCredentials("The token has been revoked.")
     if row.expires_at is not None and row.expires_at <= at:
         raise BadCredentials("The token has expired.")
-    names, ends = tuple(orjson.loads(row.roles)), None if row.expires_at is None else row.expires_at.timestamp()
-    caller = roles.caller(row.name, row.tenant, names, key=f"{_KEY}{token.number}", expires_at=ends)
-    return caller, row.last_used_at is None or row.last_used_at <= at - TOUCH_AFTER
+    names = tuple(orjson.loads(row.roles))
+    expires_at = None if row.expires_at is None else row.expires_at.timestamp()
+    caller = roles.caller(row.name, row.tenant, names, key=f"{_KEY_PREFIX}{token.number}", expires_at=expires_at)
+    return caller, row.last_used_at is None or row.last_used_at <= at - TOUCH_INTERVAL
 
 
-async def touch_token(database: Database, token: Opaque) -> None:
-    """Keeps that it was used now."""
+async def touch_token(database: Database, token: OpaqueToken) -> None:
+    """Record that the token was used now."""
     at: datetime = now()
-    await database.write(lambda tx: tx.run(_TOUCH, of=token.number, at=at))
+    await database.write(lambda tx: tx.run(_TOUCH, api_token_id=token.number, at=at))
 
 
-def token_number(caller: Caller) -> int | None:
-    """The API token that this caller came with, themselves or through a session."""
-    return int(caller.key.removeprefix(_KEY)) if caller.key.startswith(_KEY) else None
+def api_token_id(caller: Caller) -> int | None:
+    """Return the id of the API token that the caller authenticated with, directly or through a session, or None."""
+    return int(caller.key.removeprefix(_KEY_PREFIX)) if caller.key.startswith(_KEY_PREFIX) else None
 
 
-def _day(moment: datetime) -> str:
+def parse_lifetime(text: str) -> timedelta | None:
+    """Parse `90d`, `12h` or `30m`. Return None for `never`. Raises InvalidInput for other texts and over 3650 days."""
+    if text == "never":
+        return None
+    match = _LIFETIME.fullmatch(text)
+    lifetime = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
+    if not timedelta() < lifetime <= _MAX_LIFETIME:
+        raise InvalidInput(
+            f"The lifetime of a token must be a duration such as 90d, 12h or 30m, at most {_MAX_LIFETIME.days}d, or"
+            f" never, not {text!r}."
+        )
+    return lifetime
+
+
+def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}Z"
 
 
-def _word(text: str, what: str) -> str:
+def _checked_name(text: str, what: str) -> str:
     text = text.strip()
     if not is_name(text):
-        raise InvalidInput(f"the {what} must be 1 to {LONGEST_NAME} printable characters")
+        raise InvalidInput(f"The {what} must be 1 to {MAX_NAME_LENGTH} printable characters.")
     return text

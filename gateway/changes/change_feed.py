@@ -1,8 +1,46 @@
-"""The outbox's reader: every change, once, in commit order, to whoever listens in this process.
+"""Reader of the outbox: delivers every committed change once, in one order, to all listeners of this process.
 
-Design notes. Sequence numbers are handed out before their transactions commit, so on PostgreSQL the reader stays
-behind the oldest open transaction and goes by (transaction, id); SQLite has one writer, whose order is the id's.
-A notification only wakes the reader; it looks every `poll` seconds anyhow. One read serves all listeners.
+Triggers write a row of the table `event` for each change of a snapshot or operation, in the transaction of the change.
+So an event exists if and only if its change was committed. One `ChangeFeed` per process reads the table, and one read
+serves all listeners.
+
+Order on PostgreSQL
+    Event ids come from a sequence and are assigned before the transactions commit, so transactions commit in another
+    order than that of their ids. A reader that continued after the highest id it has seen would miss a lower id that is
+    committed later. Therefore each event also stores `xid`, the id of its transaction, and the order is (xid, id):
+
+    * A read returns only events with xid < pg_snapshot_xmin(pg_current_snapshot()), the horizon. All transactions below
+      it have ended, so no event can appear there any more.
+    * The position of a reader is the (xid, id) of the last event it has delivered. Every later event is above it.
+
+    The order of transactions is that of their first write, which can differ from the order of their commits. An event
+    says which row changed, not what it has become; readers read the row. A transaction that has written and stays
+    open, in any database of the server, holds the horizon and thus the feed back. Transactions that only read do not.
+
+Order on SQLite
+    There is one writer at a time, so ids are assigned in the order of the commits and a committed event is never
+    followed by a lower one. `xid` is 0 and there is no horizon.
+
+Example with three transactions on PostgreSQL
+    time  T1, xid 100        T2, xid 101        T3, xid 102        horizon   a read returns
+    1     writes event 1                                           100       -
+    2                        writes event 2                        100       -
+    3                        COMMIT                                100       - (101 is not below the horizon)
+    4                                           writes event 3     100       -
+    5     writes event 4
+    6     COMMIT                                                   102       (100, 1), (100, 4), (101, 2)
+    7                                           COMMIT             103       (102, 3)
+    A reader that went by id alone would have read event 2 at time 3, continued with ids over 2, and missed event 1.
+
+Wake-ups
+    `Database.listen` wakes the reader after commits: by NOTIFY on PostgreSQL, in the process and by a check for commits
+    of other processes on SQLite. A notification carries no data and may be lost or superfluous: the reader also reads
+    every `poll` seconds. Without listeners it reads at most every 0.1 s, to keep its position recent.
+
+Lost history
+    Housekeeping deletes old events in their order, and a standby that takes over may lack the last ones. So each read
+    begins at the event of the position. If that one is missing, the changes after it are not known: listeners receive
+    `Lagged`, and must read the data again. So do listeners with more than 10,000 pending changes.
 """
 
 import asyncio
@@ -20,9 +58,9 @@ from gateway.store.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-_IDLE = 0.1  # seconds between reads for nobody
-_BATCH = 1_000
-_BUFFER = 10_000  # changes a listener may be behind
+_IDLE_INTERVAL = 0.1  # seconds between reads without listeners
+_BATCH = 1_000  # events per read
+_MAX_PENDING = 10_000  # changes that a listener may be behind
 
 _PARAMETERS = {"sqlite": ("?1", "?2"), "postgresql": ("$1", "$2")}
 _HORIZON = {
@@ -31,13 +69,13 @@ _HORIZON = {
 }
 
 
-Position = tuple[int, int]  # in the order of the outbox: transaction and id
+Position = tuple[int, int]  # of an event, in the order of the feed: xid and id
 
-_BEFORE_ALL: Position = (0, 0)
+_START: Position = (0, 0)
 
 
 class ChangeEvent(NamedTuple):
-    """One row of the outbox."""
+    """One row of the outbox. `machine_id` is the machine of the snapshot or operation; `subject_id` is its own id."""
 
     xid: int
     id: int
@@ -53,17 +91,20 @@ class ChangeEvent(NamedTuple):
 
 
 class Lagged(Exception):
-    """There were changes that the listener cannot be told."""
+    """Changes after the position of the listener are not available any more. The listener must read the data again."""
 
 
 class Listener:
-    """The changes that one subscriber wants, from the moment it was made or from `after` on.
+    """Buffer of the changes that one subscriber has not read yet: those that `is_wanted` selects.
 
-    `start` is that moment; None with `after`.
+    It begins with the next change or, with `after`, with the first change after that position. `start` is the position
+    of the feed when the listener was made; None with `after`.
     """
 
-    def __init__(self, wants: Callable[[ChangeEvent], bool], after: Position | None, start: Position | None) -> None:
-        self._wants = wants
+    def __init__(
+        self, is_wanted: Callable[[ChangeEvent], bool], after: Position | None, start: Position | None
+    ) -> None:
+        self._is_wanted = is_wanted
         self._after = after
         self.start = start if after is None else None
         self._pending: deque[ChangeEvent] = deque()
@@ -71,27 +112,28 @@ class Listener:
         self._lagged = False
 
     def offer(self, event: ChangeEvent) -> None:
-        if not self._wants(event) or (self._after is not None and event.position <= self._after):
+        """Buffers the event if it is wanted. Over 10,000 pending events the listener lags."""
+        if not self._is_wanted(event) or (self._after is not None and event.position <= self._after):
             return
-        if len(self._pending) >= _BUFFER:
+        if len(self._pending) >= _MAX_PENDING:
             self._lagged = True
         else:
             self._pending.append(event)
         self._ready.set()
 
-    def lose(self) -> None:
-        """Changes have come to nothing, or cannot be known any more."""
+    def mark_lagged(self) -> None:
+        """Makes `batch` raise Lagged, because changes were lost."""
         self._lagged = True
         self._ready.set()
 
-    def precede(self, events: Iterable[ChangeEvent]) -> None:
-        """These came before all that was offered."""
+    def prepend(self, events: Iterable[ChangeEvent]) -> None:
+        """Buffers events that precede all those offered so far."""
         offered, self._pending = self._pending, deque()
         for event in [*events, *offered]:
             self.offer(event)
 
     async def batch(self) -> list[ChangeEvent]:
-        """Waits for changes and takes all there are. Raises Lagged when some were lost."""
+        """Waits for changes and returns all that are pending. Raises Lagged if some were lost."""
         await self._ready.wait()
         self._ready.clear()
         if self._lagged:
@@ -102,7 +144,7 @@ class Listener:
 
 
 class ChangeFeed:
-    """Reads the outbox while anybody listens."""
+    """Reads the outbox and delivers its events to the listeners, from `start` to `stop`. `poll` is in seconds."""
 
     def __init__(self, database: Database, *, poll: float = 0.5) -> None:
         self._database = database
@@ -116,19 +158,19 @@ class ChangeFeed:
 
     @property
     def listeners(self) -> int:
-        """How many listen."""
+        """Number of listeners."""
         return len(self._listeners)
 
     @property
     def ended(self) -> bool:
-        """Whether it reads nothing more."""
+        """Whether the reader is not running."""
         return self._task is None or self._task.done()
 
     async def start(self) -> None:
-        """Starts to follow the outbox from its present end."""
+        """Starts reading at the current end of the outbox."""
         self._position = await self._database.read(_end, single=True)
         await self._database.listen(self._wake.set)
-        self._task = asyncio.create_task(self._follow(), name="feed")
+        self._task = asyncio.create_task(self._run(), name="feed")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -138,51 +180,54 @@ class ChangeFeed:
 
     @contextlib.asynccontextmanager
     async def listen(
-        self, wants: Callable[[ChangeEvent], bool], after: Position | None = None
+        self, is_wanted: Callable[[ChangeEvent], bool], after: Position | None = None
     ) -> AsyncIterator[Listener]:
-        """A listener that misses nothing committed after this was entered; with `after`, nothing since that event.
+        """A listener for all changes committed after this was entered; with `after`, for all after that event.
 
-        Raises Lagged when it cannot be told what has happened since.
+        Raises Lagged if the changes after that event are no longer stored, or are more than 10,000.
         """
         start = self._position
-        listener = Listener(wants, after, start)
+        listener = Listener(is_wanted, after, start)
         self._listeners.add(listener)
         self._joined.set()
         try:
             if after is not None and start is not None:
-                listener.precede(
-                    await self._database.read(lambda transaction: _between(transaction, after, start, wants))
+                listener.prepend(
+                    await self._database.read(lambda transaction: _between(transaction, after, start, is_wanted))
                 )
             yield listener
         finally:
             self._listeners.discard(listener)
 
-    async def _follow(self) -> None:
+    async def _run(self) -> None:
         backoff = Backoff(self._poll)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
                     await self._wake.wait()
-            await self._idle()
+            await self._wait_for_listener()
             self._wake.clear()
             try:
                 await self._catch_up()
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
-                self.worked_at = time.monotonic()  # it is the database that does not
-                log.info("the outbox cannot be read now: %s", error.message)
+                self.worked_at = time.monotonic()  # the reader works; the database is unavailable
+                log.info("The outbox could not be read: the database is unavailable error=%s", error.message)
                 await asyncio.sleep(backoff.next())
             except Exception:
-                log.exception("the outbox could not be read; trying again")
+                log.exception("The outbox could not be read and will be read again")
                 await asyncio.sleep(backoff.next())
 
-    async def _idle(self) -> None:
-        """While nobody listens, not every commit is worth a read: but who comes begins at most so long ago."""
+    async def _wait_for_listener(self) -> None:
+        """Without listeners, waits up to 0.1 s for one, so that not every commit causes a read.
+
+        The interval bounds how far the position, at which a new listener begins, is behind the end.
+        """
         if not self._listeners:
             self._joined.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_IDLE):
+                async with asyncio.timeout(_IDLE_INTERVAL):
                     await self._joined.wait()
 
     async def _catch_up(self) -> None:
@@ -191,18 +236,18 @@ class ChangeFeed:
                 self._publish(events)
             self._publish(events)
         except Lagged:
-            log.warning("the database no longer has changes that it had told: subscribers have to read again")
-            await self._begin_anew()
+            log.warning("The database has lost changes that were delivered: all subscribers must reload their data")
+            await self._restart()
 
     async def _read(self, transaction: Transaction) -> list[ChangeEvent]:
         assert self._position is not None
         return await _after(transaction, self._position)
 
-    async def _begin_anew(self) -> None:
-        """Follows from the present end. Whoever listens has missed what nobody knows. Raises Unavailable."""
+    async def _restart(self) -> None:
+        """Continues at the current end of the outbox and marks all listeners as lagged. Raises Unavailable."""
         self._position = await self._database.read(_end, single=True)
         for listener in self._listeners:
-            listener.lose()
+            listener.mark_lagged()
 
     def _publish(self, events: list[ChangeEvent]) -> None:
         for event in events:
@@ -213,18 +258,19 @@ class ChangeFeed:
 
 
 async def _end(transaction: Transaction) -> Position:
-    """The last event that none can come before any more."""
+    """Position of the last event below the horizon, before which no event can appear any more."""
     horizon = _HORIZON[transaction.dialect]
     end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
     rows = await transaction.rows(end)
-    return (rows[0][0], rows[0][1]) if rows else _BEFORE_ALL
+    return (rows[0][0], rows[0][1]) if rows else _START
 
 
 async def _after(transaction: Transaction, position: Position) -> list[ChangeEvent]:
-    """The next events after `position`, a batch at most.
+    """The next events after `position`, up to 1,000.
 
-    Raises Lagged unless the event at `position` is still there. Events are cleared away in their order, so then nothing
-    since is; and a standby that took over without the last changes numbers its own from where it was.
+    Raises Lagged if the event at `position` is not there any more: it and possibly later ones were deleted by
+    housekeeping, or the database is a standby that took over without the last changes, whose ids continue from where
+    it was.
     """
     one, two = _PARAMETERS[transaction.dialect]
     rows = await transaction.rows(
@@ -233,7 +279,7 @@ async def _after(transaction: Transaction, position: Position) -> list[ChangeEve
         f" ORDER BY xid, id LIMIT {_BATCH + 1}",
         position,
     )
-    if position == _BEFORE_ALL:
+    if position == _START:
         return [ChangeEvent(*row) for row in rows[:_BATCH]]
     if not rows or (rows[0][0], rows[0][1]) != position:
         raise Lagged
@@ -241,19 +287,19 @@ async def _after(transaction: Transaction, position: Position) -> list[ChangeEve
 
 
 async def _between(
-    transaction: Transaction, after: Position, until: Position, wants: Callable[[ChangeEvent], bool]
+    transaction: Transaction, after: Position, until: Position, is_wanted: Callable[[ChangeEvent], bool]
 ) -> list[ChangeEvent]:
-    """The events that are wanted of those after the one and up to the other: what others missed counts for nothing.
+    """The wanted events after `after`, up to and including `until`.
 
-    Raises Lagged when some are no longer there, or too many are.
+    Raises Lagged if some are no longer stored, or more than 10,000 are wanted.
     """
-    if after == _BEFORE_ALL:
+    if after == _START:
         raise Lagged
     events: list[ChangeEvent] = []
     while True:
         batch = await _after(transaction, after)
-        events += [event for event in batch if event.position <= until and wants(event)]
-        if len(events) > _BUFFER:
+        events += [event for event in batch if event.position <= until and is_wanted(event)]
+        if len(events) > _MAX_PENDING:
             raise Lagged
         if len(batch) < _BATCH or batch[-1].position >= until:
             return events

@@ -1,1 +1,1 @@
-"""The port to hypervisors and clouds (`base`), and the kinds of providers: a file each, with its parts beside it."""
+"""The driver port to hypervisors and clouds (`base`), and one package per kind of provider."""

@@ -1,9 +1,16 @@
-"""The contract between the gateway and whatever runs machines. Drivers import this, `errors` and the enums of `models`.
+"""The driver port: the contract between the gateway and the systems that run machines.
 
-A driver says what is true and does what it is told; it decides nothing and stores nothing, and never reads an error
-as an empty list. What it cannot place it calls OutcomeUnknown once the work was handed over, and ProviderUnavailable
-before. Doing things twice: `create` comes again only after `recover` found nothing under the operation's
-token, `delete` of what is missing raises ProviderMissing, and `revert` never comes again after an unknown outcome.
+A driver imports this module, `errors` and the enums of `models`. It reports the provider's state and executes
+commands; it decides nothing and stores nothing. It never returns an empty list in place of an error.
+
+Errors: a failure that the driver cannot classify is ProviderUnavailable before the command was sent to the provider
+(nothing has changed), and OutcomeUnknown afterwards (it may or may not have changed something).
+
+Retries: the caller, `operations.execution`, follows these rules after a crash or an unknown outcome:
+
+* `create` is called again only after `recover` has found no snapshot with the operation's token.
+* `delete` may be called again. It raises ProviderMissing when the snapshot does not exist.
+* `revert` is not called again after it raised OutcomeUnknown.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,23 +24,24 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """What a driver can do with machines of one kind: everything but what `unsupported` gives a reason for.
+    """The snapshot actions that a driver supports on machines of one kind: all except those in `unsupported`.
 
-    A reason is for people, either for the action as such or by the machine's power state.
+    `unsupported` maps an action to a human-readable reason, or to a reason per power state if the action is
+    unsupported only in these states.
     """
 
     unsupported: Mapping[SnapshotAction, str | Mapping[PowerState, str]] = field(default_factory=dict)
-    tree: bool = True  # snapshots have parents, and the machine runs on a current one
+    tree: bool = True  # snapshots have parents, and one of them is current
 
-    def reason_against(self, action: SnapshotAction, power_state: PowerState) -> str | None:
-        """Why `action` cannot be done in `power_state`; None when it can."""
+    def unsupported_reason(self, action: SnapshotAction, power_state: PowerState) -> str | None:
+        """Why `action` is unsupported in `power_state`, as text for people; None if it is supported."""
         reason = self.unsupported.get(action)
         return reason if isinstance(reason, str) or reason is None else reason.get(power_state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedSnapshot:
-    """A snapshot as the provider reports it. `ref` is the provider's own identifier of it."""
+    """A snapshot as the provider reports it. `ref` is the provider's identifier of the snapshot."""
 
     ref: str
     name: str
@@ -42,8 +50,8 @@ class ReportedSnapshot:
     memory: bool = False
     parent_ref: str | None = None
     size_bytes: int | None = None
-    token: str | None = None  # of the operation that made it, where the provider keeps one for us
-    ready: bool = True  # False while the provider is still making or deleting it
+    token: str | None = None  # of the operation that created the snapshot, if the provider stores it
+    ready: bool = True  # False while the provider creates or deletes the snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +62,18 @@ class ReportedMachine:
     kind: MachineKind
     name: str
     power_state: PowerState
-    uid: str | None = None  # a second identity that other systems know it by
+    uid: str | None = None  # a second identifier, used by other systems
     description: str | None = None
     host: str | None = None
     flavor: str | None = None
     availability_zone: str | None = None
     created_at: datetime | None = None
-    obstacle: str | None = None  # why no snapshot can be made of it, whatever its power state: for people
+    snapshot_blocker: str | None = None  # why it cannot be snapshotted in any power state, as text for people
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedSnapshots:
-    """All snapshots of one machine at one time, parents before children, and the ref of the current one."""
+    """All snapshots of one machine at one time, parents before children, and the ref of the current snapshot."""
 
     snapshots: Sequence[ReportedSnapshot]
     current_ref: str | None = None
@@ -73,7 +81,7 @@ class ReportedSnapshots:
 
 @dataclass(frozen=True, slots=True)
 class CreateCommand:
-    """Make a snapshot."""
+    """Create a snapshot."""
 
     machine_ref: str
     name: str
@@ -83,7 +91,7 @@ class CreateCommand:
 
 @dataclass(frozen=True, slots=True)
 class RevertCommand:
-    """Take the machine back to a snapshot."""
+    """Revert the machine to a snapshot."""
 
     machine_ref: str
     snapshot_ref: str
@@ -91,7 +99,7 @@ class RevertCommand:
 
 @dataclass(frozen=True, slots=True)
 class DeleteCommand:
-    """Delete a snapshot; its children become its parent's."""
+    """Delete a snapshot. Its children become children of its parent."""
 
     machine_ref: str
     snapshot_ref: str
@@ -100,55 +108,57 @@ class DeleteCommand:
 DriverCommand = CreateCommand | RevertCommand | DeleteCommand
 
 
-async def _nothing(*_: object) -> None:
+async def _no_op(*_: object) -> None:
     return None
 
 
 @dataclass(slots=True)
 class Work:
-    """What a driver is given with each wish."""
+    """The operation that a command belongs to, and the callbacks by which the driver reports on it."""
 
-    token: str  # of the operation: to be put where recovery can find it again
-    task_ref: str | None = None  # the provider's own task, when an earlier attempt has checkpointed one
-    # Commits the provider's task before it is waited for, so that a restart can ask about it.
-    checkpoint: Callable[[str], Awaitable[None]] = _nothing
-    # Percent done, None unless the provider reports it, and what is being done, for people.
-    progress: Callable[[int | None, str | None], Awaitable[None]] = _nothing
-    cancelled: Callable[[], bool] = lambda: False  # somebody wishes it to stop; a driver that cannot ignores it
+    token: str  # of the operation; the driver stores it at the provider, where recovery finds it
+    task_ref: str | None = None  # the provider's task, if an earlier attempt has checkpointed it
+    # Commits a reference to the provider's task before the driver waits for the task, so that recovery can query it.
+    checkpoint: Callable[[str], Awaitable[None]] = _no_op
+    # Reports the percentage done (None if the provider does not report it) and the phase, as text for people.
+    progress: Callable[[int | None, str | None], Awaitable[None]] = _no_op
+    # Whether the caller has requested cancellation. A driver that cannot cancel ignores it.
+    cancel_requested: Callable[[], bool] = lambda: False
 
 
 class Recovery(Enum):
-    """What became of a wish that an earlier attempt had handed over."""
+    """The outcome of a command that an earlier attempt may have sent to the provider."""
 
     DONE = "DONE"
-    NOT_BEGUN = "NOT_BEGUN"  # it is safe to hand it over again
+    NOT_STARTED = "NOT_STARTED"  # the command can safely be sent again
 
 
 class Canceled(Exception):
-    """The provider stopped the work as wished, and nothing of it is left."""
+    """The provider stopped the work on request, and nothing of it remains at the provider."""
 
 
 class Driver(Protocol):
-    """One configured provider. Every method but `matrix` and `close` may raise any ProviderError.
+    """One configured provider. Every method except `matrix` and `close` may raise any ProviderError.
 
-    Drivers inherit from this, for what is optional. Making one neither connects nor fails: a provider that is away
-    when the gateway starts is one that is away.
+    Drivers inherit from this class to get the defaults of optional methods. Constructing a driver neither connects nor
+    fails, so the gateway starts while a provider is unreachable.
     """
 
-    name: str  # of the kind of driver, such as "libvirt"
+    name: str  # of the driver, such as "libvirt"
 
     def matrix(self, kind: MachineKind) -> Matrix:
-        """What it can do with machines of `kind`. Pure."""
+        """The actions supported on machines of `kind`. Pure."""
         ...
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        """Every machine there is."""
+        """All machines of the provider."""
         ...
 
-    def hints(self) -> AsyncIterator[str] | None:
-        """Refs of machines at which something may have happened, for as long as it is iterated; None without events.
+    def change_hints(self) -> AsyncIterator[str] | None:
+        """Yields the refs of machines that may have changed, until the iterator is closed; None without event support.
 
-        A hint is never the news itself: the machine is read again. What ends or fails is begun again later.
+        A hint carries no data: the caller reads the machine again. If the iterator ends or raises, the caller starts
+        a new one later.
         """
         return None
 
@@ -157,32 +167,36 @@ class Driver(Protocol):
         ...
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        """Every snapshot of one machine. Raises ProviderMissing when there is no such machine."""
+        """All snapshots of one machine. Raises ProviderMissing if the machine does not exist."""
         ...
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        """Makes a snapshot and returns it when the provider has confirmed it."""
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        """Creates a snapshot and returns it once the provider has confirmed it."""
         ...
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        """Reverts and returns when the provider has confirmed it."""
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        """Reverts the machine and returns once the provider has confirmed it."""
         ...
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        """Deletes and returns when the provider has confirmed it. Raises ProviderMissing when it is gone already."""
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        """Deletes a snapshot and returns once the provider has confirmed it.
+
+        Raises ProviderMissing if the snapshot does not exist.
+        """
         ...
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        """What became of `wish` after an earlier attempt handed it over; waits while the provider is still at it.
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        """The outcome of `command`, which an earlier attempt may have sent; waits while the provider still executes it.
 
-        A snapshot for a create that is done. Raises OutcomeUnknown when the provider cannot tell.
+        Returns the snapshot for a create that has been executed. Raises OutcomeUnknown if the outcome cannot be
+        determined.
         """
         ...
 
     async def health(self) -> None:
-        """Returns when the provider answers."""
+        """Returns if the provider answers, and raises ProviderError otherwise."""
         ...
 
     async def close(self) -> None:
-        """Lets go of connections and threads."""
+        """Releases connections and threads."""
         ...

@@ -1,37 +1,41 @@
-"""How a snapshot on a provider is named and marked, so that recovery can look for it instead of guessing.
+"""Names snapshots at the provider and tags them with the operation's token, so that recovery can find them.
 
-It has its user's name where that is legal and free. The operation's token goes into a tag or property where there are
-such, else to the end of the description; into the name only where there is nothing else.
+A snapshot gets the name that the user chose if the name is legal at the provider and not taken. The token is stored in
+a tag or property if the provider has these, else at the end of the description. It is stored in the name only if the
+provider has neither.
 """
 
 import re
 from collections.abc import Callable, Container
 
-_MARK = re.compile(r"\s*\[snapshot-gateway:([0-9a-zA-Z_-]+)\]\s*\Z")
-_SIGN = 8  # characters of the token in a name: enough among the snapshots of one machine
+_TAG = re.compile(r"\s*\[snapshot-gateway:([0-9a-zA-Z_-]+)\]\s*\Z")
+_NAME_TOKEN_LENGTH = 8  # characters of the token in a name; distinguishes the snapshots of one machine
 
 
-def mark(description: str | None, token: str) -> str:
-    """The description with the token at its end."""
+def add_tag(description: str | None, token: str) -> str:
+    """Returns the description with the token appended as a tag."""
     return f"{description}\n\n[snapshot-gateway:{token}]" if description else f"[snapshot-gateway:{token}]"
 
 
-def unmark(text: str | None) -> tuple[str | None, str | None]:
-    """Description and token of a text that `mark` made; any other text is a description."""
-    found = _MARK.search(text) if text else None
+def split_tag(text: str | None) -> tuple[str | None, str | None]:
+    """Splits a text made by `add_tag` into description and token. A text without a tag has the token None."""
+    found = _TAG.search(text) if text else None
     if text is None or found is None:
         return text or None, None
     return text[: found.start()] or None, found.group(1)
 
 
-def wire_name(name: str, token: str, legal: Callable[[str], object], taken: Container[str], longest: int) -> str:
-    """`name` if it is legal and free; else letters and digits of it, and of the token: at most `longest` characters.
+def provider_snapshot_name(
+    name: str, token: str, legal: Callable[[str], object], taken: Container[str], longest: int
+) -> str:
+    """Returns `name` if it is legal, not taken and at most `longest` characters long; else a generated name.
 
-    A made name begins with a letter and has only ASCII letters, digits and hyphens, which are legal everywhere.
+    A generated name consists of the letters and digits of `name`, and the first 8 characters of the token. It starts
+    with a letter and has only ASCII letters, digits and hyphens, which every provider accepts.
     """
     if len(name) <= longest and legal(name) and name not in taken:
         return name
-    sign = token[:_SIGN]
+    suffix = token[:_NAME_TOKEN_LENGTH]
     slug = re.sub(r"[^0-9A-Za-z]+", "-", name).strip("-")
     slug = slug if slug[:1].isalpha() else f"s-{slug}"
-    return f"{slug[: longest - len(sign) - 1].rstrip('-')}-{sign}"
+    return f"{slug[: longest - len(suffix) - 1].rstrip('-')}-{suffix}"

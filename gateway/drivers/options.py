@@ -1,7 +1,9 @@
-"""How a driver declares what it is configured by, and how a provider's table is read into that.
+"""Declares the options of a driver, and reads them from a provider's configuration table.
 
-A driver's module has a frozen dataclass `Options` whose fields come from `option`, and `make(provider, options,
-concurrency)`. An `Options` may say in `__post_init__` what makes no sense, with a ValueError that names the option.
+The module of a driver has a frozen dataclass `Options`, whose fields are made by `option`, and a function
+`make(provider, options, concurrency)`. `Options.__post_init__` may check the values. It raises ValueError with a whole
+sentence that names the option: "Option 'timeout' must be greater than 0, not -1." The configuration reader prefixes the
+sentence with the provider's name.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """Text that is never shown: no `repr`, no log and no message has it."""
+    """A secret text. Its `repr` hides the value, so that logs and error messages do not contain it."""
 
     value: str
 
@@ -22,24 +24,24 @@ class Secret:
 
 
 def option(help: str, default: Any = MISSING) -> Any:
-    """An option of type str, int, float, bool, or Secret; without a default it must be given."""
+    """An option of type str, int, float, bool or Secret, described by `help`. Without a default it is required."""
     return field(default=default, metadata={"help": help})
 
 
 def read_options(
     kind: Callable[..., T], table: Mapping[str, Any], reveal: Callable[[str, Any], Secret]
 ) -> tuple[T | None, list[str]]:
-    """The options of `kind` that `table` gives, or None and what is wrong with each.
+    """Returns the options of class `kind` that `table` sets and no faults; or None and one sentence per fault.
 
-    `reveal` makes a Secret of an option's name and what the table has for it, or raises ValueError.
+    `reveal` makes a Secret of an option's name and its value in the table, or raises ValueError.
     """
     specs = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]
-    faults = [f"has an option {name!r} that its driver does not know" for name in table if name not in specs]
+    faults = [f"The driver has no option {name!r}." for name in table if name not in specs]
     values: dict[str, Any] = {}
     for name, spec in specs.items():
         if name not in table:
             if spec.default is MISSING:
-                faults.append(f"needs {name!r}: {spec.metadata['help']}")
+                faults.append(f"Option {name!r} is required: {spec.metadata['help']}")
             continue
         try:
             values[name] = _read(name, spec.type, table[name], reveal)
@@ -54,13 +56,13 @@ def read_options(
 
 
 def _read(name: str, kind: Any, value: Any, reveal: Callable[[str, Any], Secret]) -> Any:
-    text = getattr(kind, "__name__", str(kind))
-    if "Secret" in text:
+    type_name = getattr(kind, "__name__", str(kind))
+    if "Secret" in type_name:
         return reveal(name, value)
-    for type_, words in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
-        if type_.__name__ in text:
+    for type_, expected in ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "text")):
+        if type_.__name__ in type_name:
             fits = isinstance(value, int | float if type_ is float else type_)
             if not fits or (isinstance(value, bool) and type_ is not bool):
-                raise ValueError(f"has {name!r} {value!r}, which must be {words}")
+                raise ValueError(f"Option {name!r} must be {expected}, not {value!r}.")
             return value
-    raise TypeError(f"an option cannot be a {text}")
+    raise TypeError(f"An option cannot have the type {type_name}.")

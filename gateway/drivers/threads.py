@@ -1,7 +1,7 @@
-"""Blocking calls of one provider's client library: in threads of its own, so that a hung provider starves no other.
+"""Runs the blocking calls of one provider's client library in its own threads, so that a hung provider blocks no other.
 
-A thread cannot be stopped. A call that is given up on keeps its slot until it returns, so there are never more threads
-than slots; they end with the process.
+A thread cannot be stopped. A call that timed out keeps its slot until it returns, so there are never more threads than
+slots. The threads are daemons: they end with the process.
 """
 
 import asyncio
@@ -16,36 +16,43 @@ T = TypeVar("T")
 
 
 class Threads:
-    """At most `slots` calls at a time. `patience`: seconds until a call is given up on, unless it says otherwise."""
+    """Runs at most `slots` calls concurrently. `timeout`: default timeout of a call, in seconds."""
 
-    def __init__(self, slots: int, patience: float = 60.0) -> None:
+    def __init__(self, slots: int, timeout: float = 60.0) -> None:
         self._slots = asyncio.Semaphore(slots)
-        self._patience = patience
+        self._timeout = timeout
 
-    async def ask(self, function: Callable[..., T], *arguments: Any, patience: float | None = None) -> T:
-        """Calls what changes nothing. Raises ProviderUnavailable when it takes too long."""
+    async def read(self, function: Callable[..., T], *arguments: Any, time_limit: float | None = None) -> T:
+        """Runs a call that changes nothing. Raises ProviderUnavailable on timeout.
+
+        `time_limit` overrides the default timeout, in seconds.
+        """
         try:
-            async with asyncio.timeout(patience or self._patience):
+            async with asyncio.timeout(time_limit or self._timeout):
                 return await self._call(function, arguments)
         except TimeoutError:
-            raise ProviderUnavailable("the provider did not answer in time") from None
+            raise ProviderUnavailable("The provider did not answer in time.") from None
 
-    async def tell(self, function: Callable[..., T], *arguments: Any, patience: float | None = None) -> T:
-        """Calls what changes something. Raises OutcomeUnknown when it takes too long; `inf` waits for ever."""
-        begun = False
+    async def write(self, function: Callable[..., T], *arguments: Any, time_limit: float | None = None) -> T:
+        """Runs a call that changes something. A timeout of `inf` waits without limit.
+
+        Raises OutcomeUnknown if the call times out after it started, and ProviderUnavailable if it times out before,
+        while it waits for a slot.
+        """
+        started = False
 
         def call() -> T:
-            nonlocal begun
-            begun = True
+            nonlocal started
+            started = True
             return function(*arguments)
 
         try:
-            async with asyncio.timeout(patience or self._patience):
+            async with asyncio.timeout(time_limit or self._timeout):
                 return await self._call(call, ())
         except TimeoutError:
-            if begun:
-                raise OutcomeUnknown("the provider did not answer in time") from None
-            raise ProviderUnavailable("the provider is busy with other work") from None
+            if started:
+                raise OutcomeUnknown("The provider did not answer in time.") from None
+            raise ProviderUnavailable("The provider is busy with other operations.") from None
 
     async def _call(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         await self._slots.acquire()
@@ -54,16 +61,16 @@ class Threads:
 
         def settle(result: T | None, error: BaseException | None) -> None:
             self._slots.release()
-            if not answer.done():  # else nobody waits any more
+            if not answer.done():  # else the caller has timed out or was canceled
                 answer.set_exception(error) if error is not None else answer.set_result(result)  # type: ignore[arg-type]
 
         def run() -> None:
             result, error = None, None
             try:
                 result = function(*arguments)
-            except BaseException as caught:  # noqa: BLE001 - raised again where the call is awaited
+            except BaseException as caught:  # noqa: BLE001 - re-raised where the call is awaited
                 error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so no caller waits
                 loop.call_soon_threadsafe(settle, result, error)
 
         threading.Thread(target=run, name="provider", daemon=True).start()

@@ -1,1 +1,1 @@
-"""The GraphQL schema and its HTTP, SSE and WebSocket endpoints. The only room that imports strawberry."""
+"""The GraphQL schema and its HTTP, SSE and WebSocket endpoints. The only package that imports strawberry."""

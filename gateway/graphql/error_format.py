@@ -1,4 +1,8 @@
-"""Top-level errors: what a client sees of them, and what only the log does."""
+"""Formats top-level GraphQL errors: what is returned to the client, and what is only logged.
+
+An expected error (`GatewayError`) is returned with its message and code. Any other exception is a bug: it is logged
+with its traceback, and the client receives a generic message with the request id.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +12,7 @@ from graphql import GraphQLError, GraphQLSyntaxError
 
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 from gateway.http.request_id import REQUEST_ID
-from gateway.reads.compiler import UnboundArgument
+from gateway.reads.compiler import InvalidArguments
 
 log = logging.getLogger(__name__)
 
@@ -19,44 +23,50 @@ LIMIT_EXCEEDED = MEANINGS[ErrorCode.LIMIT_EXCEEDED].extensions_code
 
 
 class RequestError(Exception):
-    """The request cannot be run at all: an answer without `data`."""
+    """The request cannot be executed. The response has `errors` and no `data`; `formatted` is `errors` as JSON."""
 
     def __init__(self, errors: Sequence[GraphQLError], code: str = BAD_USER_INPUT) -> None:
         super().__init__()
-        self.shown = [refused(error, code) for error in errors]
+        self.formatted = [format_request_error(error, code) for error in errors]
 
 
-def refused(error: GraphQLError, code: str = BAD_USER_INPUT) -> dict[str, Any]:
-    """What GraphQL found wrong with a request before anything ran, as JSON: never a bug, whatever a scalar raised."""
-    return _placed(error) | {"extensions": {"code": PARSE_FAILED if isinstance(error, GraphQLSyntaxError) else code}}
+def format_request_error(error: GraphQLError, code: str = BAD_USER_INPUT) -> dict[str, Any]:
+    """An error that was found before execution, as JSON.
+
+    It is always the client's error, also if it wraps an exception that a scalar raised.
+    """
+    return _with_location(error) | {
+        "extensions": {"code": PARSE_FAILED if isinstance(error, GraphQLSyntaxError) else code}
+    }
 
 
-def present(error: GraphQLError) -> dict[str, Any]:
-    """What went wrong with a field, as JSON."""
+def format_error(error: GraphQLError) -> dict[str, Any]:
+    """An error of a field, as JSON. An unexpected exception is logged and masked."""
     cause: BaseException | None = error.original_error
-    if isinstance(cause, UnboundArgument):
+    if isinstance(cause, InvalidArguments):
         cause = cause.error
     if cause is None or isinstance(cause, GraphQLError):
-        return refused(error)
-    shown = _placed(error)
+        return format_request_error(error)
+    formatted = _with_location(error)
     if isinstance(cause, GatewayError):
         meaning = MEANINGS[cause.code]
-        shown["message"] = cause.message
-        shown["extensions"] = {"code": meaning.extensions_code}
+        formatted["message"] = cause.message
+        formatted["extensions"] = {"code": meaning.extensions_code}
         if meaning.retryable:
-            shown["extensions"]["retryable"] = True
+            formatted["extensions"]["retryable"] = True
     else:
         request_id = REQUEST_ID.get()
-        log.error("a field failed, request id %s", request_id, exc_info=cause)
-        shown["message"] = internal_message(request_id)
-        shown["extensions"] = {"code": MEANINGS[ErrorCode.INTERNAL].extensions_code}
-    return shown
+        log.error("Field execution failed request_id=%s", request_id, exc_info=cause)
+        formatted["message"] = internal_message(request_id)
+        formatted["extensions"] = {"code": MEANINGS[ErrorCode.INTERNAL].extensions_code}
+    return formatted
 
 
-def _placed(error: GraphQLError) -> dict[str, Any]:
-    shown: dict[str, Any] = {"message": error.message}
+def _with_location(error: GraphQLError) -> dict[str, Any]:
+    """The message, with `locations` and `path` if there are any."""
+    formatted: dict[str, Any] = {"message": error.message}
     if error.locations:
-        shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
+        formatted["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
     if error.path is not None:
-        shown["path"] = list(error.path)
-    return shown
+        formatted["path"] = list(error.path)
+    return formatted

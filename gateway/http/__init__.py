@@ -1,1 +1,1 @@
-"""What every HTTP surface shares: errors, bodies, request ids, browser safety, load shedding, health and pages."""
+"""HTTP functions that GraphQL and REST share: errors, bodies, request ids, browser safety, load shedding, health."""

@@ -1,4 +1,4 @@
-"""Reads the body of a request within bounds: of type, of length and of time."""
+"""Reads JSON request bodies, with limits on media type, length and time."""
 
 from starlette.types import Receive
 
@@ -11,22 +11,28 @@ _ACCEPT_POST = (b"accept-post", b"application/json")
 _CLOSE = (b"connection", b"close")
 
 
-class ClientGone(Exception):
-    """Nobody is left to answer."""
+class ClientDisconnected(Exception):
+    """The client has disconnected, so no response can be sent."""
 
 
 async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """The bytes of a JSON body. Raises HttpError 415, 413 or 408, and ClientGone."""
+    """Returns the bytes of a JSON body of at most `limit` bytes.
+
+    Raises HttpError 415 (media type or content encoding), 413 (length) or 408 (time), and ClientDisconnected.
+    """
     content_type = headers.get(b"content-type", b"")
     if not is_json(content_type):
-        raise HttpError(415, "Send JSON in UTF-8, with `Content-Type: application/json`.", headers=[_ACCEPT_POST])
+        raise HttpError(
+            415, "The body must be JSON in UTF-8. Send `Content-Type: application/json`.", headers=[_ACCEPT_POST]
+        )
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise HttpError(415, "Send the body without a `Content-Encoding`.", headers=[(b"accept-encoding", b"identity")])
+        message = "Compressed bodies are not supported. Send the body without `Content-Encoding`."
+        raise HttpError(415, message, headers=[(b"accept-encoding", b"identity")])
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_long(limit)
     try:
-        return await deadline.keep(_read(receive, limit))
+        return await deadline.run(_read(receive, limit))
     except TimeoutError:
         raise HttpError(
             408, f"The body did not arrive within {deadline.seconds:g} seconds.", headers=[_CLOSE]
@@ -36,14 +42,14 @@ async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: i
 async def _read(receive: Receive, limit: int) -> bytes:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")  # as most requests come: in one piece, which is not copied
+        body: bytes = message.get("body", b"")  # most bodies arrive in one piece, which is returned without a copy
         if len(body) > limit:
             raise _too_long(limit)
         return body
     whole = bytearray()
     while True:
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         whole += message.get("body", b"")
         if len(whole) > limit:
             raise _too_long(limit)

@@ -1,6 +1,7 @@
-"""A browser's safety: which hosts the gateway answers to, and which pages may use it. Pure ASGI.
+"""Protects browser users: checks the `Host` and `Origin` of every request, and sets security headers. Pure ASGI.
 
-A page of another origin could otherwise make its reader's browser call a gateway that only that browser reaches.
+Without these checks, a page of another origin could use its visitor's browser to call a gateway that only this browser
+reaches (cross-site request forgery, DNS rebinding).
 """
 
 from collections.abc import Iterable
@@ -18,66 +19,66 @@ GRAPHQL_PATHS = frozenset({"/graphql"})
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_ON_EVERY_ANSWER: Headers = [
+_SECURITY_HEADERS: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-_ONLY_TLS = (b"strict-transport-security", b"max-age=31536000")
+_STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 _NO_STORE = (b"cache-control", b"no-store")
-_TELLING = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
-_PAGE = [b"document"]
+_CHECKED_HEADERS = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+_DOCUMENT = [b"document"]
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class BrowserSafetyMiddleware:
-    """Refuses unknown hosts and foreign pages; puts the headers on every answer that keep browsers from guessing."""
+    """Rejects unknown hosts (421) and foreign origins (403), and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        """Raises StartupError for an origin in `settings` that is none."""
+        """Raises StartupError for a malformed origin in `settings.cors_origins`."""
         self._app = app
         named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
-        # Behind a proxy the gateway's own address is the one that the proxy has.
+        # Behind a proxy, the gateway's own origin is that of the proxy.
         public = parse_origin("/".join(settings.public_url.split("/")[:3]))
         self._origins = frozenset([*configured_origins(settings.cors_origins), *([public] if public else [])])
         if public is not None:
             self._hosts |= {(public.host, None)}
         secure = settings.tls_certificate or (public is not None and public.scheme == "https")
-        self._headers = [*_ON_EVERY_ANSWER, *([_ONLY_TLS] if secure else [])]
-        # The same few values come again and again; what a stranger invents pushes out only its like.
-        self._knows_host = lru_cache(maxsize=64)(self._is_known)
-        self._allows_origin = lru_cache(maxsize=64)(self._is_allowed)
+        self._headers = [*_SECURITY_HEADERS, *([_STRICT_TRANSPORT] if secure else [])]
+        # Most requests have one of a few hosts and origins. The bound keeps invented values from filling memory.
+        self._host_is_known = lru_cache(maxsize=64)(self._check_host)
+        self._origin_is_allowed = lru_cache(maxsize=64)(self._check_origin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        fault = self._check(scope)
+        error = self._check(scope)
         if scope["type"] == "websocket":
-            if fault is None:
+            if error is None:
                 await self._app(scope, receive, send)
             else:
                 await receive()
-                await _deny(scope, send, fault)
+                await _deny(scope, send, error)
             return
-        posts = scope["method"] == "POST"
+        is_post = scope["method"] == "POST"
 
-        async def send_safely(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = self._with_safety(message.get("headers", ()), no_store=posts)
+                message["headers"] = self._add_headers(message.get("headers", ()), no_store=is_post)
             await send(message)
 
-        if fault is None:
-            await self._app(scope, receive, send_safely)
+        if error is None:
+            await self._app(scope, receive, send_with_headers)
         else:
-            await fault.answer(send_safely)
+            await error.send(send_with_headers)
 
-    def _with_safety(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
-        """The answer's own headers win."""
+    def _add_headers(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
+        """Returns `headers` with the security headers added that the response does not set itself."""
         found = list(headers)
-        if no_store and _NO_STORE in found:  # an answer of the API, which has none of the others
+        if no_store and _NO_STORE in found:  # a response of the API, which sets no other security header itself
             return found + self._headers
         names = {name.lower() for name, _ in found}
         found += [header for header in self._headers if header[0] not in names]
@@ -86,43 +87,49 @@ class BrowserSafetyMiddleware:
         return found
 
     def _check(self, scope: Scope) -> HttpError | None:
+        """Returns the error to reject the request with, or None if it is allowed."""
         found: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
-            if name in _TELLING:
+            if name in _CHECKED_HEADERS:
                 found.setdefault(name, []).append(value)
         hosts = found.get(b"host", [])
         if len(hosts) != 1:
-            return HttpError(400, "A request needs exactly one `Host`.")
-        if not self._knows_host(hosts[0]):
-            return HttpError(421, "This gateway does not answer to that `Host`. GATEWAY_ALLOWED_HOSTS can name more.")
-        if self._may_use(scope, found, hosts[0]):
+            return HttpError(400, "The request must have exactly one `Host` header.")
+        if not self._host_is_known(hosts[0]):
+            return HttpError(421, "The `Host` header names an unknown host. Add the host to GATEWAY_ALLOWED_HOSTS.")
+        if self._is_permitted(scope, found, hosts[0]):
             return None
-        advice = "Pages of this origin may not use the gateway. GATEWAY_CORS_ORIGINS can name it."
-        return HttpError(403, advice, ErrorCode.FORBIDDEN)
+        message = "Pages of this origin must not call the gateway. Add the origin to GATEWAY_CORS_ORIGINS."
+        return HttpError(403, message, ErrorCode.FORBIDDEN)
 
-    def _may_use(self, scope: Scope, found: dict[bytes, list[bytes]], host: bytes) -> bool:
-        """Whether the page that sends this, if it is a page, may: what changes something, and GraphQL altogether."""
+    def _is_permitted(self, scope: Scope, found: dict[bytes, list[bytes]], host: bytes) -> bool:
+        """Checks the origin of a request that can change something, and of every GraphQL request.
+
+        Other reads pass: CORS keeps foreign pages from reading their responses.
+        """
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
         if not writes and (scope["method"] == "OPTIONS" or _path(scope) not in GRAPHQL_PATHS):
             return True
         origins = found.get(b"origin")
         if origins:
-            return len(origins) == 1 and self._allows_origin(origins[0], host, scope["scheme"])
-        # No `Origin` comes from programs, from the gateway's own pages, and from images and scripts of any page.
+            return len(origins) == 1 and self._origin_is_allowed(origins[0], host, scope["scheme"])
+        # Programs, same-origin GETs, and images and scripts of any page send no `Origin`. `Sec-Fetch-Site`, which
+        # only browsers send, distinguishes the last two.
         if found.get(b"sec-fetch-site", [b"none"])[0] in {b"same-origin", b"none"}:
             return True
-        # A link that a person follows, from any page: it runs nothing, for a browser is shown GraphiQL.
-        return not writes and found.get(b"sec-fetch-mode") == [b"navigate"] and found.get(b"sec-fetch-dest") == _PAGE
+        # A link from any page may be followed: it runs no query, because a browser is redirected to GraphiQL.
+        navigates = found.get(b"sec-fetch-mode") == [b"navigate"] and found.get(b"sec-fetch-dest") == _DOCUMENT
+        return not writes and navigates
 
-    def _is_known(self, header: bytes) -> bool:
+    def _check_host(self, header: bytes) -> bool:
         found = host_and_port(header.decode("latin-1"))
         if found is None:
             return False
         host, _ = found
-        # Loopback always: a page cannot make a browser send that name to another machine.
+        # Loopback names are always allowed: DNS rebinding cannot make a browser send them to another machine.
         return host in _LOOPBACK or (host, None) in self._hosts or found in self._hosts
 
-    def _is_allowed(self, header: bytes, host: bytes, scheme: str) -> bool:
+    def _check_origin(self, header: bytes, host: bytes, scheme: str) -> bool:
         origin = parse_origin(header.decode("latin-1"))
         if origin is None:
             return False
@@ -135,9 +142,9 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "")).rstrip("/")
 
 
-async def _deny(scope: Scope, send: Send, fault: HttpError) -> None:
-    """Refuses a handshake, with the reason where the server can carry one (ASGI, "WebSocket Denial Response")."""
+async def _deny(scope: Scope, send: Send, error: HttpError) -> None:
+    """Rejects a WebSocket handshake, with a body if the server supports it (ASGI, "WebSocket Denial Response")."""
     if "websocket.http.response" in scope.get("extensions", ()):
-        await fault.answer(send, "websocket.http.response")
+        await error.send(send, "websocket.http.response")
     else:
         await send({"type": "websocket.close"})

@@ -1,14 +1,14 @@
-"""What a transport says no with: a status, headers and a body in GraphQL's shape."""
+"""HttpError: the response to a request that was rejected before it reached GraphQL; its body has GraphQL's shape."""
 
 import orjson
 from starlette.types import Send
 
-from gateway.access.credentials import Headers, asked_for
+from gateway.access.credentials import Headers, error_headers
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 
 
 class HttpError(Exception):
-    """The request never reached GraphQL. The message is written for the caller."""
+    """A response without GraphQL data: a status, headers, and a body with one error. The client sees `message`."""
 
     retryable = False
 
@@ -21,22 +21,23 @@ class HttpError(Exception):
 
     @classmethod
     def of(cls, error: GatewayError) -> "HttpError":
-        """The same refusal as HTTP shows it, with what its status asks for."""
+        """Returns the HTTP form of `error`: its status, and the headers that go with it, such as `Retry-After`."""
         meaning = MEANINGS[error.code]
-        fault = cls(meaning.http_status, error.message, error.code, asked_for(error))
-        fault.retryable = meaning.retryable
-        return fault
+        http_error = cls(meaning.http_status, error.message, error.code, error_headers(error))
+        http_error.retryable = meaning.retryable
+        return http_error
 
     @classmethod
     def internal(cls, request_id: str) -> "HttpError":
-        """A bug, masked: the log has the rest under the same id."""
+        """Returns the masked form of a bug. The log has its traceback under the same request id."""
         return cls(500, internal_message(request_id), ErrorCode.INTERNAL)
 
     def body(self) -> bytes:
+        """Returns the JSON body `{"errors": [...]}`."""
         return b'{"errors":' + errors_json(self.message, self.code, retryable=self.retryable) + b"}"
 
-    async def answer(self, send: Send, event: str = "http.response") -> None:
-        """Sends it as the whole answer, by ASGI events of this name."""
+    async def send(self, send: Send, event: str = "http.response") -> None:
+        """Sends the whole response in ASGI events with the prefix `event`."""
         body = self.body()
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
@@ -48,7 +49,7 @@ class HttpError(Exception):
 
 
 def errors_json(message: str, code: ErrorCode, *, retryable: bool = False) -> bytes:
-    """A list of one GraphQL error, as JSON."""
+    """Returns a list of one GraphQL error as JSON."""
     extensions: dict[str, str | bool] = {"code": MEANINGS[code].extensions_code}
     if retryable:
         extensions["retryable"] = True

@@ -1,7 +1,4 @@
-"""Whether the gateway is well, and what is wrong when it is not.
-
-That is the database, its schema, and what runs beside the requests.
-"""
+"""Liveness and readiness of the process: the database, its schema, and the background parts (feed, worker, ...)."""
 
 import asyncio
 import logging
@@ -14,51 +11,57 @@ from gateway.store.database import Database, Transaction
 log = logging.getLogger(__name__)
 
 _OK = "ok"
-_PATIENCE = 5.0  # seconds that the database has to answer
+_DATABASE_TIMEOUT = 5.0  # seconds
 
 
 class Part(Protocol):
-    """What runs beside the requests. `ended`: it will do nothing more. `worked_at`: last, by the monotonic clock."""
+    """A background loop of the process."""
 
     @property
-    def ended(self) -> bool: ...
+    def ended(self) -> bool:
+        """Whether the loop has ended, which only a restart of the process can repair."""
 
     @property
-    def worked_at(self) -> float: ...
+    def worked_at(self) -> float:
+        """When the loop last completed an iteration, by `time.monotonic()`."""
 
 
 class Health:
-    """Looks when it is asked. `late`: seconds after which a part that has not worked is stuck."""
+    """Checks the parts of the process on demand. A part that has not worked for `stuck_after` seconds is not ready."""
 
-    def __init__(self, database: Database, parts: Mapping[str, Part], revisions: Sequence[str], *, late: float) -> None:
+    def __init__(
+        self, database: Database, parts: Mapping[str, Part], revisions: Sequence[str], *, stuck_after: float
+    ) -> None:
+        """`revisions` are the schema revisions that this version knows, oldest first."""
         self._database = database
         self._parts = parts
         self._revisions = revisions
-        self._late = late
+        self._stuck_after = stuck_after
         self.stopping = False
 
-    def alive(self) -> dict[str, str]:
-        """What each part is; all are ok unless only a new start of the process can help."""
+    def liveness(self) -> dict[str, str]:
+        """Returns the state of each part. A state other than "ok" means that the process must be restarted."""
         return {name: "has ended" if part.ended else _OK for name, part in self._parts.items()}
 
-    async def ready(self) -> dict[str, str]:
-        """What everything is that serving needs; all are ok, or requests should go elsewhere."""
-        found = {"gateway": "is stopping" if self.stopping else _OK, **await self._stored()}
+    async def readiness(self) -> dict[str, str]:
+        """Returns the state of everything that serving needs. A state other than "ok" means: send no requests now."""
+        found = {"gateway": "is stopping" if self.stopping else _OK, **await self._database_states()}
         for name, part in self._parts.items():
             idle = time.monotonic() - part.worked_at
-            found[name] = "has ended" if part.ended else _OK if idle <= self._late else f"is stuck for {idle:.0f} s"
+            stuck = f"has been stuck for {idle:.0f} s"
+            found[name] = "has ended" if part.ended else _OK if idle <= self._stuck_after else stuck
         return found
 
-    async def _stored(self) -> dict[str, str]:
+    async def _database_states(self) -> dict[str, str]:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_DATABASE_TIMEOUT):
                 revision = await self._database.read(_revision, single=True)
         except Exception:
-            log.warning("the database does not answer", exc_info=True)
+            log.warning("Health check could not read the database", exc_info=True)
             return {"database": "does not answer"}
-        # Unknown is newer: then this version was left to serve until the newer one does (docs/operating.md).
+        # An unknown revision is newer: this version keeps serving while a newer one is rolled out (docs/operating.md).
         behind = revision in self._revisions[:-1]
-        return {"database": _OK, "schema": f"is at {revision}, and not migrated" if behind else _OK}
+        return {"database": _OK, "schema": f"is at revision {revision} and must be migrated" if behind else _OK}
 
 
 async def _revision(transaction: Transaction) -> str:
@@ -66,6 +69,6 @@ async def _revision(transaction: Transaction) -> str:
     return str(rows[0][0])
 
 
-def well(found: Mapping[str, str]) -> bool:
-    """Whether all is ok."""
-    return all(state == _OK for state in found.values())
+def all_ok(states: Mapping[str, str]) -> bool:
+    """Whether every state is "ok"."""
+    return all(state == _OK for state in states.values())

@@ -1,8 +1,42 @@
-"""Refuses requests at once that would have to wait too long: better some are served in time than all too late.
+"""Sheds load: rejects requests whose estimated wait exceeds the limit, and makes requests take turns on the event loop.
 
-How long is measured, not set: by how many are before them, and the pace at which those are answered. And so that a
-refusal does not wait for what is served, requests take turns: what some of them do holds the event loop (reads on
-SQLite).
+Under overload, serving every request would answer all of them too late. So a request is rejected at once, with 503 and
+`Retry-After`, when its estimated wait exceeds GATEWAY_LONGEST_WAIT; the others are answered within about that time. The
+estimate needs no configured capacity, because it is measured.
+
+The estimated wait
+    A request counts as in flight from its admission until its response starts. After that its duration depends on how
+    fast the client reads, and an event stream stays open for hours.
+
+    While at least 32 requests are in flight, `_interval` is the moving average of the time between two response starts
+    (the newest interval has the weight 1/64). With N requests in flight, a new one would wait N * `_interval` seconds
+    (Little's law). Example: with one response every 5 ms and 120 requests in flight the estimate is 0.6 s, which is
+    over the default limit of 0.5 s, so the request is rejected.
+
+    The average is only updated when a response starts. So the time since the last response start is a second lower
+    bound for the wait: it rejects requests while nothing is answered at all, for example while the database hangs. The
+    larger of the two values counts.
+
+    With fewer than 32 requests in flight, every request is admitted, and the average is not updated: intervals would
+    then show how often requests arrive, not how fast they are served. This also ends an overload, since an outdated
+    average can never reject all requests.
+
+Turns
+    Some requests block the event loop while they run (short reads on SQLite do). If 200 of them were ready in one
+    iteration of the loop, a new request would be read from its socket only after all 200, and its rejection would
+    come as late as a response. So the loop must look at its sockets after at most a few requests.
+
+    A turn begins with the first request of a loop iteration. Requests that arrive within 10 ms of it run at once; later
+    ones wait in a FIFO queue, and so does every new request while the queue is not empty. `call_soon` runs `_next_turn`
+    in the following iteration, after the loop has polled its sockets: it starts the oldest waiting request, whose turn
+    begins then. So under load one request runs per iteration, and between two of them the loop accepts connections,
+    rejects requests and answers health checks.
+
+Health checks, WebSockets and lifespan events pass unconditionally.
+
+Invariants: a request is counted once and uncounted once, also when it fails or is canceled; requests start in the order
+in which they arrived; a canceled request loses its turn to the next one; while the queue is not empty, `_next_turn` is
+scheduled.
 """
 
 import asyncio
@@ -15,77 +49,81 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import Unavailable
 from gateway.http.errors import HttpError
 
-_ALWAYS = frozenset({"/healthz", "/readyz"})
-_FEW = 32  # requests in work that are never too many, however long they take
-_WEIGHT = 1 / 64  # of the newest answer in the pace
-_ROUND = 0.01  # seconds for which requests may hold the event loop before it looks for what else has come
+_EXEMPT_PATHS = frozenset({"/healthz", "/readyz"})
+_ALWAYS_ADMITTED = 32  # requests in flight up to which none is rejected, whatever the estimate
+_NEWEST_WEIGHT = 1 / 64  # of the newest interval in the moving average
+_TURN_SECONDS = 0.01  # after the start of a turn, in which further requests run without waiting
 
 
 class LoadSheddingMiddleware:
-    """`longest`: seconds that a request may have to wait for its answer."""
+    """Rejects HTTP requests that would wait for more than `max_wait` seconds. `clock` is monotonic, in seconds."""
 
-    def __init__(self, app: ASGIApp, longest: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, app: ASGIApp, max_wait: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
-        self._longest = longest
+        self._max_wait = max_wait
         self._clock = clock
-        self._in_work = 0
-        self._pace = 0.0  # seconds from one answer to the next while there are more than a few
-        self._answered = 0.0  # when the last one was, or there began to be so many
-        self._round: float | None = None  # when the loop came to the first request of what was ready
-        self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
-        self._fault = HttpError.of(Unavailable("the gateway has more to do than it can: ask again in a moment"))
+        self._in_flight = 0
+        self._interval = 0.0  # average seconds between response starts
+        self._last_response = 0.0  # when a response last started, or when the 32nd request came in flight
+        self._turn_started: float | None = None  # None when no request has run in this iteration of the loop
+        self._queue: deque[asyncio.Future[None]] = deque()  # requests that wait for their turn
+        message = "The gateway is overloaded. Retry the request after the delay in `Retry-After`."
+        self._rejection = HttpError.of(Unavailable(message))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
             await self._app(scope, receive, send)
             return
-        begun = self._clock()
-        if self._in_work >= _FEW and max(self._in_work * self._pace, begun - self._answered) > self._longest:
-            await self._fault.answer(send)
+        arrived = self._clock()
+        if self._in_flight >= _ALWAYS_ADMITTED and self._estimated_wait(arrived) > self._max_wait:
+            await self._rejection.send(send)
             return
-        self._in_work += 1
-        if self._in_work == _FEW:
-            self._answered = begun
-        answered = False
+        self._in_flight += 1
+        if self._in_flight == _ALWAYS_ADMITTED:
+            self._last_response = arrived
+        response_started = False
 
         async def send_and_count(message: Message) -> None:
-            nonlocal answered
-            if not answered:  # from here on it is the client's pace; an event stream goes on for hours
-                answered = True
-                self._end()
+            nonlocal response_started
+            if not response_started:
+                response_started = True
+                self._leave_flight()
             await send(message)
 
         try:
-            if self._round is None:
-                self._begin_round(begun)
-            elif self._waiting or begun - self._round > _ROUND:
-                await self._turn()
+            if self._turn_started is None:
+                self._begin_turn(arrived)
+            elif self._queue or arrived - self._turn_started > _TURN_SECONDS:
+                await self._wait_for_turn()
             await self._app(scope, receive, send_and_count)
         finally:
-            if not answered:
-                self._end()
+            if not response_started:
+                self._leave_flight()
 
-    def _begin_round(self, now: float) -> None:
-        self._round = now
-        asyncio.get_running_loop().call_soon(self._next_round)
+    def _estimated_wait(self, now: float) -> float:
+        return max(self._in_flight * self._interval, now - self._last_response)
 
-    def _next_round(self) -> None:
-        """The loop has looked for what else has come: one of those who wait has its turn, before anything new."""
-        self._round = None
-        while self._waiting and self._round is None:
-            turn = self._waiting.popleft()
-            if not turn.done():  # else its request is gone
-                turn.set_result(None)
-                self._begin_round(self._clock())
-
-    async def _turn(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        await turn
-
-    def _end(self) -> None:
-        if self._in_work >= _FEW:
+    def _leave_flight(self) -> None:
+        if self._in_flight >= _ALWAYS_ADMITTED:
             now = self._clock()
-            self._pace += (now - self._answered - self._pace) * _WEIGHT
-            self._answered = now
-        self._in_work -= 1
+            self._interval += (now - self._last_response - self._interval) * _NEWEST_WEIGHT
+            self._last_response = now
+        self._in_flight -= 1
+
+    def _begin_turn(self, now: float) -> None:
+        self._turn_started = now
+        asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Starts the oldest waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
+        self._turn_started = None
+        while self._queue and self._turn_started is None:
+            turn = self._queue.popleft()
+            if not turn.done():  # it is done if the request was canceled
+                turn.set_result(None)
+                self._begin_turn(self._clock())
+
+    async def _wait_for_turn(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        await turn

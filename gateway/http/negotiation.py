@@ -1,4 +1,4 @@
-"""In which form a request comes and an answer is wanted: `Content-Type` and `Accept` (RFC 9110, 12.5.1)."""
+"""Content negotiation: the `Accept` and `Content-Type` headers (RFC 9110, 12.5.1)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,13 +7,13 @@ RESPONSE_TYPE = "application/graphql-response+json"
 JSON_TYPE = "application/json"
 EVENT_STREAM_TYPE = "text/event-stream"
 
-# A header that is longer than this is no browser's and no client's: it is read, but not remembered.
-_REMEMBERED_LENGTH = 512
+# In bytes. No known browser or client sends a longer `Accept`, so longer ones are parsed, but not cached.
+_MAX_CACHED_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The type of a JSON answer, None if none is acceptable; whether events are; whether a page is preferred."""
+    """What a client accepts: a JSON media type (or None), server-sent events, and whether it prefers an HTML page."""
 
     media_type: str | None
     events: bool
@@ -21,19 +21,19 @@ class Accepted:
 
     @property
     def strict(self) -> bool:
-        """The client knows GraphQL's own type, with which a request error is no 2xx."""
+        """Whether the client accepts `application/graphql-response+json`, in which a request error has a 4xx status."""
         return self.media_type == RESPONSE_TYPE
 
 
 def accepted(header: bytes) -> Accepted:
-    """What `header` asks for. No header, or one that names only wildcards, means `application/json`."""
-    if len(header) > _REMEMBERED_LENGTH:
+    """Parses an `Accept` header. An absent one, and one that has only wildcards, mean `application/json`."""
+    if len(header) > _MAX_CACHED_LENGTH:
         return _negotiate(header)
-    return _remembered(header)
+    return _cached(header)
 
 
 @lru_cache(maxsize=256)
-def _remembered(header: bytes) -> Accepted:
+def _cached(header: bytes) -> Accepted:
     return _negotiate(header)
 
 
@@ -43,8 +43,8 @@ def _negotiate(header: bytes) -> Accepted:
     named = _qualities(header.decode("latin-1"))
     wildcard = named.get("application/*", named.get("*/*", 0.0))
     response, json = named.get(RESPONSE_TYPE, wildcard), named.get(JSON_TYPE, wildcard)
-    # Curl and old clients send wildcards, and must get the type that everything reads (audit 47DE).
-    # Named with the same weight, the newer type wins: it tells request errors by their status.
+    # curl and old clients send wildcards, and must get the type that all clients read (GraphQL-over-HTTP audit 47DE).
+    # If both types are named with the same weight, the newer one wins, because its status marks request errors.
     media_type: str | None
     if response > 0 and (response > json or (response == json and RESPONSE_TYPE in named)):
         media_type = RESPONSE_TYPE
@@ -57,7 +57,7 @@ def _negotiate(header: bytes) -> Accepted:
 
 
 def _qualities(header: str) -> dict[str, float]:
-    """The weight of each media range; ranges that cannot be read are left out, the best of a repeated one counts."""
+    """Returns the weight of each media range; the highest if it is repeated. Malformed ranges are skipped."""
     named: dict[str, float] = {}
     for part in header.split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -72,7 +72,10 @@ def _qualities(header: str) -> dict[str, float]:
 
 
 def is_json(content_type: bytes) -> bool:
-    """Whether a body is `application/json` in UTF-8. The exact type: others would let a page send it unasked (CSRF)."""
+    """Whether a body is `application/json` in UTF-8.
+
+    Other types are refused, because browsers send some of them across origins without a CORS preflight (CSRF).
+    """
     if content_type == b"application/json":
         return True
     media, *parameters = (piece.strip().lower() for piece in content_type.split(b";"))

@@ -1,4 +1,4 @@
-"""Hosts and origins as values that can be compared (RFC 9110, 7.2; RFC 6454)."""
+"""Hosts and web origins, parsed so that they can be compared (RFC 9110, 7.2; RFC 6454)."""
 
 import re
 from collections.abc import Iterable
@@ -13,20 +13,20 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class WebOrigin:
-    """A scheme, a host and a port; the port is None for a scheme that has no usual one and names none."""
+    """A scheme, a host and a port. The port is None if the text has none and the scheme has no default port."""
 
     scheme: str
     host: str
     port: int | None
 
     def __str__(self) -> str:
-        """As a browser writes it: without the usual port."""
+        """Returns the form that browsers send: without the default port."""
         shown = self.port is not None and self.port != _DEFAULT_PORTS.get(self.scheme)
         return f"{self.scheme}://{self.host}" + (f":{self.port}" if shown else "")
 
 
 def host_and_port(text: str) -> tuple[str, int | None] | None:
-    """The parts of a `Host` header, or of a host in the settings, where IPv6 needs no brackets; None if it is none."""
+    """Parses a `Host` header, or a host in the settings, where IPv6 needs no brackets. None if it is malformed."""
     text = text.strip().lower()
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
@@ -38,7 +38,7 @@ def host_and_port(text: str) -> tuple[str, int | None] | None:
 
 
 def parse_origin(text: str) -> WebOrigin | None:
-    """The origin in `text`; None if it is none, as `null` is none."""
+    """Parses an origin. Returns None if it is malformed or opaque (`null`)."""
     match = _ORIGIN.fullmatch(text.strip().lower())
     parts = host_and_port(match[2]) if match else None
     if match is None or parts is None:
@@ -48,11 +48,11 @@ def parse_origin(text: str) -> WebOrigin | None:
 
 
 def configured_origins(texts: Iterable[str]) -> list[WebOrigin]:
-    """The origins that the settings name. Raises StartupError for a text that is none, as `*` is none."""
+    """Parses the origins of GATEWAY_CORS_ORIGINS. Raises StartupError for a malformed one; `*` is not supported."""
     found = []
     for text in texts:
         origin = parse_origin(text.removesuffix("/"))
         if origin is None:
-            raise StartupError(f"GATEWAY_CORS_ORIGINS must list origins such as http://localhost:5173, not {text!r}")
+            raise StartupError(f"GATEWAY_CORS_ORIGINS must list origins such as http://localhost:5173, not {text!r}.")
         found.append(origin)
     return found

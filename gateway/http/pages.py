@@ -1,4 +1,4 @@
-"""The small pages: where to go, the schema as a file, and whether the gateway is well."""
+"""Plain pages: the list of endpoints, the schema as a file, and the health checks."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,56 +7,55 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.http.health import Health, well
+from gateway.http.health import Health, all_ok
 
 _SCHEMA = "/schema.graphql"
 
-PLACES = {
-    "/graphiql": "explore the API in a browser",
-    "/graphql": "the API: GraphQL by HTTP, WebSocket and server-sent events",
-    _SCHEMA: "the schema",
-    "/api": "ManageIQ's REST routes for snapshots",
-    "/healthz": "whether the process runs",
-    "/readyz": "whether it can serve",
+ENDPOINTS = {
+    "/graphiql": "GraphiQL: explore the API in a browser",
+    "/graphql": "GraphQL API over HTTP, WebSocket and server-sent events",
+    _SCHEMA: "GraphQL schema (SDL)",
+    "/api": "ManageIQ-compatible REST API for snapshots",
+    "/healthz": "liveness check",
+    "/readyz": "readiness check",
 }
 
 
 def page_routes(health: Health, sdl: str | None) -> list[BaseRoute]:
-    """`/`, `/healthz`, `/readyz` and, unless `sdl` is None, `/schema.graphql`."""
-    places = {path: what for path, what in PLACES.items() if sdl is not None or path != _SCHEMA}
+    """Returns the routes `/`, `/healthz`, `/readyz` and, unless `sdl` is None, `/schema.graphql`."""
+    endpoints = {path: text for path, text in ENDPOINTS.items() if sdl is not None or path != _SCHEMA}
 
-    async def start(_request: Request) -> Response:
-        return PlainTextResponse(
-            "Snapshot gateway\n\n" + "".join(f"{path:<17}{what}\n" for path, what in places.items())
-        )
+    async def index(_request: Request) -> Response:
+        lines = (f"{path:<17}{text}\n" for path, text in endpoints.items())
+        return PlainTextResponse("Snapshot gateway\n\n" + "".join(lines))
 
-    async def healthy(_request: Request) -> Response:
-        return _told(health.alive())
+    async def healthz(_request: Request) -> Response:
+        return _health_response(health.liveness())
 
-    async def ready(_request: Request) -> Response:
-        return _told(await health.ready())
+    async def readyz(_request: Request) -> Response:
+        return _health_response(await health.readiness())
 
     return [
-        Route("/", start),
+        Route("/", index),
         *([] if sdl is None else [_schema_route(sdl)]),
-        Route("/healthz", healthy),
-        Route("/readyz", ready),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
     ]
 
 
-def _told(found: Mapping[str, str]) -> Response:
-    status = ("ok", 200) if well(found) else ("unavailable", 503)
-    return JSONResponse({"status": status[0], **found}, status[1], {"cache-control": "no-store"})
+def _health_response(states: Mapping[str, str]) -> Response:
+    status, code = ("ok", 200) if all_ok(states) else ("unavailable", 503)
+    return JSONResponse({"status": status, **states}, code, {"cache-control": "no-store"})
 
 
 def _schema_route(sdl: str) -> Route:
     body = sdl.encode()
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
     async def schema(request: Request) -> Response:
-        headers = {"etag": tag, "cache-control": "no-cache"}
-        known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
-        if known & {tag, "*"}:  # the comparison is weak, for proxies that compress (RFC 9110, 13.1.2)
+        headers = {"etag": etag, "cache-control": "no-cache"}
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if known & {etag, "*"}:  # a weak comparison, because proxies that compress weaken the tag (RFC 9110, 13.1.2)
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/graphql; charset=utf-8", headers=headers)
 

@@ -1,4 +1,4 @@
-"""One id per request: taken from `X-Request-Id` if it is sane, else made; every answer tells it."""
+"""Request ids: taken from a valid `X-Request-Id` header or generated, and returned in every response."""
 
 import re
 from collections.abc import Iterator
@@ -8,27 +8,27 @@ from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# For what knows no scope, such as the masking of errors and the log.
+# The id of the current request, for code without access to the scope, such as error masking and logging.
 REQUEST_ID: ContextVar[str] = ContextVar("REQUEST_ID", default="-")
 
-# It goes into logs and headers: nothing that could break or forge a line.
-_SANE = re.compile(rb"[A-Za-z0-9._:=+/-]{1,64}")
+# Ids appear in logs and headers, so characters that could forge a line are not allowed.
+_VALID = re.compile(rb"[A-Za-z0-9._:=+/-]{1,64}")
 _STARTS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 
 
 def request_id(scope: Scope) -> str:
-    """The id that the middleware gave this request; `-` where it does not run."""
+    """Returns the id that the middleware assigned to the request, or `-` if the middleware is not installed."""
     state = scope.get("state")
     found = state.get("request_id", "-") if state else "-"
     return str(found)
 
 
 class RequestIdMiddleware:
-    """Puts the id into `scope["state"]["request_id"]`, into `REQUEST_ID` and into the answer."""
+    """Sets the id in `scope["state"]["request_id"]`, in `REQUEST_ID` and in the response headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._names = _names()
+        self._generated = _generate_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -37,9 +37,9 @@ class RequestIdMiddleware:
         text = ""
         for header, value in scope["headers"]:
             if header == b"x-request-id":
-                text = value.decode() if _SANE.fullmatch(value) else ""
+                text = value.decode() if _VALID.fullmatch(value) else ""
                 break
-        text = text or next(self._names)
+        text = text or next(self._generated)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] in _STARTS:
@@ -51,7 +51,10 @@ class RequestIdMiddleware:
         await self._app(scope, receive, send_with_id)
 
 
-def _names() -> Iterator[str]:
-    """Unlike those of any other process, and in order: a random one costs a system call for each request."""
-    start = token_hex(6)
-    return (f"{start}{number:08x}" for number in count(1))
+def _generate_ids() -> Iterator[str]:
+    """Yields ids that are unique across processes: a random prefix per process, and a counter.
+
+    A random id per request would cost a system call each.
+    """
+    prefix = token_hex(6)
+    return (f"{prefix}{number:08x}" for number in count(1))

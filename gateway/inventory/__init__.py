@@ -1,1 +1,1 @@
-"""What the gateway knows of machines without being asked to change them: import, refresh and the demo world."""
+"""The inventory of machines and snapshots: import, refresh from providers, provider configuration, the demo world."""

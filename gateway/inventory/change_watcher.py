@@ -1,4 +1,4 @@
-"""Reads a machine again as soon as something hints at it: an event of its provider, or an operation that has ended."""
+"""Refreshes machines that may have changed: after a change hint of their provider, or at the end of an operation."""
 
 import asyncio
 import logging
@@ -8,67 +8,69 @@ from math import inf
 
 from gateway.drivers.base import Driver
 from gateway.errors import ProviderError
-from gateway.inventory.refresh import Inventory
+from gateway.inventory.refresh import InventoryRefresher
 
 log = logging.getLogger(__name__)
 
-_GATHER = 0.2  # seconds in which hints at one machine become one look
-_MOST = 10_000  # machines that wait to be looked at; what is left out the next refresh sees
-_PAUSE = 5.0  # seconds until a provider whose hints have ended is listened to again
+_COALESCE_SECONDS = 0.2  # requests for the same machine within this time lead to one refresh
+_MAX_PENDING = 10_000  # machines that wait to be refreshed; further ones are left to the next periodic refresh
+_RESUBSCRIBE_DELAY = 5.0  # seconds after which change hints of a provider are requested again when they have ended
 
 
-class Watch:
-    """Looks while it is started."""
+class ChangeWatcher:
+    """Refreshes machines on request and on change hints, from `start` to `stop`."""
 
-    worked_at = inf  # it is never stuck: a provider may take as long as it likes
+    worked_at = inf  # never counts as stuck, because a provider may take any time to answer
 
-    def __init__(self, inventory: Inventory, drivers: Mapping[str, Driver], *, listens: bool = True) -> None:
-        """`listens`: to providers' events; else it looks only at what it is told of."""
-        self._listens = listens
-        self._inventory = inventory
+    def __init__(
+        self, refresher: InventoryRefresher, drivers: Mapping[str, Driver], *, subscribes: bool = True
+    ) -> None:
+        """`subscribes`: whether to consume the change hints of providers; otherwise only `request_refresh` counts."""
+        self._subscribes = subscribes
+        self._refresher = refresher
         self._drivers = drivers
-        self._wanted: dict[tuple[str, str], None] = {}  # by provider and ref, in order
-        self._hinted = asyncio.Event()
+        self._pending: dict[tuple[str, str], None] = {}  # by provider and ref, in order of arrival
+        self._has_pending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def ended(self) -> bool:
-        """Whether it looks at nothing more."""
+        """Whether the task that refreshes machines is not running."""
         return not self._tasks or self._tasks[0].done()
 
-    def look(self, provider: str, machine_ref: str) -> None:
-        """Something may have happened at this machine."""
-        if len(self._wanted) < _MOST:
-            self._wanted[provider, machine_ref] = None
-            self._hinted.set()
+    def request_refresh(self, provider: str, machine_ref: str) -> None:
+        """Requests a refresh of a machine that may have changed. Dropped when 10,000 machines are pending."""
+        if len(self._pending) < _MAX_PENDING:
+            self._pending[provider, machine_ref] = None
+            self._has_pending.set()
 
     async def start(self) -> None:
-        """Begins."""
-        listeners = [self._listen(name, driver) for name, driver in self._drivers.items() if self._listens]
-        self._tasks = [asyncio.create_task(work, name="watch") for work in (self._look_forever(), *listeners)]
+        """Starts the task that refreshes machines, and one task per provider that consumes its change hints."""
+        listeners = [self._consume_hints(name, driver) for name, driver in self._drivers.items() if self._subscribes]
+        self._tasks = [asyncio.create_task(work, name="watch") for work in (self._refresh_pending(), *listeners)]
 
     async def stop(self) -> None:
-        """Lets go; a merge that is on its way to the database is done or not done."""
+        """Cancels all tasks. A merge whose transaction has been sent is either committed or not."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _look_forever(self) -> None:
+    async def _refresh_pending(self) -> None:
         while True:
-            await self._hinted.wait()
-            await asyncio.sleep(_GATHER)
-            self._hinted.clear()
-            wanted, self._wanted = self._wanted, {}
-            await self._inventory.read_again(list(wanted))
+            await self._has_pending.wait()
+            await asyncio.sleep(_COALESCE_SECONDS)
+            self._has_pending.clear()
+            pending, self._pending = self._pending, {}
+            await self._refresher.refresh_machines(list(pending))
 
-    async def _listen(self, name: str, driver: Driver) -> None:
-        while (hints := driver.hints()) is not None:
+    async def _consume_hints(self, name: str, driver: Driver) -> None:
+        while (hints := driver.change_hints()) is not None:
             try:
                 async for machine_ref in hints:
-                    self.look(name, machine_ref)
+                    self.request_refresh(name, machine_ref)
             except ProviderError as error:
-                log.info("provider %s gives no hints now: %s", name, error.message)
+                log.info("Change hints became unavailable provider=%s error=%s", name, error.message)
             except Exception:
-                log.exception("the hints of provider %s ended", name)
-            await asyncio.sleep(_PAUSE * random.uniform(0.9, 1.1))  # noqa: S311
+                log.exception("Change hints failed provider=%s", name)
+            await asyncio.sleep(_RESUBSCRIBE_DELAY * random.uniform(0.9, 1.1))  # noqa: S311

@@ -1,27 +1,28 @@
-"""What an import or a refresh did, in numbers, and how far an import has come."""
+"""The numbers of rows that an import or a refresh changed, and the progress of an import."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of the rows of one kind."""
+class RowCounts:
+    """The number of rows of one table by what happened to them."""
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     removed: int = 0
-    skipped: int = 0  # a driver manages them, so a file has no say
+    skipped: int = 0  # managed by a driver, so an import does not change them
 
     def __str__(self) -> str:
         parts = [f"{self.created:,} created", f"{self.updated:,} updated", f"{self.unchanged:,} unchanged"]
         if self.removed:
             parts.append(f"{self.removed:,} removed")
         if self.skipped:
-            parts.append(f"{self.skipped:,} managed by a driver, skipped")
+            parts.append(f"{self.skipped:,} skipped (managed by a driver)")
         return ", ".join(parts)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "RowCounts") -> None:
+        """Adds the counts of `other`."""
         self.created += other.created
         self.updated += other.updated
         self.unchanged += other.unchanged
@@ -30,19 +31,19 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Counts:
-    """What became of machines and of snapshots."""
+class MergeCounts:
+    """The result of an import or a refresh."""
 
-    machines: Tally = field(default_factory=Tally)
-    snapshots: Tally = field(default_factory=Tally)
+    machines: RowCounts = field(default_factory=RowCounts)
+    snapshots: RowCounts = field(default_factory=RowCounts)
 
     def __str__(self) -> str:
         return f"machines: {self.machines}; snapshots: {self.snapshots}"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an import has come. `merging` begins when the whole file has been read and found good."""
+class ImportProgress:
+    """How much of a file has been imported. `merging` is true once the whole file has been read and validated."""
 
     bytes_read: int
     bytes_total: int

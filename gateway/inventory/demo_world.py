@@ -1,7 +1,7 @@
-"""What is in the demo world. Pure.
+"""The contents of the demo world. Pure.
 
-Vm 11 with snapshots 3, 4 and 5 and Instance 201 with 7 and 8 are those of the ManageIQ guide; about fifty more have a
-history that is made up, but always the same one, counted back from the moment of loading.
+Vm 11 with snapshots 3, 4 and 5, and Instance 201 with snapshots 7 and 8, are those of the ManageIQ guide. 52 more
+machines have a generated history, which is always the same. Times are relative to the time of loading.
 """
 
 import random
@@ -44,7 +44,7 @@ _POWER = (PowerState.ON,) * 6 + (PowerState.OFF,) * 2 + (PowerState.SUSPENDED,)
 
 @dataclass(slots=True)
 class DemoSnapshot:
-    """One snapshot; `parent` and its place in the machine's list are indexes there."""
+    """One snapshot. `parent` is the parent's index in the machine's list of snapshots."""
 
     id: int
     name: str
@@ -58,7 +58,7 @@ class DemoSnapshot:
 
 @dataclass(slots=True)
 class DemoMachine:
-    """One machine and its snapshots, parents first. `current` is an index among them."""
+    """One machine and its snapshots, parents before children. `current` is the index of the current snapshot."""
 
     id: int
     kind: MachineKind
@@ -79,8 +79,8 @@ class DemoMachine:
 
 
 def demo_machines() -> Iterator[DemoMachine]:
-    """Every machine of the demo world."""
-    chance = random.Random(2017)  # noqa: S311 - the same world every time
+    """All machines of the demo world."""
+    chance = random.Random(2017)  # noqa: S311 - a fixed seed, so that the world is always the same
     yield _vm_11()
     yield _instance_201()
     next_snapshot = 301
@@ -157,20 +157,20 @@ def _instance(chance: random.Random, id: int, number: int) -> DemoMachine:
 
 
 def _make_history(chance: random.Random, machine: DemoMachine, first: int) -> int:
-    """Gives the machine 0 to 12 snapshots of the last year, oldest first; the number after the last."""
+    """Adds 0 to 12 snapshots of the last year to the machine, oldest first. Returns the next unused snapshot id."""
     count = chance.randrange(13)
     ages = sorted((timedelta(minutes=chance.randrange(60, 525_000)) for _ in range(count)), reverse=True)
     tree = machine.kind is MachineKind.VM
     on = machine.power_state is PowerState.ON
-    for place, age in enumerate(ages):
+    for index, age in enumerate(ages):
         memory = tree and on and chance.random() < 0.15
-        parent = place - 1 if chance.random() < 0.8 else chance.randrange(max(place, 1))
+        parent = index - 1 if chance.random() < 0.8 else chance.randrange(max(index, 1))
         machine.snapshots.append(
             DemoSnapshot(
-                id=first + place,
-                name=f"{chance.choice(_REASONS)}-{first + place}",
+                id=first + index,
+                name=f"{chance.choice(_REASONS)}-{first + index}",
                 age=age,
-                parent=parent if tree and place > 0 else None,
+                parent=parent if tree and index > 0 else None,
                 memory=memory,
                 description=chance.choice(_DESCRIPTIONS),
                 size_bytes=chance.randrange(_GIB, 40 * _GIB) // 4_096 * 4_096 + (4 * _GIB if memory else 0),

@@ -1,4 +1,4 @@
-"""Merges one machine, as its provider reports it, into the inventory; adopts imported ones; notices who is gone."""
+"""Merges machines that a provider reports into the inventory: inserts, updates, adopts and marks as gone."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,30 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.drivers.base import ReportedMachine
-from gateway.inventory.columns import assignments
-from gateway.inventory.counts import Tally
+from gateway.inventory.counts import RowCounts
 from gateway.models import Machine, Provider
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement, insert
+from gateway.store.statements import OneOf, Statement, assignments, insert
 
-_REPORTED = ("name", "description", "power_state", "host", "flavor", "availability_zone", "obstacle", "provider_uid")
+_REPORTED = (
+    "name",
+    "description",
+    "power_state",
+    "host",
+    "flavor",
+    "availability_zone",
+    "snapshot_blocker",
+    "provider_uid",
+)
 _COLUMNS = [col(getattr(Machine, name)) for name in ("id", "gone_at", "provider_ref", *_REPORTED)]
 
-_MANAGED = sa.text("NOT machine.imported")  # the very words of the unique index
-_known = sa.select(*_COLUMNS).where(
+_MANAGED = sa.text("NOT machine.imported")  # the same text as in the partial unique index, so that the index is used
+_machine_by_ref = sa.select(*_COLUMNS).where(
     col(Machine.provider) == bindparam("of"), col(Machine.provider_ref) == bindparam("ref"), _MANAGED
 )
-KNOWN = Statement(_known)
-_KNOWN = Statement(_known.with_for_update())
-# Held while a machine that is met for the first time goes in: two gateways may meet it at once.
+FIND_MACHINE = Statement(_machine_by_ref)
+_LOCK_MACHINE = Statement(_machine_by_ref.with_for_update())
+# Locked while a machine is inserted, so that two gateways do not insert the same machine.
 _LOCK_PROVIDER = Statement(sa.select(col(Provider.name)).where(col(Provider.name) == bindparam("of")).with_for_update())
 _CANDIDATES = Statement(
     sa.select(*_COLUMNS)
@@ -53,15 +61,15 @@ _INSERT = insert(
     *("tenant", "kind", "provider", "provider_ref", *_REPORTED),
     *("created_at", "updated_at", "observed_at"),
 )
-_PRESENT = Statement(
+_PRESENT_BEFORE = Statement(
     sa.select(col(Machine.id), col(Machine.provider_ref)).where(
         col(Machine.provider) == bindparam("of"),
         _MANAGED,
         col(Machine.gone_at).is_(None),
-        col(Machine.observed_at) < bindparam("begun"),
+        col(Machine.observed_at) < bindparam("before"),
     )
 )
-_GONE = Statement(
+_MARK_GONE = Statement(
     sa.update(Machine)
     .where(OneOf(col(Machine.id), "ids"), col(Machine.gone_at).is_(None))
     .values(**assignments(Machine, "gone_at", "updated_at"))
@@ -69,79 +77,86 @@ _GONE = Statement(
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """The machine's row after the merge; locked, until the transaction ends."""
+class MergedMachine:
+    """The id of the machine's row, which is locked until the transaction ends. `adopted`: it was imported before."""
 
     id: int
     adopted: bool
 
 
 async def merge_machine(
-    tx: Transaction, seen: ReportedMachine, *, provider: str, tenant: str, moment: datetime, tally: Tally
-) -> Merged:
-    """Inserts, adopts or updates the machine that `seen` describes. One that was gone is back."""
-    row = await tx.first(_KNOWN, of=provider, ref=seen.ref)
+    tx: Transaction, reported: ReportedMachine, *, provider: str, tenant: str, moment: datetime, counts: RowCounts
+) -> MergedMachine:
+    """Inserts, adopts or updates the row of the reported machine and adds to `counts`. Clears `gone_at`."""
+    row = await tx.first(_LOCK_MACHINE, of=provider, ref=reported.ref)
     if row is None:
         await tx.first(_LOCK_PROVIDER, of=provider)
-        row = await tx.first(_KNOWN, of=provider, ref=seen.ref)
+        row = await tx.first(_LOCK_MACHINE, of=provider, ref=reported.ref)
     adopted = False
     if row is None:
-        row = await _imported(tx, seen, tenant)
+        row = await _find_imported(tx, reported, tenant)
         adopted = row is not None
     if row is None:
-        tally.created += 1
-        return Merged(await _insert(tx, seen, provider, tenant, moment), adopted=False)
+        counts.created += 1
+        return MergedMachine(await _insert(tx, reported, provider, tenant, moment), adopted=False)
     if adopted:
-        await tx.run(_ADOPT, machine_id=row.id, provider=provider, provider_ref=seen.ref, updated_at=moment)
-    reported = {name: getattr(seen, name) for name in _REPORTED if name != "provider_uid"}
-    reported["provider_uid"] = seen.uid or row.provider_uid
-    changed = row.gone_at is not None or any(getattr(row, name) != value for name, value in reported.items())
+        await tx.run(_ADOPT, machine_id=row.id, provider=provider, provider_ref=reported.ref, updated_at=moment)
+    values = {name: getattr(reported, name) for name in _REPORTED if name != "provider_uid"}
+    values["provider_uid"] = reported.uid or row.provider_uid
+    changed = row.gone_at is not None or any(getattr(row, name) != value for name, value in values.items())
     if changed:
-        await tx.run(_UPDATE, machine_id=row.id, updated_at=moment, **reported)
+        await tx.run(_UPDATE, machine_id=row.id, updated_at=moment, **values)
     await tx.run(_OBSERVED, machine_id=row.id, observed_at=moment)
     if changed or adopted:
-        tally.updated += 1
+        counts.updated += 1
     else:
-        tally.unchanged += 1
-    return Merged(row.id, adopted)
+        counts.unchanged += 1
+    return MergedMachine(row.id, adopted)
 
 
-async def mark_absent(tx: Transaction, provider: str, refs: Collection[str], begun: datetime, moment: datetime) -> int:
-    """Marks as gone what the provider did not list in a listing that began at `begun`; how many that were."""
-    present = await tx.all(_PRESENT, of=provider, begun=begun)
+async def mark_absent(
+    tx: Transaction, provider: str, refs: Collection[str], listed_at: datetime, moment: datetime
+) -> int:
+    """Marks machines as gone that are not among `refs`, those of a listing requested at `listed_at`, and that have not
+    been observed since. Returns the number of machines marked.
+    """
+    present = await tx.all(_PRESENT_BEFORE, of=provider, before=listed_at)
     return await mark_gone(tx, [row.id for row in present if row.provider_ref not in refs], moment)
 
 
 async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime) -> int:
-    """Marks machines as gone; how many were not yet."""
-    return await tx.run(_GONE, ids=list(ids), gone_at=moment, updated_at=moment) if ids else 0
+    """Marks machines as gone. Returns the number of machines that were not marked before."""
+    return await tx.run(_MARK_GONE, ids=list(ids), gone_at=moment, updated_at=moment) if ids else 0
 
 
-async def _imported(tx: Transaction, seen: ReportedMachine, tenant: str) -> Any:
-    """The one imported machine that this is: by its second identity, or by the provider's reference of it."""
-    rows = await tx.all(_CANDIDATES, of_tenant=tenant, of_kind=seen.kind, uid=seen.uid, ref=seen.ref)
-    same = [row for row in rows if seen.uid is not None and row.provider_uid == seen.uid]
+async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> Any:
+    """The imported machine that is the reported one; None when there is none or more than one candidate.
+
+    Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`.
+    """
+    rows = await tx.all(_CANDIDATES, of_tenant=tenant, of_kind=reported.kind, uid=reported.uid, ref=reported.ref)
+    same = [row for row in rows if reported.uid is not None and row.provider_uid == reported.uid]
     if not same:
-        same = [row for row in rows if seen.uid is None or row.provider_uid is None]
+        same = [row for row in rows if reported.uid is None or row.provider_uid is None]
     return same[0] if len(same) == 1 else None
 
 
-async def _insert(tx: Transaction, seen: ReportedMachine, provider: str, tenant: str, moment: datetime) -> int:
+async def _insert(tx: Transaction, reported: ReportedMachine, provider: str, tenant: str, moment: datetime) -> int:
     row = await tx.first(
         _INSERT,
         tenant=tenant,
-        kind=seen.kind,
+        kind=reported.kind,
         provider=provider,
-        provider_ref=seen.ref,
-        name=seen.name,
-        description=seen.description,
-        power_state=seen.power_state,
-        host=seen.host,
-        flavor=seen.flavor,
-        availability_zone=seen.availability_zone,
-        obstacle=seen.obstacle,
-        provider_uid=seen.uid,
-        created_at=seen.created_at or moment,
+        provider_ref=reported.ref,
+        name=reported.name,
+        description=reported.description,
+        power_state=reported.power_state,
+        host=reported.host,
+        flavor=reported.flavor,
+        availability_zone=reported.availability_zone,
+        snapshot_blocker=reported.snapshot_blocker,
+        provider_uid=reported.uid,
+        created_at=reported.created_at or moment,
         updated_at=moment,
         observed_at=moment,
     )

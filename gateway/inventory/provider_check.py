@@ -1,4 +1,4 @@
-"""Talks to one provider as the gateway would, and tells a person what works. Changes nothing."""
+"""Checks a provider by reading from it as the gateway does, and prints the results. Changes nothing."""
 
 import asyncio
 from collections import Counter
@@ -11,10 +11,10 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 
 T = TypeVar("T")
 
-_PATIENCE = 60.0  # seconds for each question
-_MACHINES = 5  # whose snapshots are read
+_TIMEOUT = 60.0  # seconds, for each request to the provider
+_MAX_MACHINES = 5  # machines whose snapshots are read
 
-_WORDS = {
+_ACTIONS = {
     SnapshotAction.CREATE: "create",
     SnapshotAction.CREATE_WITH_MEMORY: "create with memory",
     SnapshotAction.REVERT: "revert",
@@ -23,22 +23,27 @@ _WORDS = {
 _NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 
-async def check_provider(driver: Driver, say: Callable[[str], None]) -> bool:
-    """Whether the provider answers, and its machines and snapshots can be read; says so line by line."""
+async def check_provider(driver: Driver, print_line: Callable[[str], None]) -> bool:
+    """Checks that the provider answers and that its machines and snapshots can be read, and prints a line per check.
+
+    Also prints the snapshot actions that the provider supports. Returns whether all checks passed; closes the driver.
+    """
     try:
-        if await _ask("answers", _health(driver), lambda _: "yes", say) is None:
+        if await _check("connection", _health(driver), lambda _: "ok", print_line) is None:
             return False
-        machines = await _ask("machines", driver.machines(), _count, say)
+        machines = await _check("machines", driver.machines(), _count, print_line)
         if machines is None:
             return False
-        fine = True
-        for machine in machines[:_MACHINES]:
-            what = f"snapshots of {machine.name!r}"
-            seen = await _ask(what, driver.snapshots(machine.ref), lambda seen: str(len(seen.snapshots)), say)
-            fine = fine and seen is not None
+        passed = True
+        for machine in machines[:_MAX_MACHINES]:
+            name = f"snapshots of {machine.name!r}"
+            reported = await _check(
+                name, driver.snapshots(machine.ref), lambda found: str(len(found.snapshots)), print_line
+            )
+            passed = passed and reported is not None
         for kind, power in sorted({(machine.kind, machine.power_state) for machine in machines}):
-            _tell_capabilities(driver, kind, power, say)
-        return fine
+            _print_capabilities(driver, kind, power, print_line)
+        return passed
     finally:
         await driver.close()
 
@@ -48,19 +53,21 @@ async def _health(driver: Driver) -> bool:
     return True
 
 
-async def _ask(what: str, question: Awaitable[T], words: Callable[[T], str], say: Callable[[str], None]) -> T | None:
-    """The answer, or None when there is none; says which."""
+async def _check(
+    name: str, request: Awaitable[T], describe: Callable[[T], str], print_line: Callable[[str], None]
+) -> T | None:
+    """Awaits the request and prints the result. Returns None when it failed."""
     try:
-        async with asyncio.timeout(_PATIENCE):
-            answer = await question
+        async with asyncio.timeout(_TIMEOUT):
+            result = await request
     except TimeoutError:
-        say(f"{what}: FAILED: no answer within {_PATIENCE:g} seconds")
+        print_line(f"{name}: FAILED: The provider did not answer within {_TIMEOUT:g} seconds.")
     except ProviderError as error:
-        own = f" ({error.provider_message})" if error.provider_message else ""
-        say(f"{what}: FAILED: {error.message}{own}")
+        details = f" ({error.provider_message})" if error.provider_message else ""
+        print_line(f"{name}: FAILED: {error.message}{details}")
     else:
-        say(f"{what}: {words(answer)}")
-        return answer
+        print_line(f"{name}: {describe(result)}")
+        return result
     return None
 
 
@@ -70,7 +77,9 @@ def _count(machines: Sequence[ReportedMachine]) -> str:
     return f"{len(machines)}" + (f" ({each})" if each else "")
 
 
-def _tell_capabilities(driver: Driver, kind: MachineKind, power: PowerState, say: Callable[[str], None]) -> None:
-    for action, words in _WORDS.items():
-        reason = driver.matrix(kind).reason_against(action, power)
-        say(f"{_NOUNS[kind]} that are {power.value}: {words}: {'yes' if reason is None else f'no, {reason}'}")
+def _print_capabilities(
+    driver: Driver, kind: MachineKind, power: PowerState, print_line: Callable[[str], None]
+) -> None:
+    for action, name in _ACTIONS.items():
+        reason = driver.matrix(kind).unsupported_reason(action, power)
+        print_line(f"{_NOUNS[kind]} that are {power.value}: {name}: {'yes' if reason is None else f'no. {reason}'}")

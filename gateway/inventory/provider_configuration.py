@@ -1,6 +1,6 @@
-"""From configuration to drivers: reads the tables of providers, says what is wrong with each, and makes their drivers.
+"""Reads the configuration of providers, reports every fault in it, and creates the drivers.
 
-A driver's module is imported when a provider needs it, so that its client library is needed, and loaded, only then.
+A driver's module is imported when a provider uses it, so that its client library is required and loaded only then.
 """
 
 import re
@@ -11,22 +11,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.config import Settings, from_environment
+from gateway.config import Settings, environment_value
 from gateway.drivers.base import Driver
 from gateway.drivers.options import Secret, read_options
 from gateway.errors import StartupError
 
-SIMULATED = "simulated"  # made by `app`, because it lives in the gateway's own database
+SIMULATED = "simulated"  # created by `app`, because the simulator stores its state in the gateway's database
 
 DRIVERS = ("ec2", "libvirt", "openstack", "proxmox", "qcow2", SIMULATED, "vsphere")
 
-CONCURRENCY = 4
+DEFAULT_CONCURRENCY = 4
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
-class _Module(Protocol):
-    """What is known of a driver's module."""
+class _DriverModule(Protocol):
+    """The interface of a driver's module."""
 
     Options: type[Any]
 
@@ -36,7 +36,7 @@ class _Module(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredProvider:
-    """A provider as it is configured. `concurrency`: how many of its operations may be under way at once."""
+    """A configured provider. `concurrency` is the maximum number of its operations that run at the same time."""
 
     name: str
     driver: str
@@ -45,17 +45,17 @@ class ConfiguredProvider:
     options: Any
 
     def make(self) -> Driver:
-        """A driver that has not connected yet."""
-        return _module(self.driver).make(self.name, self.options, self.concurrency)
+        """Creates the driver, which has not connected yet."""
+        return _driver_module(self.driver).make(self.name, self.options, self.concurrency)
 
 
 def read_providers(settings: Settings) -> list[ConfiguredProvider]:
-    """The providers that are configured. Raises StartupError with a message per fault."""
+    """Reads all configured providers. Raises StartupError with one message per fault."""
     faults: list[str] = []
     providers: dict[str, ConfiguredProvider] = {}
     for name, table in _tables(settings).items():
-        provider, wrong = _read(name, table, settings)
-        faults += [f"provider {name!r} {fault}" for fault in wrong]
+        provider, found = _read(name, table, settings)
+        faults += [f"Provider {name!r}: {fault}" for fault in found]
         if provider is not None:
             providers[name] = provider
     if faults:
@@ -64,18 +64,21 @@ def read_providers(settings: Settings) -> list[ConfiguredProvider]:
 
 
 def _tables(settings: Settings) -> dict[str, Any]:
-    """The tables of all sources, by the provider's name."""
+    """The tables of all configuration sources, by provider name."""
     tables: dict[str, Any] = {}
     if settings.providers_file:
         try:
             text = Path(settings.providers_file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise StartupError(f"the file of providers {settings.providers_file} cannot be read: {reason}") from None
-        tables |= _parse(text, f"the file of providers {settings.providers_file}")
+            raise StartupError(
+                f"GATEWAY_PROVIDERS_FILE: the file {settings.providers_file!r} cannot be read: {_reason(error)}."
+            ) from None
+        tables |= _parse(text, f"GATEWAY_PROVIDERS_FILE: the file {settings.providers_file!r}")
     for name, table in _parse(settings.providers, "GATEWAY_PROVIDERS").items():
         if name in tables:
-            raise StartupError(f"provider {name!r} is both in GATEWAY_PROVIDERS and in GATEWAY_PROVIDERS_FILE")
+            raise StartupError(
+                f"Provider {name!r} is configured both in GATEWAY_PROVIDERS and in GATEWAY_PROVIDERS_FILE."
+            )
         tables[name] = table
     if settings.images:
         tables["images"] = {"driver": "qcow2", "directory": settings.images}
@@ -86,69 +89,78 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise StartupError(f"{source} is not TOML: {error}") from None
+        raise StartupError(f"{source} is not valid TOML: {error}.") from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8"
 
 
 def _read(name: str, table: Any, settings: Settings) -> tuple[ConfiguredProvider | None, list[str]]:
     if not _NAME.fullmatch(name):
-        return None, [
-            "must have a name of 1 to 63 letters, digits, '.', '_' and '-', beginning with one of the first two"
-        ]
+        return None, ["The name must be 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit."]
     if not isinstance(table, dict):
-        return None, [f'must be a table, such as [{name}] and below it driver = "libvirt"']
+        return None, [f'The value must be a table, such as [{name}] followed by driver = "libvirt".']
     table = dict(table)
     driver = table.pop("driver", None)
     if driver not in DRIVERS:
-        problem = "needs a driver" if driver is None else f"has a driver {driver!r} that is not known"
-        return None, [f"{problem}; it may be one of {', '.join(DRIVERS)}"]
+        fault = "A driver is required." if driver is None else f"The driver {driver!r} does not exist."
+        return None, [f"{fault} Use one of {', '.join(DRIVERS)}."]
     faults = []
     tenant = table.pop("tenant", settings.tenant)
     if not isinstance(tenant, str) or not tenant:
-        faults.append(f"has a tenant {tenant!r}, which must be text")
-    concurrency = table.pop("concurrency", CONCURRENCY)
+        faults.append(f"The tenant must be a non-empty string, not {tenant!r}.")
+    concurrency = table.pop("concurrency", DEFAULT_CONCURRENCY)
     if type(concurrency) is not int or concurrency < 1:
-        faults.append(f"has a concurrency {concurrency!r}, which must be a whole number of at least 1")
+        faults.append(f"The concurrency must be a whole number of at least 1, not {concurrency!r}.")
     try:
-        module = _module(driver)
+        module = _driver_module(driver)
     except ImportError as error:
-        return None, [*faults, _lacking(driver, error)]
-    options, wrong = read_options(module.Options, table, _reveal)
+        return None, [*faults, _extra_missing(driver, error)]
+    options, option_faults = read_options(module.Options, table, _reveal)
     if options is None or faults:
-        return None, faults + wrong
+        return None, faults + option_faults
     return ConfiguredProvider(name, driver, tenant, concurrency, options), []
 
 
-def _module(driver: str) -> _Module:
+def _driver_module(driver: str) -> _DriverModule:
     package = "simulator" if driver == SIMULATED else driver
     module: Any = import_module(f"gateway.drivers.{package}.driver")
-    found: _Module = module
-    return found
+    driver_module: _DriverModule = module
+    return driver_module
 
 
-def _lacking(driver: str, error: ImportError) -> str:
-    return f"has the driver {driver}, which needs its extra: pip install 'snapshot-gateway[{driver}]' ({error})"
+def _extra_missing(driver: str, error: ImportError) -> str:
+    return (
+        f"The driver {driver!r} requires an extra that is not installed ({error})."
+        f" Install it: pip install 'snapshot-gateway[{driver}]'."
+    )
 
 
 def _reveal(name: str, value: Any) -> Secret:
-    """A secret of the environment or of a file. Raises ValueError."""
+    """Reads the secret that an option refers to, from the environment or a file. Raises ValueError."""
     match value:
         case {"env": str(variable), **others} if not others:
-            found = from_environment(variable)
+            found = environment_value(variable)
             if not found:
-                raise ValueError(f"takes {name!r} from the environment, where {variable} is not set")
+                raise ValueError(f"Option {name!r} refers to the environment variable {variable}, which is not set.")
         case {"file": str(path), **others} if not others:
             try:
                 found = Path(path).read_text("utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-                raise ValueError(f"takes {name!r} from the file {path}, which cannot be read: {reason}") from None
+                raise ValueError(
+                    f"Option {name!r} refers to the file {path!r}, which cannot be read: {_reason(error)}."
+                ) from None
             if not found:
-                raise ValueError(f"takes {name!r} from the file {path}, which is empty")
+                raise ValueError(f"Option {name!r} refers to the file {path!r}, which is empty.")
         case _:
-            raise ValueError(f'must take {name!r} from elsewhere: {{ env = "VARIABLE" }} or {{ file = "PATH" }}')
+            raise ValueError(
+                f"Option {name!r} is a secret and must be a reference to it:"
+                ' { env = "VARIABLE" } or { file = "PATH" }.'
+            )
     return Secret(found)
 
 
-def known(providers: Mapping[str, Any]) -> str:
-    """The names, for people."""
+def provider_names(providers: Mapping[str, Any]) -> str:
+    """The sorted names of the providers for a message, or `none`."""
     return ", ".join(sorted(providers)) or "none"

@@ -1,6 +1,7 @@
-"""Reads providers again and again, and brings the inventory up to date with what they say.
+"""Reads machines and snapshots from the providers and updates the inventory, periodically and on request.
 
-An error is never read as an empty list: what could not be read stays as it was, and the provider's row says why.
+An error is never taken for an empty list: rows that could not be read again stay unchanged, and the `problem` of the
+provider's row states the reason.
 """
 
 import asyncio
@@ -27,36 +28,35 @@ from gateway.errors import (
     Unavailable,
     Unconfirmed,
 )
-from gateway.inventory.columns import assignments
-from gateway.inventory.counts import Counts
-from gateway.inventory.machines import KNOWN, mark_absent, mark_gone, merge_machine
+from gateway.inventory.counts import MergeCounts
+from gateway.inventory.machines import FIND_MACHINE, mark_absent, mark_gone, merge_machine
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
 from gateway.store.retry import Backoff
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Statement, assignments, insert
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_AT_ONCE = 8  # machines of one provider that are read at the same time
-_PATIENCE = 60.0  # seconds that one question to a provider may take
+_CONCURRENT_READS = 8  # machines of one provider that are read at the same time
+_TIMEOUT = 60.0  # seconds, for each request to a provider
 
-_WHERE_IT_IS = Statement(
+_MACHINE_REF = Statement(
     sa.select(col(Machine.provider), col(Machine.provider_ref)).where(col(Machine.id) == bindparam("machine_id"))
 )
-_PROVIDER = Statement(sa.select(col(Provider.tenant)).where(col(Provider.name) == bindparam("of")))
+_PROVIDER_TENANT = Statement(sa.select(col(Provider.tenant)).where(col(Provider.name) == bindparam("of")))
 _INSERT_PROVIDER = insert(Provider, "name", "tenant", "driver")
 _OF = col(Provider.name) == bindparam("of")
-_READ_WHOLE = Statement(sa.update(Provider).where(_OF).values(problem=None, **assignments(Provider, "observed_at")))
-_PROBLEM = Statement(sa.update(Provider).where(_OF).values(**assignments(Provider, "problem")))
+_SET_REFRESHED = Statement(sa.update(Provider).where(_OF).values(problem=None, **assignments(Provider, "observed_at")))
+_SET_PROBLEM = Statement(sa.update(Provider).where(_OF).values(**assignments(Provider, "problem")))
 
 
-class Inventory:
-    """Keeps the inventory in step with the providers that have a driver here."""
+class InventoryRefresher:
+    """Refreshes the inventory from the providers for which this process has a driver."""
 
-    worked_at = inf  # it is never stuck: a provider may take as long as it likes
+    worked_at = inf  # never counts as stuck, because a provider may take any time to answer
 
     def __init__(self, database: Database, drivers: Mapping[str, Driver], settings: Settings) -> None:
         self._database = database
@@ -66,54 +66,58 @@ class Inventory:
 
     @property
     def ended(self) -> bool:
-        """Whether a provider is not refreshed any more."""
+        """Whether the periodic refresh of any provider has ended."""
         return any(task.done() for task in self._tasks)
 
     # ---- one machine
 
     async def refresh_machine(self, machine_id: int) -> None:
-        """Reads one machine and its snapshots again. One that its provider does not have is marked as gone.
+        """Reads one machine and its snapshots from the provider. Marks it as gone when the provider does not have it.
 
-        Raises ProviderError, with nothing changed, when that cannot be found out.
+        Raises ProviderError, with nothing changed, when the machine cannot be read.
         """
-        place = await self._database.read(lambda tx: tx.first(_WHERE_IT_IS, machine_id=machine_id), single=True)
-        if place is None:
-            raise ProviderMissing("the machine is no longer in the inventory")
-        if place.provider not in self._drivers:
-            raise ProviderUnavailable(f"no driver is configured for provider {place.provider!r}")
+        machine = await self._database.read(lambda tx: tx.first(_MACHINE_REF, machine_id=machine_id), single=True)
+        if machine is None:
+            raise ProviderMissing("The machine is no longer in the inventory.")
+        if machine.provider not in self._drivers:
+            raise ProviderUnavailable(f"No driver is configured for provider {machine.provider!r}.")
         try:
-            await self._read_machine(place.provider, place.provider_ref)
+            await self._read_machine(machine.provider, machine.provider_ref)
         except ProviderMissing:
             await self._mark_gone([machine_id])
 
-    async def read_again(self, places: Sequence[tuple[str, str]]) -> None:
-        """Reads the machines at these providers and refs again, if that can be done now."""
+    async def refresh_machines(self, refs: Sequence[tuple[str, str]]) -> None:
+        """Reads the machines with these pairs of provider and ref. Failures are logged and not raised."""
 
         async def read(provider: str, machine_ref: str) -> None:
             async with limit:
                 try:
-                    await self._read_again(provider, machine_ref)
+                    await self._refresh_by_ref(provider, machine_ref)
                 except (ProviderError, Unavailable, Unconfirmed) as error:
-                    log.info("a machine of provider %s could not be read: %s", provider, error.message)
+                    log.info(
+                        "Machine refresh failed provider=%s machine=%s error=%s", provider, machine_ref, error.message
+                    )
                 except Exception:
-                    log.exception("a machine of provider %s could not be refreshed", provider)
+                    log.exception("Machine refresh failed provider=%s machine=%s", provider, machine_ref)
 
-        limit = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(read(*place) for place in places))
+        limit = asyncio.Semaphore(_CONCURRENT_READS)
+        await asyncio.gather(*(read(*ref) for ref in refs))
 
-    async def _read_again(self, provider: str, machine_ref: str) -> None:
+    async def _refresh_by_ref(self, provider: str, machine_ref: str) -> None:
         try:
             await self._read_machine(provider, machine_ref)
         except ProviderMissing:
-            row = await self._database.read(lambda tx: tx.first(KNOWN, of=provider, ref=machine_ref), single=True)
+            row = await self._database.read(
+                lambda tx: tx.first(FIND_MACHINE, of=provider, ref=machine_ref), single=True
+            )
             await self._mark_gone([] if row is None else [row.id])
 
     async def _read_machine(self, provider: str, machine_ref: str) -> None:
-        """Raises ProviderMissing when the provider does not have it."""
+        """Raises ProviderMissing when the provider does not have the machine."""
         driver = self._drivers[provider]
-        seen = await _answer(driver.machine(machine_ref))
-        tenant = await self._tenant(provider, driver)
-        await self._read_snapshots(provider, tenant, driver, seen, Counts())
+        machine = await _with_timeout(driver.machine(machine_ref))
+        tenant = await self._provider_tenant(provider, driver)
+        await self._read_snapshots(provider, tenant, driver, machine, MergeCounts())
 
     async def _mark_gone(self, ids: Sequence[int]) -> None:
         moment = now()
@@ -121,65 +125,66 @@ class Inventory:
 
     # ---- one provider
 
-    async def refresh_provider(self, name: str) -> Counts:
-        """Reads every machine of a provider again; what changed.
+    async def refresh_provider(self, name: str) -> MergeCounts:
+        """Reads all machines of a provider and their snapshots, and returns the numbers of changed rows.
 
-        Raises ProviderError when the machines cannot be listed, and what the database raises. Those whose snapshots
-        cannot be read stay as they are and are told of in the provider's `problem`.
+        Raises ProviderError when the machines cannot be listed, and any error of the database. Machines whose snapshots
+        cannot be read stay unchanged; their number and the first error are stored in the provider's `problem`.
         """
         driver = self._drivers[name]
-        tenant = await self._tenant(name, driver)
-        begun = now()
+        tenant = await self._provider_tenant(name, driver)
+        started_at = now()
         try:
-            listed = await _answer(driver.machines())
+            listed = await _with_timeout(driver.machines())
         except ProviderError as error:
-            await self._report(name, error.message)
+            await self._set_problem(name, error.message)
             raise
-        counts = Counts()
-        places = asyncio.Semaphore(_AT_ONCE)
+        counts = MergeCounts()
+        limit = asyncio.Semaphore(_CONCURRENT_READS)
 
-        async def read(seen: ReportedMachine) -> GatewayError | None:
-            async with places:
+        async def read(machine: ReportedMachine) -> GatewayError | None:
+            async with limit:
                 try:
-                    await self._read_snapshots(name, tenant, driver, seen, counts)
+                    await self._read_snapshots(name, tenant, driver, machine, counts)
                 except (ProviderError, Unavailable, Unconfirmed) as error:
                     return error
                 return None
 
         async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(read(seen)) for seen in listed]
-        problems = [problem for task in reads if (problem := task.result()) is not None]
-        for problem in problems:
-            if not isinstance(problem, ProviderError):
-                raise problem  # nothing can be said of the provider
-        refs, moment = {seen.ref for seen in listed}, now()
-        counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, begun, moment))
-        if problems:
-            await self._report(name, f"{len(problems)} of {len(listed)} machines: {problems[0].message}")
+            reads = [group.create_task(read(machine)) for machine in listed]
+        failures = [failure for task in reads if (failure := task.result()) is not None]
+        for failure in failures:
+            if not isinstance(failure, ProviderError):
+                raise failure  # the database failed, which says nothing about the provider
+        refs, moment = {machine.ref for machine in listed}, now()
+        counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, started_at, moment))
+        if failures:
+            problem = f"{len(failures)} of {len(listed)} machines could not be read: {failures[0].message}"
+            await self._set_problem(name, problem)
         else:
-            await self._database.write(lambda tx: tx.run(_READ_WHOLE, of=name, observed_at=begun))
+            await self._database.write(lambda tx: tx.run(_SET_REFRESHED, of=name, observed_at=started_at))
         return counts
 
     async def _read_snapshots(
-        self, provider: str, tenant: str, driver: Driver, seen: ReportedMachine, counts: Counts
+        self, provider: str, tenant: str, driver: Driver, reported: ReportedMachine, counts: MergeCounts
     ) -> None:
-        """Asks for the snapshots and merges them with their machine."""
-        begun = now()
-        snapshots = await _answer(driver.snapshots(seen.ref))
+        """Reads the snapshots of a machine and merges both into the inventory, in one transaction."""
+        listed_at = now()
+        snapshots = await _with_timeout(driver.snapshots(reported.ref))
 
-        async def work(tx: Transaction) -> Counts:
-            moment, done = now(), Counts()
+        async def work(tx: Transaction) -> MergeCounts:
+            moment, done = now(), MergeCounts()
             machine = await merge_machine(
-                tx, seen, provider=provider, tenant=tenant, moment=moment, tally=done.machines
+                tx, reported, provider=provider, tenant=tenant, moment=moment, counts=done.machines
             )
             await merge_snapshots(
                 tx,
                 machine.id,
                 snapshots,
                 tenant=tenant,
-                begun=begun,
+                listed_at=listed_at,
                 moment=moment,
-                tally=done.snapshots,
+                counts=done.snapshots,
                 stuck_after=timedelta(seconds=self._settings.operation_deadline),
                 adopted=machine.adopted,
             )
@@ -189,60 +194,62 @@ class Inventory:
         counts.machines.add(done.machines)
         counts.snapshots.add(done.snapshots)
 
-    async def _tenant(self, name: str, driver: Driver) -> str:
-        """Whose the provider is. One that is met for the first time gets its row."""
+    async def _provider_tenant(self, name: str, driver: Driver) -> str:
+        """The tenant of the provider. Inserts the provider's row if it does not exist."""
 
         async def work(tx: Transaction) -> str:
-            if await tx.first(_PROVIDER, of=name) is None:
+            if await tx.first(_PROVIDER_TENANT, of=name) is None:
                 await tx.run(_INSERT_PROVIDER, name=name, tenant=self._settings.tenant, driver=driver.name)
-            tenant: str = (await tx.first(_PROVIDER, of=name)).tenant
+            tenant: str = (await tx.first(_PROVIDER_TENANT, of=name)).tenant
             return tenant
 
-        row = await self._database.read(lambda tx: tx.first(_PROVIDER, of=name), single=True)
+        row = await self._database.read(lambda tx: tx.first(_PROVIDER_TENANT, of=name), single=True)
         return await self._database.write(work) if row is None else str(row.tenant)
 
-    async def _report(self, name: str, problem: str) -> None:
-        await self._database.write(lambda tx: tx.run(_PROBLEM, of=name, problem=problem))
+    async def _set_problem(self, name: str, problem: str) -> None:
+        await self._database.write(lambda tx: tx.run(_SET_PROBLEM, of=name, problem=problem))
 
     # ---- in the background
 
     async def start(self) -> None:
-        """Refreshes every provider from now on, each at its own pace."""
+        """Starts one task per provider, which refreshes it periodically."""
         self._tasks = [
-            asyncio.create_task(self._refresh_forever(name), name=f"refresh {name}") for name in self._drivers
+            asyncio.create_task(self._refresh_periodically(name), name=f"refresh {name}") for name in self._drivers
         ]
 
     async def stop(self) -> None:
-        """Lets go; a merge that is on its way to the database is done or not done."""
+        """Cancels all tasks. A merge whose transaction has been sent is either committed or not."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _refresh_forever(self, name: str) -> None:
+    async def _refresh_periodically(self, name: str) -> None:
         backoff = Backoff(1.0, self._settings.refresh_interval)
         while True:
             try:
-                log.info("refreshed %s: %s", name, await self.refresh_provider(name))
+                log.info("Refreshed provider %s: %s", name, await self.refresh_provider(name))
                 backoff.reset()
             except (Unavailable, Unconfirmed) as error:
-                log.info("provider %s cannot be refreshed now: %s", name, error.message)
+                log.info("Provider refresh was postponed provider=%s error=%s", name, error.message)
                 await asyncio.sleep(backoff.next())
                 continue
             except ProviderError as error:
-                log.warning("provider %s could not be read: %s", name, error.message)
+                log.warning("Provider refresh failed provider=%s error=%s", name, error.message)
             except Exception:
-                log.exception("provider %s could not be refreshed", name)
+                log.exception("Provider refresh failed provider=%s", name)
                 with contextlib.suppress(Unavailable, Unconfirmed):
-                    await self._report(name, "the gateway made a mistake when it read the provider; the log has it")
-            # Jitter, so that gateways and providers do not fall into step.
+                    await self._set_problem(
+                        name, "An internal error occurred during the refresh. See the gateway's log."
+                    )
+            # Jitter, so that several gateways do not refresh a provider at the same time.
             await asyncio.sleep(self._settings.refresh_interval * random.uniform(0.9, 1.1))  # noqa: S311
 
 
-async def _answer(question: Awaitable[T]) -> T:
-    """A provider that says nothing for too long is unavailable: reading changes nothing, so nothing is in doubt."""
+async def _with_timeout(request: Awaitable[T]) -> T:
+    """Awaits a read of a provider. A timeout is ProviderUnavailable, not OutcomeUnknown, as a read changes nothing."""
     try:
-        async with asyncio.timeout(_PATIENCE):
-            return await question
+        async with asyncio.timeout(_TIMEOUT):
+            return await request
     except TimeoutError:
-        raise ProviderUnavailable(f"the provider did not answer within {_PATIENCE:g} seconds") from None
+        raise ProviderUnavailable(f"The provider did not answer within {_TIMEOUT:g} seconds.") from None

@@ -1,1 +1,1 @@
-"""Writes: accept a wish, run it, reconcile it."""
+"""Writes: accept commands, run them as operations, recover them after a crash."""

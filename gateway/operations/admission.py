@@ -1,4 +1,4 @@
-"""The queue in front of each machine: whether there is room in it, what is in it, and putting something in."""
+"""Admission to the queues of operations: limits per machine and in total, conflicts, and the insert of operations."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from gateway.store.statements import InsertMany, OneOf, Statement
 
 _PER_MACHINE = Statement(
     sa.select(
-        col(Operation.machine_id), sa.func.count().label("waiting"), sa.func.min(col(Operation.id)).label("first")
+        col(Operation.machine_id), sa.func.count().label("unfinished"), sa.func.min(col(Operation.id)).label("first")
     )
     .where(OneOf(col(Operation.machine_id), "ids"), unfinished())
     .group_by(col(Operation.machine_id))
@@ -33,101 +33,113 @@ _TOTAL = Statement(select(sa.func.count().label("n")).select_from(Operation).whe
 _INSERT = Statement(
     InsertMany(
         Operation,
-        once=("tenant", "kind", "state", "requested_by", "created_at"),
-        each=("machine_id", "machine_kind", "machine_name", "snapshot_id", "snapshot_name", "token", "wish"),
+        shared=("tenant", "kind", "state", "requested_by", "created_at"),
+        per_item=("machine_id", "machine_kind", "machine_name", "snapshot_id", "snapshot_name", "token", "payload"),
         returning=("id", "token"),
     )
 )
 
-_TOKEN = 32  # letters of an operation's token
-_COUNTED_FOR = 1.0  # seconds that a count of all operations is relied on
+_TOKEN_LENGTH = 32  # hexadecimal digits of an operation's token
+_COUNT_MAX_AGE = 1.0  # seconds after which all unfinished operations are counted again
 
 
-class Backlog:
-    """At most how many operations are unfinished in all: counted now and then, and every one taken since on top.
+class QueueLimits:
+    """Limits on unfinished operations: `per_machine`, and in total.
 
-    So one process refuses exactly at the limit, and several overshoot it by what they take within a second.
+    The total is counted when the last count is over a second old or the limit seems to be reached. Operations that this
+    process admits in between are added. So a single process refuses exactly at the limit, and several processes can
+    exceed it by what they admit within a second.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.per_machine = settings.operation_queue_per_machine
         self._limit = settings.operation_queue_total
-        self._known = 0
-        self._counted = -inf
+        self._total = 0
+        self._counted_at = -inf
 
-    async def look(self, tx: Transaction, wanted: int) -> None:
-        """Counts, unless there is room for as many as are `wanted` by what is known."""
-        if self._known + wanted > self._limit or time.monotonic() - self._counted > _COUNTED_FOR:
-            self._known, self._counted = (await tx.first(_TOTAL)).n, time.monotonic()
+    async def refresh(self, tx: Transaction, wanted: int) -> None:
+        """Counts all unfinished operations if the count is over a second old or leaves no space for `wanted` more."""
+        if self._total + wanted > self._limit or time.monotonic() - self._counted_at > _COUNT_MAX_AGE:
+            self._total, self._counted_at = (await tx.first(_TOTAL)).n, time.monotonic()
 
-    def take(self) -> LimitExceeded | None:
-        """Takes a place, or says why there is none."""
-        if self._known >= self._limit:  # how many there are is nobody's business: they are everybody's
-            return LimitExceeded(f"there are {self._limit} unfinished operations, and that is the gateway's limit")
-        self._known += 1
+    def admit(self) -> LimitExceeded | None:
+        """Admits one operation, or returns the refusal."""
+        if self._total >= self._limit:  # the message leaves out the count, which includes operations of other tenants
+            return LimitExceeded(
+                f"The gateway has {self._limit} unfinished operations, which is the limit. Retry later."
+            )
+        self._total += 1
         return None
 
 
-class Queues:
-    """The queues of some machines, which are locked, as they are in the present transaction."""
+class QueueAdmission:
+    """Admission to the queues of some machines, whose rows the transaction has locked."""
 
-    def __init__(self, backlog: Backlog, waiting: dict[int, int], first: Mapping[int, int]) -> None:
-        self._backlog = backlog
-        self._waiting = waiting
+    def __init__(self, limits: QueueLimits, unfinished: dict[int, int], first: Mapping[int, int]) -> None:
+        self._limits = limits
+        self._unfinished = unfinished
         self._first = first
 
     @classmethod
-    async def load(cls, tx: Transaction, backlog: Backlog, machine_ids: Sequence[int], wanted: int = 1) -> "Queues":
-        """`wanted`: how many places may be taken."""
+    async def load(
+        cls, tx: Transaction, limits: QueueLimits, machine_ids: Sequence[int], wanted: int = 1
+    ) -> "QueueAdmission":
+        """Reads the queues. `wanted` is the maximum number of operations that will be admitted."""
         rows = await tx.all(_PER_MACHINE, ids=machine_ids)
-        await backlog.look(tx, wanted)
-        waiting = {row.machine_id: row.waiting for row in rows}
-        return cls(backlog, waiting, {row.machine_id: row.first for row in rows})
+        await limits.refresh(tx, wanted)
+        counts = {row.machine_id: row.unfinished for row in rows}
+        return cls(limits, counts, {row.machine_id: row.first for row in rows})
 
     def conflict(self, machine: Any) -> Conflict | None:
-        """Why nothing may start that cannot wait."""
+        """Conflict of a command that cannot be queued; None if the machine has no unfinished operation."""
         first = self._first.get(machine.id)
         if first is None:
             return None
         name = machine_name(machine.kind, machine.id)
-        return Conflict(f"{name} has unfinished work: operation-{first}", conflict=Reference("operation", first))
+        return Conflict(
+            f"Machine '{name}' has an unfinished operation: operation-{first}.", conflict=Reference("operation", first)
+        )
 
-    def take(self, machine: Any) -> LimitExceeded | None:
-        """Takes a place for one operation more, or says why there is none."""
-        waiting = self._waiting.get(machine.id, 0)
-        if waiting >= self._backlog.per_machine:
+    def admit(self, machine: Any) -> LimitExceeded | None:
+        """Admits one more operation of the machine, or returns the refusal."""
+        count = self._unfinished.get(machine.id, 0)
+        if count >= self._limits.per_machine:
             name = machine_name(machine.kind, machine.id)
-            return LimitExceeded(f"{name} has {waiting} unfinished operations, and that is the limit")
-        refusal = self._backlog.take()
+            return LimitExceeded(
+                f"Machine '{name}' has {count} unfinished operations, which is the limit. Retry later."
+            )
+        refusal = self._limits.admit()
         if refusal is None:
-            self._waiting[machine.id] = waiting + 1
+            self._unfinished[machine.id] = count + 1
         return refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Wished:
-    """What one operation is to do: with a machine's row, and with a snapshot."""
+class NewOperation:
+    """An operation to insert. `machine` is the machine's row; the snapshot is None for a refresh."""
 
     machine: Any
     snapshot_id: int | None = None
     snapshot_name: str | None = None
-    wish: Mapping[str, Any] | None = None  # what the driver needs beyond the rows
+    payload: Mapping[str, Any] | None = None  # stored as JSON in the column `payload`
 
 
-async def enqueue(tx: Transaction, caller: Caller, kind: OperationKind, wishes: Sequence[Wished]) -> list[int]:
-    """Records operations at the end of their machines' queues, in this order; their numbers."""
-    letters = token_hex(_TOKEN // 2 * len(wishes))  # at once, for each time is a call to the system
+async def enqueue(
+    tx: Transaction, caller: Caller, kind: OperationKind, operations: Sequence[NewOperation]
+) -> list[int]:
+    """Inserts operations at the end of their machines' queues, in this order. Returns their ids in the same order."""
+    digits = token_hex(_TOKEN_LENGTH // 2 * len(operations))  # once for all, because every call is a system call
     items = [
         {
-            "machine_id": wished.machine.id,
-            "machine_kind": wished.machine.kind,
-            "machine_name": wished.machine.name,
-            "snapshot_id": wished.snapshot_id,
-            "snapshot_name": wished.snapshot_name,
-            "token": letters[place * _TOKEN : (place + 1) * _TOKEN],
-            "wish": orjson.dumps(wished.wish or {}).decode(),
+            "machine_id": operation.machine.id,
+            "machine_kind": operation.machine.kind,
+            "machine_name": operation.machine.name,
+            "snapshot_id": operation.snapshot_id,
+            "snapshot_name": operation.snapshot_name,
+            "token": digits[index * _TOKEN_LENGTH : (index + 1) * _TOKEN_LENGTH],
+            "payload": orjson.dumps(operation.payload or {}).decode(),
         }
-        for place, wished in enumerate(wishes)
+        for index, operation in enumerate(operations)
     ]
     rows = await tx.all(
         _INSERT,
@@ -138,5 +150,5 @@ async def enqueue(tx: Transaction, caller: Caller, kind: OperationKind, wishes: 
         requested_by=caller.name,
         created_at=now(),
     )
-    numbers = {row.token: row.id for row in rows}
-    return [numbers[item["token"]] for item in items]
+    ids = {row.token: row.id for row in rows}
+    return [ids[item["token"]] for item in items]

@@ -1,6 +1,6 @@
-"""The SQL of the record of who did what. Accepted changes are recorded in their own transaction, many at a time.
+"""SQL of the audit log. Accepted changes are recorded in their own transaction, all operations with one statement.
 
-Names are read from the rows themselves, so that entries keep them when the rows are gone.
+The statements copy the names from the rows, so that entries keep them after the rows are deleted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Statement
 
 _ENTRY = AuditEntry.__table__  # type: ignore[attr-defined]
-_LONGEST = 1_000  # characters kept of a message
+_MAX_MESSAGE = 1_000  # characters; the rest of a message is cut off
 
 
 @dataclass(frozen=True, slots=True)
 class AuditContext:
-    """Who asked, from where, and for what. No caller: nobody known."""
+    """Caller, origin and action of an audited request. `caller` is None if the request was not authenticated."""
 
     caller: Caller | None
     origin: RequestOrigin
@@ -34,7 +34,10 @@ class AuditContext:
 
 @dataclass(frozen=True, slots=True)
 class AuditSubject:
-    """What was asked about, as far as it is known. `subject` is what it is called when it is none of the others."""
+    """Rows that an audited request is about, as far as they are known.
+
+    `subject` names what has no row, such as a field, a path or a token.
+    """
 
     machine_kind: MachineKind | None = None
     machine_id: int | None = None
@@ -43,7 +46,7 @@ class AuditSubject:
     subject: str | None = None
 
 
-def _given(*names: str) -> dict[str, Any]:
+def _parameters(*names: str) -> dict[str, Any]:
     return {name: bindparam(name, type_=_ENTRY.c[name].type) for name in names}
 
 
@@ -51,12 +54,12 @@ def _insert(values: Mapping[str, Any], select: sa.Select[Any]) -> Statement:
     return Statement(sa.insert(_ENTRY).from_select(list(values), select))
 
 
-_ASKED = _given(
+_CONTEXT = _parameters(
     *("created_at", "tenant", "caller_key", "caller_name", "caller_name_folded", "caller_roles", "address", "surface"),
     *("request_id", "action", "outcome", "repeats"),
 )
 
-_operations = _ASKED | {
+_operations = _CONTEXT | {
     "machine_kind": col(Operation.machine_kind),
     "machine_id": col(Operation.machine_id),
     "machine_name": col(Operation.machine_name),
@@ -69,70 +72,70 @@ _OPERATIONS = _insert(
     sa.select(*_operations.values()).where(OneOf(col(Operation.id), "ids")).order_by(col(Operation.id)),
 )
 
-# What is not there, or another tenant's, has the number that was given for it and no name.
-_about = _given("machine_kind", "machine_id", "snapshot_id", "operation_id", "subject", "code", "message")
-_snapshot_id = sa.func.coalesce(_about["snapshot_id"], col(Operation.snapshot_id))
-_machine_id = sa.func.coalesce(_about["machine_id"], col(Snapshot.machine_id), col(Operation.machine_id))
+# A row that does not exist or belongs to another tenant is recorded with the number from the request, without a name.
+_subject = _parameters("machine_kind", "machine_id", "snapshot_id", "operation_id", "subject", "code", "message")
+_snapshot_id = sa.func.coalesce(_subject["snapshot_id"], col(Operation.snapshot_id))
+_machine_id = sa.func.coalesce(_subject["machine_id"], col(Snapshot.machine_id), col(Operation.machine_id))
 _named = (
-    _ASKED
-    | _about
+    _CONTEXT
+    | _subject
     | {
         "snapshot_id": _snapshot_id,
         "snapshot_name": sa.func.coalesce(col(Snapshot.name), col(Operation.snapshot_name)),
         "machine_id": _machine_id,
-        "machine_kind": sa.func.coalesce(col(Machine.kind), col(Operation.machine_kind), _about["machine_kind"]),
+        "machine_kind": sa.func.coalesce(col(Machine.kind), col(Operation.machine_kind), _subject["machine_kind"]),
         "machine_name": sa.func.coalesce(col(Machine.name), col(Operation.machine_name)),
     }
 )
-_tenant = _ASKED["tenant"]
+_tenant = _CONTEXT["tenant"]
 _NAMED = _insert(
     _named,
     sa.select(*_named.values()).select_from(
         sa.select(sa.literal_column("1").label("one"))
         .subquery("one")
-        .outerjoin(Operation, (col(Operation.id) == _about["operation_id"]) & (col(Operation.tenant) == _tenant))
+        .outerjoin(Operation, (col(Operation.id) == _subject["operation_id"]) & (col(Operation.tenant) == _tenant))
         .outerjoin(Snapshot, (col(Snapshot.id) == _snapshot_id) & (col(Snapshot.tenant) == _tenant))
         .outerjoin(
             Machine,
             (col(Machine.id) == _machine_id)
             & (col(Machine.tenant) == _tenant)
-            & (col(Machine.kind) == sa.func.coalesce(_about["machine_kind"], col(Machine.kind))),
+            & (col(Machine.kind) == sa.func.coalesce(_subject["machine_kind"], col(Machine.kind))),
         )
     ),
 )
 
 
-async def record_accepted(tx: Transaction, asked: AuditContext, operation_ids: Sequence[int]) -> None:
-    """An entry for each of these operations, which are in the database already: one statement for them all."""
+async def record_accepted(tx: Transaction, context: AuditContext, operation_ids: Sequence[int]) -> None:
+    """Inserts an ACCEPTED entry for each of these operations, whose rows exist already, with one statement."""
     if operation_ids:
-        assert asked.caller is not None
-        asking = values(asked, asked.caller.tenant, AuditOutcome.ACCEPTED)
-        await tx.run(_OPERATIONS, ids=operation_ids, **asking)
+        assert context.caller is not None
+        shared = entry_values(context, context.caller.tenant, AuditOutcome.ACCEPTED)
+        await tx.run(_OPERATIONS, ids=operation_ids, **shared)
 
 
-async def record_done(tx: Transaction, asked: AuditContext, about: AuditSubject, tenant: str) -> None:
-    """An entry for something that is no operation, and is done when `tx` commits."""
-    await record(tx, [values(asked, tenant, AuditOutcome.SUCCEEDED, about)])
+async def record_done(tx: Transaction, context: AuditContext, subject: AuditSubject, tenant: str) -> None:
+    """Inserts a SUCCEEDED entry for an action without an operation, which is complete when `tx` commits."""
+    await record_entries(tx, [entry_values(context, tenant, AuditOutcome.SUCCEEDED, subject)])
 
 
-async def record(tx: Transaction, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Entries as `values` makes them, the names of what they are about filled in."""
+async def record_entries(tx: Transaction, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts entries made by `entry_values`, and fills in the names of their subjects."""
     compiled = _NAMED.compiled(tx.dialect)
     await tx.run_many(compiled.sql, [compiled.parameters(entry) for entry in entries])
 
 
-def values(
-    asked: AuditContext,
+def entry_values(
+    context: AuditContext,
     tenant: str,
     outcome: AuditOutcome,
-    about: AuditSubject | None = None,
+    subject: AuditSubject | None = None,
     *,
     code: str | None = None,
     message: str | None = None,
     repeats: int = 0,
 ) -> dict[str, Any]:
-    """The columns of an entry, as far as they are known without the database."""
-    caller, origin, about = asked.caller, asked.origin, about or AuditSubject()
+    """Column values of an entry, without those that are read from the database."""
+    caller, origin, subject = context.caller, context.origin, subject or AuditSubject()
     return {
         "created_at": now(),
         "tenant": tenant,
@@ -142,14 +145,14 @@ def values(
         "address": origin.address,
         "surface": origin.surface,
         "request_id": origin.request_id,
-        "action": asked.action,
+        "action": context.action,
         "outcome": outcome,
         "repeats": repeats,
-        "machine_kind": about.machine_kind,
-        "machine_id": about.machine_id,
-        "snapshot_id": about.snapshot_id,
-        "operation_id": about.operation_id,
-        "subject": about.subject,
+        "machine_kind": subject.machine_kind,
+        "machine_id": subject.machine_id,
+        "snapshot_id": subject.snapshot_id,
+        "operation_id": subject.operation_id,
+        "subject": subject.subject,
         "code": code,
-        "message": message and message[:_LONGEST],
+        "message": message and message[:_MAX_MESSAGE],
     }

@@ -1,6 +1,7 @@
-"""Refusals on record: written before they are answered, and so few that a flood fills no disk and holds no writes up.
+"""Audit entries of refusals, at a limited rate. An entry is committed before the refusal is returned.
 
-Whoever is refused too often is only counted; once a minute an entry says how many more there were.
+The rate is limited so that a flood of refusals neither fills the disk nor delays other writes. Refusals over the rate
+of their source are only counted, and once a minute one entry records the count.
 """
 
 import asyncio
@@ -16,31 +17,31 @@ from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import ErrorCode, GatewayError, Refusal
 from gateway.models import AuditAction, AuditOutcome
-from gateway.operations.audit_log import AuditContext, AuditSubject, record, values
+from gateway.operations.audit_log import AuditContext, AuditSubject, entry_values, record_entries
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-_EVERY = 60.0  # seconds between entries that say how many more there were
-_MOST_SOURCES = 1_000  # that are told apart at a time; all others are counted as one
+_COUNTS_INTERVAL = 60.0  # seconds between two entries with the counts
+_MAX_SOURCES = 1_000  # distinguished at a time; further sources are counted as one
 
 
 class Refused(NamedTuple):
-    """One thing that was refused, and why."""
+    """One refused item, with the reason."""
 
-    about: AuditSubject
+    subject: AuditSubject
     error: GatewayError
 
 
 class _Rate(NamedTuple):
-    """So many at once, and then so many a second."""
+    """Rate of a token bucket: its capacity, and the tokens added per second."""
 
     burst: int
     per_second: float
 
 
-class _Allowance:
-    """What is left of a rate."""
+class _TokenBucket:
+    """Token bucket. One token allows one entry."""
 
     def __init__(self, rate: _Rate, now: float) -> None:
         self._rate = rate
@@ -63,136 +64,147 @@ class _Allowance:
         self._at = now
 
 
-class _Like(NamedTuple):
-    """What refusals have in common that are counted together."""
+class _Group(NamedTuple):
+    """Common properties of refusals that are counted together."""
 
-    asked: AuditContext
+    context: AuditContext
     tenant: str
     code: ErrorCode
 
 
 @dataclass(slots=True)
 class _Source:
-    """One caller at one address."""
+    """One caller at one address. `left_out` counts the refusals without an entry of their own."""
 
-    allowance: _Allowance
-    left_out: Counter[_Like] = field(default_factory=Counter)
+    bucket: _TokenBucket
+    left_out: Counter[_Group] = field(default_factory=Counter)
 
 
 class _Pool:
-    """Sources that share an allowance, so that those that nobody knows cannot use up that of the others."""
+    """Sources that share a token bucket in addition to their own.
 
-    def __init__(self, each: _Rate, together: _Rate, now: float) -> None:
-        self._each = each
-        self._together = _Allowance(together, now)
+    Authenticated and unauthenticated callers have separate pools, so unauthenticated ones cannot use up the tokens of
+    the others.
+    """
+
+    def __init__(self, per_source: _Rate, total: _Rate, now: float) -> None:
+        self._per_source = per_source
+        self._total = _TokenBucket(total, now)
         self._sources: dict[Hashable, _Source] = {}
 
-    def take(self, like: _Like, now: float) -> bool:
-        """Whether it may be recorded; if not, it is counted."""
-        caller = like.asked.caller
-        who: Hashable = (like.tenant, caller and (caller.key, caller.name), like.asked.origin.address)
-        if who not in self._sources and len(self._sources) >= _MOST_SOURCES:
-            who, like = None, _anybody(like)
-        source = self._sources.get(who)
+    def take(self, group: _Group, now: float) -> bool:
+        """Whether a refusal may be recorded. If not, it is counted."""
+        caller = group.context.caller
+        key: Hashable = (group.tenant, caller and (caller.key, caller.name), group.context.origin.address)
+        if key not in self._sources and len(self._sources) >= _MAX_SOURCES:
+            key, group = None, _without_source(group)
+        source = self._sources.get(key)
         if source is None:
-            source = self._sources[who] = _Source(_Allowance(self._each, now))
-        if source.allowance.take(now) and self._together.take(now):
+            source = self._sources[key] = _Source(_TokenBucket(self._per_source, now))
+        if source.bucket.take(now) and self._total.take(now):
             return True
-        source.left_out[_counted_as(like)] += 1
+        source.left_out[_without_request(group)] += 1
         return False
 
-    def left_out(self, now: float) -> list[tuple[_Like, int]]:
-        """What was counted, as much of it as may be recorded now. It is not counted any more."""
+    def left_out(self, now: float) -> list[tuple[_Group, int]]:
+        """Removes and returns the counts, as many as may be recorded now."""
         found = []
-        for who, source in list(self._sources.items()):
-            affordable = [like for like in source.left_out if self._together.take(now)]
-            found += [(like, source.left_out.pop(like)) for like in affordable]
-            if not source.left_out and source.allowance.full(now):
-                del self._sources[who]
+        for key, source in list(self._sources.items()):
+            affordable = [group for group in source.left_out if self._total.take(now)]
+            found += [(group, source.left_out.pop(group)) for group in affordable]
+            if not source.left_out and source.bucket.full(now):
+                del self._sources[key]
         return found
 
     @property
     def counted(self) -> int:
+        """Number of refusals that are counted and not recorded yet."""
         return sum(source.left_out.total() for source in self._sources.values())
 
 
-def _counted_as(like: _Like) -> _Like:
-    """Without what differs from one request to the next."""
-    caller, origin, action = like.asked.caller, like.asked.origin, like.asked.action
+def _without_request(group: _Group) -> _Group:
+    """The group without the properties of a single request, such as the request id."""
+    caller, origin, action = group.context.caller, group.context.origin, group.context.action
     if caller is not None:
         caller = Caller(caller.name, caller.tenant, caller.roles, key=caller.key)
-    return like._replace(asked=AuditContext(caller, origin._replace(request_id=None), action))
+    return group._replace(context=AuditContext(caller, origin._replace(request_id=None), action))
 
 
-def _anybody(like: _Like) -> _Like:
-    asked = like.asked
-    return like._replace(asked=AuditContext(None, RequestOrigin(asked.origin.surface), asked.action))
+def _without_source(group: _Group) -> _Group:
+    """The group without caller and address, for sources over `_MAX_SOURCES`."""
+    context = group.context
+    return group._replace(context=AuditContext(None, RequestOrigin(context.origin.surface), context.action))
 
 
 class RefusalLog:
-    """Records refusals while it is started. Refused log-ins of nobody known are `tenant`'s. `clock` counts seconds."""
+    """Records refusals, from `start` to `stop`.
+
+    Refusals of unauthenticated callers are recorded for `tenant`. `clock` returns seconds.
+    """
 
     def __init__(self, database: Database, tenant: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._tenant = tenant
         self._clock = clock
-        self._known = _Pool(each=_Rate(1_000, 0.05), together=_Rate(5_000, 0.2), now=clock())
-        self._unknown = _Pool(each=_Rate(20, 0.02), together=_Rate(1_000, 0.2), now=clock())
+        self._authenticated = _Pool(per_source=_Rate(1_000, 0.05), total=_Rate(5_000, 0.2), now=clock())
+        self._unauthenticated = _Pool(per_source=_Rate(20, 0.02), total=_Rate(1_000, 0.2), now=clock())
 
     async def start(self) -> None:
-        self._counting = asyncio.create_task(self._tell_forever(), name="refusals")
+        self._task = asyncio.create_task(self._record_counts_loop(), name="refusals")
 
     async def stop(self) -> None:
-        """Records what is still only counted."""
-        self._counting.cancel()
-        await asyncio.gather(self._counting, return_exceptions=True)
-        await self.tell()
-        if counted := self._known.counted + self._unknown.counted:
-            log.warning("%d refusals were counted and not recorded", counted)
+        """Records the remaining counts."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.record_counts()
+        if counted := self._authenticated.counted + self._unauthenticated.counted:
+            log.warning("Refusals were counted but not recorded count=%d", counted)
 
-    async def record(self, asked: AuditContext, refused: Sequence[Refused]) -> None:
-        """Returns when they are on disk, or counted. Raises nothing: a refusal that cannot be recorded is logged.
+    async def record(self, context: AuditContext, refused: Sequence[Refused]) -> None:
+        """Returns when the refusals are committed or counted. Raises nothing: a failed write is logged.
 
-        Of what only asks, what is forbidden alone goes on record.
+        Of refused reads, only FORBIDDEN ones are recorded.
         """
-        if asked.action is AuditAction.READ:
+        if context.action is AuditAction.READ:
             refused = [item for item in refused if item.error.code is ErrorCode.FORBIDDEN]
-        tenant = asked.caller.tenant if asked.caller else self._tenant
-        pool = self._known if asked.caller else self._unknown
-        # What was named twice was refused once.
-        distinct = dict.fromkeys((about, error.code, error.message) for about, error in refused)
+        tenant = context.caller.tenant if context.caller else self._tenant
+        pool = self._authenticated if context.caller else self._unauthenticated
+        # A target that the request names twice is recorded once.
+        distinct = dict.fromkeys((subject, error.code, error.message) for subject, error in refused)
         entries = [
-            values(asked, tenant, AuditOutcome.REFUSED, about, code=code, message=message)
-            for about, code, message in distinct
-            if pool.take(_Like(asked, tenant, code), self._clock())
+            entry_values(context, tenant, AuditOutcome.REFUSED, subject, code=code, message=message)
+            for subject, code, message in distinct
+            if pool.take(_Group(context, tenant, code), self._clock())
         ]
         await self._write(entries)
 
-    async def log_in(self, origin: RequestOrigin, error: GatewayError, caller: Caller | None = None) -> None:
-        """A refused log-in. `caller`: whose credentials they were, if that is known. What was sent is not told."""
+    async def record_login(self, origin: RequestOrigin, error: GatewayError, caller: Caller | None = None) -> None:
+        """Records a refused login, without the credentials. `caller` is the owner of the credentials, if known."""
         await self.record(AuditContext(caller, origin, AuditAction.LOG_IN), [Refused(AuditSubject(), error)])
 
-    async def read(self, caller: Caller, origin: RequestOrigin, what: str, error: GatewayError) -> None:
-        """A read that the caller has no right to. `what` is the field or the path."""
-        await self.record(AuditContext(caller, origin, AuditAction.READ), [Refused(AuditSubject(subject=what), error)])
+    async def record_read(self, caller: Caller, origin: RequestOrigin, target: str, error: GatewayError) -> None:
+        """Records a read that the caller has no right to. `target` is the field or the path."""
+        await self.record(
+            AuditContext(caller, origin, AuditAction.READ), [Refused(AuditSubject(subject=target), error)]
+        )
 
     @asynccontextmanager
-    async def of(self, asked: AuditContext, about: AuditSubject) -> AsyncIterator[None]:
-        """Records the refusal that is raised inside, and lets it through."""
+    async def recording(self, context: AuditContext, subject: AuditSubject) -> AsyncIterator[None]:
+        """Records a refusal that is raised inside, and raises it again."""
         try:
             yield
         except Refusal as refusal:
-            await self.record(asked, [Refused(about, refusal)])
+            await self.record(context, [Refused(subject, refusal)])
             raise
 
-    async def tell(self) -> None:
-        """An entry for each kind of refusal that was only counted."""
+    async def record_counts(self) -> None:
+        """Records one entry with the count for each group of counted refusals."""
         now = self._clock()
-        left_out = self._known.left_out(now) + self._unknown.left_out(now)
+        left_out = self._authenticated.left_out(now) + self._unauthenticated.left_out(now)
         await self._write(
             [
-                values(like.asked, like.tenant, AuditOutcome.REFUSED, code=like.code, repeats=count)
-                for like, count in left_out
+                entry_values(group.context, group.tenant, AuditOutcome.REFUSED, code=group.code, repeats=count)
+                for group, count in left_out
             ]
         )
 
@@ -200,11 +212,11 @@ class RefusalLog:
         if not entries:
             return
         try:
-            await self._database.write(lambda tx: record(tx, entries))
+            await self._database.write(lambda tx: record_entries(tx, entries))
         except Exception:
-            log.exception("%d refusals could not be recorded", len(entries))
+            log.exception("Refusals could not be recorded count=%d", len(entries))
 
-    async def _tell_forever(self) -> None:
+    async def _record_counts_loop(self) -> None:
         while True:
-            await asyncio.sleep(_EVERY)
-            await self.tell()
+            await asyncio.sleep(_COUNTS_INTERVAL)
+            await self.record_counts()

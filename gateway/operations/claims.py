@@ -1,7 +1,8 @@
-"""Taking operations to work on, and writing about them while they are ours.
+"""Claims operations, and writes their progress and end while this process holds the claim.
 
-One statement claims the heads of the queues that this process can serve: what waits, and what another worker has
-left. Every later write carries the claim's fence, so that a worker that was frozen past its lease writes nothing.
+One statement claims the first operation of each machine's queue that this process can serve: queued operations, and
+those whose worker has let its lease expire. Every later write carries the claim's fence, so that a worker that was
+stopped past its lease changes nothing. `gateway.operations.leases` describes the protocol.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,71 +18,80 @@ from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Database, Transaction, Work
 from gateway.store.statements import Statement
 
-_PROVIDER_MESSAGE = 4_000  # characters kept of what a provider says
+_MAX_PROVIDER_MESSAGE = 4_000  # characters; the rest of a provider's message is cut off
 
 
 class LeaseLost(Exception):
-    """The operation is somebody else's by now, or has ended."""
+    """Another worker has claimed the operation, or it has ended or been released."""
 
 
 class Interrupted(Exception):
-    """The database did not take a write. The lease runs out, and whoever claims then looks at what is true."""
+    """The database did not confirm a write. The lease expires, and the next claim proceeds from what was committed."""
 
 
 class Claim:
-    """One operation while this process holds it. `lost` is set when it must not be written about any more."""
+    """One claimed operation. `lost` is set when this process must not write to it any more.
+
+    `row` is a row of `leases.CLAIMED_OPERATIONS`. `percent` and `phase` are the last progress that the driver reported;
+    `final_state` is set when `end` has committed.
+    """
 
     def __init__(self, database: Database, owner: str, row: Any) -> None:
         self._database = database
         self._owner = owner
         self.row = row
-        self.issued: bool = row.issued
-        self.cancel_wanted: bool = row.cancel_requested_at is not None
+        self.dispatched: bool = row.dispatched
+        self.cancel_requested: bool = row.cancel_requested_at is not None
         self.percent: int | None = None
         self.phase: str | None = None
         self.lost = False
-        self.ended_as: OperationState | None = None
+        self.final_state: OperationState | None = None
 
     @property
-    def wish(self) -> DriverCommand | None:
-        """What the driver is asked for; None for what needs no driver."""
+    def command(self) -> DriverCommand | None:
+        """Command for the driver; None if the operation needs no driver."""
         row = self.row
         match row.kind:
             case OperationKind.CREATE_SNAPSHOT:
-                return self._create(row.wish)
+                return self._create_command(row.payload)
             case OperationKind.REVERT_VM_SNAPSHOT if row.snapshot_ref is not None:
                 return RevertCommand(row.machine_ref, row.snapshot_ref)
             case OperationKind.DELETE_SNAPSHOT if row.snapshot_ref is not None:
                 return DeleteCommand(row.machine_ref, row.snapshot_ref)
         return None
 
-    async def doubt(self) -> tuple[str, str | None, CreateCommand] | None:
-        """Token, task and wish of the create whose snapshot is to be deleted, when nobody knows what came of it."""
+    async def unresolved_create(self) -> tuple[str, str | None, CreateCommand] | None:
+        """Token, task and command of the create that ended as OUTCOME_UNKNOWN and whose snapshot is to be deleted.
+
+        None if the operation is no delete, or the outcome of the create is known.
+        """
         if self.row.kind is not OperationKind.DELETE_SNAPSHOT:
             return None
         snapshot_id = self.row.snapshot_id
-        create = await self._database.read(lambda tx: tx.first(leases.DOUBT, snapshot_id=snapshot_id), single=True)
-        return (create.token, create.task_ref, self._create(create.wish)) if create is not None else None
+        create = await self._database.read(
+            lambda tx: tx.first(leases.UNRESOLVED_CREATE, snapshot_id=snapshot_id), single=True
+        )
+        return (create.token, create.task_ref, self._create_command(create.payload)) if create is not None else None
 
-    def _create(self, wish: str) -> CreateCommand:
-        return CreateCommand(machine_ref=self.row.machine_ref, **orjson.loads(wish))
+    def _create_command(self, payload: str) -> CreateCommand:
+        return CreateCommand(machine_ref=self.row.machine_ref, **orjson.loads(payload))
 
-    # ---- fenced writes. All raise LeaseLost and Interrupted.
+    # ---- fenced writes. They raise LeaseLost, and Interrupted when the database did not confirm them.
 
-    async def issue(self) -> None:
-        """Commits that the driver is about to be called."""
-        await self._write(lambda tx: self._save(tx, leases.ISSUE))
-        self.issued = True
+    async def mark_dispatched(self) -> None:
+        """Commits that the driver is about to be called. From here on the next attempt recovers before it repeats."""
+        await self._write(lambda tx: self._save(tx, leases.MARK_DISPATCHED))
+        self.dispatched = True
         self.percent = self.phase = None
 
     async def checkpoint(self, task_ref: str) -> None:
-        """Commits the provider's own task."""
+        """Commits the reference of the provider's task, before the driver waits for it."""
         await self._write(lambda tx: self._save(tx, leases.CHECKPOINT, new_task_ref=task_ref))
 
     async def reschedule(self, delay: float, phase: str) -> None:
-        """Lets the operation wait at the head of its queue for `delay` seconds."""
+        """Gives the claim up for a retry in `delay` seconds. The operation stays at the head of its machine's queue."""
         await self._write(
-            lambda tx: self._save(tx, leases.PUT_OFF, new_issued=self.issued, delay=delay, new_phase=phase)
+            lambda tx: self._save(tx, leases.RESCHEDULE, new_dispatched=self.dispatched, delay=delay, new_phase=phase)
         )
 
     async def end(
@@ -93,7 +103,7 @@ class Claim:
         message: str | None = None,
         provider_message: str | None = None,
     ) -> None:
-        """Commits the end of the operation and what it does to snapshots, together."""
+        """Commits the end of the operation and its effect on snapshots in one transaction."""
 
         async def work(tx: Transaction) -> None:
             await tx.first(LOCK_MACHINE, machine_id=self.row.machine_id)
@@ -102,27 +112,27 @@ class Claim:
                 leases.END,
                 new_state=state,
                 at=now(),
-                well=state is OperationState.SUCCEEDED,
+                succeeded=state is OperationState.SUCCEEDED,
                 code=code,
                 message=message,
-                provider_message=provider_message[:_PROVIDER_MESSAGE] if provider_message else None,
+                provider_message=provider_message[:_MAX_PROVIDER_MESSAGE] if provider_message else None,
             )
             await effect(tx)
 
         await self._write(work)
-        self.ended_as = state
+        self.final_state = state
 
-    # ---- writes that may fail: the next one says the same and more. These raise LeaseLost alone.
+    # ---- fenced writes that may fail, because the next one repeats them. They raise LeaseLost, never Interrupted.
 
-    async def beat(self, lease: float) -> None:
-        """Keeps the claim for `lease` seconds more. Raises what the database raises."""
+    async def heartbeat(self, lease: float) -> None:
+        """Renews the lease for `lease` seconds from now. Raises the database's errors unchanged."""
         values = {"lease": lease, "new_percent": self.percent, "new_phase": self.phase}
-        await self._database.write(lambda tx: self._save(tx, leases.BEAT, **values))
+        await self._database.write(lambda tx: self._save(tx, leases.HEARTBEAT, **values))
 
-    async def show(self) -> None:
-        """Shows how far the work is. Raises what the database raises."""
+    async def report_progress(self) -> None:
+        """Commits `percent` and `phase`. Raises the database's errors unchanged."""
         values = {"new_percent": self.percent, "new_phase": self.phase}
-        await self._database.write(lambda tx: self._save(tx, leases.SHOW, **values))
+        await self._database.write(lambda tx: self._save(tx, leases.REPORT_PROGRESS, **values))
 
     async def _write(self, work: Work[None]) -> None:
         try:
@@ -140,25 +150,25 @@ class Claim:
         if row is None:
             self.lost = True
             raise LeaseLost
-        self.cancel_wanted = self.cancel_wanted or row.cancel_requested_at is not None
+        self.cancel_requested = self.cancel_requested or row.cancel_requested_at is not None
 
 
 async def claim(database: Database, owner: str, *, slots: int, providers: Sequence[str], lease: float) -> list[Claim]:
-    """Claims at most `slots` operations, oldest first, of these providers or in need of none."""
+    """Claims up to `slots` operations, oldest first, of these providers or in need of no driver."""
 
     async def work(tx: Transaction) -> list[Any]:
         rows = await tx.all(leases.CLAIM, new_owner=owner, slots=slots, providers=providers, lease=lease, at=now())
-        return await tx.all(leases.CLAIMED, ids=[row.id for row in rows]) if rows else []
+        return await tx.all(leases.CLAIMED_OPERATIONS, ids=[row.id for row in rows]) if rows else []
 
     return [Claim(database, owner, row) for row in await database.write(work)]
 
 
 async def release(database: Database, owner: str) -> None:
-    """Lets go of everything that `owner` still holds, so that another process need not wait for the leases."""
+    """Releases all claims of `owner`, so that other workers need not wait until the leases expire."""
     await database.write(lambda tx: tx.run(leases.RELEASE, my_owner=owner))
 
 
 async def cancel_requests(database: Database, owner: str) -> set[int]:
-    """The operations of `owner` that somebody wishes to stop."""
-    rows = await database.read(lambda tx: tx.all(leases.CANCEL_WISHES, my_owner=owner), single=True)
+    """Ids of the running operations of `owner` whose cancellation was requested."""
+    rows = await database.read(lambda tx: tx.all(leases.CANCEL_REQUESTS, my_owner=owner), single=True)
     return {row.id for row in rows}

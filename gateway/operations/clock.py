@@ -1,4 +1,4 @@
-"""The database's own clock in SQL. Leases go by it, so that processes on several hosts need not agree on the time."""
+"""SQL expressions of the database's clock. Leases use it, so that the clocks of the gateway's hosts need not agree."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from gateway.columns import UtcDateTime
 
 
 class FromNow(sa.ColumnElement[datetime]):
-    """The moment that is as many seconds from now as the parameter says; negative ones are in the past."""
+    """Current time plus the parameter, in seconds. A negative parameter gives a time in the past."""
 
     inherit_cache = False
     type = UtcDateTime()
@@ -20,16 +20,17 @@ class FromNow(sa.ColumnElement[datetime]):
 
 
 class DatabaseNow(sa.ColumnElement[datetime]):
-    """The present."""
+    """Current time of the database."""
 
     inherit_cache = False
     type = UtcDateTime()
 
 
-class ThisOrNow(sa.ColumnElement[datetime]):
-    """The parameter, an instant taken just before the statement, or the present if that is later.
+class LaterOfNow(sa.ColumnElement[datetime]):
+    """Later of the parameter, a time taken just before the statement, and the current time.
 
-    On PostgreSQL something that this statement sees the end of may have ended in between.
+    On PostgreSQL the statement may wait for another operation to end, after the parameter was taken. With the current
+    time, this operation does not start before that one has finished. SQLite has one writer and uses the parameter.
     """
 
     inherit_cache = False
@@ -39,14 +40,14 @@ class ThisOrNow(sa.ColumnElement[datetime]):
         self.moment = sa.bindparam(parameter, type_=UtcDateTime())
 
 
-@compiles(ThisOrNow, "sqlite")
-def _this_or_now_sqlite(element: ThisOrNow, compiler: Any, **kw: Any) -> str:
+@compiles(LaterOfNow, "sqlite")
+def _later_of_now_sqlite(element: LaterOfNow, compiler: Any, **kw: Any) -> str:
     moment: str = compiler.process(element.moment, **kw)
     return moment
 
 
-@compiles(ThisOrNow, "postgresql")
-def _this_or_now_postgresql(element: ThisOrNow, compiler: Any, **kw: Any) -> str:
+@compiles(LaterOfNow, "postgresql")
+def _later_of_now_postgresql(element: LaterOfNow, compiler: Any, **kw: Any) -> str:
     return f"GREATEST({compiler.process(element.moment, **kw)}, clock_timestamp())"
 
 

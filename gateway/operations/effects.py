@@ -1,4 +1,4 @@
-"""What the end of an operation does to snapshots. Every function runs with the machine's row locked."""
+"""Effects of the end of an operation on snapshots. Every function runs with the machine's row locked."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ _BY_REF = Statement(
     )
 )
 
-_PLACE = Statement(
+_POSITION = Statement(
     sa.select(col(Snapshot.parent_id), col(Snapshot.is_current)).where(col(Snapshot.id) == bindparam("snapshot_id"))
 )
 
-_MADE = Statement(
+_CREATED = Statement(
     sa.update(Snapshot)
     .where(col(Snapshot.id) == bindparam("snapshot_id"))
     .values(
@@ -42,13 +42,16 @@ _MADE = Statement(
     )
 )
 
-_NONE_CURRENT = Statement(
+_CLEAR_CURRENT = Statement(
     sa.update(Snapshot)
-    .where(col(Snapshot.machine_id) == bindparam("machine_id"), sa.text("snapshot.is_current"))  # the index's words
+    # The text of the predicate of the index `one_current_per_machine`, so that both databases use it.
+    .where(col(Snapshot.machine_id) == bindparam("machine_id"), sa.text("snapshot.is_current"))
     .values(is_current=False)
 )
 
-_CURRENT = Statement(sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(is_current=True))
+_SET_CURRENT = Statement(
+    sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(is_current=True)
+)
 
 _REVERTED = Statement(
     sa.update(Snapshot)
@@ -61,47 +64,54 @@ _MOVE_CHILDREN = Statement(
 )
 
 
-async def created(tx: Transaction, operation: Any, seen: ReportedSnapshot, tree: bool) -> None:
-    """The snapshot is as the provider made it. `tree`: the provider knows parents and a current one."""
-    refs = [seen.ref] + ([seen.parent_ref] if seen.parent_ref is not None else [])
+async def apply_create(tx: Transaction, operation: Any, reported: ReportedSnapshot, tree: bool) -> None:
+    """Makes the snapshot READY, as the provider reported it.
+
+    `tree`: the provider's snapshots have parents, and the machine has a current one, which is now this one.
+    """
+    refs = [reported.ref] + ([reported.parent_ref] if reported.parent_ref is not None else [])
     rows = await tx.all(_BY_REF, machine_id=operation.machine_id, refs=refs, snapshot_id=operation.snapshot_id)
     known = {row.provider_ref: row.id for row in rows}
-    if seen.ref in known:  # a refresh has met it before the answer came: two rows for one snapshot
-        await _take_out(tx, known[seen.ref], operation.snapshot_id)
+    if reported.ref in known:  # a refresh has inserted the snapshot already, so it has two rows
+        await _remove(tx, known[reported.ref], operation.snapshot_id)
     if tree:
-        await tx.run(_NONE_CURRENT, machine_id=operation.machine_id)
+        await tx.run(_CLEAR_CURRENT, machine_id=operation.machine_id)
     await tx.run(
-        _MADE,
+        _CREATED,
         snapshot_id=operation.snapshot_id,
-        memory=seen.memory,
+        memory=reported.memory,
         is_current=tree,
-        size_bytes=seen.size_bytes,
-        provider_ref=seen.ref,
-        created_at=seen.created_at,
+        size_bytes=reported.size_bytes,
+        provider_ref=reported.ref,
+        created_at=reported.created_at,
         observed_at=now(),
-        parent=known.get(seen.parent_ref) if tree and seen.parent_ref is not None else None,
+        parent=known.get(reported.parent_ref) if tree and reported.parent_ref is not None else None,
     )
 
 
-async def reverted(tx: Transaction, operation: Any, tree: bool) -> None:
-    """The machine runs on top of the snapshot, where the provider knows such a thing."""
+async def apply_revert(tx: Transaction, operation: Any, tree: bool) -> None:
+    """Makes the snapshot READY again, and current if the provider has a tree of snapshots."""
     if tree:
-        await tx.run(_NONE_CURRENT, machine_id=operation.machine_id)  # first: the database allows one
+        # First, because a unique index allows one current snapshot per machine.
+        await tx.run(_CLEAR_CURRENT, machine_id=operation.machine_id)
     await tx.run(_REVERTED, snapshot_id=operation.snapshot_id, is_current=tree, observed_at=now())
 
 
-async def deleted(tx: Transaction, operation: Any) -> None:
-    """The snapshot is gone; its children are its parent's, and so is being current."""
-    place = await tx.first(_PLACE, snapshot_id=operation.snapshot_id)
-    if place is None:
-        return  # a refresh has noticed before
-    await _take_out(tx, operation.snapshot_id, place.parent_id)
-    if place.is_current and place.parent_id is not None:
-        await tx.run(_CURRENT, snapshot_id=place.parent_id)
+async def apply_delete(tx: Transaction, operation: Any) -> None:
+    """Deletes the snapshot's row. Its parent gets its children, and becomes current if the snapshot was.
+
+    Does nothing if the row no longer exists.
+    """
+    position = await tx.first(_POSITION, snapshot_id=operation.snapshot_id)
+    if position is None:
+        return  # a refresh has deleted the row already
+    await _remove(tx, operation.snapshot_id, position.parent_id)
+    if position.is_current and position.parent_id is not None:
+        await tx.run(_SET_CURRENT, snapshot_id=position.parent_id)
 
 
-async def failed(tx: Transaction, operation: Any) -> None:
-    """A snapshot that was to be made is an error that can be deleted; every other is as it was before."""
+async def apply_failure(tx: Transaction, operation: Any) -> None:
+    """Sets the snapshot of a failed create to ERROR, so that it can be deleted; restores the state of any other."""
     if operation.kind is OperationKind.CREATE_SNAPSHOT:
         await tx.run(SET_STATE, snapshot_id=operation.snapshot_id, new_state=SnapshotState.ERROR)
     else:
@@ -109,7 +119,7 @@ async def failed(tx: Transaction, operation: Any) -> None:
 
 
 async def undo(tx: Transaction, operation: Any) -> None:
-    """As if the operation had never been asked for."""
+    """Undoes what acceptance changed: deletes the snapshot of a create, restores the state of any other."""
     if operation.kind is OperationKind.CREATE_SNAPSHOT:
         await tx.run(DELETE_SNAPSHOT, snapshot_id=operation.snapshot_id)
     else:
@@ -117,11 +127,12 @@ async def undo(tx: Transaction, operation: Any) -> None:
 
 
 async def _restore(tx: Transaction, operation: Any) -> None:
-    previous = orjson.loads(operation.wish).get("previous")
+    previous = orjson.loads(operation.payload).get("previous")
     if previous is not None:
         await tx.run(SET_STATE, snapshot_id=operation.snapshot_id, new_state=SnapshotState(previous))
 
 
-async def _take_out(tx: Transaction, snapshot_id: int, heir: int | None) -> None:
+async def _remove(tx: Transaction, snapshot_id: int, heir: int | None) -> None:
+    """Deletes a row and gives its children to `heir`."""
     await tx.run(_MOVE_CHILDREN, snapshot_id=snapshot_id, to=heir)
     await tx.run(DELETE_SNAPSHOT, snapshot_id=snapshot_id)

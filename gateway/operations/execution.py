@@ -1,6 +1,7 @@
-"""One claimed operation, from the claim to its end: calls the driver, and turns what it says into rows.
+"""Runs one claimed operation to its end: calls the driver and records the outcome.
 
-After a crash this is the same path: a claim whose driver had been called asks the driver first what became of that.
+The path after a crash is the same: if an earlier attempt may have called the driver, the driver's `recover` is called
+before the command is repeated.
 """
 
 import asyncio
@@ -42,109 +43,114 @@ log = logging.getLogger(__name__)
 
 Effect = Callable[[Transaction], Awaitable[None]]
 
-_LONGEST_WAIT = 60.0  # seconds between tries
-_BETWEEN_SHOWS = 0.25  # seconds between progress that is shown
+_MAX_RETRY_DELAY = 60.0  # seconds
+_PROGRESS_INTERVAL = 0.25  # seconds between two writes of progress
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How this process runs operations. `refresh` reads a machine again; `first_wait` is in seconds and doubles."""
+    """Runs claimed operations in this process.
+
+    `refresh` refreshes a machine by its id. `first_retry_delay` is in seconds; it doubles with every
+    attempt, up to 60 s.
+    """
 
     drivers: Mapping[str, Driver]
     settings: Settings
     refresh: Callable[[int], Awaitable[None]]
-    first_wait: float = 1.0
+    first_retry_delay: float = 1.0
 
     async def run(self, claim: Claim) -> None:
-        """Works until the operation has ended or has to wait. Raises LeaseLost and Interrupted."""
+        """Runs until the operation has ended or is rescheduled. Raises LeaseLost and Interrupted."""
         watchdog = asyncio.timeout(max(self._time_left(claim), self.settings.operation_lease))
         try:
             async with watchdog:
                 effect = await self._attempt(claim)
         except Exception as error:
-            if claim.lost:  # whatever the driver made of that
+            if claim.lost:  # the error may be a consequence of that
                 raise LeaseLost from error
             if isinstance(error, Unavailable | Unconfirmed):
-                claim.lost = True  # it is the gateway's own database: nothing is known of the provider
+                claim.lost = True  # raised by the gateway's database, so the outcome on the provider is not known
                 raise Interrupted from error
-            await self._end_badly(claim, error, timed_out=watchdog.expired())
+            await self._end_unsuccessfully(claim, error, timed_out=watchdog.expired())
         else:
             await claim.end(OperationState.SUCCEEDED, effect)
 
     async def _attempt(self, claim: Claim) -> Effect:
-        """What the success of the operation does to snapshots."""
+        """Runs the command and returns the effect of its success on snapshots."""
         row = claim.row
-        if claim.cancel_wanted and not claim.issued:
+        if claim.cancel_requested and not claim.dispatched:
             raise Canceled
         if row.kind is OperationKind.REFRESH_MACHINE:
-            await self.refresh(row.machine_id)  # changes nothing on the provider, so it may simply be done again
-            return _nothing
-        wish = claim.wish or await self._resolved(claim)
-        match wish:
+            # Changes nothing on the provider, so it can be repeated without recovery.
+            await self.refresh(row.machine_id)
+            return _no_effect
+        command = claim.command or await self._resolve_create(claim)
+        match command:
             case CreateCommand():
                 driver = self.drivers[row.provider]
-                seen = await self._call(driver, claim, wish)
-                if not isinstance(seen, ReportedSnapshot):
-                    raise OutcomeUnknown("the provider says that it is done, but not what it made")
+                reported = await self._call(driver, claim, command)
+                if not isinstance(reported, ReportedSnapshot):
+                    raise OutcomeUnknown("The provider reported the create as done, but not which snapshot it created.")
                 tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.created(tx, row, seen, tree)
+                return lambda tx: effects.apply_create(tx, row, reported, tree)
             case RevertCommand():
                 driver = self.drivers[row.provider]
-                await self._call(driver, claim, wish)
+                await self._call(driver, claim, command)
                 tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.reverted(tx, row, tree)
+                return lambda tx: effects.apply_revert(tx, row, tree)
             case DeleteCommand():
                 try:
-                    await self._call(self.drivers[row.provider], claim, wish)
+                    await self._call(self.drivers[row.provider], claim, command)
                 except ProviderMissing:
-                    log.info("operation-%d: the snapshot was gone already", row.id)
-        if wish is None and row.kind is OperationKind.REVERT_VM_SNAPSHOT:
-            raise ProviderMissing("the snapshot is no longer there")
-        return lambda tx: effects.deleted(tx, row)
+                    log.info("Snapshot did not exist on the provider operation=operation-%d", row.id)
+        if command is None and row.kind is OperationKind.REVERT_VM_SNAPSHOT:
+            raise ProviderMissing("The snapshot no longer exists.")
+        return lambda tx: effects.apply_delete(tx, row)
 
-    async def _resolved(self, claim: Claim) -> DriverCommand | None:
-        """What is to be deleted on the provider after all, of a create whose outcome nobody knows."""
+    async def _resolve_create(self, claim: Claim) -> DriverCommand | None:
+        """Command that deletes the snapshot of a create with an unknown outcome; None if the provider has none."""
         row = claim.row
-        if (doubt := await claim.doubt()) is None:
+        if (unresolved := await claim.unresolved_create()) is None:
             return None
-        token, task_ref, wish = doubt
+        token, task_ref, command = unresolved
         try:
-            seen = await self.drivers[row.provider].recover(Work(token, task_ref), wish)
+            found = await self.drivers[row.provider].recover(Work(token, task_ref), command)
         except (ProviderMissing, ProviderRefused):
             return None
-        return DeleteCommand(row.machine_ref, seen.ref) if isinstance(seen, ReportedSnapshot) else None
+        return DeleteCommand(row.machine_ref, found.ref) if isinstance(found, ReportedSnapshot) else None
 
-    async def _call(self, driver: Driver, claim: Claim, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def _call(self, driver: Driver, claim: Claim, command: DriverCommand) -> ReportedSnapshot | Recovery:
         async def checkpoint(task_ref: str) -> None:
             await claim.checkpoint(task_ref)
-            work.task_ref = task_ref  # recovery may follow in this very attempt
+            work.task_ref = task_ref  # recovery may follow in this attempt
 
-        work = Work(claim.row.token, claim.row.task_ref, checkpoint, _Progress(claim), lambda: claim.cancel_wanted)
-        if claim.issued:
-            found = await driver.recover(work, wish)
-            if found is not Recovery.NOT_BEGUN:
+        work = Work(claim.row.token, claim.row.task_ref, checkpoint, _Progress(claim), lambda: claim.cancel_requested)
+        if claim.dispatched:
+            found = await driver.recover(work, command)
+            if found is not Recovery.NOT_STARTED:
                 return found
-            if claim.cancel_wanted:
+            if claim.cancel_requested:
                 raise Canceled
             work.task_ref = None
-        await claim.issue()
+        await claim.mark_dispatched()
         try:
-            return await _dispatch(driver, work, wish)
+            return await _dispatch(driver, work, command)
         except ProviderUnavailable:
-            claim.issued = False  # nothing was begun
+            claim.dispatched = False  # the command had no effect
             raise
         except OutcomeUnknown:
-            found = await driver.recover(work, wish)
-            if found is not Recovery.NOT_BEGUN:
+            found = await driver.recover(work, command)
+            if found is not Recovery.NOT_STARTED:
                 return found
-            if isinstance(wish, RevertCommand):  # never twice while there is a doubt
+            if isinstance(command, RevertCommand):  # a revert is never repeated after an unknown outcome
                 raise
-            claim.issued = False
-            raise ProviderUnavailable("the provider has not taken the work up") from None
+            claim.dispatched = False
+            raise ProviderUnavailable("The provider did not start the command.") from None
 
-    # ---- ends other than success
+    # ---- failure, cancellation and retry
 
-    async def _end_badly(self, claim: Claim, error: Exception, *, timed_out: bool) -> None:
+    async def _end_unsuccessfully(self, claim: Claim, error: Exception, *, timed_out: bool) -> None:
         match error:
             case Canceled():
                 await claim.end(OperationState.CANCELED, lambda tx: effects.undo(tx, claim.row))
@@ -153,30 +159,35 @@ class Execution:
             case GatewayError():
                 await self._fail(claim, error)
             case TimeoutError() if timed_out:
-                hours = f"{self.settings.operation_deadline:g} seconds"
-                await self._fail(claim, OutcomeUnknown(f"the provider has not said in {hours} how it ended"))
+                deadline = f"{self.settings.operation_deadline:g} seconds"
+                await self._fail(claim, OutcomeUnknown(f"The provider did not report the outcome within {deadline}."))
             case _:
-                log.error("operation-%d failed unexpectedly", claim.row.id, exc_info=error)
+                log.error(
+                    "Operation failed with an unexpected error operation=operation-%d", claim.row.id, exc_info=error
+                )
                 await self._fail(
-                    claim, GatewayError("the gateway made a mistake; look at the machine before you ask again")
+                    claim,
+                    GatewayError(
+                        "Internal error. The operation may have taken effect; check the machine before retrying."
+                    ),
                 )
 
     async def _fail(self, claim: Claim, error: GatewayError) -> None:
-        words = error.provider_message if isinstance(error, ProviderError) else None
+        provider_message = error.provider_message if isinstance(error, ProviderError) else None
         await claim.end(
             OperationState.FAILED,
-            lambda tx: effects.failed(tx, claim.row),
+            lambda tx: effects.apply_failure(tx, claim.row),
             code=error.code,
             message=error.message,
-            provider_message=words,
+            provider_message=provider_message,
         )
 
     async def _reschedule(self, claim: Claim, error: ProviderUnavailable) -> None:
-        delay = min(_LONGEST_WAIT, self.first_wait * 2 ** min(claim.row.attempt - 1, 16))
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that not all come back at once
+        delay = min(_MAX_RETRY_DELAY, self.first_retry_delay * 2 ** min(claim.row.attempt - 1, 16))
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads the retries of many operations over time
         if delay < self._time_left(claim):
             await claim.reschedule(delay, f"Waiting: {error.message}")
-        elif claim.issued:  # it could not even be asked what became of it
+        elif claim.dispatched:  # the provider could not be asked for the outcome either
             await self._fail(claim, OutcomeUnknown(error.message, provider_message=error.provider_message))
         else:
             await self._fail(claim, error)
@@ -187,37 +198,38 @@ class Execution:
 
 
 class _Progress:
-    """Shows changes of progress, not too often. What is left out comes with the next one or the next heartbeat."""
+    """Commits progress at most every 0.25 s. The next commit or heartbeat includes what was reported in between."""
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
-        self._shown: tuple[int | None, str | None] = (None, None)
-        self._last = -_BETWEEN_SHOWS
+        self._committed: tuple[int | None, str | None] = (None, None)
+        self._last = -_PROGRESS_INTERVAL
 
     async def __call__(self, percent: int | None, phase: str | None) -> None:
         claim = self._claim
         claim.percent, claim.phase = percent, phase
-        if (percent, phase) == self._shown or time.monotonic() - self._last < _BETWEEN_SHOWS:
+        if (percent, phase) == self._committed or time.monotonic() - self._last < _PROGRESS_INTERVAL:
             return
-        self._shown, self._last = (percent, phase), time.monotonic()
+        self._committed, self._last = (percent, phase), time.monotonic()
         try:
-            await claim.show()
+            await claim.report_progress()
         except LeaseLost:
             raise
         except Exception:
-            log.warning("operation-%d: progress could not be shown", claim.row.id, exc_info=True)
+            log.warning("Progress could not be recorded operation=operation-%d", claim.row.id, exc_info=True)
 
 
-async def _dispatch(driver: Driver, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-    match wish:
+async def _dispatch(driver: Driver, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    """Calls the driver; returns the created snapshot, or DONE for a revert or delete."""
+    match command:
         case CreateCommand():
-            return await driver.create(work, wish)
+            return await driver.create(work, command)
         case RevertCommand():
-            await driver.revert(work, wish)
+            await driver.revert(work, command)
         case DeleteCommand():
-            await driver.delete(work, wish)
+            await driver.delete(work, command)
     return Recovery.DONE
 
 
-async def _nothing(_: Transaction) -> None:
+async def _no_effect(_: Transaction) -> None:
     return None

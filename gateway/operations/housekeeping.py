@@ -1,4 +1,4 @@
-"""Clears away what has been kept long enough, in small transactions, so that nobody waits for it."""
+"""Deletes expired rows in batches of 500, one short transaction each, so that other writes do not wait long."""
 
 import logging
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 
-# Looked for among the oldest alone, which are the first to be due; so a round costs the same however many are kept.
+# Only the oldest rows are examined, because they expire first. So the cost of a run does not grow with the table.
 _oldest = (
     sa.select(col(Operation.id), col(Operation.finished_at))
     .where(col(Operation.finished_at).is_not(None))
@@ -38,27 +38,27 @@ _oldest_entries = (
     .limit(_BATCH)
     .subquery("oldest_entries")
 )
-_ENTRIES = Statement(
+_AUDIT_ENTRIES = Statement(
     sa.delete(AuditEntry).where(
         col(AuditEntry.id).in_(sa.select(_oldest_entries.c.id).where(_oldest_entries.c.created_at < FromNow("since")))
     )
 )
 
-_used_up = (
+_expired_keys = (
     sa.select(col(IdempotencyKey.created_at))
     .where(col(IdempotencyKey.created_at) < FromNow("since"))
     .order_by(col(IdempotencyKey.created_at))
     .limit(_BATCH)
-    .subquery("used_up")
+    .subquery("expired_keys")
 )
 _KEYS = Statement(
     sa.delete(IdempotencyKey).where(
-        col(IdempotencyKey.created_at) <= sa.select(sa.func.max(_used_up.c.created_at)).scalar_subquery()
+        col(IdempotencyKey.created_at) <= sa.select(sa.func.max(_expired_keys.c.created_at)).scalar_subquery()
     )
 )
 
-# In their order and without a gap, so that whoever finds one event finds all that came after it. The last one stays:
-# by it a subscriber of a gateway where nothing happens is taken up again.
+# Events are deleted in their order and without gaps, so if an event exists, all later ones do too. The last event is
+# kept, because a subscriber that reconnects to an idle gateway resumes from it.
 _first = (
     sa.select(col(Event.xid), col(Event.id), col(Event.at)).order_by(col(Event.xid), col(Event.id)).limit(_BATCH)
 ).subquery("first")
@@ -79,54 +79,58 @@ _EVENTS = Statement(
     )
 )
 
-_forgotten = (
+_expired_machine = (
     col(Machine.gone_at) < FromNow("since"),
     ~sa.exists().where(col(Operation.machine_id) == col(Machine.id), unfinished()),
 )
-_GONE = Statement(sa.select(col(Machine.id)).where(*_forgotten).order_by(col(Machine.id)).limit(_BATCH))
-_STILL_GONE = Statement(sa.select(col(Machine.id)).where(col(Machine.id) == bindparam("machine_id"), *_forgotten))
-_SOME_SNAPSHOTS = Statement(
+_EXPIRED_MACHINES = Statement(
+    sa.select(col(Machine.id)).where(*_expired_machine).order_by(col(Machine.id)).limit(_BATCH)
+)
+_STILL_EXPIRED = Statement(
+    sa.select(col(Machine.id)).where(col(Machine.id) == bindparam("machine_id"), *_expired_machine)
+)
+_SNAPSHOT_BATCH = Statement(
     sa.select(col(Snapshot.id)).where(col(Snapshot.machine_id) == bindparam("machine_id")).limit(_BATCH)
 )
-_DETACH = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.parent_id), "ids")).values(parent_id=None))
+_DETACH_CHILDREN = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.parent_id), "ids")).values(parent_id=None))
 _DELETE_SNAPSHOTS = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), "ids")))
 _DELETE_MACHINE = Statement(sa.delete(Machine).where(col(Machine.id) == bindparam("machine_id")))
 
 
 async def sweep(database: Database, settings: Settings) -> None:
-    """One round of clearing away."""
-    for statement, kept in (
+    """Deletes everything that has expired: operations, keys, events, audit entries and machines that are gone."""
+    for statement, max_age in (
         (_OPERATIONS, settings.keep_operations),
         (_KEYS, LIFETIME.total_seconds()),
         (_EVENTS, settings.keep_events),
-        (_ENTRIES, settings.keep_audit),
+        (_AUDIT_ENTRIES, settings.keep_audit),
     ):
-        while await _delete(database, statement, kept) >= _BATCH:
+        while await _delete(database, statement, max_age) >= _BATCH:
             pass
-    gone = await database.read(lambda tx: tx.all(_GONE, since=-settings.keep_gone), single=True)
-    for row in gone:
-        while await _clear_machine(database, row.id, settings.keep_gone):
+    expired = await database.read(lambda tx: tx.all(_EXPIRED_MACHINES, since=-settings.keep_gone), single=True)
+    for row in expired:
+        while await _delete_machine(database, row.id, settings.keep_gone):
             pass
 
 
-async def _delete(database: Database, statement: Statement, kept: float) -> int:
-    return await database.write(lambda tx: tx.run(statement, since=-kept))
+async def _delete(database: Database, statement: Statement, max_age: float) -> int:
+    return await database.write(lambda tx: tx.run(statement, since=-max_age))
 
 
-async def _clear_machine(database: Database, machine_id: int, kept: float) -> bool:
-    """Deletes some snapshots of a machine that is gone, or the machine itself; whether there is more to do."""
+async def _delete_machine(database: Database, machine_id: int, max_age: float) -> bool:
+    """Deletes a batch of the machine's snapshots, or the machine if none is left. Returns whether more is left."""
 
     async def work(tx: Transaction) -> bool:
         await tx.first(LOCK_MACHINE, machine_id=machine_id)
-        if await tx.first(_STILL_GONE, machine_id=machine_id, since=-kept) is None:
+        if await tx.first(_STILL_EXPIRED, machine_id=machine_id, since=-max_age) is None:
             return False
-        ids = [row.id for row in await tx.all(_SOME_SNAPSHOTS, machine_id=machine_id)]
+        ids = [row.id for row in await tx.all(_SNAPSHOT_BATCH, machine_id=machine_id)]
         if ids:
-            await tx.run(_DETACH, ids=ids)
+            await tx.run(_DETACH_CHILDREN, ids=ids)
             await tx.run(_DELETE_SNAPSHOTS, ids=ids)
             return True
         await tx.run(_DELETE_MACHINE, machine_id=machine_id)
-        log.info("machine %d, gone long enough, was cleared away", machine_id)
+        log.info("Deleted expired machine machine_id=%d", machine_id)
         return False
 
     return await database.write(work)

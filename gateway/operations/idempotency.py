@@ -1,7 +1,7 @@
-"""Keys that make a repeated request the same request: per tenant, caller and mutation, for 24 hours.
+"""Idempotency keys: a repeated request returns the recorded outcomes. Valid per tenant, caller and mutation, 24 hours.
 
-The key is put in first, in the transaction that does the work. Of two requests at the same time the second waits for
-the first on the primary key (SQLite has one writer anyhow), and then finds what it answered.
+The transaction that does the work inserts the key first. Of two concurrent requests, the second waits for the first on
+the primary key (on SQLite, for the single writer) and then finds its outcomes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ LIFETIME = timedelta(hours=24)
 
 _REFUSALS = {kind.code: kind for kind in Refusal.__subclasses__()}
 
-_PUT = Statement(
+_INSERT = Statement(
     sa.text(
         "INSERT INTO idempotency_key (tenant, caller, mutation, key, fingerprint, answer, created_at)"
         " VALUES (:tenant, :caller, :mutation, :key, :fingerprint, '[]', :at) ON CONFLICT DO NOTHING"
@@ -37,27 +37,27 @@ _PUT = Statement(
     )
 )
 
-_MINE = (
+_THIS_KEY = (
     col(IdempotencyKey.tenant) == bindparam("tenant"),
     col(IdempotencyKey.caller) == bindparam("caller"),
     col(IdempotencyKey.mutation) == bindparam("mutation"),
     col(IdempotencyKey.key) == bindparam("key"),
 )
 
-_TAKE_EXPIRED = Statement(
+_REUSE_EXPIRED = Statement(
     sa.update(IdempotencyKey)
-    .where(*_MINE, col(IdempotencyKey.created_at) < bindparam("expired"))
+    .where(*_THIS_KEY, col(IdempotencyKey.created_at) < bindparam("expired"))
     .values(fingerprint=bindparam("new_fingerprint"), created_at=bindparam("at"))
 )
 
-_LOOK = Statement(sa.select(col(IdempotencyKey.fingerprint), col(IdempotencyKey.answer)).where(*_MINE))
+_READ = Statement(sa.select(col(IdempotencyKey.fingerprint), col(IdempotencyKey.answer)).where(*_THIS_KEY))
 
-_ANSWER = Statement(sa.update(IdempotencyKey).where(*_MINE).values(answer=bindparam("new_answer")))
+_SET_ANSWER = Statement(sa.update(IdempotencyKey).where(*_THIS_KEY).values(answer=bindparam("new_answer")))
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of a key."""
+    """One use of a key by a request. `fingerprint` is the SHA-256 of the request's arguments."""
 
     tenant: str
     caller: str
@@ -66,34 +66,35 @@ class Use:
     fingerprint: str
 
     async def begin(self, tx: Transaction) -> list[Outcome] | None:
-        """What was answered before; None when this is the first use. Raises IdempotencyKeyReused."""
+        """The recorded outcomes; None if this is the first use in 24 hours. Raises IdempotencyKeyReused."""
         while True:
             at = now()
-            if await tx.run(_PUT, **self._names(), fingerprint=self.fingerprint, at=at):
+            if await tx.run(_INSERT, **self._key_values(), fingerprint=self.fingerprint, at=at):
                 return None
             expired = {"expired": at - LIFETIME, "new_fingerprint": self.fingerprint, "at": at}
-            if await tx.run(_TAKE_EXPIRED, **self._names(), **expired):
+            if await tx.run(_REUSE_EXPIRED, **self._key_values(), **expired):
                 return None
-            row = await tx.first(_LOOK, **self._names())
+            row = await tx.first(_READ, **self._key_values())
             if row is None:
-                continue  # cleared away just now
+                continue  # housekeeping has just deleted it
             if row.fingerprint != self.fingerprint:
                 raise IdempotencyKeyReused(
-                    "the idempotency key was used for a request with other arguments", path=("idempotencyKey",)
+                    "The idempotency key was used for a request with other arguments. Use a new key.",
+                    path=("idempotencyKey",),
                 )
             return [_outcome(item) for item in orjson.loads(row.answer)]
 
     async def end(self, tx: Transaction, outcomes: Sequence[Outcome]) -> None:
-        """Keeps what is answered."""
+        """Records the outcomes."""
         answer = orjson.dumps([_data(outcome) for outcome in outcomes]).decode()
-        await tx.run(_ANSWER, **self._names(), new_answer=answer)
+        await tx.run(_SET_ANSWER, **self._key_values(), new_answer=answer)
 
-    def _names(self) -> dict[str, str]:
+    def _key_values(self) -> dict[str, str]:
         return {"tenant": self.tenant, "caller": self.caller, "mutation": self.mutation, "key": self.key}
 
 
 def use(caller: Caller, mutation: str, key: str | None, arguments: Mapping[str, Any]) -> Use | None:
-    """The use that a request makes of its key, if it has one. Raises InvalidInput for what cannot be a key."""
+    """The use of `key`, or None without a key. Raises InvalidInput for a malformed key."""
     check_key(key)
     if key is None:
         return None

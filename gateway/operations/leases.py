@@ -1,4 +1,73 @@
-"""The SQL of leases: which operations can be claimed, and what only the holder of a claim may write."""
+"""SQL of the fence protocol: which operations a worker can claim, and what the owner of a claim can write.
+
+The table `operation` is a queue per machine. Any number of workers claim from it, in processes on any number of hosts.
+
+Invariants
+    1. At most one operation of a machine is RUNNING. The operations of a machine run in the order of their ids.
+    2. Only the worker that claimed an operation last writes its outcome. One outcome is committed, in one transaction
+       with its effect on snapshots.
+    3. A command that may have reached the provider is repeated only after the driver's `recover` has returned
+       NOT_STARTED. A revert that ended in OutcomeUnknown is not repeated even then: the operation fails.
+
+Writers of the columns (CLAIM, HEARTBEAT ... are the statements below; cancel is `cancelOperation`)
+    state                   enqueue: QUEUED. CLAIM: RUNNING. END: SUCCEEDED, FAILED or CANCELED.
+                            cancel: CANCELED, if it was QUEUED
+    owner                   CLAIM: the worker's name. RESCHEDULE, END, RELEASE: null
+    lease_until             CLAIM, HEARTBEAT: now + lease. RESCHEDULE, END, RELEASE: null
+    fence, attempt          CLAIM: + 1
+    started_at              CLAIM: now, if null
+    dispatched              MARK_DISPATCHED: true, before the driver is called.
+                            RESCHEDULE: false, if the command certainly had no effect
+    task_ref                CHECKPOINT: the provider's task. MARK_DISPATCHED: null
+    retry_at                RESCHEDULE: now + delay; the state stays RUNNING. CLAIM, cancel: null
+    progress_percent, phase HEARTBEAT, REPORT_PROGRESS: as the driver reported them. MARK_DISPATCHED: null.
+                            RESCHEDULE: null and why the operation waits.
+                            END: 100, if the operation succeeded and a percentage was reported; phase null
+    cancel_requested_at     cancel. Every fenced write returns it, and the worker reads it with CANCEL_REQUESTS
+    finished_at, error_*    END (cancel of a QUEUED operation: `finished_at`)
+"Now" is the database's clock, so the clocks of the hosts need not agree.
+
+Claim
+    CLAIM takes the first unfinished operation of each machine, unless it waits for `retry_at` or has a lease that has
+    not expired. PostgreSQL skips rows that another claim has locked; SQLite has one writer. The unique index
+    `one_running_per_machine` rejects a second RUNNING operation of a machine.
+
+Fence
+    Every later write compares id, `fence`, `owner` and `state`. If no row matches, the claim is lost: `Claim` raises
+    LeaseLost and the transaction is rolled back, with the changes of snapshots that it contains. RELEASE need not
+    change `fence`, because a released operation has no owner.
+
+Heartbeat
+    The worker renews the lease every third of its duration. When no renewal has been committed for a whole lease, by
+    the process's monotonic clock, the worker cancels its task. This only saves work; correctness rests on the fence,
+    since a stopped process (SIGSTOP, a paused virtual machine) cannot watch its clock.
+
+Late owner
+    A worker whose lease has expired and whose operation has been claimed again cannot renew the lease, report
+    progress, record a task, reschedule or end the operation, or change snapshots. It cannot begin a create, revert or
+    delete either, unless its MARK_DISPATCHED was committed before: the call follows that commit. The fence does not
+    reach the provider, where a command that was sent continues. The next owner therefore does not repeat the command.
+    It finds `dispatched` set and calls `recover`, which finds the work by `token` or `task_ref` and waits while the
+    provider is still busy.
+
+Recovery
+    A restart has no code path of its own. An operation of a worker that died is claimed when its lease has expired; one
+    of a worker that stopped in order, at once (RELEASE). When a fenced write fails because the database did not confirm
+    it, the worker abandons the operation (`Interrupted`), and the next claim proceeds from what was committed.
+
+Example: two workers, a lease of 10 s
+    time  worker A                                  worker B                          row afterwards
+     0.0  CLAIM                                                                       owner A, fence 1, lease until 10.0
+     0.1  MARK_DISPATCHED, then driver.create()                                       dispatched
+     0.2  CHECKPOINT "task-9"                                                         task_ref task-9
+     3.3  HEARTBEAT                                                                   lease until 13.3
+     4.0  stopped by SIGSTOP
+    13.5                                            CLAIM: the lease has expired      owner B, fence 2, lease until 23.5
+    13.6                                            driver.recover("task-9") waits
+    15.0  continues; END with fence 1: no row,
+          LeaseLost, no snapshot is changed
+    16.0                                            recover returns the snapshot; END state SUCCEEDED, no owner
+"""
 
 from typing import Any
 
@@ -8,7 +77,7 @@ from sqlmodel import col
 
 from gateway.errors import ErrorCode
 from gateway.models import Machine, Operation, OperationKind, OperationState, Snapshot
-from gateway.operations.clock import DatabaseNow, FromNow, ThisOrNow
+from gateway.operations.clock import DatabaseNow, FromNow, LaterOfNow
 from gateway.operations.statements import unfinished
 from gateway.store.statements import OneOf, Statement
 
@@ -18,32 +87,34 @@ _candidate = _O.alias("candidate")
 _head = _O.alias("head")
 _heads = sa.select(sa.func.min(_head.c.id)).where(unfinished("head")).group_by(_head.c.machine_id)
 
-# The create of a snapshot that the provider may have made without saying so.
-_doubt = _O.alias("doubt")
-_doubtful = sa.and_(
-    _doubt.c.kind == OperationKind.CREATE_SNAPSHOT,
-    _doubt.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
+# A create that ended as OUTCOME_UNKNOWN: the provider may have created the snapshot without confirming it.
+_create = _O.alias("unresolved")
+_is_unresolved = sa.and_(
+    _create.c.kind == OperationKind.CREATE_SNAPSHOT,
+    _create.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
 )
-DOUBT = Statement(
-    sa.select(_doubt.c.token, _doubt.c.task_ref, _doubt.c.wish).where(
-        _doubt.c.snapshot_id == bindparam("snapshot_id"), _doubtful
+UNRESOLVED_CREATE = Statement(
+    sa.select(_create.c.token, _create.c.task_ref, _create.c.payload).where(
+        _create.c.snapshot_id == bindparam("snapshot_id"), _is_unresolved
     )
 )
 
-# What needs no driver: the snapshot was never made on the provider, or is known to be gone from it.
+# A delete that needs no driver: the snapshot was never created on the provider, or is known to be deleted there.
 _without_driver = sa.and_(
     _candidate.c.kind == OperationKind.DELETE_SNAPSHOT,
     col(Snapshot.provider_ref).is_(None),
-    ~sa.exists().where(_doubt.c.snapshot_id == _candidate.c.snapshot_id, _doubtful),
+    ~sa.exists().where(_create.c.snapshot_id == _candidate.c.snapshot_id, _is_unresolved),
 )
 
-_chosen = (
+_claimable = (
     sa.select(_candidate.c.id)
     .join(Machine, col(Machine.id) == _candidate.c.machine_id)
     .outerjoin(Snapshot, col(Snapshot.id) == _candidate.c.snapshot_id)
     .where(
         OneOf(_candidate.c.id, _heads),
-        # Unfinished: said again because PostgreSQL looks at it again after locking the row, in words of no index.
+        # Repeats the condition of `_heads`: when another transaction has changed the row before this one locks it,
+        # PostgreSQL evaluates this WHERE again, but not the subquery. `finished_at` is in no index, so the condition
+        # does not influence the plan.
         _candidate.c.finished_at.is_(None),
         sa.or_(
             _candidate.c.state == OperationState.QUEUED,
@@ -60,7 +131,7 @@ _chosen = (
 
 CLAIM = Statement(
     sa.update(_O)
-    .where(OneOf(_O.c.id, _chosen))
+    .where(OneOf(_O.c.id, _claimable))
     .values(
         state=OperationState.RUNNING,
         owner=bindparam("new_owner"),
@@ -68,15 +139,15 @@ CLAIM = Statement(
         attempt=_O.c.attempt + 1,
         lease_until=FromNow("lease"),
         retry_at=None,
-        started_at=sa.func.coalesce(_O.c.started_at, ThisOrNow("at")),
+        started_at=sa.func.coalesce(_O.c.started_at, LaterOfNow("at")),
     )
     .returning(_O.c.id)
 )
 
-CLAIMED = Statement(
+CLAIMED_OPERATIONS = Statement(
     sa.select(
-        *(_O.c[name] for name in ("id", "kind", "machine_id", "machine_kind", "snapshot_id", "token", "wish")),
-        *(_O.c[name] for name in ("task_ref", "issued", "attempt", "fence", "started_at", "cancel_requested_at")),
+        *(_O.c[name] for name in ("id", "kind", "machine_id", "machine_kind", "snapshot_id", "token", "payload")),
+        *(_O.c[name] for name in ("task_ref", "dispatched", "attempt", "fence", "started_at", "cancel_requested_at")),
         col(Machine.provider),
         col(Machine.provider_ref).label("machine_ref"),
         col(Snapshot.provider_ref).label("snapshot_ref"),
@@ -90,6 +161,7 @@ CLAIMED = Statement(
 
 
 def _fenced(**values: Any) -> Statement:
+    """Update that changes no row unless the parameters name the operation's last claim and it is still running."""
     return Statement(
         sa.update(_O)
         .where(
@@ -103,12 +175,14 @@ def _fenced(**values: Any) -> Statement:
     )
 
 
-BEAT = _fenced(lease_until=FromNow("lease"), progress_percent=bindparam("new_percent"), phase=bindparam("new_phase"))
-SHOW = _fenced(progress_percent=bindparam("new_percent"), phase=bindparam("new_phase"))
-ISSUE = _fenced(issued=True, task_ref=None, progress_percent=None, phase=None)
+HEARTBEAT = _fenced(
+    lease_until=FromNow("lease"), progress_percent=bindparam("new_percent"), phase=bindparam("new_phase")
+)
+REPORT_PROGRESS = _fenced(progress_percent=bindparam("new_percent"), phase=bindparam("new_phase"))
+MARK_DISPATCHED = _fenced(dispatched=True, task_ref=None, progress_percent=None, phase=None)
 CHECKPOINT = _fenced(task_ref=bindparam("new_task_ref"))
-PUT_OFF = _fenced(
-    issued=bindparam("new_issued"),
+RESCHEDULE = _fenced(
+    dispatched=bindparam("new_dispatched"),
     retry_at=FromNow("delay"),
     phase=bindparam("new_phase"),
     progress_percent=None,
@@ -119,7 +193,7 @@ END = _fenced(
     state=bindparam("new_state"),
     finished_at=bindparam("at"),
     progress_percent=sa.case(
-        (sa.and_(bindparam("well", type_=sa.Boolean()), _O.c.progress_percent.is_not(None)), 100),
+        (sa.and_(bindparam("succeeded", type_=sa.Boolean()), _O.c.progress_percent.is_not(None)), 100),
         else_=_O.c.progress_percent,
     ),
     phase=None,
@@ -130,15 +204,16 @@ END = _fenced(
     lease_until=None,
 )
 
+# The text of the predicate of the index `one_running_per_machine`, so that both databases use it.
+_RUNNING = sa.text("operation.state = 'RUNNING'")
+
 RELEASE = Statement(
-    sa.update(_O)
-    .where(_O.c.owner == bindparam("my_owner"), sa.text("operation.state = 'RUNNING'"))  # the index's words
-    .values(owner=None, lease_until=None)
+    sa.update(_O).where(_O.c.owner == bindparam("my_owner"), _RUNNING).values(owner=None, lease_until=None)
 )
 
-CANCEL_WISHES = Statement(
+CANCEL_REQUESTS = Statement(
     sa.select(_O.c.id).where(
-        sa.text("operation.state = 'RUNNING'"),  # the index's words
+        _RUNNING,
         _O.c.owner == bindparam("my_owner"),
         _O.c.cancel_requested_at.is_not(None),
     )

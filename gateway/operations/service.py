@@ -1,6 +1,6 @@
-"""The entry for every surface that changes something: decide, record in one transaction, wake the worker.
+"""Entry point of all commands: decides and records in one transaction, then wakes the worker.
 
-Nothing here knows of GraphQL or REST. A refusal points into the mutation's input by the names of its arguments.
+Used by GraphQL and REST and independent of both. The `path` of a refusal consists of argument names of the mutation.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,13 +14,21 @@ from gateway.drivers.base import Driver
 from gateway.errors import Refusal, Unconfirmed
 from gateway.models import AuditAction, MachineKind
 from gateway.operations import idempotency
-from gateway.operations.admission import Backlog
+from gateway.operations.admission import QueueLimits
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
 from gateway.operations.audit_refusals import RefusalLog, Refused
-from gateway.operations.commands.base import MachineId, MachineTarget, Outcome, Target, check_count, given, new_snapshot
+from gateway.operations.commands.base import (
+    MachineId,
+    MachineTarget,
+    Outcome,
+    Target,
+    check_count,
+    fingerprint_data,
+    new_snapshot,
+)
 from gateway.operations.commands.cancel_operation import cancel_operation
 from gateway.operations.commands.create_snapshot import create_snapshots
-from gateway.operations.commands.delete_snapshots import Manner, delete_snapshots
+from gateway.operations.commands.delete_snapshots import DeleteOptions, delete_snapshots
 from gateway.operations.commands.refresh_machine import refresh_machine
 from gateway.operations.commands.revert_vm_snapshot import revert_vm_snapshot
 from gateway.store.database import Database, Transaction
@@ -30,8 +38,8 @@ __all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "mac
 Decision = Callable[[Transaction], Awaitable[list[Outcome]]]
 
 
-class _NothingAccepted(Exception):
-    """Takes the transaction back, so that a request that was refused whole leaves no trace, not even its key."""
+class _AllRefused(Exception):
+    """Rolls the transaction back when all items were refused, so that the request's key is not recorded either."""
 
     def __init__(self, outcomes: list[Outcome]) -> None:
         super().__init__()
@@ -39,9 +47,9 @@ class _NothingAccepted(Exception):
 
 
 class Operations:
-    """What can be asked for, by whom and from where.
+    """The commands. Each method takes the caller and the origin of the request, and records what it refuses.
 
-    `wake` is called when there may be something new to run, `accepted` before that.
+    After a request was accepted, `on_accepted` is called with its outcomes, then `wake`.
     """
 
     def __init__(
@@ -51,18 +59,18 @@ class Operations:
         settings: Settings,
         wake: Callable[[], None],
         refusals: RefusalLog,
-        accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
+        on_accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._database = database
         self._drivers = drivers
-        self._backlog = Backlog(settings)
+        self._limits = QueueLimits(settings)
         self._wake = wake
-        self._accepted = accepted
-        self.refusals = refusals  # also for what a surface refuses by itself
+        self._on_accepted = on_accepted
+        self.refusals = refusals  # public, because surfaces record the requests that they refuse themselves
 
     @cached_property
     def matrices(self) -> Matrices:
-        """What each provider that has a driver here can do, by kind of machine."""
+        """Capability matrix of each provider with a driver in this process, by kind of machine."""
         return {(name, kind): driver.matrix(kind) for name, driver in self._drivers.items() for kind in MachineKind}
 
     async def create_snapshot(
@@ -75,19 +83,24 @@ class Operations:
         memory: bool,
         key: str | None,
     ) -> Outcome:
-        """Raises the refusal."""
-        asked, about = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT), machine_subject(machine)
-        async with self.refusals.of(asked, about):
+        """Creates a snapshot of one machine. Raises the refusal."""
+        context, subject = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT), machine_subject(machine)
+        async with self.refusals.recording(context, subject):
             if isinstance(machine, Refusal):
                 raise machine.at("machineId")
             new = new_snapshot(name, description, memory)
-            arguments = {"machine": given([machine]), "name": new.name, "description": description, "memory": memory}
+            arguments = {
+                "machine": fingerprint_data([machine]),
+                "name": new.name,
+                "description": description,
+                "memory": memory,
+            }
             use = idempotency.use(caller, "createSnapshot", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._backlog)
+                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._limits)
 
-            outcomes = await self._accept(asked, [about], decide, use)
+            outcomes = await self._accept(context, [subject], decide, use)
         return _single(outcomes, "machineId")
 
     async def create_snapshots(
@@ -101,39 +114,45 @@ class Operations:
         key: str | None,
     ) -> list[Outcome]:
         """One outcome per machine, in order. Raises the refusal of the request as a whole."""
-        asked = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT)
-        async with self.refusals.of(asked, AuditSubject()):
+        context = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT)
+        async with self.refusals.recording(context, AuditSubject()):
             check_count(machines, "machineIds")
             new = new_snapshot(name, description, memory)
-            arguments = {"machines": given(machines), "name": new.name, "description": description, "memory": memory}
+            arguments = {
+                "machines": fingerprint_data(machines),
+                "name": new.name,
+                "description": description,
+                "memory": memory,
+            }
             use = idempotency.use(caller, "createSnapshots", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._backlog)
+                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._limits)
                 for index, outcome in enumerate(outcomes):
                     if outcome.refusal is not None:
                         outcome.refusal.at("machineIds", index)
                 return outcomes
 
-            return await self._accept(asked, [machine_subject(machine) for machine in machines], decide, use)
+            return await self._accept(context, [machine_subject(machine) for machine in machines], decide, use)
 
     async def revert_vm_snapshot(
         self, caller: Caller, origin: RequestOrigin, snapshot: Target, *, dry_run: bool, key: str | None
     ) -> Outcome:
-        """Raises the refusal."""
-        asked, about = _asked(caller, origin, AuditAction.REVERT_VM_SNAPSHOT, dry_run), _about_snapshot(snapshot)
-        async with self.refusals.of(asked, about):
+        """Reverts a Vm to a snapshot. Raises the refusal."""
+        context = _context(caller, origin, AuditAction.REVERT_VM_SNAPSHOT, dry_run)
+        subject = _snapshot_subject(snapshot)
+        async with self.refusals.recording(context, subject):
             if isinstance(snapshot, Refusal):
                 raise snapshot.at("snapshotId")
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._backlog)]
+                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._limits)]
                 except Refusal as refusal:
                     raise refusal.at("snapshotId") from None
 
             use = None if dry_run else idempotency.use(caller, "revertVmSnapshot", key, {"snapshot": snapshot})
-            outcomes = await self._accept(asked, [about], decide, use)
+            outcomes = await self._accept(context, [subject], decide, use)
         return _single(outcomes, "snapshotId")
 
     async def delete_snapshots(
@@ -147,46 +166,49 @@ class Operations:
         dry_run: bool,
         key: str | None,
     ) -> list[Outcome]:
-        """One outcome per snapshot, in order, then those pulled in. Raises the refusal of the request as a whole."""
-        asked = _asked(caller, origin, AuditAction.DELETE_SNAPSHOT, dry_run)
-        async with self.refusals.of(asked, AuditSubject()):
+        """One outcome per snapshot, in order, then those of added descendants.
+
+        Raises the refusal of the request as a whole.
+        """
+        context = _context(caller, origin, AuditAction.DELETE_SNAPSHOT, dry_run)
+        async with self.refusals.recording(context, AuditSubject()):
             check_count(snapshots, "ids")
-            manner = Manner(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
+            options = DeleteOptions(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
             arguments = {
-                "snapshots": given(snapshots),
+                "snapshots": fingerprint_data(snapshots),
                 "with_descendants": with_descendants,
                 "all_or_nothing": all_or_nothing,
             }
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await delete_snapshots(tx, caller, snapshots, manner, self.matrices, self._backlog)
+                return await delete_snapshots(tx, caller, snapshots, options, self.matrices, self._limits)
 
             use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
-            return await self._accept(asked, [_about_snapshot(snapshot) for snapshot in snapshots], decide, use)
+            return await self._accept(context, [_snapshot_subject(snapshot) for snapshot in snapshots], decide, use)
 
     async def refresh_machine(
         self, caller: Caller, origin: RequestOrigin, machine: MachineTarget, key: str | None
     ) -> Outcome:
-        """Raises the refusal."""
-        asked, about = AuditContext(caller, origin, AuditAction.REFRESH_MACHINE), machine_subject(machine)
-        async with self.refusals.of(asked, about):
+        """Refreshes a machine from its provider. Raises the refusal."""
+        context, subject = AuditContext(caller, origin, AuditAction.REFRESH_MACHINE), machine_subject(machine)
+        async with self.refusals.recording(context, subject):
             if isinstance(machine, Refusal):
                 raise machine.at("machineId")
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await refresh_machine(tx, caller, machine, self.matrices, self._backlog)]
+                    return [await refresh_machine(tx, caller, machine, self.matrices, self._limits)]
                 except Refusal as refusal:
                     raise refusal.at("machineId") from None
 
-            use = idempotency.use(caller, "refreshMachine", key, {"machine": given([machine])})
-            outcomes = await self._accept(asked, [about], decide, use)
+            use = idempotency.use(caller, "refreshMachine", key, {"machine": fingerprint_data([machine])})
+            outcomes = await self._accept(context, [subject], decide, use)
         return _single(outcomes, "machineId")
 
     async def cancel_operation(self, caller: Caller, origin: RequestOrigin, operation: Target) -> Outcome:
-        """Raises the refusal."""
-        asked, about = AuditContext(caller, origin, AuditAction.CANCEL_OPERATION), _about_operation(operation)
-        async with self.refusals.of(asked, about):
+        """Cancels an operation, or requests its cancellation while it is running. Raises the refusal."""
+        context, subject = AuditContext(caller, origin, AuditAction.CANCEL_OPERATION), _operation_subject(operation)
+        async with self.refusals.recording(context, subject):
             if isinstance(operation, Refusal):
                 raise operation.at("operationId")
 
@@ -196,22 +218,25 @@ class Operations:
                 except Refusal as refusal:
                     raise refusal.at("operationId") from None
 
-            outcomes = await self._accept(asked, [about], decide, None)
+            outcomes = await self._accept(context, [subject], decide, None)
         return _single(outcomes, "operationId")
 
     async def _accept(
-        self, asked: AuditContext, about: Sequence[AuditSubject], decide: Decision, use: idempotency.Use | None
+        self, context: AuditContext, subjects: Sequence[AuditSubject], decide: Decision, use: idempotency.Use | None
     ) -> list[Outcome]:
-        """`about` is of each target. A replay changes nothing, and goes on no record."""
+        """Runs `decide` and records the result. `subjects` are those of the targets, in order.
+
+        A replay of an idempotency key returns the recorded outcomes, changes nothing and is not audited.
+        """
 
         async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
-            if use is not None and (answered := await use.begin(tx)) is not None:
-                return answered, []
+            if use is not None and (recorded := await use.begin(tx)) is not None:
+                return recorded, []
             outcomes = await decide(tx)
             if all(outcome.refusal is not None for outcome in outcomes):
-                raise _NothingAccepted(outcomes)
-            numbers = dict.fromkeys(outcome.operation_id for outcome in outcomes)
-            await record_accepted(tx, asked, [number for number in numbers if number is not None])
+                raise _AllRefused(outcomes)
+            ids = dict.fromkeys(outcome.operation_id for outcome in outcomes)
+            await record_accepted(tx, context, [id_ for id_ in ids if id_ is not None])
             if use is not None:
                 await use.end(tx, outcomes)
             return outcomes, outcomes
@@ -222,18 +247,19 @@ class Operations:
             except Unconfirmed:
                 if use is None:
                     raise
-                outcomes, decided = await self._database.write(work)  # the key tells whether it was accepted
-        except _NothingAccepted as nothing:
-            outcomes = decided = nothing.outcomes
+                # Safe to repeat: the key shows whether the first attempt was committed.
+                outcomes, decided = await self._database.write(work)
+        except _AllRefused as all_refused:
+            outcomes = decided = all_refused.outcomes
         else:
-            self._accepted(outcomes)
+            self._on_accepted(outcomes)
             self._wake()
-        await self.refusals.record(asked, _refused(about, decided))
+        await self.refusals.record(context, _refused(subjects, decided))
         return outcomes
 
 
 def machine_subject(target: MachineTarget) -> AuditSubject:
-    """A machine as far as it is named: what is no id at all stands in the refusal's message."""
+    """Audit subject of a machine target. Empty if the target is a refusal, whose message quotes the malformed id."""
     match target:
         case MachineId():
             return AuditSubject(machine_kind=target.kind, machine_id=target.number)
@@ -243,27 +269,28 @@ def machine_subject(target: MachineTarget) -> AuditSubject:
             return AuditSubject(machine_id=target)
 
 
-def _about_snapshot(target: Target) -> AuditSubject:
-    """A snapshot as far as it is named."""
+def _snapshot_subject(target: Target) -> AuditSubject:
+    """Audit subject of a snapshot target. Empty if the target is a refusal."""
     return AuditSubject() if isinstance(target, Refusal) else AuditSubject(snapshot_id=target)
 
 
-def _about_operation(target: Target) -> AuditSubject:
+def _operation_subject(target: Target) -> AuditSubject:
+    """Audit subject of an operation target. Empty if the target is a refusal."""
     return AuditSubject() if isinstance(target, Refusal) else AuditSubject(operation_id=target)
 
 
-def _asked(caller: Caller, origin: RequestOrigin, action: AuditAction, dry_run: bool) -> AuditContext:
-    """A dry run only asks."""
+def _context(caller: Caller, origin: RequestOrigin, action: AuditAction, dry_run: bool) -> AuditContext:
+    """Audit context. A dry run is audited as a READ."""
     return AuditContext(caller, origin, AuditAction.READ if dry_run else action)
 
 
-def _refused(about: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> list[Refused]:
-    """The refusals among outcomes, which are those of the targets first."""
+def _refused(subjects: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> list[Refused]:
+    """The refusals among the outcomes. The outcomes begin with those of the targets, in the order of `subjects`."""
     return [
         Refused(
-            about[number] if number < len(about) else AuditSubject(snapshot_id=outcome.snapshot_id), outcome.refusal
+            subjects[index] if index < len(subjects) else AuditSubject(snapshot_id=outcome.snapshot_id), outcome.refusal
         )
-        for number, outcome in enumerate(outcomes)
+        for index, outcome in enumerate(outcomes)
         if outcome.refusal is not None
     ]
 

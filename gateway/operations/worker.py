@@ -1,6 +1,7 @@
-"""The process's worker: claims what is due, keeps the claims alive, and lets go when it is told to stop.
+"""The worker of a process: claims operations, renews their leases, and releases them when it stops.
 
-A restart has no path of its own: what a dead process has left is claimed like anything else when its lease is over.
+A restart has no code path of its own: the operations of a process that died are claimed like any other when their
+leases have expired.
 """
 
 import asyncio
@@ -27,20 +28,21 @@ from gateway.store.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # what a task works on, for the log
+OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # the operation that the task runs, for log records
 
-_SWEEP = 60.0  # seconds between rounds of housekeeping
-_LET_GO = 2.0  # seconds that canceled work, and then the database, may take when the process ends
-_GATHER = 0.05  # seconds in which what ends is replaced together, while most slots are taken
-_LOOKS = 0.05  # seconds between looks for wishes to cancel: the worker is woken for every new operation
+_SWEEP_INTERVAL = 60.0  # seconds between two runs of housekeeping
+_SHUTDOWN_TIMEOUT = 2.0  # seconds for canceled operations to end, and then for the database to release the claims
+_CLAIM_INTERVAL = 0.05  # minimum seconds between claims while most slots are taken, so that one claim fills several
+_CANCEL_CHECK_INTERVAL = 0.05  # minimum seconds between reads of cancel requests: every new operation wakes the worker
 
 
 class Worker:
-    """Runs operations while it is started. `refresh` reads one machine again; `poll` and `first_wait` are seconds.
+    """Claims and runs operations from `start` to `stop`.
 
-    `limits`: how many operations of a provider may be under way here, for those that have a limit; all others share
-    the settings' `operation_slots`. `look` is told a provider and a machine's ref when more may have changed there than
-    the operation has recorded. `around` is entered for the work on each operation.
+    `refresh` refreshes a machine by its id. `limits` is the maximum number of running operations in this process per
+    provider with a limit of its own; all other providers share the setting `operation_slots`. `on_machine_changed` is
+    called with a provider and a machine's ref when more may have changed there than the operation has recorded.
+    `context` is entered around each operation. `poll` and `first_retry_delay` are in seconds.
     """
 
     def __init__(
@@ -51,48 +53,51 @@ class Worker:
         refresh: Callable[[int], Awaitable[None]],
         *,
         limits: Mapping[str, int] | None = None,
-        look: Callable[[str, str], None] = lambda _provider, _ref: None,
-        around: Callable[[Claim], AbstractContextManager[None]] = lambda _claim: contextlib.nullcontext(),
+        on_machine_changed: Callable[[str, str], None] = lambda _provider, _ref: None,
+        context: Callable[[Claim], AbstractContextManager[None]] = lambda _claim: contextlib.nullcontext(),
         name: str | None = None,
         poll: float = 0.5,
-        first_wait: float = 1.0,
+        first_retry_delay: float = 1.0,
     ) -> None:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._database = database
         self._drivers = drivers
         self._limits = limits or {}
-        self._look = look
-        self._around = around
+        self._on_machine_changed = on_machine_changed
+        self._context = context
         self._settings = settings
-        self._execution = Execution(drivers, settings, refresh, first_wait)
+        self._execution = Execution(drivers, settings, refresh, first_retry_delay)
         self._poll = poll
         self._woken = asyncio.Event()
         self._stopping = False
         self.worked_at = time.monotonic()
-        self._next_claim = self._next_look = 0.0  # of time.monotonic()
+        self._next_claim = self._next_cancel_check = 0.0  # of time.monotonic()
         self._jobs: dict[asyncio.Task[None], Claim] = {}
 
     async def start(self) -> None:
-        """Starts to claim. A stopped worker is not started again."""
-        self._claimer = asyncio.create_task(self._claim_forever(), name="claim")
-        self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
+        """Starts claiming. A stopped worker cannot be started again."""
+        self._claimer = asyncio.create_task(self._claim_loop(), name="claim")
+        self._sweeper = asyncio.create_task(self._sweep_loop(), name="sweep")
 
     @property
     def ended(self) -> bool:
-        """Whether it will claim nothing more, or clear nothing away."""
+        """Whether the claim loop or the housekeeping loop has ended."""
         return self._claimer.done() or self._sweeper.done()
 
     @property
     def running(self) -> int:
-        """How many operations it works on."""
+        """Number of operations that it runs."""
         return len(self._jobs)
 
     def wake(self) -> None:
-        """There may be something to do: a new operation, or a wish to cancel one."""
+        """Makes the worker look for new operations and cancel requests now."""
         self._woken.set()
 
     async def stop(self) -> None:
-        """Claims nothing more, waits a while for what runs, and leaves the rest for others to take over at once."""
+        """Stops claiming, waits up to the setting `drain_timeout` for running operations, and releases the rest.
+
+        Other workers can claim the released operations at once.
+        """
         self._stopping = True
         self._sweeper.cancel()
         self.wake()
@@ -101,129 +106,132 @@ class Worker:
         running = [self._sweeper, self._claimer, *self._jobs]
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=_LET_GO)
+        await asyncio.wait(running, timeout=_SHUTDOWN_TIMEOUT)
         try:
-            async with asyncio.timeout(_LET_GO):
+            async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
                 await release(self._database, self.name)
-        except Exception as error:  # noqa: BLE001 - nothing may keep the process from ending
-            log.warning("leases could not be released; they run out by themselves: %r", error)
+        except Exception as error:  # noqa: BLE001 - no error may keep the process from ending
+            log.warning("Leases could not be released and will expire error=%r", error)
 
-    async def _claim_forever(self) -> None:
+    async def _claim_loop(self) -> None:
         backoff = Backoff(self._poll)
         while not self._stopping:
             self._woken.clear()
             pause = self._poll
             try:
-                pause = min(await self._claim(), await self._see_wishes())
+                pause = min(await self._claim(), await self._check_cancel_requests())
                 self.worked_at = time.monotonic()
                 backoff.reset()
             except Unavailable as error:
-                self.worked_at = time.monotonic()  # it is the database that does not
+                self.worked_at = time.monotonic()  # the loop works; the database is unavailable
                 pause = backoff.next()
-                log.info("operations cannot be claimed now: %s", error.message)
+                log.info("Operations could not be claimed: the database is unavailable error=%s", error.message)
             except Exception:
                 pause = backoff.next()
-                log.exception("operations could not be claimed; trying again")
+                log.exception("Operations could not be claimed; retrying in %.1f s", pause)
             # Not wait_for: before Python 3.12 it can swallow the cancellation of `stop`.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
 
     async def _claim(self) -> float:
-        """Claims, unless most slots are taken and it has just done so; the seconds until it has to look again."""
-        most_are_taken = 2 * len(self._jobs) > self._settings.operation_slots + sum(self._limits.values())
-        if most_are_taken and (early := self._next_claim - time.monotonic()) > 0:
+        """Claims, unless most slots are taken and the last claim was just made. Returns seconds until the next look."""
+        is_busy = 2 * len(self._jobs) > self._settings.operation_slots + sum(self._limits.values())
+        if is_busy and (early := self._next_claim - time.monotonic()) > 0:
             return min(early, self._poll)
-        self._next_claim = time.monotonic() + _GATHER
-        for providers, slots in self._shares():
+        self._next_claim = time.monotonic() + _CLAIM_INTERVAL
+        for providers, slots in self._free_slots():
             if slots <= 0 or self._stopping:
                 continue
             claims = await claim(
                 self._database, self.name, slots=slots, providers=providers, lease=self._settings.operation_lease
             )
             for claimed in claims if not self._stopping else []:  # `stop` releases the others
-                job = asyncio.create_task(self._work(claimed), name=f"operation-{claimed.row.id}")
+                job = asyncio.create_task(self._run(claimed), name=f"operation-{claimed.row.id}")
                 self._jobs[job] = claimed
                 job.add_done_callback(self._done)
         return self._poll
 
-    def _shares(self) -> list[tuple[list[str], int]]:
-        """Providers, and how many of their operations may begin here now. Each share is claimed by one statement.
+    def _free_slots(self) -> list[tuple[list[str], int]]:
+        """Groups of providers, each with its number of free slots. One statement claims for one group.
 
-        One with a limit has a share of its own: when it hangs it holds nothing that another could use.
+        A provider with a limit is a group of its own, so when it hangs it occupies no slot of another provider.
         """
         running = Counter(claimed.row.provider for claimed in self._jobs.values())
-        own = [([name], most - running.pop(name, 0)) for name, most in self._limits.items()]
+        limited = [([name], limit - running.pop(name, 0)) for name, limit in self._limits.items()]
         others = [name for name in self._drivers if name not in self._limits]
-        return [(others, self._settings.operation_slots - running.total()), *own]
+        return [(others, self._settings.operation_slots - running.total()), *limited]
 
-    async def _see_wishes(self) -> float:
-        """Looks for wishes to cancel, unless it has just done so; the seconds until it has to look again."""
-        if all(claimed.cancel_wanted for claimed in self._jobs.values()):
+    async def _check_cancel_requests(self) -> float:
+        """Reads the cancel requests, unless it has just done so. Returns seconds until the next look."""
+        if all(claimed.cancel_requested for claimed in self._jobs.values()):
             return self._poll
-        if (early := self._next_look - time.monotonic()) > 0:
+        if (early := self._next_cancel_check - time.monotonic()) > 0:
             return min(early, self._poll)
-        wishes = await cancel_requests(self._database, self.name)
-        self._next_look = time.monotonic() + _LOOKS
+        requested = await cancel_requests(self._database, self.name)
+        self._next_cancel_check = time.monotonic() + _CANCEL_CHECK_INTERVAL
         for claimed in self._jobs.values():
-            claimed.cancel_wanted = claimed.cancel_wanted or claimed.row.id in wishes
+            claimed.cancel_requested = claimed.cancel_requested or claimed.row.id in requested
         return self._poll
 
-    async def _work(self, claimed: Claim) -> None:
+    async def _run(self, claimed: Claim) -> None:
         job = asyncio.current_task()
         assert job is not None
         OPERATION.set(f"operation-{claimed.row.id}")
-        heart = asyncio.create_task(self._beat(claimed, job))
+        heartbeat = asyncio.create_task(self._heartbeat_loop(claimed, job))
         try:
-            with self._around(claimed):
+            with self._context(claimed):
                 await self._execution.run(claimed)
         except LeaseLost:
-            log.warning("operation-%d has been taken over by another worker", claimed.row.id)
+            log.warning("Lost the lease to another worker operation=operation-%d", claimed.row.id)
         except Interrupted as error:
             cause = error.__cause__
-            known = isinstance(cause, Unavailable | Unconfirmed)
+            is_expected = isinstance(cause, Unavailable | Unconfirmed)
             log.warning(
-                "operation-%d could not be recorded; it is taken up again: %s",
+                "Operation could not be recorded and will be claimed again operation=operation-%d error=%s",
                 claimed.row.id,
                 cause,
-                exc_info=None if known else cause,
+                exc_info=None if is_expected else cause,
             )
         finally:
-            heart.cancel()
+            heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await heart
+                await heartbeat
 
     def _done(self, job: asyncio.Task[None]) -> None:
         claimed = self._jobs.pop(job)
-        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or claimed.ended_as is not OperationState.SUCCEEDED:
-            self._look(claimed.row.provider, claimed.row.machine_ref)
+        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or claimed.final_state is not OperationState.SUCCEEDED:
+            self._on_machine_changed(claimed.row.provider, claimed.row.machine_ref)
         if not job.cancelled() and (error := job.exception()) is not None:
-            log.error("operation-%d was dropped", claimed.row.id, exc_info=error)
+            log.error(
+                "Operation was abandoned by an unexpected error operation=operation-%d", claimed.row.id, exc_info=error
+            )
         self.wake()
 
-    async def _beat(self, claimed: Claim, job: asyncio.Task[None]) -> None:
+    async def _heartbeat_loop(self, claimed: Claim, job: asyncio.Task[None]) -> None:
+        """Renews the lease. Cancels `job` when the lease is lost, or was not renewed for its whole duration."""
         lease = self._settings.operation_lease
-        alive = time.monotonic()
-        while time.monotonic() - alive < lease:
+        renewed_at = time.monotonic()
+        while time.monotonic() - renewed_at < lease:
             await asyncio.sleep(lease / 3)
-            asked = time.monotonic()
+            sent_at = time.monotonic()
             try:
-                async with asyncio.timeout(alive + lease - asked):  # by then another may have it
-                    await claimed.beat(lease)
-                alive = asked
+                async with asyncio.timeout(renewed_at + lease - sent_at):  # then another worker may claim it
+                    await claimed.heartbeat(lease)
+                renewed_at = sent_at
             except LeaseLost:
                 break
-            except Exception as error:  # noqa: BLE001 - whatever it is, there may be time for another try
-                log.warning("operation-%d: its lease could not be renewed: %r", claimed.row.id, error)
+            except Exception as error:  # noqa: BLE001 - there may be time for another attempt
+                log.warning("Lease could not be renewed operation=operation-%d error=%r", claimed.row.id, error)
         claimed.lost = True
         job.cancel()
 
-    async def _sweep_forever(self) -> None:
+    async def _sweep_loop(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP)
+            await asyncio.sleep(_SWEEP_INTERVAL)
             try:
                 await sweep(self._database, self._settings)
             except Unavailable as error:
-                log.info("housekeeping cannot be done now: %s", error.message)
+                log.info("Housekeeping was skipped: the database is unavailable error=%s", error.message)
             except Exception:
-                log.exception("housekeeping failed; trying again in a minute")
+                log.exception("Housekeeping failed; retrying in %.0f s", _SWEEP_INTERVAL)

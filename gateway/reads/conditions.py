@@ -1,7 +1,8 @@
-"""Conditions: what a filter, of GraphQL or of REST, becomes before it is SQL.
+"""Conditions: filters of GraphQL and REST, parsed, but not yet SQL.
 
-A condition is made with its negation already pushed down to the comparisons, where a null can be dealt with: above
-them are only AND and OR, so a comparison with null, which is null, counts as false, and every condition is two-valued.
+Negation is pushed down to the comparisons, where nulls are handled. Above the comparisons there are only AND and OR,
+so a comparison with null, which SQL evaluates to null, counts as false. Thus every condition is two-valued: each row
+matches either a filter or its negation.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,31 +15,32 @@ from gateway.columns import folded
 from gateway.models import MachineKind
 from gateway.reads.dialects import Dialect, Parameters
 
-EVERYTHING_SQL, NOTHING_SQL = "TRUE", "FALSE"
+TRUE_SQL, FALSE_SQL = "TRUE", "FALSE"
 
 
 @dataclass(slots=True)
 class Frame:
-    """The rows that a condition is about: the aliases in scope, the statement's parameters, and the joins it needs.
+    """The scope of an SQL fragment: the table's alias, the statement's parameters, and the joins that it needs.
 
-    A column is spelt `name` for a column of the table itself or `machine.name` for one of its machine's.
+    A column is written `name` for a column of the table itself and `machine.name` for a column of the row's machine.
     """
 
     dialect: Dialect
     parameters: Parameters
-    kinds: Sequence[MachineKind] = tuple(MachineKind)  # of machines that the caller may see
+    kinds: Sequence[MachineKind] = tuple(MachineKind)  # of the machines that the caller may see
     alias: str = "t"
     depth: int = 0
     joined: bool = field(default=False)
 
     def column(self, name: str) -> str:
+        """The column with its alias. Notes the join that a column of the machine needs."""
         if name.startswith("machine."):
             self.joined = True
             return f"{self.alias}m.{name.removeprefix('machine.')}"
         return f"{self.alias}.{name}"
 
     def expression(self, template: str) -> str:
-        """A column, or SQL text over `{t}`, the table's alias, `{m}`, that of its machine, and `{kinds}`, a list."""
+        """A column, or SQL text over `{t}` (the table's alias), `{m}` (its machine's alias) and `{kinds}` (a list)."""
         if "{" not in template:
             return self.column(template)
         self.joined = self.joined or "{m}" in template
@@ -46,19 +48,19 @@ class Frame:
         return template.format(t=self.alias, m=f"{self.alias}m", kinds=kinds)
 
     def joins(self) -> str:
-        """The joins that the columns mentioned so far need."""
+        """The joins that the columns used so far need."""
         return f" JOIN machine {self.alias}m ON {self.alias}m.id = {self.alias}.machine_id" if self.joined else ""
 
-    def beside(self) -> "Frame":
-        """A frame for another part of the same statement."""
+    def sibling(self) -> "Frame":
+        """A frame for another part of the same statement: same parameters, separate joins."""
         return Frame(self.dialect, self.parameters, self.kinds)
 
     def inner(self) -> "Frame":
-        """A frame for a subquery inside this one."""
+        """A frame for a subquery."""
         return Frame(self.dialect, self.parameters, self.kinds, f"s{self.depth + 1}", self.depth + 1)
 
     def of_machine(self) -> "Frame":
-        """A frame for the machine of these rows, which is joined."""
+        """A frame for the machine of these rows. Notes the join that it needs."""
         self.joined = True
         return Frame(self.dialect, self.parameters, self.kinds, f"{self.alias}m", self.depth)
 
@@ -66,20 +68,24 @@ class Frame:
 Condition = Callable[[Frame], str]  # to SQL
 
 
-def everything(_frame: Frame) -> str:
-    return EVERYTHING_SQL
+def match_all(_frame: Frame) -> str:
+    """The condition that every row meets."""
+    return TRUE_SQL
 
 
-def nothing(_frame: Frame) -> str:
-    return NOTHING_SQL
+def match_none(_frame: Frame) -> str:
+    """The condition that no row meets."""
+    return FALSE_SQL
 
 
 def all_of(conditions: Sequence[Condition]) -> Condition:
-    return _group(conditions, " AND ", everything)
+    """Every condition holds. Matches all rows without conditions."""
+    return _group(conditions, " AND ", match_all)
 
 
 def any_of(conditions: Sequence[Condition]) -> Condition:
-    return _group(conditions, " OR ", nothing)
+    """At least one condition holds. Matches no row without conditions."""
+    return _group(conditions, " OR ", match_none)
 
 
 def _group(conditions: Sequence[Condition], word: str, empty: Condition) -> Condition:
@@ -91,7 +97,7 @@ def _group(conditions: Sequence[Condition], word: str, empty: Condition) -> Cond
 
 
 def compare(column: str, test: Callable[[str, Frame], str], *, nullable: bool, negated: bool) -> Condition:
-    """`test` of the column; negated, it holds exactly where it did not, nulls included."""
+    """`test` of the column. Negated, it holds for exactly the other rows, those with null included."""
 
     def sql(frame: Frame) -> str:
         target = frame.expression(column)
@@ -109,35 +115,39 @@ Test = Callable[[str, Frame], str]
 
 
 def is_null(column: str, _frame: Frame) -> str:
+    """The column is null."""
     return f"{column} IS NULL"
 
 
-def relation(operator: str, value: Any) -> Test:
-    """`= < <= > >=` against a value; instants are bound as the database wants them."""
+def comparison(operator: str, value: Any) -> Test:
+    """`= < <= > >=` against a value. Timestamps are bound in the type that the driver requires."""
 
     def sql(column: str, frame: Frame) -> str:
-        bound = frame.dialect.moment(value) if isinstance(value, datetime) else value
+        bound = frame.dialect.timestamp(value) if isinstance(value, datetime) else value
         return f"{column} {operator} {frame.parameters(bound)}"
 
     return sql
 
 
-def among(values: Sequence[Any], array: str) -> Test:
+def in_list(values: Sequence[Any], array: str) -> Test:
+    """The column equals one of `values`. `array` is PostgreSQL's type of its items."""
     if not values:
-        return lambda _column, _frame: NOTHING_SQL
-    return lambda column, frame: frame.dialect.among(column, values, array, frame.parameters)
+        return lambda _column, _frame: FALSE_SQL
+    return lambda column, frame: frame.dialect.in_list(column, values, array, frame.parameters)
 
 
 def contains(text: str) -> Test:
+    """The column contains `text`."""
     return lambda column, frame: frame.dialect.contains(column, text, frame.parameters)
 
 
 def ends_with(text: str) -> Test:
+    """The column ends with `text`."""
     return lambda column, frame: frame.dialect.ends_with(column, text, frame.parameters)
 
 
 def starts_with(text: str) -> Test:
-    """A range of the index instead of a pattern."""
+    """The column starts with `text`: a range of the index instead of a pattern."""
     if not text:
         return lambda column, _frame: f"{column} IS NOT NULL"
     end = _after_prefix(text)
@@ -149,21 +159,21 @@ def starts_with(text: str) -> Test:
     return sql
 
 
-def matches(parts: Sequence[str]) -> Test:
-    """The whole text is `parts` with anything between them; one part alone is equality."""
+def matches_pattern(parts: Sequence[str]) -> Test:
+    """The whole text consists of `parts` with any text between them. A single part must equal the text."""
     if len(parts) == 1:
-        return relation("=", parts[0])
+        return comparison("=", parts[0])
     prefix = starts_with(parts[0])
 
     def sql(column: str, frame: Frame) -> str:
-        pattern = frame.dialect.matches(column, parts, frame.parameters)
+        pattern = frame.dialect.matches_pattern(column, parts, frame.parameters)
         return f"({prefix(column, frame)} AND {pattern})" if parts[0] else pattern
 
     return sql
 
 
 def _after_prefix(prefix: str) -> str | None:
-    """The least text greater than everything that starts with `prefix`, by code point; None when there is none."""
+    """The smallest text, by code point, that sorts after all texts with this prefix. None if there is none."""
     while prefix:
         last = ord(prefix[-1]) + 1
         if last == 0xD800:
@@ -175,9 +185,10 @@ def _after_prefix(prefix: str) -> str | None:
 
 
 def fold(text: str, ignore_case: bool) -> str:
+    """The text to compare: case-folded if case is ignored."""
     return folded(text) or "" if ignore_case else text
 
 
 def member_name(member: Any) -> str:
-    """The name of an enum's member, which GraphQL coerces to the member and other surfaces leave as text."""
+    """The name of an enum's member. GraphQL coerces it to the member; REST leaves it as text."""
     return str(member.value) if isinstance(member, Enum) else str(member)

@@ -1,4 +1,4 @@
-"""One request as the levels of a plan see it, and the statements that they keep for all requests."""
+"""The context of one request, and statement templates, which are cached and shared by requests."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,46 +12,51 @@ from gateway.reads.pages import BoundPage
 from gateway.store.database import Transaction
 
 
-class Slot:
-    """Stands in a statement's parameters for a value that only the request brings."""
+class BindVariable:
+    """A parameter of a statement template whose value each request supplies. Compared by identity."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-Pages = Mapping[Any, BoundPage]  # by connection
+Pages = Mapping[Any, BoundPage]  # by PageNode
 
-MOST_KEPT = 32  # statements of one level, for different shapes of its arguments
+MAX_TEMPLATES = 32  # statement templates that one fetch node caches, one for each shape of its arguments
 
-TENANT, PARENT, KEY = Slot("tenant"), Slot("parent"), Slot("key")
-AFTER = tuple(Slot(f"after {number}") for number in range(16))  # the sort values of a cursor
-BEFORE = tuple(Slot(f"before {number}") for number in range(16))
+TENANT, PARENT, KEY = BindVariable("tenant"), BindVariable("parent"), BindVariable("key")
+AFTER = tuple(BindVariable(f"after {number}") for number in range(16))  # the sort values of the cursor `after`
+BEFORE = tuple(BindVariable(f"before {number}") for number in range(16))  # the sort values of the cursor `before`
 
 
-class Built(NamedTuple):
-    """A statement's text, and its parameters with slots: made once for all requests that differ only in these."""
+class StatementTemplate(NamedTuple):
+    """A statement's text and its parameters. Requests that share it differ only in their bind variables."""
 
     sql: str
     parameters: Sequence[Any]
 
-    def filled(self, slots: Mapping[Slot, Any]) -> list[Any]:
-        return [slots[value] if type(value) is Slot else value for value in self.parameters]
+    def bind(self, bindings: Mapping[BindVariable, Any]) -> list[Any]:
+        """The parameters with each bind variable replaced by its value."""
+        return [bindings[value] if type(value) is BindVariable else value for value in self.parameters]
 
 
 @dataclass(slots=True)
 class Context:
-    """One request: its transaction, who asks, and the pages its connections want."""
+    """One request: its transaction, its caller, and the page arguments of its connections."""
 
     transaction: Transaction
     dialect: Dialect
     caller: Caller
     matrices: Matrices
     pages: Pages = field(default_factory=dict)
-    answers: dict[Hashable, Any] = field(default_factory=dict)  # of computed fields, which many rows share
+    computed_cache: dict[Hashable, Any] = field(default_factory=dict)  # values of computed fields that rows share
 
     def frame(self) -> Frame:
-        return Frame(self.dialect, self.dialect.parameters(), self.caller.kinds)
+        """A frame for a new statement."""
+        return Frame(self.dialect, self.dialect.parameters(), self.caller.readable_kinds)
 
-    async def run(self, built: Built, slots: Mapping[Slot, Any] | None = None) -> Sequence[Any]:
-        """The rows of a statement, for this caller."""
-        return await self.transaction.rows(built.sql, built.filled({TENANT: self.caller.tenant, **(slots or {})}))
+    async def fetch(
+        self, template: StatementTemplate, bindings: Mapping[BindVariable, Any] | None = None
+    ) -> Sequence[Any]:
+        """Runs a statement for this request's caller and returns its rows as tuples."""
+        bound = template.bind({TENANT: self.caller.tenant, **(bindings or {})})
+        return await self.transaction.rows(template.sql, bound)

@@ -1,7 +1,7 @@
-"""What a selection costs: one for each object it may load, and one for each list, as if every page were full.
+"""The cost of a selection: 1 for each object that it may load and 1 for each list, as if every page were full.
 
-Taken from the compiled fields, in which fragments are merged and conditions decided; a page's size, which may be a
-variable, is looked up when the plan is bound.
+Costs are compiled from fields in which fragments are merged and `@skip` and `@include` are applied. The size of a page
+may be a variable, so it is read when the plan is bound.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,104 +12,106 @@ from gateway.reads import sources
 from gateway.reads.context import Pages
 from gateway.reads.selection import Field, Selection, Variables
 
-SMALL_LIST = 10  # rows of a table that is listed whole
+SMALL_TABLE_ROWS = 10  # assumed for a table that is listed whole
 
-Price = Callable[[Pages, Variables], int]
+CostFunction = Callable[[Pages, Variables], int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sum:
-    """A price that is being added up: what is known at once, and what depends on the request."""
+class _CostSum:
+    """A sum under construction: a constant, and terms that depend on the request."""
 
-    known: int = 0
-    bound: Sequence[Price] = ()
+    constant: int = 0
+    terms: Sequence[CostFunction] = ()
 
-    def __add__(self, other: "_Sum") -> "_Sum":
-        return _Sum(self.known + other.known, (*self.bound, *other.bound))
+    def __add__(self, other: "_CostSum") -> "_CostSum":
+        return _CostSum(self.constant + other.constant, (*self.terms, *other.terms))
 
-    def price(self) -> Price:
-        known, bound = self.known, self.bound
-        if not bound:
-            return lambda _pages, _variables: known
-        if len(bound) == 1:
-            (only,) = bound
-            return lambda pages, variables: known + only(pages, variables)
-        return lambda pages, variables: known + sum(price(pages, variables) for price in bound)
+    def function(self) -> CostFunction:
+        constant, terms = self.constant, self.terms
+        if not terms:
+            return lambda _pages, _variables: constant
+        if len(terms) == 1:
+            (only,) = terms
+            return lambda pages, variables: constant + only(pages, variables)
+        return lambda pages, variables: constant + sum(term(pages, variables) for term in terms)
 
 
-class Pricing:
-    """Prices the fields of one plan. `levels` are its connections by their fields."""
+class CostCompiler:
+    """Compiles the cost functions of one plan. `nodes` are the page nodes of its connections by their fields."""
 
-    def __init__(self, catalog: sources.Catalog, levels: Mapping[Field, Any]) -> None:
+    def __init__(self, catalog: sources.Catalog, nodes: Mapping[Field, Any]) -> None:
         self._catalog = catalog
-        self._levels = levels
+        self._nodes = nodes
 
-    def field(self, type_name: str, field: Field) -> Price:
-        return self._field(type_name, field).price()
+    def field(self, type_name: str, field: Field) -> CostFunction:
+        """The cost of one field of `type_name`."""
+        return self._field(type_name, field).function()
 
-    def selection(self, selection: Selection) -> Price:
-        return self._selection(selection).price()
+    def selection(self, selection: Selection) -> CostFunction:
+        """The cost of one object with this selection."""
+        return self._selection(selection).function()
 
-    def _selection(self, selection: Selection) -> _Sum:
-        """Of several types, what the dearest costs."""
+    def _selection(self, selection: Selection) -> _CostSum:
+        """The cost of the most expensive of its types."""
         sums = [self._fields(type_name, fields) for type_name, fields in selection.items()]
-        if not any(one.bound for one in sums):
-            return _Sum(max((one.known for one in sums), default=0))
+        if not any(one.terms for one in sums):
+            return _CostSum(max((one.constant for one in sums), default=0))
         if len(sums) == 1:
             return sums[0]
-        prices = [one.price() for one in sums]
-        return _Sum(0, (lambda pages, variables: max(price(pages, variables) for price in prices),))
+        functions = [one.function() for one in sums]
+        return _CostSum(0, (lambda pages, variables: max(cost(pages, variables) for cost in functions),))
 
-    def _fields(self, type_name: str, fields: Sequence[Field]) -> _Sum:
-        total = _Sum()
+    def _fields(self, type_name: str, fields: Sequence[Field]) -> _CostSum:
+        total = _CostSum()
         for field in fields:
             total += self._field(type_name, field)
         return total
 
-    def _field(self, type_name: str, field: Field) -> _Sum:
+    def _field(self, type_name: str, field: Field) -> _CostSum:
         if field.name == "__typename":
-            return _Sum()
+            return _CostSum()
         match self._catalog[type_name][field.name].source:
-            case sources.Many():
+            case sources.ToMany():
                 return self._page(field)
-            case sources.Lookups():
-                return self._each_id(field)
-            case sources.One() | sources.Lookup() | sources.GivenOne():
-                return _Sum(1) + self._selection(field.selection)
-            case sources.GivenEdge():
-                return _Sum(1) + self._nodes(field.selection)
-            case sources.Every():
-                row = (_Sum(1) + self._selection(field.selection)).price()
-                return _Sum(1, (lambda pages, variables: SMALL_LIST * row(pages, variables),))
-            case sources.Given():
+            case sources.RowsByIds():
+                return self._rows_by_ids(field)
+            case sources.ToOne() | sources.RowById() | sources.PayloadRow():
+                return _CostSum(1) + self._selection(field.selection)
+            case sources.PayloadEdge():
+                return _CostSum(1) + self._edge_nodes(field.selection)
+            case sources.AllRows():
+                row = (_CostSum(1) + self._selection(field.selection)).function()
+                return _CostSum(1, (lambda pages, variables: SMALL_TABLE_ROWS * row(pages, variables),))
+            case sources.PayloadValue():
                 return self._selection(field.selection)
             case _:
-                return _Sum()  # of a row that has been paid for
+                return _CostSum()  # part of a row that is already counted
 
-    def _page(self, field: Field) -> _Sum:
+    def _page(self, field: Field) -> _CostSum:
         ((_, fields),) = field.selection.items()
         if all(item.name in {"totalCount", "__typename"} for item in fields):
-            return _Sum(1)
-        row = _Sum(1)
+            return _CostSum(1)
+        row = _CostSum(1)
         for item in fields:
             if item.name == "nodes":
                 row += self._selection(item.selection)
             elif item.name == "edges":
-                row += self._nodes(item.selection)
-        level, known, price = self._levels[field], row.known, row.price()
-        if row.bound:
-            return _Sum(1, (lambda pages, variables: pages[level].page.size * price(pages, variables),))
-        return _Sum(1, (lambda pages, _variables: pages[level].page.size * known,))
+                row += self._edge_nodes(item.selection)
+        node, constant, function = self._nodes[field], row.constant, row.function()
+        if row.terms:
+            return _CostSum(1, (lambda pages, variables: pages[node].page.size * function(pages, variables),))
+        return _CostSum(1, (lambda pages, _variables: pages[node].page.size * constant,))
 
-    def _nodes(self, selection: Selection) -> _Sum:
-        """What hangs from the nodes of edges."""
+    def _edge_nodes(self, selection: Selection) -> _CostSum:
+        """The cost of what the field `node` of an edge selects."""
         ((_, fields),) = selection.items()
-        total = _Sum()
+        total = _CostSum()
         for field in fields:
             if field.name == "node":
                 total += self._selection(field.selection)
         return total
 
-    def _each_id(self, field: Field) -> _Sum:
-        row = (_Sum(1) + self._selection(field.selection)).price()
-        return _Sum(1, (lambda pages, variables: len(field.arguments(variables)["ids"]) * row(pages, variables),))
+    def _rows_by_ids(self, field: Field) -> _CostSum:
+        row = (_CostSum(1) + self._selection(field.selection)).function()
+        return _CostSum(1, (lambda pages, variables: len(field.arguments(variables)["ids"]) * row(pages, variables),))

@@ -1,6 +1,7 @@
-"""Cursors: a place in an order, opaque to clients. They hold the sort values, the id and a fingerprint of the order.
+"""Cursors: positions in a sort order, opaque to clients.
 
-What comes back from a client is not trusted: its length, alphabet, shape and every value are checked.
+A cursor is Base64 of a JSON array: a fingerprint of the sort order, then the sort values, of which the id is the last.
+Cursors from clients are not trusted: their length, alphabet, shape and every value are checked.
 """
 
 from binascii import a2b_base64, b2a_base64
@@ -15,20 +16,20 @@ import orjson
 from gateway.columns import timestamp_text
 from gateway.errors import InvalidInput
 from gateway.reads.dialects import Dialect
-from gateway.reads.sorts import Order, SortField
+from gateway.reads.sorts import SortField, SortOrder
 
-_LONGEST = 500_000  # characters: any text that can be sorted by fits, also one that was imported
-_LARGEST = 2**63
+_MAX_LENGTH = 500_000  # characters: the longest text that can be sorted by fits, imported ones included
+_INTEGER_LIMIT = 2**63
 
 
 @lru_cache(maxsize=1_024)
-def fingerprint(order: Order) -> int:
-    """Tells one order from another."""
+def fingerprint(order: SortOrder) -> int:
+    """A number that identifies a sort order."""
     return crc32(repr([(key.field.column, key.descending, key.nulls_first) for key in order]).encode())
 
 
 def encode(order_fingerprint: int, values: Sequence[Any]) -> str:
-    """The cursor of a row with these sort values, as the driver gave them."""
+    """The cursor of a row with these sort values, as the driver returned them."""
     text = orjson.dumps((order_fingerprint, *values), default=_plain, option=_OPTIONS)
     return b2a_base64(text, newline=False).decode()
 
@@ -42,23 +43,25 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def decode(text: str, order: Order, dialect: Dialect, argument: str) -> list[Any]:
+def decode(text: str, order: SortOrder, dialect: Dialect, argument: str) -> list[Any]:
     """The sort values of a cursor, as the driver binds them.
 
-    Raises InvalidInput for what is not a cursor, or not one of this order.
+    Raises InvalidInput, naming `argument`, for a malformed cursor and for a cursor of another sort order.
     """
     values = _parts(text)
     if values is None:
-        raise _refused(argument, "is not a cursor")
+        raise _invalid_cursor(argument)
     if values[0] != fingerprint(order):
-        raise _refused(argument, "is a cursor of another sort: a cursor goes with the sort it came from")
+        raise InvalidInput(
+            f"`{argument}` is a cursor of another sort. Pass the sort that the cursor came from.", path=(argument,)
+        )
     if len(values) != len(order) + 1:
-        raise _refused(argument, "is not a cursor")
+        raise _invalid_cursor(argument)
     return [_checked(value, key.field, dialect, argument) for value, key in zip(values[1:], order, strict=True)]
 
 
 def _parts(text: str) -> list[Any] | None:
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         return None
     try:
         data = a2b_base64(text.encode("ascii"), strict_mode=True)
@@ -66,7 +69,7 @@ def _parts(text: str) -> list[Any] | None:
     except ValueError:
         return None
     if b2a_base64(data, newline=False).decode() != text:
-        return None  # bits that mean nothing
+        return None  # unused bits are set
     return values if isinstance(values, list) and values else None
 
 
@@ -75,17 +78,17 @@ def _checked(value: Any, field: SortField, dialect: Dialect, argument: str) -> A
         return None
     if field.kind == "text" and isinstance(value, str) and "\0" not in value:
         return value
-    if field.kind == "number" and type(value) is int and -_LARGEST <= value < _LARGEST:
+    if field.kind == "number" and type(value) is int and -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
         return value
-    if field.kind == "moment" and isinstance(value, str):
+    if field.kind == "timestamp" and isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
-            if timestamp_text(moment) == value:  # in any other spelling it is not ours
-                return dialect.moment(moment)
+            timestamp = datetime.fromisoformat(value)
+            if timestamp_text(timestamp) == value:  # the gateway writes no other format
+                return dialect.timestamp(timestamp)
         except (ValueError, OverflowError):
             pass
-    raise _refused(argument, "is not a cursor")
+    raise _invalid_cursor(argument)
 
 
-def _refused(argument: str, reason: str) -> InvalidInput:
-    return InvalidInput(f"{argument} {reason}", path=(argument,))
+def _invalid_cursor(argument: str) -> InvalidInput:
+    return InvalidInput(f"`{argument}` is not a valid cursor.", path=(argument,))

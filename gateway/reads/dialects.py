@@ -1,4 +1,4 @@
-"""The few places where the SQL of the two databases differs."""
+"""Dialects: where the SQL of SQLite and PostgreSQL differs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from gateway.columns import timestamp_text
 
 
 class Parameters:
-    """The parameters of one statement: `?1, ?2, …` or `$1, $2, …`, numbered so that fragments may come in any order."""
+    """The parameters of one statement: `?1, ?2, …` or `$1, $2, …`. Numbers let fragments be joined in any order."""
 
     def __init__(self, sign: str) -> None:
         self._sign = sign
         self.values: list[Any] = []
 
     def __call__(self, value: Any) -> str:
-        """The placeholder for `value`."""
+        """Adds a parameter and returns its placeholder."""
         self.values.append(value)
         return f"{self._sign}{len(self.values)}"
 
@@ -31,12 +31,12 @@ class PageSql:
     joins: str
     columns: Sequence[str]
     where: str
-    order: Sequence[tuple[str, str]]  # expression, and how: ("t.name", "ASC NULLS LAST")
+    order: Sequence[tuple[str, str]]  # expression and direction: ("t.name", "ASC NULLS LAST")
     limit: int
     offset: int = 0
 
-    def named(self, columns: Sequence[str]) -> tuple[str, str, str]:
-        """The statement as a table called `page`, the `columns` in that table, and the order of its rows."""
+    def as_subquery(self, columns: Sequence[str]) -> tuple[str, str, str]:
+        """The statement with named columns, for use as a subquery `page`; `columns` in that subquery; its ORDER BY."""
         shown = [f"{column} AS c{number}" for number, column in enumerate(columns)]
         keys = [f"{expression} AS o{number}" for number, (expression, _) in enumerate(self.order)]
         return (
@@ -46,6 +46,7 @@ class PageSql:
         )
 
     def select(self, columns: Sequence[str]) -> str:
+        """The statement, selecting `columns`."""
         order = ", ".join(f"{expression} {how}" for expression, how in self.order)
         offset = f" OFFSET {self.offset}" if self.offset else ""
         return (
@@ -55,50 +56,56 @@ class PageSql:
 
 
 class Dialect(Protocol):
-    """How one database spells things."""
+    """The SQL of one database."""
 
     name: str
-    parent: str  # the id of the parent at hand inside `per_parent`
-    number_cast: str  # after a number that a client chose, which may be larger than the column
-    joins: bool  # whether one larger statement costs less than two small ones
-    renderers: Mapping[str, str]  # Python source that makes a JSON-ready value of `{0}`, by kind of column
+    parent_id: str  # the expression of the parent's id inside `page_per_parent` and `value_per_parent`
+    bigint_cast: str  # follows a number from a client, which may be larger than the column's type
+    prefers_joins: bool  # whether one larger statement costs less than two small ones
+    leaf_templates: Mapping[str, str]  # Python source that makes a JSON-ready value of `{0}`, by type of leaf
 
-    def parameters(self) -> Parameters: ...
-
-    def moment(self, value: datetime) -> Any:
-        """An instant as the driver binds it."""
+    def parameters(self) -> Parameters:
+        """Parameters for a new statement."""
         ...
 
-    def unindexed(self, column: str) -> str:
-        """The column where no index is to be chosen for it."""
+    def timestamp(self, value: datetime) -> Any:
+        """The value that the driver binds for a timestamp."""
         ...
 
-    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
-        """`column` is one of `values`, however many; `array` is PostgreSQL's type of the list."""
+    def without_index(self, column: str) -> str:
+        """The column, written so that the planner does not use an index on it."""
         ...
 
-    def contains(self, column: str, text: str, p: Parameters) -> str: ...
-
-    def ends_with(self, column: str, text: str, p: Parameters) -> str: ...
-
-    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
-        """`column` is `parts` in this order with anything between them."""
+    def in_list(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+        """`column` equals one of `values`, as one parameter. `array` is PostgreSQL's type of its items."""
         ...
 
-    def numbers(self, numbers: Sequence[int]) -> Any:
-        """A list of numbers as the driver binds it, for the three methods below."""
+    def contains(self, column: str, text: str, p: Parameters) -> str:
+        """`column` contains `text`."""
         ...
 
-    def among_numbers(self, column: str, numbers: str) -> str:
-        """`column` is one of the `numbers`."""
+    def ends_with(self, column: str, text: str, p: Parameters) -> str:
+        """`column` ends with `text`."""
         ...
 
-    def per_parent(self, page: PageSql, parents: str) -> str:
-        """The columns and then the parent's id, for each of the `parents` its own page, in their order."""
+    def matches_pattern(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+        """`column` consists of `parts` in this order with any text between them."""
+        ...
+
+    def number_list(self, numbers: Sequence[int]) -> Any:
+        """The value that the driver binds for a list of numbers, as a parameter of the three methods below."""
+        ...
+
+    def in_numbers(self, column: str, numbers: str) -> str:
+        """`column` equals one of the `numbers`, a placeholder."""
+        ...
+
+    def page_per_parent(self, page: PageSql, parents: str) -> str:
+        """Selects a page for each of the `parents` (a placeholder), in their order: its columns and the parent's id."""
         ...
 
     def value_per_parent(self, expression: str, parents: str) -> str:
-        """The parent's id and the value of `expression`, for each of the `parents`."""
+        """Selects each parent's id and the value of `expression` for it."""
         ...
 
 
@@ -107,27 +114,27 @@ def _escaped(text: str, special: str, escape: Callable[[str], str]) -> str:
 
 
 class Sqlite:
-    """SQLite. GLOB instead of LIKE, which ignores case there."""
+    """SQLite. Patterns use GLOB, because its LIKE ignores case."""
 
     name = "sqlite"
-    parent = "p.value"
-    number_cast = ""
-    joins = False
-    renderers: Mapping[str, str] = {
-        "moment": "{0}.replace('.000000Z', 'Z')",
+    parent_id = "p.value"
+    bigint_cast = ""
+    prefers_joins = False
+    leaf_templates: Mapping[str, str] = {
+        "timestamp": "{0}.replace('.000000Z', 'Z')",
         "boolean": "{0} == 1",
     }
 
     def parameters(self) -> Parameters:
         return Parameters("?")
 
-    def moment(self, value: datetime) -> Any:
+    def timestamp(self, value: datetime) -> Any:
         return timestamp_text(value)
 
-    def unindexed(self, column: str) -> str:
-        return f"+{column}"  # without statistics any equality looks good to it
+    def without_index(self, column: str) -> str:
+        return f"+{column}"  # without statistics SQLite prefers any equality, also one that most rows meet
 
-    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+    def in_list(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
         return f"{column} IN (SELECT value FROM json_each({p(orjson.dumps(values).decode())}))"
 
     def contains(self, column: str, text: str, p: Parameters) -> str:
@@ -136,17 +143,17 @@ class Sqlite:
     def ends_with(self, column: str, text: str, p: Parameters) -> str:
         return f"substr({column}, -{len(text)}) = {p(text)}" if text else f"{column} IS NOT NULL"
 
-    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+    def matches_pattern(self, column: str, parts: Sequence[str], p: Parameters) -> str:
         pattern = "*".join(_escaped(part, "*?[", lambda character: f"[{character}]") for part in parts)
         return f"{column} GLOB {p(pattern)}"
 
-    def numbers(self, numbers: Sequence[int]) -> Any:
+    def number_list(self, numbers: Sequence[int]) -> Any:
         return orjson.dumps(numbers).decode()
 
-    def among_numbers(self, column: str, numbers: str) -> str:
+    def in_numbers(self, column: str, numbers: str) -> str:
         return f"{column} IN (SELECT value FROM json_each({numbers}))"
 
-    def per_parent(self, page: PageSql, parents: str) -> str:
+    def page_per_parent(self, page: PageSql, parents: str) -> str:
         order = ", ".join(f"{expression} {how}" for expression, how in page.order)
         return (
             f"SELECT {', '.join(page.columns)}, p.value FROM json_each({parents}) p"
@@ -158,24 +165,24 @@ class Sqlite:
 
 
 class Postgresql:
-    """PostgreSQL. Instants arrive as datetimes, which orjson writes."""
+    """PostgreSQL. Its driver returns timestamps as datetimes, which orjson writes."""
 
     name = "postgresql"
-    parent = "p.id"
-    number_cast = "::bigint"
-    joins = True
-    renderers: Mapping[str, str] = {}
+    parent_id = "p.id"
+    bigint_cast = "::bigint"
+    prefers_joins = True
+    leaf_templates: Mapping[str, str] = {}
 
     def parameters(self) -> Parameters:
         return Parameters("$")
 
-    def moment(self, value: datetime) -> Any:
+    def timestamp(self, value: datetime) -> Any:
         return value
 
-    def unindexed(self, column: str) -> str:
+    def without_index(self, column: str) -> str:
         return column
 
-    def among(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
+    def in_list(self, column: str, values: Sequence[Any], array: str, p: Parameters) -> str:
         return f"{column} = ANY({p(list(values))}::{array}[])"
 
     def contains(self, column: str, text: str, p: Parameters) -> str:
@@ -184,18 +191,18 @@ class Postgresql:
     def ends_with(self, column: str, text: str, p: Parameters) -> str:
         return f"right({column}, {len(text)}) = {p(text)}"
 
-    def matches(self, column: str, parts: Sequence[str], p: Parameters) -> str:
+    def matches_pattern(self, column: str, parts: Sequence[str], p: Parameters) -> str:
         pattern = "%".join(_escaped(part, "%_\\", lambda character: f"\\{character}") for part in parts)
         return f"{column} LIKE {p(pattern)}"
 
-    def numbers(self, numbers: Sequence[int]) -> Any:
+    def number_list(self, numbers: Sequence[int]) -> Any:
         return list(numbers)
 
-    def among_numbers(self, column: str, numbers: str) -> str:
+    def in_numbers(self, column: str, numbers: str) -> str:
         return f"{column} = ANY({numbers}::bigint[])"
 
-    def per_parent(self, page: PageSql, parents: str) -> str:
-        select, columns, order = page.named(page.columns)
+    def page_per_parent(self, page: PageSql, parents: str) -> str:
+        select, columns, order = page.as_subquery(page.columns)
         return (
             f"SELECT {columns}, p.id FROM unnest({parents}::bigint[]) WITH ORDINALITY AS p(id, n)"
             f" CROSS JOIN LATERAL ({select}) page ORDER BY p.n, {order}"

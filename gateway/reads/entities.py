@@ -1,6 +1,6 @@
-"""The nouns: for each table that can be read, its types, filters, sorts and default order.
+"""The entities: the tables that can be read, with their GraphQL types, filters, sort fields and default order.
 
-A column that the schema shows needs no line here; one that can be filtered or sorted by has its line below.
+A column that is only shown is declared in the schema. A column that rows can be filtered or sorted by is declared here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,99 +8,116 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.models import MachineKind, PowerState, SnapshotState
-from gateway.reads.conditions import NOTHING_SQL, Frame
-from gateway.reads.filters import Choice, Comparable, Filters, Identifier, OfMachine, SomeOf, Text
-from gateway.reads.sorts import ID, Key, SortField, enum_rank
+from gateway.reads.conditions import FALSE_SQL, Frame
+from gateway.reads.filters import (
+    ChoiceFilter,
+    ComparableFilter,
+    Filters,
+    IdFilter,
+    MachineRowFilter,
+    RelatedRowsFilter,
+    TextFilter,
+)
+from gateway.reads.sorts import ID, SortField, SortKey, enum_rank
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One noun. `types` are its concrete GraphQL types, each with the `kind` that its rows have, if that tells them."""
+    """A table that can be read.
+
+    `noun` is its name. `types` are its concrete GraphQL types, each with the value of the column `kind` that its rows
+    have; None if there is one type only.
+    """
 
     noun: str
     types: Mapping[str, MachineKind | None]
-    seen: str | None  # SQL that holds for rows about machines of the kinds that the caller may see; None: about none
+    visibility: (
+        str | None
+    )  # SQL that holds for rows about machines of the kinds that the caller may see; None: not restricted by kind
     filters: Filters = field(default_factory=dict)
     sorts: Mapping[str, SortField] = field(default_factory=dict)
-    default: Sequence[Key] = ()
-    administered: bool = False  # for administrators alone
-    total: tuple[str, str] | None = None  # a cheaper sum for all rows that are visible: an expression, and its noun
+    default_sort: Sequence[SortKey] = ()
+    admin_only: bool = False  # only administrators may read it
+    total: tuple[str, str] | None = None  # a cheaper count of all visible rows: an expression and the noun it reads
 
     @property
-    def kinded(self) -> bool:
-        """Whether the column `kind` tells its types apart."""
+    def has_kinds(self) -> bool:
+        """Whether the column `kind` decides the type of a row."""
         return len(self.types) > 1
 
     def visible(self, frame: Frame, tenant: Any, *, indexed: bool = True) -> str:
-        """Holds for what the caller may see: rows of their tenant, about machines of the kinds that they may read.
+        """SQL for the rows that the caller may see: those of their tenant, about machines of kinds that they may read.
 
-        Every statement that reads for a caller has it. Who may read all kinds is asked for the tenant alone.
+        Every statement that reads for a caller includes it. For a caller who may read all kinds it checks the tenant
+        only. Unless `indexed`, the planner must not use an index on the tenant.
         """
-        column = "t.tenant" if indexed else frame.dialect.unindexed("t.tenant")
+        column = "t.tenant" if indexed else frame.dialect.without_index("t.tenant")
         own = f"{column} = {frame.parameters(tenant)}"
-        if self.seen is None or len(frame.kinds) == len(MachineKind):
+        if self.visibility is None or len(frame.kinds) == len(MachineKind):
             return own
         if not frame.kinds:
-            return f"{own} AND {NOTHING_SQL}"
-        return f"{own} AND {frame.expression(self.seen)}"
+            return f"{own} AND {FALSE_SQL}"
+        return f"{own} AND {frame.expression(self.visibility)}"
 
 
 def machine_filters() -> Filters:
+    """The filters of machines, which refer to those of snapshots."""
     return MACHINE.filters
 
 
 def snapshot_filters() -> Filters:
+    """The filters of snapshots, which refer to those of machines."""
     return SNAPSHOT.filters
 
 
 MACHINE = Entity(
     noun="machine",
     types={"Vm": MachineKind.VM, "Instance": MachineKind.INSTANCE},
-    seen="{t}.kind IN ({kinds})",
+    visibility="{t}.kind IN ({kinds})",
     filters={
-        "id": Identifier("machine", "id", kind="kind"),
-        "kind": Choice("kind"),
-        "name": Text("name", indexed=True),
-        "description": Text("description", nullable=True),
-        "provider": Text("provider"),
-        "providerRef": Text("provider_ref"),
-        "host": Text("host", nullable=True),
-        "powerState": Choice("power_state"),
-        "createdAt": Comparable("created_at"),
-        "observedAt": Comparable("observed_at"),
-        "goneAt": Comparable("gone_at", nullable=True),
-        "snapshotCount": Comparable("snapshot_count"),
-        "someSnapshot": SomeOf("snapshot", "machine_id", snapshot_filters),
+        "id": IdFilter("machine", "id", kind="kind"),
+        "kind": ChoiceFilter("kind"),
+        "name": TextFilter("name", indexed=True),
+        "description": TextFilter("description", nullable=True),
+        "provider": TextFilter("provider"),
+        "providerRef": TextFilter("provider_ref"),
+        "host": TextFilter("host", nullable=True),
+        "powerState": ChoiceFilter("power_state"),
+        "createdAt": ComparableFilter("created_at"),
+        "observedAt": ComparableFilter("observed_at"),
+        "goneAt": ComparableFilter("gone_at", nullable=True),
+        "snapshotCount": ComparableFilter("snapshot_count"),
+        "someSnapshot": RelatedRowsFilter("snapshot", "machine_id", snapshot_filters),
     },
     sorts={
         "ID": ID,
         "NAME": SortField("name", "text"),
         "POWER_STATE": enum_rank("power_state", PowerState),
-        "CREATED_AT": SortField("created_at", "moment"),
-        "UPDATED_AT": SortField("updated_at", "moment"),
+        "CREATED_AT": SortField("created_at", "timestamp"),
+        "UPDATED_AT": SortField("updated_at", "timestamp"),
         "SNAPSHOT_COUNT": SortField("snapshot_count", "number"),
     },
-    default=[Key(SortField("name", "text"))],
+    default_sort=[SortKey(SortField("name", "text"))],
 )
 
 SNAPSHOT = Entity(
     noun="snapshot",
     types={"Snapshot": None},
-    seen="{m}.kind IN ({kinds})",
+    visibility="{m}.kind IN ({kinds})",
     filters={
-        "id": Identifier("snapshot", "id"),
-        "name": Text("name", indexed=True),
-        "description": Text("description", nullable=True),
-        "state": Choice("state"),
-        "memory": Comparable("memory"),
-        "isCurrent": Comparable("is_current"),
-        "sizeBytes": Comparable("size_bytes", nullable=True),
-        "createdAt": Comparable("created_at"),
-        "parentId": Identifier("snapshot", "parent_id", nullable=True),
-        "machineId": Identifier("machine", "machine_id", kind="machine.kind"),
-        "machine": OfMachine(machine_filters),
-        "createdBy": Text("created_by", nullable=True),
-        "providerRef": Text("provider_ref", nullable=True),
+        "id": IdFilter("snapshot", "id"),
+        "name": TextFilter("name", indexed=True),
+        "description": TextFilter("description", nullable=True),
+        "state": ChoiceFilter("state"),
+        "memory": ComparableFilter("memory"),
+        "isCurrent": ComparableFilter("is_current"),
+        "sizeBytes": ComparableFilter("size_bytes", nullable=True),
+        "createdAt": ComparableFilter("created_at"),
+        "parentId": IdFilter("snapshot", "parent_id", nullable=True),
+        "machineId": IdFilter("machine", "machine_id", kind="machine.kind"),
+        "machine": MachineRowFilter(machine_filters),
+        "createdBy": TextFilter("created_by", nullable=True),
+        "providerRef": TextFilter("provider_ref", nullable=True),
     },
     sorts={
         "ID": ID,
@@ -108,68 +125,68 @@ SNAPSHOT = Entity(
         "DESCRIPTION": SortField("description", "text", nullable=True),
         "STATE": enum_rank("state", SnapshotState),
         "SIZE_BYTES": SortField("size_bytes", "number", nullable=True),
-        "CREATED_AT": SortField("created_at", "moment"),
+        "CREATED_AT": SortField("created_at", "timestamp"),
         "MACHINE_NAME": SortField("machine.name", "text"),
     },
-    default=[Key(SortField("created_at", "moment"), descending=True)],
-    total=("coalesce(sum(t.snapshot_count), 0)", "machine"),  # machines are far fewer
+    default_sort=[SortKey(SortField("created_at", "timestamp"), descending=True)],
+    total=("coalesce(sum(t.snapshot_count), 0)", "machine"),  # there are far fewer machines than snapshots
 )
 
 OPERATION = Entity(
     noun="operation",
     types={"Operation": None},
-    seen="{t}.machine_kind IN ({kinds})",
+    visibility="{t}.machine_kind IN ({kinds})",
     filters={
-        "id": Identifier("operation", "id"),
-        "kind": Choice("kind"),
-        "state": Choice("state"),
-        "createdAt": Comparable("created_at"),
-        "finishedAt": Comparable("finished_at", nullable=True),
-        "requestedBy": Text("requested_by", nullable=True),
-        "machineId": Identifier("machine", "machine_id", kind="machine_kind", nullable=True),
-        "snapshotId": Identifier("snapshot", "snapshot_id", nullable=True),
+        "id": IdFilter("operation", "id"),
+        "kind": ChoiceFilter("kind"),
+        "state": ChoiceFilter("state"),
+        "createdAt": ComparableFilter("created_at"),
+        "finishedAt": ComparableFilter("finished_at", nullable=True),
+        "requestedBy": TextFilter("requested_by", nullable=True),
+        "machineId": IdFilter("machine", "machine_id", kind="machine_kind", nullable=True),
+        "snapshotId": IdFilter("snapshot", "snapshot_id", nullable=True),
     },
     sorts={
         "ID": ID,
-        "CREATED_AT": SortField("created_at", "moment"),
-        "FINISHED_AT": SortField("finished_at", "moment", nullable=True),
+        "CREATED_AT": SortField("created_at", "timestamp"),
+        "FINISHED_AT": SortField("finished_at", "timestamp", nullable=True),
     },
-    default=[Key(SortField("created_at", "moment"), descending=True)],
+    default_sort=[SortKey(SortField("created_at", "timestamp"), descending=True)],
 )
 
 AUDIT_ENTRY = Entity(
     noun="audit_entry",
     types={"AuditEntry": None},
-    seen=None,  # whoever administers reads all of it
-    administered=True,
+    visibility=None,  # administrators read all entries of their tenant
+    admin_only=True,
     filters={
-        "id": Identifier("audit_entry", "id"),
-        "createdAt": Comparable("created_at"),
-        "action": Choice("action"),
-        "outcome": Choice("outcome"),
-        "code": Choice("code", nullable=True),
-        "callerName": Text("caller_name", nullable=True),
-        "callerKey": Choice("caller_key", nullable=True),
-        "address": Choice("address", nullable=True),
-        "surface": Choice("surface"),
-        "requestId": Choice("request_id", nullable=True),
-        "machineId": Identifier("machine", "machine_id", kind="machine_kind", nullable=True),
-        "machineName": Choice("machine_name", nullable=True),
-        "snapshotId": Identifier("snapshot", "snapshot_id", nullable=True),
-        "snapshotName": Choice("snapshot_name", nullable=True),
-        "operationId": Identifier("operation", "operation_id", nullable=True),
-        "subject": Choice("subject", nullable=True),
+        "id": IdFilter("audit_entry", "id"),
+        "createdAt": ComparableFilter("created_at"),
+        "action": ChoiceFilter("action"),
+        "outcome": ChoiceFilter("outcome"),
+        "code": ChoiceFilter("code", nullable=True),
+        "callerName": TextFilter("caller_name", nullable=True),
+        "callerKey": ChoiceFilter("caller_key", nullable=True),
+        "address": ChoiceFilter("address", nullable=True),
+        "surface": ChoiceFilter("surface"),
+        "requestId": ChoiceFilter("request_id", nullable=True),
+        "machineId": IdFilter("machine", "machine_id", kind="machine_kind", nullable=True),
+        "machineName": ChoiceFilter("machine_name", nullable=True),
+        "snapshotId": IdFilter("snapshot", "snapshot_id", nullable=True),
+        "snapshotName": ChoiceFilter("snapshot_name", nullable=True),
+        "operationId": IdFilter("operation", "operation_id", nullable=True),
+        "subject": ChoiceFilter("subject", nullable=True),
     },
-    sorts={"ID": ID, "CREATED_AT": SortField("created_at", "moment")},
-    default=[Key(SortField("created_at", "moment"), descending=True)],
+    sorts={"ID": ID, "CREATED_AT": SortField("created_at", "timestamp")},
+    default_sort=[SortKey(SortField("created_at", "timestamp"), descending=True)],
 )
 
 PROVIDER = Entity(
     noun="provider",
     types={"Provider": None},
-    seen="EXISTS (SELECT 1 FROM machine had"
-    " WHERE had.provider = {t}.name AND had.tenant = {t}.tenant AND had.kind IN ({kinds}))",
-    default=[Key(SortField("name", "text"))],
+    visibility="EXISTS (SELECT 1 FROM machine hosted"
+    " WHERE hosted.provider = {t}.name AND hosted.tenant = {t}.tenant AND hosted.kind IN ({kinds}))",
+    default_sort=[SortKey(SortField("name", "text"))],
 )
 
 ENTITIES: Mapping[str, Entity] = {

@@ -1,6 +1,7 @@
-"""A plan at run time: levels, each of them one statement for all of its parents, and the links between them.
+"""Fetch nodes: the parts of a plan that run statements. Each loads the rows of all its parents at once.
 
-What a request brings comes in by `Context`; a level itself never changes once it is compiled.
+A fetch node does not change once it is compiled, except for its cache of statement templates. Everything that a
+request brings arrives in `Context`, so one plan serves concurrent requests. `compiler` describes plans as a whole.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,160 +10,170 @@ from typing import Any, Protocol
 
 from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
-from gateway.reads.context import KEY, MOST_KEPT, TENANT, Built, Context, Pages, Slot
+from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Context, Pages, StatementTemplate
 from gateway.reads.entities import Entity
 from gateway.reads.rendering import Renderer
 
 
-class Link(Protocol):
-    """A way from the rows of one level to another level."""
+class Relation(Protocol):
+    """Leads from the rows of one fetch node to another fetch node."""
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        """What the renderer looks up, by key."""
+        """Loads what belongs to all of `rows`: rendered values by the key that the renderer looks up."""
         ...
 
-    def join(self, pages: Pages) -> "Join | None":
-        """How its rows can come in the same statement as the one row they hang from; None when they cannot."""
+    def join(self, pages: Pages) -> "RelationJoin | None":
+        """How one statement can load a single row and this relation's rows; None if it cannot."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
-    """A link's rows as a part of another statement. `select` gives a SELECT and the order of its rows.
+class RelationJoin:
+    """A relation's rows as part of the statement that loads the row they belong to.
 
-    The SELECT's first column is null for nothing but the row that a LEFT JOIN makes up.
+    `select` gives a SELECT and the order of its rows. The first column of that SELECT is never null, so a null there
+    marks the row that a LEFT JOIN adds when the SELECT is empty.
     """
 
-    shape: Hashable  # what the text depends on
-    slots: Mapping[Slot, Any]
-    told: Sequence[Callable[[Frame], str]]  # expressions, whose values come with the one row
+    shape: Hashable  # everything that the text depends on
+    bindings: Mapping[BindVariable, Any]
+    metadata: Sequence[Callable[[Frame], str]]  # expressions; their values are columns of the single row
     select: Callable[[Frame], tuple[str, str]]
-    # From the one row, the values that are told, and the link's rows.
+    # Makes the result of `Relation.load` from the single row, the metadata values, and the relation's rows.
     finish: Callable[[Context, Any, Sequence[Any], Sequence[Any]], Mapping[Any, Any]]
 
 
-class Rows:
-    """The columns that one statement selects, and the links that its rows need. Grows while a plan is compiled."""
+class RowLayout:
+    """The columns that one statement selects, and the relations of its rows. Grows while a plan is compiled."""
 
     def __init__(self) -> None:
         self.columns: list[str] = []
-        self.links: list[Link] = []
-        self._link_numbers: dict[Hashable, int] = {}
+        self.relations: list[Relation] = []
+        self._relation_numbers: dict[Hashable, int] = {}
 
     def column(self, name: str) -> int:
-        """The position of a column, selected once however often it is wanted."""
+        """The position of a column in a row. A column is selected once, however many fields use it."""
         if name not in self.columns:
             self.columns.append(name)
         return self.columns.index(name)
 
-    def link(self, key: Hashable, make: Callable[[], Link]) -> int:
-        """The number of the link made for `key`; the same selection under two types is one link."""
-        if key not in self._link_numbers:
-            self._link_numbers[key] = len(self.links)
-            self.links.append(make())
-        return self._link_numbers[key]
+    def relation(self, key: Hashable, make: Callable[[], Relation]) -> int:
+        """The number of the relation made for `key`. The same selection on two types shares one relation."""
+        if key not in self._relation_numbers:
+            self._relation_numbers[key] = len(self.relations)
+            self.relations.append(make())
+        return self._relation_numbers[key]
 
-    async def follow(self, context: Context, rows: Sequence[Any]) -> list[Mapping[Any, Any]]:
-        """The results of every link, for all rows at once."""
-        return [await link.load(context, rows) for link in self.links] if rows else []
+    async def load_relations(self, context: Context, rows: Sequence[Any]) -> list[Mapping[Any, Any]]:
+        """The result of each relation for all rows, in the order of `relations`. Empty without rows."""
+        return [await relation.load(context, rows) for relation in self.relations] if rows else []
 
 
 @dataclass(slots=True, eq=False)
-class OneLevel:
-    """Rows of an entity by a unique column."""
+class SingleRowNode:
+    """Loads at most one row of an entity for each key, by the unique column `match`."""
 
     entity: Entity
-    rows: Rows
+    layout: RowLayout
     match: str = "id"
     where: str = "TRUE"
     render: Renderer | None = None  # set when its selection is compiled
-    _built: dict[Hashable, Built] = field(default_factory=dict)
+    _templates: dict[Hashable, StatementTemplate] = field(default_factory=dict)
 
     async def load(self, context: Context, keys: Sequence[Any], kind: MachineKind | None = None) -> dict[Any, Any]:
-        """The rendered rows by their key; what is not there, or not for this caller, is left out."""
-        if not keys or self.render is None or (self.entity.administered and not context.caller.administers):
+        """The rendered rows by key. Rows that do not exist or that the caller may not see are left out."""
+        if not keys or self.render is None or (self.entity.admin_only and not context.caller.administers):
             return {}
         single = len(keys) == 1
         if single and (join := self._join(context.pages)) is not None:
             return await self._load_joined(context, keys[0], kind, join)
-        shape = (single, kind, context.caller.kinds)
-        built = self._built.get(shape)
-        if built is None:
-            built = self._built[shape] = self._build(context, single, kind)
-        rows = await context.run(built, {KEY: keys[0] if single else context.dialect.numbers(keys)})
-        links = await self.rows.follow(context, rows)
-        return {row[-1]: self.render(row, links, context) for row in rows}
+        shape = (single, kind, context.caller.readable_kinds)
+        template = self._templates.get(shape)
+        if template is None:
+            template = self._templates[shape] = self._compile(context, single, kind)
+        rows = await context.fetch(template, {KEY: keys[0] if single else context.dialect.number_list(keys)})
+        related = await self.layout.load_relations(context, rows)
+        return {row[-1]: self.render(row, related, context) for row in rows}
 
-    def is_alone(self, pages: Pages) -> bool:
-        """Whether one row takes one statement, with everything that hangs from it."""
-        return not self.rows.links or self._join(pages) is not None
+    def is_single_statement(self, pages: Pages) -> bool:
+        """Whether one statement loads a single row with all of its relations."""
+        return not self.layout.relations or self._join(pages) is not None
 
-    def _join(self, pages: Pages) -> Join | None:
-        return self.rows.links[0].join(pages) if len(self.rows.links) == 1 else None
+    def _join(self, pages: Pages) -> RelationJoin | None:
+        return self.layout.relations[0].join(pages) if len(self.layout.relations) == 1 else None
 
-    async def _load_joined(self, context: Context, key: Any, kind: MachineKind | None, join: Join) -> dict[Any, Any]:
-        """One row and the page that hangs from it, in one statement."""
+    async def _load_joined(
+        self, context: Context, key: Any, kind: MachineKind | None, join: RelationJoin
+    ) -> dict[Any, Any]:
+        """One row and the page of its only relation, by one statement."""
         assert self.render is not None
-        shape = (kind, context.caller.kinds, join.shape)
-        built = self._built.get(shape)
-        if built is None:
-            if len(self._built) >= MOST_KEPT:
-                self._built.clear()
-            built = self._built[shape] = self._build(context, True, kind, join)
-        rows = await context.run(built, {KEY: key, **join.slots})
+        shape = (kind, context.caller.readable_kinds, join.shape)
+        template = self._templates.get(shape)
+        if template is None:
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            template = self._templates[shape] = self._compile(context, True, kind, join)
+        rows = await context.fetch(template, {KEY: key, **join.bindings})
         if not rows:
             return {}
-        width = len(self.rows.columns) + 1
-        page = width + len(join.told)
-        row, told = rows[0][:width], rows[0][width:page]
-        links = [join.finish(context, row, told, [found[page + 1 :] for found in rows if found[page] is not None])]
-        return {row[-1]: self.render(row, links, context)}
+        width = len(self.layout.columns) + 1
+        page = width + len(join.metadata)
+        row, metadata = rows[0][:width], rows[0][width:page]
+        page_rows = [found[page + 1 :] for found in rows if found[page] is not None]
+        related = [join.finish(context, row, metadata, page_rows)]
+        return {row[-1]: self.render(row, related, context)}
 
     def select(self, frame: Frame, key: str) -> str:
-        """The statement for the row whose key the placeholder stands for, as a part of another one."""
+        """The statement that finds the row with the key `key` (a placeholder), as part of another statement."""
         columns = [
-            f"{frame.expression(column)} AS c{number}" for number, column in enumerate((*self.rows.columns, self.match))
+            f"{frame.expression(column)} AS c{number}"
+            for number, column in enumerate((*self.layout.columns, self.match))
         ]
         where = f"{frame.expression(self.match)} = {key} AND {self.entity.visible(frame, TENANT)}"
         source = f"{self.entity.noun} t{frame.joins()}"
         return f"SELECT {', '.join(columns)} FROM {source} WHERE {where} AND {self.where.format(t='t')}"
 
-    def _build(self, context: Context, single: bool, kind: MachineKind | None, join: Join | None = None) -> Built:
+    def _compile(
+        self, context: Context, single: bool, kind: MachineKind | None, join: RelationJoin | None = None
+    ) -> StatementTemplate:
         frame = context.frame()
-        columns = [frame.expression(column) for column in (*self.rows.columns, self.match)]
+        columns = [frame.expression(column) for column in (*self.layout.columns, self.match)]
         match = frame.expression(self.match)
         key = frame.parameters(KEY)
-        found = f"{match} = {key}" if single else context.dialect.among_numbers(match, key)
+        found = f"{match} = {key}" if single else context.dialect.in_numbers(match, key)
         kind_sql = f" AND t.kind = '{kind}'" if kind else ""
         where = f"{found} AND {self.entity.visible(frame, TENANT)}{kind_sql} AND {self.where.format(t='t')}"
         source = f"{self.entity.noun} t{frame.joins()}"
         if join is None:
-            return Built(f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values)
-        columns += [told(frame.beside()) for told in join.told]
-        select, order = join.select(frame.beside())
+            return StatementTemplate(
+                f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values
+            )
+        columns += [metadata(frame.sibling()) for metadata in join.metadata]
+        select, order = join.select(frame.sibling())
         sql = (
             f"SELECT {', '.join(columns)}, page.* FROM {source} LEFT JOIN ({select}) page ON TRUE"
             f" WHERE {where} ORDER BY {order}"
         )
-        return Built(sql, frame.parameters.values)
+        return StatementTemplate(sql, frame.parameters.values)
 
 
 @dataclass(slots=True, eq=False)
-class EveryLevel:
-    """All rows of a small table, in its default order."""
+class AllRowsNode:
+    """Loads all rows of a small table, in its default order."""
 
     entity: Entity
-    rows: Rows
+    layout: RowLayout
     render: Renderer | None = None
 
     async def load(self, context: Context) -> list[Any]:
+        """The rendered rows that the caller may see."""
         assert self.render is not None
         render = self.render
         frame = context.frame()
-        columns = ", ".join(frame.expression(column) for column in self.rows.columns) or "1"
-        order = ", ".join(f"t.{key.field.column} {key.how}" for key in self.entity.default)
+        columns = ", ".join(frame.expression(column) for column in self.layout.columns) or "1"
+        order = ", ".join(f"t.{key.field.column} {key.order_sql}" for key in self.entity.default_sort)
         visible = self.entity.visible(frame, TENANT)
         sql = f"SELECT {columns} FROM {self.entity.noun} t{frame.joins()} WHERE {visible} ORDER BY {order}"
-        rows = await context.run(Built(sql, frame.parameters.values))
-        links = await self.rows.follow(context, rows)
-        return [render(row, links, context) for row in rows]
+        rows = await context.fetch(StatementTemplate(sql, frame.parameters.values))
+        related = await self.layout.load_relations(context, rows)
+        return [render(row, related, context) for row in rows]

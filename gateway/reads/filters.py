@@ -1,6 +1,6 @@
-"""The filter language: a filter object, as GraphQL coerced it, checked and made a condition.
+"""Filters: checks a filter object, as GraphQL coerced it, and makes a condition of it.
 
-Every fault is found here, once, for literals and variables alike, and says where it is.
+All errors of filters are found here, in literals and variables alike, and name the path of the invalid member.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,41 +16,45 @@ from gateway.reads.ids import parse_id
 
 Path = tuple[str | int, ...]
 
-MOST_CONDITIONS = 500
-DEEPEST = 32
-LONGEST_TEXT = 4_000
-MOST_STARS = 16
+MAX_CONDITIONS = 500
+MAX_DEPTH = 32
+MAX_TEXT_LENGTH = 4_000
+MAX_WILDCARDS = 16
 
 
 class FieldFilter(Protocol):
-    """What one member of a filter object means."""
+    """A member of a filter object: a column, or a related row."""
 
-    def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: "Budget") -> Condition: ...
+    def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: "Budget") -> Condition:
+        """The condition of the member's `value`, or its negation. Raises InvalidInput."""
+        ...
 
 
 Filters = Mapping[str, FieldFilter]
 
 
 class Budget:
-    """Counts conditions, so that a filter has a bounded size."""
+    """Counts the conditions of a filter, which are limited in number and depth."""
 
     def __init__(self) -> None:
-        self._left = MOST_CONDITIONS
+        self._left = MAX_CONDITIONS
 
     def spend(self, path: Path) -> None:
+        """Counts one condition. Raises InvalidInput if there are too many, or if they are nested too deeply."""
         self._left -= 1
         if self._left < 0:
-            raise invalid(path, f"a filter may have at most {MOST_CONDITIONS} conditions")
-        if sum(isinstance(step, str) for step in path[1:]) > DEEPEST:  # the first step is the argument itself
-            raise invalid(path, f"a filter may be nested at most {DEEPEST} deep")
+            raise invalid_filter(path, f"A filter may have at most {MAX_CONDITIONS} conditions.")
+        if sum(isinstance(step, str) for step in path[1:]) > MAX_DEPTH:  # the first step is the argument itself
+            raise invalid_filter(path, f"A filter may be nested at most {MAX_DEPTH} levels deep.")
 
 
-def invalid(path: Path, message: str) -> InvalidInput:
-    """`filter.name.eq: …`"""
-    return InvalidInput(f"{dotted(path)}: {message}", path=path)
+def invalid_filter(path: Path, message: str) -> InvalidInput:
+    """The error of the member at `path`. `message` is a sentence; the path comes before it: `filter.name.eq: …`."""
+    return InvalidInput(f"{dotted_path(path)}: {message}", path=path)
 
 
-def dotted(path: Path) -> str:
+def dotted_path(path: Path) -> str:
+    """A path as messages show it: `filter.or[1].name.eq`."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
@@ -58,59 +62,65 @@ def dotted(path: Path) -> str:
 
 
 def filter_condition(filters: Filters, value: Mapping[str, Any], path: Path = ("filter",)) -> Condition:
-    """The condition that a whole filter object means. Raises InvalidInput with the path of the fault."""
-    return build(filters, value, path, negated=False, budget=Budget())
+    """The condition of a whole filter object. Raises InvalidInput with the path of the invalid member."""
+    return build_condition(filters, value, path, negated=False, budget=Budget())
 
 
-def build(filters: Filters, value: Mapping[str, Any], path: Path, *, negated: bool, budget: Budget) -> Condition:
+def build_condition(
+    filters: Filters, value: Mapping[str, Any], path: Path, *, negated: bool, budget: Budget
+) -> Condition:
+    """The condition of a filter object inside another one, or its negation. Raises InvalidInput."""
     parts: list[Condition] = []
     for name, operand in value.items():
         here = (*path, name)
-        refuse_null(operand, here)
+        reject_null(operand, here)
         budget.spend(here)
         if name in ("and", "or"):
             inner = [
-                build(filters, item, (*here, number), negated=negated, budget=budget)
+                build_condition(filters, item, (*here, number), negated=negated, budget=budget)
                 for number, item in enumerate(operand)
             ]
             parts.append(c.all_of(inner) if (name == "and") is not negated else c.any_of(inner))
         elif name == "not":
-            parts.append(build(filters, operand, here, negated=not negated, budget=budget))
+            parts.append(build_condition(filters, operand, here, negated=not negated, budget=budget))
         else:
             parts.append(filters[name].condition(operand, here, negated, budget))
     return c.any_of(parts) if negated else c.all_of(parts)
 
 
-def refuse_null(value: Any, path: Path) -> None:
+def reject_null(value: Any, path: Path) -> None:
+    """Raises InvalidInput for null."""
     if value is None:
-        raise invalid(
+        raise invalid_filter(
             path,
-            "null is not allowed inside a filter; leave the member out, or pass the whole filter as one variable"
-            " (`isNull: true` finds what has no value)",
+            "Null is not allowed inside a filter. Omit the member, or pass the whole filter as one variable."
+            " To find rows without a value, use `isNull: true`.",
         )
 
 
 Operators = Mapping[str, Callable[[Any, Path], Test]]
 
 
-class _Scalar:
-    """A filter of one column by an object of operators; all that are given must hold."""
+class _ScalarFilter:
+    """A filter of one column: an object of operators, all of which must hold."""
 
     def __init__(self, column: str, *, nullable: bool = False) -> None:
         self.column = column
         self.nullable = nullable
 
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
+        """The operators combined. Raises InvalidInput, also for an object without operators."""
         operators = {name: operand for name, operand in value.items() if name != "ignoreCase"}
         if not operators:
-            raise invalid(
-                path, "an operator is missing, such as {eq: …}; a variable that was left out leaves none:"
-                " pass the whole filter as one variable"
-            )  # fmt: skip
+            raise invalid_filter(
+                path,
+                "An operator is missing, such as {eq: …}. If its value is a variable that may be omitted, pass the"
+                " whole filter as one variable.",
+            )
         parts = []
         for name, operand in operators.items():
             here = (*path, name)
-            refuse_null(operand, here)
+            reject_null(operand, here)
             budget.spend(here)
             parts.append(self._operator(name, operand, here, negated, bool(value.get("ignoreCase"))))
         return c.any_of(parts) if negated else c.all_of(parts)
@@ -131,26 +141,26 @@ class _Scalar:
 _RELATIONS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
-class Comparable(_Scalar):
-    """Numbers, booleans and instants."""
+class ComparableFilter(_ScalarFilter):
+    """Numbers, booleans and timestamps."""
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if isinstance(operand, datetime) and operand.tzinfo is None:
-            raise invalid(path, "the time needs an offset, such as Z")
-        return c.relation(_RELATIONS[name], operand)
+            raise invalid_filter(path, "A time requires a UTC offset, such as Z.")
+        return c.comparison(_RELATIONS[name], operand)
 
 
-class Choice(_Scalar):
-    """Enums."""
+class ChoiceFilter(_ScalarFilter):
+    """Enums, and texts that are only compared whole."""
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "eq":
-            return c.relation("=", c.member_name(operand))
-        return c.among([c.member_name(item) for item in operand], "text")
+            return c.comparison("=", c.member_name(operand))
+        return c.in_list([c.member_name(item) for item in operand], "text")
 
 
-class Text(_Scalar):
-    """Strings, by code point; `ignoreCase` compares the folded twin. `indexed`: that twin has an index."""
+class TextFilter(_ScalarFilter):
+    """Text, compared by code point. `ignoreCase` compares the folded column; `indexed`: that column has an index."""
 
     def __init__(self, column: str, *, nullable: bool = False, indexed: bool = False) -> None:
         super().__init__(column, nullable=nullable)
@@ -158,24 +168,26 @@ class Text(_Scalar):
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "in":
-            return c.among([self._text(item, (*path, i), ignore_case) for i, item in enumerate(operand)], "text")
+            return c.in_list([self._text(item, (*path, i), ignore_case) for i, item in enumerate(operand)], "text")
         text = self._text(operand, path, ignore_case)
         match name:
             case "eq":
-                return self._narrowed(c.relation("=", text), text, ignore_case)
+                return self._indexed_test(c.comparison("=", text), text, ignore_case)
             case "contains":
                 return c.contains(text)
             case "startsWith":
-                return self._narrowed(c.starts_with(text), text, ignore_case)
+                return self._indexed_test(c.starts_with(text), text, ignore_case)
             case "endsWith":
                 return c.ends_with(text)
             case _:
-                parts = pattern(text, path)
-                return self._narrowed(c.matches(parts), parts[0], ignore_case)
+                parts = parse_pattern(text, path)
+                return self._indexed_test(c.matches_pattern(parts), parts[0], ignore_case)
 
-    def _narrowed(self, test: Test, prefix: str, ignore_case: bool) -> Test:
-        """`test`, found by the index of the folded twin: what starts with a text also does so folded, as folding goes
-        character by character.
+    def _indexed_test(self, test: Test, prefix: str, ignore_case: bool) -> Test:
+        """`test`, and a range of the folded column that its index can find.
+
+        A text that starts with `prefix` also does so when both are folded, because folding works character by
+        character.
         """
         if ignore_case or not self._indexed or not prefix:
             return test
@@ -188,15 +200,15 @@ class Text(_Scalar):
 
 
 def check_text(text: str, path: Path) -> None:
-    """Raises InvalidInput for text that no stored text can be compared with."""
-    if len(text) > LONGEST_TEXT:
-        raise invalid(path, f"at most {LONGEST_TEXT} characters can be compared")
+    """Raises InvalidInput for text that is too long, or that the database cannot store."""
+    if len(text) > MAX_TEXT_LENGTH:
+        raise invalid_filter(path, f"A text may have at most {MAX_TEXT_LENGTH} characters.")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise invalid(path, "the text holds a NUL or half a surrogate pair, which no text here can")
+        raise invalid_filter(path, "A text must not contain NUL or an unpaired surrogate.")
 
 
-def pattern(text: str, path: Path) -> list[str]:
-    """The literal parts around each `*` of a `like` pattern; `\\*` and `\\\\` are literal."""
+def parse_pattern(text: str, path: Path) -> list[str]:
+    """The literal parts of a `like` pattern between its `*`. `\\*` is a literal `*`, and `\\\\` a literal backslash."""
     parts, literal = [], ""
     characters = iter(text)
     for character in characters:
@@ -206,39 +218,39 @@ def pattern(text: str, path: Path) -> list[str]:
         elif character == "\\":
             escaped = next(characters, None)
             if escaped not in ("*", "\\"):
-                raise invalid(path, "a backslash stands before `*` or another backslash only")
+                raise invalid_filter(path, "A backslash is only allowed before `*` or another backslash.")
             literal += escaped
         else:
             literal += character
-    if len(parts) > MOST_STARS:
-        raise invalid(path, f"a pattern may have at most {MOST_STARS} stars")
+    if len(parts) > MAX_WILDCARDS:
+        raise invalid_filter(path, f"A pattern may have at most {MAX_WILDCARDS} wildcards `*`.")
     return [*parts, literal]
 
 
-class Identifier(_Scalar):
-    """Ids of `noun`. What is well-formed but names something else finds nothing."""
+class IdFilter(_ScalarFilter):
+    """Ids of `noun`. A well-formed id of another type matches nothing."""
 
     def __init__(self, noun: str, column: str, *, kind: str | None = None, nullable: bool = False) -> None:
         super().__init__(column, nullable=nullable)
         self._noun = noun
-        self._kind = kind  # the column that tells Vms from Instances
+        self._kind = kind  # the column that holds the machine's kind, for ids of machines
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         texts = [operand] if name == "eq" else operand
-        places = [path] if name == "eq" else [(*path, number) for number in range(len(texts))]
+        paths = [path] if name == "eq" else [(*path, number) for number in range(len(texts))]
         found = []
-        for text, place in zip(texts, places, strict=True):
+        for text, item_path in zip(texts, paths, strict=True):
             try:
                 found.append(parse_id(text))
             except InvalidInput as error:
-                raise invalid(place, error.message) from None
+                raise invalid_filter(item_path, error.message) from None
         ids = [id_ for id_ in found if id_.noun == self._noun]
         if self._kind is None:
-            return c.among([id_.number for id_ in ids], "bigint") if name != "eq" else self._one(ids)
+            return c.in_list([id_.number for id_ in ids], "bigint") if name != "eq" else self._one(ids)
         return self._by_kind({kind: [i.number for i in ids if i.kind is kind] for kind in MachineKind})
 
     def _one(self, ids: Sequence[Any]) -> Test:
-        return c.relation("=", ids[0].number) if ids else c.among([], "bigint")
+        return c.comparison("=", ids[0].number) if ids else c.in_list([], "bigint")
 
     def _by_kind(self, numbers: Mapping[MachineKind, list[int]]) -> Test:
         kind_column = self._kind
@@ -250,28 +262,29 @@ class Identifier(_Scalar):
                 for kind, ids in numbers.items()
                 if ids
             ]
-            return f"({' OR '.join(groups)})" if groups else c.NOTHING_SQL
+            return f"({' OR '.join(groups)})" if groups else c.FALSE_SQL
 
         return sql
 
     def _numbers(self, ids: list[int]) -> Test:
-        return c.relation("=", ids[0]) if len(ids) == 1 else c.among(ids, "bigint")
+        return c.comparison("=", ids[0]) if len(ids) == 1 else c.in_list(ids, "bigint")
 
 
-class OfMachine:
-    """A filter of the machine that a row belongs to; there always is one."""
+class MachineRowFilter:
+    """A filter of the machine that a row belongs to. Every such row has one."""
 
     def __init__(self, filters: Callable[[], Filters]) -> None:
         self._filters = filters
 
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
-        inner = build(self._filters(), value, path, negated=negated, budget=budget)
+        """The condition of the machine. Raises InvalidInput."""
+        inner = build_condition(self._filters(), value, path, negated=negated, budget=budget)
 
         return lambda frame: inner(frame.of_machine())
 
 
-class SomeOf:
-    """At least one row of another table, of this machine, matches."""
+class RelatedRowsFilter:
+    """At least one row of `table` whose `column` holds this row's id matches."""
 
     def __init__(self, table: str, column: str, filters: Callable[[], Filters]) -> None:
         self._table = table
@@ -279,7 +292,8 @@ class SomeOf:
         self._filters = filters
 
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
-        inner = build(self._filters(), value, path, negated=False, budget=budget)
+        """An EXISTS condition. Raises InvalidInput."""
+        inner = build_condition(self._filters(), value, path, negated=False, budget=budget)
 
         def sql(frame: Frame) -> str:
             sub = frame.inner()

@@ -1,4 +1,4 @@
-"""The ids that clients see, `vm-11` or `snapshot-3`, to rows and back."""
+"""The ids that clients see, such as `vm-11` and `snapshot-3`: parsing and formatting."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 
 _ID = re.compile(r"(vm|instance|snapshot|operation|audit)-(0|[1-9][0-9]{0,18})")
-_LARGEST = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 
 _TARGETS: dict[str, tuple[str, MachineKind | None]] = {
     "vm": ("machine", MachineKind.VM),
@@ -26,7 +26,7 @@ PREFIXES = {  # by GraphQL type
 
 
 class Id(NamedTuple):
-    """What an id names: a row of `noun`, and for machines which kind it must be."""
+    """A parsed id: the number of a row of `noun`. The id of a machine also has the kind that the row must have."""
 
     noun: str
     number: int
@@ -34,17 +34,17 @@ class Id(NamedTuple):
 
 
 def parse_id(text: str, path: tuple[str | int, ...] = ()) -> Id:
-    """Raises InvalidInput for text that is no id at all; an id of nothing that exists is fine here."""
+    """Raises InvalidInput, with `path`, for malformed text. Whether the row exists is not checked."""
     match = _ID.fullmatch(text) if len(text) <= 40 else None
-    if match is None or (number := int(match[2])) > _LARGEST:
-        shown = repr(text) if len(text) <= 40 and text.isprintable() else "this"
+    if match is None or (number := int(match[2])) > _MAX_NUMBER:
+        shown = repr(text) if len(text) <= 40 and text.isprintable() else "The value"
         raise InvalidInput(
-            f"{shown} is not an id: ids read like vm-11, instance-201, snapshot-3 or operation-7", path=path
+            f"{shown} is not an id. Ids look like vm-11, instance-201, snapshot-3 or operation-7.", path=path
         )
     noun, kind = _TARGETS[match[1]]
     return Id(noun, number, kind)
 
 
 def machine_id(kind: MachineKind, number: int) -> str:
-    """`vm-11` or `instance-201`."""
+    """The id of a machine: `vm-11` or `instance-201`."""
     return f"{kind.value.lower()}-{number}"

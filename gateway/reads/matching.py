@@ -1,32 +1,32 @@
-"""Which of some rows match a filter: for subscriptions, which know the rows and ask only that."""
+"""Checks known rows against a filter, for subscriptions: they know which rows have changed."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.access.caller import Caller
-from gateway.reads.conditions import EVERYTHING_SQL, Frame
+from gateway.reads.conditions import TRUE_SQL, Frame
 from gateway.reads.dialects import DIALECTS
 from gateway.reads.entities import ENTITIES, OPERATION
 from gateway.reads.filters import filter_condition
 from gateway.store.database import Transaction
 
-Match = Callable[[Transaction, Caller, Sequence[int]], Awaitable[Sequence[int]]]
+RowMatcher = Callable[[Transaction, Caller, Sequence[int]], Awaitable[Sequence[int]]]
 
 
-def matching(noun: str, value: Mapping[str, Any] | None) -> Match:
-    """Finds, of the rows with these numbers that a caller may see, those that match.
+def row_matcher(noun: str, value: Mapping[str, Any] | None) -> RowMatcher:
+    """A function that returns which of the given rows of `noun` match the filter `value` and are visible to a caller.
 
-    Raises InvalidInput for a wrong filter.
+    Raises InvalidInput for an invalid filter.
     """
     entity = ENTITIES[noun]
     condition = filter_condition(entity.filters, value) if value else None
 
     async def match(transaction: Transaction, caller: Caller, numbers: Sequence[int]) -> Sequence[int]:
         dialect = DIALECTS[transaction.dialect]
-        frame = Frame(dialect, dialect.parameters(), caller.kinds)
-        found = dialect.among("t.id", list(numbers), "bigint", frame.parameters)
+        frame = Frame(dialect, dialect.parameters(), caller.readable_kinds)
+        found = dialect.in_list("t.id", list(numbers), "bigint", frame.parameters)
         visible = entity.visible(frame, caller.tenant)
-        where = condition(frame) if condition else EVERYTHING_SQL
+        where = condition(frame) if condition else TRUE_SQL
         rows = await transaction.rows(
             f"SELECT t.id FROM {noun} t{frame.joins()} WHERE {found} AND {visible} AND {where}",
             frame.parameters.values,
@@ -37,9 +37,9 @@ def matching(noun: str, value: Mapping[str, Any] | None) -> Match:
 
 
 async def operation_state(transaction: Transaction, caller: Caller, number: int) -> str | None:
-    """The state of an operation, None when the caller may see none by that number."""
+    """The state of an operation. None if it does not exist or the caller may not see it."""
     dialect = DIALECTS[transaction.dialect]
-    frame = Frame(dialect, dialect.parameters(), caller.kinds)
+    frame = Frame(dialect, dialect.parameters(), caller.readable_kinds)
     where = f"t.id = {frame.parameters(number)} AND {OPERATION.visible(frame, caller.tenant)}"
     rows = await transaction.rows(f"SELECT t.state FROM operation t WHERE {where}", frame.parameters.values)
     return rows[0][0] if rows else None

@@ -1,7 +1,7 @@
-"""Objects that a resolver gives as dicts (payloads, changes, errors), with rows of the database hanging from them.
+"""Payloads: dicts that a resolver returns (mutation payloads, events, errors), and the rows that they refer to.
 
-All rows that the dicts of one shape refer to are loaded together, one statement for each noun; those of one dict,
-where nothing hangs from them, in one statement for all.
+All rows that the payloads of one shape refer to are loaded together, by one statement for each entity. For a single
+payload, rows without relations are loaded by one statement for all entities (`single_row_batch`).
 """
 
 from collections.abc import Sequence
@@ -13,117 +13,124 @@ from typing import Any
 from gateway.errors import Reference
 from gateway.models import MachineKind
 from gateway.reads.context import Context, Pages
-from gateway.reads.fetch_nodes import OneLevel
+from gateway.reads.fetch_nodes import SingleRowNode
 from gateway.reads.ids import Id
 from gateway.reads.rendering import Renderer
-from gateway.reads.single_row_batch import MOST, SingleRowBatch
+from gateway.reads.single_row_batch import MAX_ROWS, SingleRowBatch
 
 
 @dataclass(slots=True)
-class NodeLevels:
-    """Rows of several nouns by their numbers."""
+class MultiEntityNode:
+    """Loads rows of several entities by id, with one fetch node for each entity."""
 
-    levels: dict[str, OneLevel]
+    nodes: dict[str, SingleRowNode]  # by noun
 
-    def is_alone(self, pages: Pages) -> bool:
-        """Whether one row, whatever its noun, takes one statement."""
-        return all(level.is_alone(pages) for level in self.levels.values())
+    def is_single_statement(self, pages: Pages) -> bool:
+        """Whether one statement loads one row, whatever its entity."""
+        return all(node.is_single_statement(pages) for node in self.nodes.values())
 
-    def statements(self) -> float:
-        """How many statements any number of rows take at most."""
-        return inf if any(level.rows.links for level in self.levels.values()) else len(self.levels)
+    def max_statements(self) -> float:
+        """The largest number of statements for any number of rows. Infinity if rows have relations."""
+        return inf if any(node.layout.relations for node in self.nodes.values()) else len(self.nodes)
 
-    async def load(self, context: Context, wanted: Sequence[Id]) -> dict[Id, Any]:
-        """The rendered rows; an id of a kind that the row is not finds nothing."""
+    async def load(self, context: Context, ids: Sequence[Id]) -> dict[Id, Any]:
+        """The rendered rows by id. An id with a kind finds nothing if the row has another kind."""
         groups: dict[tuple[str, MachineKind | None], list[int]] = {}
-        for id_ in dict.fromkeys(wanted):
+        for id_ in dict.fromkeys(ids):
             groups.setdefault((id_.noun, id_.kind), []).append(id_.number)
         found: dict[Id, Any] = {}
         for (noun, kind), numbers in groups.items():
-            if noun in self.levels:
-                rows = await self.levels[noun].load(context, numbers, kind)
+            if noun in self.nodes:
+                rows = await self.nodes[noun].load(context, numbers, kind)
                 found |= {Id(noun, number, kind): value for number, value in rows.items()}
         return found
 
 
 class PayloadShape:
-    """The selection of a given dict. Renders many of them at once."""
+    """The selection of a payload. Renders several payloads at once.
+
+    Its parts are the nested payloads and the referenced rows, numbered in the order in which they are added.
+    """
 
     def __init__(self) -> None:
         self.render: Renderer | None = None
-        self._slots: list[_Nested | _Reference] = []
+        self._parts: list[_NestedPayload | _RowReference] = []
 
     def nested(self, name: str, shape: "PayloadShape") -> str:
-        """The expression of a nested object or list of objects."""
-        return self._slot(_Nested(name, shape))
+        """Adds a nested payload or list of payloads. Returns its expression for the renderer."""
+        return self._add(_NestedPayload(name, shape))
 
-    def reference(self, name: str, noun: str | None, levels: NodeLevels) -> str:
-        """The expression of a row that the dict refers to by number or, without `noun`, by Reference."""
-        return self._slot(_Reference(name, noun, levels))
+    def reference(self, name: str, noun: str | None, node: MultiEntityNode) -> str:
+        """Adds a row that the payload holds the number of or, without `noun`, a Reference to.
 
-    @cached_property
-    def _joined(self) -> dict[int, OneLevel]:
-        """The slots whose rows come in one statement when there is one dict; none for less than two."""
-        found = {number: slot.joinable() for number, slot in enumerate(self._slots)}
-        joined = {number: level for number, level in found.items() if level is not None}
-        return dict(list(joined.items())[:MOST]) if len(joined) > 1 else {}
+        Returns its expression for the renderer.
+        """
+        return self._add(_RowReference(name, noun, node))
 
     @cached_property
-    def _together(self) -> SingleRowBatch:
-        return SingleRowBatch(list(self._joined.values()))
+    def _batched(self) -> dict[int, SingleRowNode]:
+        """The parts whose rows one statement loads for a single payload. Empty if there are fewer than two."""
+        found = {number: part.batchable() for number, part in enumerate(self._parts)}
+        batched = {number: node for number, node in found.items() if node is not None}
+        return dict(list(batched.items())[:MAX_ROWS]) if len(batched) > 1 else {}
 
-    def is_alone(self, _pages: Pages) -> bool:
-        """Whether one dict takes one statement at most."""
-        rest = sum(slot.statements() for number, slot in enumerate(self._slots) if number not in self._joined)
-        return rest + bool(self._joined) <= 1
+    @cached_property
+    def _batch(self) -> SingleRowBatch:
+        return SingleRowBatch(list(self._batched.values()))
 
-    def statements(self) -> float:
-        """How many statements any number of dicts take at most."""
-        return sum(slot.statements() for slot in self._slots)
+    def is_single_statement(self, _pages: Pages) -> bool:
+        """Whether a single payload takes one statement at most."""
+        rest = sum(part.max_statements() for number, part in enumerate(self._parts) if number not in self._batched)
+        return rest + bool(self._batched) <= 1
 
-    async def _load_joined(self, context: Context, value: dict[str, Any]) -> dict[int, Any]:
-        keys = [value[self._slots[number].name] for number in self._joined]
+    def max_statements(self) -> float:
+        """The largest number of statements for any number of payloads."""
+        return sum(part.max_statements() for part in self._parts)
+
+    async def _load_batch(self, context: Context, payload: dict[str, Any]) -> dict[int, Any]:
+        keys = [payload[self._parts[number].name] for number in self._batched]
         if keys.count(None) == len(keys):
-            return dict.fromkeys(self._joined)
-        return dict(zip(self._joined, await self._together.load(context, keys), strict=True))
+            return dict.fromkeys(self._batched)
+        return dict(zip(self._batched, await self._batch.load(context, keys), strict=True))
 
-    def _slot(self, slot: "_Nested | _Reference") -> str:
-        self._slots.append(slot)
-        return f"S[{len(self._slots) - 1}]"
+    def _add(self, part: "_NestedPayload | _RowReference") -> str:
+        self._parts.append(part)
+        return f"parts[{len(self._parts) - 1}]"
 
-    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
-        """The rendered values, in order."""
+    async def load(self, context: Context, payloads: Sequence[dict[str, Any]]) -> list[Any]:
+        """The rendered payloads, in order."""
         assert self.render is not None
-        joined = await self._load_joined(context, values[0]) if len(values) == 1 and self._joined else {}
+        batch = await self._load_batch(context, payloads[0]) if len(payloads) == 1 and self._batched else {}
         columns = [
-            [joined[number]] if number in joined else await slot.load(context, values)
-            for number, slot in enumerate(self._slots)
+            [batch[number]] if number in batch else await part.load(context, payloads)
+            for number, part in enumerate(self._parts)
         ]
         return [
-            self.render(value, [column[number] for column in columns], context) for number, value in enumerate(values)
+            self.render(payload, [column[number] for column in columns], context)
+            for number, payload in enumerate(payloads)
         ]
 
 
 @dataclass(slots=True)
-class _Nested:
+class _NestedPayload:
     name: str
     shape: PayloadShape
 
-    def joinable(self) -> None:
+    def batchable(self) -> None:
         return None
 
-    def statements(self) -> float:
-        return self.shape.statements()
+    def max_statements(self) -> float:
+        return self.shape.max_statements()
 
-    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
+    async def load(self, context: Context, payloads: Sequence[dict[str, Any]]) -> list[Any]:
         flat: list[dict[str, Any]] = []
-        for value in values:
-            inner = value[self.name]
+        for payload in payloads:
+            inner = payload[self.name]
             flat += inner if isinstance(inner, list) else [] if inner is None else [inner]
         rendered = iter(await self.shape.load(context, flat) if flat else [])
         results: list[Any] = []
-        for value in values:
-            inner = value[self.name]
+        for payload in payloads:
+            inner = payload[self.name]
             if isinstance(inner, list):
                 results.append([next(rendered) for _ in inner])
             else:
@@ -132,22 +139,22 @@ class _Nested:
 
 
 @dataclass(slots=True)
-class _Reference:
+class _RowReference:
     name: str
     noun: str | None
-    levels: NodeLevels = field(default_factory=lambda: NodeLevels({}))
+    node: MultiEntityNode = field(default_factory=lambda: MultiEntityNode({}))
 
-    def joinable(self) -> OneLevel | None:
-        """The level of its rows, when these are of one noun and nothing hangs from them."""
-        level = self.levels.levels.get(self.noun or "")
-        return None if level is None or level.rows.links else level
+    def batchable(self) -> SingleRowNode | None:
+        """The fetch node of its rows if these are of one entity and have no relations."""
+        node = self.node.nodes.get(self.noun or "")
+        return None if node is None or node.layout.relations else node
 
-    def statements(self) -> float:
-        return self.levels.statements()
+    def max_statements(self) -> float:
+        return self.node.max_statements()
 
-    async def load(self, context: Context, values: Sequence[dict[str, Any]]) -> list[Any]:
-        ids = [self._id(value[self.name]) for value in values]
-        found = await self.levels.load(context, [id_ for id_ in ids if id_ is not None])
+    async def load(self, context: Context, payloads: Sequence[dict[str, Any]]) -> list[Any]:
+        ids = [self._id(payload[self.name]) for payload in payloads]
+        found = await self.node.load(context, [id_ for id_ in ids if id_ is not None])
         return [None if id_ is None else found.get(id_) for id_ in ids]
 
     def _id(self, value: Any) -> Id | None:

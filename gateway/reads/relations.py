@@ -1,63 +1,67 @@
-"""Links: the ways from the rows of one level to another level."""
+"""Relations: how the rows of one fetch node lead to another fetch node."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.reads.connections import Loaded, ManyLevel
+from gateway.reads.connections import LoadedPage, PageNode
 from gateway.reads.context import Context, Pages
-from gateway.reads.fetch_nodes import Join, OneLevel
+from gateway.reads.fetch_nodes import RelationJoin, SingleRowNode
 
 
 @dataclass(slots=True)
-class OneLink:
-    """To the one row that a column names."""
+class ToOneRelation:
+    """Leads to the one row whose key a column holds."""
 
-    level: OneLevel
-    column: int
+    node: SingleRowNode
+    column: int  # position of that column
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        """The rendered rows by key."""
         column = self.column
         keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
-        return await self.level.load(context, keys)
+        return await self.node.load(context, keys)
 
     def join(self, pages: Pages) -> None:
-        return None
+        """Never: it is loaded by a statement of its own."""
+        return
 
 
 @dataclass(slots=True)
-class ManyLink:
-    """To the page of rows that belong to this one."""
+class ToManyRelation:
+    """Leads to the page of the rows that belong to each row."""
 
-    level: ManyLevel
-    column: int
-    counter: int | None  # position of the column that counts them
-    joins: bool  # whether the database likes to be asked for both at once
+    node: PageNode
+    column: int  # position of the row's id
+    counter: int | None  # position of the column that counts the rows that belong to it
+    prefers_joins: bool  # of the database, see `Dialect.prefers_joins`
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
+        """The rendered connections by the id of the row that they belong to."""
         parents = list(dict.fromkeys(row[self.column] for row in rows))
         counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
-        return await self.level.load(context, parents, counts)
+        return await self.node.load(context, parents, counts)
 
-    def join(self, pages: Pages) -> Join | None:
-        level, bound = self.level, pages[self.level]
-        if not self.joins or not level.has_rows(bound) or level.rows.links:
+    def join(self, pages: Pages) -> RelationJoin | None:
+        """Joins the page if the database prefers that, the page has rows to fetch, and these have no relations."""
+        node, bound = self.node, pages[self.node]
+        if not self.prefers_joins or not node.fetches_rows(bound) or node.layout.relations:
             return None
-        told = level.told(bound, counted=self.counter is not None)
+        names = node.metadata_names(bound, counted=self.counter is not None)
 
         def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            assert level.render is not None
-            page = Loaded(list(rows), 0 if self.counter is None else row[self.counter])
-            level.cut(page, bound)
-            for name, value in zip(told, values, strict=True):
-                page.tell(name, value)
-            return {row[self.column]: level.render(page, (), context, level.cursor(bound.order))}
+            assert node.render is not None
+            page = LoadedPage(list(rows), 0 if self.counter is None else row[self.counter])
+            node.trim(page, bound)
+            for name, value in zip(names, values, strict=True):
+                page.set_metadata(name, value)
+            return {row[self.column]: node.render(page, (), context, node.cursor_encoder(bound.order))}
 
-        return Join(
-            level.shape(bound),
-            level.slots(bound),
-            [partial(level.fact, name, bound) for name in told],
-            lambda frame: level.select(bound, frame),
+        return RelationJoin(
+            node.shape(bound),
+            node.bindings(bound),
+            [partial(node.metadata_sql, name, bound) for name in names],
+            lambda frame: node.select(bound, frame),
             finish,
         )

@@ -1,7 +1,71 @@
-"""From rows to JSON-ready values: Python source, generated once per selection.
+"""Renderers: generated Python functions that turn database rows into JSON-ready values.
 
-A renderer is called with a row, the results of the links it needs (`links`) and the context of the request, and
-builds the dict that the client asked for. Values are ready for orjson; instants may be datetimes.
+The compiler writes one expression for a selection, and `Code.function` compiles it to a function. The selection is
+not interpreted for each row: the expression is a dict display with the response keys as literals and the row's
+columns as tuple indexes.
+
+There are three calling conventions. Parameters are positional.
+
+`render(row, related, context)`: a row of an entity.
+    * `row` is the tuple that the driver returned. The positions of its columns (`RowLayout.column`) are constants of
+      the generated code. Rows may have more columns, always after those of the layout: a SingleRowNode appends its
+      key, and a PageNode the sort columns that cursors need, the parent's id, or the page's metadata.
+    * `related` holds a mapping for each relation of the row's layout, in the order of `RowLayout.relations`. That of a
+      to-one relation has rendered rows by key, without rows that do not exist or that the caller may not see: the
+      code calls `get`, so such a field is null. That of a to-many relation has a rendered connection for every row.
+    * `context` is the request's Context. Computed fields receive it as their first argument.
+
+`render(page, related, context, cursor)`: a connection.
+    * `page` is a LoadedPage, whose rows are trimmed to the page's size and in the order of the response.
+    * `related` is that of the page's rows. Their expression is written into the list comprehension over `page.rows`,
+      because a call per row costs more. Only rows of several types are rendered by a call, of the renderer of the
+      row's kind: `v0[row[2]](row, related, context)`.
+    * `cursor(row)` makes a row's cursor. It is a parameter because it depends on the request's sort order.
+
+`render(payload, parts, context)`: a payload, which is a dict that a resolver returns.
+    * `parts` holds the rendered nested payloads and the rendered rows that the payload refers to, by the numbers that
+      PayloadShape assigned.
+
+The query
+
+    { vms(first: 2) { nodes { id name currentSnapshot { name } snapshots(first: 1) { totalCount nodes { name } } } } }
+
+(`compiler` shows its statements) is rendered by these functions, the last of which renders the root field:
+
+    def render(row, related, context):
+        return {'name': row[0]}
+
+    def render(page, related, context, cursor):
+        return {'totalCount': page.total, 'nodes': [{'name': row[0]} for row in page.rows]}
+
+    def render(page, related, context, cursor):
+        return {'nodes': [{'id': f'vm-{row[0]}', 'name': row[1], 'currentSnapshot': related[0].get(row[0]),
+                           'snapshots': related[1][row[0]]} for row in page.rows]}
+
+For page.rows = [(11, 'web-01', 3), (12, 'web-02', 1)] and
+
+    related = [{11: {'name': 'b'}}, {11: {'totalCount': 3, 'nodes': [{'name': 'b'}]},
+                                     12: {'totalCount': 1, 'nodes': [{'name': 'z'}]}}]
+
+the last one returns
+
+    {'nodes': [{'id': 'vm-11', 'name': 'web-01', 'currentSnapshot': {'name': 'b'},
+                'snapshots': {'totalCount': 3, 'nodes': [{'name': 'b'}]}},
+               {'id': 'vm-12', 'name': 'web-02', 'currentSnapshot': None,
+                'snapshots': {'totalCount': 1, 'nodes': [{'name': 'z'}]}}]}
+
+Objects that cannot be written as literals, such as the function of a computed field, are globals of the generated
+function, named `v0`, `v1` and so on (`Code.name`).
+
+Invariants:
+
+* The source contains text of the gateway's own and GraphQL names, which are letters, digits and underscores. Names are
+  written by `repr`. Argument values do not get into it.
+* A renderer runs no SQL and does not wait: everything it needs is loaded before it is called.
+* Values are dicts, lists, strings, numbers, booleans and None, and on PostgreSQL also timezone-aware datetimes, which
+  orjson writes. BigInt is written as a string.
+* The expression of a leaf depends on the type and the dialect (`Dialect.leaf_templates`), because the drivers return
+  different types. A field that the schema declares non-null is not tested for None.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +78,7 @@ Renderer = Callable[[Any, Sequence[Any], Any], Any]
 
 
 class Record(dict[str, Any]):
-    """An object that knows its GraphQL type, for graphql-core, which must be told at interfaces."""
+    """An object with its GraphQL type's name, by which graphql-core resolves interfaces."""
 
     __slots__ = ("type_name",)
 
@@ -25,34 +89,42 @@ class Record(dict[str, Any]):
 
 @dataclass(slots=True)
 class Code:
-    """Source text under construction, and the objects it refers to by name."""
+    """Source text under construction, and the objects that it refers to by name."""
 
     dialect: Dialect
     names: dict[str, Any] = field(default_factory=dict)
 
     def name(self, value: Any) -> str:
-        """A name for `value` inside the source."""
+        """A new name for `value` in the source."""
         name = f"v{len(self.names)}"
         self.names[name] = value
         return name
 
     def function(self, parameters: str, expression: str) -> Any:
-        """The function of `parameters` that returns `expression`. All text in it is ours or a GraphQL name."""
+        """Compiles the function of `parameters` that returns `expression`.
+
+        Both must consist of text from the gateway's own code and of GraphQL names.
+        """
         scope = dict(self.names)
         exec(f"def render({parameters}):\n    return {expression}", scope)  # noqa: S102
         return scope["render"]
 
     def leaf(self, value: str, type_name: str, *, required: bool) -> str:
-        """The expression that makes the JSON-ready form of the expression `value`, which is not null if `required`."""
+        """The expression of a leaf of this GraphQL type. `value` is the expression of its column.
+
+        A `required` value is never None.
+        """
         if type_name == "BigInt":
             template: str | None = "f'{{{0}}}'"
         else:
-            template = self.dialect.renderers.get({"DateTime": "moment", "Boolean": "boolean"}.get(type_name, ""))
+            template = self.dialect.leaf_templates.get(
+                {"DateTime": "timestamp", "Boolean": "boolean"}.get(type_name, "")
+            )
         if template is None:
             return value
         return template.format(value) if required else f"(None if {value} is None else {template.format(value)})"
 
 
-def literal(items: Sequence[tuple[str, str]]) -> str:
+def object_literal(items: Sequence[tuple[str, str]]) -> str:
     """A dict display of response keys and expressions."""
     return "{" + ", ".join(f"{key!r}: {expression}" for key, expression in items) + "}"

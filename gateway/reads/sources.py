@@ -1,6 +1,7 @@
-"""Where the value of a schema field comes from. `api/` declares one on each field; the compiler reads them.
+"""Sources: where the value of a schema field comes from. `graphql/` and `rest/` declare one for each field.
 
-Columns are spelt as `conditions.Frame` has it: `name`, `machine.name`, or an expression over `{t}`.
+The compiler reads these declarations; fields have no resolvers. Columns are written as `conditions.Frame` reads them:
+`name`, `machine.name`, or an SQL expression over `{t}`. A *noun* is the name of an entity, which is also its table.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,8 +22,8 @@ class OwnId:
 
 
 @dataclass(frozen=True, slots=True)
-class IdOf:
-    """The id of another row, held in a column; `prefix` as in `snapshot-3`."""
+class ForeignId:
+    """The id of another row, whose number `column` holds. `prefix` is the id's type, as in `snapshot-3`."""
 
     prefix: str
     column: str
@@ -30,7 +31,10 @@ class IdOf:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Computed in Python from columns: `compute(context, *values)`. Gives a leaf, or dicts when it has a selection."""
+    """Computed in Python from columns by `compute(context, *values)`.
+
+    It returns a leaf or, for a field with a selection, a sequence of dicts by field name.
+    """
 
     columns: tuple[str, ...]
     compute: Callable[..., Any]
@@ -38,24 +42,24 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """An object made of columns of the same row; null where the column `present` is."""
+    """An object made of columns of the same row. Null where the column `present` is null."""
 
     present: str
 
 
 @dataclass(frozen=True, slots=True)
-class One:
-    """The row of `noun` whose column `match` equals this row's `column`; null when there is none."""
+class ToOne:
+    """The row of `noun` whose column `match` equals this row's `column`. Null if there is none."""
 
     noun: str
     column: str
     match: str = "id"
-    where: str = "TRUE"  # SQL over `{t}` that it must also satisfy
+    where: str = "TRUE"  # an SQL condition over `{t}` that the row must also satisfy
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """A connection: the rows of `noun` whose column `match` equals this row's id, or, at the root, all there are.
+class ToMany:
+    """A connection: the rows of `noun` whose column `match` equals this row's id, or, at the root, all rows.
 
     `counter` is a column of this row that counts them.
     """
@@ -66,55 +70,67 @@ class Many:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """At the root: the row that the argument `id` names, of `noun` or, when that is None, of any."""
+class RowById:
+    """At the root: the row that the argument `id` names, of `noun` or, if that is None, of any entity."""
 
     noun: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Lookups:
-    """At the root: the rows that the argument `ids` names, in that order, null for what names none."""
+class RowsByIds:
+    """At the root: the rows that the argument `ids` names, in that order, with null for ids that find nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class AllRows:
     """At the root: all rows of a small table, as a list."""
 
     noun: str
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A value, an object or a list of objects that the resolver gives under `name`."""
+class PayloadValue:
+    """A leaf, an object or a list of objects that the resolver's payload holds under `name`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class GivenOne:
-    """The row whose number, or `Reference` when `noun` is None, the resolver gives under `name`."""
+class PayloadRow:
+    """A row whose number the payload holds under `name`; if `noun` is None it holds a `Reference`."""
 
     noun: str | None
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class GivenEdge:
-    """An edge, with a cursor of the default order, around the row whose number the resolver gives under `name`."""
+class PayloadEdge:
+    """An edge around the row whose number the payload holds under `name`. Its cursor is one of the default order."""
 
     noun: str
     name: str
 
 
 Source = (
-    Column | OwnId | IdOf | Computed | Inline | One | Many | Lookup | Lookups | Every | Given | GivenOne | GivenEdge
+    Column
+    | OwnId
+    | ForeignId
+    | Computed
+    | Inline
+    | ToOne
+    | ToMany
+    | RowById
+    | RowsByIds
+    | AllRows
+    | PayloadValue
+    | PayloadRow
+    | PayloadEdge
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SourcedField:
-    """A field of the schema as the compiler sees it: where its value comes from, and its GraphQL type."""
+    """A field of the schema as the compiler sees it: its source and the name of its GraphQL type."""
 
     source: Source
     type_name: str

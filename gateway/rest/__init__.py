@@ -1,1 +1,1 @@
-"""The ManageIQ REST routes for snapshots, over the same `reads` and `operations` as GraphQL: see docs/manageiq.md."""
+"""The ManageIQ REST routes for snapshots, built on `reads` and `operations` like GraphQL. See docs/manageiq.md."""

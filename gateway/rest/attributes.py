@@ -1,6 +1,6 @@
-"""What an attribute and an association of a ManageIQ class are: where the value comes from, and how it is shown.
+"""Attributes and associations of ManageIQ classes: where their values come from, and how they are filtered and shown.
 
-Columns and expressions are spelt as `reads.conditions.Frame` has them.
+Columns and expressions are written as `reads.conditions.Frame` reads them.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,27 +13,28 @@ from gateway.reads.conditions import Condition, Frame
 from gateway.reads.context import Context
 from gateway.reads.sources import Column, Computed, Source, SourcedField
 
-Kind = Literal["text", "integer", "boolean", "moment", "id", "opaque"]
+Kind = Literal["text", "integer", "boolean", "timestamp", "id", "opaque"]
 
 
 @dataclass(slots=True)
 class RestContext(Context):
-    """A request, and where its answer's links begin: `https://gateway.example/api`, or `…/api/v4.4.0`."""
+    """A read context with the URL that links begin with: `https://gateway.example/api` or `…/api/v4.4.0`."""
 
     base: str = ""
 
 
-def shown_id(_context: Context, number: int | None) -> str | None:
+def format_id(_context: Context, number: int | None) -> str | None:
+    """An id as responses show it: its number as a string."""
     return None if number is None else str(number)
 
 
-def shown_moment(_context: Context, moment: datetime | str | None) -> str | None:
-    """UTC, seconds, `Z`. SQLite has it as text already."""
-    if moment is None:
+def format_timestamp(_context: Context, timestamp: datetime | str | None) -> str | None:
+    """A time as responses show it: UTC, whole seconds, `Z`. SQLite stores it as text."""
+    if timestamp is None:
         return None
-    if isinstance(moment, str):
-        return moment[:19] + "Z"
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(timestamp, str):
+        return timestamp[:19] + "Z"
+    return timestamp.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 _TYPES = {"text": "String", "integer": "Int", "boolean": "Boolean"}
@@ -41,24 +42,25 @@ _TYPES = {"text": "String", "integer": "Int", "boolean": "Boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute. `virtual` ones are shown only when they are named; `opaque` ones can only be shown."""
+    """One attribute. A `virtual` one is shown only if it is named; an `opaque` one cannot be filtered or sorted by."""
 
     kind: Kind
     column: str = ""
     nullable: bool = False
-    folded: str | None = None  # what `ignore_case` compares; None where it cannot
+    folded_column: str | None = None  # what `ignore_case` sorts by; None if it cannot be ignored
     virtual: bool = False
-    shown: Source | None = None  # unless the column shows itself
+    source: Source | None = None  # if the value is not that of the column
 
     @property
-    def origin(self) -> SourcedField:
-        if self.shown is not None:
-            return SourcedField(self.shown, "String")
+    def sourced_field(self) -> SourcedField:
+        """The attribute as a field for the compiler."""
+        if self.source is not None:
+            return SourcedField(self.source, "String")
         match self.kind:
             case "id":
-                return SourcedField(Computed((self.column,), shown_id), "String")
-            case "moment":
-                return SourcedField(Computed((self.column,), shown_moment), "String")
+                return SourcedField(Computed((self.column,), format_id), "String")
+            case "timestamp":
+                return SourcedField(Computed((self.column,), format_timestamp), "String")
             case _:
                 return SourcedField(Column(self.column), _TYPES[self.kind])
 
@@ -67,76 +69,82 @@ Attributes = Mapping[str, Attribute]
 
 
 def text(column: str, *, nullable: bool = False, folds: bool = True) -> Attribute:
-    """A text column; `folds` when it has a folded twin."""
-    return Attribute("text", column, nullable, folded=column + FOLDED if folds else None)
+    """A text column. `folds`: it has a case-folded column."""
+    return Attribute("text", column, nullable, folded_column=column + FOLDED if folds else None)
 
 
-def word(expression: str) -> Attribute:
-    """A text of few values, all in one case."""
-    return Attribute("text", expression, folded=expression)
+def enum_text(expression: str) -> Attribute:
+    """A text with a fixed set of values, all in the same case."""
+    return Attribute("text", expression, folded_column=expression)
 
 
 def number(column: str, *, nullable: bool = False, virtual: bool = False) -> Attribute:
-    """Cast, for a client may compare it with a number that is larger than the column."""
-    return Attribute("integer", f"CAST({expression(column)} AS bigint)", nullable, virtual=virtual)
+    """A number column, cast because a client may compare it with a number that is larger than the column's type."""
+    return Attribute("integer", f"CAST({_qualified(column)} AS bigint)", nullable, virtual=virtual)
 
 
-def moment(column: str, *, nullable: bool = False, virtual: bool = False) -> Attribute:
-    return Attribute("moment", column, nullable, virtual=virtual)
+def timestamp(column: str, *, nullable: bool = False, virtual: bool = False) -> Attribute:
+    """A timestamp column."""
+    return Attribute("timestamp", column, nullable, virtual=virtual)
 
 
 def id_of(column: str, *, nullable: bool = False) -> Attribute:
+    """A column that holds an id."""
     return Attribute("id", column, nullable)
 
 
-def flag(expression: str) -> Attribute:
+def boolean(expression: str) -> Attribute:
+    """A boolean column or expression."""
     return Attribute("boolean", expression)
 
 
-def fixed_text(value: str) -> Attribute:
-    """The same for every row; it can be filtered by all the same. `value` is ours."""
+def constant_text(value: str) -> Attribute:
+    """The same text for every row. Filters apply to it. `value` must not come from a client."""
     sql = f"CASE WHEN {{t}}.id IS NOT NULL THEN '{value}' END"
-    return Attribute("text", sql, folded=sql, shown=Computed((), lambda _context: value))
+    return Attribute("text", sql, folded_column=sql, source=Computed((), lambda _context: value))
 
 
-def no_text() -> Attribute:
-    """What the gateway does not know of any row."""
+def always_null() -> Attribute:
+    """An attribute of ManageIQ's that is null for every row, because the gateway does not store it."""
     sql = "CASE WHEN {t}.id IS NULL THEN '' END"
-    return Attribute("text", sql, nullable=True, folded=sql, shown=Computed((), lambda _context: None))
+    return Attribute("text", sql, nullable=True, folded_column=sql, source=Computed((), lambda _context: None))
 
 
 def opaque(columns: tuple[str, ...], compute: Callable[..., Any]) -> Attribute:
-    return Attribute("opaque", shown=Computed(columns, compute))
+    """A value computed in Python, which cannot be filtered or sorted by."""
+    return Attribute("opaque", source=Computed(columns, compute))
 
 
-def expression(column: str) -> str:
+def _qualified(column: str) -> str:
+    """The column as an expression over `{t}`."""
     return column if "{t}" in column else f"{{t}}.{column}"
 
 
-# ---- associations: a condition on the associated row, as a condition on the row it belongs to
+# ---- associations: turn a condition on the associated row into a condition on the row it belongs to
 
-Scope = Callable[[Condition], Condition]
+ConditionScope = Callable[[Condition], Condition]
 
 
 def same_row(condition: Condition) -> Condition:
+    """For an association whose values are columns of the same row."""
     return condition
 
 
 def of_machine(condition: Condition) -> Condition:
-    """On the machine that a row belongs to; there always is one."""
+    """For the machine that a row belongs to. Every such row has one."""
 
     return lambda frame: condition(frame.of_machine())
 
 
-def some(noun: str, link: str) -> Scope:
-    """On at least one row of `noun`; `link` ties its alias `{s}` to the row `{t}`."""
+def exists(noun: str, on: str) -> ConditionScope:
+    """For at least one row of `noun`. `on` is SQL that joins its alias `{s}` to the row `{t}`."""
 
     def scope(condition: Condition) -> Condition:
         def sql(frame: Frame) -> str:
             inner = frame.inner()
             where = condition(inner)
-            tie = link.format(s=inner.alias, t=frame.alias)
-            return f"EXISTS (SELECT 1 FROM {noun} {inner.alias}{inner.joins()} WHERE {tie} AND {where})"
+            on_sql = on.format(s=inner.alias, t=frame.alias)
+            return f"EXISTS (SELECT 1 FROM {noun} {inner.alias}{inner.joins()} WHERE {on_sql} AND {where})"
 
         return sql
 
@@ -145,11 +153,11 @@ def some(noun: str, link: str) -> Scope:
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """What `rel.name` leads to. `types` are the concrete types that `source` gives, and their catalogs."""
+    """An association, as in `host.name`. `types` are the concrete types of the rows that `source` gives."""
 
     class_name: str
     noun: str
     attributes: Callable[[], Attributes]
     source: Source
     types: tuple[str, ...]
-    scope: Scope = field(default=same_row)
+    scope: ConditionScope = field(default=same_row)

@@ -1,4 +1,4 @@
-"""What goes on record of a request that was refused before any operation has seen it."""
+"""Audit entries for requests that the REST API refuses before they reach `operations`."""
 
 import re
 
@@ -11,7 +11,7 @@ from gateway.rest.classes import COLLECTIONS, SNAPSHOTS
 from gateway.rest.errors import RestError
 from gateway.rest.requests import Request
 
-_REFUSALS = {403: Forbidden, 404: NotFound}  # by status; other faults say that the request was no wish at all
+_REFUSALS = {403: Forbidden, 404: NotFound}  # by HTTP status; other errors mean that the request was malformed
 _WRITES = {
     "create": AuditAction.CREATE_SNAPSHOT,
     "delete": AuditAction.DELETE_SNAPSHOT,
@@ -20,16 +20,16 @@ _WRITES = {
 _NUMBER = re.compile(r"\d{1,18}")
 
 
-async def record_fault(refusals: RefusalLog, request: Request, fault: RestError) -> None:
-    """Records a fault that says what the caller may not do, or that what they want to change is not there."""
-    kind, action = _REFUSALS.get(fault.status), _action(request)
+async def record_refusal(refusals: RefusalLog, request: Request, error: RestError) -> None:
+    """Records a refusal: a missing right, or a row that does not exist. Other errors are not recorded."""
+    kind, action = _REFUSALS.get(error.status), _action(request)
     if kind is not None and action is not None:
-        asked = AuditContext(request.asker.caller, request.asker.origin, action)
-        await refusals.record(asked, [Refused(_about(request), kind(fault.message))])
+        audit_context = AuditContext(request.requester.caller, request.requester.origin, action)
+        await refusals.record(audit_context, [Refused(_subject(request), kind(error.message))])
 
 
 def _action(request: Request) -> AuditAction | None:
-    """None for a write of something that cannot be written."""
+    """The action to record. None for a write of something other than snapshots."""
     if request.method in ("GET", "OPTIONS"):
         return AuditAction.READ
     if SNAPSHOTS.collection not in request.segments[2:3]:
@@ -37,8 +37,8 @@ def _action(request: Request) -> AuditAction | None:
     return _WRITES.get("delete" if request.method == "DELETE" else bodies.action_of(request.members))
 
 
-def _about(request: Request) -> AuditSubject:
-    """By the segments of `vms/11/snapshots/3`, as far as it goes."""
+def _subject(request: Request) -> AuditSubject:
+    """The subject, from the segments of a path such as `vms/11/snapshots/3`, as far as they are valid."""
     class_ = COLLECTIONS.get(request.segments[0]) if request.segments else None
     if class_ is None or class_.kind is None:
         return AuditSubject()

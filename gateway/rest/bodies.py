@@ -1,4 +1,4 @@
-"""What a POST says: its action, and the items it is about."""
+"""The body of a POST: its action and its items."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,35 +13,37 @@ from gateway.rest.errors import RestError, bad_request
 _HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOTALL)
 _BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)
 _DIGITS = re.compile(r"\d{1,19}")
-_LARGEST = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 
 Item = Mapping[str, Any]
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """The members of a body; none of an empty one. Raises RestError."""
+    """The members of a JSON body. An empty body has none. Raises RestError."""
     if not body.strip():
         return {}
     try:
         members = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise bad_request(f"The body is not JSON: {error}", "JSON::ParserError") from None
+        raise bad_request(f"The body is not JSON: {error}.", "JSON::ParserError") from None
     if not isinstance(members, dict):
-        raise bad_request("The body must be a JSON object")
+        raise bad_request("The body must be a JSON object.")
     return members
 
 
 def action_of(members: Mapping[str, Any]) -> str:
+    """The action of a body. Default `create`."""
     action = members.get("action", "create")
     return action if isinstance(action, str) else str(action)
 
 
 def unsupported_action(action: str, collection: str, *, of: str) -> RestError:
+    """A 400. `of` is `collection` or `resource`."""
     return bad_request(f"Unsupported Action {action} for the {collection} {of} specified")
 
 
 def items(members: Mapping[str, Any], action: str) -> list[Item]:
-    """The items of `resources`, the one in `resource`, or the body itself. Raises RestError without any."""
+    """The items of `resources`, or the item in `resource`, or the body itself. Raises RestError if there are none."""
     if "resources" in members:
         found = members["resources"]
     elif "resource" in members:
@@ -52,20 +54,20 @@ def items(members: Mapping[str, Any], action: str) -> list[Item]:
     if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
         raise bad_request(f"No snapshots resources were specified for the {action} action")
     if len(found) > MAX_TARGETS:
-        raise bad_request(f"At most {MAX_TARGETS} snapshots can be named in one request")
+        raise bad_request(f"A request may name at most {MAX_TARGETS} snapshots.")
     return found
 
 
 def check_new(resources: Sequence[Item]) -> None:
-    """Raises RestError for an item that names something that exists."""
+    """Raises RestError if an item of a create has an id or href."""
     if any("id" in item or "href" in item for item in resources):
         raise bad_request("Resource id or href should not be specified for creating a new snapshots")
 
 
 def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
-    """The number of the snapshot that an item of a bulk action names; None when its link is below another machine.
+    """The number of the snapshot that an item of a bulk action names. None if its href is below another machine.
 
-    Raises RestError for an item that names none.
+    Raises RestError for an item without a valid id or href.
     """
     href = item.get("href")
     if isinstance(href, str):
@@ -76,14 +78,14 @@ def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
     return _number(item.get("id", href))
 
 
-def label(item: Item) -> str:
-    """The id that an item gives, as messages show it."""
+def item_id(item: Item) -> str:
+    """The id of an item, as messages show it."""
     given = str(item.get("href") or item.get("id"))
     return given.rpartition("/")[2]
 
 
 def _number(given: Any) -> int:
     text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not isinstance(text, str) or not _DIGITS.fullmatch(text) or int(text) > _LARGEST:
+    if not isinstance(text, str) or not _DIGITS.fullmatch(text) or int(text) > _MAX_NUMBER:
         raise bad_request(f"Invalid {SNAPSHOTS.name} id {'nil' if given is None else given} specified")
     return int(text)

@@ -1,39 +1,39 @@
-"""What the compiler may be asked for: every attribute, association and list of the REST API, as `reads.sources`."""
+"""The compiler's catalog of the REST API: every attribute, association and list, with its source."""
 
-from gateway.reads.sources import Catalog, Column, Lookup, Many, Source, SourcedField
+from gateway.reads.sources import Catalog, Column, RowById, Source, SourcedField, ToMany
 from gateway.rest import machines
-from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, TASKS, VMS, Class
+from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, TASKS, VMS, ResourceClass
 
-ROOT = "Api"  # the type whose fields are the lists, and, by their class, single rows
+ROOT = "Api"  # the type whose fields are the lists and, named by their type, the single rows
 
 
-def _origin(source: Source) -> SourcedField:
+def _sourced(source: Source) -> SourcedField:
     return SourcedField(source, "String")
 
 
-def _fields(class_: Class) -> dict[str, SourcedField]:
-    found = {name: attribute.origin for name, attribute in class_.attributes.items()}
-    found |= {name: _origin(association.source) for name, association in class_.associations.items()}
-    return found | {"href": _origin(class_.href), "actions": _origin(class_.actions)}
+def _fields(class_: ResourceClass) -> dict[str, SourcedField]:
+    found = {name: attribute.sourced_field for name, attribute in class_.attributes.items()}
+    found |= {name: _sourced(association.source) for name, association in class_.associations.items()}
+    return found | {"href": _sourced(class_.href), "actions": _sourced(class_.actions)}
 
 
-def _machine(class_: Class) -> dict[str, SourcedField]:
+def _machine(class_: ResourceClass) -> dict[str, SourcedField]:
     own: dict[str, Source] = {"snapshot_count": Column("snapshot_count"), **machines.REFUSALS}
-    snapshots = SourcedField(Many("snapshot", match="machine_id", counter="snapshot_count"), "SnapshotConnection")
-    return {**_fields(class_), **{name: _origin(source) for name, source in own.items()}, "snapshots": snapshots}
+    snapshots = SourcedField(ToMany("snapshot", match="machine_id", counter="snapshot_count"), "SnapshotConnection")
+    return {**_fields(class_), **{name: _sourced(source) for name, source in own.items()}, "snapshots": snapshots}
 
 
 CATALOG: Catalog = {
     ROOT: {
         **{
-            name: SourcedField(Many(class_.noun), f"{class_.type_name}Connection")
+            name: SourcedField(ToMany(class_.noun), f"{class_.type_name}Connection")
             for name, class_ in COLLECTIONS.items()
         },
-        **{class_.type_name: _origin(Lookup(class_.noun)) for class_ in COLLECTIONS.values()},
+        **{class_.type_name: _sourced(RowById(class_.noun)) for class_ in COLLECTIONS.values()},
     },
     VMS.type_name: _machine(VMS),
     INSTANCES.type_name: _machine(INSTANCES),
     SNAPSHOTS.type_name: _fields(SNAPSHOTS),
     TASKS.type_name: _fields(TASKS),
-    **{type_name: {"name": attribute.origin} for type_name, attribute in machines.NAMED.items()},
+    **{type_name: {"name": attribute.sourced_field} for type_name, attribute in machines.NAMED_OBJECTS.items()},
 }

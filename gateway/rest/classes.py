@@ -1,21 +1,21 @@
-"""The collections of the API, each with its class: what it is called, what its rows are, what can be asked of them."""
+"""The classes of the REST API: the collections, with their rows, attributes, associations and names in messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.models import MachineKind
-from gateway.reads.sources import Computed, One
+from gateway.reads.sources import Computed, ToOne
 from gateway.rest import machines, snapshots, tasks
-from gateway.rest.attributes import Association, Attributes, of_machine, some
+from gateway.rest.attributes import Association, Attributes, exists, of_machine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Class:
-    """One class of rows. `name` is what messages call it."""
+class ResourceClass:
+    """A class of rows. `name` is ManageIQ's class name, which messages show."""
 
     collection: str
     name: str
-    type_name: str  # of the compiler's catalog
+    type_name: str  # in the compiler's catalog
     noun: str
     description: str
     attributes: Attributes
@@ -26,7 +26,7 @@ class Class:
     subcollections: tuple[str, ...] = ()
 
 
-SNAPSHOTS = Class(
+SNAPSHOTS = ResourceClass(
     collection="snapshots",
     name="Snapshot",
     type_name="Snapshot",
@@ -40,7 +40,7 @@ SNAPSHOTS = Class(
             "VmOrTemplate",
             "machine",
             lambda: machines.MACHINE,
-            One("machine", "machine_id"),
+            ToOne("machine", "machine_id"),
             ("Vm", "Instance"),
             of_machine,
         ),
@@ -48,9 +48,9 @@ SNAPSHOTS = Class(
             "Snapshot",
             "snapshot",
             lambda: snapshots.SNAPSHOT,
-            One("snapshot", "parent_id"),
+            ToOne("snapshot", "parent_id"),
             ("Snapshot",),
-            some("snapshot", "{s}.id = {t}.parent_id"),
+            exists("snapshot", "{s}.id = {t}.parent_id"),
         ),
     },
 )
@@ -58,7 +58,7 @@ SNAPSHOTS = Class(
 _MACHINE_HREF = Computed(("id", "kind"), machines.href)
 _NO_ACTIONS = Computed((), machines.actions)
 
-VMS = Class(
+VMS = ResourceClass(
     collection="vms",
     name="Vm",
     type_name="Vm",
@@ -72,7 +72,7 @@ VMS = Class(
     subcollections=("snapshots",),
 )
 
-INSTANCES = Class(
+INSTANCES = ResourceClass(
     collection="instances",
     name="ManageIQ::Providers::CloudManager::Vm",
     type_name="Instance",
@@ -86,7 +86,7 @@ INSTANCES = Class(
     subcollections=("snapshots",),
 )
 
-TASKS = Class(
+TASKS = ResourceClass(
     collection="tasks",
     name="MiqTask",
     type_name="Operation",
@@ -97,4 +97,4 @@ TASKS = Class(
     actions=Computed((), tasks.actions),
 )
 
-COLLECTIONS: Mapping[str, Class] = {class_.collection: class_ for class_ in (INSTANCES, TASKS, VMS)}
+COLLECTIONS: Mapping[str, ResourceClass] = {class_.collection: class_ for class_ in (INSTANCES, TASKS, VMS)}

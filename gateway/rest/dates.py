@@ -1,6 +1,6 @@
-"""Dates as filters write them: each means a span of time, so that `=`, `<` and `>` mean something for all of them.
+"""Dates in filters. An unquoted date means a span of time, with which `=`, `<` and `>` compare.
 
-A date is its whole day, an instant the whole second that answers show, `2 weeks ago` that whole week, all of it UTC.
+A date means its whole day, a time the whole second that responses show, and `2 weeks ago` that whole week, all in UTC.
 """
 
 import re
@@ -18,53 +18,54 @@ _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 _STEPS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": _DAY, "week": 7 * _DAY}
 
 
-Clock = Callable[[], datetime]  # the present, UTC
+Clock = Callable[[], datetime]  # returns the current time in UTC
 
 
-class Span(NamedTuple):
-    """A stretch of time: `start` belongs to it, `end` does not."""
+class TimeSpan(NamedTuple):
+    """A span of time from `start`, inclusive, to `end`, exclusive."""
 
     start: datetime
     end: datetime
 
 
-def span(text: str, clock: Clock) -> Span:
-    """What an unquoted date means. `clock` is asked only where that depends on it. Raises RestError."""
+def parse_span(text: str, clock: Clock) -> TimeSpan:
+    """The span that an unquoted date means. Calls `clock` only for relative dates. Raises RestError."""
     try:
         return _relative(text.lower(), clock) or _absolute(text)
     except (ValueError, OverflowError):
-        raise bad_date(text) from None
+        raise invalid_date(text) from None
 
 
-def instant(text: str) -> datetime:
-    """What a quoted date means: a moment, midnight for a day. Raises RestError."""
+def parse_timestamp(text: str) -> datetime:
+    """The time that a quoted date means: midnight for a day. Raises RestError."""
     try:
-        return _parsed(text)
+        return _parse(text)
     except (ValueError, OverflowError):
-        raise bad_date(text) from None
+        raise invalid_date(text) from None
 
 
-def bad_date(text: str) -> RestError:
+def invalid_date(text: str) -> RestError:
+    """A 400 for text that is not a date."""
     return bad_request(f"Bad format for datetime: {text}")
 
 
-def _absolute(text: str) -> Span:
-    moment = _parsed(text)
+def _absolute(text: str) -> TimeSpan:
+    timestamp = _parse(text)
     if ":" not in text:
-        start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-        return Span(start, start + _DAY)
-    if moment.microsecond or "." in text:
-        return Span(moment, moment + timedelta(microseconds=1))
-    return Span(moment, moment + _SECOND)
+        start = timestamp.replace(hour=0, minute=0, second=0, microsecond=0)
+        return TimeSpan(start, start + _DAY)
+    if timestamp.microsecond or "." in text:
+        return TimeSpan(timestamp, timestamp + timedelta(microseconds=1))
+    return TimeSpan(timestamp, timestamp + _SECOND)
 
 
-def _parsed(text: str) -> datetime:
-    """ISO 8601, with a space for `T` and `UTC` for `Z` as Ruby prints it; without an offset UTC."""
-    moment = datetime.fromisoformat(re.sub(r" *(UTC|Z)$", "+00:00", text))
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def _parse(text: str) -> datetime:
+    """ISO 8601, also with a space for `T` and `UTC` for `Z`, as Ruby prints it. UTC without an offset."""
+    timestamp = datetime.fromisoformat(re.sub(r" *(UTC|Z)$", "+00:00", text))
+    return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
 
 
-def _relative(text: str, clock: Clock) -> Span | None:
+def _relative(text: str, clock: Clock) -> TimeSpan | None:
     match text:
         case "now":
             return _unit("hour", 0, clock())
@@ -79,11 +80,11 @@ def _relative(text: str, clock: Clock) -> Span | None:
     return None
 
 
-def _unit(unit: str, ago: int, now: datetime) -> Span:
-    """The whole minute, hour, day, week (from Monday), month, quarter or year so many before the present one."""
+def _unit(unit: str, ago: int, now: datetime) -> TimeSpan:
+    """The minute, hour, day, week (from Monday), month, quarter or year that is `ago` units before the current one."""
     if months := _MONTHS.get(unit):
         this = (now.year * 12 + now.month - 1) // months * months
-        return Span(_month(this - ago * months), _month(this - ago * months + months))
+        return TimeSpan(_month(this - ago * months), _month(this - ago * months + months))
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     starts = {
         "minute": now.replace(second=0, microsecond=0),
@@ -92,9 +93,9 @@ def _unit(unit: str, ago: int, now: datetime) -> Span:
         "week": day - timedelta(days=day.weekday()),
     }
     start = starts[unit] - ago * _STEPS[unit]
-    return Span(start, start + _STEPS[unit])
+    return TimeSpan(start, start + _STEPS[unit])
 
 
 def _month(number: int) -> datetime:
-    """The first moment of a month, counted from year 0."""
+    """The start of a month. `number` counts months from year 0."""
     return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The REST API as an ASGI application: who is asking, what they sent, and what is sent back, faults included."""
+"""The REST API as an ASGI application: authenticates, reads the request, and sends the response or the error."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.access.admission import Admission
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
-from gateway.access.sessions import TTL
+from gateway.access.sessions import IDLE_TIMEOUT
 from gateway.columns import now
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
@@ -22,37 +22,37 @@ from gateway.rest import responses
 from gateway.rest.bodies import parse_body
 from gateway.rest.errors import RestError, bad_request, internal, no_route
 from gateway.rest.query import Query
-from gateway.rest.reading import Asker, Reader
+from gateway.rest.reader import Reader, Requester
 from gateway.rest.requests import (
+    MAX_QUERY_BYTES,
     PREFIX,
-    QUERY_LIMIT,
-    ClientGone,
+    ClientDisconnected,
     Request,
+    api_root,
     headers_of,
     path_of,
     read_body,
-    root_of,
     split_path,
 )
-from gateway.rest.responses import Answer
+from gateway.rest.responses import RestResponse
 from gateway.rest.routes import Routes
-from gateway.rest.writing import Writer
+from gateway.rest.writer import Writer
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
 
 class Authenticator(Protocol):
-    """Who sends a request, and tokens that they may use instead of their credentials."""
+    """Authenticates requests, and issues session tokens that replace the caller's credentials."""
 
     async def authenticate(self, scope: Scope, payload: Mapping[str, Any]) -> Caller:
-        """By its headers; the payload is empty. Raises Unauthenticated or Forbidden."""
+        """The caller, from the request's headers. `payload` is empty. Raises Unauthenticated or Forbidden."""
 
-    async def begin_session(self, caller: Caller) -> str:
-        """A token for them. Raises Unauthenticated."""
+    async def create_session(self, caller: Caller) -> str:
+        """Issues a token for the caller. Raises Unauthenticated."""
 
     async def end_session(self, scope: Scope, caller: Caller) -> bool:
-        """Takes the token back that their request came with; False when it came with something else."""
+        """Revokes the token that authenticated the request. False if the request used other credentials."""
 
 
 def rest_routes(
@@ -66,12 +66,13 @@ def rest_routes(
     body_timeout: float,
     middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
-    """For a Starlette application. `public_url` begins every link; None: the address that a request came in at."""
+    """Routes for a Starlette application.
+
+    Links begin with `public_url` or, if that is None, with the address that received the request.
+    """
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader), operations.refusals)
-    endpoint = admission.guarded(
-        RestEndpoint(routes, authenticator, admission, public_url, max_body_bytes, body_timeout)
-    )
+    endpoint = admission.wrap(RestEndpoint(routes, authenticator, admission, public_url, max_body_bytes, body_timeout))
     return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
 
@@ -96,20 +97,20 @@ class RestEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._serve(scope, receive)
-        except ClientGone:
+            response = await self._serve(scope, receive)
+        except ClientDisconnected:
             return
-        except RestError as fault:
-            answer = _refusal(fault)
+        except RestError as error:
+            response = _error_response(error)
         except GatewayError as error:
-            answer = _refusal(RestError.of(error))
+            response = _error_response(RestError.of(error))
         except Exception:
             request_id = str(scope.get("state", {}).get("request_id", "-"))
-            log.exception("a request failed, request id %s", request_id)
-            answer = _refusal(internal(request_id))
-        await responses.reply(send, answer)
+            log.exception("Request failed request_id=%s", request_id)
+            response = _error_response(internal(request_id))
+        await responses.send_response(send, response)
 
-    async def _serve(self, scope: Scope, receive: Receive) -> Answer:
+    async def _serve(self, scope: Scope, receive: Receive) -> RestResponse:
         headers = headers_of(scope)
         caller = await self._authenticator.authenticate(scope, {})
         self._admission.admit(scope, caller)
@@ -124,39 +125,38 @@ class RestEndpoint:
         if method in ("POST", "PUT", "PATCH"):
             members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body))
         query_string: bytes = scope["query_string"]
-        if len(query_string) > QUERY_LIMIT:
-            raise RestError(
-                414, "uri_too_long", f"The query is longer than {QUERY_LIMIT} bytes", "Api::BadRequestError"
-            )
+        if len(query_string) > MAX_QUERY_BYTES:
+            message = f"The URL's query is longer than {MAX_QUERY_BYTES} bytes."
+            raise RestError(414, "uri_too_long", message, "Api::BadRequestError")
         path = path_of(scope)
         version, segments = split_path(path)
-        root = root_of(scope, self._public_url)
+        root = api_root(scope, self._public_url)
         base = root if version is None else f"{root}/v{version}"
-        asker = Asker(caller, origin_of(scope, Surface.REST), base)
-        return Request(method, path, segments, Query(query_string), members, headers, asker, root)
+        requester = Requester(caller, origin_of(scope, Surface.REST), base)
+        return Request(method, path, segments, Query(query_string), members, headers, requester, root)
 
-    async def _auth(self, request: Request, scope: Scope) -> Answer:
-        """Gives a token to use instead of credentials, or takes the one back that the request came with."""
-        caller = request.asker.caller
+    async def _auth(self, request: Request, scope: Scope) -> RestResponse:
+        """Issues a token that replaces the caller's credentials, or revokes the one that authenticated the request."""
+        caller = request.requester.caller
         match request.method:
             case "GET" | "POST":
-                expires = now() + TTL
+                expires = now() + IDLE_TIMEOUT
                 if caller.expires_at is not None:
                     expires = min(expires, datetime.fromtimestamp(caller.expires_at, UTC))
                 return responses.json(
                     {
-                        "auth_token": await self._authenticator.begin_session(caller),
-                        "token_ttl": int(TTL.total_seconds()),
+                        "auth_token": await self._authenticator.create_session(caller),
+                        "token_ttl": int(IDLE_TIMEOUT.total_seconds()),
                         "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}",
                     }
                 )
             case "DELETE":
                 if not await self._authenticator.end_session(scope, caller):
-                    raise bad_request("Only a token that /api/auth has given can be taken back here")
-                return Answer(status=204)
+                    raise bad_request("Only a token that /api/auth issued can be revoked here.")
+                return RestResponse(status=204)
             case _:
                 raise no_route(request.method, request.path)
 
 
-def _refusal(fault: RestError) -> Answer:
-    return Answer(fault.body(), fault.status, fault.headers)
+def _error_response(error: RestError) -> RestResponse:
+    return RestResponse(error.body(), error.status, error.headers)

@@ -1,41 +1,41 @@
-"""Filters that come again and again are understood once; the levels then keep their statements, too."""
+"""A cache of parsed filters. Fetch nodes cache statements by condition, so cached filters reuse statements, too."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 
 from gateway.columns import now
-from gateway.rest.classes import Class
+from gateway.rest.classes import ResourceClass
 from gateway.rest.filters import Filter, parse_filters
 
-_MOST = 256
-_LONGEST = 2_000  # characters of filters that are worth the memory
+_MAX_ENTRIES = 256
+_MAX_LENGTH = 2_000  # characters of the filters of one request; longer ones are not cached
 
 
 class FilterCache:
-    """What `parse_filters` gives, kept where it is the same at every time."""
+    """Caches the results of `parse_filters` that do not depend on the time or on stored rows."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, ...], Filter] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, ...], Filter] = OrderedDict()
 
-    def parse(self, class_: Class, texts: Sequence[str]) -> Filter | None:
-        """Raises RestError and InvalidInput."""
+    def parse(self, class_: ResourceClass, texts: Sequence[str]) -> Filter | None:
+        """The filters of a request. None without any. Raises RestError and InvalidInput."""
         key = (class_.collection, *texts)
-        kept = self._kept.get(key)
-        if kept is not None:
-            self._kept.move_to_end(key)
-            return kept
-        asked = False
+        cached = self._cached.get(key)
+        if cached is not None:
+            self._cached.move_to_end(key)
+            return cached
+        clock_used = False
 
         def clock() -> datetime:
-            nonlocal asked
-            asked = True
+            nonlocal clock_used
+            clock_used = True
             return now()
 
-        found = parse_filters(class_, texts, clock)
-        # What a regular expression found is kept in its condition, and is another thing each time.
-        if found is not None and not asked and not found.matchings and sum(map(len, texts)) <= _LONGEST:
-            self._kept[key] = found
-            if len(self._kept) > _MOST:
-                self._kept.popitem(last=False)
-        return found
+        parsed = parse_filters(class_, texts, clock)
+        # The condition of a regular expression holds the rows that matched, which differ from request to request.
+        if parsed is not None and not clock_used and not parsed.regexes and sum(map(len, texts)) <= _MAX_LENGTH:
+            self._cached[key] = parsed
+            if len(self._cached) > _MAX_ENTRIES:
+                self._cached.popitem(last=False)
+        return parsed

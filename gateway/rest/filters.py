@@ -1,7 +1,7 @@
-"""The filter language of ManageIQ: `name='test*'`, `or total_size>=1.gigabyte`, `vm_or_template.name=[a,b]`.
+"""ManageIQ's filters: `name='test*'`, `or total_size>=1.gigabyte`, `vm_or_template.name=[a,b]`.
 
-A filter becomes one of the conditions that GraphQL's filters become. Every condition is two-valued: where the value is
-null, `!=` and `!~` hold, and every other comparison does not.
+Filters become the same conditions as GraphQL's. Every condition is two-valued: where the value is null, `!=`, `!==`
+and `!~` hold, and all other comparisons do not.
 """
 
 import re
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from gateway.reads import conditions as c
 from gateway.reads.conditions import Condition
-from gateway.reads.filters import MOST_CONDITIONS, MOST_STARS
+from gateway.reads.filters import MAX_CONDITIONS, MAX_WILDCARDS
 from gateway.rest import regexes
-from gateway.rest.attributes import Attribute, Scope, same_row
-from gateway.rest.classes import Class
-from gateway.rest.dates import Clock, Span, instant, span
+from gateway.rest.attributes import Attribute, ConditionScope, same_row
+from gateway.rest.classes import ResourceClass
+from gateway.rest.dates import Clock, TimeSpan, parse_span, parse_timestamp
 from gateway.rest.errors import bad_request
-from gateway.rest.regexes import Matching
-from gateway.rest.values import typed
+from gateway.rest.filter_values import parse_value
+from gateway.rest.regexes import RegexCondition
 
 _FILTER = re.compile(r" *([^=!>< ]+) *(!==?|[=!]~|[<>=]=?)")
 _OR = re.compile(r" *or +", re.IGNORECASE)
@@ -26,65 +26,65 @@ _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _NULL = re.compile(r"null|nil", re.IGNORECASE)
 _ARRAY = re.compile(r"\[(.*)\]", re.DOTALL)
 _WILDCARD = re.compile(r"[*%]")
-_RELATIONS = {"=": "=", "!=": "=", "==": "=", "!==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_SQL_OPERATORS = {"=": "=", "!=": "=", "==": "=", "!==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _NEGATED = frozenset({"!=", "!==", "!~"})
 
 
 @dataclass(slots=True)
 class Filter:
-    """The filters of a request. `condition` can be made SQL when every one of `matchings` has looked."""
+    """The filters of a request. `condition` can become SQL once all of `regexes` have searched their rows."""
 
     condition: Condition
-    narrowing: Condition  # holds for every row that `condition` can hold for, and needs no matching
-    matchings: Sequence[Matching] = field(default_factory=list)
+    narrowing: Condition  # holds for all rows that `condition` can hold for, and has no regular expressions
+    regexes: Sequence[RegexCondition] = field(default_factory=list)
 
 
 class _Target(NamedTuple):
-    """What one filter is about."""
+    """The attribute that a filter compares: of the listed rows, or of an association."""
 
     attribute: Attribute
     noun: str
-    scope: Scope
+    scope: ConditionScope
 
 
 class _Parsed(NamedTuple):
     condition: Condition
-    matching: Matching | None
+    regex: RegexCondition | None
 
 
-def parse_filters(class_: Class, texts: Sequence[str], clock: Clock) -> Filter | None:
-    """The filters that `filter[]` gives, None without any. All without `or` hold together, or one with it does."""
-    if len(texts) > MOST_CONDITIONS:
-        raise bad_request(f"At most {MOST_CONDITIONS} filters can be given")
-    together: list[_Parsed] = []
+def parse_filters(class_: ResourceClass, texts: Sequence[str], clock: Clock) -> Filter | None:
+    """The filters of `filter[]`. None without any. Either all filters without `or` hold, or one filter with `or`."""
+    if len(texts) > MAX_CONDITIONS:
+        raise bad_request(f"A request may have at most {MAX_CONDITIONS} filters.")
+    required: list[_Parsed] = []
     alternatives: list[_Parsed] = []
     for text in texts:
         if prefix := _OR.match(text):
             alternatives.append(_parse(class_, text[prefix.end() :], clock))
         else:
-            together.append(_parse(class_, text, clock))
-    parsed = [*together, *alternatives]
+            required.append(_parse(class_, text, clock))
+    parsed = [*required, *alternatives]
     if not parsed:
         return None
-    group = [c.all_of([one.condition for one in together])] if together else []
+    group = [c.all_of([one.condition for one in required])] if required else []
     condition = c.any_of([*group, *(one.condition for one in alternatives)])
-    plain = [] if alternatives else [one.condition for one in together if one.matching is None]
-    return Filter(condition, c.all_of(plain), [one.matching for one in parsed if one.matching is not None])
+    plain = [] if alternatives else [one.condition for one in required if one.regex is None]
+    return Filter(condition, c.all_of(plain), [one.regex for one in parsed if one.regex is not None])
 
 
-def _parse(class_: Class, text: str, clock: Clock) -> _Parsed:
+def _parse(class_: ResourceClass, text: str, clock: Clock) -> _Parsed:
     found = _FILTER.match(text)
     if found is None:
         raise bad_request(f"Unknown operator specified in filter {text}")
     target = _target(class_, found[1])
     operator, value = found[2], text[found.end() :].strip(" ")
     if operator in ("=~", "!~"):
-        matching = _matching(target, operator, value, own=target.scope is same_row)
-        return _Parsed(target.scope(matching), matching)
+        regex = _regex_condition(target, operator, value, own_rows=target.scope is same_row)
+        return _Parsed(target.scope(regex), regex)
     return _Parsed(target.scope(_condition(target.attribute, operator, value, clock)), None)
 
 
-def _target(class_: Class, name: str) -> _Target:
+def _target(class_: ResourceClass, name: str) -> _Target:
     path = name.split(".")
     if len(path) > 2:
         raise bad_request("Filtering of attributes with more than one association away is not supported")
@@ -100,15 +100,15 @@ def _target(class_: Class, name: str) -> _Target:
     return _Target(attribute, association.noun, association.scope)
 
 
-def _matching(target: _Target, operator: str, value: str, *, own: bool) -> Matching:
+def _regex_condition(target: _Target, operator: str, value: str, *, own_rows: bool) -> RegexCondition:
     attribute, quoted = target.attribute, _QUOTED.fullmatch(value)
     if quoted is None and _ARRAY.fullmatch(value):
         raise bad_request(f"Unsupported operator for arrays: {operator}")
     if attribute.kind != "text":
-        kind = {"moment": "datetime", "id": "integer"}.get(attribute.kind, attribute.kind)
+        kind = {"timestamp": "datetime", "id": "integer"}.get(attribute.kind, attribute.kind)
         raise bad_request(f"Unsupported operator for {kind}: {operator}")
-    pattern = regexes.compiled(_unquoted(quoted) if quoted else value)
-    return Matching(target.noun, attribute.column, pattern, operator in _NEGATED, own)
+    pattern = regexes.compile_pattern(_unquoted(quoted) if quoted else value)
+    return RegexCondition(target.noun, attribute.column, pattern, operator in _NEGATED, own_rows)
 
 
 def _unquoted(quoted: re.Match[str]) -> str:
@@ -120,63 +120,63 @@ def _condition(attribute: Attribute, operator: str, value: str, clock: Clock) ->
     quoted = _QUOTED.fullmatch(value)
     if quoted:
         text = _unquoted(quoted)
-        if attribute.kind == "moment":
-            return _relation(attribute, operator, instant(text))
-        return _value(attribute, operator, text)
+        if attribute.kind == "timestamp":
+            return _compare_value(attribute, operator, parse_timestamp(text))
+        return _compare_text(attribute, operator, text)
     if _NULL.fullmatch(value):
-        return _null(attribute, operator)
+        return _compare_null(attribute, operator)
     if array := _ARRAY.fullmatch(value):
         if operator != "=":
             raise bad_request(f"Unsupported operator for arrays: {operator}")
         items = array[1].split(",") if array[1] else []
-        if len(items) > MOST_CONDITIONS:
-            raise bad_request(f"An array may have at most {MOST_CONDITIONS} values")
+        if len(items) > MAX_CONDITIONS:
+            raise bad_request(f"An array may have at most {MAX_CONDITIONS} values.")
         return c.any_of([_element(attribute, item, clock) for item in items])
-    if attribute.kind == "moment":
-        return _during(attribute, operator, span(value, clock))
-    return _value(attribute, operator, value)
+    if attribute.kind == "timestamp":
+        return _compare_span(attribute, operator, parse_span(value, clock))
+    return _compare_text(attribute, operator, value)
 
 
 def _element(attribute: Attribute, item: str, clock: Clock) -> Condition:
-    if attribute.kind == "moment":
-        return _during(attribute, "=", span(item.strip(), clock))
-    return _value(attribute, "=", item)
+    if attribute.kind == "timestamp":
+        return _compare_span(attribute, "=", parse_span(item.strip(), clock))
+    return _compare_text(attribute, "=", item)
 
 
-def _value(attribute: Attribute, operator: str, text: str) -> Condition:
+def _compare_text(attribute: Attribute, operator: str, text: str) -> Condition:
     if attribute.kind == "text" and operator in ("=", "!=") and _WILDCARD.search(text):
-        typed(attribute, text)
+        parse_value(attribute, text)
         parts = _WILDCARD.split(text)
-        if len(parts) > MOST_STARS + 1:
-            raise bad_request(f"A pattern may have at most {MOST_STARS} wildcards")
-        return _compare(attribute, c.matches(parts), operator in _NEGATED)
-    if attribute.kind == "boolean" and _RELATIONS[operator] != "=":
+        if len(parts) > MAX_WILDCARDS + 1:
+            raise bad_request(f"A pattern may have at most {MAX_WILDCARDS} wildcards.")
+        return _compare(attribute, c.matches_pattern(parts), operator in _NEGATED)
+    if attribute.kind == "boolean" and _SQL_OPERATORS[operator] != "=":
         raise bad_request(f"Unsupported operator for boolean: {operator}")
-    return _relation(attribute, operator, typed(attribute, text))
+    return _compare_value(attribute, operator, parse_value(attribute, text))
 
 
-def _relation(attribute: Attribute, operator: str, value: Any) -> Condition:
-    return _compare(attribute, c.relation(_RELATIONS[operator], value), operator in _NEGATED)
+def _compare_value(attribute: Attribute, operator: str, value: Any) -> Condition:
+    return _compare(attribute, c.comparison(_SQL_OPERATORS[operator], value), operator in _NEGATED)
 
 
 def _compare(attribute: Attribute, test: c.Test, negated: bool) -> Condition:
     return c.compare(attribute.column, test, nullable=attribute.nullable, negated=negated)
 
 
-def _null(attribute: Attribute, operator: str) -> Condition:
-    if _RELATIONS[operator] != "=":
-        return c.nothing  # nothing is less than nothing
+def _compare_null(attribute: Attribute, operator: str) -> Condition:
+    if _SQL_OPERATORS[operator] != "=":
+        return c.match_none  # no value is less or greater than null
     return c.compare(attribute.column, c.is_null, nullable=False, negated=operator in _NEGATED)
 
 
-def _during(attribute: Attribute, operator: str, time: Span) -> Condition:
+def _compare_span(attribute: Attribute, operator: str, time: TimeSpan) -> Condition:
     match operator:
         case "=":
-            after = _compare(attribute, c.relation(">=", time.start), negated=False)
-            return c.all_of([after, _compare(attribute, c.relation("<", time.end), negated=False)])
+            after = _compare(attribute, c.comparison(">=", time.start), negated=False)
+            return c.all_of([after, _compare(attribute, c.comparison("<", time.end), negated=False)])
         case "<":
-            return _compare(attribute, c.relation("<", time.start), negated=False)
+            return _compare(attribute, c.comparison("<", time.start), negated=False)
         case ">":
-            return _compare(attribute, c.relation(">=", time.end), negated=False)
+            return _compare(attribute, c.comparison(">=", time.end), negated=False)
         case _:
             raise bad_request(f"Unsupported operator for datetime: {operator}")

@@ -1,15 +1,15 @@
-"""What OPTIONS tells: the attributes of a class, and, of a machine's snapshots, the form to create one."""
+"""Responses to OPTIONS: the attributes of a class and, for a machine's snapshots, the form that creates one."""
 
 from typing import Any
 
 from gateway.models import SnapshotAction
-from gateway.rest.classes import Class
+from gateway.rest.classes import ResourceClass
 
 _MEMORY_HINT = "Snapshotting the memory is only available if the VM is powered on."
 
 
-def class_options(class_: Class, data: Any = None) -> dict[str, Any]:
-    """For a collection; for a subcollection the class is that of its parent, as in ManageIQ."""
+def class_options(class_: ResourceClass, data: Any = None) -> dict[str, Any]:
+    """For a collection or a resource. For a subcollection, pass the class of its parent, as ManageIQ does."""
     return {
         "attributes": sorted(name for name, attribute in class_.attributes.items() if not attribute.virtual),
         "virtual_attributes": sorted(name for name, attribute in class_.attributes.items() if attribute.virtual),
@@ -19,8 +19,8 @@ def class_options(class_: Class, data: Any = None) -> dict[str, Any]:
     }
 
 
-def snapshot_options(parent: Class, machine: Any) -> dict[str, Any]:
-    """The form is advice to whoever draws one: what it disables is refused with the same reason."""
+def snapshot_options(parent: ResourceClass, machine: Any) -> dict[str, Any]:
+    """With a form for user interfaces. A create that the form disables is refused with the same reason."""
     reasons: dict[SnapshotAction, str] = machine["refusals"]
     reason = reasons.get(SnapshotAction.CREATE_WITH_MEMORY)
     fields = [

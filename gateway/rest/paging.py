@@ -1,4 +1,4 @@
-"""The envelope of a list: its counts, how many pages there are, and the links between them."""
+"""The envelope of a list: its counts, the number of pages, and the links between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from urllib.parse import quote_plus
 
 from gateway.rest.query import Query, Window
 
-_SAFE = "[]'*,:="  # what people write into filters and want to recognise
+_SAFE = "[]'*,:="  # characters of filters, left unencoded so that links stay readable
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was read of a list."""
+    """The content of a list."""
 
     name: str
     count: int  # all rows below this parent that the caller may see
-    matched: int | None  # those that match the filter, None without one
+    matched: int | None  # the rows that match the filter; None without a filter
     resources: Sequence[Any] | None  # None when they are hidden
     actions: Sequence[Any]
 
 
 def envelope(listing: Listing, window: Window, query: Query, url: str) -> dict[str, Any]:
-    """`url` is the list's own, without a query."""
+    """The body of the response. `url` is that of the list, without a query."""
     total = listing.count if listing.matched is None else listing.matched
     body: dict[str, Any] = {"name": listing.name, "count": listing.count, "subcount": _subcount(listing, window, total)}
     if listing.matched is not None:
@@ -42,22 +42,22 @@ def _subcount(listing: Listing, window: Window, total: int) -> int:
 
 
 def _links(window: Window, query: Query, url: str, total: int) -> dict[str, str]:
-    written = [(name, _written(name, value)) for name, value in query.pairs]
-    kept = [text for name, text in written if name not in ("limit", "offset")]
+    encoded = [(name, _encoded(name, value)) for name, value in query.pairs]
+    kept = [text for name, text in encoded if name not in ("limit", "offset")]
 
-    def at(offset: int) -> str:
+    def page_link(offset: int) -> str:
         return f"{url}?{'&'.join((*kept, f'limit={window.limit}', f'offset={offset}'))}"
 
-    links = {"self": f"{url}?{'&'.join(text for _, text in written)}" if written else url}
+    links = {"self": f"{url}?{'&'.join(text for _, text in encoded)}" if encoded else url}
     if not window.limit:
         return links | {"first": links["self"], "last": links["self"]}
     if window.offset + window.limit < total:
-        links["next"] = at(window.offset + window.limit)
+        links["next"] = page_link(window.offset + window.limit)
     if window.offset > 0:
-        links["previous"] = at(max(0, window.offset - window.limit))
+        links["previous"] = page_link(max(0, window.offset - window.limit))
     last = (total - 1) // window.limit * window.limit if total else 0
-    return links | {"first": at(0), "last": at(last)}
+    return links | {"first": page_link(0), "last": page_link(last)}
 
 
-def _written(name: str, value: str) -> str:
+def _encoded(name: str, value: str) -> str:
     return f"{quote_plus(name, '[]')}={quote_plus(value, _SAFE)}"

@@ -1,7 +1,8 @@
-"""Regular expressions, which are the client's and may be hostile: RE2 in the gateway, in linear time, on bounded work.
+"""Regular expressions in filters, evaluated by RE2 in the gateway: in linear time, with limits on rows and work.
 
-SQL never sees a pattern: the two databases have different engines, and PostgreSQL's can be made to take for ever. The
-texts are fetched and looked at here, and what matched becomes a condition on the id, like any other.
+Patterns come from clients and may be hostile. They are not passed to SQL, because the engines of the two databases
+differ, and PostgreSQL's does not bound the time that a pattern takes. The gateway fetches the texts, searches them, and
+makes a condition on the ids of the rows that matched.
 """
 
 import re
@@ -12,76 +13,79 @@ from typing import Any
 import re2
 
 from gateway.access.caller import Caller
-from gateway.reads.conditions import EVERYTHING_SQL, NOTHING_SQL, Condition, Frame
+from gateway.reads.conditions import FALSE_SQL, TRUE_SQL, Condition, Frame
 from gateway.reads.dialects import Dialect
 from gateway.reads.entities import ENTITIES
 from gateway.rest.errors import bad_request
 from gateway.store.database import Transaction
 
-LONGEST = 1_000  # characters of a pattern
-MOST_ROWS = 10_000  # that one expression looks at
-MOST_WORK = 20_000_000  # characters, times instructions of the pattern: 7 ns for each at worst, 0.1 ns as a rule
+MAX_PATTERN_LENGTH = 1_000  # characters of a pattern
+MAX_ROWS = 10_000  # that one expression searches
+MAX_WORK = 20_000_000  # characters times instructions of the pattern; each takes 7 ns at worst, and usually 0.1 ns
 
 _RUBY = re.compile(r"/(.*)/([a-z]*)", re.DOTALL)
 
 
-def compiled(text: str) -> Any:
-    """The pattern that `/re/i`, or a bare text, means in Ruby. Raises RestError."""
+def compile_pattern(text: str) -> Any:
+    """Compiles `/re/i` or a bare text, as Ruby would read it. Raises RestError."""
     literal = _RUBY.fullmatch(text)
     source, flags = (literal[1], literal[2]) if literal else (text, "")
     if unknown := set(flags) - set("im"):
-        raise bad_request(f"Unsupported regular expression option: {''.join(sorted(unknown))}")
-    if len(source) > LONGEST:
-        raise bad_request(f"A regular expression may have at most {LONGEST} characters")
+        raise bad_request(f"The regular expression option '{''.join(sorted(unknown))}' is not supported.")
+    if len(source) > MAX_PATTERN_LENGTH:
+        raise bad_request(f"A regular expression may have at most {MAX_PATTERN_LENGTH} characters.")
     options = re2.Options()
     options.max_mem = 1 << 20
     options.log_errors = False
-    # In Ruby `^` and `$` are about lines always, and `m` is what others call `s`.
+    # In Ruby `^` and `$` always match at lines, and the option `m` means what RE2 calls `s`.
     prefix = "(?m" + ("i" if "i" in flags else "") + ("s" if "m" in flags else "") + ")"
     try:
         return re2.compile(prefix + source.replace(r"\Z", r"\n?\z"), options)
     except (re2.error, UnicodeEncodeError):
         raise bad_request(
-            f"Unsupported regular expression: {source} (RE2 syntax; no look-around and no back-references)"
+            f"The regular expression '{source}' is not valid RE2 syntax. RE2 has no look-around and no back-references."
         ) from None
 
 
 @dataclass(slots=True, eq=False)
-class Matching:
-    """The condition that a column matches, or does not, which no null does. `look` comes before it is made SQL."""
+class RegexCondition:
+    """The condition that a column matches, or, if `negated`, does not match. Null does not match.
+
+    `search_rows` must be called before it becomes SQL.
+    """
 
     noun: str
     column: str
     pattern: Any
     negated: bool
-    own: bool  # whether it is about the rows that are listed, or about associated ones
-    found: Sequence[int] | None = None
+    own_rows: bool  # the column belongs to the listed rows, not to associated ones
+    matched_ids: Sequence[int] | None = None
 
     def __call__(self, frame: Frame) -> str:
-        assert self.found is not None
-        if not self.found:
-            return EVERYTHING_SQL if self.negated else NOTHING_SQL
-        matched = frame.dialect.among(f"{frame.alias}.id", self.found, "bigint", frame.parameters)
+        assert self.matched_ids is not None
+        if not self.matched_ids:
+            return TRUE_SQL if self.negated else FALSE_SQL
+        matched = frame.dialect.in_list(f"{frame.alias}.id", self.matched_ids, "bigint", frame.parameters)
         return f"NOT ({matched})" if self.negated else matched
 
-    async def look(self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition) -> None:
-        """Finds the rows that match, of those within `bounds` that the caller may see.
+    async def search_rows(self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition) -> None:
+        """Searches the rows that meet `bounds` and that the caller may see.
 
-        Raises RestError when that is too much work.
+        Raises RestError if there are too many rows or too much text.
         """
-        frame = Frame(dialect, dialect.parameters(), caller.kinds)
+        frame = Frame(dialect, dialect.parameters(), caller.readable_kinds)
         visible = ENTITIES[self.noun].visible(frame, caller.tenant)
         column, where = frame.expression(self.column), bounds(frame)
         rows = await transaction.rows(
             f"SELECT t.id, {column} FROM {self.noun} t{frame.joins()}"
-            f" WHERE {visible} AND {where} AND {column} IS NOT NULL LIMIT {MOST_ROWS + 1}",
+            f" WHERE {visible} AND {where} AND {column} IS NOT NULL LIMIT {MAX_ROWS + 1}",
             frame.parameters.values,
         )
         work = sum(len(row[1]) for row in rows) * self.pattern.programsize
-        if len(rows) > MOST_ROWS or work > MOST_WORK:
+        if len(rows) > MAX_ROWS or work > MAX_WORK:
             raise bad_request(
-                "The regular expression would have to look at too much text: narrow the list with other filters,"
-                " or use a wildcard"
+                "The regular expression would have to search too much text. Narrow the list with other filters,"
+                " or use a wildcard."
             )
         search = self.pattern.search
-        self.found = [row[0] for row in rows if search(row[1])]
+        self.matched_ids = [row[0] for row in rows if search(row[1])]

@@ -1,4 +1,4 @@
-"""A request of the REST API as its routes see it, and how its parts are read from ASGI."""
+"""A request of the REST API, and how its parts are read from ASGI."""
 
 import re
 from collections.abc import Mapping
@@ -8,48 +8,48 @@ from typing import Any
 from starlette.types import Receive, Scope
 
 from gateway.deadlines import Deadline
-from gateway.rest.entry import VERSIONS
+from gateway.rest.entry_point import VERSIONS
 from gateway.rest.errors import RestError, bad_request
 from gateway.rest.query import Query
-from gateway.rest.reading import Asker
+from gateway.rest.reader import Requester
 
 PREFIX = "/api"
-QUERY_LIMIT = 65_536  # bytes: filters come in the URL, and some are long
+MAX_QUERY_BYTES = 65_536  # of the URL's query; it contains the filters, which may be long
 
 _VERSION = re.compile(r"v\d[\w.\-]*")
 
 
-class ClientGone(Exception):
-    """Nobody is left to answer."""
+class ClientDisconnected(Exception):
+    """The client disconnected before it had sent the whole body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request whose caller is known."""
+    """An authenticated request."""
 
     method: str
     path: str
-    segments: tuple[str, ...]  # behind `/api` and the version
+    segments: tuple[str, ...]  # after `/api` and the version
     query: Query
     members: Mapping[str, Any]  # of the body
     headers: Mapping[bytes, bytes]
-    asker: Asker
+    requester: Requester
     root: str  # the API's URL without a version
 
     @property
     def url(self) -> str:
-        """This request's own, without its query."""
-        return "/".join((self.asker.base, *self.segments))
+        """The URL of the request, without its query."""
+        return "/".join((self.requester.base, *self.segments))
 
     @property
-    def key(self) -> str | None:
-        """Makes a retry safe, as `idempotencyKey` does in GraphQL."""
+    def idempotency_key(self) -> str | None:
+        """The header Idempotency-Key, which has the meaning of `idempotencyKey` in GraphQL."""
         key = self.headers.get(b"idempotency-key")
         return None if key is None else key.decode("latin-1")
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers by name; a repeated one is a list (RFC 9110, 5.3)."""
+    """The headers by name. The values of a repeated header are joined by commas (RFC 9110, 5.3)."""
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         found[name] = found[name] + b", " + value if name in found else value
@@ -57,6 +57,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 
 def path_of(scope: Scope) -> str:
+    """The path below the application's root, without a trailing slash."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")).rstrip("/")
 
@@ -72,8 +73,8 @@ def split_path(path: str) -> tuple[str | None, tuple[str, ...]]:
     return version, tuple(segments[1:])
 
 
-def root_of(scope: Scope, public_url: str | None) -> str:
-    """Where links begin: what the gateway is known as, else the address it listens on. Never what `Host` says."""
+def api_root(scope: Scope, public_url: str | None) -> str:
+    """The API's URL for links: from `public_url` or, without it, the server's address. Never from the header Host."""
     if public_url is None:
         host, port = scope.get("server") or ("127.0.0.1", 80)
         bracketed = f"[{host}]" if ":" in host else host
@@ -82,14 +83,14 @@ def root_of(scope: Scope, public_url: str | None) -> str:
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """Raises RestError 415, 413 or 408, and ClientGone."""
+    """The body. Raises RestError with status 415, 413 or 408, and ClientDisconnected."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        message = "Send the body without a Content-Encoding"
+        message = "Compressed bodies are not supported. Send the body without `Content-Encoding`."
         raise RestError(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
     try:
-        return await deadline.keep(_read(receive, limit))
+        return await deadline.run(_read(receive, limit))
     except TimeoutError:
-        message = f"The body did not arrive within {deadline.seconds:g} seconds"
+        message = f"The body did not arrive within {deadline.seconds:g} seconds."
         raise RestError(408, "request_timeout", message, "Api::RequestTimeoutError") from None
 
 
@@ -98,10 +99,10 @@ async def _read(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         whole += message.get("body", b"")
         if len(whole) > limit:
-            reason = f"The body is longer than {limit} bytes"
+            reason = f"The body is longer than {limit} bytes."
             raise RestError(413, "payload_too_large", reason, "Api::PayloadTooLargeError")
         if not message.get("more_body", False):
             return bytes(whole)

@@ -1,6 +1,6 @@
-"""The routes: which request is which read or write, in ManageIQ's order of checks.
+"""The routes: maps each request to a read or a write, with checks in ManageIQ's order.
 
-What is asked for comes first, then whether the caller may, then what they accept, then the rest of the request.
+The order is: path, method and action; the caller's rights; the header Accept; the rest of the request.
 """
 
 import re
@@ -8,19 +8,19 @@ import re
 from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.rest import bodies, responses
-from gateway.rest.audit import record_fault
-from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, Class
-from gateway.rest.entry import entry_point
+from gateway.rest.audit import record_refusal
+from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, ResourceClass
+from gateway.rest.entry_point import entry_point
 from gateway.rest.errors import RestError, bad_request, forbidden, no_route, not_found
 from gateway.rest.filter_cache import FilterCache
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
-from gateway.rest.query import check_scope, parse_shape, parse_window
-from gateway.rest.reading import Reader, Wanted
+from gateway.rest.query import check_collection_parameters, parse_shape, parse_window
+from gateway.rest.reader import ListQuery, Reader
 from gateway.rest.requests import Request
-from gateway.rest.responses import Answer
-from gateway.rest.sorting import parse_order
-from gateway.rest.writing import Writer
+from gateway.rest.responses import RestResponse
+from gateway.rest.sorts import parse_order
+from gateway.rest.writer import Writer
 
 _DIGITS = re.compile(r"\d+")
 _LARGEST = 2**63 - 1
@@ -28,7 +28,7 @@ _ACTIONS = {"create": SnapshotAction.CREATE, "delete": SnapshotAction.DELETE, "r
 
 
 class Routes:
-    """Everything below `/api` but `/api/auth`. Raises RestError and GatewayError."""
+    """All routes below `/api` except `/api/auth`."""
 
     def __init__(self, reader: Reader, writer: Writer, refusals: RefusalLog) -> None:
         self._reader = reader
@@ -36,19 +36,20 @@ class Routes:
         self._refusals = refusals
         self._filters = FilterCache()
 
-    async def serve(self, request: Request) -> Answer:
+    async def serve(self, request: Request) -> RestResponse:
+        """The response to a request. Raises RestError, which is recorded if it is a refusal, and GatewayError."""
         try:
             return await self._serve(request)
-        except RestError as fault:
-            await record_fault(self._refusals, request, fault)
+        except RestError as error:
+            await record_refusal(self._refusals, request, error)
             raise
 
-    async def _serve(self, request: Request) -> Answer:
+    async def _serve(self, request: Request) -> RestResponse:
         if not request.segments:
             if request.method != "GET":
                 raise no_route(request.method, request.path)
             _check_accept(request)
-            return responses.json(entry_point(request.asker, request.root))
+            return responses.json(entry_point(request.requester, request.root))
         class_ = COLLECTIONS.get(request.segments[0])
         if class_ is None:
             raise bad_request(f"Unsupported Collection {request.segments[0]} specified")
@@ -66,10 +67,10 @@ class Routes:
             case _:
                 raise no_route(request.method, request.path)
 
-    def _wanted(self, request: Request, class_: Class) -> Wanted:
+    def _list_query(self, request: Request, class_: ResourceClass) -> ListQuery:
         query = request.query
         window = parse_window(query)
-        return Wanted(
+        return ListQuery(
             shape=parse_shape(class_, query, expanded=False),
             window=window,
             order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
@@ -79,17 +80,17 @@ class Routes:
 
     # ---- collections
 
-    async def _collection(self, request: Request, class_: Class) -> Answer:
+    async def _collection(self, request: Request, class_: ResourceClass) -> RestResponse:
         match request.method:
             case "GET":
                 _check_read(request, class_)
-                wanted = self._wanted(request, class_)
-                check_scope(class_, request.query)
-                found = await self._reader.collection(request.asker, class_, wanted)
-                matched = None if wanted.filter is None else found.matched
-                rows = None if wanted.hidden else found.rows
+                list_query = self._list_query(request, class_)
+                check_collection_parameters(class_, request.query)
+                found = await self._reader.collection(request.requester, class_, list_query)
+                matched = None if list_query.filter is None else found.matched
+                rows = None if list_query.hidden else found.rows
                 listing = Listing(class_.collection, found.count, matched, rows, [])
-                return responses.json(envelope(listing, wanted.window, request.query, request.url))
+                return responses.json(envelope(listing, list_query.window, request.query, request.url))
             case "OPTIONS":
                 return responses.json(class_options(class_))
             case "POST":
@@ -97,12 +98,14 @@ class Routes:
             case _:
                 raise no_route(request.method, request.path)
 
-    async def _resource(self, request: Request, class_: Class, id: str) -> Answer:
+    async def _resource(self, request: Request, class_: ResourceClass, id: str) -> RestResponse:
         match request.method:
             case "GET":
                 _check_read(request, class_)
                 shape = parse_shape(class_, request.query, expanded=True)
-                return responses.json(await self._reader.resource(request.asker, class_, _number(class_, id), shape))
+                return responses.json(
+                    await self._reader.resource(request.requester, class_, _number(class_, id), shape)
+                )
             case "OPTIONS":
                 return responses.json(class_options(class_))
             case "POST":
@@ -114,34 +117,34 @@ class Routes:
 
     # ---- snapshots of a machine
 
-    async def _snapshots(self, request: Request, parent: Class, number: int) -> Answer:
+    async def _snapshots(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
         match request.method:
             case "GET":
                 _check_read(request, parent)
                 return await self._list(request, parent, number)
             case "OPTIONS":
                 return responses.json(
-                    snapshot_options(parent, await self._reader.machine(request.asker, parent, number))
+                    snapshot_options(parent, await self._reader.machine(request.requester, parent, number))
                 )
             case "POST":
                 return await self._post_list(request, parent, number)
             case _:
                 raise no_route(request.method, request.path)
 
-    async def _list(self, request: Request, parent: Class, number: int) -> Answer:
-        wanted = self._wanted(request, SNAPSHOTS)
-        machine, found = await self._reader.subcollection(request.asker, parent, number, wanted)
+    async def _list(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
+        list_query = self._list_query(request, SNAPSHOTS)
+        machine, found = await self._reader.subcollection(request.requester, parent, number, list_query)
         actions = [
             {"name": name, "method": "post", "href": request.url}
             for name in ("create", "delete")
             if _ACTIONS[name] not in machine["refusals"]
         ]
-        matched = None if wanted.filter is None else found.matched
-        rows = None if wanted.hidden else found.rows
+        matched = None if list_query.filter is None else found.matched
+        rows = None if list_query.hidden else found.rows
         listing = Listing(SNAPSHOTS.collection, found.count, matched, rows, actions)
-        return responses.json(envelope(listing, wanted.window, request.query, request.url))
+        return responses.json(envelope(listing, list_query.window, request.query, request.url))
 
-    async def _post_list(self, request: Request, parent: Class, number: int) -> Answer:
+    async def _post_list(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
         action = bodies.action_of(request.members)
         if action not in ("create", "delete"):
             raise bodies.unsupported_action(action, SNAPSHOTS.collection, of="collection")
@@ -151,20 +154,22 @@ class Routes:
         bulk = "resources" in request.members
         if action == "create":
             bodies.check_new(resources)
-            found = await self._writer.create(request.asker, parent, number, resources, request.key)
+            found = await self._writer.create(request.requester, parent, number, resources, request.idempotency_key)
         else:
-            found = await self._writer.delete_several(request.asker, parent, number, resources, request.key)
+            found = await self._writer.delete_several(
+                request.requester, parent, number, resources, request.idempotency_key
+            )
         return responses.results(found, bulk=bulk)
 
-    async def _snapshot(self, request: Request, parent: Class, machine: int, id: str) -> Answer:
+    async def _snapshot(self, request: Request, parent: ResourceClass, machine: int, id: str) -> RestResponse:
         match request.method:
             case "GET":
                 _check_read(request, parent)
                 shape = parse_shape(SNAPSHOTS, request.query, expanded=True)
                 number = _number(SNAPSHOTS, id)
-                return responses.json(await self._reader.snapshot(request.asker, parent, machine, number, shape))
+                return responses.json(await self._reader.snapshot(request.requester, parent, machine, number, shape))
             case "DELETE":
-                if not request.asker.caller.may(SnapshotAction.DELETE, _kind(parent)):
+                if not request.requester.caller.has_right(SnapshotAction.DELETE, _kind(parent)):
                     raise forbidden("Use of the delete action is forbidden")
                 return await self._delete(request, parent, machine, _number(SNAPSHOTS, id))
             case "POST":
@@ -172,24 +177,26 @@ class Routes:
             case _:
                 raise no_route(request.method, request.path)
 
-    async def _delete(self, request: Request, parent: Class, machine: int, number: int) -> Answer:
-        """204 has no body: where the task can be followed stands in a header."""
-        result = await self._writer.delete(request.asker, parent, machine, number, request.key)
+    async def _delete(self, request: Request, parent: ResourceClass, machine: int, number: int) -> RestResponse:
+        """A 204 has no body, so the URL of the task is in the header Location."""
+        result = await self._writer.delete(request.requester, parent, machine, number, request.idempotency_key)
         if not result["success"]:
             return responses.result(result)
-        return Answer(status=204, headers=[(b"location", result["task_href"].encode())])
+        return RestResponse(status=204, headers=[(b"location", result["task_href"].encode())])
 
-    async def _post_one(self, request: Request, parent: Class, machine: int, id: str) -> Answer:
+    async def _post_one(self, request: Request, parent: ResourceClass, machine: int, id: str) -> RestResponse:
         action = bodies.action_of(request.members)
         if action not in ("delete", "revert") or (action == "revert" and parent.kind is not MachineKind.VM):
             raise bodies.unsupported_action(action, SNAPSHOTS.collection, of="resource")
         _check_action(request, parent, action)
         _check_accept(request)
-        do = self._writer.revert if action == "revert" else self._writer.delete
-        return responses.result(await do(request.asker, parent, machine, _number(SNAPSHOTS, id), request.key))
+        write = self._writer.revert if action == "revert" else self._writer.delete
+        return responses.result(
+            await write(request.requester, parent, machine, _number(SNAPSHOTS, id), request.idempotency_key)
+        )
 
 
-def _number(class_: Class, id: str) -> int:
+def _number(class_: ResourceClass, id: str) -> int:
     if not _DIGITS.fullmatch(id):
         raise bad_request(f"Invalid {class_.name} id {id} specified")
     if len(id) > 19 or int(id) > _LARGEST:
@@ -197,20 +204,20 @@ def _number(class_: Class, id: str) -> int:
     return int(id)
 
 
-def _kind(parent: Class) -> MachineKind:
+def _kind(parent: ResourceClass) -> MachineKind:
     assert parent.kind is not None
     return parent.kind
 
 
-def _check_read(request: Request, class_: Class) -> None:
-    """Tasks are for everybody: what they tell is bounded by the tenant."""
-    if class_.kind is not None and not request.asker.caller.may(SnapshotAction.READ, class_.kind):
+def _check_read(request: Request, class_: ResourceClass) -> None:
+    """Reading tasks requires no right. Like all rows, they are limited to the caller's tenant."""
+    if class_.kind is not None and not request.requester.caller.has_right(SnapshotAction.READ, class_.kind):
         raise forbidden("Use of the read action is forbidden")
     _check_accept(request)
 
 
-def _check_action(request: Request, parent: Class, action: str) -> None:
-    if not request.asker.caller.may(_ACTIONS[action], _kind(parent)):
+def _check_action(request: Request, parent: ResourceClass, action: str) -> None:
+    if not request.requester.caller.has_right(_ACTIONS[action], _kind(parent)):
         raise forbidden(f"Use of Action {action} is forbidden")
 
 

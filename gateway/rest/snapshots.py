@@ -1,33 +1,34 @@
-"""Snapshots in ManageIQ's words: their attributes, links and actions."""
+"""Snapshots as ManageIQ's class: their attributes, links and actions."""
 
 from typing import Any
 
-from gateway.access.capabilities import FACTS, MachineFacts, snapshot_refusal
+from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, snapshot_refusal
 from gateway.models import MachineKind, SnapshotAction, SnapshotState
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
     RestContext,
-    fixed_text,
-    flag,
+    always_null,
+    boolean,
+    constant_text,
+    enum_text,
     id_of,
-    moment,
-    no_text,
     number,
     opaque,
     text,
-    word,
+    timestamp,
 )
 
 HREF_COLUMNS = ("id", "machine_id", "machine.kind")
 ACTION_COLUMNS = (
     *HREF_COLUMNS,
     *("state", "provider_ref"),
-    *(f"machine.{column}" for column in FACTS),
+    *(f"machine.{column}" for column in MACHINE_COLUMNS),
 )
 
 
 def href(context: RestContext, id: int, machine_id: int, kind: str) -> str:
+    """The URL of a snapshot. `kind` is that of its machine."""
     collection = "vms" if kind == MachineKind.VM else "instances"
     return f"{context.base}/{collection}/{machine_id}/snapshots/{id}"
 
@@ -41,7 +42,10 @@ def actions(
     provider_ref: str | None,
     *columns: Any,
 ) -> list[dict[str, str]]:
-    """What the caller can do with it now. Clients do what they find here, the first method first."""
+    """The actions that the caller can perform on a snapshot now.
+
+    Clients use the first method that is listed for an action.
+    """
     facts = MachineFacts.of(*columns)
 
     def can(action: SnapshotAction) -> bool:
@@ -59,10 +63,11 @@ def actions(
 
 
 def no_disks(_context: RestContext) -> list[Any]:
+    """Always empty: the gateway stores no disks."""
     return []
 
 
-def _reference() -> Attribute:
+def _provider_ref() -> Attribute:
     return text("provider_ref", nullable=True)
 
 
@@ -70,11 +75,11 @@ SNAPSHOT: Attributes = {
     "id": id_of("id"),
     "name": text("name"),
     "description": text("description", nullable=True),
-    "uid": _reference(),
-    "uid_ems": _reference(),
-    "ems_ref": _reference(),
-    "ems_ref_type": no_text(),
-    "type": fixed_text("Snapshot"),
+    "uid": _provider_ref(),
+    "uid_ems": _provider_ref(),
+    "ems_ref": _provider_ref(),
+    "ems_ref_type": always_null(),
+    "type": constant_text("Snapshot"),
     "parent_uid": Attribute(
         "text", "(SELECT p.provider_ref FROM snapshot p WHERE p.id = {t}.parent_id)", nullable=True
     ),
@@ -82,13 +87,13 @@ SNAPSHOT: Attributes = {
     "vm_or_template_id": id_of("machine_id"),
     "current": number("CASE WHEN {t}.is_current THEN 1 ELSE 0 END"),
     "total_size": Attribute("integer", "size_bytes", nullable=True),
-    "filename": no_text(),
+    "filename": always_null(),
     "disks": opaque((), no_disks),
-    "create_time": moment("created_at"),
-    "created_on": moment("created_at"),
-    "updated_on": moment("coalesce({t}.observed_at, {t}.created_at)"),
-    # What ManageIQ has no words for:
-    "state": word("lower({t}.state)"),
-    "memory": flag("memory"),
+    "create_time": timestamp("created_at"),
+    "created_on": timestamp("created_at"),
+    "updated_on": timestamp("coalesce({t}.observed_at, {t}.created_at)"),
+    # Not in ManageIQ:
+    "state": enum_text("lower({t}.state)"),
+    "memory": boolean("memory"),
     "created_by": text("created_by", nullable=True),
 }

@@ -1,6 +1,6 @@
-"""Tasks in ManageIQ's words: the operations that GraphQL shows, with the states and messages of a MiqTask.
+"""Operations as ManageIQ's tasks, with the states and messages of a MiqTask.
 
-What ManageIQ makes up from other columns is an SQL expression here, so that it can be filtered and sorted by.
+Attributes that ManageIQ derives from other columns are SQL expressions, so that they can be filtered and sorted by.
 """
 
 from typing import Any
@@ -9,28 +9,30 @@ from gateway.rest.attributes import (
     Attribute,
     Attributes,
     RestContext,
+    always_null,
+    enum_text,
     id_of,
-    moment,
-    no_text,
     number,
     opaque,
     text,
-    word,
+    timestamp,
 )
 
 HREF_COLUMNS = ("id",)
 
 
 def href(context: RestContext, id: int) -> str:
+    """The URL of a task."""
     return f"{context.base}/tasks/{id}"
 
 
 def actions(_context: RestContext) -> list[Any]:
+    """Always empty: the API has no actions on tasks."""
     return []
 
 
 def context_data(context: RestContext, snapshot_id: int | None, machine_id: int | None, kind: str) -> Any:
-    """The snapshot it is about, whose link leads nowhere once the snapshot is deleted."""
+    """The snapshot of the task. Its link is a 404 once the snapshot is deleted."""
     if snapshot_id is None:
         return {}
     collection = "vms" if kind == "VM" else "instances"
@@ -64,21 +66,21 @@ _PERCENT = "CASE WHEN {t}.state = 'SUCCEEDED' THEN 100 ELSE coalesce({t}.progres
 TASK: Attributes = {
     "id": id_of("id"),
     "name": Attribute("text", _NAME),
-    "state": word(_STATE),
-    "status": word(_STATUS),
+    "state": enum_text(_STATE),
+    "status": enum_text(_STATUS),
     "message": Attribute("text", _MESSAGE),
     "userid": text("requested_by", nullable=True),
-    "created_on": moment("created_at"),
-    "updated_on": moment("coalesce({t}.finished_at, {t}.started_at, {t}.created_at)"),
-    "started_on": moment("started_at", nullable=True),
-    "finished_on": moment("finished_at", nullable=True),
+    "created_on": timestamp("created_at"),
+    "updated_on": timestamp("coalesce({t}.finished_at, {t}.started_at, {t}.created_at)"),
+    "started_on": timestamp("started_at", nullable=True),
+    "finished_on": timestamp("finished_at", nullable=True),
     "pct_complete": number(_PERCENT),
     "context_data": opaque(("snapshot_id", "machine_id", "machine_kind"), context_data),
-    "results": no_text(),
-    "miq_server_id": no_text(),
+    "results": always_null(),
+    "miq_server_id": always_null(),
     "identifier": id_of("machine_id", nullable=True),
-    "zone": no_text(),
-    # What ManageIQ has no words for:
+    "zone": always_null(),
+    # Not in ManageIQ:
     "snapshot_id": id_of("snapshot_id", nullable=True),
     "vm_or_template_id": id_of("machine_id", nullable=True),
 }

@@ -1,1 +1,1 @@
-"""uvicorn, TLS, connections, the supervisor and its worker processes."""
+"""Runs the gateway on uvicorn: listening sockets, connection limits, TLS, the supervisor and its worker processes."""

@@ -1,7 +1,7 @@
-"""Connections before they carry a request: how many there are, how long a head may be and take, and TLS handshakes.
+"""Limits on connections before they carry a request: their number, the length and time of headers, TLS handshakes.
 
-uvicorn bounds none of these. What is stuck is found by looking at all connections now and then, so a request pays for
-little of it.
+uvicorn has no such limits. Stalled connections are found by a periodic check of all connections (every 0.1 to 1 s,
+depending on GATEWAY_HEAD_TIMEOUT), so requests need no timers of their own.
 """
 
 import asyncio
@@ -14,58 +14,66 @@ from uvicorn.server import ServerState
 
 from gateway.config import Settings
 
-_SPARE = 256  # connections beyond the limit that are told so; whoever comes then is cut off
+_ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
 
 
-def _refusal(status: str, code: str, message: str, more: str = "") -> bytes:
+def _error_response(status: str, code: str, message: str, extra_headers: str = "") -> bytes:
     body = f'{{"errors":[{{"message":"{message}","extensions":{{"code":"{code}"}}}}]}}'
     return (
         f"HTTP/1.1 {status}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nx-content-type-options: nosniff\r\n{more}connection: close\r\n\r\n{body}"
+        f"cache-control: no-store\r\nx-content-type-options: nosniff\r\n{extra_headers}connection: close\r\n\r\n{body}"
     ).encode()
 
 
-_FULL = _refusal(
+_TOO_MANY_CONNECTIONS = _error_response(
     "503 Service Unavailable",
     "LIMIT_EXCEEDED",
-    "The gateway has as many connections as it serves: try again later.",
+    "The gateway has reached its maximum number of connections. Retry later.",
     "retry-after: 5\r\n",
 )
-_LATE = _refusal("408 Request Timeout", "BAD_USER_INPUT", "The head of the request did not arrive in time.")
-_TOO_LONG = _refusal("431 Request Header Fields Too Large", "LIMIT_EXCEEDED", "The head of the request is too long.")
+_HEAD_TIMEOUT = _error_response(
+    "408 Request Timeout", "BAD_USER_INPUT", "The headers of the request did not arrive in time."
+)
+_HEAD_TOO_LONG = _error_response(
+    "431 Request Header Fields Too Large", "LIMIT_EXCEEDED", "The headers of the request are too long."
+)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's, which also knows whether it is in the middle of a head."""
+    """uvicorn's HTTP protocol with limits. It tracks whether the connection is in the head of a request.
+
+    The head is the request line and the headers. Before the first byte, a connection is in the head of its first
+    request.
+    """
 
     def __init__(
         self, settings: Settings, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]
     ) -> None:
         super().__init__(config, state, app_state)
         self._settings = settings
-        self._full = False
-        self._in_head = True  # also before its first byte
-        self._heads = 0
+        self._over_limit = False
+        self._in_head = True
+        self._heads = 0  # requests that have begun on this connection
         self._head_bytes = 0
-        self._stuck: tuple[str, int] | None = None
-        self._stuck_since = 0.0
+        self._stall: tuple[str, int] | None = None  # what the last check found
+        self._stalled_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        beyond = len(self.connections) - self._settings.max_connections
-        self._full = beyond > 0
-        if beyond > _SPARE:
+        excess = len(self.connections) - self._settings.max_connections
+        self._over_limit = excess > 0
+        if excess > _ANSWERED_BEYOND_LIMIT:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._full:
-            self._refuse(_FULL)
+        if self._over_limit:
+            self._reject(_TOO_MANY_CONNECTIONS)
             return
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_head_bytes:
-                self._refuse(_TOO_LONG)
+                self._reject(_HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -77,41 +85,43 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
-    def look(self, now: float) -> None:
-        """Ends the connection if it has been stuck for too long, in a way that the one who looked last saw too."""
-        stuck, allowed = self._what_is_stuck()
-        if stuck is None or stuck != self._stuck:
-            self._stuck, self._stuck_since = stuck, now
-        elif now - self._stuck_since > allowed:
-            if stuck[0] == "unsent":
+    def check(self, now: float) -> None:
+        """Closes the connection if successive checks have found the same stall for longer than its timeout."""
+        stall, timeout = self._current_stall()
+        if stall is None or stall != self._stall:
+            self._stall, self._stalled_since = stall, now
+        elif now - self._stalled_since > timeout:
+            if stall[0] == "unsent":
                 self.transport.abort()
             else:
-                self._refuse(_LATE if self._head_bytes else b"")
+                self._reject(_HEAD_TIMEOUT if self._head_bytes else b"")
 
-    def _what_is_stuck(self) -> tuple[tuple[str, int] | None, float]:
+    def _current_stall(self) -> tuple[tuple[str, int] | None, float]:
+        """What the connection is waiting for, which differs after any progress, and for how many seconds it may."""
         unsent = self.transport.get_write_buffer_size()
         if unsent:
             return ("unsent", unsent), self._settings.body_timeout
         if self._in_head:
             return ("head", self._heads), self._settings.head_timeout
         if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
-            return ("rest", self._heads), self._settings.head_timeout  # of a body that nobody waited for
+            # The response was sent before the body of the request had arrived, and the rest of the body is missing.
+            return ("body", self._heads), self._settings.head_timeout
         return None, 0.0
 
-    def _refuse(self, answer: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else it would stand in the middle of another answer
-            self.transport.write(answer)
+    def _reject(self, response: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # otherwise it would be sent inside another response
+            self.transport.write(response)
         self.transport.close()
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's, on sockets that listen already, with the bounds that it lacks."""
+    """uvicorn's server for sockets that are already listening, with `BoundedProtocol`."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
-        config.load()  # so that its TLS can be asked for
+        config.load()  # sets `config.ssl`
         self._settings = settings
-        self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # tenths of a second between looks
+        self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # between two checks; a tick is 0.1 s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -120,8 +130,8 @@ class BoundedServer(uvicorn.Server):
         if self.config.ssl is not None:
             tls = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._settings.head_timeout}
         self.servers = [
-            await loop.create_server(self._protocol, sock=one, backlog=self.config.backlog, **tls)
-            for one in sockets or ()
+            await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog, **tls)
+            for listening in sockets or ()
         ]
         self.started = True
 
@@ -133,5 +143,5 @@ class BoundedServer(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, BoundedProtocol):
-                    connection.look(now)
+                    connection.check(now)
         return await super().on_tick(counter)

@@ -1,4 +1,4 @@
-"""Runs the ASGI application on uvicorn: the socket, the signals, and the words that greet a person."""
+"""Runs the ASGI application on uvicorn: the listening socket, signals, the startup banner and the metrics endpoint."""
 
 import asyncio
 import contextlib
@@ -12,57 +12,65 @@ from functools import partial
 import uvicorn
 import uvloop
 
-from gateway.app import Gateway, running
+from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
 from gateway.errors import StartupError
-from gateway.http.pages import PLACES
+from gateway.http.pages import ENDPOINTS
 from gateway.server.connections import BoundedServer
-from gateway.server.tls import renew, server_context
+from gateway.server.tls import reload_certificate, server_context
 from gateway.telemetry.exposition import Collect, metrics_app
-from gateway.telemetry.gauges import stored
+from gateway.telemetry.gauges import database_gauges
 from gateway.telemetry.metrics import Sample
 
-_GREETING_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
+_BACKLOG = 2_048  # connections that the kernel queues until they are accepted
+
+_EXAMPLE_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
+
+# Called once the server listens, with the gateway and a function that stops the server.
+OnStarted = Callable[[Gateway, Callable[[], None]], Awaitable[None]]
 
 
-Began = Callable[[Gateway, Callable[[], None]], Awaitable[None]]  # is told when it listens, and how to make it stop
+def serve(settings: Settings, *, demo: bool, echo: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM. The database must be migrated. Raises StartupError.
 
-
-def serve(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> None:
-    """Serves until a signal says stop. The database must be migrated. Raises StartupError."""
+    `echo` receives the banner once the server listens, and "stopped" at the end.
+    """
 
     async def run() -> None:
-        with bound(settings.host, settings.port) as listening, bound_for_metrics(settings) as measuring:
+        with listen(settings.host, settings.port) as listening, listen_for_metrics(settings) as metrics_socket:
             async with AsyncExitStack() as stack:
 
-                async def began(gateway: Gateway, _stop: Callable[[], None]) -> None:
-                    if measuring is not None:
+                async def on_started(gateway: Gateway, _stop: Callable[[], None]) -> None:
+                    if metrics_socket is not None:
                         collect = partial(_samples, gateway)
-                        await stack.enter_async_context(serving_metrics(settings, measuring, collect))
-                    say(
-                        greeting(
-                            listening, measuring, asks=gateway.authenticator.asks, tls=bool(settings.tls_certificate)
-                        )
-                    )
+                        await stack.enter_async_context(serving_metrics(settings, metrics_socket, collect))
+                    requires_authentication = gateway.authenticator.requires_authentication
+                    tls = bool(settings.tls_certificate)
+                    echo(banner(listening, metrics_socket, requires_authentication=requires_authentication, tls=tls))
 
-                await serve_on(settings, listening, demo=demo, began=began)
+                await serve_on(settings, listening, demo=demo, on_started=on_started)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(run())
-    say("stopped")
+    echo("stopped")
 
 
 async def _samples(gateway: Gateway) -> list[Sample]:
-    return [*gateway.measures.samples(), *await stored(gateway.database)]
+    return [*gateway.metrics.samples(), *await database_gauges(gateway.database)]
 
 
 async def serve_on(
-    settings: Settings, listening: socket.socket, *, demo: bool = False, refreshes: bool = True, began: Began
+    settings: Settings,
+    listening: socket.socket,
+    *,
+    demo: bool = False,
+    refreshes: bool = True,
+    on_started: OnStarted,
 ) -> None:
-    """Serves on that socket until SIGINT, SIGTERM or `stop` says stop. Raises StartupError."""
+    """Serves on a listening socket until SIGINT, SIGTERM or a call of `stop`. Raises StartupError."""
     tls = server_context(settings)
-    proxies = trusted(settings.trusted_proxies)
-    async with running(settings, demo=demo, refreshes=refreshes) as gateway:
+    proxies = trusted_proxies(settings.trusted_proxies)
+    async with running_gateway(settings, demo=demo, refreshes=refreshes) as gateway:
         config = uvicorn.Config(
             gateway.app,
             ws="websockets-sansio",
@@ -71,26 +79,29 @@ async def serve_on(
             log_config=None,
             server_header=False,
             ws_max_size=settings.max_body_bytes,
-            ws_per_message_deflate=False,  # repetitive data compresses so well that a flood is never seen as one
+            # With compression, repetitive messages are so short that a client that reads too slowly is not detected.
+            ws_per_message_deflate=False,
             timeout_graceful_shutdown=5,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
-        await _Server(config, settings, gateway, began).serve(sockets=[listening])
+        await _Server(config, settings, gateway, on_started).serve(sockets=[listening])
 
 
 class _Server(BoundedServer):
-    """Tells when it listens, and ends streams before their connections. Signals are not raised again at the end.
+    """Calls `on_started` once it listens, and ends streams before it closes connections.
 
-    Told to stop, it is not ready any more, but serves for `stop_delay` more: who sends requests has to see that.
+    On the first signal `/readyz` returns 503, and the server stops after GATEWAY_STOP_DELAY seconds, in which load
+    balancers notice that. A second signal stops it at once. uvicorn would raise the signal again at the end; this does
+    not.
     """
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, gateway: Gateway, began: Began) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, gateway: Gateway, on_started: OnStarted) -> None:
         super().__init__(config, settings)
         self._gateway = gateway
-        self._delay = settings.stop_delay
-        self._began = began
+        self._stop_delay = settings.stop_delay
+        self._on_started = on_started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,29 +109,29 @@ class _Server(BoundedServer):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
         if self.config.ssl is not None:
-            loop.add_signal_handler(signal.SIGHUP, renew, self.config.ssl, self._settings)
+            loop.add_signal_handler(signal.SIGHUP, reload_certificate, self.config.ssl, self._settings)
         yield
 
     def _stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        again = self._gateway.health.stopping
+        already_stopping = self._gateway.health.stopping
         self._gateway.health.stopping = True
-        if again or not self._delay:
+        if already_stopping or not self._stop_delay:
             self.handle_exit(number, None)
         else:
-            asyncio.get_running_loop().call_later(self._delay, self.handle_exit, signal.SIGTERM, None)
+            asyncio.get_running_loop().call_later(self._stop_delay, self.handle_exit, signal.SIGTERM, None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
-            await self._began(self._gateway, self._stop)
+            await self._on_started(self._gateway, self._stop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._gateway.streams.close()
         await super().shutdown(sockets)
 
 
-class _Quiet(uvicorn.Server):
-    """Leaves the signals to others."""
+class _MetricsServer(uvicorn.Server):
+    """A server without signal handlers, because the main server has them."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -129,10 +140,10 @@ class _Quiet(uvicorn.Server):
 
 @asynccontextmanager
 async def serving_metrics(settings: Settings, listening: socket.socket, collect: Collect) -> AsyncIterator[None]:
-    """Serves what `collect` finds to Prometheus; on loopback not to pages of other origins."""
+    """Serves the samples of `collect` to Prometheus. On loopback, pages of other origins are rejected."""
     app = metrics_app(collect, settings if ipaddress.ip_address(listening.getsockname()[0]).is_loopback else None)
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
-    server = _Quiet(config)
+    server = _MetricsServer(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield
@@ -141,22 +152,26 @@ async def serving_metrics(settings: Settings, listening: socket.socket, collect:
         await task
 
 
-def greeting(listening: socket.socket, measuring: socket.socket | None, *, asks: bool, tls: bool) -> str:
-    """Where to go, something to try, and whether everybody is asked who they are."""
+def banner(
+    listening: socket.socket, metrics_socket: socket.socket | None, *, requires_authentication: bool, tls: bool
+) -> str:
+    """The startup banner: the URLs of all endpoints, an example request, and whether authentication is required."""
     base = _url(listening, "https" if tls else "http")
-    places = "".join(f"  {base}{path:<17}{what}\n" for path, what in PLACES.items())
-    metrics = "" if measuring is None else f"  {_url(measuring) + '/metrics':<{len(base) + 17}}what Prometheus reads\n"
-    token = " -H 'authorization: Bearer TOKEN'" if asks else ""
-    who = (
-        "Everybody is asked for a token: `gateway token create` makes one."
-        if asks
-        else "Anybody on this machine may do anything with it: no identities are configured."
+    endpoints = "".join(f"  {base}{path:<17}{text}\n" for path, text in ENDPOINTS.items())
+    metrics = ""
+    if metrics_socket is not None:
+        metrics = f"  {_url(metrics_socket) + '/metrics':<{len(base) + 17}}Prometheus metrics\n"
+    token = " -H 'authorization: Bearer TOKEN'" if requires_authentication else ""
+    access = (
+        "Every request needs a token: create one with `gateway token create`."
+        if requires_authentication
+        else "Authentication is off, because no users are configured: every client on this machine has full access."
     )
     return (
-        f"The snapshot gateway listens on {base}\n\n{places}{metrics}\nTry:\n\n"
+        f"The snapshot gateway listens on {base}\n\n{endpoints}{metrics}\nTry:\n\n"
         f"  curl -s {base}/graphql{token} -H 'content-type: application/json'"
-        f' -d \'{{"query": "{_GREETING_QUERY}"}}\'\n\n'
-        f"{who} Ctrl-C stops it."
+        f' -d \'{{"query": "{_EXAMPLE_QUERY}"}}\'\n\n'
+        f"{access} Press Ctrl-C to stop."
     )
 
 
@@ -165,20 +180,20 @@ def _url(listening: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def trusted(proxies: Sequence[str]) -> list[str]:
-    """The proxies whose word counts. Raises StartupError for what is no address or network, as `*` is none."""
+def trusted_proxies(proxies: Sequence[str]) -> list[str]:
+    """The proxies whose `X-Forwarded-*` headers are used. Raises StartupError for a malformed address; `*` is one."""
     for proxy in proxies:
         try:
             ipaddress.ip_network(proxy)
         except ValueError:
             raise StartupError(
-                f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}"
+                f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}."
             ) from None
     return [*proxies]
 
 
-def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
-    """The socket at which metrics are wanted, if they are. Raises StartupError."""
+def listen_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """A socket that listens on GATEWAY_METRICS_ADDRESS; None if that is not set. Raises StartupError."""
     if not settings.metrics_address:
         return contextlib.nullcontext()
     host, _, port = settings.metrics_address.rpartition(":")
@@ -190,24 +205,24 @@ def bound_for_metrics(settings: Settings) -> contextlib.AbstractContextManager[s
         number = -1
     if not 0 <= number <= 65_535:
         raise StartupError(
-            f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {settings.metrics_address!r}"
+            f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {settings.metrics_address!r}."
         )
-    return bound(host, number, "GATEWAY_METRICS_ADDRESS")
+    return listen(host, number, "GATEWAY_METRICS_ADDRESS")
 
 
-def bound(host: str, port: int, setting: str = "--port") -> socket.socket:
-    """A socket that listens there; `setting` is what could choose another. Raises StartupError."""
+def listen(host: str, port: int, setting: str = "--port") -> socket.socket:
+    """A socket that listens on the address. `setting` is named in the error. Raises StartupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named in full, for asyncio turns Nagle off only on sockets that say they are TCP.
+    # The protocol is given explicitly, because asyncio sets TCP_NODELAY only on sockets with IPPROTO_TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(2_048)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise StartupError(
-            f"cannot listen on {host} port {port} ({(error.strerror or 'refused').lower()}):"
-            f" stop what uses it, or choose another with {setting}"
+            f"Cannot listen on {host} port {port} ({(error.strerror or 'permission denied').lower()})."
+            f" Stop the process that uses the port, or choose another one with {setting}."
         ) from None
     return listening

@@ -1,7 +1,15 @@
-"""`serve --workers N`: a parent that owns the socket, and keeps N processes serving on it. It serves nothing itself.
+"""The supervisor of `serve --workers N`: owns the listening socket and keeps N worker processes serving on it.
 
-A pair of sockets links each process to the parent: over it the process says every second that it lives, and learns that
-the parent is gone. One that ends is replaced; one that is silent for long is killed first.
+The supervisor serves no API requests itself. A pair of sockets links it to each worker process: the process reports its
+metrics every second, and learns from the end of the link that the supervisor has ended.
+
+A process that ends is replaced. A process that has not reported for 30 s (for example after SIGSTOP) is killed and
+replaced; one that has not yet started has 300 s. Processes that end within 10 s are restarted with a backoff of 0.5 to
+30 s. The supervisor exits when a process cannot start and none has ever started, or when five starts in a row have
+failed and no process serves.
+
+Signals: SIGTERM and SIGINT stop all processes, a second SIGINT kills them. SIGHUP replaces them one after the other,
+so that the others keep serving.
 """
 
 import asyncio
@@ -20,264 +28,288 @@ import orjson
 from gateway.app import opened_database, prepare
 from gateway.config import Settings
 from gateway.server import http_server
-from gateway.server.worker_process import BEAT, serve_here
-from gateway.telemetry.gauges import stored
-from gateway.telemetry.metrics import Measures, Sample, Sum
+from gateway.server.worker_process import REPORT_INTERVAL, run_worker
+from gateway.telemetry.gauges import database_gauges
+from gateway.telemetry.metrics import AggregatedMetrics, Metrics, Sample
 
 log = logging.getLogger(__name__)
 
-_SILENCE = 30  # beats without a sign of life until a process is taken for stuck
-_STARTING = 300  # the same for one that has not served yet
-_STABLE = 10.0  # seconds after which the end of a process is not held against the next one
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a process that did not live long is started again
-_TRIES = 5  # starts that may fail in a row while nobody serves
-_GRACE = 15.0  # seconds that a process has to stop in, beside those that the settings give it
+_MAX_MISSED_REPORTS = 30  # after which a process is killed
+_MAX_MISSED_REPORTS_STARTING = 300  # the same for a process that has not started serving
+_STABLE_AFTER = 10.0  # seconds after its start from which a process that ends is restarted without a delay
+_MIN_RESTART_DELAY, _MAX_RESTART_DELAY = 0.5, 30.0  # seconds
+_MAX_FAILED_STARTS = 5  # in a row, while no process serves
+_STOP_GRACE = 15.0  # seconds that a process has to stop, in addition to GATEWAY_STOP_DELAY and GATEWAY_DRAIN_TIMEOUT
 
-_LONGEST_LINE = 16_777_216  # bytes of what a process has counted
+_MAX_REPORT_LENGTH = 16_777_216  # bytes
 
-_spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks and loops in the middle of something
+_spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks and event loops in an undefined state
 
 
-def supervise(settings: Settings, *, demo: bool, say: Callable[[str], None]) -> int:
-    """Serves until a signal says stop; the exit code. The database must be migrated. Raises StartupError."""
+def supervise(settings: Settings, *, demo: bool, echo: Callable[[str], None]) -> int:
+    """Serves until SIGINT or SIGTERM, and returns the exit code. The database must be migrated. Raises StartupError.
+
+    `echo` receives the banner once all processes serve, and "stopped" at the end.
+    """
     with (
-        http_server.bound(settings.host, settings.port) as listening,
-        http_server.bound_for_metrics(settings) as measuring,
+        http_server.listen(settings.host, settings.port) as listening,
+        http_server.listen_for_metrics(settings) as metrics_socket,
     ):
-        return asyncio.run(_run(settings, demo, _Supervisor(settings, listening, measuring, say)))
+        return asyncio.run(_run(settings, demo, _Supervisor(settings, listening, metrics_socket, echo)))
 
 
 async def _run(settings: Settings, demo: bool, supervisor: "_Supervisor") -> int:
-    asks = await prepare(settings, demo=demo)
-    async with supervisor.measured():
-        return await supervisor.run(asks=asks)
+    requires_authentication = await prepare(settings, demo=demo)
+    async with supervisor.serving_metrics():
+        return await supervisor.run(requires_authentication=requires_authentication)
 
 
-class _Child:
-    """One process, from its start to its end. What it has counted goes to `hear`."""
-
-    def __init__(
-        self, settings: Settings, listening: socket.socket, slot: int, hear: Callable[["_Child", list[Sample]], None]
-    ) -> None:
-        self._link, theirs = socket.socketpair()
-        self._process = _spawn.Process(target=serve_here, args=(settings, listening, theirs, slot), name="gateway")
-        # Ctrl-C and a terminal that closes reach the whole group, but the parent alone answers to them.
-        with theirs, _blocked(signal.SIGINT, signal.SIGHUP):
-            self._process.start()
-        self._told = hear
-        self._started = time.monotonic()
-        self.ready = asyncio.Event()
-        self.renewed = False  # was told to make place for a new one
-        self.silent = 0  # beats since the last sign of life
-
-    def __str__(self) -> str:
-        return f"process {self._process.pid}"
-
-    @property
-    def stable(self) -> bool:
-        """Whether it has served for a while."""
-        return self.ready.is_set() and time.monotonic() - self._started > _STABLE
-
-    async def follow(self) -> int:
-        """Listens to it until it has ended; its exit code, which is negative for a signal."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._process.sentinel, ended.set)
-        hearing = asyncio.create_task(self._hear())
-        try:
-            await ended.wait()
-        finally:
-            loop.remove_reader(self._process.sentinel)
-            await asyncio.wait([hearing], timeout=BEAT)  # for what it said last
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
-        self._process.join()
-        assert self._process.exitcode is not None
-        return self._process.exitcode
-
-    async def _hear(self) -> None:
-        reader, writer = await asyncio.open_connection(sock=self._link, limit=_LONGEST_LINE)
-        with contextlib.closing(writer):
-            while line := await reader.readline():
-                self.silent = 0
-                self._told(self, orjson.loads(line))
-
-    def stop(self) -> None:
-        self._process.terminate()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-class _Supervisor:
-    """Keeps `settings.workers` processes running until it is told to stop."""
+class _WorkerProcess:
+    """One process, from its start to its end. `on_report` receives the samples of each report."""
 
     def __init__(
         self,
         settings: Settings,
         listening: socket.socket,
-        measuring: socket.socket | None,
-        say: Callable[[str], None],
+        slot: int,
+        on_report: Callable[["_WorkerProcess", list[Sample]], None],
+    ) -> None:
+        self._link, process_end = socket.socketpair()
+        self._process = _spawn.Process(target=run_worker, args=(settings, listening, process_end, slot), name="gateway")
+        # A terminal sends SIGINT and SIGHUP to the whole process group, but only the supervisor handles them.
+        with process_end, _blocked(signal.SIGINT, signal.SIGHUP):
+            self._process.start()
+        self._on_report = on_report
+        self._started = time.monotonic()
+        self.ready = asyncio.Event()  # set by the first report
+        self.being_replaced = False  # was stopped to be replaced by a new process
+        self.missed_reports = 0  # report intervals since the last report
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def stable(self) -> bool:
+        """Whether it serves and was started more than 10 s ago."""
+        return self.ready.is_set() and time.monotonic() - self._started > _STABLE_AFTER
+
+    async def wait(self) -> int:
+        """Receives reports until the process has ended. Returns its exit code, which is negative for a signal."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._process.sentinel, ended.set)
+        receiving = asyncio.create_task(self._receive_reports())
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._process.sentinel)
+            await asyncio.wait([receiving], timeout=REPORT_INTERVAL)  # for the last report
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    async def _receive_reports(self) -> None:
+        reader, writer = await asyncio.open_connection(sock=self._link, limit=_MAX_REPORT_LENGTH)
+        with contextlib.closing(writer):
+            while line := await reader.readline():
+                self.missed_reports = 0
+                self._on_report(self, orjson.loads(line))
+
+    def stop(self) -> None:
+        """Sends SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        self._process.kill()
+
+
+class _Supervisor:
+    """Keeps `settings.workers` processes running until a signal stops it. Each process has a slot from 0 to N - 1."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listening: socket.socket,
+        metrics_socket: socket.socket | None,
+        echo: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._listening = listening
-        self._measuring = measuring
-        self._measures = Measures()
-        self._sum = Sum()
-        self._say = say
-        self._children: dict[int, _Child] = {}  # by slot
-        self._asks = False
-        self._proved = asyncio.Event()  # a process has served, so another one can
-        self._came = asyncio.Event()  # another process serves
-        self._greeted = False
+        self._metrics_socket = metrics_socket
+        self._metrics = Metrics()
+        self._process_metrics = AggregatedMetrics()
+        self._echo = echo
+        self._processes: dict[int, _WorkerProcess] = {}  # by slot
+        self._requires_authentication = False
+        self._first_ready = asyncio.Event()  # a process has served, so the configuration works
+        self._process_ready = asyncio.Event()  # set each time that a process begins to serve
+        self._banner_shown = False
         self._stopping = asyncio.Event()
-        self._renewing = asyncio.Event()
-        self._patience = settings.stop_delay + settings.drain_timeout + _GRACE
-        self._failed = 0  # starts in a row
-        self._code = 0
+        self._replace_requested = asyncio.Event()
+        self._stop_timeout = settings.stop_delay + settings.drain_timeout + _STOP_GRACE
+        self._failed_starts = 0  # in a row
+        self._exit_code = 0
 
-    async def run(self, *, asks: bool) -> int:
-        """Until a signal says stop or no process can be started; the exit code. `asks`: everybody who they are."""
-        self._asks = asks
+    async def run(self, *, requires_authentication: bool) -> int:
+        """Runs until a signal stops it or no process can be started. Returns the exit code."""
+        self._requires_authentication = requires_authentication
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        loop.add_signal_handler(signal.SIGHUP, self._renewing.set)
-        keepers = [asyncio.create_task(self._keep(slot)) for slot in range(self._settings.workers)]
-        others = [asyncio.create_task(self._watch()), asyncio.create_task(self._renew_forever())]
+        loop.add_signal_handler(signal.SIGHUP, self._replace_requested.set)
+        slots = [asyncio.create_task(self._run_slot(slot)) for slot in range(self._settings.workers)]
+        others = [asyncio.create_task(self._kill_silent_processes()), asyncio.create_task(self._replace_on_request())]
         await asyncio.wait(
-            [asyncio.create_task(self._stopping.wait()), *keepers, *others], return_when=asyncio.FIRST_COMPLETED
+            [asyncio.create_task(self._stopping.wait()), *slots, *others], return_when=asyncio.FIRST_COMPLETED
         )
-        self._stopping.set()  # also when one of ours has failed, which is raised below
-        await self._end(keepers)
+        self._stopping.set()  # also if one of the tasks has failed, which is raised below
+        await self._stop_processes(slots)
         for task in others:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await asyncio.gather(*keepers)
-        if self._greeted:
-            self._say("stopped")
-        return self._code
+        await asyncio.gather(*slots)
+        if self._banner_shown:
+            self._echo("stopped")
+        return self._exit_code
 
-    async def _keep(self, slot: int) -> None:
-        """One process after the other."""
-        pause = 0.0
-        if slot != 0:  # after the first, so that what keeps it from starting is told once
-            await self._unless_stopping(self._proved.wait())
+    async def _run_slot(self, slot: int) -> None:
+        """Keeps one process running in the slot."""
+        delay = 0.0
+        if slot != 0:  # slot 0 starts alone, so that a startup error is reported once and not by every process
+            await self._wait_unless_stopping(self._first_ready.wait())
         while not self._stopping.is_set():
-            child = self._children[slot] = _Child(self._settings, self._listening, slot, self._hear)
-            code = await child.follow()
-            del self._children[slot]
-            self._sum.end(child)
+            process = self._processes[slot] = _WorkerProcess(self._settings, self._listening, slot, self._on_report)
+            code = await process.wait()
+            del self._processes[slot]
+            self._process_metrics.end(process)
             if self._stopping.is_set():
-                self._code = self._code or (0 if code in (0, -signal.SIGTERM) else 1)
-            elif not child.renewed:
-                pause = 0.0 if child.stable else min(max(2 * pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
-                self._judge(child, code)
-                await self._unless_stopping(asyncio.sleep(pause))
+                self._exit_code = self._exit_code or (0 if code in (0, -signal.SIGTERM) else 1)
+            elif not process.being_replaced:
+                delay = 0.0 if process.stable else min(max(2 * delay, _MIN_RESTART_DELAY), _MAX_RESTART_DELAY)
+                self._on_unexpected_end(process, code)
+                await self._wait_unless_stopping(asyncio.sleep(delay))
 
-    def _judge(self, child: _Child, code: int) -> None:
-        """Gives up when processes cannot start: whoever started this one may know better."""
-        self._failed += not child.ready.is_set()
-        hopeless = not self._proved.is_set() or self._failed >= _TRIES
-        if not child.ready.is_set() and hopeless and not any(other.ready.is_set() for other in self._children.values()):
-            self._code = code if code > 0 else 1
-            if code != 2:  # then it has said why
-                log.error("%s could not start (%s); giving up", child, _words(code))
+    def _on_unexpected_end(self, process: _WorkerProcess, code: int) -> None:
+        """Stops the supervisor if processes cannot start. The service manager that started it then decides."""
+        ready = process.ready.is_set()
+        self._failed_starts += not ready
+        hopeless = not self._first_ready.is_set() or self._failed_starts >= _MAX_FAILED_STARTS
+        if not ready and hopeless and not any(other.ready.is_set() for other in self._processes.values()):
+            self._exit_code = code if code > 0 else 1
+            if code != 2:  # with code 2, the process has printed the reason
+                log.error("Worker process could not start pid=%s end=%s; stopping", process.pid, _end(code))
             self._stopping.set()
         else:
-            self._measures.process_ends.add(())
-            log.error("%s has ended (%s); another takes its place", child, _words(code))
+            self._metrics.process_ends.add(())
+            log.error("Worker process ended unexpectedly pid=%s end=%s; replacing it", process.pid, _end(code))
 
-    def _hear(self, child: _Child, samples: list[Sample]) -> None:
-        self._sum.replace(child, samples)
-        if child.ready.is_set():
+    def _on_report(self, process: _WorkerProcess, samples: list[Sample]) -> None:
+        self._process_metrics.replace(process, samples)
+        if process.ready.is_set():
             return
-        child.ready.set()
-        self._came.set()
-        self._failed = 0
-        self._proved.set()
-        serving_now = sum(child.ready.is_set() for child in self._children.values())
-        if serving_now == self._settings.workers and not self._greeted:
-            self._greeted = True
-            tls = bool(self._settings.tls_certificate)
-            self._say(http_server.greeting(self._listening, self._measuring, asks=self._asks, tls=tls))
+        process.ready.set()
+        self._process_ready.set()
+        self._failed_starts = 0
+        self._first_ready.set()
+        serving = sum(other.ready.is_set() for other in self._processes.values())
+        if serving == self._settings.workers and not self._banner_shown:
+            self._banner_shown = True
+            self._echo(
+                http_server.banner(
+                    self._listening,
+                    self._metrics_socket,
+                    requires_authentication=self._requires_authentication,
+                    tls=bool(self._settings.tls_certificate),
+                )
+            )
 
     # ---- stopping
 
     def _interrupt(self) -> None:
-        """The second Ctrl-C waits for nothing."""
+        """Stops all processes on the first SIGINT, and kills them on the second."""
         if self._stopping.is_set():
-            for child in self._children.values():
-                child.kill()
+            for process in self._processes.values():
+                process.kill()
         self._stopping.set()
 
-    async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
-        self._listening.close()  # theirs are closed one by one; nobody must wait in the queue of the last
-        for child in self._children.values():
-            child.stop()
-        await asyncio.wait(keepers, timeout=self._patience)
-        for child in self._children.values():
-            log.error("%s did not stop within %g seconds and is killed", child, self._patience)
-            child.kill()
+    async def _stop_processes(self, slots: list[asyncio.Task[None]]) -> None:
+        # Closed first: otherwise new connections would wait in the queue of the last process until it stops.
+        self._listening.close()
+        for process in self._processes.values():
+            process.stop()
+        await asyncio.wait(slots, timeout=self._stop_timeout)
+        for process in self._processes.values():
+            log.error("Killed worker process that did not stop within %g s pid=%s", self._stop_timeout, process.pid)
+            process.kill()
 
-    async def _unless_stopping(self, wait: Coroutine[Any, Any, object]) -> None:
-        """Waits for that, or until it is time to stop."""
+    async def _wait_unless_stopping(self, wait: Coroutine[Any, Any, object]) -> None:
+        """Returns when `wait` has ended or the supervisor is stopping."""
         tasks = [asyncio.create_task(wait), asyncio.create_task(self._stopping.wait())]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
 
-    # ---- while they serve
+    # ---- while serving
 
     @contextlib.asynccontextmanager
-    async def measured(self) -> AsyncIterator[None]:
-        """Serves the numbers of all processes, if somebody wants them."""
+    async def serving_metrics(self) -> AsyncIterator[None]:
+        """Serves the sum of the metrics of all processes, if a metrics address is configured."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._measuring is not None:
-                few = replace(self._settings, read_connections=1, write_connections=1)
-                database = await stack.enter_async_context(opened_database(few))
+            if self._metrics_socket is not None:
+                settings = replace(self._settings, read_connections=1, write_connections=1)
+                database = await stack.enter_async_context(opened_database(settings))
 
                 async def collect() -> list[Sample]:
-                    return [*self._sum.samples(), *self._measures.samples(), *await stored(database)]
+                    own = [*self._process_metrics.samples(), *self._metrics.samples()]
+                    return [*own, *await database_gauges(database)]
 
-                await stack.enter_async_context(http_server.serving_metrics(self._settings, self._measuring, collect))
+                await stack.enter_async_context(
+                    http_server.serving_metrics(self._settings, self._metrics_socket, collect)
+                )
             yield
 
-    async def _watch(self) -> None:
+    async def _kill_silent_processes(self) -> None:
         while True:
-            await asyncio.sleep(BEAT)
-            for child in self._children.values():
-                child.silent += 1
-                if child.silent == (_SILENCE if child.ready.is_set() else _STARTING):
-                    log.error("%s has been silent for %g seconds and is killed", child, child.silent * BEAT)
-                    child.kill()
+            await asyncio.sleep(REPORT_INTERVAL)
+            for process in self._processes.values():
+                process.missed_reports += 1
+                limit = _MAX_MISSED_REPORTS if process.ready.is_set() else _MAX_MISSED_REPORTS_STARTING
+                if process.missed_reports == limit:
+                    seconds = process.missed_reports * REPORT_INTERVAL
+                    log.error("Killed worker process that had not reported for %g s pid=%s", seconds, process.pid)
+                    process.kill()
 
-    async def _renew_forever(self) -> None:
-        """Replaces the processes one after the other, so that the others serve."""
+    async def _replace_on_request(self) -> None:
+        """On SIGHUP, replaces the processes one after the other, so that the others keep serving."""
         while True:
-            await self._renewing.wait()
-            self._renewing.clear()
-            log.info("every process is replaced")
+            await self._replace_requested.wait()
+            self._replace_requested.clear()
+            log.info("Received SIGHUP; replacing all worker processes")
             for slot in range(self._settings.workers):
-                old = self._children.get(slot)
+                old = self._processes.get(slot)
                 if old is not None:
-                    old.renewed = True
+                    old.being_replaced = True
                     old.stop()
-                    asyncio.get_running_loop().call_later(self._patience, old.kill)  # if it has not stopped then
-                while (new := self._children.get(slot)) is None or new is old or not new.ready.is_set():
-                    self._came.clear()
-                    await self._came.wait()
+                    asyncio.get_running_loop().call_later(self._stop_timeout, old.kill)  # no effect if it has stopped
+                while (new := self._processes.get(slot)) is None or new is old or not new.ready.is_set():
+                    self._process_ready.clear()
+                    await self._process_ready.wait()
 
 
-def _words(code: int) -> str:
+def _end(code: int) -> str:
+    """How a process ended: its exit code or the name of its signal."""
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
 @contextlib.contextmanager
-def _blocked(*numbers: signal.Signals) -> Iterator[None]:
-    """What is started in here never sees these signals; here they come afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Blocks signals while the block runs. Processes started in it never receive them; this one does afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -1,4 +1,9 @@
-"""One of the processes of `serve --workers N`: serves on a socket it is given, and tells the parent what it counts."""
+"""One process of `serve --workers N`: serves on an inherited socket, and reports to the supervisor.
+
+A report is one line of JSON with the samples of the process's metrics. It is sent every second, and is also the sign of
+life that the supervisor expects. The link is a pair of sockets. The supervisor sends nothing, so the end of the link
+means that the supervisor has ended, and the process stops.
+"""
 
 import asyncio
 import contextlib
@@ -15,21 +20,21 @@ from gateway.errors import StartupError
 from gateway.server import http_server
 from gateway.telemetry import logs
 
-BEAT = 1.0  # seconds between two signs of life
+REPORT_INTERVAL = 1.0  # seconds
 
 
-def serve_here(settings: Settings, listening: socket.socket, link: socket.socket, slot: int) -> None:
-    """Serves until SIGTERM, or until the parent at the other end of `link` is gone. Exit code 2: it cannot start.
+def run_worker(settings: Settings, listening: socket.socket, link: socket.socket, slot: int) -> None:
+    """Serves until SIGTERM, or until the supervisor has ended. Exits with code 2 if it cannot start.
 
-    The process in slot 0 keeps the inventory for all.
+    Only the process in slot 0 refreshes the inventory, for all processes.
     """
     logs.configure(settings)
     try:
         with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_serve(settings, listening, link, slot))
     except StartupError as error:
-        for fault in error.faults:
-            print(f"gateway: {' '.join(fault.split())}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"gateway: {' '.join(problem.split())}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -37,36 +42,35 @@ async def _serve(settings: Settings, listening: socket.socket, link: socket.sock
     reader, writer = await asyncio.open_connection(sock=link)
     tasks: list[asyncio.Task[None]] = []
 
-    async def began(gateway: Gateway, stop: Callable[[], None]) -> None:
-        tasks.append(asyncio.create_task(_live(gateway, writer)))
-        tasks.append(asyncio.create_task(_depend(reader, stop)))
+    async def on_started(gateway: Gateway, stop: Callable[[], None]) -> None:
+        tasks.append(asyncio.create_task(_report_periodically(gateway, writer)))
+        tasks.append(asyncio.create_task(_stop_with_supervisor(reader, stop)))
 
     try:
-        await http_server.serve_on(settings, listening, refreshes=slot == 0, began=began)
+        await http_server.serve_on(settings, listening, refreshes=slot == 0, on_started=on_started)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         writer.close()
-        with contextlib.suppress(OSError):  # the parent is gone
+        with contextlib.suppress(OSError):  # the supervisor has ended
             await writer.wait_closed()
 
 
-async def _live(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
+async def _report_periodically(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
-            _tell(gateway, writer)
-            await asyncio.sleep(BEAT)
+            _report(gateway, writer)
+            await asyncio.sleep(REPORT_INTERVAL)
     finally:
-        _tell(gateway, writer)
+        _report(gateway, writer)
 
 
-def _tell(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
-    if writer.transport.get_write_buffer_size() == 0:  # else the parent does not listen now
-        writer.write(orjson.dumps(gateway.measures.samples()) + b"\n")
+def _report(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
+    if writer.transport.get_write_buffer_size() == 0:  # otherwise the supervisor has not read the last report yet
+        writer.write(orjson.dumps(gateway.metrics.samples()) + b"\n")
 
 
-async def _depend(reader: asyncio.StreamReader, stop: Callable[[], None]) -> None:
-    """The parent says nothing; an end means that it is gone."""
-    await reader.read()
+async def _stop_with_supervisor(reader: asyncio.StreamReader, stop: Callable[[], None]) -> None:
+    await reader.read()  # returns at the end of the link
     stop()

@@ -1,1 +1,1 @@
-"""Engine, connections, transactions, migrations and the outbox's reader."""
+"""The database: connections, transactions, compiled statements and migrations, on SQLite and PostgreSQL."""

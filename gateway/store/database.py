@@ -1,8 +1,8 @@
-"""The database as the rest of the gateway sees it: consistent reads, atomic writes.
+"""The interface of a database: consistent reads and atomic writes, the same on SQLite and PostgreSQL.
 
-Work is an async function of a `Transaction`. It may wait for its transaction and for nothing else: on SQLite it is
-driven to its end inside the thread that owns the connection, on PostgreSQL it is awaited on the event loop. So the
-same functions run on both, and neither blocks the loop.
+The work of a transaction is an async function of a `Transaction`. It may await methods of that transaction and nothing
+else. SQLite runs it to completion in the thread that owns the connection; PostgreSQL awaits it on the event loop. The
+same functions therefore run on both databases, and neither blocks the event loop.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 class Transaction(Protocol):
-    """One transaction. Statements see each other's effects; nobody else does before it commits."""
+    """One transaction. Its statements see each other's effects; other transactions see them after the commit."""
 
     dialect: str  # "sqlite" or "postgresql"
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
-        """Runs SQL text in the driver's own terms; rows come back as the driver gives them."""
+        """Runs SQL text in the dialect and parameter style of the driver, and returns the driver's rows unconverted."""
         ...
 
     async def all(self, statement: Statement, **values: Any) -> list[Any]:
-        """Every row, as named tuples of Python values."""
+        """All rows of the statement, as named tuples of Python values."""
         ...
 
     async def first(self, statement: Statement, **values: Any) -> Any:
-        """The first row as a named tuple, or None."""
+        """The first row of the statement as a named tuple, or None when it returns no row."""
         ...
 
     async def run(self, statement: Statement, **values: Any) -> int:
-        """Runs a statement that returns no rows; how many rows it changed."""
+        """Runs a statement that returns no rows, and returns the number of rows it changed."""
         ...
 
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
@@ -44,62 +44,65 @@ Work = Callable[[Transaction], Awaitable[T]]
 
 
 class Load(NamedTuple):
-    """How much is being done, and how much waits for that."""
+    """The number of reads (or writes) that are running, and the number that are waiting to run."""
 
     running: int
     waiting: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much a database is asked for at once, and how long that may take, in seconds."""
+class DatabaseLimits:
+    """Limits on concurrency, on waiting and on the duration of reads and writes. Durations are in seconds."""
 
     read_connections: int
     write_connections: int
     read_timeout: float
     write_timeout: float
-    wait: float  # for a connection: to be free, to be opened
-    queue: int  # reads, and writes, that may wait; what comes on top is refused at once
+    acquire_timeout: float  # for waiting until a connection is free, and for opening one
+    max_waiting: int  # reads, and separately writes, that may wait; further ones are rejected immediately
 
 
 class Database(Protocol):
-    """Where the data is."""
+    """A database that runs reads and writes in transactions."""
 
     dialect: str
 
     @property
-    def statements(self) -> int:
-        """How many were sent since the start."""
+    def statement_count(self) -> int:
+        """The number of statements sent since the process started."""
         ...
 
     @property
     def load(self) -> Mapping[str, Load]:
-        """What is under way, by `read` and `write`."""
+        """The current load, under the keys `read` and `write`."""
         ...
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        """Runs `work` on one state of the database, again if its connection is lost. `single`: at most one statement.
+        """Runs `work` on one consistent state of the database. Retries once when the connection is lost.
 
-        Raises LimitExceeded when it takes longer than the read timeout, and Unavailable.
+        `single` promises that `work` sends at most one statement; the explicit transaction is then omitted.
+        Raises LimitExceeded when the read exceeds the read timeout, and Unavailable when the database cannot be used.
         """
         ...
 
     async def write(self, work: Work[T]) -> T:
-        """Runs `work` in a transaction that is durable when this returns, and leaves no trace when `work` raises.
+        """Runs `work` in a transaction. When this returns, the transaction is durable; when `work` raises, it has no
+        effect.
 
-        A transaction that has certainly left no trace, because its connection was lost or others stood in its way, is
-        begun anew: `work` may run more than once. Raises Unavailable when nothing was written, and Unconfirmed when
-        the database went away while it was told to commit.
+        A transaction that certainly had no effect, because its connection was lost or because it conflicted with
+        another transaction, is retried, so `work` may run more than once. Raises Unavailable when nothing was
+        written, and Unconfirmed when the connection was lost during COMMIT.
         """
         ...
 
     async def listen(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called on the event loop soon after a commit, and when commits may have gone unnoticed. It may be
-        called for nothing, and a commit of another process may go unnoticed: whoever listens looks by itself now and
-        then.
+        """Calls `wake` on the event loop soon after each commit, and whenever commits may have been missed.
+
+        `wake` may be called without a commit. Commits of other processes may be missed, so the listener must also
+        poll from time to time.
         """
         ...
 
     async def close(self) -> None:
-        """Lets what runs end, then closes every connection."""
+        """Waits for running work to end, then closes every connection."""
         ...

@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this version. Alembic is synchronous, so this has connections of its own."""
+"""Migrates a database to the schema of this version. Opens its own connections, because Alembic is synchronous."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -15,24 +15,25 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import StartupError
-from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
-from gateway.store.sqlite import BUSY_SECONDS
+from gateway.store.database_url import POSTGRES_EXTRA_MISSING, check_file, scheme, sqlite_path
+from gateway.store.sqlite import BUSY_TIMEOUT
 
-try:  # an extra
+try:  # an optional extra
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 except ImportError:
     psycopg = None  # type: ignore[assignment]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_PATIENCE = 10  # seconds that one host of several has to answer
-_LOCK = 727_274  # one number for all gateways: replicas that start at once migrate one after the other
+_CONNECT_TIMEOUT = 10  # seconds, per host of the URL
+# Key of the advisory lock. All gateways use the same key, so replicas that start together migrate one after the other.
+_ADVISORY_LOCK = 727_274
 
 
 def migrate(url: str) -> tuple[str | None, str]:
-    """Migrates to the newest revision; the revision before and after. Does nothing when it is there already.
+    """Migrates to the newest revision. Returns the revision before and after; does nothing when they are the same.
 
-    Raises StartupError when the database cannot be reached or belongs to something else.
+    Raises StartupError when the database cannot be reached or holds tables of another application.
     """
     try:
         with _connection(url) as connection:
@@ -41,18 +42,20 @@ def migrate(url: str) -> tuple[str | None, str]:
             assert newest is not None
             before = MigrationContext.configure(connection).get_current_revision()
             if before is None and sa.inspect(connection).get_table_names():
-                raise StartupError("the database holds something else: give the gateway one of its own")
+                raise StartupError("The database contains tables of another application. Use a separate database.")
             if before != newest:
                 command.upgrade(config, "head")
             return before, newest
     except DBAPIError as error:
-        raise StartupError(f"the database cannot be used: {_first_line(error)}") from None
+        raise StartupError(f"The database cannot be used: {_first_line(error)}") from None
     except CommandError:
-        raise StartupError("the database was made by a newer gateway: install that version or newer") from None
+        raise StartupError(
+            "The database was migrated by a newer version of the gateway. Install that version or a newer one."
+        ) from None
 
 
 def revisions() -> list[str]:
-    """Every revision that this version knows, oldest first."""
+    """All revisions that this version contains, oldest first."""
     known = ScriptDirectory(str(_MIGRATIONS)).walk_revisions()
     return [script.revision for script in known][::-1]
 
@@ -69,7 +72,7 @@ def _connection(url: str) -> Iterator[sa.Connection]:
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
             yield connection
     finally:
         engine.dispose()
@@ -78,19 +81,19 @@ def _connection(url: str) -> Iterator[sa.Connection]:
 def _engine(url: str) -> sa.Engine:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
-        engine = sa.create_engine("sqlite:///" + sqlite_path(url), connect_args={"timeout": BUSY_SECONDS})
-        # By itself the driver begins no transaction for DDL, and a migration that is killed would stay half done.
-        sa.event.listen(engine, "connect", _leave_transactions_alone)
+        engine = sa.create_engine("sqlite:///" + sqlite_path(url), connect_args={"timeout": BUSY_TIMEOUT})
+        # By default the driver begins no transaction for DDL, so a migration that is killed would be half applied.
+        sa.event.listen(engine, "connect", _disable_implicit_transactions)
         sa.event.listen(engine, "begin", _begin_immediate)
         return engine
     if psycopg is None:
-        raise StartupError(NEEDS_POSTGRES)
-    # The URL as libpq reads it: SQLAlchemy knows nothing of several hosts.
-    given: dict[str, Any] = {"connect_timeout": _PATIENCE} | conninfo_to_dict(url)
-    return sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**given))
+        raise StartupError(POSTGRES_EXTRA_MISSING)
+    # libpq parses the URL, because SQLAlchemy does not support several hosts.
+    parameters: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT} | conninfo_to_dict(url)
+    return sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**parameters))
 
 
-def _leave_transactions_alone(connection: sqlite3.Connection, _record: object) -> None:
+def _disable_implicit_transactions(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
 
 

@@ -1,8 +1,22 @@
-"""PostgreSQL through asyncpg: two small sets of connections, one for reads and one for writes.
+"""PostgreSQL through asyncpg: two small connection pools, one for reads and one for writes.
 
-What the server does not end by itself, because it is frozen or gone, is ended here; and what certainly left no trace is
-begun anew. Waits for locks are ended by the server, but never a COMMIT: one that waits for a standby and is ended
-counts as done, and would be lost with the server.
+Reads run in a REPEATABLE READ, READ ONLY transaction, so that all their statements see one state of the database; a
+read that promises a single statement runs without a transaction. Writes use a plain BEGIN, READ COMMITTED by default.
+
+Time limits. The server enforces them: `statement_timeout` for reads, `lock_timeout` and
+`idle_in_transaction_session_timeout` for writes. A server that is frozen or unreachable cannot, so the client ends the
+transaction itself `_GRACE` seconds later and discards the connection. No server-side limit applies to COMMIT: when a
+COMMIT that waits for a synchronous standby is canceled, PostgreSQL reports it as committed although the standby does
+not have it, and a failover would lose it.
+
+Retries. A transaction that certainly had no effect is retried without the caller's knowledge: once when its connection
+was lost before COMMIT was sent, and up to `_MAX_CONFLICTS` times in all when the server rolled it back because of a
+deadlock or a serialization failure. When the connection is lost, or the client's limit expires, during COMMIT, the
+outcome is unknown and the write raises Unconfirmed.
+
+Discarded connections. A connection whose task was canceled, or whose time limit expired on the client, is closed and
+never reused: asyncpg may then take every later transaction on it for a nested one and commit none of them. When a
+connection was lost, the idle ones of its pool are discarded too, because they are probably lost as well.
 """
 
 import asyncio
@@ -15,36 +29,36 @@ import asyncpg
 
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
-from gateway.store.database import Limits, Load, Work
-from gateway.store.postgres_errors import ConnectionLost, Contended, sorted_out
-from gateway.store.postgres_hosts import Hosts
-from gateway.store.postgres_listening import Listening
-from gateway.store.postgres_pool import Connections
+from gateway.store.database import DatabaseLimits, Load, Work
+from gateway.store.postgres_errors import ConnectionLost, TransactionConflict, translate
+from gateway.store.postgres_hosts import Connector
+from gateway.store.postgres_listener import CommitListener
+from gateway.store.postgres_pool import ConnectionPool
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
 
-_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_GRACE = 1.0  # seconds that the server has to end by itself what takes too long
-_TRIES = 6  # of a transaction that others stood in the way of
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_GRACE = 1.0  # seconds after the server's time limit at which the client ends a transaction itself
+_MAX_CONFLICTS = 6  # attempts of a transaction that the server rolls back because of a conflict
 
 _UNCONFIRMED = (
-    "the database went away while it was told to commit, so this may or may not have been accepted: repeat it with the"
-    " same idempotency key, or look before you ask again"
+    "The connection to the database was lost during COMMIT, so the request may or may not have been accepted."
+    " Repeat it with the same idempotency key, or check the current state before repeating it."
 )
 
 
 class PostgresTransaction:
-    """A `Transaction` on a connection that is inside one."""
+    """A `Transaction` on a connection on which a transaction, or a single statement, is running."""
 
     dialect = "postgresql"
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.statements = 0
+        self.statement_count = 0
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
-        self.statements += 1
+        self.statement_count += 1
         rows: list[Sequence[Any]] = await self._connection.fetch(sql, *parameters)
         return rows
 
@@ -58,12 +72,12 @@ class PostgresTransaction:
 
     async def run(self, statement: Statement, **values: Any) -> int:
         compiled = statement.compiled("postgresql")
-        self.statements += 1
+        self.statement_count += 1
         status: str = await self._connection.execute(compiled.sql, *compiled.parameters(values))
         return int(status.rpartition(" ")[2])
 
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
-        self.statements += 1
+        self.statement_count += 1
         await self._connection.executemany(sql, parameters)
 
 
@@ -72,31 +86,32 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, url: str, limits: Limits) -> None:
+    def __init__(self, url: str, limits: DatabaseLimits) -> None:
         self._limits = limits
-        self._hosts = Hosts(url, limits.wait)
-        milliseconds = str(int(limits.write_timeout * 1_000))
-        self._readers = Connections(
-            self._hosts,
+        self._connector = Connector(url, limits.acquire_timeout)
+        write_timeout_ms = str(int(limits.write_timeout * 1_000))
+        self._readers = ConnectionPool(
+            self._connector,
             limits.read_connections,
             limits,
             jit="off",
             statement_timeout=str(int(limits.read_timeout * 1_000)),
         )
-        self._writers = Connections(
-            self._hosts,
+        self._writers = ConnectionPool(
+            self._connector,
             limits.write_connections,
             limits,
             jit="off",
-            enable_seqscan="off",  # rows are found by key, also by a plan of a minute ago, when a table was empty
-            statement_timeout="0",
-            lock_timeout=milliseconds,
-            idle_in_transaction_session_timeout=milliseconds,  # a gateway that is frozen holds no locks for ever
+            # Writes find rows by key. A plan that was cached while a table was nearly empty must use the index too.
+            enable_seqscan="off",
+            statement_timeout="0",  # it would apply to COMMIT
+            lock_timeout=write_timeout_ms,
+            idle_in_transaction_session_timeout=write_timeout_ms,  # frees the locks of a gateway that is frozen
         )
-        self._reading = Deadline(limits.read_timeout + _GRACE)
-        self._listening: Listening | None = None
+        self._read_deadline = Deadline(limits.read_timeout + _GRACE)
+        self._listener: CommitListener | None = None
         self._wakes: list[Callable[[], None]] = []
-        self.statements = 0
+        self.statement_count = 0
 
     @property
     def load(self) -> Mapping[str, Load]:
@@ -109,24 +124,24 @@ class PostgresDatabase:
             return await self._read(work, single)
 
     async def _read(self, work: Work[T], single: bool) -> T:
-        connection = await self._readers.take()
+        connection = await self._readers.acquire()
         transaction = PostgresTransaction(connection)
         try:
             if single:
-                return await self._reading.keep(work(transaction))
-            return await self._reading.keep(_looked(transaction, connection, work))
+                return await self._read_deadline.run(work(transaction))
+            return await self._read_deadline.run(_run_read(transaction, connection, work))
         except asyncpg.QueryCanceledError as error:
-            raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
+            raise LimitExceeded(f"The read took longer than {self._limits.read_timeout:g} seconds.") from error
         except BaseException as error:
-            if (told := _told(error, connection, self._readers)) is error:
+            if (translated := _handle_error(error, connection, self._readers)) is error:
                 raise
-            raise told from error
+            raise translated from error
         finally:
-            self.statements += transaction.statements
-            self._readers.give_back(connection)
+            self.statement_count += transaction.statement_count
+            self._readers.release(connection)
 
     async def write(self, work: Work[T]) -> T:
-        lost, tries = False, 0
+        lost, conflicts = False, 0
         while True:
             try:
                 return await self._write(work)
@@ -134,87 +149,92 @@ class PostgresDatabase:
                 if lost:
                     raise
                 lost = True
-            except Contended:
-                tries += 1
-                if tries == _TRIES:
+            except TransactionConflict:
+                conflicts += 1
+                if conflicts == _MAX_CONFLICTS:
                     raise
-                await asyncio.sleep(0.01 * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 - so that one goes first
+                # Jitter, so that the transactions that conflicted do not conflict again.
+                await asyncio.sleep(0.01 * 2**conflicts * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _write(self, work: Work[T]) -> T:
-        connection = await self._writers.take()
+        connection = await self._writers.acquire()
         transaction = PostgresTransaction(connection)
         committing = False
         try:
             async with asyncio.timeout(self._limits.write_timeout + _GRACE):
-                result = await _begun(transaction, connection, work, "BEGIN")
+                result = await _run_uncommitted(transaction, connection, work, "BEGIN")
                 committing = True
                 await _commit(connection)
                 return result
         except BaseException as error:
-            told = _told(error, connection, self._writers)
-            if committing and (isinstance(told, ConnectionLost) or isinstance(error, TimeoutError)):
+            translated = _handle_error(error, connection, self._writers)
+            if committing and (isinstance(translated, ConnectionLost) or isinstance(error, TimeoutError)):
                 raise Unconfirmed(_UNCONFIRMED) from error
-            if told is error:
+            if translated is error:
                 raise
-            raise told from error
+            raise translated from error
         finally:
-            self.statements += transaction.statements
-            self._writers.give_back(connection)
+            self.statement_count += transaction.statement_count
+            self._writers.release(connection)
 
     async def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
-        if self._listening is None:
-            self._listening = Listening(self._hosts, self._wake)
+        if self._listener is None:
+            self._listener = CommitListener(self._connector, self._wake)
 
     def _wake(self) -> None:
         for wake in self._wakes:
             wake()
 
     async def close(self) -> None:
-        if self._listening is not None:
-            await self._listening.close()
+        if self._listener is not None:
+            await self._listener.close()
         await self._readers.close()
         await self._writers.close()
 
 
-async def _looked(transaction: PostgresTransaction, connection: Any, work: Work[T]) -> T:
-    """Runs `work` on one state of the database."""
-    result = await _begun(transaction, connection, work, _READ)
+async def _run_read(transaction: PostgresTransaction, connection: Any, work: Work[T]) -> T:
+    """Runs `work` in a read-only transaction, that is on one state of the database."""
+    result = await _run_uncommitted(transaction, connection, work, _BEGIN_READ)
     await connection.execute("ROLLBACK")
     return result
 
 
-async def _begun(transaction: PostgresTransaction, connection: Any, work: Work[T], begin: str) -> T:
-    """Runs `work` in a transaction that is left open. One that is canceled waits for nothing more."""
+async def _run_uncommitted(transaction: PostgresTransaction, connection: Any, work: Work[T], begin: str) -> T:
+    """Begins a transaction, runs `work` in it, and leaves it open. Rolls it back when `work` raises an Exception; after
+    a cancellation it sends nothing more.
+    """
     await connection.execute(begin)
     try:
         return await work(transaction)
     except Exception:
-        with contextlib.suppress(Exception):  # what has gone wrong before is what is told
+        with contextlib.suppress(Exception):  # the error of `work` is the one to raise
             await connection.execute("ROLLBACK")
         raise
 
 
 async def _commit(connection: Any) -> None:
-    """A COMMIT of a transaction in which a statement has failed takes it back, and calls that no error."""
+    """Commits. Raises RuntimeError when PostgreSQL rolled the transaction back instead, which it does without an error
+    when a statement in it has failed.
+    """
     if await connection.execute("COMMIT") != "COMMIT":
-        raise RuntimeError("a statement failed, and the work went on as if it had not")
+        raise RuntimeError("A statement failed and the work ignored the error, so the transaction was rolled back.")
 
 
-def _told(error: BaseException, connection: Any, pool: Connections) -> BaseException:
-    """What is raised instead of `error`. A connection that was lost, or may have more to say, is given up."""
+def _handle_error(error: BaseException, connection: Any, pool: ConnectionPool) -> BaseException:
+    """The exception to raise instead of `error`. Closes a connection that was lost or whose state is unknown."""
     if isinstance(error, GatewayError):
         return error
     if not isinstance(error, Exception) or isinstance(error, TimeoutError):
-        # A BEGIN that was cancelled makes asyncpg take every later transaction for a part of it, and commit none of
-        # them: nobody may have this connection again.
+        # After a BEGIN that was canceled, asyncpg takes every later transaction on the connection for a nested one and
+        # commits none of them, so the connection must not be reused.
         connection.terminate()
         if not isinstance(error, Exception):
             return error
-        pool.drop_idle()  # the server had time to end it by itself, so it is frozen or gone
-        return sorted_out(error, connection)
-    told = sorted_out(error, connection)
-    if isinstance(told, ConnectionLost):
+        pool.drop_idle()  # the server did not enforce its own time limit, so it is frozen or unreachable
+        return translate(error, connection)
+    translated = translate(error, connection)
+    if isinstance(translated, ConnectionLost):
         connection.terminate()
         pool.drop_idle()
-    return told
+    return translated

@@ -1,4 +1,7 @@
-"""What PostgreSQL and the network raise, sorted by what can be done about it. The causes are for the log alone."""
+"""Translates errors that PostgreSQL and the network raise into errors of the gateway.
+
+The translated error says what the caller can do. The original error goes to the log only.
+"""
 
 from typing import Any
 
@@ -8,28 +11,33 @@ from gateway.errors import GatewayError, Unavailable
 
 
 class ConnectionLost(Unavailable):
-    """The transaction has left no trace, and may be begun anew on another connection."""
+    """The connection was lost before COMMIT. The transaction had no effect and may be retried on another connection."""
 
 
-class Contended(Unavailable):
-    """The database took the transaction back so that another could go on: it may be begun anew."""
+class TransactionConflict(Unavailable):
+    """The server rolled the transaction back because of a deadlock or serialization failure. It may be retried."""
 
 
-_NO_ANSWER = "the database does not answer in time"
-_LOST = "the connection to the database was lost"
-_CONTENDED = "too many others change the same things at the same time"
+_TIMED_OUT = "The database did not answer in time."
+_LOST = "The connection to the database was lost."
+_CONFLICT = "Too many concurrent transactions changed the same rows."
 
-# The first that fits. What a newer gateway has migrated is found by a statement that was prepared before.
+# The first entry that matches applies. After another gateway has migrated the schema, statements that were prepared
+# before raise InvalidCachedStatementError or OutdatedSchemaCacheError; a new connection prepares them again.
 _KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[GatewayError], str], ...] = (
-    ((asyncpg.SerializationError, asyncpg.DeadlockDetectedError), Contended, _CONTENDED),
+    ((asyncpg.SerializationError, asyncpg.DeadlockDetectedError), TransactionConflict, _CONFLICT),
     ((asyncpg.InvalidCachedStatementError, asyncpg.exceptions.OutdatedSchemaCacheError), ConnectionLost, _LOST),
-    (asyncpg.LockNotAvailableError, Unavailable, "other work holds on to what this would change"),
-    # Another host may have taken over from one that is read-only.
-    (asyncpg.ReadOnlySQLTransactionError, ConnectionLost, "the database is read-only for now"),
-    (asyncpg.TooManyConnectionsError, Unavailable, "the database has no connections left"),
-    (asyncpg.InsufficientResourcesError, Unavailable, "the database is out of space or memory"),
-    (asyncpg.QueryCanceledError, Unavailable, "the database has ended the statement"),
-    (TimeoutError, Unavailable, _NO_ANSWER),
+    (
+        asyncpg.LockNotAvailableError,
+        Unavailable,
+        "Another transaction holds a lock on a row that this request would change.",
+    ),
+    # Lost: another host may have become the primary, and a new connection finds it.
+    (asyncpg.ReadOnlySQLTransactionError, ConnectionLost, "The database is currently read-only."),
+    (asyncpg.TooManyConnectionsError, Unavailable, "The database has no connections left."),
+    (asyncpg.InsufficientResourcesError, Unavailable, "The database is out of disk space or memory."),
+    (asyncpg.QueryCanceledError, Unavailable, "The database canceled the statement."),
+    (TimeoutError, Unavailable, _TIMED_OUT),
     (
         (
             OSError,
@@ -43,19 +51,21 @@ _KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[
 )
 
 
-def sorted_out(error: Exception, connection: Any) -> Exception:
-    """`error`, raised on `connection`, as the gateway tells it; what is no trouble of the database's stays as it is."""
+def translate(error: Exception, connection: Any) -> Exception:
+    """The error of the gateway that `error`, raised on `connection`, means; or `error` itself when it has no other
+    meaning, such as a bug.
+    """
     if isinstance(error, GatewayError):
         return error
-    for kinds, told, message in _KINDS:
+    for kinds, translated, message in _KINDS:
         if isinstance(error, kinds):
-            return told(message)
+            return translated(message)
     return ConnectionLost(_LOST) if connection.is_closed() else error
 
 
-def unreachable(error: Exception) -> Unavailable:
-    """`error`, raised while a connection was opened, as the gateway tells it."""
+def translate_connect_error(error: Exception) -> Unavailable:
+    """The Unavailable that `error`, raised while a connection was opened, means."""
     for kinds, _, message in _KINDS:
         if message is not _LOST and isinstance(error, kinds):
             return Unavailable(message)
-    return Unavailable("the database cannot be reached")
+    return Unavailable("The database cannot be reached.")

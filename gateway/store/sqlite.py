@@ -1,8 +1,61 @@
-"""SQLite: reads on the event loop or, when they are long, in threads; one writer that commits in groups.
+"""SQLite: reads on the event loop or in threads, and one writer thread that commits writes in groups.
 
-Every acknowledged write is on disk: WAL with synchronous=FULL, and futures are resolved after COMMIT. Writes that
-arrive while a commit is on its way share the next one; each has its own savepoint, so one that fails takes only
-itself back.
+Group commit
+============
+
+SQLite allows one writer at a time, and a durable COMMIT waits for an fsync, which takes much longer than a small
+statement. The gateway therefore does not commit each write separately. All writes of a process go through one thread
+(named "write") with one connection, and the writes that arrive while a COMMIT is in progress share the next one.
+
+ 1. `write` puts the work into a queue, as a `_QueuedWrite` with a future, and awaits the future. When
+    `DatabaseLimits.max_waiting` writes are unfinished, it raises Unavailable instead.
+ 2. The writer thread blocks until the queue has a write, then takes what else is queued at that moment, up to
+    `_MAX_GROUP` writes. It does not wait for more, so a single write is committed immediately.
+ 3. It sends BEGIN IMMEDIATE, which waits up to `write_timeout` for the lock of another process.
+ 4. It runs the writes one after the other, in the order of the queue, each between SAVEPOINT and RELEASE. When the
+    work raises, ROLLBACK TO undoes that write alone, and the exception is kept for its future. A write that had waited
+    longer than `write_timeout` when its group began is not run; it fails with Unavailable.
+ 5. It sends COMMIT. With journal_mode=WAL and synchronous=FULL, it returns after the log has been synced to disk.
+ 6. It schedules `_resolve` on the event loop, which sets the results and exceptions of the futures, `_RESOLVED_AT_ONCE`
+    of them in each iteration of the loop, so that requests that arrive meanwhile need not wait for what all the
+    resolved ones do next. After the last one it wakes the listeners. The writer thread meanwhile runs the next group.
+
+When BEGIN or COMMIT fails, or when SQLite itself rolls back the whole transaction during a write (disk full, I/O error,
+out of memory), every write of the group that has no error of its own fails with the translated error.
+
+Example, with a COMMIT that takes 2 ms:
+
+    0.0 ms  write A is queued. The writer is idle and takes the group [A]: BEGIN, A, COMMIT ...
+    0.4 ms  writes B, C and D are queued while the COMMIT of A is in progress.
+    2.1 ms  COMMIT returns. The future of A is resolved. The writer takes the group [B, C, D] and sends BEGIN.
+    2.2 ms  SAVEPOINT, B inserts a row, RELEASE.
+    2.3 ms  SAVEPOINT, C raises Conflict, ROLLBACK TO, RELEASE.
+    2.4 ms  SAVEPOINT, D reads and sees the row of B, RELEASE. COMMIT ...
+    4.5 ms  COMMIT returns. B and D get their results and C gets Conflict: three writes, one fsync.
+
+Invariants:
+
+ * A future gets a result only after the COMMIT of its group has returned. An acknowledged write is on disk.
+ * A write that raises leaves no change, and does not affect the other writes of its group.
+ * Writes are serialized in the order of the queue. Each sees the changes of the ones before it, in its group too; if
+    the group cannot be committed, all of them fail, so no success depends on a write that was lost.
+ * The work of a write awaits its transaction only. `run_to_completion` raises RuntimeError when it awaits anything
+    else, since the other writes of the group would wait for it.
+ * Canceling the caller does not cancel a queued write: the write may still be committed, and its result is dropped.
+ * Only an I/O error of COMMIT leaves the outcome open. It raises Unconfirmed; every other error means that nothing was
+    written.
+
+Reads
+=====
+
+Most reads take less time than waking a thread. `read` therefore runs the work on the event loop first, with a
+connection that waits for no lock and a time limit of `_INLINE_SECONDS`. SQLite calls a progress handler every
+`_PROGRESS_STEPS` virtual machine instructions; the handler interrupts a statement that is past its deadline. A read
+that is interrupted, or finds the database busy, runs again from the start in one of `read_connections` threads, with
+`read_timeout` as its limit. The work of a read may therefore run twice.
+
+A read in a thread is limited by a `ReadDeadline`, which other threads may move. When the client disconnects, the task
+is canceled, the deadline is moved into the past, and the statement is interrupted at the next call of the handler.
 """
 
 import asyncio
@@ -17,22 +70,22 @@ from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded, Unavailable
-from gateway.store.database import Limits, Load, Work
-from gateway.store.sqlite_errors import commit_failed, sorted_out
+from gateway.store.database import DatabaseLimits, Load, Work
+from gateway.store.sqlite_errors import translate, translate_commit_error
 from gateway.store.statements import Statement
 
 T = TypeVar("T")
 
-_GROUP = 256  # writes in one commit, at most
-_AT_ONCE = 2  # writes that are answered in one round of the event loop
-_GLANCE = 0.05  # seconds between two looks for commits of other processes; each takes some microseconds
-_STEPS = 20_000  # virtual machine steps between looks at the clock: some tenths of a millisecond
-_INLINE_SECONDS = 0.005  # that a read may hold the event loop
-BUSY_SECONDS = 30.0  # how long a connection waits for another process's lock
+_MAX_GROUP = 256  # writes in one commit
+_RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
+_POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
+_PROGRESS_STEPS = 20_000  # virtual machine instructions between checks of the deadline: some tenths of a millisecond
+_INLINE_SECONDS = 0.005  # that a read may run on the event loop
+BUSY_TIMEOUT = 30.0  # seconds that a connection waits for the lock of another process, by default
 
 
-class Deadline:
-    """When a read has to be done, by time.monotonic(). May be moved while it runs, from any thread."""
+class ReadDeadline:
+    """The time, by time.monotonic(), at which a read is interrupted. May be moved during the read, from any thread."""
 
     __slots__ = ("at",)
 
@@ -40,23 +93,24 @@ class Deadline:
         self.at = at
 
 
-_NEVER = Deadline()
+_NEVER = ReadDeadline()
 
 
 class SqliteTransaction:
-    """A `Transaction` on an open connection, for use in that connection's thread only."""
+    """A `Transaction` on an open connection. For use in the thread of that connection only."""
 
     dialect = "sqlite"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.statements = 0
+        self.statement_count = 0
         self.deadline = _NEVER  # a statement that runs past it is interrupted
-        # Looks at the clock, for SQLite adds up the steps of a statement over all the times that it is run.
-        connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, _STEPS)
+        # The handler compares the time instead of counting its calls, because SQLite counts the instructions of a
+        # prepared statement over all its executions.
+        connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, _PROGRESS_STEPS)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
-        self.statements += 1
+        self.statement_count += 1
         return self.connection.execute(sql, parameters).fetchall()
 
     async def all(self, statement: Statement, **values: Any) -> list[Any]:
@@ -69,25 +123,26 @@ class SqliteTransaction:
 
     async def run(self, statement: Statement, **values: Any) -> int:
         compiled = statement.compiled("sqlite")
-        self.statements += 1
+        self.statement_count += 1
         return self.connection.execute(compiled.sql, compiled.parameters(values)).rowcount
 
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
-        self.statements += 1
+        self.statement_count += 1
         self.connection.executemany(sql, parameters)
 
 
-def connect(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Opens the file with the settings that every connection to it must share."""
+def connect(path: str, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+    """Opens the file with the settings that every connection to it must share. `busy_timeout` is in seconds."""
     connection = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=1_024
+        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=1_024
     )
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
         "temp_store = MEMORY",
-        # Pages of the file are mapped, which is the system's memory; each connection's own are few, and stay with it.
+        # Up to 1 GiB of the file is memory-mapped, which all connections share through the operating system's page
+        # cache. The private cache of each connection is 16 MiB.
         "cache_size = -16384",
         "mmap_size = 1073741824",
     ):
@@ -95,8 +150,11 @@ def connect(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection
     return connection
 
 
-def drive(work: Work[T], transaction: SqliteTransaction) -> T:
-    """Runs `work` to its end in this thread. It has nothing to wait for: the transaction answers at once."""
+def run_to_completion(work: Work[T], transaction: SqliteTransaction) -> T:
+    """Runs `work` in this thread without an event loop. The methods of the transaction never suspend.
+
+    Raises RuntimeError when the work awaits anything else.
+    """
     coroutine: Any = work(transaction)
     try:
         coroutine.send(None)
@@ -104,22 +162,23 @@ def drive(work: Work[T], transaction: SqliteTransaction) -> T:
         result: T = stop.value
         return result
     coroutine.close()
-    raise RuntimeError("work in a transaction waited for something other than its transaction")
+    raise RuntimeError("The work of a transaction awaited something other than its transaction.")
 
 
-class _Wish:
-    """A write that waits for its commit."""
+class _QueuedWrite:
+    """A write in the queue of the writer thread, and its outcome."""
 
     def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
-        self.since = time.monotonic()
+        self.queued_at = time.monotonic()
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
+        """Sets the outcome on the future. Must be called on the event loop."""
         if self.future.done():
-            return  # its caller is gone
+            return  # its caller was canceled
         if self.error is None:
             self.future.set_result(self.result)
         else:
@@ -127,35 +186,35 @@ class _Wish:
 
 
 class SqliteDatabase:
-    """A `Database` in one file."""
+    """A `Database` in one SQLite file."""
 
     dialect = "sqlite"
 
-    def __init__(self, path: str, limits: Limits) -> None:
+    def __init__(self, path: str, limits: DatabaseLimits) -> None:
         self._path = path
         self._limits = limits
         self._local = threading.local()
-        self._inline: SqliteTransaction | None = None
-        self._soon = Deadline()
+        self._inline_transaction: SqliteTransaction | None = None
+        self._inline_deadline = ReadDeadline()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(limits.read_connections, "read")
-        self._reading = 0  # in threads, or waiting for one
-        self._writing = 0  # writes that wait or are under way
-        self._wishes: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_forever, name="write", daemon=True)
+        self._reading = 0  # reads that run in threads or wait for one
+        self._writing = 0  # writes that are queued or running
+        self._queued_writes: queue.SimpleQueue[_QueuedWrite | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._run_writer, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
-        self._glancing: asyncio.Task[None] | None = None
-        self._counted = 0
+        self._poll_task: asyncio.Task[None] | None = None
+        self._read_statement_count = 0
         self._write_transaction = SqliteTransaction(connect(path, limits.write_timeout))
         self._writer.start()
 
     @property
-    def statements(self) -> int:
-        return self._counted + self._write_transaction.statements
+    def statement_count(self) -> int:
+        return self._read_statement_count + self._write_transaction.statement_count
 
     @property
     def load(self) -> Mapping[str, Load]:
-        queued = self._wishes.qsize()
+        queued = self._queued_writes.qsize()
         limit = self._limits.read_connections
         return {
             "read": Load(min(self._reading, limit), max(self._reading - limit, 0)),
@@ -165,60 +224,58 @@ class SqliteDatabase:
     # ---- reads
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
-        """Most reads are done in less time than a thread takes to be woken, so each is tried here first; one that needs
-        more is begun anew in a thread. Work that reads may therefore run twice.
-        """
-        self._soon.at = time.monotonic() + _INLINE_SECONDS
+        """Tries the read on the event loop; one that takes too long there runs again from the start in a thread."""
+        self._inline_deadline.at = time.monotonic() + _INLINE_SECONDS
         try:
-            if self._inline is None:
-                self._inline = self._reader(0)
-            return self._read(work, single, self._inline, self._soon)
+            if self._inline_transaction is None:
+                self._inline_transaction = self._open_reader(0)
+            return self._read(work, single, self._inline_transaction, self._inline_deadline)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
-                raise sorted_out(error) from error
-        if self._reading >= self._limits.queue:
-            raise Unavailable(f"{self._reading} reads are waiting for the database already")
+                raise translate(error) from error
+        if self._reading >= self._limits.max_waiting:
+            raise Unavailable(f"The database queue is full: {self._reading} reads are waiting already.")
         self._reading += 1
-        deadline = Deadline()
+        deadline = ReadDeadline()
         try:
-            loop, since = asyncio.get_running_loop(), time.monotonic()
-            return await loop.run_in_executor(self._readers, self._read_in_thread, work, single, deadline, since)
+            loop, queued_at = asyncio.get_running_loop(), time.monotonic()
+            return await loop.run_in_executor(self._readers, self._read_in_thread, work, single, deadline, queued_at)
         except asyncio.CancelledError:
-            deadline.at = -inf  # nobody waits for it any more
+            deadline.at = -inf  # interrupts the statement, whose result has no receiver any more
             raise
         finally:
             self._reading -= 1
 
-    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, deadline: Deadline) -> T:
-        """Only the work has a deadline: a BEGIN or COMMIT that was interrupted would leave the transaction open."""
-        before = transaction.statements
+    def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, deadline: ReadDeadline) -> T:
+        """The deadline applies to the work only: interrupting BEGIN or COMMIT would leave the transaction open."""
+        before = transaction.statement_count
         if not single:
             transaction.connection.execute("BEGIN")
         transaction.deadline = deadline
         try:
-            return drive(work, transaction)
+            return run_to_completion(work, transaction)
         finally:
             transaction.deadline = _NEVER
             if not single:
                 transaction.connection.execute("COMMIT")
-            self._counted += transaction.statements - before
+            self._read_statement_count += transaction.statement_count - before
 
-    def _read_in_thread(self, work: Work[T], single: bool, deadline: Deadline, since: float) -> T:
+    def _read_in_thread(self, work: Work[T], single: bool, deadline: ReadDeadline, queued_at: float) -> T:
         now = time.monotonic()
-        if now - since > self._limits.wait:
-            raise Unavailable("all database connections are busy")
+        if now - queued_at > self._limits.acquire_timeout:
+            raise Unavailable("All database connections are busy.")
         deadline.at = min(deadline.at, now + self._limits.read_timeout)
         try:
             if not hasattr(self._local, "transaction"):
-                self._local.transaction = self._reader(self._limits.wait)
+                self._local.transaction = self._open_reader(self._limits.acquire_timeout)
             return self._read(work, single, self._local.transaction, deadline)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-                raise LimitExceeded(f"the read took longer than {self._limits.read_timeout:g} seconds") from error
-            raise sorted_out(error) from error
+                raise LimitExceeded(f"The read took longer than {self._limits.read_timeout:g} seconds.") from error
+            raise translate(error) from error
 
-    def _reader(self, busy_seconds: float) -> SqliteTransaction:
-        connection = connect(self._path, busy_seconds)
+    def _open_reader(self, busy_timeout: float) -> SqliteTransaction:
+        connection = connect(self._path, busy_timeout)
         connection.execute("PRAGMA query_only = ON")
         self._connections.append(connection)
         return SqliteTransaction(connection)
@@ -226,21 +283,22 @@ class SqliteDatabase:
     # ---- writes
 
     async def write(self, work: Work[T]) -> T:
-        if self._writing >= self._limits.queue:
-            raise Unavailable(f"{self._writing} writes are waiting for the database already")
-        wish = _Wish(work, asyncio.get_running_loop())
+        if self._writing >= self._limits.max_waiting:
+            raise Unavailable(f"The database queue is full: {self._writing} writes are waiting already.")
+        queued = _QueuedWrite(work, asyncio.get_running_loop())
         self._writing += 1
-        self._wishes.put(wish)
-        result: T = await wish.future
+        self._queued_writes.put(queued)
+        result: T = await queued.future
         return result
 
-    def _write_forever(self) -> None:
-        while (wish := self._wishes.get()) is not None:
-            group = [wish]
+    def _run_writer(self) -> None:
+        """The writer thread: gathers and commits groups until it takes None from the queue."""
+        while (first := self._queued_writes.get()) is not None:
+            group = [first]
             stop = False
-            while len(group) < _GROUP and not stop:
+            while len(group) < _MAX_GROUP and not stop:
                 try:
-                    another = self._wishes.get_nowait()
+                    another = self._queued_writes.get_nowait()
                 except queue.Empty:
                     break
                 if another is None:
@@ -248,81 +306,83 @@ class SqliteDatabase:
                 else:
                     group.append(another)
             self._commit(group)
-            group[0].future.get_loop().call_soon_threadsafe(self._settle, group)
+            group[0].future.get_loop().call_soon_threadsafe(self._resolve, group)
             if stop:
                 return
 
-    def _commit(self, group: list[_Wish]) -> None:
-        """Runs the group in one transaction. When that cannot be committed, every wish in it has failed.
+    def _commit(self, group: list[_QueuedWrite]) -> None:
+        """Runs and commits the group in one transaction. When the transaction fails, every write of the group fails.
 
-        What has waited for too long, because another process held the lock, is not begun any more.
+        A write that has waited longer than the write timeout, because another process held the lock, is not run.
         """
         connection = self._write_transaction.connection
-        told: Callable[[BaseException], BaseException] = sorted_out
-        late = time.monotonic() - self._limits.write_timeout
+        translate_error: Callable[[BaseException], BaseException] = translate
+        expired = time.monotonic() - self._limits.write_timeout
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for wish in group:
-                if wish.since < late:
-                    wish.error = Unavailable("other work holds on to the database")
+            for write in group:
+                if write.queued_at < expired:
+                    write.error = Unavailable("The database is locked by another transaction.")
                 else:
-                    self._attempt(wish, connection)
-            told = commit_failed
+                    self._run_in_savepoint(write, connection)
+            translate_error = translate_commit_error
             connection.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 - told to everybody who waits
+        except BaseException as error:  # noqa: BLE001 - raised to every caller of the group
             if connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):  # the next group tries again
+                with contextlib.suppress(sqlite3.Error):  # the next group would fail at BEGIN and try this again
                     connection.execute("ROLLBACK")
-            shown = told(error)
-            for wish in group:
-                wish.error = wish.error or shown
+            translated = translate_error(error)
+            for write in group:
+                write.error = write.error or translated
 
-    def _attempt(self, wish: _Wish, connection: sqlite3.Connection) -> None:
-        connection.execute("SAVEPOINT wish")
+    def _run_in_savepoint(self, write: _QueuedWrite, connection: sqlite3.Connection) -> None:
+        connection.execute("SAVEPOINT queued_write")
         try:
-            wish.result = drive(wish.work, self._write_transaction)
+            write.result = run_to_completion(write.work, self._write_transaction)
         except BaseException as error:
-            wish.error = sorted_out(error)
+            write.error = translate(error)
             if not connection.in_transaction:
-                raise  # SQLite took everything back by itself, such as for a full disk
-            connection.execute("ROLLBACK TO wish")
-        connection.execute("RELEASE wish")
+                raise  # SQLite has rolled back the whole transaction itself, for example because the disk is full
+            connection.execute("ROLLBACK TO queued_write")
+        connection.execute("RELEASE queued_write")
 
-    def _settle(self, group: list[_Wish]) -> None:
-        """A few at once: what comes meanwhile is not to wait for all that they go on to do."""
-        for wish in group[:_AT_ONCE]:
+    def _resolve(self, group: list[_QueuedWrite]) -> None:
+        """Resolves a few futures per iteration of the event loop, then wakes the listeners."""
+        for write in group[:_RESOLVED_AT_ONCE]:
             self._writing -= 1
-            wish.settle()
-        if later := group[_AT_ONCE:]:
-            asyncio.get_running_loop().call_soon(self._settle, later)
+            write.resolve()
+        if later := group[_RESOLVED_AT_ONCE:]:
+            asyncio.get_running_loop().call_soon(self._resolve, later)
         else:
             for wake in self._wakes:
                 wake()
 
     async def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
-        if self._glancing is None:
-            self._glancing = asyncio.create_task(self._glance(), name="glance")
+        if self._poll_task is None:
+            self._poll_task = asyncio.create_task(self._poll_commits(), name="poll commits")
 
-    async def _glance(self) -> None:
-        """SQLite tells nobody of other processes' commits, but each connection can see cheaply that there was one."""
-        if self._inline is None:
-            self._inline = self._reader(0)
-        seen = None
+    async def _poll_commits(self) -> None:
+        """Wakes the listeners when another process has committed. SQLite sends no notifications, but `PRAGMA
+        data_version` changes with each commit of another connection.
+        """
+        if self._inline_transaction is None:
+            self._inline_transaction = self._open_reader(0)
+        known = None
         while True:
-            with contextlib.suppress(sqlite3.OperationalError):  # it is busy: the next look tells
-                (now,) = self._inline.connection.execute("PRAGMA data_version").fetchone()
-                if now != seen:
-                    seen = now
+            with contextlib.suppress(sqlite3.OperationalError):  # the database is busy; the next poll will see it
+                (version,) = self._inline_transaction.connection.execute("PRAGMA data_version").fetchone()
+                if version != known:
+                    known = version
                     for wake in self._wakes:
                         wake()
-            await asyncio.sleep(_GLANCE)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def close(self) -> None:
-        if self._glancing is not None:
-            self._glancing.cancel()
-            await asyncio.gather(self._glancing, return_exceptions=True)
-        self._wishes.put(None)
+        if self._poll_task is not None:
+            self._poll_task.cancel()
+            await asyncio.gather(self._poll_task, return_exceptions=True)
+        self._queued_writes.put(None)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._writer.join)
         await loop.run_in_executor(None, self._readers.shutdown)

@@ -1,4 +1,4 @@
-"""What SQLite raises, sorted by what can be done about it. The causes are for the log alone."""
+"""Translates errors that SQLite raises into errors of the gateway. SQLite's own message goes to the log only."""
 
 import logging
 import sqlite3
@@ -7,39 +7,43 @@ from gateway.errors import Unavailable, Unconfirmed
 
 log = logging.getLogger(__name__)
 
+_LOCKED = "The database is locked by another transaction."
+_UNREACHABLE = "The database cannot be reached."
 _MESSAGES = {
-    sqlite3.SQLITE_BUSY: "other work holds on to the database",
-    sqlite3.SQLITE_LOCKED: "other work holds on to the database",
-    sqlite3.SQLITE_READONLY: "the database is read-only for now",
-    sqlite3.SQLITE_PERM: "the database cannot be reached",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be reached",
-    sqlite3.SQLITE_FULL: "the database is out of space",
-    sqlite3.SQLITE_NOMEM: "the database is out of memory",
-    sqlite3.SQLITE_IOERR: "the database cannot be read or written",
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_READONLY: "The database is currently read-only.",
+    sqlite3.SQLITE_PERM: _UNREACHABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNREACHABLE,
+    sqlite3.SQLITE_FULL: "The database is out of disk space.",
+    sqlite3.SQLITE_NOMEM: "The database is out of memory.",
+    sqlite3.SQLITE_IOERR: "The database cannot be read or written.",
 }
 
 
-def sorted_out(error: BaseException) -> BaseException:
-    """`error` as the gateway tells it; what is no trouble of the database's stays as it is."""
-    message = _MESSAGES.get(_kind(error))
+def translate(error: BaseException) -> BaseException:
+    """The Unavailable that `error` means, or `error` itself when it is not a condition of the database."""
+    message = _MESSAGES.get(_primary_code(error))
     if message is None:
         return error
-    log.warning("%s: %s", message, error)
+    log.warning("SQLite failed error=%s message=%s", error, message)
     return Unavailable(message)
 
 
-def commit_failed(error: BaseException) -> BaseException:
-    """The same, when it was a COMMIT: a disk that failed may have kept it, and show it after a restart."""
-    told = sorted_out(error)
-    if _kind(error) != sqlite3.SQLITE_IOERR:
-        return told
+def translate_commit_error(error: BaseException) -> BaseException:
+    """Like `translate`, for an error of COMMIT. After an I/O error the transaction may still be on disk and become
+    visible after a restart, so the outcome is Unconfirmed.
+    """
+    translated = translate(error)
+    if _primary_code(error) != sqlite3.SQLITE_IOERR:
+        return translated
     return Unconfirmed(
-        "the disk failed while the database was told to commit, so this may or may not have been accepted: look before"
-        " you ask again"
+        "A disk error occurred during COMMIT, so the request may or may not have been accepted."
+        " Check the current state before repeating it."
     )
 
 
-def _kind(error: BaseException) -> int:
-    """The primary result code; 0 for what is not SQLite's."""
+def _primary_code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 for an error that is not SQLite's."""
     code: int = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
     return code & 0xFF

@@ -1,7 +1,23 @@
-"""SQLAlchemy Core statements, compiled to text once per dialect and run on the bare driver.
+"""SQLAlchemy Core statements that are compiled to SQL text once per dialect and run directly on the database driver.
 
-A statement is declared at module level, over the SQLModel tables, and so is checked when its module is imported.
-Running it costs a dictionary of parameters and a tuple per row; SQLAlchemy is not asked again.
+SQLAlchemy's own execution costs more than a small query does. So it is used as a compiler only:
+
+ * A statement is declared once, at module level, over the SQLModel tables. A misspelled column fails at import.
+
+       _BY_NAME = Statement(select(Machine.id, Machine.created_at).where(col(Machine.name) == bindparam("name")))
+
+ * The first time that a transaction runs it, `Statement.compiled` compiles it for the transaction's dialect into a
+   `CompiledStatement`: the SQL text, the list of its bind parameters in positional order, each with its default and
+   with the function that converts a Python value for the driver, and the converters of the result columns. The
+   compiled form is kept with the statement.
+ * From then on, `await tx.first(_BY_NAME, name="web-01")` builds a tuple of parameters, calls the driver, and converts
+   each row into a named tuple. SQLAlchemy takes no part.
+
+Rules of bind parameters:
+
+ * Parameters are passed by name. One that is not passed has the default of its column or of its bindparam.
+ * A parameter named `x_folded` that is not passed is the case folding of the parameter `x` (see gateway.columns).
+ * A list is one parameter (`OneOf`, `InsertMany`), so the SQL text does not depend on its length.
 """
 
 from collections import namedtuple
@@ -26,8 +42,8 @@ _DIALECTS: dict[str, Callable[[], sa.Dialect]] = {
 }
 
 
-class Compiled:
-    """One statement in one dialect."""
+class CompiledStatement:
+    """A statement compiled for one dialect: SQL text, bind parameters and converters of result rows."""
 
     def __init__(self, clause: Any, dialect: sa.Dialect) -> None:
         compiled = clause.compile(dialect=dialect)
@@ -41,7 +57,7 @@ class Compiled:
         self._row, self._results = _row_type(clause, dialect)
 
     def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """`values` in the order, and in the types, that the driver wants them. Folded twins are filled in."""
+        """`values` in positional order, converted for the driver. Fills in defaults and case-folded columns."""
         bound = []
         for key, default, convert in self._binds:
             if key in values:
@@ -54,66 +70,76 @@ class Compiled:
         return tuple(bound)
 
     def row(self, values: Sequence[Any]) -> Any:
-        """A named tuple of Python values from a driver's row."""
+        """Converts a row of the driver into a named tuple of Python values."""
         return self._row._make(
             value if convert is None else convert(value) for value, convert in zip(values, self._results, strict=True)
         )
 
 
 class Statement:
-    """A Core statement that `Transaction` runs. Its bind parameters are filled by name."""
+    """A Core statement that a `Transaction` runs with its bind parameters passed by name."""
 
     def __init__(self, clause: Any) -> None:
         self._clause = clause
-        self._by_dialect: dict[str, Compiled] = {}
+        self._by_dialect: dict[str, CompiledStatement] = {}
 
-    def compiled(self, dialect: str) -> Compiled:
+    def compiled(self, dialect: str) -> CompiledStatement:
+        """The statement compiled for `sqlite` or `postgresql`; compiled on the first call, then cached."""
         try:
             return self._by_dialect[dialect]
         except KeyError:
-            compiled = self._by_dialect[dialect] = Compiled(self._clause, _DIALECTS[dialect]())
+            compiled = self._by_dialect[dialect] = CompiledStatement(self._clause, _DIALECTS[dialect]())
             return compiled
 
 
 def insert(table: type[SQLModel], *columns: str) -> Statement:
-    """Inserts one row of the named columns (and the folded twins that they have); returns its `id` where it has one."""
+    """An INSERT of one row with the named columns and their case-folded copies. Returns `id` if the table has it."""
     target = table.__table__  # type: ignore[attr-defined]
     names = [*columns, *(name + FOLDED for name in columns if name + FOLDED in target.c)]
     clause = sa.insert(target).values({name: sa.bindparam(name, type_=target.c[name].type) for name in names}).inline()
     return Statement(clause.returning(target.c.id) if "id" in target.c else clause)
 
 
-class InsertMany(sa.Executable, sa.ClauseElement):
-    """Inserts a row per member of the parameter `items`, in their order, and returns columns of each.
+def assignments(table: type[SQLModel], *names: str) -> dict[str, Any]:
+    """The argument of `values()` of an UPDATE of the named columns and their case-folded copies, as bind parameters."""
+    columns = table.__table__.c  # type: ignore[attr-defined]
+    all_names = [*names, *(name + FOLDED for name in names if name + FOLDED in columns)]
+    return {name: sa.bindparam(name, type_=columns[name].type) for name in all_names}
 
-    Columns of `each` are the items' own; `once` are parameters that all rows share, as are folded twins and defaults.
+
+class InsertMany(sa.Executable, sa.ClauseElement):
+    """Inserts one row per object of the list parameter `items`, in list order, and returns columns of each row.
+
+    `per_item` names the columns whose values are in the objects. `shared` names columns that have the same value, a
+    bind parameter, in all rows; their case-folded copies and the columns with a default are shared too.
     """
 
     inherit_cache = False
 
     def __init__(
-        self, table: type[SQLModel], *, once: Sequence[str], each: Sequence[str], returning: Sequence[str]
+        self, table: type[SQLModel], *, shared: Sequence[str], per_item: Sequence[str], returning: Sequence[str]
     ) -> None:
         columns = table.__table__.c  # type: ignore[attr-defined]
+        self.columns = columns
         self.table = table.__tablename__
-        self.each = {name: columns[name].type for name in each}
-        shared = [*once, *(name + FOLDED for name in once if name + FOLDED in columns)]
-        self.shared = {name: sa.bindparam(name, type_=columns[name].type) for name in shared}
+        self.per_item = {name: columns[name].type for name in per_item}
+        names = [*shared, *(name + FOLDED for name in shared if name + FOLDED in columns)]
+        self.shared = {name: sa.bindparam(name, type_=columns[name].type) for name in names}
         for column in columns:
-            if column.default is not None and column.key not in self.each | self.shared:
+            if column.default is not None and column.key not in self.per_item | self.shared:
                 self.shared[column.key] = sa.bindparam(column.key, column.default.arg, type_=column.type)
         self.items = sa.bindparam("items", type_=_Items())
         self.exported_columns = [columns[name] for name in returning]
 
     def sql(self, compiler: Any, source: str, item: str, order: str, **kw: Any) -> str:
-        """`source`: the items as rows; `item`: how a column of one is written; `order`: how they are numbered there."""
+        """`source` is the FROM item with one row per object, `item` the format of an expression that reads a column of
+        it, and `order` the expression that numbers its rows.
+        """
         shared = [compiler.process(bind, **kw) for bind in self.shared.values()]
-        values = ", ".join([*shared, *(item.format(name) for name in self.each)])
+        values = ", ".join([*shared, *(item.format(name) for name in self.per_item)])
+        names = ", ".join(self.columns[key].name for key in [*self.shared, *self.per_item])
         returned = ", ".join(column.name for column in self.exported_columns)
-        return (
-            f"INSERT INTO {self.table} ({', '.join([*self.shared, *self.each])})"
-            f" SELECT {values} FROM {source} ORDER BY {order} RETURNING {returned}"
-        )
+        return f"INSERT INTO {self.table} ({names}) SELECT {values} FROM {source} ORDER BY {order} RETURNING {returned}"
 
 
 @compiles(InsertMany, "sqlite")
@@ -124,16 +150,16 @@ def _insert_many_sqlite(element: InsertMany, compiler: Any, **kw: Any) -> str:
 
 @compiles(InsertMany, "postgresql")
 def _insert_many_postgresql(element: InsertMany, compiler: Any, **kw: Any) -> str:
-    types = ", ".join(f"{name} {type_.compile(dialect=compiler.dialect)}" for name, type_ in element.each.items())
+    types = ", ".join(f"{name} {type_.compile(dialect=compiler.dialect)}" for name, type_ in element.per_item.items())
     source = (
         f"ROWS FROM (json_to_recordset({compiler.process(element.items, **kw)}::json) AS ({types}))"
-        f" WITH ORDINALITY AS item ({', '.join(element.each)}, place)"
+        f" WITH ORDINALITY AS item ({', '.join(element.per_item)}, place)"
     )
     return element.sql(compiler, source, "item.{}", "item.place", **kw)
 
 
 class _Items(sa.TypeDecorator[list[Any]]):
-    """Rows as a JSON list of objects."""
+    """A list of dicts, bound as JSON text."""
 
     impl = sa.types.NullType
     cache_ok = True
@@ -143,7 +169,7 @@ class _Items(sa.TypeDecorator[list[Any]]):
 
 
 class _List(sa.TypeDecorator[list[Any]]):
-    """A list parameter: an array on PostgreSQL, JSON text on SQLite."""
+    """A list parameter, bound as an array on PostgreSQL and as JSON text on SQLite."""
 
     impl = sa.types.NullType
     cache_ok = True
@@ -153,10 +179,11 @@ class _List(sa.TypeDecorator[list[Any]]):
 
 
 class OneOf(sa.ColumnElement[Any]):
-    """`column` is among the values of a list parameter, however long that is, or among the rows of a SELECT.
+    """A condition: `column` is one of the values of a list parameter of any length, or of the rows of a SELECT.
 
-    Those rows are found first, and the column's index is used whatever PostgreSQL believes of how many there are: it
-    believes what it counted some time ago, and keeps a plan that it has made when a table was empty.
+    On PostgreSQL the SELECT becomes an array, `column = ANY(ARRAY(SELECT ...))`, so that it is evaluated first and the
+    index of the column is used. With IN, the planner would choose by its row estimates, which may be outdated: it keeps
+    using a plan that it cached when the table was empty.
     """
 
     inherit_cache = False
@@ -184,8 +211,8 @@ def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
     return f"{column} = ANY({compiler.process(element.values, **kw)})"
 
 
-class Beside(sa.ColumnElement[Any]):
-    """`column`, where another condition finds the rows: no index is to be chosen for this one."""
+class Unindexed(sa.ColumnElement[Any]):
+    """`column` in a condition for which SQLite must not choose an index, because another condition finds the rows."""
 
     inherit_cache = False
 
@@ -194,13 +221,14 @@ class Beside(sa.ColumnElement[Any]):
         self.type = self.column.type
 
 
-@compiles(Beside, "sqlite")
-def _beside_sqlite(element: Beside, compiler: Any, **kw: Any) -> str:
-    return f"+{compiler.process(element.column, **kw)}"  # without statistics any equality looks good to it
+@compiles(Unindexed, "sqlite")
+def _unindexed_sqlite(element: Unindexed, compiler: Any, **kw: Any) -> str:
+    # A unary plus prevents the use of an index. Without statistics SQLite would assume that any equality is selective.
+    return f"+{compiler.process(element.column, **kw)}"
 
 
-@compiles(Beside, "postgresql")
-def _beside_postgresql(element: Beside, compiler: Any, **kw: Any) -> str:
+@compiles(Unindexed, "postgresql")
+def _unindexed_postgresql(element: Unindexed, compiler: Any, **kw: Any) -> str:
     text: str = compiler.process(element.column, **kw)
     return text
 

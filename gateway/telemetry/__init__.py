@@ -1,1 +1,1 @@
-"""What is seen from outside: logs, metrics and traces. It looks at the other rooms; none of them knows of it."""
+"""Logs, metrics and traces. Instruments the other packages, none of which imports it."""

@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them, on a listener of their own."""
+"""Serves metrics in the Prometheus text format, on a separate listener."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from gateway.config import Settings
 from gateway.http.browser_safety import BrowserSafetyMiddleware
-from gateway.telemetry.metrics import BOUNDS, FAMILIES, Family, Sample, Value
+from gateway.telemetry.metrics import BUCKET_BOUNDS, FAMILIES, MetricFamily, Sample, Value
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,7 +27,10 @@ Collect = Callable[[], Awaitable[Iterable[Sample]]]
 
 
 def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
-    """Serves `/metrics`, and nothing else. With `settings` only to hosts and pages that the gateway itself answers."""
+    """Return the application that serves `/metrics` and nothing else.
+
+    With `settings`, requests are checked for `Host` and `Origin` like those to the gateway itself.
+    """
 
     async def metrics(_request: Request) -> Response:
         return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
@@ -37,16 +40,18 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
 
 
 def render(samples: Iterable[Sample]) -> bytes:
-    """The text, in the order of the families."""
-    found: dict[str, list[Sample]] = {name: [] for name in FAMILIES}
+    """Return the samples in text format, in the order of `FAMILIES`."""
+    by_family: dict[str, list[Sample]] = {name: [] for name in FAMILIES}
     for sample in samples:
-        found[sample[0]].append(sample)
+        by_family[sample[0]].append(sample)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Found(_metric(FAMILIES[name], of) for name, of in found.items() if of))
+    registry.register(_StaticCollector(_metric(FAMILIES[name], found) for name, found in by_family.items() if found))
     return generate_latest(registry)
 
 
-class _Found(Collector):
+class _StaticCollector(Collector):
+    """A Prometheus collector with fixed values."""
+
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
 
@@ -54,16 +59,16 @@ class _Found(Collector):
         return self._metrics
 
 
-def _metric(family: Family, samples: Iterable[Sample]) -> Metric:
-    words = family.help.replace("`", "")
+def _metric(family: MetricFamily, samples: Iterable[Sample]) -> Metric:
+    description = family.help.replace("`", "")
     if family.kind == "histogram":
-        histogram = HistogramMetricFamily(family.name, words, labels=family.labels)
+        histogram = HistogramMetricFamily(family.name, description, labels=family.labels)
         for _, labels, value in samples:
             assert isinstance(value, list)
             histogram.add_metric(list(labels), list(_buckets(value)), value[-1])
         return histogram
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, words, labels=family.labels)
+    metric = kind(family.name, description, labels=family.labels)
     for _, labels, value in samples:
         assert not isinstance(value, list)
         metric.add_metric(list(labels), value)
@@ -71,8 +76,9 @@ def _metric(family: Family, samples: Iterable[Sample]) -> Metric:
 
 
 def _buckets(value: Value) -> Iterator[tuple[str, float]]:
+    """Yield the upper bound and the cumulative count of each bucket."""
     assert isinstance(value, list)
     total = 0.0
-    for bound, count in zip([*map(str, BOUNDS), "+Inf"], value[:-1], strict=True):
+    for bound, count in zip([*map(str, BUCKET_BOUNDS), "+Inf"], value[:-1], strict=True):
         total += count
         yield bound, total

@@ -1,4 +1,4 @@
-"""Numbers that are looked up when somebody wants to see them: in this process, and in the database for all of them."""
+"""Gauges that are computed at each scrape: those of this process, and those in the database."""
 
 import os
 import time
@@ -11,14 +11,14 @@ from sqlmodel import col
 from gateway.changes.change_feed import ChangeFeed
 from gateway.columns import now
 from gateway.graphql.execution.executor import GraphQLExecutor
-from gateway.graphql.transports.streams import Streams
+from gateway.graphql.transports.streams import OpenStreams
 from gateway.models import Operation, OperationState, Provider
 from gateway.operations.statements import unfinished
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Statement
 from gateway.telemetry import metrics as m
-from gateway.telemetry.metrics import Family, Labels, Sample
+from gateway.telemetry.metrics import Labels, MetricFamily, Sample
 
 _STATM = Path("/proc/self/statm")
 
@@ -32,24 +32,24 @@ _UNFINISHED = Statement(
 _PROVIDERS = Statement(sa.select(col(Provider.name), col(Provider.observed_at), col(Provider.problem)))
 
 
-def gauges(
-    database: Database, executor: GraphQLExecutor, streams: Streams, feed: ChangeFeed, worker: Worker
-) -> Iterator[tuple[Family, Labels, float]]:
-    """What is true of this process."""
-    documents, moment = executor.documents, time.monotonic()
-    regulars, newcomers = documents.sizes
-    yield m.LOOKUPS, ("kept",), documents.kept
-    yield m.LOOKUPS, ("read",), documents.read
-    yield m.DOCUMENTS, ("regular",), regulars
-    yield m.DOCUMENTS, ("new",), newcomers
+def process_gauges(
+    database: Database, executor: GraphQLExecutor, streams: OpenStreams, feed: ChangeFeed, worker: Worker
+) -> Iterator[tuple[MetricFamily, Labels, float]]:
+    """Yield the gauges of this process."""
+    documents, at = executor.documents, time.monotonic()
+    protected, probationary = documents.sizes
+    yield m.LOOKUPS, ("kept",), documents.hits
+    yield m.LOOKUPS, ("read",), documents.misses
+    yield m.DOCUMENTS, ("regular",), protected
+    yield m.DOCUMENTS, ("new",), probationary
     yield m.STREAMS, (), len(streams)
     yield m.LISTENERS, (), feed.listeners
-    yield m.STATEMENTS, (), database.statements
+    yield m.STATEMENTS, (), database.statement_count
     for use, load in database.load.items():
         yield m.CONNECTIONS, (use, "running"), load.running
         yield m.CONNECTIONS, (use, "waiting"), load.waiting
-    yield m.FEED_AGE, (), moment - feed.worked_at
-    yield m.WORKER_AGE, (), moment - worker.worked_at
+    yield m.FEED_AGE, (), at - feed.worked_at
+    yield m.WORKER_AGE, (), at - worker.worked_at
     yield m.RUNNING, (), worker.running
     yield m.PROCESSES, (), 1
     yield m.CPU, (), time.process_time()
@@ -57,25 +57,25 @@ def gauges(
         yield m.MEMORY, (), int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def stored(database: Database) -> list[Sample]:
-    """What is true of the database, and so of all processes."""
+async def database_gauges(database: Database) -> list[Sample]:
+    """Return the gauges that are computed from the database and therefore are the same for all processes."""
 
     async def read(transaction: Transaction) -> list[Sample]:
-        moment = now()
+        at = now()
         found: list[Sample] = [(m.DATABASE_UP.name, (), 1)]
         states = {row.state: row for row in await transaction.all(_UNFINISHED)}
         for state in (OperationState.QUEUED, OperationState.RUNNING):
             row = states.get(state)
             found.append((m.UNFINISHED.name, (state,), row.number if row else 0))
-            oldest = (moment - row.since).total_seconds() if row else 0
+            oldest = (at - row.since).total_seconds() if row else 0
             found.append((m.OLDEST.name, (state,), max(0, oldest)))
         for row in await transaction.all(_PROVIDERS):
             found.append((m.PROVIDER_PROBLEM.name, (row.name,), int(row.problem is not None)))
             if row.observed_at is not None:
-                found.append((m.PROVIDER_AGE.name, (row.name,), max(0, (moment - row.observed_at).total_seconds())))
+                found.append((m.PROVIDER_AGE.name, (row.name,), max(0, (at - row.observed_at).total_seconds())))
         return found
 
     try:
         return await database.read(read)
-    except Exception:  # noqa: BLE001 - that it does not answer is what is to be told
+    except Exception:  # noqa: BLE001 - the failure itself is the value of the gauge
         return [(m.DATABASE_UP.name, (), 0)]

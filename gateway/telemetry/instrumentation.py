@@ -1,4 +1,4 @@
-"""Looks on while others work: requests, drivers and operations are counted and timed, and slow requests are logged."""
+"""Measures requests, driver calls and operations, and logs slow requests, with wrappers around the measured parts."""
 
 import asyncio
 import logging
@@ -27,95 +27,95 @@ from gateway.drivers.base import (
 )
 from gateway.errors import GatewayError
 from gateway.graphql.execution.executor import GraphQLExecutor
-from gateway.graphql.requests import Answer, GraphQLRequest, OperationKind
+from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
 from gateway.models import MachineKind
 from gateway.operations.claims import Claim
-from gateway.telemetry.metrics import Measures
-from gateway.telemetry.spans import Spans
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing_hooks import TracingHooks
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MOST_NAMES = 200  # of operations that are told apart
-_FAILED = b'{"errors":'  # how an answer with errors begins
-_LOOP = 0.25  # seconds between two looks at the loop
+_MAX_OPERATION_NAMES = 200  # label values for names of GraphQL operations, which clients choose
+_ERROR_PREFIX = b'{"errors":'  # the start of a response with errors at its top level
+_LAG_INTERVAL = 0.25  # seconds between two measurements of the event loop
 
 
-class ObservedExecutor:
-    """An `Executor` that counts and times what another one does for a transport."""
+class InstrumentedExecutor:
+    """An `Executor` that counts and times the requests of one transport. Slower ones than `slow` seconds are logged."""
 
-    def __init__(self, executor: GraphQLExecutor, transport: str, measures: Measures, slow: float) -> None:
+    def __init__(self, executor: GraphQLExecutor, transport: str, metrics: Metrics, slow: float) -> None:
         self._executor = executor
         self._documents = executor.documents
         self._transport = transport
-        self._requests = measures.requests
-        self._duration = measures.duration
+        self._requests = metrics.requests
+        self._duration = metrics.duration
         self._slow = slow
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
-    ) -> Answer:
-        begun = time.perf_counter()
-        answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)
-        took = time.perf_counter() - begun
-        kind, name = self._documents.label(request)
-        outcome = "refused" if not answer.ran else "error" if answer.body.startswith(_FAILED) else "ok"
+    ) -> GraphQLResponse:
+        started = time.perf_counter()
+        response = await self._executor.execute(request, caller, origin, queries_only=queries_only)
+        took = time.perf_counter() - started
+        kind, name = self._documents.metric_labels(request)
+        outcome = "refused" if not response.ran else "error" if response.body.startswith(_ERROR_PREFIX) else "ok"
         self._requests.add((self._transport, kind, outcome))
-        if (name,) not in self._duration and len(self._duration) >= _MOST_NAMES:
+        if (name,) not in self._duration and len(self._duration) >= _MAX_OPERATION_NAMES:
             name = "other"
         self._duration.observe((name,), took)
         if took > self._slow:
-            log.warning("a %s took %.1f seconds: %s", kind, took, name)
-        return answer
+            log.warning("Slow GraphQL %s name=%s took %.1f s", kind, name, took)
+        return response
 
-    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
-        """Counted as begun."""
+    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
+        """Count the subscription when it starts. Its duration is not measured."""
         self._requests.add((self._transport, "subscription", "ok"))
         return self._executor.subscribe(request, caller)
 
-    def kind(self, request: GraphQLRequest) -> OperationKind | None:
+    def kind(self, request: GraphQLRequest) -> OperationType | None:
         return self._executor.kind(request)
 
 
-class ObservedRest:
-    """Middleware of the REST routes."""
+class InstrumentedRest:
+    """Middleware that counts and times REST requests."""
 
-    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._measures = measures
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
 
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._measures.requests.add(("rest", _kind(scope["method"]), _outcome(message["status"])))
-                self._measures.duration.observe(("REST",), time.perf_counter() - begun)
+                self._metrics.requests.add(("rest", _kind(scope["method"]), _outcome(message["status"])))
+                self._metrics.duration.observe(("REST",), time.perf_counter() - started)
             await send(message)
 
         await self._app(scope, receive, send_and_count)
 
 
-class LoggedRequests:
-    """Middleware that logs every request: its path, never what it asks."""
+class RequestLogMiddleware:
+    """Middleware that logs the method, path, status and duration of every request, but no query string or body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status = 0
 
-        async def send_and_see(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_see)
+            await self._app(scope, receive, send_and_record_status)
         finally:
-            took = (time.perf_counter() - begun) * 1_000
+            took = (time.perf_counter() - started) * 1_000
             method = scope.get("method", "WEBSOCKET")
             log.info("%s %s %s in %.1f ms", method, ascii(scope["path"])[1:-1], status or "-", took)
 
@@ -128,15 +128,15 @@ def _outcome(status: int) -> str:
     return "ok" if status < 400 else "refused" if status < 500 else "error"
 
 
-class ObservedDriver(Driver):
-    """Times every call of a provider."""
+class InstrumentedDriver(Driver):
+    """A driver that counts failures of another one and times its calls."""
 
-    def __init__(self, provider: str, driver: Driver, measures: Measures, spans: Spans) -> None:
+    def __init__(self, provider: str, driver: Driver, metrics: Metrics, tracing: TracingHooks) -> None:
         self.name = driver.name
         self._provider = provider
         self._driver = driver
-        self._measures = measures
-        self._spans = spans
+        self._metrics = metrics
+        self._tracing = tracing
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return self._driver.matrix(kind)
@@ -144,8 +144,8 @@ class ObservedDriver(Driver):
     async def machines(self) -> Sequence[ReportedMachine]:
         return await self._call("machines", self._driver.machines())
 
-    def hints(self) -> AsyncIterator[str] | None:
-        return self._driver.hints()
+    def change_hints(self) -> AsyncIterator[str] | None:
+        return self._driver.change_hints()
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
         return await self._call("machine", self._driver.machine(machine_ref))
@@ -153,17 +153,17 @@ class ObservedDriver(Driver):
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._call("snapshots", self._driver.snapshots(machine_ref))
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        return await self._call("create", self._driver.create(work, wish))
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        return await self._call("create", self._driver.create(work, command))
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        await self._call("revert", self._driver.revert(work, wish))
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        await self._call("revert", self._driver.revert(work, command))
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._call("delete", self._driver.delete(work, wish))
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._call("delete", self._driver.delete(work, command))
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        return await self._call("recover", self._driver.recover(work, wish))
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        return await self._call("recover", self._driver.recover(work, command))
 
     async def health(self) -> None:
         await self._call("health", self._driver.health())
@@ -171,16 +171,16 @@ class ObservedDriver(Driver):
     async def close(self) -> None:
         await self._driver.close()
 
-    async def _call(self, call: str, answer: Awaitable[T]) -> T:
-        begun = time.perf_counter()
+    async def _call(self, call: str, result: Awaitable[T]) -> T:
+        started = time.perf_counter()
         try:
-            with self._spans.call(self._provider, call):
-                return await answer
+            with self._tracing.driver_call_span(self._provider, call):
+                return await result
         except (Exception, asyncio.CancelledError) as error:
-            self._measures.driver_errors.add((self._provider, call, _code(error)))
+            self._metrics.driver_errors.add((self._provider, call, _code(error)))
             raise
         finally:
-            self._measures.driver_seconds.observe((self._provider, call), time.perf_counter() - begun)
+            self._metrics.driver_seconds.observe((self._provider, call), time.perf_counter() - started)
 
 
 def _code(error: BaseException) -> str:
@@ -195,20 +195,20 @@ def _code(error: BaseException) -> str:
 
 
 @contextmanager
-def observed_work(measures: Measures, spans: Spans, claim: Claim) -> Iterator[None]:
-    """Around the work on an operation."""
+def instrumented_operation(metrics: Metrics, tracing: TracingHooks, claim: Claim) -> Iterator[None]:
+    """Trace the execution of an operation and count its final state."""
     try:
-        with spans.operation(claim):
+        with tracing.operation_span(claim):
             yield
     finally:
-        if claim.ended_as is not None:
-            measures.finished.add((claim.row.kind, claim.ended_as))
+        if claim.final_state is not None:
+            metrics.finished.add((claim.row.kind, claim.final_state))
 
 
-async def watch_loop(measures: Measures) -> None:
-    """Measures how late this loop is, until it is cancelled."""
+async def measure_loop_lag(metrics: Metrics) -> None:
+    """Measure the delay of the event loop until the task is canceled."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + _LOOP
-        await asyncio.sleep(_LOOP)
-        measures.loop_lag.observe((), max(0.0, loop.time() - due))
+        due = loop.time() + _LAG_INTERVAL
+        await asyncio.sleep(_LAG_INTERVAL)
+        metrics.loop_lag.observe((), max(0.0, loop.time() - due))

@@ -1,6 +1,7 @@
-"""The log: lines for people or JSON, with who asked for what. Written at once to standard error, so nothing piles up.
+"""Formats log lines as text or JSON, with the request id, the caller and the operation.
 
-What a client sends (documents, variables, headers) is never logged.
+Lines are written synchronously to standard error, so none are buffered. What clients send (documents, variables,
+headers) is never logged.
 """
 
 import logging
@@ -13,11 +14,11 @@ from gateway.config import Settings
 from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
 
-_QUIET = ("uvicorn", "alembic")  # libraries that tell what they do, and that they do it
+_QUIET = ("uvicorn", "alembic")  # libraries whose INFO lines are suppressed
 
 
 def configure(settings: Settings) -> None:
-    """Sets up the log of this process."""
+    """Configure logging of this process."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
@@ -26,13 +27,13 @@ def configure(settings: Settings) -> None:
 
 
 def _context() -> dict[str, str]:
-    """What the line is about, where that is known."""
-    about = {"requestId": REQUEST_ID.get(), "caller": CALLER.get(), "operation": OPERATION.get()}
-    return {name: value for name, value in about.items() if value != "-"}
+    """Return the request id, caller and operation of the current task, as far as they are known."""
+    context = {"requestId": REQUEST_ID.get(), "caller": CALLER.get(), "operation": OPERATION.get()}
+    return {name: value for name, value in context.items() if value != "-"}
 
 
 class _Json(logging.Formatter):
-    """An object per line, whatever is in the message."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -49,12 +50,12 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
-    """A line per message; only a traceback has more. What others have written cannot forge one."""
+    """One line per message, then the traceback if any. Line breaks are escaped, so a message cannot forge a line."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(told)s")
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(escaped)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        about = "".join(f" {name}={value}" for name, value in _context().items())
-        record.told = record.getMessage().replace("\r", "\\r").replace("\n", "\\n") + about
+        context = "".join(f" {name}={value}" for name, value in _context().items())
+        record.escaped = record.getMessage().replace("\r", "\\r").replace("\n", "\\n") + context
         return super().format(record)

@@ -1,7 +1,8 @@
-"""What is counted, and how: plain numbers by labels, in one thread, summed over processes where they are shown.
+"""The metric families, and the counters and histograms of a process.
 
-Counting one thing costs some hundred nanoseconds. Nothing here grows without bound: labels come from short lists,
-and of names that clients choose only so many are told apart.
+Values are plain numbers by label values, updated in one thread; an update costs a few hundred nanoseconds. They are
+aggregated over all processes when Prometheus scrapes them. Memory is bounded: label values come from fixed lists, and
+at most 200 of the operation names that clients choose become label values.
 """
 
 from bisect import bisect_left
@@ -9,120 +10,146 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)  # seconds
+BUCKET_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)  # seconds
 
 Labels = tuple[str, ...]
-Value = float | list[float]  # of a histogram: how many up to each bound, how many above, and the sum
+Value = float | list[float]  # of a histogram: the count of each bucket, the count above the last bound, and the sum
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """Numbers of one meaning. `latest`: over processes the largest counts, not the sum."""
+class MetricFamily:
+    """The description of a metric. `use_maximum`: processes are aggregated by their maximum instead of their sum."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     labels: Labels
     help: str
-    latest: bool = False
+    use_maximum: bool = False
 
 
-REQUESTS = Family(
+REQUESTS = MetricFamily(
     "gateway_requests_total",
     "counter",
     ("transport", "kind", "outcome"),
-    "What was asked, and whether the answer was `ok`, had an `error` at its top level, or was `refused` unread.",
+    "Requests by outcome: `ok`, `error` (the response has an error at its top level), or `refused` (not executed).",
 )
-DURATION = Family(
+DURATION = MetricFamily(
     "gateway_request_seconds",
     "histogram",
     ("operation",),
-    "How long answers took, by the name of the GraphQL operation: `other` for one that was new or has none, and beyond"
-    " the first 200 names; `REST` for the routes.",
+    "Duration of requests by the name of the GraphQL operation. `other`: operations without a name, seen for the first"
+    " time, or beyond 200 names. `REST`: all REST routes.",
 )
-REFUSED = Family(
-    "gateway_http_refused_total", "counter", ("status",), "Requests at `/graphql` that never were GraphQL."
+REFUSED = MetricFamily(
+    "gateway_http_refused_total",
+    "counter",
+    ("status",),
+    "Requests to `/graphql` that were rejected before a GraphQL request was read, by HTTP status.",
 )
-STREAMS = Family("gateway_streams", "gauge", (), "Open WebSockets and event streams.")
-LISTENERS = Family("gateway_subscriptions", "gauge", (), "Subscriptions that listen.")
-LOOKUPS = Family(
-    "gateway_documents_total", "counter", ("result",), "Documents that were `kept` compiled, and that had to be `read`."
+STREAMS = MetricFamily("gateway_streams", "gauge", (), "Open WebSockets and event streams.")
+LISTENERS = MetricFamily("gateway_subscriptions", "gauge", (), "Active subscriptions.")
+LOOKUPS = MetricFamily(
+    "gateway_documents_total", "counter", ("result",), "Document cache lookups: `kept` is a hit, `read` a miss."
 )
-DOCUMENTS = Family("gateway_documents_kept", "gauge", ("place",), "Documents in memory: `regular`, or `new`.")
-STATEMENTS = Family("gateway_database_statements_total", "counter", (), "Statements sent to the database.")
-CONNECTIONS = Family(
-    "gateway_database_work", "gauge", ("use", "state"), "Reads and writes that are `running`, or `waiting` for that."
+DOCUMENTS = MetricFamily(
+    "gateway_documents_kept", "gauge", ("place",), "Cached documents: `regular` (used repeatedly), or `new`."
 )
-FEED_AGE = Family(
-    "gateway_feed_age_seconds", "gauge", (), "Since changes were last read for subscribers; a second at most.", True
+STATEMENTS = MetricFamily("gateway_database_statements_total", "counter", (), "Statements sent to the database.")
+CONNECTIONS = MetricFamily(
+    "gateway_database_work",
+    "gauge",
+    ("use", "state"),
+    "Database reads and writes that are `running`, or `waiting` for a connection.",
 )
-WORKER_AGE = Family(
-    "gateway_worker_age_seconds", "gauge", (), "Since a worker last looked for operations; a second at most.", True
+FEED_AGE = MetricFamily(
+    "gateway_feed_age_seconds", "gauge", (), "Seconds since the change feed was last read. Normally at most 1.", True
 )
-RUNNING = Family("gateway_operations_running", "gauge", (), "Operations that processes of this gateway run.")
-FINISHED = Family(
+WORKER_AGE = MetricFamily(
+    "gateway_worker_age_seconds",
+    "gauge",
+    (),
+    "Seconds since a worker last looked for operations. Normally at most 1.",
+    True,
+)
+RUNNING = MetricFamily(
+    "gateway_operations_running", "gauge", (), "Operations that the processes of this gateway are running."
+)
+FINISHED = MetricFamily(
     "gateway_operations_finished_total",
     "counter",
     ("kind", "state"),
-    "Operations that ended here, by their last state.",
+    "Operations that finished in this gateway, by final state.",
 )
-DRIVER_SECONDS = Family(
-    "gateway_driver_seconds", "histogram", ("provider", "call"), "How long calls of providers took, failed ones too."
+DRIVER_SECONDS = MetricFamily(
+    "gateway_driver_seconds", "histogram", ("provider", "call"), "Duration of driver calls, including failed ones."
 )
-DRIVER_ERRORS = Family(
+DRIVER_ERRORS = MetricFamily(
     "gateway_driver_errors_total",
     "counter",
     ("provider", "call", "code"),
-    "Calls of providers that failed, by the code.",
+    "Failed driver calls, by error code.",
 )
-LOOP_LAG = Family(
-    "gateway_loop_lag_seconds", "histogram", (), "How late the event loop was, looked at 4 times a second."
+LOOP_LAG = MetricFamily(
+    "gateway_loop_lag_seconds", "histogram", (), "Delay of the event loop, measured 4 times a second."
 )
-CPU = Family("gateway_cpu_seconds_total", "counter", (), "CPU time of the processes that serve.")
-MEMORY = Family("gateway_memory_bytes", "gauge", (), "Resident memory of the processes that serve.")
-PROCESSES = Family("gateway_processes", "gauge", (), "Processes that serve.")
-PROCESS_ENDS = Family("gateway_process_ends_total", "counter", (), "Processes that ended and were started again.")
-DATABASE_UP = Family("gateway_database_up", "gauge", (), "1 when the database answered just now, else 0.")
-UNFINISHED = Family("gateway_operations", "gauge", ("state",), "Unfinished operations in the database, by state.")
-OLDEST = Family("gateway_operations_oldest_seconds", "gauge", ("state",), "Age of the oldest of them, by state.")
-PROVIDER_AGE = Family(
-    "gateway_provider_age_seconds", "gauge", ("provider",), "Since the provider was last read as a whole."
+CPU = MetricFamily("gateway_cpu_seconds_total", "counter", (), "CPU time of the serving processes.")
+MEMORY = MetricFamily("gateway_memory_bytes", "gauge", (), "Resident memory of the serving processes.")
+PROCESSES = MetricFamily("gateway_processes", "gauge", (), "Serving processes.")
+PROCESS_ENDS = MetricFamily("gateway_process_ends_total", "counter", (), "Processes that ended and were replaced.")
+DATABASE_UP = MetricFamily(
+    "gateway_database_up", "gauge", (), "1 if the database responded to this scrape, otherwise 0."
 )
-PROVIDER_PROBLEM = Family(
-    "gateway_provider_problem", "gauge", ("provider",), "1 when the last reading had a problem, else 0."
+UNFINISHED = MetricFamily("gateway_operations", "gauge", ("state",), "Unfinished operations in the database, by state.")
+OLDEST = MetricFamily(
+    "gateway_operations_oldest_seconds", "gauge", ("state",), "Age of the oldest unfinished operation, by state."
+)
+PROVIDER_AGE = MetricFamily(
+    "gateway_provider_age_seconds", "gauge", ("provider",), "Seconds since the last complete refresh of the provider."
+)
+PROVIDER_PROBLEM = MetricFamily(
+    "gateway_provider_problem",
+    "gauge",
+    ("provider",),
+    "1 if the last refresh of the provider had a problem, otherwise 0.",
 )
 
-FAMILIES = {family.name: family for family in list(vars().values()) if isinstance(family, Family)}
+FAMILIES = {family.name: family for family in list(vars().values()) if isinstance(family, MetricFamily)}
 
-Sample = tuple[str, Sequence[str], Value]  # the family's name, the labels' values
-Gauges = Callable[[], Iterable[tuple[Family, Labels, float]]]
+Sample = tuple[str, Sequence[str], Value]  # name of the family, label values, value
+GaugeSource = Callable[[], Iterable[tuple[MetricFamily, Labels, float]]]
 
 
-class Timings(dict[Labels, list[float]]):
-    """A histogram by labels."""
+class LabeledHistogram(dict[Labels, list[float]]):
+    """A histogram for each combination of label values."""
 
     def observe(self, labels: Labels, seconds: float) -> None:
         values = self.get(labels)
         if values is None:
-            values = self[labels] = [0] * (len(BOUNDS) + 2)
-        values[bisect_left(BOUNDS, seconds)] += 1
+            values = self[labels] = [0] * (len(BUCKET_BOUNDS) + 2)
+        values[bisect_left(BUCKET_BOUNDS, seconds)] += 1
         values[-1] += seconds
 
 
-class Counts(dict[Labels, int]):
-    """A counter by labels."""
+class LabeledCounter(dict[Labels, int]):
+    """A counter for each combination of label values."""
 
     def add(self, labels: Labels) -> None:
         self[labels] = self.get(labels, 0) + 1
 
 
-class Measures:
-    """The numbers of one process."""
+class Metrics:
+    """The metrics of one process."""
 
     def __init__(self) -> None:
-        self.requests, self.refused, self.finished, self.driver_errors = Counts(), Counts(), Counts(), Counts()
-        self.process_ends = Counts()
-        self.duration, self.driver_seconds, self.loop_lag = Timings(), Timings(), Timings()
-        self._counted: Mapping[Family, Counts | Timings] = {
+        self.requests, self.refused, self.finished, self.driver_errors = (
+            LabeledCounter(),
+            LabeledCounter(),
+            LabeledCounter(),
+            LabeledCounter(),
+        )
+        self.process_ends = LabeledCounter()
+        self.duration, self.driver_seconds, self.loop_lag = LabeledHistogram(), LabeledHistogram(), LabeledHistogram()
+        self._counted: Mapping[MetricFamily, LabeledCounter | LabeledHistogram] = {
             REQUESTS: self.requests,
             REFUSED: self.refused,
             FINISHED: self.finished,
@@ -132,39 +159,42 @@ class Measures:
             DRIVER_SECONDS: self.driver_seconds,
             LOOP_LAG: self.loop_lag,
         }
-        self._looks: list[Gauges] = []
+        self._gauge_sources: list[GaugeSource] = []
 
-    def look(self, gauges: Gauges) -> None:
-        """Adds numbers that are looked up when they are wanted."""
-        self._looks.append(gauges)
+    def add_gauges(self, source: GaugeSource) -> None:
+        """Add gauges whose values are computed by `source` whenever samples are taken."""
+        self._gauge_sources.append(source)
 
     def samples(self) -> list[Sample]:
-        """Everything as it is now."""
+        """Return the current value of every metric."""
         found: list[Sample] = [
             (family.name, labels, value) for family, values in self._counted.items() for labels, value in values.items()
         ]
-        return found + [(family.name, labels, value) for look in self._looks for family, labels, value in look()]
+        return found + [
+            (family.name, labels, value) for source in self._gauge_sources for family, labels, value in source()
+        ]
 
 
-class Sum:
-    """Samples of several processes as one. What a process has counted stays when it has ended."""
+class AggregatedMetrics:
+    """The metrics of several processes as one. Counters include ended processes, so they never decrease."""
 
     def __init__(self) -> None:
-        self._living: dict[object, Sequence[Sample]] = {}
+        self._running: dict[object, Sequence[Sample]] = {}
         self._ended: dict[tuple[str, Labels], Value] = {}
 
     def replace(self, process: object, samples: Sequence[Sample]) -> None:
-        """What the process has sent last."""
-        self._living[process] = samples
+        """Replace the samples of a running process by its latest ones."""
+        self._running[process] = samples
 
     def end(self, process: object) -> None:
-        """The process is gone."""
-        samples = self._living.pop(process, ())
+        """Remove a process that has ended. Its counters and histograms are kept, its gauges are not."""
+        samples = self._running.pop(process, ())
         _add(self._ended, [sample for sample in samples if FAMILIES[sample[0]].kind != "gauge"])
 
     def samples(self) -> list[Sample]:
+        """Return the metrics aggregated over all processes."""
         total = {key: list(value) if isinstance(value, list) else value for key, value in self._ended.items()}
-        for samples in self._living.values():
+        for samples in self._running.values():
             _add(total, samples)
         return [(name, labels, value) for (name, labels), value in total.items()]
 
@@ -178,4 +208,4 @@ def _add(total: dict[tuple[str, Labels], Value], samples: Iterable[Sample]) -> N
         elif isinstance(value, list) and isinstance(before, list):
             total[key] = [one + other for one, other in zip(before, value, strict=True)]
         elif isinstance(value, float | int) and isinstance(before, float | int):
-            total[key] = max(before, value) if FAMILIES[name].latest else before + value
+            total[key] = max(before, value) if FAMILIES[name].use_maximum else before + value

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span for each request, and in it for what is run, each statement, each call of a provider.
+"""OpenTelemetry tracing: spans for requests, GraphQL operations, transactions, statements and driver calls.
 
-Loaded only when somebody wants traces. What wraps is put around the parts once, so nothing is asked when it is off.
-Statements are told as they are sent, with placeholders for every value; variables are not.
+Imported only if tracing is enabled. The wrappers are installed once at startup, so disabled tracing costs nothing.
+Spans contain statements with placeholders, never the values of parameters or GraphQL variables.
 """
 
 import asyncio
@@ -32,80 +32,83 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
-from gateway.graphql.execution.documents import Documents
-from gateway.graphql.requests import Answer, Executor, GraphQLRequest, OperationKind
+from gateway.graphql.execution.documents import DocumentCache
+from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.operations.claims import Claim
 from gateway.operations.service import Outcome
 from gateway.store.database import Database, Load, Transaction, Work
 from gateway.store.statements import Statement
-from gateway.telemetry.spans import Spans
+from gateway.telemetry.tracing_hooks import TracingHooks
 
 T = TypeVar("T")
 
-_EXPORT_SECONDS = 5.0  # that a collector may take; spans that it does not take are dropped
-_LONGEST_SQL = 4_000
-_ORIGINS = 10_000  # operations whose requests are remembered
+_EXPORT_TIMEOUT = 5.0  # seconds; spans that the collector has not accepted by then are dropped
+_MAX_SQL_LENGTH = 4_000  # characters of a statement in a span
+_MAX_REQUEST_SPANS = 10_000  # operations that are linked with their request; the oldest are dropped
 
 
 @asynccontextmanager
-async def traced(endpoint: str) -> AsyncIterator["Tracing"]:
-    """What makes spans that are sent to `endpoint` by OTLP over HTTP. OTEL_… variables of the SDK are heeded."""
-    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_SECONDS)
+async def open_exporter(endpoint: str) -> AsyncIterator["OpenTelemetryHooks"]:
+    """Yield hooks whose spans are sent to `endpoint` by OTLP over HTTP. The SDK reads its own OTEL_… variables."""
+    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT)
     provider = TracerProvider(resource=Resource.create({"service.name": "snapshot-gateway"}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))  # its queue is bounded, and its own thread sends
+    provider.add_span_processor(BatchSpanProcessor(exporter))  # sends in its own thread from a bounded queue
     try:
-        yield Tracing(provider.get_tracer("gateway"))
+        yield OpenTelemetryHooks(provider.get_tracer("gateway"))
     finally:
         await asyncio.to_thread(provider.shutdown)
 
 
-class Tracing(Spans):
-    """Spans, as the tracer makes them."""
+class OpenTelemetryHooks(TracingHooks):
+    """Hooks that create spans with an OpenTelemetry tracer."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._origins: OrderedDict[int, SpanContext] = OrderedDict()  # by operation, the request that asked for it
+        self._request_spans: OrderedDict[int, SpanContext] = OrderedDict()  # by operation id: its request
 
     def middleware(self) -> list[Middleware]:
-        return [Middleware(TracedRequests, self._tracer)]
+        return [Middleware(TracingMiddleware, self._tracer)]
 
-    def executor(self, executor: Executor, documents: Documents) -> Executor:
-        return TracedExecutor(executor, documents, self._tracer)
+    def wrap_executor(self, executor: Executor, documents: DocumentCache) -> Executor:
+        return TracingExecutor(executor, documents, self._tracer)
 
-    def database(self, database: Database) -> Database:
-        return TracedDatabase(database, self._tracer)
+    def wrap_database(self, database: Database) -> Database:
+        return TracingDatabase(database, self._tracer)
 
-    def accepted(self, outcomes: Sequence[Outcome]) -> None:
+    def record_accepted(self, outcomes: Sequence[Outcome]) -> None:
         span = get_current_span()
         ids = [outcome.operation_id for outcome in outcomes if outcome.operation_id is not None]
         if ids and span.is_recording():
             span.set_attribute("gateway.operations", [f"operation-{id}" for id in ids])
-            self._origins.update((id, span.get_span_context()) for id in ids)
-            while len(self._origins) > _ORIGINS:
-                self._origins.popitem(last=False)
+            self._request_spans.update((id, span.get_span_context()) for id in ids)
+            while len(self._request_spans) > _MAX_REQUEST_SPANS:
+                self._request_spans.popitem(last=False)
 
     @contextmanager
-    def operation(self, claim: Claim) -> Iterator[None]:
-        """A trace of its own, for it may come long after its request; linked with that if it came to this process."""
-        origin = self._origins.pop(claim.row.id, None)
-        links = [] if origin is None else [Link(origin)]
+    def operation_span(self, claim: Claim) -> Iterator[None]:
+        """Start a trace of its own, because the operation may run long after its request.
+
+        The trace is linked with the span of the request if this process served it.
+        """
+        request_span = self._request_spans.pop(claim.row.id, None)
+        links = [] if request_span is None else [Link(request_span)]
         attributes = {"gateway.operation": f"operation-{claim.row.id}", "gateway.provider": claim.row.provider}
         with _span(self._tracer, claim.row.kind, Context(), attributes=attributes, links=links) as span:
             yield
-            if claim.ended_as is not None:
-                span.set_attribute("gateway.operation.state", claim.ended_as)
+            if claim.final_state is not None:
+                span.set_attribute("gateway.operation.state", claim.final_state)
 
-    def call(self, provider: str, call: str) -> AbstractContextManager[object]:
+    def driver_call_span(self, provider: str, call: str) -> AbstractContextManager[object]:
         return _span(self._tracer, f"{provider} {call}", kind=SpanKind.CLIENT)
 
 
-# What an exception says may hold values of rows, so its class has to do.
+# Exceptions are not recorded as span events, because their messages may contain values of rows.
 def _span(tracer: Tracer, name: str, context: Context | None = None, **more: Any) -> AbstractContextManager[Span]:
     return tracer.start_as_current_span(name, context, record_exception=False, **more)
 
 
-class TracedRequests:
-    """Middleware: a span for each HTTP request, below the caller's own (W3C Trace Context)."""
+class TracingMiddleware:
+    """Creates a span for each HTTP request, as a child of the client's span if sent (W3C Trace Context)."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -115,11 +118,11 @@ class TracedRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        with _span(self._tracer, scope["method"], extract(sent), kind=SpanKind.SERVER) as span:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        with _span(self._tracer, scope["method"], extract(headers), kind=SpanKind.SERVER) as span:
             span.set_attributes({"http.request.method": scope["method"], "url.path": scope["path"]})
 
-            async def send_and_tell(message: Message) -> None:
+            async def send_and_record(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.set_attribute("http.response.status_code", message["status"])
                     span.set_attribute("gateway.request_id", scope.get("state", {}).get("request_id", "-"))
@@ -127,41 +130,44 @@ class TracedRequests:
                         span.set_status(Status(StatusCode.ERROR))
                 await send(message)
 
-            await self._app(scope, receive, send_and_tell)
+            await self._app(scope, receive, send_and_record)
 
 
-class TracedExecutor:
-    """An `Executor` with a span for each query and mutation. Streams have none: they have no end to wait for."""
+class TracingExecutor:
+    """Creates a span for each query and mutation. Subscriptions have none, because they may never end."""
 
-    def __init__(self, executor: Executor, documents: Documents, tracer: Tracer) -> None:
+    def __init__(self, executor: Executor, documents: DocumentCache, tracer: Tracer) -> None:
         self._executor = executor
         self._documents = documents
         self._tracer = tracer
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
-    ) -> Answer:
+    ) -> GraphQLResponse:
         with _span(self._tracer, "graphql") as span:
-            answer = await self._executor.execute(request, caller, origin, queries_only=queries_only)
-            kind, name = self._documents.label(request)
+            response = await self._executor.execute(request, caller, origin, queries_only=queries_only)
+            kind, name = self._documents.metric_labels(request)
             span.update_name(f"{kind} {name}")
             span.set_attributes({"graphql.operation.type": kind, "graphql.operation.name": name})
-            if not answer.ran:
+            if not response.ran:
                 span.set_status(Status(StatusCode.ERROR, "refused"))
-            return answer
+            return response
 
-    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
+    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         return self._executor.subscribe(request, caller)
 
-    def kind(self, request: GraphQLRequest) -> OperationKind | None:
+    def kind(self, request: GraphQLRequest) -> OperationType | None:
         return self._executor.kind(request)
 
 
 # ---- statements
 
 
-class TracedDatabase:
-    """A `Database` whose work has spans, where there is one that it belongs to: loops that only look have none."""
+class TracingDatabase:
+    """Creates spans for transactions and statements inside a recorded span.
+
+    The polling of background loops has no such span and is not traced.
+    """
 
     def __init__(self, database: Database, tracer: Tracer) -> None:
         self.dialect = database.dialect
@@ -169,8 +175,8 @@ class TracedDatabase:
         self._tracer = tracer
 
     @property
-    def statements(self) -> int:
-        return self._database.statements
+    def statement_count(self) -> int:
+        return self._database.statement_count
 
     @property
     def load(self) -> Mapping[str, Load]:
@@ -189,9 +195,9 @@ class TracedDatabase:
             return await self._database.write(self._within(span, work))
 
     def _within(self, span: Span, work: Work[T]) -> Work[T]:
-        """The work may be done in another thread, which knows of no span."""
+        """Pass `span` to the statements explicitly, because `work` may run in another thread, without this context."""
         context = set_span_in_context(span)
-        return lambda transaction: work(_TracedTransaction(transaction, self._tracer, context))
+        return lambda transaction: work(_TracingTransaction(transaction, self._tracer, context))
 
     async def listen(self, wake: Callable[[], None]) -> None:
         await self._database.listen(wake)
@@ -200,7 +206,7 @@ class TracedDatabase:
         await self._database.close()
 
 
-class _TracedTransaction:
+class _TracingTransaction:
     def __init__(self, transaction: Transaction, tracer: Tracer, context: Context) -> None:
         self.dialect = transaction.dialect
         self._transaction = transaction
@@ -209,7 +215,7 @@ class _TracedTransaction:
 
     @contextmanager
     def _span(self, sql: str) -> Iterator[None]:
-        attributes = {"db.system.name": self.dialect, "db.query.text": sql[:_LONGEST_SQL]}
+        attributes = {"db.system.name": self.dialect, "db.query.text": sql[:_MAX_SQL_LENGTH]}
         name = sql.split(None, 1)[0]
         with _span(self._tracer, name, self._context, kind=SpanKind.CLIENT, attributes=attributes):
             yield

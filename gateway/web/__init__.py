@@ -1,4 +1,4 @@
-"""GraphiQL as Starlette routes: one page and its files, built by `make setup` into `static/`. Knows no schema."""
+"""Starlette routes of GraphiQL: a page and its assets, which `make setup` builds into `static/`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,27 @@ from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
 
-# Nothing but the gateway's own files and endpoint; 'self' covers its WebSocket. Monaco writes its styles inline.
+# Allows only the gateway's own files and endpoint; 'self' covers its WebSocket. Monaco needs inline styles.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-_SAFETY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-# The page names its files, so it is asked for again each time.
+_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# Revalidated at every load, because the page names the current assets.
 _PAGE_HEADERS = {
-    **_SAFETY,
+    **_SECURITY_HEADERS,
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-# Their names carry a hash of their content, so they never change.
-_ASSET_HEADERS = {**_SAFETY, "Cache-Control": "public, max-age=31536000, immutable"}
+# Immutable, because the names of assets contain a hash of their content.
+_ASSET_HEADERS = {**_SECURITY_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
 
 
 def routes() -> list[BaseRoute]:
-    """`/graphiql` and the files it loads."""
+    """The routes `/graphiql` and `/graphiql/assets`."""
     return [
         Route("/graphiql", page),
         Mount("/graphiql/assets", _Assets(directory=STATIC / "assets", check_dir=False)),
@@ -38,15 +38,17 @@ def routes() -> list[BaseRoute]:
 
 
 async def page(request: Request) -> Response:
-    """The GraphiQL page. Also fit to answer a browser at `/graphql`: it addresses everything relative to itself."""
+    """The GraphiQL page. It uses relative URLs only, so it can also be served at `/graphql`."""
     index = STATIC / "index.html"
     if not index.is_file():
-        return PlainTextResponse("GraphiQL is not built yet: `make setup` builds it.\n", 503, headers=_SAFETY)
+        return PlainTextResponse(
+            "GraphiQL is not built. Run `make setup` to build it.\n", 503, headers=_SECURITY_HEADERS
+        )
     return FileResponse(index, headers=_PAGE_HEADERS)
 
 
 class _Assets(StaticFiles):
-    """Files that may be cached for good."""
+    """Files that may be cached without limit."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -54,4 +56,4 @@ class _Assets(StaticFiles):
         return response
 
     async def check_config(self) -> None:
-        """Without a build every file is plainly not found; the page says why."""
+        """Skips the check that the directory exists: without a build, assets are 404 and the page says why."""

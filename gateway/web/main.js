@@ -1,6 +1,6 @@
-// GraphiQL on the gateway's own endpoint: queries and mutations over HTTP, subscriptions over WebSocket.
+// GraphiQL for the gateway's endpoint: queries and mutations over HTTP, subscriptions over WebSocket.
 
-import 'graphiql/setup-workers/vite'; // first: Monaco asks for its workers as soon as it loads
+import 'graphiql/setup-workers/vite'; // must be first: Monaco starts its workers when it is loaded
 import 'graphiql/style.css';
 import '@graphiql/plugin-explorer/style.css';
 import './page.css';
@@ -12,10 +12,10 @@ import { createGraphiQLFetcher } from '@graphiql/toolkit';
 import { createClient } from 'graphql-ws';
 
 const DEMO_WORLD = `\
-# Machines and their snapshots, from this gateway.
-# Ctrl-Enter runs it. The next tabs take a snapshot
-# and watch the work; documentation, history and
-# explorer are on the left.
+# Machines and their snapshots. Press Ctrl-Enter to
+# run the query. The next tabs create a snapshot and
+# subscribe to operations. Documentation, history and
+# the explorer are on the left.
 
 query DemoWorld {
   vm(id: "vm-11") {
@@ -48,8 +48,8 @@ query DemoWorld {
 `;
 
 const TAKE_SNAPSHOT = `\
-# Answers at once; the operation goes on. To watch
-# it, run the next tab in a second window first.
+# Returns at once, while the operation runs. To see
+# its progress, run the next tab in a second window.
 
 mutation TakeSnapshot {
   createSnapshot(input: { machineId: "vm-11", name: "from GraphiQL" }) {
@@ -71,8 +71,8 @@ mutation TakeSnapshot {
 `;
 
 const WATCH_OPERATIONS = `\
-# Stays open: each change of an operation appears
-# as it happens. Leaving this tab ends it.
+# Stays open and shows each change of an operation.
+# Closing this tab ends the subscription.
 
 subscription WatchOperations {
   operationChanged {
@@ -90,7 +90,7 @@ const endpoint = new URL(page.dataset.endpoint, location.href);
 const socket = new URL(endpoint);
 socket.protocol = endpoint.protocol === 'https:' ? 'wss:' : 'ws:';
 
-// What the headers editor holds, such as a token: the socket, which has no headers of its own, sends it first.
+// The content of the headers editor, such as a token. WebSockets send it in `connection_init`, as they have no headers.
 let headers = {};
 
 const send = createGraphiQLFetcher({
@@ -98,7 +98,7 @@ const send = createGraphiQLFetcher({
   wsClient: createClient({
     url: socket.href, // connects with the first subscription
     connectionParams: () => headers,
-    shouldRetry: ({ code }) => code !== undefined && code !== 4403, // who is refused should see why
+    shouldRetry: ({ code }) => code !== undefined && code !== 4403, // show the reason instead of retrying
   }),
 });
 

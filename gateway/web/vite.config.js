@@ -4,14 +4,14 @@ export default defineConfig({
   build: {
     outDir: 'static',
     target: 'es2022',
-    license: { fileName: 'LICENSES.md' }, // of everything that is bundled; the wheel carries it
+    license: { fileName: 'LICENSES.md' }, // licenses of all bundled packages, included in the wheel
     chunkSizeWarningLimit: 8000, // Monaco is one large editor
-    rolldownOptions: { checks: { moduleLevelDirective: false } }, // "use client" of React libraries: no server here
+    rolldownOptions: { checks: { moduleLevelDirective: false } }, // "use client" in React libraries has no effect here
   },
   worker: { format: 'es' },
   experimental: {
-    // The page is served at PREFIX/graphiql and its files at PREFIX/graphiql/assets. Relative addresses
-    // let it live behind any PREFIX, and answer at PREFIX/graphql as well.
+    // The page is served at PREFIX/graphiql and its files at PREFIX/graphiql/assets. With relative URLs, it works
+    // behind any PREFIX, and can also be served at PREFIX/graphql.
     renderBuiltUrl: (filename, { hostType }) =>
       hostType === 'html' ? `graphiql/${filename}` : { relative: true },
   },

@@ -5,29 +5,29 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
-from tests.access.asking import make_token
+from tests.access.clients import create_token
 from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
-# Short, for a revocation is waited for; long enough that a cached answer is told from a new look.
-TRUSTED = 0.2
+# Seconds: short, because tests wait for revocations, but long enough that a cached result differs from a new one.
+CREDENTIALS_TRUSTED = 0.2
 
 
 @pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
-    """A database, on both kinds."""
+    """The URL of an empty database, of each kind."""
     return databases.new(request.param)
 
 
 @pytest.fixture
 def token(url: str) -> str:
-    """An operator's, called `ci`."""
-    return make_token(url)
+    """A token named `ci` with the role `operator`."""
+    return create_token(url)
 
 
 @pytest.fixture
 def gateway(url: str, token: str) -> Iterator[Served]:
-    """Serves the demo world to whoever has a token."""
+    """A gateway with the demo world, which requires authentication because `token` exists."""
     assert token
-    with served(Settings(database_url=url, credentials_trusted=TRUSTED), demo=True) as gateway:
+    with served(Settings(database_url=url, credentials_trusted=CREDENTIALS_TRUSTED), demo=True) as gateway:
         yield gateway

@@ -1,4 +1,4 @@
-"""An issuer of JWTs for tests: real keys of every kind, and a small HTTP server that publishes them, well or badly."""
+"""A JWT issuer for tests: real keys of every kind, and an HTTP server that publishes them, correctly or not."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-NAME = "https://issuer.example/"
+ISSUER = "https://issuer.example/"
 AUDIENCE = "snapshots"
 SECRET = "a shared secret of more than 32 bytes"
 
@@ -24,7 +24,7 @@ RSA = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 OTHER_RSA = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 WEAK_RSA = rsa.generate_private_key(public_exponent=65_537, key_size=1_024)
 EC = ec.generate_private_key(ec.SECP256R1())
-EDWARDS = ed25519.Ed25519PrivateKey.generate()
+ED25519 = ed25519.Ed25519PrivateKey.generate()
 
 _KINDS: dict[type[Any], Callable[[Any], str]] = {
     rsa.RSAPrivateKey: RSAAlgorithm.to_jwk,
@@ -34,34 +34,34 @@ _KINDS: dict[type[Any], Callable[[Any], str]] = {
 
 
 def pem(key: Any) -> bytes:
-    """The public half."""
+    """The public key in PEM format."""
     text: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return text
 
 
 def jwk(key: Any, kid: str | None, **more: Any) -> dict[str, Any]:
-    """The public half as a JWKS has it."""
+    """The public key as a member of a JWKS."""
     to_jwk = next(to_jwk for kind, to_jwk in _KINDS.items() if isinstance(key, kind))
     return {**json.loads(to_jwk(key.public_key())), **({} if kid is None else {"kid": kid}), **more}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Good ones, of Ann, an operator; None leaves a claim out."""
+    """Valid claims of the caller `ann` with the role `operator`, with `changes`; None removes a claim."""
     now = int(time.time())
-    good = {"iss": NAME, "aud": AUDIENCE, "sub": "ann", "roles": ["operator"], "tenant": "default", "exp": now + 600}
-    return {name: value for name, value in {**good, **changes}.items() if value is not None}
+    valid = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "roles": ["operator"], "tenant": "default", "exp": now + 600}
+    return {name: value for name, value in {**valid, **changes}.items() if value is not None}
 
 
 def signed(
     key: Any = RSA, algorithm: str = "RS256", kid: str | None = "one", headers: Any = None, **changes: Any
 ) -> str:
-    """A token of Ann's."""
+    """A JWT of `ann`, signed with a library."""
     head = {**({} if kid is None else {"kid": kid}), **(headers or {})}
     return jwt.encode(claims(**changes), key, algorithm=algorithm, headers=head)
 
 
 def forged(header: Any, payload: Any, secret: bytes | None = None) -> str:
-    """A token that no library would make: unsigned, or signed by HMAC with whatever bytes."""
+    """A JWT that no library would create: unsigned, or signed with HMAC and arbitrary bytes as the secret."""
     parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload)]
     head, body = map(_segment, parts)
     signature = b"" if secret is None else hmac.digest(secret, f"{head}.{body}".encode(), hashlib.sha256)
@@ -72,49 +72,49 @@ def _segment(text: bytes) -> str:
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
-class Published:
-    """A JWKS on a server of its own. Tests change what it answers, and see how often it was asked."""
+class JwksServer:
+    """A server that publishes a JWKS. Tests set its responses and read the number of requests."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.keys: list[Any] = [jwk(RSA, "one")]
         self.status = 200
-        self.body: bytes | None = None  # instead of the keys
+        self.body: bytes | None = None  # replaces the keys
         self.headers: dict[str, str] = {}
-        self.asked = 0
-        self.go_on = threading.Event()  # not set: whoever asks waits
-        self.go_on.set()
+        self.request_count = 0
+        self.responding = threading.Event()  # responses wait until it is set
+        self.responding.set()
 
 
 @contextmanager
-def publishing() -> Iterator[Published]:
-    """Serves the keys until the block is left."""
+def jwks_server() -> Iterator[JwksServer]:
+    """Runs the server until the block is left."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            published.asked += 1
-            published.go_on.wait(30)
-            body = published.body if published.body is not None else json.dumps({"keys": published.keys}).encode()
+            jwks.request_count += 1
+            jwks.responding.wait(30)
+            body = jwks.body if jwks.body is not None else json.dumps({"keys": jwks.keys}).encode()
             try:
-                self.send_response(published.status)
-                for name, value in published.headers.items():
+                self.send_response(jwks.status)
+                for name, value in jwks.headers.items():
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
             except OSError:
-                pass  # whoever asked has heard enough
+                pass  # the client has closed the connection
 
         def log_message(self, *_: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        published = Published(f"http://127.0.0.1:{server.server_port}/keys")
+        jwks = JwksServer(f"http://127.0.0.1:{server.server_port}/keys")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield published
+            yield jwks
         finally:
-            published.go_on.set()
+            jwks.responding.set()
             server.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""Keys that are published: rotated, withdrawn, and on a host that is away, slow, huge or talks nonsense."""
+"""Fetching keys from a JWKS URL: rotation, withdrawal, and responses that are missing, slow, too long or malformed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,18 +6,22 @@ from typing import Any
 import pytest
 
 from gateway.access import jwks
-from gateway.access.jwks import BETWEEN, FRESH, LONGEST, STALE
+from gateway.access.jwks import MAX_AGE, MAX_BYTES, MIN_INTERVAL, REFRESH_AFTER
 from gateway.config import Settings
-from tests.access.asking import SEEN, bearer, graphql, refusal
-from tests.access.issuer import AUDIENCE, EC, NAME, OTHER_RSA, RSA, Published, jwk, publishing, signed
+from tests.access.clients import VM_RESPONSE, bearer, error_of, graphql
+from tests.access.issuer import AUDIENCE, EC, ISSUER, OTHER_RSA, RSA, JwksServer, jwk, jwks_server, signed
 from tests.databases import Databases
 from tests.serving import Served, served
 
-AWAY = (503, "SERVICE_UNAVAILABLE", "The keys that verify tokens cannot be fetched from their issuer now.")
+UNAVAILABLE = (
+    503,
+    "SERVICE_UNAVAILABLE",
+    "The keys that verify tokens cannot be fetched from their issuer. Retry later.",
+)
 
 
 class Clock:
-    """The time, as keys age by it."""
+    """The clock of the key source, which tests move forward."""
 
     now = 1_000.0
 
@@ -26,24 +30,24 @@ class Clock:
 
 
 class World:
-    """An issuer, a gateway that trusts it, and the time."""
+    """An issuer, a gateway that trusts it, and the clock of its key source."""
 
-    def __init__(self, published: Published, gateway: Served, clock: Clock) -> None:
+    def __init__(self, published: JwksServer, gateway: Served, clock: Clock) -> None:
         self.published = published
         self.gateway = gateway
         self.clock = clock
 
     def status(self, **signing: Any) -> int:
-        """What a token that nobody has seen yet is answered."""
-        self.gateway.gateway.authenticator._refused.clear()
-        self.gateway.gateway.authenticator._throttle._addresses._levels.clear()
+        """The status of a response to a new token, without caches and throttle."""
+        self.gateway.gateway.authenticator._rejected.clear()
+        self.gateway.gateway.authenticator._login_throttle._addresses._levels.clear()
         response = graphql(self.gateway, bearer(signed(**signing)))
-        assert response.status_code != 200 or response.json() == SEEN
+        assert response.status_code != 200 or response.json() == VM_RESPONSE
         status: int = response.status_code
         return status
 
-    def fetched(self, times: int) -> None:
-        """How often the keys were fetched, when what goes on beside the requests is done."""
+    def assert_fetches(self, times: int) -> None:
+        """Waits for the running fetch and asserts the number of fetches so far."""
 
         async def wait() -> None:
             fetching = self.gateway.gateway.authenticator._jwts._keys._fetching  # type: ignore[union-attr]
@@ -51,58 +55,61 @@ class World:
                 await fetching
 
         self.gateway.run(wait())
-        assert self.published.asked == times
+        assert self.published.request_count == times
 
 
 @pytest.fixture
 def world(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     clock = Clock()
-    monkeypatch.setattr(jwks.JwksKeys.__init__, "__defaults__", (clock,))
-    with publishing() as published:
+    monkeypatch.setattr(jwks.JwksKeySource.__init__, "__defaults__", (clock,))
+    with jwks_server() as published:
         settings = Settings(
-            database_url=databases.new("sqlite"), jwt_issuer=NAME, jwt_audience=(AUDIENCE,), jwt_jwks_url=published.url
+            database_url=databases.new("sqlite"),
+            jwt_issuer=ISSUER,
+            jwt_audience=(AUDIENCE,),
+            jwt_jwks_url=published.url,
         )
         with served(settings, demo=True) as gateway:
             yield World(published, gateway, clock)
 
 
 def test_a_new_key_is_fetched_when_it_is_first_used(world: World) -> None:
-    assert world.published.asked == 0
+    assert world.published.request_count == 0
     assert world.status() == 200
     assert world.status(sub="bob") == 200
-    world.fetched(1)
+    world.assert_fetches(1)
     world.published.keys = [jwk(RSA, "one"), jwk(EC, "two")]
-    assert world.status(key=EC, algorithm="ES256", kid="two") == 401  # just fetched: not again so soon
-    world.fetched(1)
-    world.clock.now += BETWEEN
+    assert world.status(key=EC, algorithm="ES256", kid="two") == 401  # fetched less than MIN_INTERVAL ago
+    world.assert_fetches(1)
+    world.clock.now += MIN_INTERVAL
     assert world.status(key=EC, algorithm="ES256", kid="two") == 200
-    world.fetched(2)
+    world.assert_fetches(2)
     for number in range(20):
         assert world.status(key=OTHER_RSA, kid=f"made up {number}") == 401
-    world.fetched(2)
-    world.clock.now += BETWEEN
+    world.assert_fetches(2)
+    world.clock.now += MIN_INTERVAL
     for number in range(20):
         assert world.status(key=OTHER_RSA, kid=f"made up {number}") == 401
-    world.fetched(3)
+    world.assert_fetches(3)
 
 
-def test_a_withdrawn_key_is_forgotten(world: World) -> None:
+def test_a_withdrawn_key_is_rejected_after_the_refresh(world: World) -> None:
     assert world.status() == 200
     world.published.keys = [jwk(EC, "two")]
-    world.clock.now += FRESH + 1
-    assert world.status(sub="bob") == 200  # nobody waits: they are fetched beside this
-    world.fetched(2)
+    world.clock.now += REFRESH_AFTER + 1
+    assert world.status(sub="bob") == 200  # the keys are fetched in the background
+    world.assert_fetches(2)
     assert world.status(sub="carl") == 401
     assert world.status(key=EC, algorithm="ES256", kid="two") == 200
-    world.fetched(2)
+    world.assert_fetches(2)
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         {"status": 500},
         {"body": b'{"keys": [{"kty": "RSA", "key_ops": 7, "kid": []}, {"kty": [], "use": {}}]}'},
-        {"body": b'{"keys": [' + b" " * LONGEST + b"]}"},
+        {"body": b'{"keys": [' + b" " * MAX_BYTES + b"]}"},
         pytest.param({"status": 404}, marks=pytest.mark.thorough),
         pytest.param({"status": 302, "headers": {"location": "/keys"}}, marks=pytest.mark.thorough),
         pytest.param({"body": b"<html>"}, marks=pytest.mark.thorough),
@@ -117,57 +124,57 @@ def test_a_withdrawn_key_is_forgotten(world: World) -> None:
         pytest.param({"body": b"\xff\xfe"}, marks=pytest.mark.thorough),
         pytest.param({"body": b"[" * 100_000}, marks=pytest.mark.thorough),
     ],
-    ids=lambda trouble: str(trouble)[:40],
+    ids=lambda failure: str(failure)[:40],
 )
-def test_a_host_in_trouble(world: World, trouble: dict[str, Any]) -> None:
-    """Known keys go on for an hour; then, and before there are any, nothing can be told."""
-    well = vars(world.published).copy()
-    vars(world.published).update(trouble)
-    assert refusal(graphql(world.gateway, bearer(signed()))) == AWAY
-    world.fetched(1)
-    assert refusal(graphql(world.gateway, bearer(signed()))) == AWAY  # at once, without another fetch
-    world.fetched(1)
-    vars(world.published).update({name: well[name] for name in trouble})
-    world.clock.now += BETWEEN
+def test_a_failing_server(world: World, failure: dict[str, Any]) -> None:
+    """Fetched keys are used for one hour. After that, and before the first fetch, tokens cannot be verified."""
+    normal = vars(world.published).copy()
+    vars(world.published).update(failure)
+    assert error_of(graphql(world.gateway, bearer(signed()))) == UNAVAILABLE
+    world.assert_fetches(1)
+    assert error_of(graphql(world.gateway, bearer(signed()))) == UNAVAILABLE  # immediately, without another fetch
+    world.assert_fetches(1)
+    vars(world.published).update({name: normal[name] for name in failure})
+    world.clock.now += MIN_INTERVAL
     assert world.status() == 200
-    world.fetched(2)
-    vars(world.published).update(trouble)
-    world.clock.now += STALE
+    world.assert_fetches(2)
+    vars(world.published).update(failure)
+    world.clock.now += MAX_AGE
     assert world.status(sub="bob") == 200
-    world.fetched(3)
-    world.clock.now += BETWEEN
-    assert refusal(graphql(world.gateway, bearer(signed(sub="carl")))) == AWAY
-    world.fetched(4)
-    vars(world.published).update({name: well[name] for name in trouble})
-    world.clock.now += BETWEEN
+    world.assert_fetches(3)
+    world.clock.now += MIN_INTERVAL
+    assert error_of(graphql(world.gateway, bearer(signed(sub="carl")))) == UNAVAILABLE
+    world.assert_fetches(4)
+    vars(world.published).update({name: normal[name] for name in failure})
+    world.clock.now += MIN_INTERVAL
     assert world.status(sub="carl") == 200
 
 
-def test_nobody_waits_for_a_host_that_hangs_but_who_needs_a_new_key(
+def test_only_a_token_with_an_unknown_key_waits_for_a_slow_server(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert world.status() == 200
-    world.published.go_on.clear()
-    world.clock.now += FRESH + 1
+    world.published.responding.clear()
+    world.clock.now += REFRESH_AFTER + 1
     assert world.status(sub="bob") == 200
-    monkeypatch.setattr(jwks, "TIMEOUT", 0.05)
-    world.published.go_on.set()
-    world.fetched(2)
-    world.published.go_on.clear()
-    world.clock.now += BETWEEN
-    assert world.status(key=EC, algorithm="ES256", kid="two") == 401  # after the time that a fetch may take
+    monkeypatch.setattr(jwks, "FETCH_TIMEOUT", 0.05)
+    world.published.responding.set()
+    world.assert_fetches(2)
+    world.published.responding.clear()
+    world.clock.now += MIN_INTERVAL
+    assert world.status(key=EC, algorithm="ES256", kid="two") == 401  # after FETCH_TIMEOUT
     assert world.status(sub="carl") == 200
-    world.fetched(3)
+    world.assert_fetches(3)
 
 
-def test_a_gateway_stops_in_the_middle_of_a_fetch(world: World) -> None:
+def test_the_gateway_stops_during_a_fetch(world: World) -> None:
     assert world.status() == 200
-    world.published.go_on.clear()
-    world.clock.now += FRESH + 1
+    world.published.responding.clear()
+    world.clock.now += REFRESH_AFTER + 1
     assert world.status(sub="bob") == 200
 
 
-def test_keys_off_this_machine_come_by_tls_alone() -> None:
+def test_a_remote_jwks_url_requires_https() -> None:
     for url in (
         "http://issuer.example/keys",
         "ftp://127.0.0.1/keys",
@@ -177,4 +184,4 @@ def test_keys_off_this_machine_come_by_tls_alone() -> None:
         "http://127.0.0.1.example/",
     ):
         with pytest.raises(Exception, match="must be an https:// URL"):
-            jwks.JwksKeys(url)
+            jwks.JwksKeySource(url)

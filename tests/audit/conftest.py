@@ -1,13 +1,13 @@
-"""Gateways that tests of the record share: the demo world on each database, whose providers need no time."""
+"""Gateways shared by the tests of the audit log: the demo world on each database, with operations of no duration."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from gateway.config import Settings
-from tests.audit.world import ADMIN, BLIND, OPERATOR, STRANGER, VIEWER, As
+from tests.audit.world import ADMIN, NO_RIGHTS, OPERATOR, OTHER_TENANT_ADMIN, VIEWER, CallerClient
 from tests.databases import SLOW_KINDS, Databases
-from tests.graphql.asking import latency
+from tests.graphql.client import set_latency
 from tests.serving import Served, served
 
 
@@ -15,37 +15,38 @@ from tests.serving import Served, served
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
     with served(settings, demo=True) as gateway:
-        latency(gateway, 0)
+        set_latency(gateway, 0)
         yield gateway
 
 
 @pytest.fixture(scope="package")
-def admin(gateway: Served) -> As:
-    return As(gateway, ADMIN)
+def admin(gateway: Served) -> CallerClient:
+    return CallerClient(gateway, ADMIN)
 
 
 @pytest.fixture(scope="package")
-def operator(gateway: Served) -> As:
-    return As(gateway, OPERATOR)
+def operator(gateway: Served) -> CallerClient:
+    return CallerClient(gateway, OPERATOR)
 
 
 @pytest.fixture(scope="package")
-def viewer(gateway: Served) -> As:
-    return As(gateway, VIEWER)
+def viewer(gateway: Served) -> CallerClient:
+    return CallerClient(gateway, VIEWER)
 
 
 @pytest.fixture(scope="package")
-def blind(gateway: Served) -> As:
-    """Who may not even read."""
-    return As(gateway, BLIND)
+def unprivileged(gateway: Served) -> CallerClient:
+    """A caller without any rights."""
+    return CallerClient(gateway, NO_RIGHTS)
 
 
 @pytest.fixture(scope="package")
-def stranger(gateway: Served) -> As:
+def other_tenant_admin(gateway: Served) -> CallerClient:
     """An administrator of another tenant."""
-    return As(gateway, STRANGER)
+    return CallerClient(gateway, OTHER_TENANT_ADMIN)
 
 
 @pytest.fixture(scope="package")
-def nobody(gateway: Served) -> As:
-    return As(gateway, None)
+def anonymous(gateway: Served) -> CallerClient:
+    """A client without valid credentials."""
+    return CallerClient(gateway, None)

@@ -1,4 +1,4 @@
-"""The database keeps the record: nothing is changed, nothing young is deleted, nothing is accepted without it."""
+"""The audit log is append-only: entries cannot be changed or deleted early, and no command is accepted without one."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,30 +10,32 @@ import pytest
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.operations.housekeeping import sweep
-from tests.audit.world import As, entries
-from tests.graphql.asking import CREATE, DELETE, REVERT, dump, ended, execute, tree
+from tests.audit.world import CallerClient, entries
+from tests.graphql.client import CREATE, DELETE, REVERT, await_final_state, dump, execute_sql, tree
 from tests.serving import Served
 
 LONG_AGO = "'2020-01-01T00:00:00.000000Z'"
-REFUSED = "the record of who did what is append-only"
+REFUSED = "the record of who did what is append-only"  # the message of the released triggers
 
 
 @pytest.fixture
 def sql(gateway: Served) -> Callable[[str], list[Any]]:
-    """Runs SQL in a transaction of its own, as the gateway's own user."""
+    """Runs SQL in a transaction of its own, as the gateway's database user."""
     return lambda text: gateway.run(gateway.gateway.database.write(lambda tx: tx.rows(text)))
 
 
-def _entry(operator: As, admin: As) -> int:
-    """The number of an entry that is there."""
-    operator.wish(REVERT, snapshotId="snapshot-99997")
+def _create_entry(operator: CallerClient, admin: CallerClient) -> int:
+    """Causes an entry and returns its number."""
+    operator.mutate(REVERT, snapshotId="snapshot-99997")
     (entry,) = entries(admin, filter={"requestId": {"eq": operator.request_id}})
     number: str = entry["id"].removeprefix("audit-")
     return int(number)
 
 
-def test_direct_sql_is_refused(gateway: Served, admin: As, operator: As, sql: Callable[[str], list[Any]]) -> None:
-    number = _entry(operator, admin)
+def test_sql_cannot_change_or_delete_entries(
+    gateway: Served, admin: CallerClient, operator: CallerClient, sql: Callable[[str], list[Any]]
+) -> None:
+    number = _create_entry(operator, admin)
     before = entries(admin)
     attempts = [
         f"UPDATE audit_entry SET caller_name = 'eve' WHERE id = {number}",
@@ -53,9 +55,11 @@ def test_direct_sql_is_refused(gateway: Served, admin: As, operator: As, sql: Ca
     assert entries(admin) == before
 
 
-def test_retention(gateway: Served, admin: As, operator: As, sql: Callable[[str], list[Any]]) -> None:
-    """The oldest go, in bounded batches, and what is younger than the setting stays."""
-    kept = _entry(operator, admin)
+def test_retention(
+    gateway: Served, admin: CallerClient, operator: CallerClient, sql: Callable[[str], list[Any]]
+) -> None:
+    """Entries older than the setting are deleted in batches of limited size; younger ones are kept."""
+    kept = _create_entry(operator, admin)
     columns = "tenant, caller_roles, surface, action, outcome, repeats"
     aged = "'default', '[]', 'REST', 'READ', 'REFUSED', 0"
     database = gateway.gateway.database
@@ -64,69 +68,73 @@ def test_retention(gateway: Served, admin: As, operator: As, sql: Callable[[str]
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)"
         f" INSERT INTO audit_entry (id, created_at, {columns}) SELECT -i, {LONG_AGO}, {aged} FROM n"
     )
-    statements = database.statements
+    statements = database.statement_count
     gateway.run(sweep(database, Settings()))
     assert sql("SELECT count(*) FROM audit_entry WHERE id < 0")[0][0] == 0
-    assert database.statements - statements >= 3  # batches of 500
+    assert database.statement_count - statements >= 3  # batches of 500
     assert {node["id"] for node in entries(admin)} == before
     assert f"audit-{kept}" in before
 
 
-def test_less_than_thirty_days_cannot_be_set() -> None:
+def test_the_retention_is_at_least_thirty_days() -> None:
     environment = {"GATEWAY_KEEP_AUDIT": "2591999"}
     with pytest.raises(StartupError, match=r"GATEWAY_KEEP_AUDIT must be at least 2592000 \(30 days\)"):
         Settings.from_environment(environment)
     assert Settings.from_environment({"GATEWAY_KEEP_AUDIT": "2592000"}).keep_audit == 2_592_000
 
 
-def test_what_cannot_be_recorded_is_not_accepted(
-    gateway: Served, operator: As, sql: Callable[[str], list[Any]]
+def test_a_command_that_cannot_be_recorded_is_not_accepted(
+    gateway: Served, operator: CallerClient, sql: Callable[[str], list[Any]]
 ) -> None:
     before = dump(gateway)
-    with _broken(gateway, sql, "ACCEPTED"):
-        for mutation, given in (
+    with _failing_inserts(gateway, sql, "ACCEPTED"):
+        for mutation, arguments in (
             (CREATE, {"machineId": "vm-23", "name": "x"}),
             (REVERT, {"snapshotId": "snapshot-3"}),
             (DELETE, {"ids": ["snapshot-3", "snapshot-4"]}),
         ):
-            body = operator.post(mutation, input=given)
+            body = operator.post(mutation, input=arguments)
             assert [error["extensions"]["code"] for error in body["errors"]] == ["INTERNAL_SERVER_ERROR"]
             assert "full" not in str(body)
         assert dump(gateway) == before
 
 
-def test_a_refusal_that_cannot_be_recorded_is_still_one(
-    gateway: Served, operator: As, sql: Callable[[str], list[Any]], caplog: pytest.LogCaptureFixture
+def test_a_refusal_that_cannot_be_recorded_is_still_returned(
+    gateway: Served, operator: CallerClient, sql: Callable[[str], list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with _broken(gateway, sql, "REFUSED"):
-        payload = operator.wish(REVERT, snapshotId="snapshot-99996")
+    with _failing_inserts(gateway, sql, "REFUSED"):
+        payload = operator.mutate(REVERT, snapshotId="snapshot-99996")
     assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
-    assert "1 refusals could not be recorded" in caplog.text
+    assert "Refusals could not be recorded count=1" in caplog.text
 
 
-def test_an_end_that_cannot_be_recorded_has_not_come(
-    gateway: Served, admin: As, operator: As, sql: Callable[[str], list[Any]], caplog: pytest.LogCaptureFixture
+def test_an_operation_whose_outcome_cannot_be_recorded_stays_running(
+    gateway: Served,
+    admin: CallerClient,
+    operator: CallerClient,
+    sql: Callable[[str], list[Any]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The operation ends when the record takes its end, and is never done twice."""
-    with _broken(gateway, sql, "SUCCEEDED"):
-        payload = operator.wish(CREATE, machineId="vm-26", name="patient")
+    """It finishes when the outcome can be recorded, and the driver is not called twice."""
+    with _failing_inserts(gateway, sql, "SUCCEEDED"):
+        payload = operator.mutate(CREATE, machineId="vm-26", name="patient")
         operation = payload["operation"]["id"]
-        patience = time.monotonic() + 20
-        while f"{operation} could not be recorded; it is taken up again" not in caplog.text:
-            assert time.monotonic() < patience
+        deadline = time.monotonic() + 20
+        while f"Operation could not be recorded and will be claimed again operation={operation}" not in caplog.text:
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         query = "query ($id: ID!) { operation(id: $id) { state } }"
         assert gateway.ask(query, id=operation)["operation"]["state"] == "RUNNING"
-    execute(gateway, f"UPDATE operation SET lease_until = {LONG_AGO} WHERE lease_until IS NOT NULL")
-    assert ended(gateway, operation) == ("SUCCEEDED", None)
+    execute_sql(gateway, f"UPDATE operation SET lease_until = {LONG_AGO} WHERE lease_until IS NOT NULL")
+    assert await_final_state(gateway, operation) == ("SUCCEEDED", None)
     found = entries(admin, filter={"operationId": {"eq": operation}})
     assert [node["outcome"] for node in found] == ["ACCEPTED", "SUCCEEDED"]
     assert [name for name, _, _ in tree(gateway, "vm-26")].count("*patient") == 1
 
 
 @contextmanager
-def _broken(gateway: Served, sql: Callable[[str], list[Any]], outcome: str) -> Iterator[None]:
-    """While it lasts no entry with this outcome can be written."""
+def _failing_inserts(gateway: Served, sql: Callable[[str], list[Any]], outcome: str) -> Iterator[None]:
+    """Makes the database reject entries with this outcome while the block runs."""
     if gateway.gateway.database.dialect == "sqlite":
         begin = (
             f"CREATE TRIGGER broken BEFORE INSERT ON audit_entry WHEN NEW.outcome = '{outcome}'"

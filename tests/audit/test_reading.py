@@ -1,45 +1,51 @@
-"""The record is for administrators of the tenant, in the language of all lists, and nothing can edit it."""
+"""Administrators of a tenant read its audit log with filters, sorts and pages; no field of the API changes it."""
 
 from graphql import build_schema
 
 from gateway.graphql.schema.build import print_sdl
-from tests.audit.world import ENTRIES, As, entries, record
-from tests.graphql.asking import REVERT
+from tests.audit.world import ENTRIES, CallerClient, entries, entries_of_last_request
+from tests.graphql.client import REVERT
 from tests.serving import Served
 
 NODE = 'query ($id: ID!) { node(id: $id) { id ... on AuditEntry { action } } nodes(ids: [$id, "vm-11"]) { id } }'
 
 
-def test_others_are_refused(gateway: Served, admin: As, operator: As, viewer: As) -> None:
-    (id_, *_) = [node["id"] for node in _some(admin, operator)]
+def test_other_callers_are_refused(
+    gateway: Served, admin: CallerClient, operator: CallerClient, viewer: CallerClient
+) -> None:
+    (id_, *_) = [node["id"] for node in _cause_refusal(admin, operator)]
     for caller in (operator, viewer):
         body = caller.post(ENTRIES)
         (error,) = body["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["auditEntries"])
-        assert error["message"] == "only administrators may read the record of who did what"
+        assert error["message"] == "Only administrators may read the audit log."
         assert body["data"] is None
-        assert record(admin, caller) == [("READ", "REFUSED", "FORBIDDEN", None, None, None)]
+        assert entries_of_last_request(admin, caller) == [("READ", "REFUSED", "FORBIDDEN", None, None, None)]
         (entry,) = entries(admin, filter={"requestId": {"eq": caller.request_id}})
         assert entry["subject"] == "auditEntries"
         caller.post("{ alias: auditEntries { totalCount } }")
         (entry,) = entries(admin, filter={"requestId": {"eq": caller.request_id}})
         assert entry["subject"] == "auditEntries"
-        # Nobody but administrators learns that there is such an entry.
+        # The response does not disclose to other callers that the entry exists.
         assert caller.post(NODE, id=id_)["data"] == {"node": None, "nodes": [None, {"id": "vm-11"}]}
 
 
-def test_an_administrator_of_another_tenant_sees_nothing(admin: As, operator: As, stranger: As) -> None:
-    (id_, *_) = [node["id"] for node in _some(admin, operator)]
-    assert entries(stranger) == []
-    assert stranger.post(NODE, id=id_)["data"] == {"node": None, "nodes": [None, None]}
-    # What a stranger is refused is of their own tenant's record, and names nothing of the other's.
-    stranger.wish(REVERT, snapshotId="snapshot-3")
-    assert record(stranger, stranger) == [("REVERT_VM_SNAPSHOT", "REFUSED", "NOT_FOUND", None, "snapshot-3", None)]
-    assert record(admin, stranger) == []
+def test_an_administrator_of_another_tenant_finds_no_entries(
+    admin: CallerClient, operator: CallerClient, other_tenant_admin: CallerClient
+) -> None:
+    (id_, *_) = [node["id"] for node in _cause_refusal(admin, operator)]
+    assert entries(other_tenant_admin) == []
+    assert other_tenant_admin.post(NODE, id=id_)["data"] == {"node": None, "nodes": [None, None]}
+    # A refusal of another tenant's caller is recorded for that tenant, without names of this one.
+    other_tenant_admin.mutate(REVERT, snapshotId="snapshot-3")
+    assert entries_of_last_request(other_tenant_admin, other_tenant_admin) == [
+        ("REVERT_VM_SNAPSHOT", "REFUSED", "NOT_FOUND", None, "snapshot-3", None)
+    ]
+    assert entries_of_last_request(admin, other_tenant_admin) == []
 
 
-def test_entries_are_nodes(admin: As, operator: As) -> None:
-    (entry, *_) = _some(admin, operator)
+def test_entries_are_nodes(admin: CallerClient, operator: CallerClient) -> None:
+    (entry, *_) = _cause_refusal(admin, operator)
     assert admin.post(NODE, id=entry["id"])["data"] == {
         "node": {"id": entry["id"], "action": "REVERT_VM_SNAPSHOT"},
         "nodes": [{"id": entry["id"]}, {"id": "vm-11"}],
@@ -47,8 +53,8 @@ def test_entries_are_nodes(admin: As, operator: As) -> None:
     assert admin.post(NODE, id="audit-999999999")["data"]["node"] is None
 
 
-def test_filters_and_their_opposites(admin: As, operator: As, viewer: As) -> None:
-    _some(admin, operator)
+def test_filters_and_their_negations(admin: CallerClient, operator: CallerClient, viewer: CallerClient) -> None:
+    _cause_refusal(admin, operator)
     viewer.post(ENTRIES)
     everything = [node["id"] for node in entries(admin)]
     for condition, found in (
@@ -71,9 +77,9 @@ def test_filters_and_their_opposites(admin: As, operator: As, viewer: As) -> Non
         assert others == [id_ for id_ in everything if id_ not in wanted], condition
 
 
-def test_pages(admin: As, operator: As) -> None:
-    """The newest first, and each once."""
-    _some(admin, operator)
+def test_pages(admin: CallerClient, operator: CallerClient) -> None:
+    """The newest entries are first, and every entry is returned once."""
+    _cause_refusal(admin, operator)
     wanted = sorted(entries(admin), key=lambda node: (node["createdAt"], int(node["id"][6:])), reverse=True)
     seen, after, more = [], None, True
     while more:
@@ -83,7 +89,7 @@ def test_pages(admin: As, operator: As) -> None:
     assert seen == [node["id"] for node in wanted]
 
 
-def test_nothing_in_the_schema_edits_it() -> None:
+def test_no_mutation_changes_the_audit_log() -> None:
     schema = build_schema(print_sdl())
     assert schema.mutation_type is not None
     for field in schema.mutation_type.fields.values():
@@ -92,7 +98,7 @@ def test_nothing_in_the_schema_edits_it() -> None:
             assert "audit" not in str(argument.type).lower()
 
 
-def _some(admin: As, operator: As) -> list[dict[str, object]]:
-    """What a refused revert leaves."""
-    operator.wish(REVERT, snapshotId="snapshot-99998")
+def _cause_refusal(admin: CallerClient, operator: CallerClient) -> list[dict[str, object]]:
+    """Causes a refused revert and returns its entries."""
+    operator.mutate(REVERT, snapshotId="snapshot-99998")
     return entries(admin, filter={"requestId": {"eq": operator.request_id}})

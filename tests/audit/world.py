@@ -1,4 +1,4 @@
-"""Callers of several kinds on one served gateway, and the record that they leave."""
+"""Clients of one gateway with different callers, and readers of the audit entries that they cause."""
 
 from collections.abc import Mapping
 from itertools import count
@@ -11,7 +11,7 @@ from gateway.access.admission import Admission
 from gateway.access.caller import ALL_RIGHTS, Caller
 from gateway.access.origin import origin_of
 from gateway.access.quotas import Quotas
-from gateway.access.roles import BUILT_IN
+from gateway.access.roles import BUILT_IN_ROLES
 from gateway.app import opened_drivers
 from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
@@ -23,7 +23,7 @@ from gateway.models import Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import rest_routes
-from tests.rest.known import Known
+from tests.rest.authenticators import FixedCaller
 from tests.serving import Served
 
 ENTRIES = """query ($filter: AuditEntryFilter, $sort: [AuditEntrySort!], $first: Int, $after: String) {
@@ -33,17 +33,17 @@ ENTRIES = """query ($filter: AuditEntryFilter, $sort: [AuditEntrySort!], $first:
 
 ADMIN = Caller("ada", "default", ("admin",), ALL_RIGHTS, administers=True, key="t-1")
 OPERATOR = Caller("oskar", "default", ("operator",), ALL_RIGHTS, key="t-2")
-VIEWER = Caller("vera", "default", ("viewer",), BUILT_IN["viewer"].rights, key="t-3")
-BLIND = Caller("blaise", "default", ("nothing",), frozenset(), key="t-5")
-STRANGER = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, key="t-4")
+VIEWER = Caller("vera", "default", ("viewer",), BUILT_IN_ROLES["viewer"].rights, key="t-3")
+NO_RIGHTS = Caller("blaise", "default", ("nothing",), frozenset(), key="t-5")
+OTHER_TENANT_ADMIN = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, key="t-4")
 
 Entry = tuple[Any, ...]
 
-_requests, _places = count(1), count(1)
+_request_numbers, _client_numbers = count(1), count(1)
 
 
-class _Told(Known):
-    """Whoever it does not know is on record."""
+class _RecordingAuthenticator(FixedCaller):
+    """Records refused authentications in the audit log, as the gateway does."""
 
     def __init__(self, caller: Caller | None, refusals: RefusalLog) -> None:
         super().__init__(caller)
@@ -54,16 +54,19 @@ class _Told(Known):
             return await super().authenticate(scope, payload)
         except Unauthenticated as error:
             surface = Surface.REST if "/api" in scope["path"] else Surface.GRAPHQL
-            await self._refusals.log_in(origin_of(scope, surface), error)
+            await self._refusals.record_login(origin_of(scope, surface), error)
             raise
 
 
-class As:
-    """A gateway as it is for one caller; None is refused as nobody."""
+class CallerClient:
+    """A client whose requests have one caller; None: its requests are refused as unauthenticated.
+
+    Its GraphQL and REST endpoints are mounted in the gateway's application, under a path of their own.
+    """
 
     def __init__(self, gateway: Served, caller: Caller | None) -> None:
         self.gateway = gateway
-        self.place = f"/as-{next(_places)}"
+        self.mount_path = f"/caller-{next(_client_numbers)}"
         self.request_id = ""
         gateway.run(self._mount(caller))
 
@@ -71,10 +74,10 @@ class As:
         database, worker = self.gateway.gateway.database, self.gateway.gateway.worker
         self.refusals = RefusalLog(database, "default")
         settings = Settings()
-        async with opened_drivers(database, []) as drivers:  # simulated ones, which need no closing
+        async with opened_drivers(database, []) as drivers:  # simulated drivers need not be closed
             operations = Operations(database, drivers, settings, worker.wake, self.refusals)
 
-        authenticator = _Told(caller, self.refusals)
+        authenticator = _RecordingAuthenticator(caller, self.refusals)
         executor = GraphQLExecutor(database, operations, ChangeFeed(database), settings)
         events = EventStreams(self.gateway.gateway.streams)
         admission = Admission(Quotas(settings))
@@ -82,49 +85,49 @@ class As:
         http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
         rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)
         self.gateway.gateway.app.router.routes.append(
-            Mount(self.place, routes=[Route("/graphql", admission.guarded(http)), *rest])
+            Mount(self.mount_path, routes=[Route("/graphql", admission.wrap(http)), *rest])
         )
 
     def post(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The whole answer of a GraphQL request."""
-        answer = self._send("POST", "/graphql", {"query": query, "variables": variables})
-        body: dict[str, Any] = answer.json()
+        """The body of a GraphQL response."""
+        response = self._send("POST", "/graphql", {"query": query, "variables": variables})
+        body: dict[str, Any] = response.json()
         return body
 
-    def wish(self, mutation: str, **given: Any) -> Any:
-        """The payload of a mutation."""
-        body = self.post(mutation, input=given)
+    def mutate(self, mutation: str, **arguments: Any) -> Any:
+        """The payload of a mutation with this input."""
+        body = self.post(mutation, input=arguments)
         assert "errors" not in body, body
         (payload,) = body["data"].values()
         return payload
 
     def rest(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Status and answer of a REST request."""
-        answer = self._send(method, f"/api{path}", body, **headers)
-        return answer.status_code, answer.json() if answer.content else None
+        """The status and body of a REST response."""
+        response = self._send(method, f"/api{path}", body, **headers)
+        return response.status_code, response.json() if response.content else None
 
     def _send(self, method: str, path: str, body: Any, **headers: str) -> Any:
-        self.request_id = f"request-{next(_requests)}"
+        self.request_id = f"request-{next(_request_numbers)}"
         headers = {"x-request-id": self.request_id} | {name.replace("_", "-"): text for name, text in headers.items()}
-        return self.gateway.http.request(method, self.place + path, json=body, headers=headers)
+        return self.gateway.http.request(method, self.mount_path + path, json=body, headers=headers)
 
 
-def entries(administrator: As, **arguments: Any) -> list[dict[str, Any]]:
-    """Every entry that the administrator finds, the first one first unless sorted otherwise."""
+def entries(administrator: CallerClient, **arguments: Any) -> list[dict[str, Any]]:
+    """All entries that the administrator finds, the oldest first unless sorted otherwise."""
     arguments = {"sort": [{"field": "ID"}], "first": 1000} | arguments
-    asked = administrator.request_id
+    request_id = administrator.request_id
     body = administrator.post(ENTRIES, **arguments)
-    administrator.request_id = asked  # reading it is not what is looked for
+    administrator.request_id = request_id  # tests look for the request before this one
     assert "errors" not in body, body
     nodes: list[dict[str, Any]] = body["data"]["auditEntries"]["nodes"]
     assert body["data"]["auditEntries"]["totalCount"] == len(nodes)
     return nodes
 
 
-def record(administrator: As, caller: As) -> list[Entry]:
-    """The entries of the caller's last request: action, outcome, code, machine, snapshot, operation.
+def entries_of_last_request(administrator: CallerClient, caller: CallerClient) -> list[Entry]:
+    """The entries of the caller's last request as (action, outcome, code, machine, snapshot, operation).
 
-    In their order, but for the ends of operations, which come last: how quickly each ends is not known.
+    In their order, except that the outcomes of operations come last, because their time is not deterministic.
     """
     found = entries(administrator, filter={"requestId": {"eq": caller.request_id}})
     by_outcome = sorted(found, key=lambda node: node["outcome"] not in ("ACCEPTED", "REFUSED"))
@@ -140,6 +143,6 @@ def record(administrator: As, caller: As) -> list[Entry]:
 
 
 def _named(node: dict[str, Any], noun: str) -> str | None:
-    """`vm-11 web-01`."""
+    """Id and name, such as `vm-11 web-01`."""
     number, name = node[f"{noun}Id"], node[f"{noun}Name"]
     return number if name is None else f"{number} {name}"

@@ -1,1 +1,1 @@
-"""`make bench`: the gateway beside what people would pick instead, on the same data and the same machine."""
+"""`make bench`: compares the gateway with alternatives, on the same data and the same machine."""

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: makes the data, measures the systems, prints the tables. `--quick` ends in five minutes."""
+"""`python -m tests.bench`: creates the data, measures the systems, prints the tables. `--quick` takes five minutes."""
 
 import argparse
 import shlex
@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
 def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
 
     def parse(text: str) -> list[str]:
-        """A member of the list may be the beginning of several names: `gateway`, `plain`."""
+        """A member of the list may be a prefix of several names: `gateway`, `plain`."""
         wanted = [part.strip() for part in text.split(",")]
         for part in wanted:
             if part not in known and not any(name.startswith(part + "-") for name in known):
@@ -84,7 +84,7 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
 
 
 def _databases(given: argparse.Namespace, cores: Cores, stack: ExitStack) -> tuple[dict[str, Database], list[int]]:
-    """What the systems need, made where it is missing, by name; and the processes of PostgreSQL."""
+    """The databases of the systems, created if missing, by name; and the processes of PostgreSQL."""
     wanted = {system.database for system in given.systems}
     if "sqlite-token" in wanted:
         wanted.add("sqlite")
@@ -107,7 +107,7 @@ def _databases(given: argparse.Namespace, cores: Cores, stack: ExitStack) -> tup
 
 
 def _copy(database: Database, folder: str) -> str:
-    """By SQLite itself: whoever opens and closes its file otherwise takes this process's locks away (POSIX)."""
+    """By SQLite itself: opening and closing its file by other means releases this process's locks (POSIX)."""
     copy = Path(folder, "gateway.db")
     with closing(sqlite3.connect(database.file)) as connection:
         connection.execute("VACUUM INTO ?", (str(copy),))

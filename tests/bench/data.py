@@ -1,4 +1,4 @@
-"""The data: made once by `tests/make_dump.py` and `gateway import`, and kept until what makes it has changed."""
+"""The data: created by `tests/make_dump.py` and `gateway import`, and reused until the code that creates it changes."""
 
 import hashlib
 import shutil
@@ -25,7 +25,7 @@ _FUNCTIONS = Path(__file__).with_name("node") / "functions.sql"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much data. The first machine is the big one."""
+    """Amount of data. The first machine has the most snapshots."""
 
     machines: int
     snapshots: int
@@ -33,7 +33,7 @@ class Size:
 
     @property
     def depth(self) -> int:
-        """How deep W3 reads in the big machine."""
+        """Offset of W3 in the machine with the most snapshots."""
         return self.big * 9 // 10
 
     def __str__(self) -> str:
@@ -42,11 +42,11 @@ class Size:
 
 FULL = Size(1_200, 1_000_000, 100_000)
 QUICK = Size(1_200, 100_000, 10_000)
-SMALL = Size(100, 10_000, 1_000)  # what pages are compared with, to see whether they take longer where there is more
+SMALL = Size(100, 10_000, 1_000)  # the smaller data set that `--growth` compares with
 
 
 class Database(NamedTuple):
-    """Where it is, and what it holds."""
+    """Location and contents of a database."""
 
     url: str
     size: Size
@@ -57,7 +57,7 @@ class Database(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """SQLite's."""
+        """The SQLite file."""
         return Path(self.url.removeprefix("sqlite:///"))
 
 
@@ -76,7 +76,7 @@ class Data:
         return f"sqlite:///{self.sqlite}"
 
     def prepare(self, kinds: set[str], cores: Cores) -> None:
-        """Makes the databases of these kinds where they are missing or of another schema."""
+        """Creates the databases of these kinds if they are missing or of another schema."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if "sqlite" in kinds and self._stale("sqlite"):
             self.sqlite.parent.mkdir()
@@ -92,7 +92,7 @@ class Data:
         return self._folder / f"{kind}.stamp"
 
     def _stale(self, kind: str) -> bool:
-        """Whether there is nothing to use. What there was is removed then."""
+        """Whether the database must be created. An outdated one is removed."""
         stamp = self._stamp(kind)
         if stamp.exists() and stamp.read_text() == _fingerprint():
             return False
@@ -122,7 +122,7 @@ class Data:
 
 
 def _finish_postgresql(url: str) -> None:
-    """What autovacuum would have done after a while, and the functions that PostGraphile's mutations call."""
+    """VACUUM and ANALYZE, as autovacuum would do later, and the functions that PostGraphile's mutations call."""
     with world.engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(_FUNCTIONS.read_text().replace("%", "%%"))
         connection.execute(sa.text("VACUUM (ANALYZE, FREEZE)"))
@@ -130,7 +130,7 @@ def _finish_postgresql(url: str) -> None:
 
 
 def _fingerprint() -> str:
-    """Of everything that decides what the data are."""
+    """A hash of everything that determines the data."""
     digest = hashlib.sha256()
     migrations = Path(migrate.__file__).parent / "migrations"
     for file in (*sorted(migrations.rglob("*.py")), Path(make_dump.__file__), Path(world.__file__), _FUNCTIONS):

@@ -1,4 +1,4 @@
-"""A bare ASGI application that answers with recorded bytes: what HTTP alone costs."""
+"""A bare ASGI application that answers with recorded bytes: the cost of HTTP alone."""
 
 import os
 from pathlib import Path

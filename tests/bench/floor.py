@@ -1,4 +1,4 @@
-"""The floor: an echo of the same bytes, and the same rows by bare SQL in process. What a gateway could reach at best.
+"""The floor: an echo of the same bytes, and the same rows by bare SQL in process. The upper bound for a gateway.
 
 1 / (echo time + SQL time), on one core.
 """
@@ -44,14 +44,14 @@ _MANY = {
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """Seconds that a request costs at least, per database."""
+    """Minimum seconds per request, per database."""
 
     echo: float
     sql: dict[str, float]
 
 
 def measure(plan: Plan, results: Results) -> dict[str, Floor]:
-    """By workload; for reads of which an answer is known."""
+    """By workload; for reads with a recorded response."""
     answers = {}
     for workload in plan.workloads:
         if not workload.burst:
@@ -108,7 +108,7 @@ def _parameters(name: str, database: Database) -> list[tuple[Any, ...]]:
 
 
 def _places(name: str, database: Database) -> list[tuple[Any, int]]:
-    """Where W3 and W7 read, as the driver binds it."""
+    """The positions that W3 and W7 read from, as bound by the driver."""
     depth = database.size.depth
     offsets = range(1_000, depth + 1, 1_000) if name == "W7" else range(depth, depth + 140, 7)
     query = "SELECT created_at, id FROM snapshot WHERE machine_id = $1 ORDER BY created_at DESC, id DESC"
@@ -143,7 +143,7 @@ def _sqlite(database: Database, sql: str, parameters: Sequence[tuple[Any, ...]],
 
 
 def _postgresql(database: Database, sql: str, parameters: Sequence[tuple[Any, ...]], seconds: float) -> float:
-    """Several connections, so that the driver and not its waiting is measured."""
+    """Several connections, so that the driver is measured and not its waiting."""
 
     async def one(connection: Any, until: float) -> int:
         count = 0

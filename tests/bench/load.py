@@ -1,6 +1,6 @@
-"""The load: raw sockets and epoll in one thread, so that it costs little beside PostgreSQL, which has the same core.
+"""The load: raw sockets and epoll in one thread, so that it uses little of the core that it shares with PostgreSQL.
 
-Each connection sends a request, waits for the whole answer and sends the next (a closed loop, as wrk's). One answer
+Each connection sends a request, waits for the whole answer and sends the next (a closed loop, as wrk's). A response
 that is not 200, or that has errors, ends the benchmark.
 """
 
@@ -17,17 +17,17 @@ from tests.bench.processes import Failed
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _ERRORS = re.compile(rb'"errors": ?\[\{')
 _CHUNK = 1 << 18
-_PATIENCE = 30.0  # seconds that an answer may take
+_PATIENCE = 30.0  # seconds until a response times out
 
 
 @dataclass(slots=True)
 class Sample:
-    """What was measured: `seconds` in all, a latency per answered request, CPU that the load itself used."""
+    """A measurement: `seconds` in total, a latency per response, CPU used by the load generator."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     own_cpu: float = 0.0
-    answer: bytes = b""  # the last one, whole
+    answer: bytes = b""  # the last complete response
 
     def add(self, other: "Sample") -> None:
         self.seconds += other.seconds
@@ -46,14 +46,14 @@ class Sample:
 
 
 class _Connection:
-    """One connection and the answer that it waits for."""
+    """One connection and its pending response."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = 0.0
         self._received = bytearray()
-        self._whole = 0  # bytes of the answer, head included; 0 while unknown
+        self._whole = 0  # bytes of the response, head included; 0 while unknown
         self._head = 0
 
     def send(self, request: bytes) -> None:
@@ -63,7 +63,7 @@ class _Connection:
         self.socket.sendall(request)
 
     def receive(self) -> bytes | None:
-        """The body of the answer, or None while it has not all come. Raises Failed for any answer but a good one."""
+        """The body of the response, or None while it is incomplete. Raises Failed unless it is a success."""
         piece = self.socket.recv(_CHUNK)
         if not piece:
             raise Failed("the server closed a connection")
@@ -94,7 +94,7 @@ def http(port: int, path: str, body: bytes, token: str = "") -> bytes:
 def run(
     port: int, requests: Iterable[bytes], connections: int, seconds: float, check: Callable[[bytes], bool]
 ) -> Sample:
-    """Sends `requests` until they or the time are at an end; what is under way then is waited for and counts."""
+    """Sends `requests` until they or the time run out; pending responses are awaited and count."""
     waiting = iter(requests)
     sample = Sample()
     open_connections = [_Connection(port) for _ in range(connections)]
@@ -118,7 +118,7 @@ def _drive(
     check: Callable[[bytes], bool],
     sample: Sample,
 ) -> float:
-    """The time of the last answer. Raises Failed."""
+    """The time of the last response. Raises Failed."""
     poll = select.epoll()
     by_number = {connection.socket.fileno(): connection for connection in connections}
     busy = 0
@@ -158,6 +158,6 @@ def without_errors(body: bytes) -> bool:
 
 
 def ask(port: int, path: str, body: bytes, token: str = "") -> bytes:
-    """One request on a connection of its own; the body of its answer."""
+    """Sends one request on its own connection; the body of the response."""
     sample = run(port, [http(port, path, body, token)], 1, 0.0, without_errors)
     return sample.answer

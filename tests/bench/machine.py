@@ -1,4 +1,4 @@
-"""The machine that is measured on: its cores, what processes have used of it, and how it is described."""
+"""The machine of the benchmark: its cores, resource use of processes, and its description."""
 
 import os
 import platform
@@ -20,14 +20,14 @@ class Cores:
 
     @classmethod
     def find(cls) -> "Cores":
-        """With a single core, both share it, and the figures say little."""
+        """With a single core both share it, and the figures are not meaningful."""
         usable = sorted(os.sched_getaffinity(0))
         return cls({usable[0]}, {usable[1 % len(usable)]})
 
 
 @contextmanager
 def on(cores: set[int]) -> Iterator[None]:
-    """What is started inside runs on these cores only."""
+    """Processes started within the block run on these cores only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -37,7 +37,7 @@ def on(cores: set[int]) -> Iterator[None]:
 
 
 def tree(pid: int) -> list[int]:
-    """The process and everything below it."""
+    """The process and its descendants."""
     found, waiting = [], [pid]
     while waiting:
         found.append(waiting.pop())
@@ -50,7 +50,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that the process tree has used, in user and kernel mode, ended children included."""
+    """CPU used by the process tree, in user and kernel mode, ended children included."""
     ticks = 0
     for member in tree(pid):
         try:
@@ -62,7 +62,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int, database: Path) -> int:
-    """Memory that the process tree holds now, without what it has mapped of the database's file: that is cache."""
+    """Resident memory of the process tree, without mapped pages of the database file, which are cache."""
     total, cache = 0, str(database.resolve())
     for member in tree(pid):
         try:
@@ -72,7 +72,7 @@ def resident_bytes(pid: int, database: Path) -> int:
         counts = True
         for line in mappings:
             words = line.split()
-            if not words[0].endswith(":"):  # a mapping begins
+            if not words[0].endswith(":"):  # first line of a mapping
                 counts = words[-1] != cache
             elif words[0] == "Rss:" and counts:
                 total += int(words[1]) * 1_024

@@ -1,4 +1,4 @@
-"""The rounds: reads with all systems up and all but one frozen, A B A B for each workload; writes with each alone."""
+"""The rounds: reads with all systems running, all but one frozen, A B A B per workload; writes one by one."""
 
 import itertools
 import json
@@ -30,14 +30,14 @@ from tests.bench.workloads import (
 )
 
 PATH = "/graphql"
-_COMPARED = 6  # requests of each workload whose answers must agree
-_BURSTS = 20  # of one measurement, at most
-_SETTLE = 60.0  # seconds that a gateway may take for its first refresh
+_COMPARED = 6  # requests per workload whose responses must be equal
+_BURSTS = 20  # maximum duration of one measurement
+_SETTLE = 60.0  # seconds for the first refresh of a gateway
 
 
 @dataclass(slots=True)
 class Figures:
-    """One system under one workload: a sample per round, and what was used meanwhile."""
+    """One system under one workload: a sample per round, with CPU and memory."""
 
     rounds: list[Sample] = field(default_factory=list)
     cpu: float = 0.0
@@ -57,12 +57,12 @@ Results = dict[tuple[str, str], Figures]  # by workload and system
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, how long and how often."""
+    """Workloads and systems, duration and number of rounds."""
 
     systems: Sequence[System]
     workloads: Sequence[Workload]
-    databases: Mapping[str, Database]  # by the name that systems have for them
-    tokens: Mapping[str, str]  # that requests bring, by system
+    databases: Mapping[str, Database]  # by the name of the database in systems
+    tokens: Mapping[str, str]  # sent with requests, by system
     postgres: Sequence[int]  # the processes
     cores: Cores
     logs: Path
@@ -79,7 +79,7 @@ class Plan:
 
 @dataclass(slots=True)
 class _Up:
-    """A system that runs."""
+    """A running system."""
 
     system: System
     server: Server
@@ -92,7 +92,7 @@ class _Up:
             self.requests[workload.name] = [load.http(self.server.port, PATH, body, token) for body in bodies]
 
     def run(self, workload: Workload, seconds: float, requests: Sequence[bytes] | None = None) -> Sample:
-        """Reads go round and round; writes are sent once each."""
+        """Reads are repeated; writes are sent once each."""
         chosen = self.requests[workload.name] if requests is None else requests
         try:
             return load.run(
@@ -109,7 +109,7 @@ class _Up:
 
 
 def measure(plan: Plan) -> Results:
-    """Measures everything. Raises Failed for answers that differ or are not good."""
+    """Runs all measurements. Raises Failed for responses that differ or are errors."""
     results: Results = {}
     reads = [workload for workload in plan.workloads if not workload.burst]
     writes = [workload for workload in plan.workloads if workload.burst]
@@ -118,7 +118,7 @@ def measure(plan: Plan) -> Results:
             name: stack.enter_context(world.engine(database.url).connect()) for name, database in plan.databases.items()
         }
         for connection in control.values():
-            world.undo_all(connection)  # what a run that was killed has left
+            world.undo_all(connection)  # leftovers of a killed run
         if reads:
             _measure_reads(plan, reads, control, results)
         if writes:
@@ -165,7 +165,7 @@ def _thawed(server: Server) -> Iterator[None]:
 
 @contextmanager
 def _started(plan: Plan, system: System, control: sa.Connection) -> Iterator[Server]:
-    """The system, listening; a gateway has read its provider."""
+    """The system, listening; a gateway has completed its first refresh."""
     before = world.observed(control) if system.gateway else None
     with system.start(plan.database(system).url, plan.cores, plan.logs) as server:
         server.await_listening()
@@ -178,7 +178,7 @@ def _started(plan: Plan, system: System, control: sa.Connection) -> Iterator[Ser
 
 
 def _cursors(one: _Up, size: Size, token: str) -> Cursors:
-    """Walks to where the workloads begin, as a client would."""
+    """Pages to the positions where the workloads begin, as a client would."""
     dialect = one.system.dialect
 
     def walk(document: str, steps: Sequence[int], **fixed: str) -> list[str]:
@@ -192,7 +192,7 @@ def _cursors(one: _Up, size: Size, token: str) -> Cursors:
             cursors.append((data.get("vm") or data)["page"]["pageInfo"]["endCursor"])
         return cursors
 
-    # The page after the first cursor is the second: the first holds the big machine. The last ones are not imported.
+    # The page after the first cursor is the second: the first contains the largest machine. The last are not imported.
     machines = walk(WALK_MACHINES[dialect], [50] * (size.machines // 50 - 1))
     thousands, steps = size.depth // 1_000, 20
     places = walk(WALK_SNAPSHOTS[dialect], [1_000] * thousands + [7] * steps, id=machine_id(dialect, FIRST_MACHINE))
@@ -200,7 +200,7 @@ def _cursors(one: _Up, size: Size, token: str) -> Cursors:
 
 
 def _compare(plan: Plan, workload: Workload, up: Sequence[_Up]) -> None:
-    """Raises Failed unless all systems with the same data give the same answers to the first few requests."""
+    """Raises Failed unless all systems with the same data return the same responses to the first few requests."""
     firsts: dict[Size, tuple[System, list[object]]] = {}
     for one in up:
         with _thawed(one.server):
@@ -232,7 +232,7 @@ def _measure_writes(
         if system.gateway:
             _hold(server, control, plan.tokens[system.name])
         for workload in workloads:
-            _burst(one, workload, control, plan.seconds / 3)  # to get warm
+            _burst(one, workload, control, plan.seconds / 3)  # warm-up
             figures = results.setdefault((workload.name, system.name), Figures())
             _measured(plan, one, figures, partial(_bursts, plan, one, workload, control))
             _tell(plan, workload, system, round_, figures)
@@ -249,7 +249,7 @@ def _bursts(plan: Plan, one: _Up, workload: Workload, control: sa.Connection) ->
 
 
 def _burst(one: _Up, workload: Workload, control: sa.Connection, seconds: float) -> Sample:
-    """As many writes as the queues hold, then taken back. Raises Failed unless every one of them was recorded."""
+    """Sends as many writes as the queues hold, then undoes them. Raises Failed unless all of them were recorded."""
     sample = one.run(workload, seconds)
     expected = len(sample.latencies) * workload.rows
     created, deleted, operations = world.written(control)
@@ -263,7 +263,7 @@ def _burst(one: _Up, workload: Workload, control: sa.Connection, seconds: float)
 
 
 def _hold(server: Server, control: sa.Connection, token: str) -> None:
-    """Gives the worker its one piece of work, which does not end, so that it takes nothing that is measured."""
+    """Gives the worker one operation that does not end, so that it claims none of the measured ones."""
     query = "mutation ($input: CreateSnapshotInput!) { createSnapshot(input: $input) { errors { message } } }"
     variables = {"input": {"machineId": machine_id("", world.HOLDER), "name": "holder"}}
     load.ask(server.port, PATH, json.dumps({"query": query, "variables": variables}).encode(), token)

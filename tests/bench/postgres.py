@@ -1,4 +1,4 @@
-"""A PostgreSQL server whose data stays in the cache. As durable as it is by default: writes are measured too."""
+"""A PostgreSQL server whose data stays in the cache. Durable as by default, because writes are measured too."""
 
 import os
 import pwd
@@ -14,11 +14,11 @@ from tests.bench.processes import Failed, end, free_port
 from tests.postgres import find_binaries
 
 OPTIONS = ("shared_buffers=512MB", "max_wal_size=4GB", "max_connections=200", "listen_addresses=127.0.0.1")
-_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # for loading alone
+_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # only while loading
 
 
 class Postgres:
-    """Serves `directory`, which is made when it is missing. Leaving it stops the server.
+    """Serves `directory`, which is created if it is missing. Leaving the block stops the server.
 
     `loading`: without durability, to fill it.
     """
@@ -31,7 +31,7 @@ class Postgres:
         self._run["env"] = {"PATH": f"{binaries}:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/"}
         if not (directory / "PG_VERSION").exists():
             self._initialize(binaries, directory)
-        (directory / "postmaster.pid").unlink(missing_ok=True)  # of a run that was killed; the port is always a new one
+        (directory / "postmaster.pid").unlink(missing_ok=True)  # of a killed run; each run uses a new port
         self.port = free_port()
         self._log = directory / "bench.log"
         options = OPTIONS + (_QUICK if loading else ())
@@ -48,7 +48,7 @@ class Postgres:
         self.pid = self._process.pid
 
     def __enter__(self) -> "Postgres":
-        deadline = time.monotonic() + 60  # after a kill it has to recover first
+        deadline = time.monotonic() + 60  # after a kill it recovers first
         while time.monotonic() < deadline and self._process.poll() is None:
             if "ready to accept connections" in self._log.read_text():
                 return self
@@ -79,7 +79,7 @@ class Postgres:
 
 
 def _as_someone_else(directory: Path) -> dict[str, Any]:
-    """PostgreSQL refuses to run as root. Raises Failed when nobody else can reach the directory."""
+    """Another account, because PostgreSQL refuses to run as root. Raises Failed if it cannot access the directory."""
     if os.geteuid() != 0:
         return {"cwd": "/"}
     user = next((found for found in pwd.getpwall() if found.pw_name in ("postgres", "nobody")), None)

@@ -1,4 +1,4 @@
-"""Child processes: started on a core, frozen and thawed, and ended by their own number whatever happens."""
+"""Child processes: started on a core, frozen and thawed, and always ended by their process id."""
 
 import os
 import signal
@@ -12,15 +12,15 @@ from typing import Any
 
 from tests.bench import machine
 
-_PATIENCE = 60.0  # seconds that a server may take to listen
+_PATIENCE = 60.0  # seconds until a server must listen
 
 
 class Failed(Exception):
-    """The benchmark cannot go on; the message is for people."""
+    """The benchmark cannot continue; the message is printed."""
 
 
 class Server:
-    """A running server with a port of its own. Leaving it ends it."""
+    """A running server with its own port. Leaving the block ends it."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Server:
         self.stop()
 
     def await_listening(self) -> None:
-        """Raises Failed when it does not come to listen."""
+        """Raises Failed if it does not listen in time."""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -53,7 +53,7 @@ class Server:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
 
     def freeze(self) -> None:
-        """Takes the core away from it and its children. Only for servers that wait for nothing and hold nothing."""
+        """Stops it and its children (SIGSTOP). Only for idle servers without locks."""
         self._frozen = True
         self._signal(signal.SIGSTOP)
 
@@ -64,7 +64,7 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.poll() is None:
-            os.killpg(self.pid, number)  # it was started as the leader of a group
+            os.killpg(self.pid, number)  # it is the leader of its process group
 
     def stop(self) -> None:
         self.thaw()
@@ -90,17 +90,17 @@ def start(
             stderr=subprocess.STDOUT,
             env={**_PLAIN, **environment},
             cwd=directory,
-            start_new_session=True,  # Ctrl-C is ours alone: we end them in order
+            start_new_session=True,  # Ctrl-C reaches only the benchmark, which ends them in order
         )
     return Server(name, process, port, log)
 
 
-# What the benchmark itself was started with must not change what a server does.
+# The environment of the benchmark must not change the behavior of a server.
 _PLAIN = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 
 
 def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
-    """Asks the process to end, waits a while, and then insists."""
+    """Sends SIGTERM, waits, and then sends SIGKILL."""
     if process.poll() is not None:
         return
     process.send_signal(how)

@@ -1,4 +1,4 @@
-"""The tables: what was measured, and how it stands to the targets."""
+"""The tables: measurements, and their ratios to the targets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tests.bench.systems import EXPERIMENTS, SYSTEMS
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A gateway beside a peer; by workload, how many times its requests per second it is to reach."""
+    """A gateway and a peer; the target ratio of their requests per second, by workload."""
 
     gateway: str
     peer: str

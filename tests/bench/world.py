@@ -1,7 +1,7 @@
-"""The machines that writes are measured on: a simulated provider so slow that nothing which is asked of it ends.
+"""The machines of the write workloads: a simulated provider so slow that no operation ends.
 
-Imported machines refuse changes. The provider's rows and the inventory's agree, so that a refresh changes nothing.
-Bursts are so small that no queue is longer than the gateway allows as shipped; `undo` takes one back.
+Imported machines are read-only. The rows of the provider and of the inventory agree, so that a refresh changes nothing.
+Bursts are small enough for the default queue limits; `undo` removes one.
 """
 
 from datetime import timedelta
@@ -17,11 +17,11 @@ from gateway.models import Machine, MachineKind, PowerState, Provider, Snapshot,
 PROVIDER = "bench"
 TENANT = "default"
 
-_FIRST = 200_000  # beyond the imported machines
+_FIRST = 200_000  # above the ids of imported machines
 _FIRST_SNAPSHOT = 10_000_000
 CREATED_ON = range(_FIRST, _FIRST + 120)
 DELETED_ON = range(_FIRST + 1_000, _FIRST + 1_100)
-HOLDER = _FIRST + 2_000  # its one operation keeps the gateway's worker busy for good
+HOLDER = _FIRST + 2_000  # its one operation keeps the gateway's worker busy
 _PER_MACHINE = 90  # snapshots to delete: under the 100 unfinished operations that a machine may have
 
 _SLOW = 10 * 3_600_000  # milliseconds
@@ -60,9 +60,9 @@ _SINCE = f"machine_id BETWEEN {CREATED_ON.start} AND {DELETED_ON.stop - 1}"
 
 
 def undo(connection: sa.Connection) -> None:
-    """Takes back what was created and asked for, except of the holder. Commits."""
+    """Removes created snapshots and operations, except those of the holder. Commits."""
     if connection.dialect.name == "postgresql":
-        # No triggers: counting is put right by hand, and the changes are of interest to nobody.
+        # Without triggers: counters are corrected by hand, and the changes need no events.
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
     connection.exec_driver_sql(f"DELETE FROM operation WHERE {_SINCE}")
     connection.exec_driver_sql(f"DELETE FROM snapshot WHERE {_SINCE} AND state = 'CREATING'")
@@ -77,7 +77,7 @@ def undo(connection: sa.Connection) -> None:
 
 
 def undo_all(connection: sa.Connection) -> None:
-    """Also what the holder was given, for the next system. The gateway must not run. Commits."""
+    """Also those of the holder, for the next system. The gateway must not run. Commits."""
     connection.exec_driver_sql("DELETE FROM simulated_task")
     connection.exec_driver_sql(f"DELETE FROM operation WHERE machine_id = {HOLDER}")
     connection.exec_driver_sql(f"DELETE FROM snapshot WHERE machine_id = {HOLDER}")
@@ -86,7 +86,7 @@ def undo_all(connection: sa.Connection) -> None:
 
 
 def written(connection: sa.Connection) -> tuple[int, int, int]:
-    """How many snapshots are being created, how many deleted, and how many operations wait; the holder's apart."""
+    """Numbers of snapshots being created and deleted, and of queued operations, without those of the holder."""
     row = connection.exec_driver_sql(
         f"SELECT (SELECT count(*) FROM snapshot WHERE {_SINCE} AND state = 'CREATING'),"
         f" (SELECT count(*) FROM snapshot WHERE {_SINCE} AND state = 'DELETING'),"
@@ -97,7 +97,7 @@ def written(connection: sa.Connection) -> tuple[int, int, int]:
 
 
 def held(connection: sa.Connection) -> bool:
-    """Whether the worker is at work for the holder, and so for nobody else."""
+    """Whether the worker runs the operation of the holder, and hence no other."""
     running = connection.exec_driver_sql(
         f"SELECT 1 FROM operation WHERE machine_id = {HOLDER} AND state = 'RUNNING' AND task_ref IS NOT NULL"
     ).first()
@@ -106,7 +106,7 @@ def held(connection: sa.Connection) -> bool:
 
 
 def observed(connection: sa.Connection) -> Any:
-    """When the provider was last read whole."""
+    """When the provider was last refreshed completely."""
     at = connection.exec_driver_sql(f"SELECT observed_at FROM provider WHERE name = '{PROVIDER}'").scalar()
     connection.commit()
     return at

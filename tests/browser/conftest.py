@@ -17,16 +17,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def playwright() -> Any:
-    """Playwright's module; the test is skipped without it, unless it is required."""
+    """The Playwright module. Without it the test is skipped, or fails if CI requires it."""
     return (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
 def chromium(playwright: Any) -> Iterator["Browser"]:
     if CHROMIUM is None:
-        (pytest.fail if required("browser") else pytest.skip)("there is no Chromium on PATH")
+        (pytest.fail if required("browser") else pytest.skip)("Chromium is not on PATH.")
     with playwright.sync_playwright() as driver:
-        # Its sandbox does not work for root, which CI is.
+        # Chromium's sandbox does not work for root, and CI runs as root.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -1,4 +1,4 @@
-"""GraphiQL as a person meets it: in Chromium, against a running gateway, with nothing from any other host."""
+"""GraphiQL in Chromium, with a running gateway and without requests to any other host."""
 
 import importlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.databases import required
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-# CI names what must be present; elsewhere what is missing is skipped.
+# Without Playwright the tests are skipped, except in CI, which requires it.
 playwright: Any = (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
 
 
@@ -25,26 +25,26 @@ class Server(Protocol):
 
 @pytest.fixture
 def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
-    """GraphiQL on a first visit. Whatever a test does: no console error, no request to another host."""
+    """GraphiQL on a first visit. After each test: no console errors, and no requests to other hosts."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(20_000)
     playwright.expect.set_options(timeout=20_000)
     socket_url = server.url.replace("http", "ws", 1)
     own = (f"{server.url}/", f"{socket_url}/", "data:", "blob:")
     addresses: list[str] = []
-    complaints: list[str] = []
+    errors: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     page.on("websocket", lambda socket: addresses.append(socket.url))
-    page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text) if line.type in {"error", "warning"} else None)
+    page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type in {"error", "warning"} else None)
     page.goto(f"{server.url}/graphiql")
-    # A click before both editors stand is lost.
+    # A click before both editors are loaded is lost.
     page.locator(".graphiql-query-editor .monaco-editor").wait_for()
     result(page).locator(".monaco-editor").wait_for()
     yield page
     print(*addresses, sep="\n")
-    assert complaints == []
+    assert errors == []
     assert [address for address in addresses if not address.startswith(own)] == []
     page.close()
 
@@ -59,7 +59,7 @@ def test_first_visit_shows_the_demo_world(page: "Page", server: Server, tmp_path
     page.screenshot(path=tmp_path / "demo-world.png")
 
 
-def test_typed_query_runs_beside_every_panel(page: "Page", server: Server, tmp_path: Path) -> None:
+def test_typed_query_runs_with_every_panel_open(page: "Page", server: Server, tmp_path: Path) -> None:
     vm = ask(server, '{ vm(id: "vm-11") { name } }')["vm"]
     panel = page.locator(".graphiql-plugin")
 
@@ -80,7 +80,7 @@ def test_typed_query_runs_beside_every_panel(page: "Page", server: Server, tmp_p
     page.screenshot(path=tmp_path / "history.png")
 
 
-def test_mutation_answers_with_what_it_has_begun(page: "Page", server: Server, tmp_path: Path) -> None:
+def test_mutation_returns_the_new_snapshot_and_operation(page: "Page", server: Server, tmp_path: Path) -> None:
     run(
         page,
         'mutation Take { createSnapshot(input: {machineId: "vm-11", name: "typed by hand"})'
@@ -97,12 +97,12 @@ def test_mutation_answers_with_what_it_has_begun(page: "Page", server: Server, t
     page.screenshot(path=tmp_path / "mutation.png")
 
 
-def test_subscription_follows_an_operation_to_its_end(page: "Page", server: Server, tmp_path: Path) -> None:
+def test_subscription_receives_an_operation_up_to_its_end(page: "Page", server: Server, tmp_path: Path) -> None:
     create = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "seen live"}) { errors { message } } }'
 
     run(page, "subscription Live { operationChanged { kind state progressPercent snapshotName } }")
     button(page, "Stop query").wait_for()
-    # Nothing acknowledges a subscription, so it may begin only after the first of these.
+    # Subscriptions are not acknowledged, so this one may start after the first of these mutations.
     for _ in range(20):
         assert ask(server, create)["createSnapshot"]["errors"] == []
         if appears(result(page), "seen live"):
@@ -116,7 +116,7 @@ def test_subscription_follows_an_operation_to_its_end(page: "Page", server: Serv
 
 
 def ask(server: Server, query: str) -> Any:
-    """The data that the gateway answers over plain HTTP."""
+    """The data of a response over plain HTTP."""
     answer = httpx2.post(f"{server.url}/graphql", json={"query": query}).json()
     assert "errors" not in answer
     return answer["data"]
@@ -127,7 +127,7 @@ def run(page: "Page", operation: str) -> None:
     button(page, "New tab").click()
     page.locator(".graphiql-query-editor .monaco-editor").click()
     page.keyboard.type(operation)
-    # GraphiQL parses once the typing pauses, and then stores it. Run any earlier, it would send what it parsed before.
+    # GraphiQL parses and stores the text when typing pauses. Before that, it would run the text that it parsed last.
     page.wait_for_function("typed => localStorage['graphiql:tabState']?.includes(JSON.stringify(typed))", arg=operation)
     page.keyboard.press("Control+Enter")
 
@@ -141,7 +141,7 @@ def result(page: "Page") -> "Locator":
 
 
 def appears(locator: "Locator", text: str) -> bool:
-    """Whether `text` shows within a second."""
+    """Whether `text` appears within a second."""
     try:
         playwright.expect(locator).to_contain_text(text, timeout=1_000)
     except AssertionError:

@@ -1,4 +1,4 @@
-"""GraphiQL for people who have a token: what the headers editor holds goes with queries and with subscriptions."""
+"""GraphiQL with a token: the headers editor applies to queries and subscriptions."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from tests.browser.test_graphiql import button, playwright, result, run
 from tests.databases import Databases
 from tests.serving import Served, served
 
-pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+pytestmark = pytest.mark.thorough  # slow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def token_and_gateway(databases: Databases) -> Iterator[tuple[str, Served]]:
     with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
-        # Playwright occupies this thread's loop, so the command cannot run in it.
+        # Playwright runs an event loop in this thread, so the token is created in the gateway's loop.
         database = gateway.gateway.database
         token = gateway.run(create_token(database, Roles({}), "ann", ["admin"], "default", None))
         yield token, gateway
@@ -32,14 +32,14 @@ def test_a_token_in_the_headers(chromium: "Browser", token_and_gateway: tuple[st
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     playwright.expect.set_options(timeout=20_000)
     page.set_default_timeout(20_000)
-    page.goto(f"{gateway.url}/graphiql")  # the page itself is for everybody
+    page.goto(f"{gateway.url}/graphiql")  # the page itself needs no token
     page.locator(".graphiql-query-editor .monaco-editor").wait_for()
 
     button(page, "Execute query").click()
     playwright.expect(result(page)).to_contain_text("UNAUTHENTICATED")
 
     run(page, "subscription { operationChanged { id } }")
-    playwright.expect(result(page)).to_contain_text("Socket closed with event 4403 Send a token")
+    playwright.expect(result(page)).to_contain_text("Socket closed with event 4403 Authentication is required")
 
     button(page, "New tab").click()
     button(page, "Headers").click()

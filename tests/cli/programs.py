@@ -1,4 +1,4 @@
-"""The gateway as a program: a command run to its end, or a server that is spoken to until it is stopped."""
+"""Runs the gateway as a program: commands to their end, and servers while a block runs."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ GATEWAY = [sys.executable, "-m", "gateway"]
 
 
 def environment(**settings: Any) -> dict[str, str]:
-    """This process's, without any setting of the gateway but `settings`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    """The environment of this process, with `settings` as the only settings of the gateway."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     given = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
-    return {**kept, "PYTHONWARNINGS": "error", "COLUMNS": "100", **given}
+    return {**inherited, "PYTHONWARNINGS": "error", "COLUMNS": "100", **given}
 
 
 def spawned(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a process that runs the command."""
+    """Runs a command in a process of its own. Returns its exit code, standard output and standard error."""
     done = subprocess.run(
         [*GATEWAY, *arguments], env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
@@ -32,7 +32,7 @@ def spawned(*arguments: str) -> tuple[int, str, str]:
 
 
 def run(*arguments: str, **settings: Any) -> tuple[int, str, str]:
-    """The same within this process, which is much faster. An exception that the command does not catch is raised."""
+    """The same within this process, which is much faster. Exceptions that the command does not catch are raised."""
     given = {name: None for name in os.environ if name.startswith("GATEWAY_")} | {
         f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()
     }
@@ -43,20 +43,21 @@ def run(*arguments: str, **settings: Any) -> tuple[int, str, str]:
 
 
 def refusal(*arguments: str, **settings: Any) -> str:
-    """The one line that the gateway says on standard error before it ends with 2; it says nothing else."""
+    """The error message of a command that exits with code 2. It must print this one line and nothing else."""
     code, out, err = run(*arguments, **settings)
     assert (code, out) == (2, ""), err
-    return refused(err)
+    return error_message(err)
 
 
-def refused(err: str) -> str:
+def error_message(err: str) -> str:
+    """The message of the only line of standard error, without the prefix `gateway: `."""
     assert err.startswith("gateway: ")
     assert err.count("\n") == 1, err
     return err.removeprefix("gateway: ").removesuffix("\n")
 
 
 class Program:
-    """A gateway that serves in a process of its own."""
+    """A gateway that serves in a process of its own. `greeting` is the banner that it has printed."""
 
     def __init__(self, process: subprocess.Popen[str], greeting: str) -> None:
         self.process = process
@@ -65,27 +66,27 @@ class Program:
         self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The data of an answer that has no errors."""
+        """The data of a response, which must have no errors."""
         body = self.http.post("/graphql", json={"query": query, "variables": variables}).json()
         assert "errors" not in body, body["errors"]
         data: dict[str, Any] = body["data"]
         return data
 
     def stop(self, number: signal.Signals) -> tuple[int, str, str]:
-        """Sends a signal, waits, and tells how it ended: its exit code and what it still said."""
+        """Sends a signal and waits. Returns the exit code and the remaining standard output and standard error."""
         self.process.send_signal(number)
         out, err = self.process.communicate(timeout=30)
         return self.process.returncode, out, err
 
     def kill(self) -> None:
-        """SIGKILL: nothing is cleared up."""
+        """Sends SIGKILL, so that the process cannot clean up."""
         self.process.kill()
         self.process.communicate(timeout=30)
 
 
 @contextmanager
 def serving(*arguments: str, **settings: Any) -> Iterator[Program]:
-    """Serves on a free port, which is read from what it prints; killed at the end unless it has ended."""
+    """Serves on a free port, which is read from the banner, while the block runs. Kills the process at the end."""
     process = subprocess.Popen(
         [*GATEWAY, "serve", "--port", "0", *arguments],
         env=environment(**settings),

@@ -1,4 +1,4 @@
-"""The commands that end by themselves: what they do, and the one line that says why they do not."""
+"""Commands other than `serve`: their results and their error messages, each of one line."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.programs import refusal, refused, run, spawned
+from tests.cli.programs import error_message, refusal, run, spawned
 from tests.databases import Databases
 
 
@@ -40,7 +40,7 @@ def test_version() -> None:
     assert out.startswith("gateway, version ")
 
 
-def test_schema_is_the_file(root: Path) -> None:
+def test_schema_prints_the_file_in_the_repository(root: Path) -> None:
     assert run("schema") == (0, (root / "schema.graphql").read_text(), "")
 
 
@@ -48,31 +48,31 @@ def test_migrate_twice(path: Path) -> None:
     url = f"sqlite:///{path}"
     code, out, err = run("migrate", database_url=url)
     assert (code, err) == (0, "")
-    assert out.endswith(", was at nothing\n")
+    assert out.endswith(" (was empty).\n")
     again = run("migrate", "--database-url", url)
-    assert again == (0, out.replace(", was at nothing", ""), "")
+    assert again == (0, out.replace(" (was empty)", ""), "")
 
 
-# ---- what keeps a command from running
+# ---- errors
 
 
 def test_a_directory_as_database(tmp_path: Path) -> None:
     message = refusal("migrate", "--database-url", f"sqlite:///{tmp_path}")
-    assert message == f"the database {tmp_path} is a directory"
+    assert message == f"The database file '{tmp_path}' is a directory."
 
 
 def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "gateway.db"
     message = refusal("serve", "--demo", "--database-url", f"sqlite:///{missing}")
     assert message == (
-        f"the database {missing} cannot be created: check that its directory exists and is writable"
+        f"The database file '{missing}' cannot be created. Check that its directory exists and is writable."
     )  # fmt: skip
     assert not missing.parent.exists()
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
-    """Nobody special: root may read everything, so tests as root become somebody else for a while."""
+def unprivileged() -> Iterator[None]:
+    """Drops root privileges while the block runs, because file permissions do not apply to root."""
     if os.geteuid() != 0:
         yield
         return
@@ -85,7 +85,7 @@ def nobody() -> Iterator[None]:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """One that nobody may enter; pytest's own are for their owner alone."""
+    """A directory that unprivileged users may enter, which pytest's own do not allow."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -96,33 +96,33 @@ def test_an_unreadable_database(url: str, open_directory: Path, mode: int) -> No
     file = open_directory / "gateway.db"
     shutil.copy(url.removeprefix("sqlite:///"), file)
     file.chmod(mode)
-    with nobody():
+    with unprivileged():
         message = refusal("migrate", "--database-url", f"sqlite:///{file}")
-    assert message == f"the database {file} cannot be read and written: check its permissions"
+    assert message == f"The database file '{file}' cannot be read and written. Check its permissions."
 
 
 def test_a_database_that_cannot_be_created(open_directory: Path) -> None:
     file = open_directory / "gateway.db"
     open_directory.chmod(0o555)
-    with nobody():
+    with unprivileged():
         message = refusal("migrate", "--database-url", f"sqlite:///{file}")
-    assert message == f"the database {file} cannot be created: check that its directory exists and is writable"
+    assert message == f"The database file '{file}' cannot be created. Check that its directory exists and is writable."
 
 
 def test_a_directory_that_may_not_be_entered(open_directory: Path) -> None:
     open_directory.chmod(0o000)
-    with nobody():
+    with unprivileged():
         message = refusal("migrate", "--database-url", f"sqlite:///{open_directory}/gateway.db")
-    assert message.startswith(f"the database {open_directory}/gateway.db cannot be ")
+    assert message.startswith(f"The database file '{open_directory}/gateway.db' cannot be ")
     open_directory.chmod(0o700)
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 1_000, b"SQLite format 3\0" + b"\xff" * 8_192])
 @pytest.mark.parametrize("command", [["migrate"], ["serve", "--port", "0"]], ids=["migrate", "serve"])
-def test_a_file_that_is_no_database(path: Path, content: bytes, command: list[str]) -> None:
+def test_a_file_that_is_not_a_database(path: Path, content: bytes, command: list[str]) -> None:
     path.write_bytes(content)
     message = refusal(*command, "--database-url", f"sqlite:///{path}")
-    assert message.startswith("the database cannot be used: ")
+    assert message.startswith("The database cannot be used: ")
     assert path.read_bytes() == content
 
 
@@ -132,46 +132,57 @@ def test_a_database_of_a_newer_gateway(url: str) -> None:
     connection.close()
     for command in (["migrate"], ["serve", "--port", "0"], ["refresh"], ["simulate", "vm-11"]):
         message = refusal(*command, "--database-url", url)
-        assert message == "the database was made by a newer gateway: install that version or newer"
+        assert (
+            message
+            == "The database was migrated by a newer version of the gateway. Install that version or a newer one."
+        )
 
 
-def test_a_database_of_something_else(path: Path) -> None:
+def test_a_database_of_another_program(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE bookmarks (url TEXT)")
     connection.commit()
     connection.close()
     message = refusal("migrate", "--database-url", f"sqlite:///{path}")
-    assert message.startswith("the database ")
+    assert message.startswith("The database ")
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
     connection.close()
 
 
 def test_a_server_that_does_not_answer() -> None:
-    message = refusal("migrate", "--database-url", "postgresql://nobody@127.0.0.1:1/nothing")
-    assert message.startswith("the database cannot be used: ")
+    message = refusal("migrate", "--database-url", "postgresql://user@127.0.0.1:1/missing")
+    assert message.startswith("The database cannot be used: ")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"database_url": "mysql://x/y"}, "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
-        ({"database_url": "gateway.db"}, "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
-        ({"database_url": "sqlite:///"}, "GATEWAY_DATABASE_URL must name a file, such as sqlite:///gateway.db"),
-        ({"port": "http"}, "GATEWAY_PORT must be a whole number, not 'http'"),
-        ({"port": "65536"}, "GATEWAY_PORT must be between 0 and 65535, not 65536"),
-        ({"operation_lease": "soon"}, "GATEWAY_OPERATION_LEASE must be a number, not 'soon'"),
-        ({"operation_lease": "0"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not 0.0"),
-        ({"operation_lease": "nan"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not nan"),
-        ({"read_timeout": "inf"}, "GATEWAY_READ_TIMEOUT must be greater than 0, not inf"),
-        ({"introspection": "maybe"}, "GATEWAY_INTROSPECTION must be true or false, not 'maybe'"),
-        ({"documents_only": "1"}, "GATEWAY_DOCUMENTS_ONLY leaves nothing to serve without GATEWAY_DOCUMENTS_FILES"),
-        ({"log_level": "loud"}, "GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'"),
-        ({"host": "example.org"}, "GATEWAY_HOST must be an address such as 127.0.0.1, not 'example.org'"),
+        (
+            {"database_url": "mysql://x/y"},
+            "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME.",
+        ),
+        ({"database_url": "gateway.db"}, "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME."),
+        ({"database_url": "sqlite:///"}, "GATEWAY_DATABASE_URL must name a file, such as sqlite:///gateway.db."),
+        ({"port": "http"}, "GATEWAY_PORT must be a whole number, not 'http'."),
+        ({"port": "65536"}, "GATEWAY_PORT must be between 0 and 65535, not 65536."),
+        ({"operation_lease": "soon"}, "GATEWAY_OPERATION_LEASE must be a number, not 'soon'."),
+        ({"operation_lease": "0"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not 0.0."),
+        ({"operation_lease": "nan"}, "GATEWAY_OPERATION_LEASE must be greater than 0, not nan."),
+        ({"read_timeout": "inf"}, "GATEWAY_READ_TIMEOUT must be greater than 0, not inf."),
+        ({"introspection": "maybe"}, "GATEWAY_INTROSPECTION must be true or false, not 'maybe'."),
+        (
+            {"documents_only": "1"},
+            "GATEWAY_DOCUMENTS_ONLY requires GATEWAY_DOCUMENTS_FILES, because no other document would be served.",
+        ),
+        ({"log_level": "loud"}, "GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'."),
+        ({"host": "example.org"}, "GATEWAY_HOST must be an IP address such as 127.0.0.1, not 'example.org'."),
     ],
     ids=str,
 )
-def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str) -> None:
+def test_invalid_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert refusal("serve", **settings) == message
     assert list(tmp_path.iterdir()) == []
@@ -188,35 +199,37 @@ def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dic
     ],
     ids=" ".join,
 )
-def test_arguments(arguments: list[str], message: str) -> None:
+def test_invalid_arguments(arguments: list[str], message: str) -> None:
     command = "gateway" if arguments[0] == "nope" else f"gateway {arguments[0]}"
     assert refusal(*arguments) == f"{message} (see {command} --help)"
 
 
-def test_a_refusal_of_the_process_itself(tmp_path: Path) -> None:
+def test_the_exit_code_and_error_of_a_process(tmp_path: Path) -> None:
     code, out, err = spawned("serve", "--database-url", f"sqlite:///{tmp_path}")
     assert (code, out) == (2, "")
-    assert refused(err) == f"the database {tmp_path} is a directory"
+    assert error_message(err) == f"The database file '{tmp_path}' is a directory."
 
 
-def test_import_of_a_bad_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_of_an_invalid_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     machine = {"id": "1", "name": "a", "ems_ref": "vm-1", "snapshots": []}
     for name, content, message in (
-        ("text", "hello", "text: is not JSON: "),
+        ("text", "hello", "text: The file is not valid JSON: "),
         ("broken", '{"resources": [', "broken: "),
         ("twice", json.dumps({"name": "vms", "resources": [machine, machine]}),
-         "twice: resources[1]: machine 1 is in the file already, at resources[0]"),
+         "twice: resources[1]: The file already contains machine 1, at resources[0]."),
     ):  # fmt: skip
         (tmp_path / name).write_text(content)
         assert refusal("import", name, "--database-url", url).startswith(message)
-    assert refusal("import", "missing", "--database-url", url) == "missing: no such file or directory"
+    assert refusal("import", "missing", "--database-url", url) == (
+        "missing: The file cannot be opened: No such file or directory."
+    )
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     assert connection.execute("SELECT * FROM machine").fetchall() == []
     connection.close()
 
 
 def test_refresh_of_an_unknown_provider(url: str) -> None:
-    message = "there is no provider 'nope' with a driver; there are: none"
+    message = "Provider 'nope' does not exist or has no driver. Providers with a driver: none."
     assert refusal("refresh", "nope", "--database-url", url) == message
     assert run("refresh", "--database-url", url) == (0, "", "")

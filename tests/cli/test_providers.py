@@ -1,4 +1,4 @@
-"""Providers from a file and from the environment: what is wrong with each is said, and none is half taken."""
+"""Providers configured in a file and in the environment: all errors are reported, and invalid ones are not used."""
 
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from tests.serving import served
 
 GOOD = 'driver = "qcow2"\ndirectory = "."\n'
 
-NAMES = "1 to 63 letters, digits, '.', '_' and '-', beginning with one of the first two"
-FOLDER = "the folder of the images; each file in it whose name ends in .qcow2 is a machine"
-ELSEWHERE = 'must take \'password\' from elsewhere: { env = "VARIABLE" } or { file = "PATH" }'
-FROM_FILE = "takes 'password' from the file"
+NAMES = "1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit."
+FOLDER = "Image directory; each file in it whose name ends in .qcow2 is a machine."
+SECRET_REFERENCE = (
+    'Option \'password\' is a secret and must be a reference to it: { env = "VARIABLE" } or { file = "PATH" }.'
+)
+FROM_FILE = "Option 'password' refers to the file"
 
 
-def faults(text: str, **settings: str) -> list[str]:
-    """What `gateway provider list` says of a configuration, a line per fault."""
+def errors_of(text: str, **settings: str) -> list[str]:
+    """The errors that `gateway provider list` reports for a configuration."""
     code, out, err = run("provider", "list", providers=text, **settings)
     assert (code, out) == (2, ""), (out, err)
     return [line.removeprefix("gateway: ") for line in err.splitlines()]
@@ -37,7 +39,7 @@ def test_configured_providers_are_listed(tmp_path: Path) -> None:
     )
 
 
-def test_each_fault_has_its_line() -> None:
+def test_each_error_has_its_own_line() -> None:
     text = f"""
         plain = 1
         ["a b"]
@@ -57,80 +59,83 @@ def test_each_fault_has_its_line() -> None:
         directory = 5
     """
     drivers = "ec2, libvirt, openstack, proxmox, qcow2, simulated, vsphere"
-    assert faults(text) == [
-        "provider 'plain' must be a table, such as [plain] and below it driver = \"libvirt\"",
-        f"provider 'a b' must have a name of {NAMES}",
-        f"provider 'nothing' needs a driver; it may be one of {drivers}",
-        f"provider 'unknown' has a driver 'hyperv' that is not known; it may be one of {drivers}",
-        "provider 'numbers' has a tenant 7, which must be text",
-        "provider 'numbers' has a concurrency 0, which must be a whole number of at least 1",
-        "provider 'numbers' has an option 'speed' that its driver does not know",
-        f"provider 'missing' needs 'directory': {FOLDER}",
-        "provider 'wrong' has 'directory' 5, which must be text",
+    assert errors_of(text) == [
+        "Provider 'plain': The value must be a table, such as [plain] followed by driver = \"libvirt\".",
+        f"Provider 'a b': The name must be {NAMES}",
+        f"Provider 'nothing': A driver is required. Use one of {drivers}.",
+        f"Provider 'unknown': The driver 'hyperv' does not exist. Use one of {drivers}.",
+        "Provider 'numbers': The tenant must be a non-empty string, not 7.",
+        "Provider 'numbers': The concurrency must be a whole number of at least 1, not 0.",
+        "Provider 'numbers': The driver has no option 'speed'.",
+        f"Provider 'missing': Option 'directory' is required: {FOLDER}",
+        "Provider 'wrong': Option 'directory' must be text, not 5.",
     ]
 
 
-def test_what_is_not_toml(tmp_path: Path) -> None:
-    assert faults("[a") == [
-        "GATEWAY_PROVIDERS is not TOML: Expected ']' at the end of a table declaration (at end of document)"
+def test_unreadable_configuration(tmp_path: Path) -> None:
+    assert errors_of("[a") == [
+        "GATEWAY_PROVIDERS is not valid TOML: Expected ']' at the end of a table declaration (at end of document)."
     ]
     file = tmp_path / "providers.toml"
     assert refusal("provider", "list", "--providers-file", str(file)) == (
-        f"the file of providers {file} cannot be read: No such file or directory"
+        f"GATEWAY_PROVIDERS_FILE: the file '{file}' cannot be read: No such file or directory."
     )
     file.write_bytes(b"\xff")
-    assert refusal("serve", "--providers-file", str(file)).endswith("cannot be read: it is not UTF-8")
+    assert refusal("serve", "--providers-file", str(file)).endswith("cannot be read: it is not UTF-8.")
     file.write_text(f"[a]\n{GOOD}")
-    assert faults(f"[a]\n{GOOD}", providers_file=str(file)) == [
-        "provider 'a' is both in GATEWAY_PROVIDERS and in GATEWAY_PROVIDERS_FILE"
+    assert errors_of(f"[a]\n{GOOD}", providers_file=str(file)) == [
+        "Provider 'a' is configured both in GATEWAY_PROVIDERS and in GATEWAY_PROVIDERS_FILE."
     ]
 
 
 @pytest.mark.parametrize(
-    ("secret", "fault"),
+    ("secret", "error"),
     [
-        ('"hunter2"', 'must take \'password\' from elsewhere: { env = "VARIABLE" } or { file = "PATH" }'),
-        ('{env = "A", file = "B"}', 'must take \'password\' from elsewhere: { env = "VARIABLE" } or { file = "PATH" }'),
-        ('{env = "NOT_SET_ANYWHERE"}', "takes 'password' from the environment, where NOT_SET_ANYWHERE is not set"),
+        ('"hunter2"', SECRET_REFERENCE),
+        ('{env = "A", file = "B"}', SECRET_REFERENCE),
+        (
+            '{env = "NOT_SET_ANYWHERE"}',
+            "Option 'password' refers to the environment variable NOT_SET_ANYWHERE, which is not set.",
+        ),
         (
             '{file = "nowhere"}',
-            f"{FROM_FILE} nowhere, which cannot be read: No such file or directory",
+            f"{FROM_FILE} 'nowhere', which cannot be read: No such file or directory.",
         ),
-        ('{file = "/dev/null"}', f"{FROM_FILE} /dev/null, which is empty"),
+        ('{file = "/dev/null"}', f"{FROM_FILE} '/dev/null', which is empty."),
     ],
 )
-def test_secrets_are_elsewhere(secret: str, fault: str) -> None:
+def test_secrets_must_be_references(secret: str, error: str) -> None:
     text = f'[pve]\ndriver = "proxmox"\naddress = "https://127.0.0.1:1"\nuser = "root@pam"\npassword = {secret}\n'
-    found = faults(text)
-    assert found == [f"provider 'pve' {fault}"]
+    found = errors_of(text)
+    assert found == [f"Provider 'pve': {error}"]
     assert "hunter2" not in found[0]
 
 
-def test_a_provider_that_changes_its_kind(databases: Databases) -> None:
+def test_a_provider_whose_driver_changes(databases: Databases) -> None:
     url = databases.new("sqlite")
     with served(Settings(database_url=url), demo=True) as gateway:
         [first, *_] = [row["name"] for row in gateway.ask("{ providers { name } }")["providers"]]
     settings = Settings(database_url=url, providers=f'["{first}"]\n{GOOD}')
-    refused = "has machines of the driver simulated: give the new one another name"
+    refused = "already has machines with the driver 'simulated'. Use another provider name."
     with pytest.raises(StartupError, match=refused), served(settings):
         pass
 
 
-def test_what_does_not_work_is_told(tmp_path: Path) -> None:
+def test_provider_check_reports_failures(tmp_path: Path) -> None:
     code, out, err = run(
         "provider", "check", "lab", providers=f'[lab]\ndriver = "qcow2"\ndirectory = "{tmp_path}/none"'
     )
     assert (code, err) == (1, "")
-    assert out.startswith("answers: FAILED: ")
+    assert out.startswith("connection: FAILED: ")
     assert refusal("provider", "check", "other", providers=f"[lab]\n{GOOD}") == (
-        "no provider 'other' is configured; there are: lab"
+        "Provider 'other' is not configured. Configured providers: lab."
     )
     assert refusal("provider", "check", "sim", providers="[sim]\ndriver = 'simulated'") == (
-        "provider 'sim' is simulated: there is nothing to talk to"
+        "Provider 'sim' is simulated, so it has no connection to check."
     )
 
 
-def test_a_provider_that_is_away_keeps_nobody_from_serving(databases: Databases, tmp_path: Path) -> None:
+def test_the_gateway_serves_while_a_provider_is_unavailable(databases: Databases, tmp_path: Path) -> None:
     text = f'[lab]\ndriver = "qcow2"\ndirectory = "{tmp_path}/none"'
     with served(Settings(database_url=databases.new("sqlite"), providers=text)) as gateway:
         gateway.run(_settled(gateway.gateway.inventory))
@@ -141,8 +146,8 @@ def test_a_provider_that_is_away_keeps_nobody_from_serving(databases: Databases,
 
 
 async def _settled(inventory: object) -> None:
-    """Until the provider has been asked once."""
+    """Waits until the provider has been read once."""
     try:
         await inventory.refresh_provider("lab")  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001 - how that is told is what the test looks at
+    except Exception:  # noqa: BLE001 - the test asserts how the failure is reported
         return

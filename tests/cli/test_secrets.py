@@ -1,4 +1,4 @@
-"""Secrets are planted wherever one can be, and found nowhere that is shown, logged or stored."""
+"""Secrets are sent and configured in all possible places, and must never be returned, logged or stored."""
 
 import base64
 import logging
@@ -24,10 +24,10 @@ from gateway.inventory.provider_configuration import read_providers
 from gateway.models import AuditEntry
 from tests.cli.programs import Program, run, serving
 from tests.databases import Databases
-from tests.graphql.asking import CREATE, REVERT
+from tests.graphql.client import CREATE, REVERT
 
-SECRET = "planted-7f3a"  # every secret has it
-BASIC = base64.b64encode(f"somebody:{SECRET}-basic".encode()).decode()
+SECRET = "planted-7f3a"  # part of every secret
+BASIC = base64.b64encode(f"user:{SECRET}-basic".encode()).decode()
 JWT = f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(SECRET.encode()).decode()}.{SECRET}-signature"
 PLANTED = [SECRET, BASIC, base64.b64encode(SECRET.encode()).decode().rstrip("=")]
 
@@ -49,7 +49,7 @@ BODIES: list[dict[str, Any]] = [
 ]
 PATHS = ["/api", "/api/vms", "/api/vms/999", "/api/nothing", "/nothing", "/graphql", "/health"]
 
-# Nothing listens on port 9 of loopback: every provider fails, and says so.
+# Nothing listens on port 9 of the loopback interface, so every provider fails and logs an error.
 PROVIDERS = {
     "openstack": 'address = "http://127.0.0.1:9/v3"\nuser = "u"\nproject = "p"\npassword = {env = "PLANTED"}',
     "proxmox": 'address = "https://127.0.0.1:9"\nuser = "u@pve"\ntoken_name = "t"\ntoken_value = {env = "PLANTED"}',
@@ -60,8 +60,8 @@ PROVIDERS = {
 }
 
 
-def shown(text: str) -> list[str]:
-    """The lines that hold a planted secret."""
+def leaks(text: str) -> list[str]:
+    """The lines that contain a planted secret."""
     return [line for line in text.splitlines() if any(secret in line for secret in PLANTED)]
 
 
@@ -73,29 +73,29 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
-    """Of a database whose URL has a password, where there is one."""
+    """The URL of a database. That of PostgreSQL has a password."""
     url = databases.new(request.param)
-    if request.param == "postgresql":  # the server of the tests asks for none
+    if request.param == "postgresql":  # the test server accepts any password
         user = urlsplit(url).username
         url = url.replace(f"{user}@", f"{user}:{SECRET}-database@", 1)
         assert SECRET in url
     return url
 
 
-def test_a_served_gateway(url: str, providers: str) -> None:
+def test_no_secret_is_returned_logged_or_stored(url: str, providers: str) -> None:
     with serving("--demo", database_url=url, log_level="debug", providers=providers) as program:
-        answers = "\n".join(_answers(program))
+        responses = "\n".join(_responses(program))
         code, out, err = program.stop(signal.SIGTERM)
-        assert (code, shown(program.greeting + out + err)) == (0, [])
+        assert (code, leaks(program.greeting + out + err)) == (0, [])
         for driver in PROVIDERS:
-            assert f"{driver}" in err  # each could not be reached, and that was logged
-    assert shown(answers) == []
+            assert f"{driver}" in err  # the failure to connect was logged
+    assert leaks(responses) == []
     stored = "\n".join(_stored(url))
     assert "REVERT_VM_SNAPSHOT" in stored
-    assert shown(stored) == []
+    assert leaks(stored) == []
 
 
-def _answers(program: Program) -> Iterator[str]:
+def _responses(program: Program) -> Iterator[str]:
     for headers in HEADERS:
         for body in BODIES:
             for more in ({}, {"accept": "text/event-stream"}):
@@ -117,7 +117,7 @@ def _answers(program: Program) -> Iterator[str]:
 
 
 def _stored(url: str) -> Iterator[str]:
-    """Every row of every table."""
+    """All rows of all tables."""
     assert AuditEntry.__tablename__ in SQLModel.metadata.tables
     connection: Any = (
         sqlite3.connect(Path(url.removeprefix("sqlite:///"))) if url.startswith("sqlite") else psycopg.connect(url)
@@ -127,53 +127,53 @@ def _stored(url: str) -> Iterator[str]:
             yield from map(repr, connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
-def test_checking_providers(providers: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_provider_commands_print_no_secrets(providers: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for driver in PROVIDERS:
         code, out, err = run("provider", "check", driver, providers=providers)
         assert code == 1, (driver, out, err)
-        assert shown(out + err) == []
-    assert shown(caplog.text) == []
+        assert leaks(out + err) == []
+    assert leaks(caplog.text) == []
     code, out, err = run("provider", "list", providers=providers)
-    assert (code, shown(out + err)) == (0, [])
+    assert (code, leaks(out + err)) == (0, [])
 
 
-def test_nothing_that_is_printed_for_developers(providers: str) -> None:
+def test_representations_contain_no_secrets(providers: str) -> None:
     url = f"postgresql://u:{SECRET}@127.0.0.1/db"
     settings = Settings(database_url=url, providers=providers + f"\n# {SECRET}")
-    assert shown(repr(settings) + str(settings) + repr(replace(settings, port=1))) == []
-    assert shown(repr(read_providers(settings))) == []
+    assert leaks(repr(settings) + str(settings) + repr(replace(settings, port=1))) == []
+    assert leaks(repr(read_providers(settings))) == []
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://u:{}@127.0.0.1:1/db", "the database cannot be used: connection failed"),
-        ("postgresql://u@127.0.0.1:1/db?password={}", "the database cannot be used: connection failed"),
-        ("postgresql://u:{}@127.0.0.1:1/db?sslmode=bogus", "the database cannot be used: connection is bad"),
-        ("postgresql://u:x@{}@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
-        ("postgresql://u:x{}/x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
-        ("postgresql://u:{}#x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
-        ("postgresql://u:{}?x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
-        ("postgresql://u:{}[x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be read"),
-        ("postgresql://u:{}@127.0.0.1:port/db", "GATEWAY_DATABASE_URL cannot be read"),
+        ("postgresql://u:{}@127.0.0.1:1/db", "The database cannot be used: connection failed"),
+        ("postgresql://u@127.0.0.1:1/db?password={}", "The database cannot be used: connection failed"),
+        ("postgresql://u:{}@127.0.0.1:1/db?sslmode=bogus", "The database cannot be used: connection is bad"),
+        ("postgresql://u:x@{}@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be parsed"),
+        ("postgresql://u:x{}/x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be parsed"),
+        ("postgresql://u:{}#x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be parsed"),
+        ("postgresql://u:{}?x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be parsed"),
+        ("postgresql://u:{}[x@127.0.0.1:1/db", "GATEWAY_DATABASE_URL cannot be parsed"),
+        ("postgresql://u:{}@127.0.0.1:port/db", "GATEWAY_DATABASE_URL cannot be parsed"),
         ("postgresql:u:{}@127.0.0.1", "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
         ("mysql://u:{}@127.0.0.1/db", "GATEWAY_DATABASE_URL must be sqlite:///FILE or postgresql://USER@HOST/NAME"),
     ],
 )
 @pytest.mark.parametrize("command", [("migrate",), ("serve", "--port", "0"), ("import", sys.executable)])
-def test_a_url_that_does_not_work(command: tuple[str, ...], url: str, message: str) -> None:
+def test_errors_of_a_database_url_contain_no_secrets(command: tuple[str, ...], url: str, message: str) -> None:
     code, out, err = run(*command, database_url=url.format(SECRET))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"gateway: {message}")
-    assert shown(err) == []
+    assert leaks(err) == []
 
 
-def test_a_secret_in_the_wrong_place(tmp_path: Path) -> None:
-    """An inline password, and a file of secrets that cannot be read."""
+def test_errors_of_an_inline_secret_do_not_contain_it(tmp_path: Path) -> None:
+    """Both in valid and in malformed TOML."""
     options = PROVIDERS["vsphere"].replace('{env = "PLANTED"}', f'"{SECRET}"')
     code, out, err = run("provider", "list", providers=f'[v]\ndriver = "vsphere"\n{options}')
-    assert (code, out, shown(err)) == (2, "", [])
+    assert (code, out, leaks(err)) == (2, "", [])
     broken = f'[v]\ndriver = "vsphere"\npassword = "{SECRET}\n'
     code, out, err = run("provider", "list", providers=broken)
-    assert (code, out, shown(err)) == (2, "", [])
+    assert (code, out, leaks(err)) == (2, "", [])

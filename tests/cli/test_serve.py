@@ -1,4 +1,4 @@
-"""`gateway serve`: says where it listens, serves, and stops when it is told to, whatever is open."""
+"""`gateway serve`: the banner, serving, and stopping on a signal, also with open streams and running operations."""
 
 import json
 import signal
@@ -21,8 +21,8 @@ def url(databases: Databases) -> str:
     return databases.new("sqlite")
 
 
-def ends_cleanly(program: Program, number: signal.Signals) -> None:
-    """Stops it: no error, no warning, no traceback."""
+def stop_cleanly(program: Program, number: signal.Signals) -> None:
+    """Stops the program. It must exit with code 0 and log no errors or warnings."""
     code, out, err = program.stop(number)
     assert code == 0, err
     assert out == "stopped\n"
@@ -30,18 +30,18 @@ def ends_cleanly(program: Program, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(("kind", "number"), [*zip(KINDS, SIGNALS, strict=True)], ids=KINDS)
-def test_it_serves_and_stops(databases: Databases, kind: str, number: signal.Signals) -> None:
+def test_serve_and_stop(databases: Databases, kind: str, number: signal.Signals) -> None:
     with serving("--demo", "--database-url", databases.new(kind)) as program:
         assert program.ask('{ vm(id: "vm-11") { name } }') == {"vm": {"name": "web-01"}}
         assert program.http.get("/readyz").json()["status"] == "ok"
-        ends_cleanly(program, number)
+        stop_cleanly(program, number)
     for path in ("/graphiql", "/graphql", "/schema.graphql", "/healthz", "/readyz"):
         assert f"  {program.url}{path} " in program.greeting
     assert "{ machines(first: 3) { nodes { id name " in program.greeting
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_it_stops_with_streams_open(url: str, number: signal.Signals) -> None:
+def test_stop_with_open_streams(url: str, number: signal.Signals) -> None:
     with serving("--demo", "--database-url", url) as program:
         socket_url = program.url.replace("http://", "ws://") + "/graphql"
         headers = {"accept": "text/event-stream"}
@@ -56,7 +56,7 @@ def test_it_stops_with_streams_open(url: str, number: signal.Signals) -> None:
             socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": SUBSCRIPTION}}))
             socket.send('{"type": "ping"}')
             assert json.loads(socket.recv(10)) == {"type": "pong"}
-            ends_cleanly(program, number)
+            stop_cleanly(program, number)
             assert [line for line in lines if line and not line.startswith("id: ")] == []
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(10)
@@ -64,8 +64,8 @@ def test_it_stops_with_streams_open(url: str, number: signal.Signals) -> None:
             assert closed.value.rcvd.code == 1001
 
 
-def test_it_stops_in_the_middle_of_work_and_goes_on_with_it(url: str) -> None:
-    """Work that does not end within the drain time is left to whoever serves next, and is not done twice."""
+def test_an_operation_that_outlasts_the_stop_is_resumed_by_the_next_process(url: str) -> None:
+    """The operation does not finish within the drain timeout. The next process completes it without repeating it."""
     mutation = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'
     issued = "SELECT issued AND task_ref IS NOT NULL FROM operation WHERE id = ?"
     connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
@@ -74,7 +74,7 @@ def test_it_stops_in_the_middle_of_work_and_goes_on_with_it(url: str) -> None:
         number = int(id_.removeprefix("operation-"))
         while connection.execute(issued, [number]).fetchone() != (1,):
             pass
-        ends_cleanly(program, signal.SIGTERM)
+        stop_cleanly(program, signal.SIGTERM)
     found = connection.execute("SELECT state, owner, lease_until FROM operation WHERE id = ?", [number]).fetchone()
     assert found == ("RUNNING", None, None)
     query = "subscription ($id: ID!) { operationUpdated(id: $id) { state } }"
@@ -83,7 +83,7 @@ def test_it_stops_in_the_middle_of_work_and_goes_on_with_it(url: str) -> None:
         with program.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as stream:
             states = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
         assert states[-1] == {"data": {"operationUpdated": {"state": "SUCCEEDED"}}}
-        ends_cleanly(program, signal.SIGINT)
+        stop_cleanly(program, signal.SIGINT)
     assert connection.execute("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL").fetchone() == (1,)
     connection.close()
 
@@ -92,13 +92,13 @@ def test_a_port_in_use(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert refusal("serve", "--port", str(port), "--database-url", url) == (
-            f"cannot listen on 127.0.0.1 port {port} (address already in use): stop what uses it, or choose another"
-            " with --port"
+            f"Cannot listen on 127.0.0.1 port {port} (address already in use). Stop the process that uses the port, or"
+            " choose another one with --port."
         )
 
 
-def test_it_listens_on_ipv6(url: str) -> None:
+def test_listening_on_ipv6(url: str) -> None:
     with serving("--database-url", url, "--host", "::1") as program:
         assert program.url.startswith("http://[::1]:")
         assert program.http.get("/healthz").json()["status"] == "ok"
-        ends_cleanly(program, signal.SIGTERM)
+        stop_cleanly(program, signal.SIGTERM)

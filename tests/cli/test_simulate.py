@@ -1,4 +1,4 @@
-"""`gateway simulate`: how a machine of the demo world behaves, set while the gateway serves."""
+"""`gateway simulate`: sets the behavior of a simulated machine while the gateway serves."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def simulate(url: str, *arguments: str) -> str:
     return out.removesuffix("\n")
 
 
-def test_a_fault_is_seen_by_the_gateway_that_serves(demo: Demo) -> None:
+def test_a_fault_applies_to_a_serving_gateway(demo: Demo) -> None:
     gateway, url = demo
     fault = '{"on":"create","kind":"refuse","message":"the datastore is full","times":1}'
     assert simulate(url, "vm-11") == "vm-11: latency 1.5 s, fault none"
@@ -42,7 +42,7 @@ def test_a_fault_is_seen_by_the_gateway_that_serves(demo: Demo) -> None:
             "FAILED",
             {
                 "code": "PROVIDER_FAILED",
-                "message": "the provider reported an error",
+                "message": "The provider reported an error.",
                 "retryable": False,
                 "providerMessage": "the datastore is full",
             },
@@ -55,50 +55,51 @@ def test_a_fault_is_seen_by_the_gateway_that_serves(demo: Demo) -> None:
     assert simulate(url, "vm-11", "--latency", "0.25") == "vm-11: latency 0.25 s, fault none"
 
 
-def test_a_fault_is_taken_away(demo: Demo) -> None:
+def test_a_fault_is_removed(demo: Demo) -> None:
     _, url = demo
     fault = '{"kind":"unavailable"}'
     assert simulate(url, "instance-201", "--fault", fault) == f"instance-201: latency 1.5 s, fault {fault}"
     assert simulate(url, "instance-201", "--fault", "none") == "instance-201: latency 1.5 s, fault none"
 
 
-MEMBERS = "it may have on, kind, message and times"
-SHAPE = 'the fault must be none or a JSON object, such as {"on": "create", "kind": "refuse"}'
+MEMBERS = "It may have on, kind, message and times."
+SHAPE = 'The fault must be none or a JSON object such as {"on": "create", "kind": "refuse"}.'
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x"], "'x' is not an id: ids read like vm-11, instance-201, snapshot-3 or operation-7"),
-        (["vm-99"], "there is no machine vm-99"),
-        (["instance-11"], "there is no machine instance-11"),
-        (["snapshot-3"], "there is no machine snapshot-3"),
-        (["vm-11", "--latency", "-1"], "the latency must be between 0 and 86400 seconds, not -1"),
-        (["vm-11", "--latency", "nan"], "the latency must be between 0 and 86400 seconds, not nan"),
-        (["vm-11", "--latency", "inf"], "the latency must be between 0 and 86400 seconds, not inf"),
+        (["x"], "'x' is not an id. Ids look like vm-11, instance-201, snapshot-3 or operation-7."),
+        (["vm-99"], "Machine 'vm-99' was not found."),
+        (["instance-11"], "Machine 'instance-11' was not found."),
+        (["snapshot-3"], "Machine 'snapshot-3' was not found."),
+        (["vm-11", "--latency", "-1"], "The latency must be between 0 and 86400 seconds, not -1."),
+        (["vm-11", "--latency", "nan"], "The latency must be between 0 and 86400 seconds, not nan."),
+        (["vm-11", "--latency", "inf"], "The latency must be between 0 and 86400 seconds, not inf."),
         (["vm-11", "--fault", "{"], SHAPE),
         (["vm-11", "--fault", "[]"], SHAPE),
         (["vm-11", "--fault", "null"], SHAPE),
-        (["vm-11", "--fault", '{"kinds": 1}'], f"the fault has a member 'kinds'; {MEMBERS}"),
-        (["vm-11", "--fault", "{}"], "the fault's `kind` must be one of refuse, unavailable, busy, lost, hang"),
+        (["vm-11", "--fault", '{"kinds": 1}'], f"The fault has an unknown member 'kinds'. {MEMBERS}"),
+        (["vm-11", "--fault", "{}"],
+         "The member 'kind' of the fault must be one of refuse, unavailable, busy, lost, hang."),
         (["vm-11", "--fault", '{"kind": ["lost"]}'],
-         "the fault's `kind` must be one of refuse, unavailable, busy, lost, hang"),
+         "The member 'kind' of the fault must be one of refuse, unavailable, busy, lost, hang."),
         (["vm-11", "--fault", '{"kind": "lost", "on": "boot"}'],
-         "the fault's `on` must be one of create, revert, delete, any, read"),
-        (["vm-11", "--fault", '{"kind": "lost", "message": 1}'], "the fault's `message` must be text"),
+         "The member 'on' of the fault must be one of create, revert, delete, any, read."),
+        (["vm-11", "--fault", '{"kind": "lost", "message": 1}'], "The member 'message' of the fault must be text."),
         (["vm-11", "--fault", '{"kind": "lost", "times": 0}'],
-         "the fault's `times` must be a whole number of at least 1, or null for ever"),
+         "The member 'times' of the fault must be a whole number of at least 1, or null for no limit."),
         (["vm-11", "--fault", '{"kind": "lost", "times": true}'],
-         "the fault's `times` must be a whole number of at least 1, or null for ever"),
+         "The member 'times' of the fault must be a whole number of at least 1, or null for no limit."),
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_what_is_refused(databases: Databases, refusing: str, arguments: list[str], message: str) -> None:
-    assert refusal("simulate", *arguments, "--database-url", refusing) == message
+def test_invalid_arguments(databases: Databases, url: str, arguments: list[str], message: str) -> None:
+    assert refusal("simulate", *arguments, "--database-url", url) == message
 
 
 @pytest.fixture(scope="module")
-def refusing(databases: Databases) -> str:
+def url(databases: Databases) -> str:
     url = databases.new("sqlite")
     with served(Settings(database_url=url), demo=True):
         return url

@@ -1,4 +1,4 @@
-"""`gateway serve --workers N`: one address, several processes, and what becomes of work when they die or stop."""
+"""`gateway serve --workers N`: several processes on one address, and their operations when processes end."""
 
 import os
 import re
@@ -16,51 +16,51 @@ import pytest
 
 from tests.cli.programs import GATEWAY, Program, environment, run, serving
 from tests.databases import KINDS, Databases
-from tests.graphql.asking import CREATE
+from tests.graphql.client import CREATE
 
-pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
 NAME = 'query Name { vm(id: "vm-11") { name } }'
 OPERATION = "query ($id: ID!) { operation(id: $id) { state error { code } } }"
-TOLD_BY_PARENT = re.compile(
-    r"ERROR gateway.server.supervisor: process (\d+) has ended \((\w+)\); another takes its place"
+REPLACED = re.compile(
+    r"ERROR gateway.server.supervisor: Worker process ended unexpectedly pid=(\d+) end=(\w+); replacing it"
 )
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
-    """What it gives as soon as that is something."""
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Polls the condition until it is true. Returns its value."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "it did not come true"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
     return found
 
 
 def children(program: Program) -> set[int]:
-    """The processes that serve, or are about to."""
+    """The pids of the worker processes."""
     pid = program.process.pid
     found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return {child for child in found if "spawn_main" in _proc(child, "cmdline")}
 
 
 def metrics(program: Program) -> dict[str, float]:
-    """Every number of the metrics, by its name and labels."""
+    """All metrics, by name and labels."""
     found = re.search(r"(http://\S+/metrics)", program.greeting)
     assert found is not None
     lines = httpx2.get(found[1], trust_env=False).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[0] != "#"}
 
 
-def answered(program: Program) -> int:
+def served_queries(program: Program) -> int:
     return int(metrics(program).get('gateway_requests_total{kind="query",outcome="ok",transport="http"}', 0))
 
 
-def fresh(program: Program, query: str, **variables: Any) -> dict[str, Any]:
-    """Asks over a connection of its own, so that any process may answer."""
+def query_any(program: Program, query: str, **variables: Any) -> dict[str, Any]:
+    """The data of a response over a new connection, which any process may accept."""
     body = {"query": query, "variables": variables}
-    answer = httpx2.post(f"{program.url}/graphql", json=body, timeout=30, trust_env=False).json()
-    assert "errors" not in answer, answer
-    data: dict[str, Any] = answer["data"]
+    response = httpx2.post(f"{program.url}/graphql", json=body, timeout=30, trust_env=False).json()
+    assert "errors" not in response, response
+    data: dict[str, Any] = response["data"]
     return data
 
 
@@ -71,96 +71,96 @@ def workers(url: str, number: int = 2, **settings: Any) -> Iterator[Program]:
         yield program
 
 
-def begun(program: Program, url: str, seconds: float) -> str:
-    """An operation that the provider works on for so long."""
+def start_operation(program: Program, url: str, seconds: float) -> str:
+    """The id of a running operation that takes `seconds` on the provider."""
     assert run("simulate", "vm-11", "--latency", str(seconds), "--database-url", url)[0] == 0
-    payload = fresh(program, CREATE, input={"machineId": "vm-11", "name": "n"})["createSnapshot"]
+    payload = query_any(program, CREATE, input={"machineId": "vm-11", "name": "n"})["createSnapshot"]
     assert payload["errors"] == []
     operation: str = payload["operation"]["id"]
-    until(lambda: fresh(program, OPERATION, id=operation)["operation"]["state"] == "RUNNING")
+    wait_for(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "RUNNING")
     return operation
 
 
 def stored(url: str, operation: str) -> tuple[str, int]:
-    """How it stands in the database, and how many snapshots there are of it at the provider."""
+    """The state of an operation in the database, and the number of snapshots that the provider has created."""
     with sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30) as connection:
         number = int(operation.removeprefix("operation-"))
         (state,) = connection.execute("SELECT state FROM operation WHERE id = ?", [number]).fetchone()
-        (made,) = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL").fetchone()
+        (created,) = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL").fetchone()
     connection.close()
-    return state, made
+    return state, created
 
 
-def test_a_process_dies_and_the_others_serve_and_all_stop_after_their_work(databases: Databases) -> None:
-    """One story, because processes take long to start."""
+def test_a_killed_process_is_replaced_and_operations_are_completed(databases: Databases) -> None:
+    """Also that a stop waits for running operations: one test for all, because processes take long to start."""
     url = databases.new("sqlite")
     with workers(url, drain_timeout=60) as program:
         assert program.greeting.count("listens on") == 1
         first = children(program)
         assert len(first) == 2
-        operation = begun(program, url, 3)
+        operation = start_operation(program, url, 3)
         killed = min(first)
         os.kill(killed, signal.SIGKILL)
-        until(lambda: killed not in children(program))
-        asked = 0
+        wait_for(lambda: killed not in children(program))
+        queries = 0
         while len(children(program)) < 2 or metrics(program)["gateway_processes"] < 2:
-            assert fresh(program, NAME) == {"vm": {"name": "web-01"}}
-            asked += 1
-        assert asked > 0
-        until(lambda: answered(program) >= asked)  # what the dead one had counted is still in
+            assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
+            queries += 1
+        assert queries > 0
+        wait_for(lambda: served_queries(program) >= queries)  # including those of the killed process
         assert metrics(program)["gateway_process_ends_total"] == 1
-        until(lambda: fresh(program, OPERATION, id=operation)["operation"]["state"] == "SUCCEEDED")
+        wait_for(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "SUCCEEDED")
         assert stored(url, operation) == ("SUCCEEDED", 1)
-        another = begun(program, url, 2)
+        another = start_operation(program, url, 2)
         code, out, err = program.stop(signal.SIGTERM)
         assert (code, out) == (0, "stopped\n")
         assert stored(url, another) == ("SUCCEEDED", 2)
-    assert TOLD_BY_PARENT.findall(err) == [(str(killed), "SIGKILL")]
-    problems = [line for line in err.splitlines() if " INFO " not in line and not TOLD_BY_PARENT.search(line)]
-    assert problems == []
+    assert REPLACED.findall(err) == [(str(killed), "SIGKILL")]
+    errors = [line for line in err.splitlines() if " INFO " not in line and not REPLACED.search(line)]
+    assert errors == []
     with pytest.raises(httpx2.ConnectError):
-        fresh(program, NAME)
+        query_any(program, NAME)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
-def test_ctrl_c_reaches_all_and_one_answers(databases: Databases, kind: str) -> None:
+def test_only_the_supervisor_handles_ctrl_c(databases: Databases, kind: str) -> None:
     with workers(databases.new(kind), 3) as program:
-        assert fresh(program, NAME) == {"vm": {"name": "web-01"}}
-        mine = children(program)
-        for pid in mine:
+        assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
+        pids = children(program)
+        for pid in pids:
             for number in (signal.SIGINT, signal.SIGHUP):  # as a terminal would
                 os.kill(pid, number)
         code, out, err = program.stop(signal.SIGINT)
         assert (code, out) == (0, "stopped\n")
         assert [line for line in err.splitlines() if " INFO " not in line] == []
-    assert not any(Path(f"/proc/{pid}").exists() for pid in mine)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 @pytest.mark.thorough
-def test_none_outlives_the_parent(databases: Databases) -> None:
+def test_worker_processes_end_with_the_supervisor(databases: Databases) -> None:
     with workers(databases.new("sqlite")) as program:
-        mine = children(program)
+        pids = children(program)
         os.kill(program.process.pid, signal.SIGKILL)
-        until(lambda: not any(_runs(pid) for pid in mine))
+        wait_for(lambda: not any(_runs(pid) for pid in pids))
         with pytest.raises(httpx2.ConnectError):
-            fresh(program, NAME)
+            query_any(program, NAME)
 
 
 @pytest.mark.thorough
-def test_sighup_replaces_every_process_and_refuses_nobody(databases: Databases) -> None:
+def test_sighup_replaces_all_processes_without_failed_requests(databases: Databases) -> None:
     with workers(databases.new("sqlite")) as program:
         before = children(program)
         program.process.send_signal(signal.SIGHUP)
         while children(program) & before or metrics(program)["gateway_processes"] < 2:
-            assert fresh(program, NAME) == {"vm": {"name": "web-01"}}
+            assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
         assert len(children(program)) == 2
         assert metrics(program).get("gateway_process_ends_total", 0) == 0
         assert program.stop(signal.SIGTERM)[:2] == (0, "stopped\n")
 
 
 @pytest.mark.thorough
-def test_what_keeps_a_process_from_starting_is_told_once(databases: Databases, tmp_path: Path) -> None:
+def test_a_startup_error_is_reported_once(databases: Databases, tmp_path: Path) -> None:
     manifest = tmp_path / "documents.json"
     manifest.write_text("{}")
     url = databases.new("sqlite")
@@ -170,22 +170,22 @@ def test_what_keeps_a_process_from_starting_is_told_once(databases: Databases, t
             os.kill(pid, signal.SIGKILL)
         out, err = program.process.communicate(timeout=120)
         assert (program.process.returncode, out) == (2, "stopped\n")
-        assert f"gateway: {manifest} is not JSON" in err
+        assert f"gateway: GATEWAY_DOCUMENTS_FILES: {manifest} is not JSON" in err
     given = environment(documents_files=manifest, workers=2)
     command = [*GATEWAY, "serve", "--port", "0", "--database-url", url]
     done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith(f"gateway: {manifest} is not JSON")
+    assert done.stderr.startswith(f"gateway: GATEWAY_DOCUMENTS_FILES: {manifest} is not JSON")
 
 
 def _runs(pid: int) -> bool:
-    """A process that has ended but that nobody has waited for is not running."""
+    """Whether the process runs. A zombie process, which its parent has not waited for, does not."""
     stat = _proc(pid, "stat")
     return stat != "" and stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def _proc(pid: int, what: str) -> str:
-    """What the system tells of a process; nothing when it is gone."""
+    """The content of a file in /proc; empty if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/{what}").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-// Apollo Client: HTTP for queries and mutations, graphql-ws for subscriptions, one normalised cache under all.
+// Apollo Client: HTTP for queries and mutations, graphql-ws for subscriptions, and one normalized cache.
 
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
@@ -55,10 +55,10 @@ const CHANGES = gql`
 const DELETE = `mutation ($id: ID!) { deleteSnapshots(input: { ids: [$id] }) { acceptedCount } }`;
 
 const page = { query: PAGE, variables: { id: VM, first: 2 } };
-const list = () => client.readQuery(page).node.snapshots; // as the cache has it now; who watches is told soon after
+const list = () => client.readQuery(page).node.snapshots; // the cached data; watchers are notified later
 const ids = () => list().edges.map(({ node }) => node.id);
 
-test('relayStylePagination joins two pages', async () => {
+test('relayStylePagination merges two pages', async () => {
   await client.query(page);
   assert.deepEqual([ids(), list().pageInfo.hasNextPage], [['snapshot-5', 'snapshot-4'], true]);
   await client.watchQuery(page).fetchMore({ variables: { after: list().pageInfo.endCursor } });
@@ -67,7 +67,7 @@ test('relayStylePagination joins two pages', async () => {
 
 let made;
 
-test('a mutation puts its edge into the list', async () => {
+test('a mutation adds its edge to the list', async () => {
   const { data } = await client.mutate({
     mutation: CREATE,
     variables: { input: { machineId: VM, name: 'by Apollo' } },
@@ -88,7 +88,7 @@ test('a mutation puts its edge into the list', async () => {
   assert.deepEqual(ids(), [made.snapshotEdge.node.id, 'snapshot-5', 'snapshot-4', 'snapshot-3']);
 });
 
-test('a subscription follows the operation to its end, and the list with it', async () => {
+test('a subscription follows the operation until it is complete and updates the list', async () => {
   const updates = [];
   await new Promise((complete, error) => {
     client.subscribe({ query: OPERATION, variables: { id: made.operation.id } }).subscribe({
@@ -100,7 +100,7 @@ test('a subscription follows the operation to its end, and the list with it', as
   assert.deepEqual(list().edges[0].node, { __typename: 'Snapshot', ...snapshot, name: 'by Apollo' });
 });
 
-test('a deleted snapshot leaves the list when the subscription says so', async () => {
+test('a subscription removes a deleted snapshot from the list', async () => {
   const { id } = made.snapshotEdge.node;
   const gone = new Promise((resolve, error) => {
     client.subscribe({ query: CHANGES, variables: { id: VM } }).subscribe({
@@ -112,13 +112,13 @@ test('a deleted snapshot leaves the list when the subscription says so', async (
       error,
     });
   });
-  await socket.iterate({ query: '{ __typename }' }).next(); // the subscription, sent before, has begun
+  await socket.iterate({ query: '{ __typename }' }).next(); // the subscription, which was sent earlier, has started
   assert.deepEqual(await ask(DELETE, { id }), { deleteSnapshots: { acceptedCount: 1 } });
   assert.equal(await gone, id);
   assert.deepEqual(ids(), ['snapshot-5', 'snapshot-4', 'snapshot-3']);
 });
 
-test('errors keep their codes and paths, and what could be read', async () => {
+test('errors have codes and paths, and partial data is kept', async () => {
   const refused = await client.query({ query: gql(INVALID), errorPolicy: 'all' });
   assert.ok(CombinedGraphQLErrors.is(refused.error), String(refused.error));
   assert.deepEqual(refused.error.errors.map(({ extensions, message }) => [extensions.code, message]), [INVALID_ANSWER]);

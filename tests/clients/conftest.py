@@ -1,4 +1,4 @@
-"""A gateway for clients: the demo world, whose work takes no time, but on one machine, where it takes for ever."""
+"""A gateway for client tests: the demo world, where operations finish immediately, except those on one machine."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,15 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import Databases
-from tests.graphql.asking import held, latency
+from tests.graphql.client import set_latency, stalled
 from tests.serving import Served, served
 
-HELD = "vm-12"  # as in gateway.js
+HELD = "vm-12"  # the same as in gateway.js
 
 
 @pytest.fixture
 def gateway(databases: Databases) -> Iterator[Served]:
     with served(Settings(database_url=databases.new("sqlite"), drain_timeout=0.1), demo=True) as gateway:
-        latency(gateway, 0)
-        with held(gateway, HELD):
+        set_latency(gateway, 0)
+        with stalled(gateway, HELD):
             yield gateway

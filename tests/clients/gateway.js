@@ -1,13 +1,13 @@
-// What the clients' programs share: where the gateway is, what they ask it for, and a line to it that can be cut.
+// Shared by the client programs: the URL of the gateway, documents, and a TCP proxy whose connections can be cut.
 
 import { connect, createServer } from 'node:net';
 
 export const url = process.argv[2];
 export const socketUrl = url.replace('http', 'ws');
 
-export const VM = 'vm-11'; // has snapshots 3, 4 and 5, and work on it takes no time
-export const QUIET = 'vm-13'; // nothing happens on it but what one test does
-export const HELD = 'vm-12'; // work on it ends only when it is canceled
+export const VM = 'vm-11'; // has snapshots 3, 4 and 5, and its operations finish immediately
+export const QUIET = 'vm-13'; // used by one test of each client only
+export const HELD = 'vm-12'; // its operations end only when they are canceled
 
 export const SNAPSHOTS = 'query Snapshots($id: ID!) { vm(id: $id) { name snapshots { totalCount nodes { id } } } }';
 export const CREATE = `mutation Create($input: CreateSnapshotInput!) { createSnapshot(input: $input) {
@@ -19,41 +19,41 @@ export const OPERATION = `subscription Operation($id: ID!) { operationUpdated(id
 export const CHANGES = `subscription Changes($id: ID!) { snapshotChanged(machineId: $id) {
   kind snapshotId deletedSnapshotId } }`;
 
-// What the snapshots of the VM answer at first.
+// The initial data of SNAPSHOTS for VM.
 const nodes = ['snapshot-5', 'snapshot-4', 'snapshot-3'].map((id) => ({ id }));
 export const THREE = { vm: { name: 'web-01', snapshots: { totalCount: 3, nodes } } };
 
-// Refused before anything ran; ran, but not all of it.
+// INVALID fails validation. MALFORMED is executed, with an error in one field.
 export const INVALID = '{ vm(id: "vm-11") { nmae } }';
 export const INVALID_ANSWER = [
   'GRAPHQL_VALIDATION_FAILED', "Cannot query field 'nmae' on type 'Vm'. Did you mean 'name'?",
 ];
 export const MALFORMED = '{ vm(id: "eleven") { name } __typename }';
 
-/** The data of an answer over plain HTTP. */
+/** Executes a document over HTTP and returns its data. */
 export async function ask(query, variables) {
   const headers = { 'content-type': 'application/json', accept: 'application/graphql-response+json' };
-  const answer = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
-  const { data, errors } = await answer.json();
+  const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
+  const { data, errors } = await response.json();
   if (errors) throw new Error(JSON.stringify(errors));
   return data;
 }
 
-/** All that an operation answers over a client that iterates, to its completion. */
+/** All results of an operation, with a client that has `iterate`. */
 export async function all(client, query, variables) {
-  const answers = [];
-  for await (const answer of client.iterate({ query, variables })) answers.push(answer);
-  return answers;
+  const results = [];
+  for await (const result of client.iterate({ query, variables })) results.push(result);
+  return results;
 }
 
-/** The id of an operation that has begun on a machine. */
-export async function begin(machineId) {
+/** Creates a snapshot on a machine and returns the id of the operation. */
+export async function startOperation(machineId) {
   const { createSnapshot } = await ask(CREATE, { input: { machineId, name: 'from a client' } });
   return createSnapshot.operation.id;
 }
 
-/** A line to the gateway: `cut` ends it as a failing network does, and the next connection gets through again. */
-export async function line() {
+/** Starts a TCP proxy to the gateway. `cut` drops all its connections, like a network failure; new ones succeed. */
+export async function startProxy() {
   const { hostname, port } = new URL(url);
   const sockets = new Set();
   const server = createServer((near) => {

@@ -1,4 +1,4 @@
-// graphql-http's audit suite: GraphQL over HTTP, one line for each of its 61 audits.
+// graphql-http's audit suite for GraphQL over HTTP. Prints one line for each of its 61 audits.
 
 import { auditServer } from 'graphql-http';
 import { url } from './gateway.js';

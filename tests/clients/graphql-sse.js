@@ -1,21 +1,21 @@
-// graphql-sse in its "distinct connections" mode: each operation is a response of its own.
+// graphql-sse in "distinct connections" mode: each operation has its own response.
 
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { createClient } from 'graphql-sse';
 import {
   CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, QUIET, SNAPSHOTS, THREE, VM, all, ask,
-  begin, line, url,
+  startOperation, startProxy, url,
 } from './gateway.js';
 
 const client = createClient({ url });
 after(() => client.dispose());
 
-test('a query answers once and completes', async () => {
+test('a query has one result and completes', async () => {
   assert.deepEqual(await all(client, SNAPSHOTS, { id: VM }), [{ data: THREE }]);
 });
 
-test('a mutation answers once, and its operation is followed to its end', async () => {
+test('a mutation has one result, and its operation is followed until it is complete', async () => {
   const [{ data }] = await all(client, CREATE, { input: { machineId: VM, name: 'by graphql-sse' } });
   const { snapshot, operation, errors } = data.createSnapshot;
   assert.deepEqual([snapshot.name, errors], ['by graphql-sse', []]);
@@ -25,11 +25,11 @@ test('a mutation answers once, and its operation is followed to its end', async 
 });
 
 test('a subscription that the client ends', async () => {
-  let begun;
-  const listening = new Promise((resolve) => { begun = resolve; });
+  let started;
+  const listening = new Promise((resolve) => { started = resolve; });
   async function fetchFn(...request) {
     const answer = await fetch(...request);
-    begun(); // the headers come when the gateway listens
+    started(); // the headers are sent when the source listens
     return answer;
   }
   const watching = createClient({ url, fetchFn });
@@ -43,7 +43,7 @@ test('a subscription that the client ends', async () => {
   assert.deepEqual(await changes.next(), { done: true, value: undefined });
 });
 
-test('a request error has no data, an execution error comes with it', async () => {
+test('a request error has no data; an execution error has partial data', async () => {
   const [refused] = await all(client, INVALID);
   assert.deepEqual(Object.keys(refused), ['errors']);
   assert.deepEqual(refused.errors.map(({ extensions, message }) => [extensions.code, message]), [INVALID_ANSWER]);
@@ -52,21 +52,21 @@ test('a request error has no data, an execution error comes with it', async () =
   assert.deepEqual(errors.map(({ path, extensions }) => [path, extensions.code]), [[['vm'], 'BAD_USER_INPUT']]);
 });
 
-test('a subscription goes on in a new response when the old one breaks', async () => {
-  const cable = await line();
+test('a subscription continues in a new response after a network failure', async () => {
+  const proxy = await startProxy();
   let responses = 0;
   async function fetchFn(...request) {
     responses += 1;
     return fetch(...request);
   }
-  const reconnecting = createClient({ url: cable.url, fetchFn, retry: async () => {} });
-  const id = await begin(HELD);
+  const reconnecting = createClient({ url: proxy.url, fetchFn, retry: async () => {} });
+  const id = await startOperation(HELD);
   let last;
   for await (const { data } of reconnecting.iterate({ query: OPERATION, variables: { id } })) {
     last = data.operationUpdated;
-    if (responses === 1) cable.cut();
+    if (responses === 1) proxy.cut();
     else if (!last.isDone) await ask(CANCEL, { id });
   }
   assert.deepEqual([responses, last.state], [2, 'CANCELED']);
-  await cable.close();
+  await proxy.close();
 });

@@ -1,22 +1,22 @@
-// graphql-ws: everything over one connection that speaks graphql-transport-ws.
+// graphql-ws: all operations over one graphql-transport-ws connection.
 
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
 import {
-  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, QUIET, SNAPSHOTS, THREE, VM, all, begin,
-  line, socketUrl,
+  CANCEL, CHANGES, CREATE, HELD, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, QUIET, SNAPSHOTS, THREE, VM, all,
+  startOperation, startProxy, socketUrl,
 } from './gateway.js';
 
 const client = createClient({ url: socketUrl, webSocketImpl: WebSocket });
 after(() => client.dispose());
 
-test('a query answers once and completes', async () => {
+test('a query has one result and completes', async () => {
   assert.deepEqual(await all(client, SNAPSHOTS, { id: VM }), [{ data: THREE }]);
 });
 
-test('a mutation answers once, and its operation is followed to its end', async () => {
+test('a mutation has one result, and its operation is followed until it is complete', async () => {
   const [{ data }] = await all(client, CREATE, { input: { machineId: VM, name: 'by graphql-ws' } });
   const { snapshot, operation, errors } = data.createSnapshot;
   assert.deepEqual([snapshot.name, errors], ['by graphql-ws', []]);
@@ -25,10 +25,10 @@ test('a mutation answers once, and its operation is followed to its end', async 
   assert.deepEqual(updates.filter(({ isDone }) => isDone).length, 1);
 });
 
-test('a subscription that the client ends leaves the connection to the others', async () => {
+test('completing a subscription does not affect other operations on the connection', async () => {
   const changes = client.iterate({ query: CHANGES, variables: { id: QUIET } });
   const first = changes.next();
-  await all(client, '{ __typename }'); // the subscription, sent before, has begun
+  await all(client, '{ __typename }'); // the subscription, which was sent earlier, has started
   const [{ data }] = await all(client, CREATE, { input: { machineId: QUIET, name: 'seen' } });
   const snapshotId = data.createSnapshot.snapshot.id;
   const change = { kind: 'CREATED', snapshotId, deletedSnapshotId: null };
@@ -37,7 +37,7 @@ test('a subscription that the client ends leaves the connection to the others', 
   assert.deepEqual(await all(client, '{ __typename }'), [{ data: { __typename: 'Query' } }]);
 });
 
-test('a request error ends the operation, an execution error comes with the data', async () => {
+test('a request error ends the operation; an execution error has partial data', async () => {
   await assert.rejects(all(client, INVALID), (errors) => {
     assert.deepEqual(errors.map(({ extensions, message }) => [extensions.code, message]), [INVALID_ANSWER]);
     return true;
@@ -47,24 +47,24 @@ test('a request error ends the operation, an execution error comes with the data
   assert.deepEqual(errors.map(({ path, extensions }) => [path, extensions.code]), [[['vm'], 'BAD_USER_INPUT']]);
 });
 
-test('a subscription goes on over a new connection when the old one breaks', async () => {
-  const cable = await line();
+test('a subscription continues over a new connection after a network failure', async () => {
+  const proxy = await startProxy();
   let connections = 0;
   const reconnecting = createClient({
-    url: cable.socketUrl,
+    url: proxy.socketUrl,
     webSocketImpl: WebSocket,
     retryWait: async () => {},
     shouldRetry: () => true,
     on: { connected: () => { connections += 1; } },
   });
-  const id = await begin(HELD);
+  const id = await startOperation(HELD);
   let last;
   for await (const { data } of reconnecting.iterate({ query: OPERATION, variables: { id } })) {
     last = data.operationUpdated;
-    if (connections === 1) cable.cut();
+    if (connections === 1) proxy.cut();
     else if (!last.isDone) await all(client, CANCEL, { id });
   }
   assert.deepEqual([connections, last.state], [2, 'CANCELED']);
   await reconnecting.dispose();
-  await cable.close();
+  await proxy.close();
 });

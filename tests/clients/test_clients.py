@@ -1,6 +1,6 @@
-"""Clients as their users have them, each against a gateway of its own. What a client prints is what a failure shows.
+"""Unmodified JavaScript clients, each against its own gateway. A failure shows the output of the client.
 
-`GATEWAY_TEST_REQUIRE=clients` makes what is not installed a failure; `make clients` installs it.
+Tests are skipped if the clients are not installed (`make clients`), and fail with `GATEWAY_TEST_REQUIRE=clients`.
 """
 
 import re
@@ -8,9 +8,9 @@ import re
 import pytest
 
 from gateway.config import Settings
-from tests.clients.node import HERE, check_installed, passed, run
+from tests.clients.node import HERE, check_installed, passed_tests, run
 from tests.databases import Databases
-from tests.graphql.asking import latency
+from tests.graphql.client import set_latency
 from tests.serving import Served, served
 
 
@@ -24,7 +24,7 @@ def endpoint(gateway: Served) -> str:
     return f"{gateway.url}/graphql"
 
 
-def test_graphql_http_finds_nothing_to_complain_about(endpoint: str) -> None:
+def test_graphql_http_audit_passes(endpoint: str) -> None:
     *audits, last = run("graphql-http.js", endpoint).splitlines()
     assert [line for line in audits if not re.fullmatch(r"ok \w{4} (MUST|SHOULD|MAY) .*", line)] == []
     assert (len(audits), last) == (61, "61 of 61")
@@ -32,26 +32,26 @@ def test_graphql_http_finds_nothing_to_complain_about(endpoint: str) -> None:
 
 @pytest.mark.parametrize("client", ["apollo", "graphql-sse", "graphql-ws", "urql"])
 def test_client(endpoint: str, client: str) -> None:
-    assert passed(run(f"{client}.js", endpoint))
+    assert passed_tests(run(f"{client}.js", endpoint))
 
 
 def test_relay(endpoint: str, databases: Databases) -> None:
-    """Compiled against the schema, built, and used in a document without a browser; then with its documents alone."""
+    """Compiles the app against the schema and runs it without a browser, then with persisted documents only."""
     manifest = HERE / "relay/documents.json"
-    manifest.write_text("{}")  # the compiler adds to it
+    manifest.write_text("{}")  # the compiler only adds to the file
     run("relay-compiler", "--repersist", folder="relay")
     run("vite", "build", folder="relay")
-    assert passed(run("built/story.js", endpoint, folder="relay"))
+    assert passed_tests(run("built/scenario.js", endpoint, folder="relay"))
 
     settings = Settings(database_url=databases.new("sqlite"), documents_files=(str(manifest),), documents_only=True)
     with served(settings, demo=True) as strict:
-        latency(strict, 0)
+        set_latency(strict, 0)
         assert strict.errors("{ viewer { name } }")[0][0] == "QUERY_NOT_IN_SAFELIST"
-        assert passed(run("built/story.js", f"{strict.url}/graphql", "by-id", folder="relay"))
+        assert passed_tests(run("built/scenario.js", f"{strict.url}/graphql", "by-id", folder="relay"))
 
 
 def test_graphql_codegen(endpoint: str) -> None:
-    """The types of every document and of the whole schema compile, and hide nothing behind `any`."""
+    """The generated types of all documents and of the whole schema compile, and do not use `any`."""
     run("graphql-codegen", "--config", "codegen.js", folder="codegen")
     run("tsc", folder="codegen")
     types = {file: without_comments(f"codegen/generated/{file}") for file in ("graphql.ts", "schema.ts")}
@@ -64,7 +64,7 @@ def test_graphql_codegen(endpoint: str) -> None:
         ("DateTime", "{ input: string; output: string; }"),
     ]
     run("vite", "build", folder="codegen")
-    assert passed(run("built/story.js", endpoint, folder="codegen"))
+    assert passed_tests(run("built/scenario.js", endpoint, folder="codegen"))
 
 
 def without_comments(path: str) -> str:

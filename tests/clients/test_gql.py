@@ -1,4 +1,4 @@
-"""gql, Python's own client: over HTTP by httpx2, and everything over one WebSocket."""
+"""The Python client gql, over HTTP with httpx2 and over one WebSocket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ TRANSPORTS = ("http", "websocket")
 
 @asynccontextmanager
 async def connected(gateway: Served, transport: str) -> AsyncIterator[AsyncClientSession]:
-    """A session whose documents are checked against the schema that the gateway tells."""
+    """A session that validates documents against the introspected schema."""
     url = f"{gateway.url}/graphql"
     by: Any = (
         HTTPXAsyncTransport(url, timeout=30)
@@ -46,7 +46,7 @@ def ask(document: str, **variables: Any) -> GraphQLRequest:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_queries_mutations_and_errors(gateway: Served, transport: str) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         async with connected(gateway, transport) as session:
             found = await session.execute(ask(SNAPSHOTS, id=VM))
             nodes = [{"id": "snapshot-5"}, {"id": "snapshot-4"}, {"id": "snapshot-3"}]
@@ -59,31 +59,33 @@ def test_queries_mutations_and_errors(gateway: Served, transport: str) -> None:
             assert refused == {"createSnapshot": {"snapshot": None, "operation": None, "errors": [refusal]}}
 
             with pytest.raises(GraphQLError, match="Cannot query field 'nmae' on type 'Vm'"):
-                await session.execute(ask('{ vm(id: "vm-11") { nmae } }'))  # by the schema it has fetched
+                await session.execute(
+                    ask('{ vm(id: "vm-11") { nmae } }')
+                )  # found by the client, with the introspected schema
             with pytest.raises(TransportQueryError) as raised:
                 await session.execute(ask('{ vm(id: "eleven") { name } __typename }'))
             (error,) = raised.value.errors or []
             assert (error["path"], error["extensions"]["code"]) == (["vm"], "BAD_USER_INPUT")
             assert raised.value.data == {"vm": None, "__typename": "Query"}
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_request_error_that_only_the_gateway_finds(gateway: Served) -> None:
-    async def story() -> None:
+def test_request_error_of_the_gateway(gateway: Served) -> None:
+    async def scenario() -> None:
         async with Client(transport=HTTPXAsyncTransport(f"{gateway.url}/graphql", timeout=30)) as session:
             with pytest.raises(TransportQueryError) as raised:
                 await session.execute(ask('{ vm(id: "vm-11") { nmae } }'))
             (error,) = raised.value.errors or []
             assert error["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED"}
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_an_operation_is_followed_to_its_end(gateway: Served) -> None:
-    async def story() -> None:
+def test_operation_is_followed_until_it_is_complete(gateway: Served) -> None:
+    async def scenario() -> None:
         async with connected(gateway, "websocket") as session:
-            made = (await session.execute(ask(CREATE, input={"machineId": VM, "name": "followed"})))["createSnapshot"]
+            made = (await session.execute(ask(CREATE, input={"machineId": VM, "name": "subscribed"})))["createSnapshot"]
             updates = [
                 update["operationUpdated"]
                 async for update in session.subscribe(ask(FOLLOW, id=made["operation"]["id"]))
@@ -96,15 +98,15 @@ def test_an_operation_is_followed_to_its_end(gateway: Served) -> None:
             }
             assert [update["isDone"] for update in updates].count(True) == 1
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_subscription_that_is_left_does_not_disturb_the_others(gateway: Served) -> None:
-    async def story() -> None:
+def test_closing_a_subscription_does_not_affect_other_operations(gateway: Served) -> None:
+    async def scenario() -> None:
         async with connected(gateway, "websocket") as session:
             changes = session.subscribe(ask(CHANGES, id=VM))
             coming = asyncio.ensure_future(anext(changes))
-            for _ in range(2):  # while the first is answered the subscription is sent; the second comes after it
+            for _ in range(2):  # the subscription is sent during the first query and has started before the second
                 await session.execute(ask("{ __typename }"))
             await session.execute(ask(DELETE, ids=["snapshot-5"]))
             change = (await coming)["snapshotChanged"]
@@ -115,4 +117,4 @@ def test_a_subscription_that_is_left_does_not_disturb_the_others(gateway: Served
             found = await session.execute(ask(SNAPSHOTS, id=VM))
             assert found["vm"]["snapshots"]["totalCount"] == 2
 
-    asyncio.run(story())
+    asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The schema as a product: what changes in it breaks nobody, and it reads as GraphQL's and Relay's users expect."""
+"""Backward compatibility of the schema, and its conformance with the conventions of GraphQL and Relay."""
 
 import re
 import tomllib
@@ -22,12 +22,12 @@ def released() -> str:
     return RELEASED.read_text()
 
 
-def test_nothing_that_was_released_breaks(released: str) -> None:
+def test_no_breaking_change_since_the_last_release(released: str) -> None:
     assert breaking(released, print_sdl()) == []
 
 
-def test_each_release_keeps_its_schema(released: str, root: Path) -> None:
-    """Who raises the version copies the schema; a release without its schema could not be compared with."""
+def test_released_schema_is_that_of_the_version(released: str, root: Path) -> None:
+    """A new version requires a copy of its schema in `released.graphql`, so that later changes are compared with it."""
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     assert released.splitlines()[0] == f"# schema.graphql as it was released with version {version}."
 
@@ -45,7 +45,7 @@ def test_each_release_keeps_its_schema(released: str, root: Path) -> None:
         ("  SUSPENDED\n", "", "Enum value PowerState.SUSPENDED was removed."),
     ],
 )
-def test_a_change_that_breaks_is_noticed(released: str, line: str, replacement: str, found: str) -> None:
+def test_breaking_change_is_detected(released: str, line: str, replacement: str, found: str) -> None:
     bare = re.sub(r' *""".*?"""\n', "", released, flags=re.DOTALL)
     assert bare.count(line) == 1
     assert breaking(bare, bare.replace(line, replacement)) == [found]
@@ -56,8 +56,8 @@ def test_the_schema_is_valid(root: Path) -> None:
     assert validate_schema(schema) == []
 
 
-def test_graphql_eslint_has_nothing_to_say(root: Path) -> None:
-    """Its recommended rules and those for Relay; the few exceptions stand in its configuration, with their reasons."""
+def test_graphql_eslint_reports_nothing(root: Path) -> None:
+    """The recommended rules and those for Relay. The configuration lists the exceptions with their reasons."""
     check_installed()
     config = "tests/clients/lint/eslint.config.js"
     arguments = ("--max-warnings", "0", "--config", config, "schema.graphql")

@@ -1,4 +1,4 @@
-// urql: by POST and by GET, subscriptions as events through its own fetch, and through graphql-ws and graphql-sse.
+// urql: queries by POST and GET; subscriptions through its own fetch, graphql-ws and graphql-sse.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,12 +7,12 @@ import { createClient as createSseClient } from 'graphql-sse';
 import { createClient as createSocketClient } from 'graphql-ws';
 import WebSocket from 'ws';
 import {
-  CREATE, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, begin, socketUrl, url,
+  CREATE, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, startOperation, socketUrl, url,
 } from './gateway.js';
 
 const plain = (options) => new Client({ url, exchanges: [fetchExchange], preferGetMethod: false, ...options });
 
-/** A client whose subscriptions go through `forward`, as urql's documentation has it. */
+/** A client whose subscriptions use the client `forward`, as in urql's documentation. */
 function through(forward) {
   const forwardSubscription = ({ query, variables }) => ({
     subscribe: (sink) => ({ unsubscribe: forward.subscribe({ query, variables }, sink) }),
@@ -20,7 +20,7 @@ function through(forward) {
   return new Client({ url, exchanges: [subscriptionExchange({ forwardSubscription })], preferGetMethod: false });
 }
 
-/** What a subscription sends until urql says that nothing follows. */
+/** Collects the results of a subscription until urql reports that there are no more. */
 function followed(client, query, variables) {
   return new Promise((resolve, reject) => {
     const updates = [];
@@ -32,8 +32,8 @@ function followed(client, query, variables) {
   });
 }
 
-async function followsToTheEnd(client) {
-  const id = await begin(VM);
+async function checkSubscription(client) {
+  const id = await startOperation(VM);
   const updates = await followed(client, OPERATION, { id });
   assert.deepEqual([updates.at(-1).id, updates.at(-1).state, updates.at(-1).isDone], [id, 'SUCCEEDED', true]);
 }
@@ -47,10 +47,10 @@ for (const [method, preferGetMethod] of [['POST', false], ['GET', 'force']]) {
   });
 }
 
-test('the cache asks again for what a mutation has changed', async () => {
+test('the cache refetches lists that a mutation has changed', async () => {
   const client = new Client({ url, exchanges: [cacheExchange, fetchExchange], preferGetMethod: false });
   const counts = [];
-  const nodes = 'nodes { id __typename }'; // by the typenames urql knows what to ask for again
+  const nodes = 'nodes { id __typename }'; // urql uses the type names to decide what to refetch
   const watched = client.query(`query ($id: ID!) { vm(id: $id) { id snapshots { totalCount ${nodes} } } }`, { id: VM });
   const four = new Promise((resolve) => {
     const { unsubscribe } = watched.subscribe(({ data, stale }) => {
@@ -67,13 +67,13 @@ test('the cache asks again for what a mutation has changed', async () => {
 
 test('a refusal is in the payload', async () => {
   const { data, error } = await plain().mutation(CREATE, { input: { machineId: VM, name: ' ' } });
-  const message = 'the name is blank; it must have 1 to 255 characters';
+  const message = 'The name is blank. It must have 1 to 255 characters.';
   const refusal = { code: 'INVALID', message, path: ['input', 'name'] };
   assert.equal(error, undefined);
   assert.deepEqual(data.createSnapshot, { ...data.createSnapshot, snapshot: null, operation: null, errors: [refusal] });
 });
 
-test('errors keep their codes and paths, and what could be read', async () => {
+test('errors have codes and paths, and partial data is kept', async () => {
   const refused = await plain().query(INVALID, {});
   assert.equal(refused.error.networkError, undefined);
   assert.deepEqual(refused.error.graphQLErrors.map((e) => [e.extensions.code, e.message]), [INVALID_ANSWER]);
@@ -83,12 +83,12 @@ test('errors keep their codes and paths, and what could be read', async () => {
   assert.deepEqual(partial.error.graphQLErrors.map((e) => [e.path, e.extensions.code]), [[['vm'], 'BAD_USER_INPUT']]);
 });
 
-test('a subscription through its own fetch', () => followsToTheEnd(plain({ fetchSubscriptions: true })));
+test('a subscription through its own fetch', () => checkSubscription(plain({ fetchSubscriptions: true })));
 
 test('a subscription through graphql-ws', async () => {
   const socket = createSocketClient({ url: socketUrl, webSocketImpl: WebSocket });
-  await followsToTheEnd(through(socket));
+  await checkSubscription(through(socket));
   await socket.dispose();
 });
 
-test('a subscription through graphql-sse', () => followsToTheEnd(through(createSseClient({ url }))));
+test('a subscription through graphql-sse', () => checkSubscription(through(createSseClient({ url }))));

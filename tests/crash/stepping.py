@@ -1,8 +1,8 @@
-"""Makes a gateway's process stop at one step: a point at which a request or an operation talks to the database.
+"""Stops the process of a gateway at one step: one statement that a request or an operation sends to the database.
 
-The simulated provider lives in the database too, so what is asked of it is among the steps. Nothing in `gateway`
-knows of this: its database is wrapped in the process that is to stop, and what goes by the clock (polls, heartbeats,
-housekeeping) is no step.
+The simulated provider is stored in the same database, so its statements are steps too. The code in `gateway` is
+unchanged: the database is wrapped in the process that is to stop. Periodic work (polls, heartbeats, housekeeping) does
+not count as steps.
 """
 
 import asyncio
@@ -21,38 +21,38 @@ from gateway.changes.change_feed import ChangeFeed
 from gateway.operations import claims, worker
 from gateway.operations.claims import Claim
 from gateway.operations.service import Operations
-from gateway.store import opening
+from gateway.store import database_url
 from gateway.store.database import Database, Transaction, Work
 from gateway.store.statements import Statement
-from tests.forked import CONTEXT
+from tests.forked_gateway import CONTEXT
 
-_asked: ContextVar[bool] = ContextVar("asked", default=False)  # in a request that changes something
+_in_command: ContextVar[bool] = ContextVar("in_command", default=False)  # set while a request executes a command
 
 _POLL = 0.02
 
 
 class Stop:
-    """Where to stop, once: shared with the one process that will."""
+    """The step at which to stop, once. Shared with the process that is to stop."""
 
     def __init__(self) -> None:
         self._lock = CONTEXT.Lock()
-        self._at = RawValue(c_int, 0)  # a step, counted from 1; 0 is nowhere
+        self._at = RawValue(c_int, 0)  # a step, counted from 1; 0 for none
         self._count = RawValue(c_int, 0)
 
     def arm(self, at: int) -> None:
-        """Steps are counted from now on. With 0 nothing stops any more that has not said so already."""
+        """Counts steps from now on. With 0, a process that has not reached its step does not stop any more."""
         with self._lock:
             self._count.value = 0
             self._at.value = at
 
-    def step(self, say: Callable[[], None]) -> bool:
-        """Counts a step: whether this is the one. `say` is called before anybody can think that it did not come."""
+    def step(self, report: Callable[[], None]) -> bool:
+        """Counts a step. Returns whether it is the one to stop at; `report` is then called under the lock."""
         with self._lock:
             self._count.value += 1
             here: bool = self._count.value == self._at.value
             if here:
                 self._at.value = 0
-                say()
+                report()
             return here
 
 
@@ -61,55 +61,55 @@ class _Steps:
         self._stop = stop
         self._pipe = pipe
 
-    def reach(self, label: str) -> None:
-        """Stops here when this is the step: the whole process, or SQLite's writer, until it is told to go on."""
+    def stop_at(self, label: str) -> None:
+        """If this is the step, stops the process, or the writer thread of SQLite, until the pipe receives a message."""
         if self._stop.step(lambda: self._pipe.send(label)):
             self._pipe.recv()
 
 
 class _Transaction:
-    """Each statement is a step, before it is sent."""
+    """Transaction in which each statement is a step, before it is sent."""
 
-    def __init__(self, transaction: Transaction, reach: Callable[[str], None]) -> None:
+    def __init__(self, transaction: Transaction, stop_at: Callable[[str], None]) -> None:
         self._transaction = transaction
-        self._reach = reach
+        self._reach = stop_at
         self.dialect = transaction.dialect
 
     async def rows(self, sql: str, parameters: Any = ()) -> Any:
-        self._reach(_words(sql))
+        self._reach(_label(sql))
         return await self._transaction.rows(sql, parameters)
 
     async def all(self, statement: Statement, **values: Any) -> Any:
-        self._reach(_words(statement.compiled(self.dialect).sql))
+        self._reach(_label(statement.compiled(self.dialect).sql))
         return await self._transaction.all(statement, **values)
 
     async def first(self, statement: Statement, **values: Any) -> Any:
-        self._reach(_words(statement.compiled(self.dialect).sql))
+        self._reach(_label(statement.compiled(self.dialect).sql))
         return await self._transaction.first(statement, **values)
 
     async def run(self, statement: Statement, **values: Any) -> int:
-        self._reach(_words(statement.compiled(self.dialect).sql))
+        self._reach(_label(statement.compiled(self.dialect).sql))
         return await self._transaction.run(statement, **values)
 
     async def run_many(self, sql: str, parameters: Any) -> None:
-        self._reach(_words(sql))
+        self._reach(_label(sql))
         await self._transaction.run_many(sql, parameters)
 
 
 class _Claiming:
-    """Claims go by the clock, so only those that got something are steps: after each statement."""
+    """Transaction of a claim. Claims are periodic, so only statements that returned rows are steps, afterwards."""
 
     def __init__(self, transaction: Transaction, steps: _Steps) -> None:
         self._transaction = transaction
         self._steps = steps
         self.dialect = transaction.dialect
-        self.got = False
+        self.has_rows = False
 
     async def all(self, statement: Statement, **values: Any) -> Any:
         rows = await self._transaction.all(statement, **values)
         if rows:
-            self.got = True
-            self._steps.reach("in a write: claimed")
+            self.has_rows = True
+            self._steps.stop_at("in a write: claimed")
         return rows
 
 
@@ -128,7 +128,7 @@ class _Database:
             return await self._database.read(work, single=single)
 
         async def stepped(tx: Transaction) -> Any:
-            return await work(_Transaction(tx, lambda words: self._steps.reach(f"in a read: {words}")))
+            return await work(_Transaction(tx, lambda label: self._steps.stop_at(f"in a read: {label}")))
 
         return await self._database.read(stepped, single=single)
 
@@ -139,36 +139,36 @@ class _Database:
             return await self._database.write(work)
 
         async def stepped(tx: Transaction) -> Any:
-            result = await work(_Transaction(tx, lambda words: self._steps.reach(f"in a write: {words}")))
-            self._steps.reach("in a write: COMMIT")
+            result = await work(_Transaction(tx, lambda label: self._steps.stop_at(f"in a write: {label}")))
+            self._steps.stop_at("in a write: COMMIT")
             return result
 
         result = await self._database.write(stepped)
-        self._steps.reach("after a commit")
+        self._steps.stop_at("after a commit")
         return result
 
     async def _claim(self, work: Work[Any]) -> Any:
-        got = False
+        claimed = False
 
         async def stepped(tx: Transaction) -> Any:
-            nonlocal got
+            nonlocal claimed
             claiming = _Claiming(tx, self._steps)
             result = await work(claiming)  # type: ignore[arg-type]
-            got = claiming.got
-            if got:
-                self._steps.reach("in a write: COMMIT")
+            claimed = claiming.has_rows
+            if claimed:
+                self._steps.stop_at("in a write: COMMIT")
             return result
 
         result = await self._database.write(stepped)
-        if got:
-            self._steps.reach("after a commit")
+        if claimed:
+            self._steps.stop_at("after a commit")
         return result
 
 
-def _words(sql: str) -> str:
+def _label(sql: str) -> str:
     words = sql.split()
     if words[0] == "WITH":
-        return "claim" if "chosen" in words[1] else "look at a subtree"
+        return "claim" if "chosen" in words[1] else "read a subtree"
     table = words[1] if words[0] == "UPDATE" else words[2] if words[0] in {"INSERT", "DELETE"} else _table(words)
     return f"{words[0]} {table}"
 
@@ -183,35 +183,35 @@ def _task() -> str:
 
 
 def _counts() -> bool:
-    return _asked.get() or _task().startswith("operation-")
+    return _in_command.get() or _task().startswith("operation-")
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
-    token = _asked.set(True)
+def _executing() -> Iterator[None]:
+    token = _in_command.set(True)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _in_command.reset(token)
 
 
 def prepare(stop: Stop, pipe: Connection) -> None:
-    """For `Forked`: the process stops where `stop` says, tells the step through the pipe, and waits there."""
-    patch = pytest.MonkeyPatch()  # for good: it is never undone
+    """For `ForkedGateway`: at the step of `stop`, the process sends the step's label through the pipe and waits."""
+    patch = pytest.MonkeyPatch()  # never undone: the process is killed
     steps = _Steps(stop, pipe)
-    opened, accept = opening.open_database, Operations._accept
+    opened, accept = database_url.open_database, Operations._accept
 
     async def accepted(self: Operations, *arguments: Any) -> Any:
-        with _asking():
+        with _executing():
             return await accept(self, *arguments)
 
     patch.setattr(app, "open_database", lambda *given, **named: _Database(opened(*given, **named), steps))
     patch.setattr(Operations, "_accept", accepted)
-    _hurry(patch)
+    _shorten_polls(patch)
 
 
 def prepare_survivor(may_claim: Any) -> None:
-    """For `Forked`: the process takes no work while `may_claim` is 0."""
+    """For `ForkedGateway`: the process claims no operations while `may_claim` is 0."""
     patch = pytest.MonkeyPatch()
     claim = claims.claim
 
@@ -219,12 +219,12 @@ def prepare_survivor(may_claim: Any) -> None:
         return await claim(*arguments, **named) if may_claim.value else []
 
     patch.setattr(worker, "claim", gated)
-    _hurry(patch)
+    _shorten_polls(patch)
 
 
-def _hurry(patch: pytest.MonkeyPatch) -> None:
-    """Polls so often that waiting costs nothing."""
-    for function, names in ((worker.Worker.__init__, ("poll", "first_wait")), (ChangeFeed.__init__, ("poll",))):
+def _shorten_polls(patch: pytest.MonkeyPatch) -> None:
+    """Shortens the poll intervals, so that the trials do not wait for them."""
+    for function, names in ((worker.Worker.__init__, ("poll", "first_retry_delay")), (ChangeFeed.__init__, ("poll",))):
         defaults: Any = function.__kwdefaults__
         for name in names:
             patch.setitem(defaults, name, _POLL)

@@ -1,4 +1,4 @@
-"""The crash table: one fault at one step of one operation, and what must be true afterwards."""
+"""The crash table: injects one fault at one step of one command, and checks the result."""
 
 import signal
 import time
@@ -18,12 +18,12 @@ import httpx2
 from tests.crash.stepping import Stop, prepare, prepare_survivor
 from tests.crash.world import RESTARTS, Home, Picture, home
 from tests.databases import Databases
-from tests.forked import CONTEXT, Forked
-from tests.graphql.asking import CREATE, DELETE, REVERT
+from tests.forked_gateway import CONTEXT, ForkedGateway
+from tests.graphql.client import CREATE, DELETE, REVERT
 
 LEASE = 0.3
-_PATIENCE = 40.0  # seconds after which something will not come true any more
-_ENOUGH = 5  # trials of a row that went wrong: no need to see more
+_TIMEOUT = 40.0  # seconds to wait before a trial fails
+_MAX_FAILURES = 5  # failed trials after which a row is given up
 
 FAULTS = {
     "sqlite": ("gateway killed", "frozen"),
@@ -39,9 +39,9 @@ FAULTS = {
 }
 
 _A, _B, _C, _D = ("a", None, False), ("b", "a", False), ("c", "b", True), ("d", "b", False)
-# What is asked for, given a machine's number and its snapshots' ids; what is there afterwards; how many operations.
-_Wish = Callable[[Home, int], tuple[str, dict[str, Any]]]
-WISHES: dict[str, tuple[_Wish, Picture, int]] = {
+# Of each command: its mutation and input for a machine, the expected snapshots, and the number of operations.
+_Arguments = Callable[[Home, int], tuple[str, dict[str, Any]]]
+COMMANDS: dict[str, tuple[_Arguments, Picture, int]] = {
     "create": (
         lambda _, machine: (CREATE, {"machineId": f"vm-{machine}", "name": "new"}),
         [_A, _B, ("c", "b", False), _D, ("new", "c", True)],
@@ -70,12 +70,12 @@ WISHES: dict[str, tuple[_Wish, Picture, int]] = {
 }
 
 
-class Wrong(AssertionError):
-    """Something that was promised is not so."""
+class TrialFailure(AssertionError):
+    """A guarantee did not hold in a trial."""
 
 
 class Table:
-    """Trials on one home. `counts` says how often each cell of the table was tried."""
+    """Runs trials on one home. `counts` is the number of trials per cell of the table."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -83,9 +83,9 @@ class Table:
         self._may_claim = RawValue(c_int, 0)
         settings = replace(home.rows.settings, operation_lease=LEASE, write_timeout=0.5)
         self._victims = replace(settings, database_url=home.url)
-        self._survivor = Forked(settings, partial(prepare_survivor, self._may_claim))
+        self._survivor = ForkedGateway(settings, partial(prepare_survivor, self._may_claim))
         self._threads = ThreadPoolExecutor(4)
-        self._victim: Forked | None = None
+        self._victim: ForkedGateway | None = None
 
     def close(self) -> None:
         for process in (self._survivor, self._victim):
@@ -93,33 +93,33 @@ class Table:
                 process.kill()
         self._threads.shutdown(cancel_futures=True)
 
-    def trial(self, wish: str, fault: str, at: int) -> bool:
-        """The fault at a step; whether the operation has so many. Raises Wrong."""
+    def trial(self, command: str, fault: str, at: int) -> bool:
+        """Injects the fault at step `at`. Returns whether the command has that many steps. Raises TrialFailure."""
         victim = self._alive()
-        trial = _Trial(self._home, wish)
+        trial = _Trial(self._home, command)
         self._stop.arm(at)
         first = self._threads.submit(trial.ask, victim.url)
         step: str | None = None
         try:
             step = self._await_step(trial, first)
-            trial.check([first.result()] if step is None else self._suffer(trial, victim, fault, first))
+            trial.check([first.result()] if step is None else self._apply_fault(trial, victim, fault, first))
         except (AssertionError, httpx2.HTTPError) as error:
             victim.kill()
             self._victim = None
-            raise Wrong(f"{self._home.kind}: {wish}, {fault} at step {at} ({step}): {error}") from error
-        self.counts[wish, fault] += step is not None
+            raise TrialFailure(f"{self._home.kind}: {command}, {fault} at step {at} ({step}): {error}") from error
+        self.counts[command, fault] += step is not None
         return step is not None
 
-    def _alive(self) -> Forked:
+    def _alive(self) -> ForkedGateway:
         if self._victim is None:
             self._stop = Stop()
             self._pipe, there = CONTEXT.Pipe()
-            self._victim = Forked(self._victims, partial(prepare, self._stop, there))
+            self._victim = ForkedGateway(self._victims, partial(prepare, self._stop, there))
         return self._victim
 
     def _await_step(self, trial: "_Trial", first: "Future[Any]") -> str | None:
-        """What the victim stops at; None when everything ended before."""
-        for _ in patience("the step or the end"):
+        """The label of the step at which the victim stops; None if everything ended before."""
+        for _ in attempts("reaching the step or the end"):
             if first.done() and trial.ended():
                 self._stop.arm(0)
                 return self._pipe.recv() if self._pipe.poll() else None
@@ -128,31 +128,31 @@ class Table:
                 return step
         return None
 
-    def _suffer(self, trial: "_Trial", victim: Forked, fault: str, first: "Future[Any]") -> list[Any]:
-        """Every answer that anybody got, the last one to the same request with the same key at the end."""
+    def _apply_fault(self, trial: "_Trial", victim: ForkedGateway, fault: str, first: "Future[Any]") -> list[Any]:
+        """Injects the fault. Returns all responses; the last one is that to a final repetition with the same key."""
         if fault == "gateway killed":
             victim.kill()
             self._victim = None
         elif fault == "frozen":
             return self._freeze(trial, victim, first)
         else:
-            self._hurt_database(fault)
-            self._pipe.send("go on")
-            again = trial.insist(victim.url)
+            self._break_database(fault)
+            self._pipe.send("continue")
+            again = trial.ask_until_answered(victim.url)
             trial.await_end()
-            return [_answer(first), again, trial.insist(victim.url)]
+            return [_answer(first), again, trial.ask_until_answered(victim.url)]
         with self._claiming():
-            again = trial.insist(self._survivor.url)
+            again = trial.ask_until_answered(self._survivor.url)
             trial.await_end()
-        return [_answer(first), again, trial.insist(self._survivor.url)]
+        return [_answer(first), again, trial.ask_until_answered(self._survivor.url)]
 
-    def _freeze(self, trial: "_Trial", victim: Forked, first: "Future[Any]") -> list[Any]:
-        """Nobody can take SQLite's lock from a process that is frozen with it: there the others wait, for once."""
+    def _freeze(self, trial: "_Trial", victim: ForkedGateway, first: "Future[Any]") -> list[Any]:
+        """Stops the victim with SIGSTOP. If it holds SQLite's write lock, the other process waits until SIGCONT."""
         victim.signal(signal.SIGSTOP)
-        self._pipe.send("go on")
+        self._pipe.send("continue")
         holds_the_lock = self._home.is_locked()
         with self._claiming():
-            again = self._threads.submit(trial.insist, self._survivor.url)
+            again = self._threads.submit(trial.ask_until_answered, self._survivor.url)
             if holds_the_lock:
                 time.sleep(2 * LEASE)
             else:
@@ -160,9 +160,9 @@ class Table:
                 trial.await_end()
             victim.signal(signal.SIGCONT)
             trial.await_end()
-        return [_answer(first), again.result(), trial.insist(victim.url)]
+        return [_answer(first), again.result(), trial.ask_until_answered(victim.url)]
 
-    def _hurt_database(self, fault: str) -> None:
+    def _break_database(self, fault: str) -> None:
         server, relay = self._home.server, self._home.relay
         assert server is not None
         assert relay is not None
@@ -175,7 +175,7 @@ class Table:
                 server.kill()
                 server.start()
             case ["restart", manner]:
-                server.stop_serving(RESTARTS[manner])
+                server.shut_down(RESTARTS[manner])
                 server.start()
 
     @contextmanager
@@ -188,18 +188,18 @@ class Table:
 
 
 class _Trial:
-    """One request, about a machine of its own."""
+    """One request for a machine of its own."""
 
-    def __init__(self, home: Home, wish: str) -> None:
+    def __init__(self, home: Home, command: str) -> None:
         self._home = home
         self._machine = home.machine()
-        make, self._picture, self._count = WISHES[wish]
-        self._mutation, wished = make(home, self._machine)
-        self._input = wished | {"idempotencyKey": uuid4().hex}
+        make, self._picture, self._count = COMMANDS[command]
+        self._mutation, arguments = make(home, self._machine)
+        self._input = arguments | {"idempotencyKey": uuid4().hex}
 
     def ask(self, url: str) -> list[str]:
-        """The ids of the operations that were accepted. Raises HTTPError when that cannot be known."""
-        with httpx2.Client(base_url=url, timeout=_PATIENCE, trust_env=False) as http:
+        """Sends the request. Returns the ids of the accepted operations. Raises HTTPError if they are unknown."""
+        with httpx2.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as http:
             answer = http.post("/graphql", json={"query": self._mutation, "variables": {"input": self._input}})
         body = answer.json()
         if "errors" in body:
@@ -208,39 +208,39 @@ class _Trial:
         results = payload.get("results", [payload])
         refused = [error for result in (payload, *results) for error in result["errors"]]
         if refused:
-            raise Wrong(f"refused: {refused}")
+            raise TrialFailure(f"refused: {refused}")
         return [result["operation"]["id"] for result in results]
 
-    def insist(self, url: str) -> list[str]:
-        """Asks until there is an answer: the key makes that safe."""
-        last = "an answer"
-        deadline = time.monotonic() + _PATIENCE
+    def ask_until_answered(self, url: str) -> list[str]:
+        """Repeats the request until there is a response. The idempotency key makes that safe."""
+        last = "no attempt"
+        deadline = time.monotonic() + _TIMEOUT
         while time.monotonic() < deadline:
             try:
                 return self.ask(url)
             except httpx2.HTTPError as error:
                 last = repr(error)
                 time.sleep(0.02)
-        raise Wrong(f"nothing but {last}")
+        raise TrialFailure(f"no response; the last error was {last}")
 
     def ended(self) -> bool:
         operations = self._home.operations(self._machine)
         return len(operations) >= self._count and all(state not in {"QUEUED", "RUNNING"} for _, state, *_ in operations)
 
     def await_end(self) -> None:
-        for _ in patience("the end of the operation"):
+        for _ in attempts("the end of the operation"):
             if self.ended():
                 return
             time.sleep(0.005)
 
     def check(self, answers: list[list[str] | None]) -> None:
-        """Acknowledged, there, once, and whole. Raises Wrong."""
+        """Checks that the operations exist and ended once, and that the trees are complete. Raises TrialFailure."""
         home, machine = self._home, self._machine
         operations = home.operations(machine)
         ids = sorted(f"operation-{number}" for number, *_ in operations)
         facts: list[tuple[str, Any, Any]] = [
             ("operations", len(ids), self._count),
-            ("how they ended", {(state, error) for _, state, _, error in operations}, {("SUCCEEDED", None)}),
+            ("states and errors", {(state, error) for _, state, _, error in operations}, {("SUCCEEDED", None)}),
             ("the gateway's tree", home.picture(machine), self._picture),
             ("the provider's tree", home.provider_picture(machine), self._picture),
             ("the counter", home.counted(machine)[0], len(self._picture)),
@@ -254,63 +254,72 @@ class _Trial:
             )
         for what, found, expected in facts:
             if found != expected:
-                raise Wrong(f"{what}: {found}, not {expected}")
+                raise TrialFailure(f"{what}: {found}, not {expected}")
 
 
 def _answer(asked: "Future[Any]") -> Any:
-    """What a request was answered, or None: its connection, or the gateway's to the database, was lost."""
+    """The response; None if the connection of the client, or that of the gateway to the database, was lost."""
     try:
-        return asked.result(_PATIENCE)
+        return asked.result(_TIMEOUT)
     except httpx2.HTTPError:
         return None
 
 
-def patience(what: str) -> Iterator[None]:
-    """Tries, until it has been too long."""
-    deadline = time.monotonic() + _PATIENCE
+def attempts(what: str) -> Iterator[None]:
+    """Yields until the timeout, then raises TrialFailure."""
+    deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
         yield
-    raise Wrong(f"{what} did not come")
+    raise TrialFailure(f"timeout while waiting for {what}")
 
 
-def fill(
-    kind: str, fault: str, databases: Databases, stride: int = 1, wishes: Iterable[str] = tuple(WISHES)
+def run_row(
+    kind: str, fault: str, databases: Databases, stride: int = 1, commands: Iterable[str] = tuple(COMMANDS)
 ) -> dict[tuple[str, str], int]:
-    """One row of the table: a fault at every `stride`-th step of the wishes; how many were tried. Raises Wrong."""
+    """Runs one row: the fault at every `stride`-th step of the commands. Returns the number of trials per cell.
+
+    Raises TrialFailure.
+    """
     offset = (list(FAULTS[kind]).index(fault) * 3) % stride  # so that rows try different steps
-    wrong: list[str] = []
+    failures: list[str] = []
     with home(kind, databases) as place, closing(Table(place)) as table:
-        for wish in wishes:
+        for command in commands:
             at, more = 1 + offset, True
             while more:
                 try:
-                    more = table.trial(wish, fault, at)
-                except Wrong as error:
-                    wrong.append(str(error))
-                    more = len(wrong) < _ENOUGH
+                    more = table.trial(command, fault, at)
+                except TrialFailure as error:
+                    failures.append(str(error))
+                    more = len(failures) < _MAX_FAILURES
                 at += stride
-        if wrong:
-            raise Wrong("\n".join(wrong))
+        if failures:
+            raise TrialFailure("\n".join(failures))
         return dict(table.counts)
 
 
-def fill_all(databases: Databases, say: Callable[[str], None], stride: int = 1, lanes: int = 4) -> None:
-    """The whole table, shown row by row. Some at the same time: most of a trial is waiting. Raises Wrong."""
+def run_table(databases: Databases, report: Callable[[str], None], stride: int = 1, lanes: int = 4) -> None:
+    """Runs the whole table and reports each row. Rows run concurrently, because most of a trial is waiting.
+
+    Raises TrialFailure.
+    """
     rows = [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
     databases.new("sqlite")  # makes what the others are copied from
     width = max(len(fault) for _, fault in rows)
-    say(f"{'database':11} {'fault':{width}} " + " ".join(f"{wish:>15}" for wish in WISHES))
-    tried, wrong = 0, []
+    report(f"{'database':11} {'fault':{width}} " + " ".join(f"{command:>15}" for command in COMMANDS))
+    tried, failures = 0, []
     with ThreadPoolExecutor(lanes) as threads:
-        cells = [threads.submit(fill, kind, fault, databases, stride) for kind, fault in rows]
+        cells = [threads.submit(run_row, kind, fault, databases, stride) for kind, fault in rows]
         for (kind, fault), cell in zip(rows, cells, strict=True):
             try:
                 counts = cell.result()
-            except Wrong as error:
-                wrong.append(str(error))
+            except TrialFailure as error:
+                failures.append(str(error))
                 continue
             tried += sum(counts.values())
-            say(f"{kind:11} {fault:{width}} " + " ".join(f"{counts.get((wish, fault), 0):15}" for wish in WISHES))
-    if wrong:
-        raise Wrong("\n".join(wrong))
-    say(f"{tried:,} trials, nothing lost, nothing twice, trees whole")
+            report(
+                f"{kind:11} {fault:{width}} "
+                + " ".join(f"{counts.get((command, fault), 0):15}" for command in COMMANDS)
+            )
+    if failures:
+        raise TrialFailure("\n".join(failures))
+    report(f"{tried:,} trials: no operation lost, none run twice, all trees complete")

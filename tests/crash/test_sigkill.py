@@ -1,6 +1,6 @@
-"""SIGKILL at every step of a create, a revert and a delete: whoever serves next ends each truthfully, the tree whole.
+"""SIGKILL at every step of a create, a revert and a delete: the next server ends each with its true outcome.
 
-The table that `pytest -s` shows: how each operation was found after the kill, and how it ended.
+`pytest -s` prints a table: the state of each operation after the kill, and its final state.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from tests.cli.programs import serving
 from tests.crash import victim
 from tests.crash.rows import Rows
 from tests.databases import KINDS, Databases
-from tests.forked import Forked
-from tests.graphql.asking import CREATE, DELETE, REVERT
+from tests.forked_gateway import ForkedGateway
+from tests.graphql.client import CREATE, DELETE, REVERT
 
 pytestmark = pytest.mark.thorough
 
 # A chain 309 <- … <- 319 with 319 current; a tree whose 302 has two children; 3 <- {4, 5} with 4 current.
 MACHINES = {"revert": 13, "delete": 12, "create": 11}
-WISHES: dict[str, tuple[str, dict[str, Any]]] = {
+COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "revert": (REVERT, {"snapshotId": "snapshot-311"}),
     "delete": (DELETE, {"ids": ["snapshot-302"]}),
     "create": (CREATE, {"machineId": "vm-11", "name": "new"}),
@@ -35,36 +35,36 @@ WISHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Operation:
-    """One of the three, as its row shows it."""
+    """An operation as its row describes it."""
 
     id: int
     kind: str
     state: str
-    issued: bool
+    dispatched: bool
     task: bool
     token: str
     error: str | None
 
     @property
     def found(self) -> str:
-        return f"{self.state}{', issued' if self.issued else ''}{', task known' if self.task else ''}"
+        return f"{self.state}{', dispatched' if self.dispatched else ''}{', task known' if self.task else ''}"
 
 
 def operations(rows: Rows) -> dict[str, Operation]:
-    """Those that were wished for here, by the first word of their kind."""
+    """The operations of this test, by the first word of their kind."""
     found = rows(
         "SELECT id, kind, state, issued, task_ref IS NOT NULL, token, error_code FROM operation"
         " WHERE requested_by = 'local' ORDER BY id"
     )
     return {
-        kind.partition("_")[0].lower(): Operation(id_, kind, state, bool(issued), bool(task), token, error)
-        for id_, kind, state, issued, task, token, error in found
+        kind.partition("_")[0].lower(): Operation(id_, kind, state, bool(dispatched), bool(task), token, error)
+        for id_, kind, state, dispatched, task, token, error in found
     }
 
 
 @pytest.fixture(params=KINDS)
 def rows(request: pytest.FixtureRequest, databases: Databases) -> Rows:
-    """The demo world, whose providers take 0.1 seconds."""
+    """The demo world with providers that take 0.1 seconds."""
     rows = Rows(databases.new(request.param))
 
     async def load() -> None:
@@ -98,12 +98,12 @@ def ask(http: httpx2.Client, query: str, **variables: Any) -> Any:
     return value
 
 
-def wish_everything(url: str) -> None:
-    """All three; the server may die before it has answered the last one."""
+def send_commands(url: str) -> None:
+    """Sends all three commands. The server may die before it has answered the last one."""
     with client(url) as http:
-        for name, (mutation, wished) in WISHES.items():
+        for name, (mutation, arguments) in COMMANDS.items():
             try:
-                payload = ask(http, mutation, input=wished)
+                payload = ask(http, mutation, input=arguments)
             except httpx2.TransportError:
                 assert name == "create"
                 return
@@ -114,7 +114,7 @@ UPDATED = "subscription ($id: ID!) { operationUpdated(id: $id) { state snapshotI
 
 
 def await_end(url: str, operation: Operation) -> str:
-    """Follows the operation on the server that lives on; its final state."""
+    """Subscribes to the operation on the surviving server. Returns its final state."""
     body = {"query": UPDATED, "variables": {"id": f"operation-{operation.id}"}}
     last: dict[str, Any] = {}
     with client(url) as http, http.stream("POST", "/graphql", json=body, headers=EVENTS) as answer:
@@ -131,8 +131,8 @@ EVENTS = {"accept": "text/event-stream"}
 TREE = "query ($id: ID!) { vm(id: $id) { snapshots(sort: [{field: ID}]) { nodes { id isCurrent parent { id } } } } }"
 
 
-def check_the_world(rows: Rows, url: str) -> None:
-    """Every wish came true once, and what the gateway shows is what the provider has."""
+def check_result(rows: Rows, url: str) -> None:
+    """Checks that every command took effect once, and that the gateway's trees equal the provider's."""
     done = operations(rows)
     for operation in done.values():
         assert rows(f"SELECT count(*) FROM simulated_task WHERE token = '{operation.token}'") == [(1,)]
@@ -173,15 +173,15 @@ def check_the_world(rows: Rows, url: str) -> None:
 
 
 def expire_leases(rows: Rows) -> None:
-    """As if so long had passed that nobody waits for the dead any more."""
+    """Sets all leases to a time in the past."""
     rows("UPDATE operation SET lease_until = '2020-01-01T00:00:00.000000Z' WHERE lease_until IS NOT NULL")
 
 
 @contextmanager
-def living(rows: Rows) -> Iterator[str]:
-    """The URL of a server that stays."""
+def surviving_server(rows: Rows) -> Iterator[str]:
+    """URL of a server that is not killed."""
     expire_leases(rows)
-    server = Forked(rows.settings)
+    server = ForkedGateway(rows.settings)
     try:
         yield server.url
     finally:
@@ -191,76 +191,78 @@ def living(rows: Rows) -> Iterator[str]:
 FOUND = {
     "queued": "QUEUED",
     "claimed": "RUNNING",
-    "issued": "RUNNING, issued",
-    "handed over": "RUNNING, issued",
-    "checkpointed": "RUNNING, issued, task known",
-    "done": "RUNNING, issued, task known",
-    "recorded": "SUCCEEDED, issued, task known",
+    "dispatched": "RUNNING, dispatched",
+    "sent": "RUNNING, dispatched",
+    "checkpointed": "RUNNING, dispatched, task known",
+    "done": "RUNNING, dispatched, task known",
+    "recorded": "SUCCEEDED, dispatched, task known",
 }
 
 
 @pytest.mark.parametrize("step", victim.STEPS)
-def test_killed_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -> None:
+def test_kill_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -> None:
     server = victim.start(rows.settings, step)
-    wish_everything(server.url)
+    send_commands(server.url)
     server.process.join(30)
     assert server.process.exitcode == -9
     found = operations(rows)
-    assert {name: operation.found for name, operation in found.items()} == dict.fromkeys(WISHES, FOUND[step])
-    with living(rows) as url:
+    assert {name: operation.found for name, operation in found.items()} == dict.fromkeys(COMMANDS, FOUND[step])
+    with surviving_server(rows) as url:
         ends = {name: await_end(url, operation) for name, operation in found.items()}
-        check_the_world(rows, url)
-    table += [(rows.settings.database_url[:10], step, name, found[name].found, ends[name]) for name in WISHES]
-    assert ends == dict.fromkeys(WISHES, "SUCCEEDED")
+        check_result(rows, url)
+    table += [(rows.settings.database_url[:10], step, name, found[name].found, ends[name]) for name in COMMANDS]
+    assert ends == dict.fromkeys(COMMANDS, "SUCCEEDED")
 
 
-@pytest.mark.parametrize("name", WISHES)
-def test_killed_before_it_was_accepted(rows: Rows, name: str, table: list[tuple[str, ...]]) -> None:
-    """In the transaction, with everything written and nothing committed: nothing has happened."""
+@pytest.mark.parametrize("name", COMMANDS)
+def test_kill_before_the_acceptance_is_committed(rows: Rows, name: str, table: list[tuple[str, ...]]) -> None:
+    """The server is killed in the accepting transaction, before the commit. Nothing is written."""
     before = rows.dump()
     server = victim.start(rows.settings, "accepting")
-    mutation, wished = WISHES[name]
+    mutation, arguments = COMMANDS[name]
     with client(server.url) as http, pytest.raises(httpx2.TransportError):
-        ask(http, mutation, input=wished | {"idempotencyKey": "k"})
+        ask(http, mutation, input=arguments | {"idempotencyKey": "k"})
     server.process.join(30)
     assert server.process.exitcode == -9
-    with living(rows) as url, client(url) as http:
+    with surviving_server(rows) as url, client(url) as http:
         assert ask(http, '{ operations(filter: {requestedBy: {eq: "local"}}) { nodes { id } } }') == {"nodes": []}
         assert rows.dump() == before
         table.append((rows.settings.database_url[:10], "accepting", name, "nothing", "nothing"))
-        assert ask(http, mutation, input=wished | {"idempotencyKey": "k"})["errors"] == []
+        assert ask(http, mutation, input=arguments | {"idempotencyKey": "k"})["errors"] == []
 
 
-def test_each_successor_is_killed_at_the_next_step(rows: Rows) -> None:
-    """Five servers die over the same three operations; the sixth ends them."""
+def test_each_next_server_is_killed_one_step_later(rows: Rows) -> None:
+    """Five servers are killed during the same three operations. The sixth ends them."""
     server = victim.start(rows.settings, "queued")
-    wish_everything(server.url)
+    send_commands(server.url)
     server.process.join(30)
-    for step in ("claimed", "issued", "handed over", "done"):
+    for step in ("claimed", "dispatched", "sent", "done"):
         expire_leases(rows)
         server = victim.start(rows.settings, step)
         server.process.join(30)
         assert server.process.exitcode == -9, step
-    with living(rows) as url:
+    with surviving_server(rows) as url:
         found = operations(rows)
         assert {name: await_end(url, operation) for name, operation in found.items()} == dict.fromkeys(
-            WISHES, "SUCCEEDED"
+            COMMANDS, "SUCCEEDED"
         )
-        check_the_world(rows, url)
+        check_result(rows, url)
 
 
-def test_the_program_is_killed_while_the_provider_works(rows: Rows, table: list[tuple[str, ...]]) -> None:
-    """From outside, as the kernel would: `python -m gateway serve`, twice, and the leases run out by themselves."""
+def test_program_is_killed_while_the_provider_works(rows: Rows, table: list[tuple[str, ...]]) -> None:
+    """Kills `python -m gateway serve` from outside, as the kernel would. The leases expire by themselves."""
     rows("UPDATE simulated_machine SET latency_ms = 1000")
     environment = {"database_url": rows.settings.database_url, "operation_lease": 0.4}
     with serving(**environment) as program:
-        wish_everything(program.url)
+        send_commands(program.url)
         while {operation.found for operation in operations(rows).values()} != {FOUND["checkpointed"]}:
             pass
         program.kill()
     found = operations(rows)
     with serving(**environment) as program:
         ends = {name: await_end(program.url, operation) for name, operation in found.items()}
-        check_the_world(rows, program.url)
-    table += [(rows.settings.database_url[:10], "from outside", name, found[name].found, ends[name]) for name in WISHES]
-    assert ends == dict.fromkeys(WISHES, "SUCCEEDED")
+        check_result(rows, program.url)
+    table += [
+        (rows.settings.database_url[:10], "from outside", name, found[name].found, ends[name]) for name in COMMANDS
+    ]
+    assert ends == dict.fromkeys(COMMANDS, "SUCCEEDED")

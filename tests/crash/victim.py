@@ -1,6 +1,6 @@
-"""The real server, in a process that kills itself with SIGKILL as soon as so many operations have come to one step.
+"""The real server, in a process that kills itself with SIGKILL when a number of operations have reached one step.
 
-Nothing in `gateway` knows of it: functions of the worker are replaced in that process by ones that count and wait.
+The code in `gateway` is unchanged: in that process, functions of the worker are replaced by ones that count and wait.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ from gateway.operations.claims import Claim
 from gateway.operations.commands import create_snapshot, delete_snapshots, revert_vm_snapshot
 from gateway.operations.execution import Execution
 from gateway.store.database import Database
-from tests.forked import Forked
+from tests.forked_gateway import ForkedGateway
 
-STEPS = ("queued", "claimed", "issued", "handed over", "checkpointed", "done", "recorded")
+STEPS = ("queued", "claimed", "dispatched", "sent", "checkpointed", "done", "recorded")
 
 
-def start(settings: Settings, step: str, operations: int = 3) -> Forked:
-    """A server that dies at `step`."""
-    return Forked(settings, partial(_arm, step, operations))
+def start(settings: Settings, step: str, operations: int = 3) -> ForkedGateway:
+    """Starts a server that kills itself when `operations` operations have reached `step`."""
+    return ForkedGateway(settings, partial(_arm, step, operations))
 
 
 async def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Gathering:
-    """Operations wait here for each other; the last one to come kills the process."""
+class _Barrier:
+    """Operations wait here for each other. The last one kills the process."""
 
     def __init__(self, operations: int) -> None:
         self._missing = operations
@@ -46,20 +46,20 @@ class _Gathering:
         await asyncio.Event().wait()
 
 
-# After which function of the gateway an operation has come to the step.
+# The function of the gateway after which an operation has reached the step.
 _AFTER = {
-    "issued": (Claim, "issue"),
-    "handed over": (SimulatedWorld, "begin"),
+    "dispatched": (Claim, "mark_dispatched"),
+    "sent": (SimulatedWorld, "begin"),
     "checkpointed": (Claim, "checkpoint"),
     "recorded": (Claim, "end"),
 }
-# And instead of which.
+# The function that is replaced when an operation has reached the step.
 _INSTEAD = {"claimed": (Execution, "run"), "done": (Claim, "end")}
 
 
 def _arm(step: str, operations: int) -> None:
-    patch = pytest.MonkeyPatch()  # for good: it is never undone
-    gathering = _Gathering(operations)
+    patch = pytest.MonkeyPatch()  # never undone: the process is killed
+    barrier = _Barrier(operations)
     if step == "accepting":
         for module in (create_snapshot, revert_vm_snapshot, delete_snapshots):
             patch.setattr(module, "enqueue", _then(_die, admission.enqueue))
@@ -67,10 +67,10 @@ def _arm(step: str, operations: int) -> None:
         patch.setattr(worker, "claim", _die_when_queued(operations))
     elif step in _INSTEAD:
         owner, name = _INSTEAD[step]
-        patch.setattr(owner, name, lambda *_arguments, **_named: gathering.wait())
+        patch.setattr(owner, name, lambda *_arguments, **_named: barrier.wait())
     else:
         owner, name = _AFTER[step]
-        patch.setattr(owner, name, _then(gathering.wait, getattr(owner, name)))
+        patch.setattr(owner, name, _then(barrier.wait, getattr(owner, name)))
 
 
 def _then(end: Callable[[], Awaitable[None]], function: Callable[..., Awaitable[Any]]) -> Any:

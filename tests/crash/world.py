@@ -1,6 +1,6 @@
-"""A home for gateways that are to suffer: a database that may be killed, a relay that cuts, and logs that cannot lie.
+"""Database for gateways that are to crash: a server that can be killed, a relay that cuts connections, and logs.
 
-The logs are triggers of the test's own: every end of an operation, and whatever the provider was made to begin or make.
+Triggers of the test write the logs: every end of an operation, and every task and snapshot of the simulated provider.
 """
 
 import signal
@@ -13,17 +13,19 @@ import pytest
 
 from gateway.columns import now, timestamp_text
 from tests.crash.rows import Rows
-from tests.cutting import Relay
 from tests.databases import Databases, make_database
 from tests.postgres import PostgresServer, find_binaries
+from tests.tcp_relay import TcpRelay
 
 _AT = "'2026-01-01T00:00:00.000000Z'"
-_AHEAD = timedelta(minutes=1)  # or a refresh that listed the provider just before would call a new machine gone
+_AHEAD = timedelta(
+    minutes=1
+)  # otherwise a refresh that listed the provider just before would mark a new machine as gone
 _FINAL = "('SUCCEEDED', 'FAILED', 'CANCELED')"
 # Name, parent, and whether it is current: a <- b <- {c, d}, running on c.
 TREE = (("a", None, False), ("b", "a", False), ("c", "b", True), ("d", "b", False))
 
-# Table of the log, what it keeps, the table that it watches, and which of its changes.
+# Of each log: its table, the logged value, the change that triggers it, and the condition.
 _LOGS = (
     ("log_ended", "NEW.id", "UPDATE OF state ON operation", f"NEW.state IN {_FINAL}"),
     ("log_begun", "NEW.token", "INSERT ON simulated_task", "NEW.token IS NOT NULL"),
@@ -34,9 +36,9 @@ Picture = list[tuple[str, str | None, bool]]
 
 
 class Home:
-    """A database with one simulated provider, `sim`. `url` is how the one that suffers reaches it."""
+    """A database with one simulated provider, `sim`. `url` leads the gateway under test through the relay."""
 
-    def __init__(self, url: str, server: PostgresServer | None = None, relay: Relay | None = None) -> None:
+    def __init__(self, url: str, server: PostgresServer | None = None, relay: TcpRelay | None = None) -> None:
         self.rows = Rows(url)
         self.server = server
         self.relay = relay
@@ -49,7 +51,7 @@ class Home:
                 self.rows(sql)
 
     def machine(self, latency_ms: int = 0) -> int:
-        """A new machine that runs, with `TREE`; its number."""
+        """Inserts a machine that is switched on, with the snapshots of `TREE`. Returns its number."""
         self._machines += 1
         ref = f"m{self._machines}"
         seen = f"'{timestamp_text(now() + _AHEAD)}'"
@@ -79,7 +81,7 @@ class Home:
                     f" (SELECT id FROM snapshot WHERE provider_ref = {above}) FROM machine WHERE name = '{ref}'"
                 ),
             ]
-        self.rows.together(statements)
+        self.rows.run_all(statements)
         number: int = self.rows(f"SELECT id FROM machine WHERE name = '{ref}'")[0][0]
         return number
 
@@ -89,14 +91,14 @@ class Home:
         return f"snapshot-{rows[0][0]}"
 
     def operations(self, machine: int) -> list[tuple[int, str, str, str | None]]:
-        """Number, state, token and error of each, in order."""
+        """Number, state, token and error code of each operation, in order."""
         found: list[Any] = self.rows(
             f"SELECT id, state, token, error_code FROM operation WHERE machine_id = {machine} ORDER BY id"
         )
         return found
 
     def picture(self, machine: int) -> Picture:
-        """What the gateway has: names, names of parents, which is current. All must be READY."""
+        """Snapshots in the inventory: name, name of the parent, whether it is current. All must be READY."""
         rows = self.rows(
             "SELECT s.name, p.name, s.is_current, s.state FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent_id"
             f" WHERE s.machine_id = {machine} ORDER BY s.name"
@@ -105,7 +107,7 @@ class Home:
         return [(name, parent, bool(current)) for name, parent, current, _ in rows]
 
     def provider_picture(self, machine: int) -> Picture:
-        """The same of what the provider has."""
+        """Snapshots on the provider: name, name of the parent, whether it is current."""
         rows = self.rows(
             "SELECT s.name, p.name, s.ref = m.current_ref FROM machine i JOIN simulated_machine m ON m.ref = i.name"
             " JOIN simulated_snapshot s ON s.machine_ref = m.ref LEFT JOIN simulated_snapshot p ON p.ref = s.parent_ref"
@@ -114,7 +116,7 @@ class Home:
         return [(name, parent, bool(current)) for name, parent, current in rows]
 
     def counted(self, machine: int) -> tuple[int, int]:
-        """The counter that triggers keep, and the snapshots that there are."""
+        """The snapshot counter, which triggers maintain, and the number of snapshots."""
         (pair,) = self.rows(
             "SELECT m.snapshot_count, (SELECT count(*) FROM snapshot s WHERE s.machine_id = m.id) FROM machine m"
             f" WHERE m.id = {machine}"
@@ -122,12 +124,12 @@ class Home:
         return pair[0], pair[1]
 
     def is_locked(self) -> bool:
-        """Whether somebody keeps everybody else from writing; that lasts on SQLite only."""
+        """Whether another process holds the write lock of the database. Always False on PostgreSQL."""
         return self.kind == "sqlite" and self.rows.is_locked()
 
-    def times(self, log: str, what: int | str) -> int:
-        """How often `what` is in a log."""
-        count: int = self.rows(f"SELECT count(*) FROM {log} WHERE what = '{what}'")[0][0]
+    def times(self, log: str, value: int | str) -> int:
+        """Number of rows with `value` in a log."""
+        count: int = self.rows(f"SELECT count(*) FROM {log} WHERE what = '{value}'")[0][0]
         return count
 
 
@@ -145,16 +147,16 @@ def _log(kind: str, name: str, value: str, change: str, condition: str) -> list[
 
 @contextmanager
 def home(kind: str, databases: Databases) -> Iterator[Home]:
-    """A home on a database of `kind`; PostgreSQL is a server of its own, behind a relay."""
+    """A home on a database of `kind`. PostgreSQL runs as a server of its own behind a relay."""
     if kind == "sqlite":
         yield Home(databases.new("sqlite"))
         return
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed")
-    # A server that is to stop waits for who is connecting: not for long, for that may be a gateway that stands still.
+    # A stopping server waits for connections that authenticate. A stopped gateway may have one, so the wait is short.
     server = PostgresServer(binaries, "synchronous_commit=on", "authentication_timeout=3s")
-    relay = Relay(server.port)
+    relay = TcpRelay(server.port)
     try:
         yield Home(make_database(server, "world"), server, relay)
     finally:

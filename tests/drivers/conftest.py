@@ -1,4 +1,4 @@
-"""Providers that tests of their drivers talk to."""
+"""Fixtures for the tests of drivers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.hypervisors import vcenter
 
 @pytest.fixture
 def vc(tmp_path: Path) -> Iterator[vcenter.VCenter]:
-    """A vCenter of the test's own."""
+    """A vCenter simulator for one test."""
     if reason := vcenter.lacking():
         (pytest.fail if required("vsphere") else pytest.skip)(reason)
     with vcenter.vcenter(tmp_path) as running:

@@ -1,4 +1,4 @@
-"""What the contract is tried on: a driver, and a machine that it has."""
+"""The subject of the contract tests: a driver, and a machine of its provider."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from gateway.models import MachineKind
 
 @dataclass
 class Subject:
-    """`machine` has no snapshots, and can have some made with `memory`; nothing else happens to it meanwhile."""
+    """A driver, and a machine without snapshots that only the test uses. It can be snapshotted with this `memory`."""
 
     driver: Driver
     machine: str
     kind: MachineKind = MachineKind.VM
     memory: bool = False
-    descriptions: bool = True  # whether its snapshots have any
+    descriptions: bool = True  # whether the provider stores descriptions of snapshots
 
-    def wish(self, name: str, description: str | None = None) -> CreateCommand:
-        """To make a snapshot of the machine."""
+    def create_command(self, name: str, description: str | None = None) -> CreateCommand:
+        """A command that creates a snapshot of the machine."""
         return CreateCommand(self.machine, name, description, self.memory)
 
     def description(self, text: str) -> str | None:
-        """What becomes of a description on the provider."""
+        """The description that the provider stores."""
         return text if self.descriptions else None

@@ -1,4 +1,4 @@
-"""What every driver keeps to, each call repeated. A new driver adds a module to `worlds`, and nothing here."""
+"""The contract of all drivers, with every call repeated. A new driver only adds a module to `worlds`."""
 
 import asyncio
 import pkgutil
@@ -41,10 +41,10 @@ def check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Test], No
 
 
 class Watched:
-    """What a piece of work told."""
+    """A `Work` that records its checkpoints and progress reports."""
 
     def __init__(self, token: str) -> None:
-        self.told: list[Any] = []
+        self.reports: list[Any] = []
         self.tasks: list[str] = []
         self.work = Work(token, checkpoint=self._checkpoint, progress=self._progress)
 
@@ -57,11 +57,11 @@ class Watched:
 
     async def _progress(self, percent: int | None, phase: str | None) -> None:
         assert percent is None or 0 <= percent <= 100
-        self.told.append((percent, phase))
+        self.reports.append((percent, phase))
 
 
 async def make(subject: Subject, name: str, token: str | None = None) -> ReportedSnapshot:
-    return await subject.driver.create(Work(token or f"token{name}"), subject.wish(name))
+    return await subject.driver.create(Work(token or f"token{name}"), subject.create_command(name))
 
 
 async def refs(subject: Subject) -> list[str]:
@@ -86,12 +86,12 @@ def test_machines_are_reported_the_same_each_time(check: Callable[[Test], None])
     check(test)
 
 
-def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> None:
+def test_missing_machines_and_snapshots(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver, machine = subject.driver, subject.machine
         made = await make(subject, "gone")
         await driver.delete(Work("t"), DeleteCommand(machine, made.ref))
-        reverts = driver.matrix(subject.kind).reason_against(
+        reverts = driver.matrix(subject.kind).unsupported_reason(
             SnapshotAction.REVERT, (await driver.machine(machine)).power_state
         )
         for _ in range(2):
@@ -111,7 +111,7 @@ def test_what_is_missing_is_missing_each_time(check: Callable[[Test], None]) -> 
     check(test)
 
 
-def test_snapshots_are_listed_as_they_were_made(check: Callable[[Test], None]) -> None:
+def test_snapshots_are_listed_as_created(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
         a = await make(subject, "a")
@@ -126,7 +126,7 @@ def test_snapshots_are_listed_as_they_were_made(check: Callable[[Test], None]) -
     check(test)
 
 
-def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
+def test_snapshots_form_a_tree(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver, machine = subject.driver, subject.machine
         a, b, c = [await make(subject, name) for name in "abc"]
@@ -149,13 +149,13 @@ def test_snapshots_make_a_tree(check: Callable[[Test], None]) -> None:
     check(test)
 
 
-def test_any_name_can_be_given(check: Callable[[Test], None]) -> None:
+def test_any_name_is_accepted(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         names = ['vor/"dem" Umzug: ☃ <&> 100 %', "-n", "x" * 255, "current", "2026"]
         made = [await make(subject, name, token=f"{place}cafe") for place, name in enumerate(names)]
         assert {*await refs(subject)} == {snapshot.ref for snapshot in made}
         for place, snapshot in enumerate(made):
-            assert await subject.driver.recover(Work(f"{place}cafe"), subject.wish(names[place])) == snapshot
+            assert await subject.driver.recover(Work(f"{place}cafe"), subject.create_command(names[place])) == snapshot
         for place, snapshot in enumerate(made):
             await subject.driver.delete(Work(f"{place}gone"), DeleteCommand(subject.machine, snapshot.ref))
         assert await refs(subject) == []
@@ -163,25 +163,25 @@ def test_any_name_can_be_given(check: Callable[[Test], None]) -> None:
     check(test)
 
 
-def test_deleting_what_is_deleted(check: Callable[[Test], None]) -> None:
+def test_deleting_a_deleted_snapshot(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         a = await make(subject, "a")
-        wish = DeleteCommand(subject.machine, a.ref)
-        await subject.driver.delete(Work("d"), wish)
+        command = DeleteCommand(subject.machine, a.ref)
+        await subject.driver.delete(Work("d"), command)
         for token in ("d", "d", "e"):
             with pytest.raises(ProviderMissing):
-                await subject.driver.delete(Work(token), wish)
+                await subject.driver.delete(Work(token), command)
         assert await refs(subject) == []
 
     check(test)
 
 
-def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], None]) -> None:
+def test_recovery_finds_the_outcome_and_changes_nothing(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
-        create = subject.wish("before", "why")
+        create = subject.create_command("before", "why")
         for _ in range(2):
-            assert await driver.recover(Work("c"), create) is Recovery.NOT_BEGUN
+            assert await driver.recover(Work("c"), create) is Recovery.NOT_STARTED
         watched = Watched("c")
         made = await driver.create(watched.work, create)
         assert (made.name, made.description, made.memory, made.token) == (
@@ -193,7 +193,7 @@ def test_recovery_finds_what_was_done_and_does_nothing(check: Callable[[Test], N
         for _ in range(2):
             assert await driver.recover(Work("c", watched.task), create) == made
         delete = DeleteCommand(subject.machine, made.ref)
-        assert await driver.recover(Work("d"), delete) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("d"), delete) is Recovery.NOT_STARTED
         assert await refs(subject) == [made.ref]
         watched = Watched("d")
         await driver.delete(watched.work, delete)
@@ -207,7 +207,7 @@ def test_a_revert_can_be_recovered(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver, machine = subject.driver, subject.machine
         power = (await driver.machine(machine)).power_state
-        if driver.matrix(subject.kind).reason_against(SnapshotAction.REVERT, power):
+        if driver.matrix(subject.kind).unsupported_reason(SnapshotAction.REVERT, power):
             return
         a, b = [await make(subject, name) for name in "ab"]
         revert = RevertCommand(machine, a.ref)
@@ -220,17 +220,17 @@ def test_a_revert_can_be_recovered(check: Callable[[Test], None]) -> None:
     check(test)
 
 
-def test_what_the_matrix_says_no_to_is_refused(check: Callable[[Test], None]) -> None:
+def test_unsupported_actions_are_refused(check: Callable[[Test], None]) -> None:
     async def test(subject: Subject) -> None:
         driver = subject.driver
         for machine in await driver.machines():
             matrix, power, ref = driver.matrix(machine.kind), machine.power_state, machine.ref
             before = await driver.snapshots(ref)
             for action, memory in ((SnapshotAction.CREATE, False), (SnapshotAction.CREATE_WITH_MEMORY, True)):
-                if machine.obstacle or matrix.reason_against(action, power):
+                if machine.snapshot_blocker or matrix.unsupported_reason(action, power):
                     with pytest.raises(ProviderRefused):
                         await driver.create(Work("m"), CreateCommand(ref, "m", None, memory))
-            if matrix.reason_against(SnapshotAction.REVERT, power):
+            if matrix.unsupported_reason(SnapshotAction.REVERT, power):
                 with pytest.raises(ProviderRefused):
                     await driver.revert(Work("r"), RevertCommand(ref, "none"))
             assert await driver.snapshots(ref) == before

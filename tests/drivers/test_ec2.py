@@ -1,4 +1,4 @@
-"""The ec2 driver where all goes well, or slowly: what it reports, what it makes and leaves, and what it finds again."""
+"""The ec2 driver without faults: machines, snapshots, progress, eventual consistency, cancellation."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from tests.hypervisors.ec2_lab import Lab, ec2_lab
 
 
 def failed(code: str, words: str) -> str:
-    """What stands where an image was available."""
+    """The XML of a failed image, in place of `available</imageState>`."""
     return f"failed</imageState><stateReason><code>{code}</code><message>{words}</message></stateReason>"
 
 
@@ -26,7 +26,7 @@ def lab() -> Iterator[Lab]:
 # ---- machines
 
 
-def test_what_is_said_of_instances(lab: Lab) -> None:
+def test_attributes_of_instances(lab: Lab) -> None:
     [seen] = lab.run(lab.driver.machines())
     assert seen.created_at is not None
     assert abs(datetime.now(UTC) - seen.created_at) < timedelta(hours=1)
@@ -36,7 +36,12 @@ def test_what_is_said_of_instances(lab: Lab) -> None:
         "web",
         PowerState.ON,
     )
-    assert (seen.flavor, seen.availability_zone, seen.host, seen.obstacle) == ("t3.micro", "eu-central-1a", None, None)
+    assert (seen.flavor, seen.availability_zone, seen.host, seen.snapshot_blocker) == (
+        "t3.micro",
+        "eu-central-1a",
+        None,
+        None,
+    )
     lab.cloud.aws.delete_tags(Resources=[lab.machine], Tags=[{"Key": "Name"}])
     assert lab.run(lab.driver.machine(lab.machine)).name == lab.machine
 
@@ -58,30 +63,30 @@ def test_power_states(lab: Lab, state: str, power: PowerState) -> None:
         with pytest.raises(ProviderRefused) as refused:
             lab.create()
         assert refused.value.provider_message == (
-            "the instance is starting or stopping; wait until it runs or is stopped"
+            "The instance is starting or stopping. Wait until it is running or stopped."
         )
-        assert lab.cloud.told == []
+        assert lab.cloud.writes == []
 
 
 def test_a_hibernated_instance_is_suspended(lab: Lab) -> None:
     lab.cloud.aws.stop_instances(InstanceIds=[lab.machine])
-    asleep = alter(("<code>Client.UserInitiatedShutdown<", "<code>Client.UserInitiatedHibernate<"))
-    lab.cloud.on("DescribeInstances", asleep)
+    hibernated = alter(("<code>Client.UserInitiatedShutdown<", "<code>Client.UserInitiatedHibernate<"))
+    lab.cloud.on("DescribeInstances", hibernated)
     assert lab.run(lab.driver.machine(lab.machine)).power_state is PowerState.SUSPENDED
     assert lab.run(lab.driver.machine(lab.machine)).power_state is PowerState.OFF
 
 
-def test_an_instance_store_is_an_obstacle(lab: Lab) -> None:
+def test_an_instance_store_blocks_snapshots(lab: Lab) -> None:
     store = alter(("<rootDeviceType>ebs<", "<rootDeviceType>instance-store<"))
     lab.cloud.on("DescribeInstances", store, times=2)
-    obstacle = "its root disk is an instance store, which EC2 makes no image of"
-    assert lab.run(lab.driver.machine(lab.machine)).obstacle == obstacle
+    snapshot_blocker = "The root disk is an instance store, of which EC2 cannot create an image."
+    assert lab.run(lab.driver.machine(lab.machine)).snapshot_blocker == snapshot_blocker
     with pytest.raises(ProviderRefused) as refused:
         lab.create()
-    assert refused.value.provider_message == obstacle
+    assert refused.value.provider_message == snapshot_blocker
 
 
-def test_terminated_instances_are_gone(lab: Lab) -> None:
+def test_terminated_instances_are_not_reported(lab: Lab) -> None:
     lab.create()
     lab.cloud.aws.terminate_instances(InstanceIds=[lab.machine])
     assert lab.run(lab.driver.machines()) == []
@@ -101,7 +106,7 @@ def test_every_page_is_read(lab: Lab) -> None:
 # ---- snapshots
 
 
-def test_what_is_left_on_the_cloud(lab: Lab) -> None:
+def test_stored_image_and_tags(lab: Lab) -> None:
     made = lab.create("Vor dem Umzug", description="warum → darum")
     [image] = lab.cloud.aws.describe_images(Owners=["self"])["Images"]
     assert (image["ImageId"], image["Name"], image["Description"]) == (made.ref, "Vor dem Umzug", "warum ? darum")
@@ -110,18 +115,18 @@ def test_what_is_left_on_the_cloud(lab: Lab) -> None:
         "snapshot-gateway:token": "token",
         "snapshot-gateway:description": "warum → darum",
     }
-    [disk] = lab.cloud.disks()
-    assert (lab.tags("image", made.ref), lab.tags("disk", disk)) == (tags, tags)
+    [ebs_ref] = lab.cloud.ebs_snapshots()
+    assert (lab.tags("image", made.ref), lab.tags("ebs_snapshot", ebs_ref)) == (tags, tags)
     [form] = [form for form in lab.cloud.forms if form["Action"] == "CreateImage"]
     assert form["NoReboot"] == "true"
     assert (made.description, made.memory, made.ready, made.size_bytes) == ("warum → darum", False, True, None)
     assert made.created_at.tzinfo is UTC
     lab.delete(made.ref)
-    assert (lab.cloud.images(), lab.cloud.disks()) == ([], [])
-    assert lab.cloud.told == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
+    assert (lab.cloud.images(), lab.cloud.ebs_snapshots()) == ([], [])
+    assert lab.cloud.writes == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
 
 
-def test_names_that_images_cannot_have(lab: Lab) -> None:
+def test_illegal_image_names_are_replaced(lab: Lab) -> None:
     names = ["ab", "x" * 129, "später", "a,b", "v1.0 (old) [x] it's/a-b_c@d"]
     for number, name in enumerate(names):
         assert lab.create(name, token=f"{number}0123456789").name == name
@@ -129,7 +134,7 @@ def test_names_that_images_cannot_have(lab: Lab) -> None:
     assert images == {"ab-00123456", f"{'x' * 119}-10123456", "sp-ter-20123456", "a-b-30123456", names[4]}
 
 
-def test_a_name_that_somebody_else_has(lab: Lab) -> None:
+def test_a_name_taken_by_another_image(lab: Lab) -> None:
     other = lab.cloud.launch("other")
     lab.cloud.aws.create_image(InstanceId=other, Name="before")
     made = lab.create("before", token="0123456789")
@@ -138,18 +143,18 @@ def test_a_name_that_somebody_else_has(lab: Lab) -> None:
     assert lab.snapshots() == [made]
 
 
-def test_what_cannot_be_said_in_tags_is_cut(lab: Lab) -> None:
+def test_a_long_description_is_truncated(lab: Lab) -> None:
     assert lab.create(description="x" * 300).description == "x" * 256
 
 
-def test_sizes_are_what_the_disks_hold(lab: Lab) -> None:
+def test_size_is_the_sum_of_the_ebs_snapshots(lab: Lab) -> None:
     lab.create()
     sized = alter(("<volumeSize>", "<fullSnapshotSizeInBytes>12345</fullSnapshotSizeInBytes><volumeSize>"))
     lab.cloud.on("DescribeSnapshots", sized)
     assert [seen.size_bytes for seen in lab.snapshots()] == [12345]
 
 
-def test_what_others_do_is_seen(lab: Lab) -> None:
+def test_images_of_other_clients(lab: Lab) -> None:
     theirs = lab.cloud.aws.create_image(InstanceId=lab.machine, Name="theirs", Description="by hand")["ImageId"]
     copy = lab.cloud.aws.copy_image(SourceImageId=theirs, SourceRegion="eu-central-1", Name="copy")["ImageId"]
     [seen] = lab.snapshots()
@@ -162,44 +167,44 @@ def test_what_others_do_is_seen(lab: Lab) -> None:
     assert (lab.snapshots(), lab.cloud.images()) == ([], [copy])
 
 
-def test_a_copy_is_not_taken_for_what_was_copied(lab: Lab) -> None:
+def test_a_copy_of_an_image_is_not_a_snapshot(lab: Lab) -> None:
     made = lab.create()
     copy = lab.cloud.aws.copy_image(SourceImageId=made.ref, SourceRegion="eu-central-1", Name="copy")["ImageId"]
     lab.cloud.aws.create_tags(Resources=[copy], Tags=[{"Key": "snapshot-gateway:token", "Value": "token"}])
     assert lab.snapshots() == [made]
     lab.delete(made.ref)
-    assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.recover() is Recovery.NOT_STARTED
     with pytest.raises(ProviderMissing):
         lab.delete(copy)
     assert lab.cloud.images() == [copy]
 
 
-# ---- work that takes its time
+# ---- long operations
 
 
-def test_progress_is_that_of_the_disks(lab: Lab) -> None:
+def test_progress_is_the_mean_of_the_ebs_snapshots(lab: Lab) -> None:
     lab.cloud.on("DescribeImages", PENDING, times=3)
     for percent in ("", "40%", "100%"):
         lab.cloud.on("DescribeSnapshots", alter(("<progress>100%<", f"<progress>{percent}<")))
-    told = []
+    reported = []
 
     async def progress(percent: int | None, phase: str | None) -> None:
-        told.append((percent, phase))
+        reported.append((percent, phase))
 
-    made = lab.run(lab.driver.create(Work("token", progress=progress), lab.wish()))
+    made = lab.run(lab.driver.create(Work("token", progress=progress), lab.create_command()))
     assert made.ready
-    assert told == [(None, "Copying the disks"), (40, "Copying the disks"), (99, "Copying the disks")]
+    assert reported == [(None, "Copying the disks"), (40, "Copying the disks"), (99, "Copying the disks")]
 
 
-def test_an_image_that_does_not_show_at_once(lab: Lab) -> None:
+def test_an_image_that_is_listed_late(lab: Lab) -> None:
     lab.cloud.on("DescribeImages", NO_IMAGES, times=3)
     assert lab.create().ref == lab.cloud.images()[0]
 
 
-def test_an_image_that_never_shows(lab: Lab) -> None:
-    lab.driver.patience = 0
+def test_an_image_that_is_never_listed(lab: Lab) -> None:
+    lab.driver.visibility_timeout = 0
     lab.cloud.on("DescribeImages", NO_IMAGES, times=1000)
-    with pytest.raises(OutcomeUnknown, match="does not show the image that it has begun to make"):
+    with pytest.raises(OutcomeUnknown, match=r"EC2 accepted the creation of the image, but does not list the image\."):
         lab.create()
     with pytest.raises(OutcomeUnknown):
         lab.recover(task_ref=lab.cloud.images()[0])
@@ -208,24 +213,24 @@ def test_an_image_that_never_shows(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("code", "error"), [("Client.SnapshotLimitExceeded", ProviderFull), ("Server.InternalError", ProviderRefused)]
 )
-def test_an_image_that_fails_is_cleared_away(lab: Lab, code: str, error: type[ProviderError]) -> None:
+def test_a_failed_image_is_deleted(lab: Lab, code: str, error: type[ProviderError]) -> None:
     lab.cloud.on("DescribeImages", PENDING)
     lab.cloud.on("DescribeImages", alter(("available</imageState>", failed(code, "it went wrong"))))
     with pytest.raises(error) as refused:
         lab.create()
     assert refused.value.provider_message == f"it went wrong ({code.rpartition('.')[2]})"
-    assert (lab.cloud.images(), lab.cloud.disks(), lab.recover()) == ([], [], Recovery.NOT_BEGUN)
+    assert (lab.cloud.images(), lab.cloud.ebs_snapshots(), lab.recover()) == ([], [], Recovery.NOT_STARTED)
 
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_cancellation(lab: Lab, refused: bool) -> None:
     lab.cloud.on("DescribeImages", PENDING, times=2)
-    work = Work("token", cancelled=lambda: True)
+    work = Work("token", cancel_requested=lambda: True)
     if refused:
         lab.cloud.on("DeregisterImage", refuse("InvalidRequest"))
-        made = lab.run(lab.driver.create(work, lab.wish()))
+        made = lab.run(lab.driver.create(work, lab.create_command()))
         assert lab.snapshots() == [made]
         return
     with pytest.raises(Canceled):
-        lab.run(lab.driver.create(work, lab.wish()))
-    assert (lab.cloud.images(), lab.cloud.disks()) == ([], [])
+        lab.run(lab.driver.create(work, lab.create_command()))
+    assert (lab.cloud.images(), lab.cloud.ebs_snapshots()) == ([], [])

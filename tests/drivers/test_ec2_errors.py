@@ -1,4 +1,4 @@
-"""The ec2 driver on bad days: each thing that EC2 and the way to it can say has the class that callers act on."""
+"""Errors of the ec2 driver: classification of EC2's codes and of connection failures, and invalid options."""
 
 import asyncio
 import socket
@@ -20,25 +20,25 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from tests.hypervisors.ec2 import REGION, alter, refuse, say
+from tests.hypervisors.ec2 import REGION, alter, refuse, respond
 from tests.hypervisors.ec2_lab import Lab, ec2_lab
 
 CODES: list[tuple[str, type[ProviderError], str]] = [
     *(
-        (code, ProviderDenied, "the provider does not accept the gateway's credentials")
+        (code, ProviderDenied, "The provider does not accept the gateway's credentials.")
         for code in ("AuthFailure", "ExpiredToken", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch")
     ),
-    ("UnauthorizedOperation", ProviderDenied, "the gateway's credentials lack the right to do this"),
-    ("OptInRequired", ProviderDenied, "the gateway's credentials lack the right to do this"),
-    ("InvalidInstanceID.NotFound", ProviderMissing, "the provider has no such instance or image"),
-    ("InvalidInstanceID.Malformed", ProviderMissing, "the provider has no such instance or image"),
-    ("RequestLimitExceeded", ProviderUnavailable, "the provider is asked too much at present"),
-    ("IncorrectInstanceState", ProviderBusy, "the provider is doing other work on this instance"),
-    ("PendingSnapshotLimitExceeded", ProviderBusy, "the provider is doing other work on this instance"),
-    ("SnapshotCreationPerVolumeRateExceeded", ProviderBusy, "the provider is doing other work on this instance"),
-    ("SnapshotLimitExceeded", ProviderFull, "a quota of the account is reached"),
-    ("AMILimitExceeded", ProviderFull, "a quota of the account is reached"),
-    ("InvalidParameterValue", ProviderRefused, "the provider refused"),
+    ("UnauthorizedOperation", ProviderDenied, "The gateway's credentials lack a permission that this call requires."),
+    ("OptInRequired", ProviderDenied, "The gateway's credentials lack a permission that this call requires."),
+    ("InvalidInstanceID.NotFound", ProviderMissing, "The provider has no such instance or image."),
+    ("InvalidInstanceID.Malformed", ProviderMissing, "The provider has no such instance or image."),
+    ("RequestLimitExceeded", ProviderUnavailable, "The provider is throttling the gateway's requests."),
+    ("IncorrectInstanceState", ProviderBusy, "The provider is executing another task on this instance."),
+    ("PendingSnapshotLimitExceeded", ProviderBusy, "The provider is executing another task on this instance."),
+    ("SnapshotCreationPerVolumeRateExceeded", ProviderBusy, "The provider is executing another task on this instance."),
+    ("SnapshotLimitExceeded", ProviderFull, "A quota of the account has been reached."),
+    ("AMILimitExceeded", ProviderFull, "A quota of the account has been reached."),
+    ("InvalidParameterValue", ProviderRefused, "The provider refused the request."),
 ]
 
 
@@ -48,8 +48,8 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def caught(lab: Lab, driver: Ec2Driver, error: type[ProviderError]) -> ProviderError:
-    """What asking for machines raises."""
+def machines_error(lab: Lab, driver: Ec2Driver, error: type[ProviderError]) -> ProviderError:
+    """The error that listing machines raises. It must have the type `error`. Closes the driver."""
     try:
         with pytest.raises(ProviderError) as raised:
             lab.run(driver.machines())
@@ -59,22 +59,22 @@ def caught(lab: Lab, driver: Ec2Driver, error: type[ProviderError]) -> ProviderE
     return raised.value
 
 
-def test_what_codes_mean(lab: Lab) -> None:
+def test_error_codes(lab: Lab) -> None:
     for code, error, message in CODES:
         for http in (400, 503) if code == "RequestLimitExceeded" else (400,):
-            lab.cloud.on("CreateImage", refuse(code, "in its words", http))
+            lab.cloud.on("CreateImage", refuse(code, "message of EC2", http))
             with pytest.raises(ProviderError) as raised:
                 lab.create()
             assert (type(raised.value), raised.value.message) == (error, message)
-            assert raised.value.provider_message == f"in its words ({code})"
+            assert raised.value.provider_message == f"message of EC2 ({code})"
         if error is not ProviderUnavailable:
             lab.cloud.on("DescribeInstances", refuse(code))
             with pytest.raises(error):
                 lab.run(lab.driver.machines())
-    assert (lab.cloud.images(), lab.recover()) == ([], Recovery.NOT_BEGUN)
+    assert (lab.cloud.images(), lab.recover()) == ([], Recovery.NOT_STARTED)
 
 
-def test_what_is_asked_is_asked_again_and_what_is_told_is_not(lab: Lab) -> None:
+def test_only_reads_are_retried(lab: Lab) -> None:
     for fault in (refuse("RequestLimitExceeded", http=503), refuse("InternalError", http=500)):
         lab.cloud.on("DescribeInstances", fault, times=2)
         assert [seen.ref for seen in lab.run(lab.driver.machines())] == [lab.machine]
@@ -85,7 +85,7 @@ def test_what_is_asked_is_asked_again_and_what_is_told_is_not(lab: Lab) -> None:
     with pytest.raises(OutcomeUnknown) as unknown:
         lab.create()
     assert unknown.value.provider_message == "an error has occurred (InternalError)"
-    assert lab.cloud.told == ["CreateImage"]
+    assert lab.cloud.writes == ["CreateImage"]
 
 
 @pytest.mark.parametrize(
@@ -98,90 +98,96 @@ def test_what_is_asked_is_asked_again_and_what_is_told_is_not(lab: Lab) -> None:
         ("<DescribeInstancesResponse><reservationSet><item/></reservationSet></DescribeInstancesResponse>", 200),
     ],
 )
-def test_nonsense(lab: Lab, body: str, http: int) -> None:
-    lab.cloud.on("DescribeInstances", say(body, http), times=3)
-    assert caught(lab, lab.driver, ProviderUnavailable).provider_message in {None, "Bad Gateway (502)"}
+def test_malformed_responses(lab: Lab, body: str, http: int) -> None:
+    lab.cloud.on("DescribeInstances", respond(body, http), times=3)
+    assert machines_error(lab, lab.driver, ProviderUnavailable).provider_message in {None, "Bad Gateway (502)"}
     lab.cloud._faults.clear()
-    lab.cloud.on("CreateImage", say(body, http))
+    lab.cloud.on("CreateImage", respond(body, http))
     with pytest.raises(OutcomeUnknown):
         lab.create()
 
 
-def test_an_image_without_a_sensible_time(lab: Lab) -> None:
+def test_a_malformed_creation_time(lab: Lab) -> None:
     lab.create()
     lab.cloud.on("DescribeImages", alter(("<creationDate>", "<creationDate>x")))
-    with pytest.raises(ProviderUnavailable, match="the provider's answer makes no sense"):
+    with pytest.raises(ProviderUnavailable, match=r"The provider's response is malformed\."):
         lab.snapshots()
 
 
-def test_nobody_listens(lab: Lab) -> None:
+def test_a_refused_connection(lab: Lab) -> None:
     ref = lab.create().ref
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         driver = lab.cloud.driver(address=f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert caught(lab, driver, ProviderUnavailable).message == "the provider cannot be reached"
+        assert machines_error(lab, driver, ProviderUnavailable).message == "The provider cannot be reached."
     lab.cloud.on("DescribeSnapshots", alter())
-    lab.cloud.on("DescribeSnapshots", lab.cloud.vanish)  # so that what is told next reaches nobody
-    with pytest.raises(ProviderUnavailable, match="the provider cannot be reached"):
+    lab.cloud.on("DescribeSnapshots", lab.cloud.vanish)  # so that the next write is not delivered
+    with pytest.raises(ProviderUnavailable, match=r"The provider cannot be reached\."):
         lab.delete(ref)
     assert lab.cloud.images() == [ref]
 
 
-def test_no_answer_in_time(lab: Lab) -> None:
+def test_timeouts(lab: Lab) -> None:
     for action in ("DescribeInstances", "CreateImage"):
         lab.cloud.on(action, lab.cloud.hold, times=10)
     slow = lab.cloud.driver(timeout=0.2)
     with pytest.raises(OutcomeUnknown):
-        lab.run(slow.api.tell("create_image", InstanceId=lab.machine, Name="before"))
-    caught(lab, slow, ProviderUnavailable)
+        lab.run(slow.api.write("create_image", InstanceId=lab.machine, Name="before"))
+    machines_error(lab, slow, ProviderUnavailable)
 
 
-def test_no_credentials(lab: Lab) -> None:
+def test_missing_credentials(lab: Lab) -> None:
     without = {"access_key_id": None, "secret_access_key": None}
-    for options in ({}, {"profile": "nobody"}):
+    for options in ({}, {"profile": "missing"}):
         driver = make("aws", lab.cloud.options(**without, **options), 1)
-        error = caught(lab, driver, ProviderDenied)
-        assert error.message == "the gateway cannot sign in to the provider as it is configured"
+        error = machines_error(lab, driver, ProviderDenied)
+        assert (
+            error.message == "The gateway cannot sign in to the provider. Check the credential options of the provider."
+        )
         assert error.provider_message in {
             "Unable to locate credentials",
-            "The config profile (nobody) could not be found",
+            "The config profile (missing) could not be found",
         }
     assert lab.cloud.forms == []
 
 
-def test_secrets_are_kept(lab: Lab) -> None:
+def test_errors_do_not_contain_secrets(lab: Lab) -> None:
     driver = lab.cloud.driver(secret_access_key=Secret("hunter2"))
     lab.cloud.on("DescribeInstances", refuse("SignatureDoesNotMatch", "the signature does not match"))
-    error = caught(lab, driver, ProviderDenied)
+    error = machines_error(lab, driver, ProviderDenied)
     assert "hunter2" not in f"{error!r} {error.provider_message} {driver!r} {lab.cloud.options()!r}"
 
 
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
-        ({}, "needs 'region': Region of the instances, such as eu-central-1."),
-        ({"region": "eu central"}, "has 'region' 'eu central', which must be letters, digits and hyphens"),
+        ({}, "Option 'region' is required: Region of the instances, such as eu-central-1."),
+        ({"region": "eu central"}, "Option 'region' must consist of letters, digits and hyphens, not 'eu central'."),
         (
             {"region": REGION, "access_key_id": "key"},
-            "has one of 'access_key_id' and 'secret_access_key', and needs both or neither",
+            "Options 'access_key_id' and 'secret_access_key' must be set together.",
         ),
         (
             {"region": REGION, "access_key_id": "key", "secret_access_key": "s", "profile": "p"},
-            "has both 'access_key_id' and 'profile', and needs one or neither",
+            "Options 'access_key_id' and 'profile' are mutually exclusive. Remove one of them.",
         ),
         (
             {"region": REGION, "address": "cloud.example"},
-            "has 'address' 'cloud.example', which must be https:// or http:// and a host",
+            "Option 'address' must be an https:// or http:// URL with a host, not 'cloud.example'.",
         ),
-        ({"region": REGION, "timeout": 0}, "has 'timeout' 0, which must be more than 0"),
+        ({"region": REGION, "timeout": 0}, "Option 'timeout' must be greater than 0, not 0."),
     ],
 )
-def test_what_cannot_be_configured(table: dict[str, Any], fault: str) -> None:
+def test_invalid_options(table: dict[str, Any], fault: str) -> None:
     assert read_options(Options, table, lambda _, value: Secret(value)) == (None, [fault])
 
 
-def test_making_one_does_nothing() -> None:
-    table: dict[str, Any] = {"region": REGION, "profile": "nobody", "address": "https://cloud.invalid/services/compute"}
+def test_making_a_driver_does_not_connect() -> None:
+    table: dict[str, Any] = {
+        "region": REGION,
+        "profile": "missing",
+        "address": "https://cloud.invalid/services/compute",
+    }
     options, faults = read_options(Options, table, lambda _, value: Secret(value))
     assert (faults, options) == ([], Options(**table))
     asyncio.run(make("aws", Options(**table), 1).close())

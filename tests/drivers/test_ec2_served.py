@@ -1,4 +1,4 @@
-"""Instances of EC2 through the gateway alone: configured in a file, read, snapshotted, and told the truth about."""
+"""The ec2 driver behind a served gateway: configuration from a file, snapshots, errors, changes of other clients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ INSTANCES = """{ instances { nodes {
 
 @dataclass
 class Scene:
-    """A gateway that has read a cloud with one instance."""
+    """A served gateway that has imported a cloud with one instance."""
 
     cloud: Cloud
     gateway: Served
@@ -37,29 +37,29 @@ class Scene:
 
     @property
     def instance(self) -> dict[str, Any]:
-        """As the gateway shows it."""
+        """The instance, as the gateway returns it."""
         [instance] = self.gateway.ask(INSTANCES)["instances"]["nodes"]
         return dict(instance)
 
     @property
     def snapshots(self) -> list[tuple[str, str, str | None]]:
-        """Name, state and ref of each."""
+        """The name, state and provider ref of each snapshot."""
         return [(node["name"], node["state"], node["providerRef"]) for node in self.instance["snapshots"]["nodes"]]
 
     def create(self, name: str) -> dict[str, Any]:
-        """How the operation ended."""
+        """The operation after it has ended."""
         payload = self.gateway.ask(CREATE, id=self.instance["id"], name=name)["createSnapshot"]
         assert payload["errors"] == []
         return self.gateway.await_operation(payload["operation"]["id"])
 
     def delete(self, snapshot_id: str) -> dict[str, Any]:
-        """How the operation ended."""
+        """The operation after it has ended."""
         [result] = self.gateway.ask(DELETE, id=snapshot_id)["deleteSnapshots"]["results"]
         assert result["errors"] == []
         return self.gateway.await_operation(result["operation"]["id"])
 
     def refresh(self) -> None:
-        """As a client asks for it."""
+        """Refreshes the machine with the mutation."""
         payload = self.gateway.ask(REFRESH, id=self.instance["id"])["refreshMachine"]
         assert self.gateway.await_operation(payload["operation"]["id"])["state"] == "SUCCEEDED"
 
@@ -75,7 +75,7 @@ def scene(databases: Databases, tmp_path: Path) -> Iterator[Scene]:
             f'secret_access_key = {{file = "{tmp_path}/secret"}}\n'
         )
         with served(Settings(database_url=databases.new("sqlite"), providers_file=str(file))) as gateway:
-            gateway.run(gateway.gateway.inventory.stop())  # it reads only when it is told to
+            gateway.run(gateway.gateway.inventory.stop())  # only explicit refreshes run
             gateway.run(gateway.gateway.inventory.refresh_provider("aws"))
             yield Scene(made, gateway, machine)
 
@@ -97,30 +97,30 @@ def test_a_snapshot_of_an_instance(scene: Scene) -> None:
     [error] = scene.gateway.ask(REVERT, id=done["snapshotId"])["revertVmSnapshot"]["errors"]
     assert error["code"] == "UNSUPPORTED"
     [error] = scene.gateway.ask(CREATE, id=instance["id"], name="m", memory=True)["createSnapshot"]["errors"]
-    assert error == {"code": "UNSUPPORTED", "message": "EC2 does not save the memory of instances"}
+    assert error == {"code": "UNSUPPORTED", "message": "EC2 does not save the memory of instances."}
     scene.refresh()
     assert scene.snapshots == [("vor dem Umzug: 100 %", "READY", image)]
 
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
-    assert (scene.snapshots, scene.cloud.images(), scene.cloud.disks()) == ([], [], [])
-    assert scene.cloud.told == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
+    assert (scene.snapshots, scene.cloud.images(), scene.cloud.ebs_snapshots()) == ([], [], [])
+    assert scene.cloud.writes == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
 
 
-def test_answers_that_are_lost(scene: Scene) -> None:
+def test_lost_responses(scene: Scene) -> None:
     scene.cloud.on("CreateImage", lose)
     done = scene.create("before")
     assert done["state"] == "SUCCEEDED"
     assert scene.snapshots == [("before", "READY", scene.cloud.images()[0])]
     scene.cloud.on("DeregisterImage", lose)
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
-    assert (scene.snapshots, scene.cloud.images(), scene.cloud.disks()) == ([], [], [])
-    assert scene.cloud.told == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
+    assert (scene.snapshots, scene.cloud.images(), scene.cloud.ebs_snapshots()) == ([], [], [])
+    assert scene.cloud.writes == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
 
 
 @pytest.mark.parametrize(
     ("code", "error"), [("UnauthorizedOperation", "PROVIDER_FAILED"), ("SnapshotLimitExceeded", "LIMIT_EXCEEDED")]
 )
-def test_what_fails_says_why(scene: Scene, code: str, error: str) -> None:
+def test_errors_of_failed_operations(scene: Scene, code: str, error: str) -> None:
     scene.cloud.on("CreateImage", refuse(code, "you may not"))
     failed = scene.create("before")
     assert (failed["state"], failed["error"]["code"], failed["error"]["retryable"]) == (
@@ -133,7 +133,7 @@ def test_what_fails_says_why(scene: Scene, code: str, error: str) -> None:
     assert scene.snapshots == [("before", "ERROR", None)]
 
 
-def test_what_others_do(scene: Scene) -> None:
+def test_changes_of_other_clients(scene: Scene) -> None:
     theirs = scene.cloud.aws.create_image(InstanceId=scene.machine, Name="theirs")["ImageId"]
     scene.refresh()
     assert scene.snapshots == [("theirs", "READY", theirs)]

@@ -1,4 +1,4 @@
-"""What is particular to libvirt and shows on its test driver: names, credentials, recovery, hints."""
+"""Tests the libvirt driver on libvirt's test driver: names, credentials, errors, recovery, change hints."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes drivers of a host that it writes; `address` instead of it."""
+    """Makes drivers of a test host, which has `machine` in the XML of its first machine, or of `address`."""
     if reason := lacking():
         (pytest.fail if required(PART) else pytest.skip)(reason)
     module = import_module("gateway.drivers.libvirt.driver")
@@ -65,13 +65,13 @@ def run(driver: Any, test: Callable[[Any], Awaitable[None]]) -> None:
 
 
 def domain(driver: Any, ref: str = MACHINE) -> Any:
-    """The domain as libvirt's own clients have it. The test driver's world lives in the connection alone."""
-    return driver._line.connection.lookupByUUIDString(ref)
+    """The domain on the driver's own connection, because each connection to the test driver has its own domains."""
+    return driver._read_connection.connection.lookupByUUIDString(ref)
 
 
 async def create(driver: Any, name: str, token: str = "token123") -> ReportedSnapshot:
-    seen: ReportedSnapshot = await driver.create(Work(token), CreateCommand(MACHINE, name, None, True))
-    return seen
+    made: ReportedSnapshot = await driver.create(Work(token), CreateCommand(MACHINE, name, None, True))
+    return made
 
 
 async def error_of(call: Awaitable[Any]) -> ProviderError:
@@ -80,47 +80,47 @@ async def error_of(call: Awaitable[Any]) -> ProviderError:
     return caught.value
 
 
-def test_machines_are_what_libvirt_says(make: Make) -> None:
+def test_machines_are_reported_as_libvirt_lists_them(make: Make) -> None:
     async def test(driver: Any) -> None:
         powers = {"machine": PowerState.ON, "off": PowerState.OFF, "paused": PowerState.SUSPENDED}
         machines = await driver.machines()
-        assert [(seen.name, seen.power_state, seen.ref) for seen in machines] == [
+        assert [(each.name, each.power_state, each.ref) for each in machines] == [
             (name, powers[name], ref) for name, ref in zip(powers, (MACHINE, OFF, PAUSED), strict=True)
         ]
-        assert {(seen.host, seen.obstacle) for seen in machines} == {(socket.gethostname(), None)}
+        assert {(each.host, each.snapshot_blocker) for each in machines} == {(socket.gethostname(), None)}
         domain(driver).reset(0)
         domain(driver, OFF).create()
         domain(driver, PAUSED).destroy()
         powers = {"machine": PowerState.ON, "off": PowerState.ON, "paused": PowerState.OFF}
-        assert {seen.name: seen.power_state for seen in await driver.machines()} == powers
+        assert {each.name: each.power_state for each in await driver.machines()} == powers
 
     run(make(), test)
 
 
-def test_snapshots_of_others_are_shown_as_they_are(make: Make) -> None:
+def test_snapshots_of_other_clients_are_reported(make: Make) -> None:
     async def test(driver: Any) -> None:
-        seen = await driver.snapshots(MACHINE)
+        reported = await driver.snapshots(MACHINE)
         moment = datetime.fromtimestamp(1700000000, UTC)
-        assert seen.current_ref == "before us"
-        assert list(seen.snapshots) == [
+        assert reported.current_ref == "before us"
+        assert list(reported.snapshots) == [
             ReportedSnapshot(ref="before us", name="before us", created_at=moment, description="by hand", memory=True)
         ]
         domain(driver).snapshotCreateXML("<domainsnapshot><name>again</name></domainsnapshot>", 0)
-        seen = await driver.snapshots(MACHINE)
-        assert [(s.ref, s.parent_ref, s.token) for s in seen.snapshots] == [
+        reported = await driver.snapshots(MACHINE)
+        assert [(s.ref, s.parent_ref, s.token) for s in reported.snapshots] == [
             ("before us", None, None),
             ("again", "before us", None),
         ]
         domain(driver).revertToSnapshot(domain(driver).snapshotLookupByName("before us"), 0)
         domain(driver).snapshotLookupByName("again").delete(0)
-        seen = await driver.snapshots(MACHINE)
-        assert ([s.ref for s in seen.snapshots], seen.current_ref) == (["before us"], "before us")
+        reported = await driver.snapshots(MACHINE)
+        assert ([s.ref for s in reported.snapshots], reported.current_ref) == (["before us"], "before us")
 
     run(make(EXISTING), test)
 
 
 @pytest.mark.parametrize(
-    ("name", "there"),
+    ("name", "expected"),
     [
         ("vor dem Umzug ☃ <&> 100 %", "vor dem Umzug ☃ <&> 100 %"),
         ("-n", "-n"),
@@ -135,18 +135,18 @@ def test_snapshots_of_others_are_shown_as_they_are(make: Make) -> None:
         ("taken", "taken-token123"),
     ],
 )
-def test_names_on_libvirt(make: Make, name: str, there: str) -> None:
+def test_names_that_libvirt_does_not_accept_are_replaced(make: Make, name: str, expected: str) -> None:
     async def test(driver: Any) -> None:
         await driver.health()
         domain(driver).snapshotCreateXML("<domainsnapshot><name>taken</name></domainsnapshot>", 0)
         made = await create(driver, name)
-        assert (made.ref, made.name, made.token) == (there, there, "token123")
-        assert {s.ref for s in (await driver.snapshots(MACHINE)).snapshots} == {"taken", there}
+        assert (made.ref, made.name, made.token) == (expected, expected, "token123")
+        assert {s.ref for s in (await driver.snapshots(MACHINE)).snapshots} == {"taken", expected}
 
     run(make(), test)
 
 
-def test_credentials(make: Make) -> None:
+def test_credentials_are_checked(make: Make) -> None:
     async def succeed(driver: Any) -> None:
         await driver.health()
 
@@ -162,7 +162,7 @@ def test_credentials(make: Make) -> None:
     run(make(auth=AUTH), fail)
 
 
-def test_a_provider_that_is_away(make: Make, tmp_path: Path) -> None:
+def test_an_unreachable_provider_is_unavailable(make: Make, tmp_path: Path) -> None:
     async def test(driver: Any) -> None:
         for _ in range(2):
             for call in (
@@ -174,29 +174,29 @@ def test_a_provider_that_is_away(make: Make, tmp_path: Path) -> None:
                 driver.revert(Work("r"), RevertCommand(MACHINE, "a")),
                 driver.delete(Work("d"), DeleteCommand(MACHINE, "a")),
                 driver.recover(Work("r", "x"), RevertCommand(MACHINE, "a")),
-                anext(driver.hints()),
+                anext(driver.change_hints()),
             ):
                 error = await error_of(call)
-                assert (type(error), error.message) == (ProviderUnavailable, "the provider cannot be reached")
+                assert (type(error), error.message) == (ProviderUnavailable, "The provider cannot be reached.")
                 assert "No such file" in str(error.provider_message)
 
     run(make(address=f"qemu+unix:///session?socket={tmp_path}/none"), test)
 
 
 @contextlib.contextmanager
-def babbler(path: Path) -> Iterator[None]:
-    """Answers whoever connects with what is no libvirt."""
+def http_server(path: Path) -> Iterator[None]:
+    """Answers the first connection with HTTP, which is not libvirt's protocol."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
 
-        def babble() -> None:
+        def answer() -> None:
             with listening.accept()[0] as peer:
                 peer.recv(1 << 16)
                 with contextlib.suppress(OSError):
                     peer.sendall(b"HTTP/1.0 200 OK\r\n\r\n" * 10)
 
-        thread = threading.Thread(target=babble)
+        thread = threading.Thread(target=answer)
         thread.start()
         try:
             yield
@@ -204,17 +204,17 @@ def babbler(path: Path) -> Iterator[None]:
             thread.join()
 
 
-def test_nonsense_is_no_answer(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
-    place = tmp_path_factory.mktemp("s") / "s"
+def test_a_malformed_response_is_unavailable(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("s") / "s"
 
     async def test(driver: Any) -> None:
         assert isinstance(await error_of(driver.machines()), ProviderUnavailable)
 
-    with babbler(place):
-        run(make(address=f"qemu+unix:///session?socket={place}"), test)
+    with http_server(path):
+        run(make(address=f"qemu+unix:///session?socket={path}"), test)
 
 
-def test_what_is_gone_is_missing(make: Make) -> None:
+def test_deleted_snapshots_and_machines_are_missing(make: Make) -> None:
     async def test(driver: Any) -> None:
         made = await create(driver, "a")
         domain(driver).snapshotLookupByName("a").delete(0)
@@ -223,63 +223,65 @@ def test_what_is_gone_is_missing(make: Make) -> None:
             driver.delete(Work("d"), DeleteCommand(MACHINE, made.ref)),
         ):
             error = await error_of(call)
-            assert (type(error), error.message) == (ProviderMissing, "the machine has no such snapshot")
+            assert (type(error), error.message) == (ProviderMissing, "The machine has no such snapshot.")
         domain(driver, OFF).undefine()
         for ref in (OFF, OFF.upper(), "nowhere", ""):
             error = await error_of(driver.machine(ref))
-            assert (type(error), error.message) == (ProviderMissing, "the provider has no such machine")
-        assert [seen.ref for seen in await driver.machines()] == [MACHINE, PAUSED]
+            assert (type(error), error.message) == (ProviderMissing, "The provider has no such machine.")
+        assert [each.ref for each in await driver.machines()] == [MACHINE, PAUSED]
 
     run(make(), test)
 
 
-def test_snapshots_that_do_not_hold_still_are_no_missing_machine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that goes away between the listing and the look at it says that there is no such snapshot."""
+def test_snapshots_that_change_during_the_listing_are_busy_not_missing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt raises "no such snapshot" for a snapshot that is deleted between the listing and the read."""
 
     async def test(driver: Any) -> None:
         await create(driver, "a")
         library = import_module("libvirt")
         listing = library.virDomain.listAllSnapshots
-        left = [0]
+        remaining = [0]
 
-        def listed_and_gone(self: Any, flags: int) -> Any:
+        def list_and_replace(self: Any, flags: int) -> Any:
             found = listing(self, flags)
-            if left[0]:
-                left[0] -= 1
+            if remaining[0]:
+                remaining[0] -= 1
                 found[0].delete(0)
-                self.snapshotCreateXML(f"<domainsnapshot><name>left {left[0]}</name></domainsnapshot>", 0)
+                self.snapshotCreateXML(f"<domainsnapshot><name>left {remaining[0]}</name></domainsnapshot>", 0)
             return found
 
-        monkeypatch.setattr(library.virDomain, "listAllSnapshots", listed_and_gone)
-        left[0] = 1
+        monkeypatch.setattr(library.virDomain, "listAllSnapshots", list_and_replace)
+        remaining[0] = 1
         assert [s.ref for s in (await driver.snapshots(MACHINE)).snapshots] == ["left 0"]
-        left[0] = 3
+        remaining[0] = 3
         assert type(await error_of(driver.snapshots(MACHINE))) is ProviderBusy
 
     run(make(), test)
 
 
-def test_a_name_that_somebody_takes_in_between(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_taken_during_the_create_is_busy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("gateway.drivers.libvirt.driver")
-    wire_name = module.wire_name
+    provider_snapshot_name = module.provider_snapshot_name
 
     async def test(driver: Any) -> None:
         await driver.health()
 
         def take(*arguments: Any) -> str:
-            monkeypatch.setattr(module, "wire_name", wire_name)
+            monkeypatch.setattr(module, "provider_snapshot_name", provider_snapshot_name)
             domain(driver).snapshotCreateXML("<domainsnapshot><name>a</name></domainsnapshot>", 0)
-            name: str = wire_name(*arguments)
+            name: str = provider_snapshot_name(*arguments)
             return name
 
-        monkeypatch.setattr(module, "wire_name", take)
+        monkeypatch.setattr(module, "provider_snapshot_name", take)
         assert type(await error_of(create(driver, "a"))) is ProviderBusy
         assert (await create(driver, "a")).ref == "a-token123"
 
     run(make(), test)
 
 
-def test_a_create_that_comes_again_makes_nothing_more(make: Make) -> None:
+def test_a_repeated_create_returns_the_first_snapshot(make: Make) -> None:
     async def test(driver: Any) -> None:
         made = await create(driver, "a")
         assert await create(driver, "a") == made
@@ -288,16 +290,16 @@ def test_a_create_that_comes_again_makes_nothing_more(make: Make) -> None:
     run(make(), test)
 
 
-def test_the_matrix_says_what_to_do(make: Make) -> None:
+def test_unsupported_creates_are_refused_with_advice(make: Make) -> None:
     async def test(driver: Any) -> None:
         matrix = driver.matrix(MachineKind.VM)
         for ref, power, memory, advice in (
-            (MACHINE, PowerState.ON, False, "include it, or shut the machine down"),
-            (PAUSED, PowerState.SUSPENDED, False, "include it, or shut the machine down"),
-            (OFF, PowerState.OFF, True, "leave it out, or start the machine"),
+            (MACHINE, PowerState.ON, False, "Include the memory, or shut the machine down."),
+            (PAUSED, PowerState.SUSPENDED, False, "Include the memory, or shut the machine down."),
+            (OFF, PowerState.OFF, True, "Exclude the memory, or start the machine."),
         ):
             action = SnapshotAction.CREATE_WITH_MEMORY if memory else SnapshotAction.CREATE
-            reason = matrix.reason_against(action, power)
+            reason = matrix.unsupported_reason(action, power)
             assert reason.endswith(advice)
             error = await error_of(driver.create(Work("t"), CreateCommand(ref, "a", None, memory)))
             assert (type(error), error.provider_message) == (ProviderRefused, reason)
@@ -307,8 +309,8 @@ def test_the_matrix_says_what_to_do(make: Make) -> None:
     run(make(), test)
 
 
-def test_a_revert_is_only_called_done_when_that_shows(make: Make) -> None:
-    """By current, or by the new process of a machine that runs. One that is off shows nothing when it stays there."""
+def test_a_revert_is_recovered_as_done_only_with_proof(make: Make) -> None:
+    """The proof is the current snapshot, or the new process of a running machine. See `libvirt.domains`."""
 
     async def test(driver: Any) -> None:
         tasks: list[str] = []
@@ -319,10 +321,10 @@ def test_a_revert_is_only_called_done_when_that_shows(make: Make) -> None:
         async def revert_each(ref: str, memory: bool) -> tuple[RevertCommand, RevertCommand]:
             a, b = [await driver.create(Work(name), CreateCommand(ref, name, None, memory)) for name in "ab"]
             to_a, to_b = RevertCommand(ref, a.ref), RevertCommand(ref, b.ref)
-            assert await driver.recover(Work("r"), to_a) is Recovery.NOT_BEGUN  # it was not even checkpointed
+            assert await driver.recover(Work("r"), to_a) is Recovery.NOT_STARTED  # there is no checkpoint
             tasks.clear()
-            for wish in (to_b, to_b, to_a):
-                await driver.revert(Work("r", checkpoint=checkpoint), wish)
+            for command in (to_b, to_b, to_a):
+                await driver.revert(Work("r", checkpoint=checkpoint), command)
             assert await driver.recover(Work("r", tasks[2]), to_a) is Recovery.DONE
             assert isinstance(await error_of(driver.recover(Work("r", tasks[2]), to_b)), OutcomeUnknown)
             await driver.revert(Work("s"), to_b)
@@ -334,18 +336,18 @@ def test_a_revert_is_only_called_done_when_that_shows(make: Make) -> None:
         error = await error_of(driver.recover(Work("r", tasks[1]), to_b))
         assert (type(error), error.message) == (
             OutcomeUnknown,
-            "the provider does not show whether the machine was reverted",
+            "The provider does not show whether the machine was reverted.",
         )
 
     run(make(), test)
 
 
-def test_hints_name_the_machine_and_end_with_the_connection(make: Make) -> None:
+def test_change_hints_name_the_machine_and_end_with_the_connection(make: Make) -> None:
     async def test(driver: Any) -> None:
-        hints = driver.hints()
+        hints = driver.change_hints()
         first = asyncio.ensure_future(anext(hints))
         await driver.health()
-        while not driver._hearers:  # noqa: ASYNC110 - it has no event
+        while not driver._listeners:  # noqa: ASYNC110 - the driver has no event for it
             await asyncio.sleep(0)
         domain(driver).suspend()
         assert await first == MACHINE
@@ -354,19 +356,19 @@ def test_hints_name_the_machine_and_end_with_the_connection(make: Make) -> None:
         await driver.close()
         with pytest.raises(StopAsyncIteration):
             await anext(hints)
-        assert driver._hearers == set()
+        assert driver._listeners == set()
 
     run(make(), test)
 
 
-def test_options_that_make_no_sense(make: Make) -> None:
+def test_invalid_options(make: Make) -> None:
     options = import_module("gateway.drivers.libvirt.driver").Options
 
     def faults(**table: Any) -> list[str]:
         return read_options(options, table, lambda _, value: Secret(value))[1]
 
     assert faults(address="test:///default") == []
-    assert faults() == ["needs 'address': libvirt's connection URI, such as qemu:///system"]
-    assert faults(address="qemu") == ["has an address 'qemu', which must be a connection URI, such as qemu:///system"]
-    assert faults(address="qemu:///system", user="u") == ["must have both 'user' and 'password', or neither"]
-    assert faults(address="qemu:///system", password="p") == ["must have both 'user' and 'password', or neither"]
+    assert faults() == ["Option 'address' is required: Connection URI of libvirt, such as qemu:///system."]
+    assert faults(address="qemu") == ["Option 'address' must be a connection URI such as qemu:///system, not 'qemu'."]
+    assert faults(address="qemu:///system", user="u") == ["Options 'user' and 'password' must be set together."]
+    assert faults(address="qemu:///system", password="p") == ["Options 'user' and 'password' must be set together."]

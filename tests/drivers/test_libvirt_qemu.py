@@ -1,4 +1,4 @@
-"""What is particular to libvirt and needs QEMU: half-made snapshots, deaths in the middle, what it refuses."""
+"""Tests the libvirt driver with QEMU: incomplete snapshots, processes that die during a command, refusals."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
 
 pytestmark = pytest.mark.thorough
 
-MEMORY = 300  # MiB: to save that takes long enough to be met in the middle
+MEMORY = 300  # MiB; saving takes long enough to be interrupted
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ Run = Callable[[Callable[[Any], Awaitable[None]]], None]
 
 @pytest.fixture
 def big(daemon: Libvirtd) -> Iterator[str]:
-    """A machine whose memory takes a while to save."""
+    """A running machine whose memory takes a while to save."""
     yield daemon.add("big", touched=MEMORY)
     daemon.remove("big")
 
@@ -85,27 +85,27 @@ async def power(driver: Any, ref: str) -> PowerState:
     return found
 
 
-async def begun(daemon: Libvirtd, reason: str, call: Awaitable[Any]) -> asyncio.Future[Any]:
-    """The call, in the middle: libvirt has paused the machine for it, and QEMU is stopped."""
+async def interrupted(daemon: Libvirtd, reason: str, call: Awaitable[Any]) -> asyncio.Future[Any]:
+    """Starts the call, and returns when libvirt has paused the machine for `reason` and QEMU is stopped by a signal."""
     task = asyncio.ensure_future(call)
-    await asyncio.to_thread(daemon.stop_in_the_middle, "big", reason)
+    await asyncio.to_thread(daemon.pause_qemu, "big", reason)
     return task
 
 
-def test_a_snapshot_is_not_ready_while_it_is_written(
+def test_a_snapshot_is_not_ready_while_it_is_being_written(
     run: Run, daemon: Libvirtd, big: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.drivers.libvirt.driver._LOOK", 0.01)
+    monkeypatch.setattr("gateway.drivers.libvirt.driver._POLL_INTERVAL", 0.01)
 
     async def test(driver: Any) -> None:
         before = await create(driver, big, "before")
-        task = await begun(daemon, "SAVE", create(driver, big, "a"))
-        seen = await driver.snapshots(big)
-        assert [(s.ref, s.parent_ref, s.ready) for s in seen.snapshots] == [
+        task = await interrupted(daemon, "SAVE", create(driver, big, "a"))
+        reported = await driver.snapshots(big)
+        assert [(s.ref, s.parent_ref, s.ready) for s in reported.snapshots] == [
             ("before", None, True),
             ("a", "before", False),
         ]
-        assert seen.current_ref == "before"
+        assert reported.current_ref == "before"
         for call in (
             create(driver, big, "b"),
             driver.revert(Work("r"), RevertCommand(big, "before")),
@@ -116,7 +116,7 @@ def test_a_snapshot_is_not_ready_while_it_is_written(
         await driver.health()
         assert not task.done()
         assert not recovery.done()
-        daemon.go_on("big")
+        daemon.resume_qemu("big")
         assert await recovery == await task
         assert list((await driver.snapshots(big)).snapshots) == [before, await task]
         assert await power(driver, big) is PowerState.ON
@@ -125,40 +125,40 @@ def test_a_snapshot_is_not_ready_while_it_is_written(
 
 
 def test_libvirtd_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -> None:
-    """QEMU writes the snapshot that libvirt has lost; made again under its name, it is replaced.
+    """QEMU completes the snapshot, which libvirt does not list. The next attempt replaces it under the same name.
 
-    When QEMU is not done when libvirtd comes back, that may take QEMU's late answer for another, and kill the machine.
+    If QEMU is still writing when libvirtd restarts, libvirtd may misread QEMU's late answer and kill the machine.
     """
 
     async def test(driver: Any) -> None:
-        hints = driver.hints()
+        hints = driver.change_hints()
         hint = asyncio.ensure_future(anext(hints))
-        task = await begun(daemon, "SAVE", create(driver, big, "a"))
+        task = await interrupted(daemon, "SAVE", create(driver, big, "a"))
         assert await hint == big
         daemon.kill()
         error = await error_of(task)
-        assert (type(error), error.message) == (OutcomeUnknown, "the connection to the provider was lost")
+        assert (type(error), error.message) == (OutcomeUnknown, "The connection to the provider was lost.")
         assert await anext(hints, None) is None
-        wish = CreateCommand(big, "a", None, True)
-        assert type(await error_of(driver.recover(Work("token-a"), wish))) is ProviderUnavailable
-        daemon.go_on("big")
+        command = CreateCommand(big, "a", None, True)
+        assert type(await error_of(driver.recover(Work("token-a"), command))) is ProviderUnavailable
+        daemon.resume_qemu("big")
         await asyncio.to_thread(await_true, lambda: daemon.tags("big") == ["a"])
         daemon.start()
-        assert await driver.recover(Work("token-a"), wish) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("token-a"), command) is Recovery.NOT_STARTED
         assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], ["a"])
         assert await power(driver, big) is PowerState.ON
-        assert await driver.recover(Work("token-a"), wish) is Recovery.NOT_BEGUN
-        daemon.await_line("big", bool)  # it does run
+        assert await driver.recover(Work("token-a"), command) is Recovery.NOT_STARTED
+        daemon.await_line("big", bool)  # the machine runs
         made = await create(driver, big, "a")
         assert (made.ref, daemon.tags("big")) == ("a", ["a"])
 
     run(test)
 
 
-def test_a_machine_that_its_user_has_suspended_stays_so(run: Run, daemon: Libvirtd, big: str) -> None:
+def test_recovery_does_not_resume_a_machine_that_its_user_suspended(run: Run, daemon: Libvirtd, big: str) -> None:
     async def test(driver: Any) -> None:
         daemon.virsh("suspend", "big")
-        assert await driver.recover(Work("t"), CreateCommand(big, "a", None, True)) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("t"), CreateCommand(big, "a", None, True)) is Recovery.NOT_STARTED
         assert await power(driver, big) is PowerState.SUSPENDED
 
     run(test)
@@ -166,13 +166,13 @@ def test_a_machine_that_its_user_has_suspended_stays_so(run: Run, daemon: Libvir
 
 def test_qemu_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -> None:
     async def test(driver: Any) -> None:
-        task = await begun(daemon, "SAVE", create(driver, big, "a"))
+        task = await interrupted(daemon, "SAVE", create(driver, big, "a"))
         kill(daemon.qemu("big"))
         error = await error_of(task)
-        assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
+        assert (type(error), error.message) == (ProviderRefused, "The provider reported an error.")
         assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], [])
         assert await power(driver, big) is PowerState.OFF
-        assert await driver.recover(Work("token-a"), CreateCommand(big, "a", None, True)) is Recovery.NOT_BEGUN
+        assert await driver.recover(Work("token-a"), CreateCommand(big, "a", None, True)) is Recovery.NOT_STARTED
         daemon.virsh("start", "big")
         assert (await create(driver, big, "a")).ref == "a"
 
@@ -180,7 +180,7 @@ def test_qemu_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: str) -
 
 
 def test_libvirtd_dies_while_memory_is_loaded(run: Run, daemon: Libvirtd, big: str) -> None:
-    """It kills the half-started machine when it comes back; nobody knows what is on the disk."""
+    """When libvirtd restarts, it kills the machine that was starting. The content of the disk is unknown."""
 
     async def test(driver: Any) -> None:
         await create(driver, big, "a")
@@ -192,20 +192,20 @@ def test_libvirtd_dies_while_memory_is_loaded(run: Run, daemon: Libvirtd, big: s
 
         revert = RevertCommand(big, "a")
         call = driver.revert(Work("r", checkpoint=checkpoint), revert)
-        task = await begun(daemon, "STARTING_UP", call)
+        task = await interrupted(daemon, "STARTING_UP", call)
         daemon.kill()
-        daemon.go_on("big")
+        daemon.resume_qemu("big")
         assert type(await error_of(task)) is OutcomeUnknown
         daemon.start()
         assert type(await error_of(driver.recover(Work("r", tasks[0]), revert))) is OutcomeUnknown
-        seen = await driver.snapshots(big)
-        assert ([s.ref for s in seen.snapshots], seen.current_ref) == (["a", "b"], "b")
+        reported = await driver.snapshots(big)
+        assert ([s.ref for s in reported.snapshots], reported.current_ref) == (["a", "b"], "b")
         assert await power(driver, big) is PowerState.OFF
 
     run(test)
 
 
-def test_a_revert_restores_the_run_of_the_machine(run: Run, daemon: Libvirtd) -> None:
+def test_a_revert_restores_the_power_state(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         ref = daemon.add("runs", running=False)
         await create(driver, ref, "off", memory=False)
@@ -229,60 +229,64 @@ def test_a_revert_restores_the_run_of_the_machine(run: Run, daemon: Libvirtd) ->
     run(test)
 
 
-def test_it_connects_again_when_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
+def test_the_driver_reconnects_after_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         machines = await driver.machines()
-        line = driver._line
+        connection = driver._read_connection
         daemon.kill()
         daemon.start()
-        await asyncio.to_thread(await_true, lambda: not line.is_alive())
+        await asyncio.to_thread(await_true, lambda: not connection.is_alive())
         assert await driver.machines() == machines
-        assert driver._line is not line
+        assert driver._read_connection is not connection
 
     run(test)
 
 
-def test_a_libvirtd_that_hangs(run: Run, daemon: Libvirtd) -> None:
+def test_a_libvirtd_that_hangs_is_unavailable(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         await driver.health()
-        driver._asking = Threads(4, patience=0.2)
+        driver._read_threads = Threads(4, timeout=0.2)
         pid = int((daemon.directory / "libvirtd.pid").read_text())
         os.kill(pid, signal.SIGSTOP)
         try:
             for call in (driver.machines(), create(driver, str(uuid4()), "a")):
                 error = await error_of(call)
-                assert (type(error), error.message) == (ProviderUnavailable, "the provider did not answer in time")
+                assert (type(error), error.message) == (ProviderUnavailable, "The provider did not answer in time.")
         finally:
             os.kill(pid, signal.SIGCONT)
 
     run(test)
 
 
-def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> None:
+def test_snapshot_blockers_match_the_refusals_of_libvirt(run: Run, daemon: Libvirtd) -> None:
     raw, flash = "<readonly/>", '<features><acpi/></features><os><loader readonly="yes" type="pflash">'
     changes: dict[str, tuple[str, str, str]] = {
-        "raw": ('type="qcow2"', 'type="raw"', "its disk vda is raw, which cannot hold snapshots: convert it to qcow2"),
+        "raw": (
+            'type="qcow2"',
+            'type="raw"',
+            "The disk vda has the format raw, which cannot store snapshots. Convert it to qcow2.",
+        ),
         "left-out": (
             'device="disk">',
             'device="disk" snapshot="no">',
-            "its disk vda is configured to be left out of internal snapshots, which are of all disks or none",
+            "The disk vda is excluded from internal snapshots, which always include all disks.",
         ),
-        "read-only": ("<target", f"{raw}<target", "the machine has no disk that could hold a snapshot"),
+        "read-only": ("<target", f"{raw}<target", "The machine has no disk that can store a snapshot."),
         "flash": (
             "<os>",
             f"{flash}/nowhere</loader>",
-            "the machine boots from UEFI flash, of which this libvirt makes no internal snapshots",
+            "The machine boots from UEFI flash, of which this version of libvirt cannot create internal snapshots.",
         ),
     }
 
     async def test(driver: Any) -> None:
-        image = daemon.image("obstacles")
+        image = daemon.image("blocked")
         write_image(image)
         daemon.adopt(image)
         for name, (old, new, reason) in changes.items():
             ref = str(uuid4())
             daemon.define(domain_xml(name, ref, image, daemon.directory / "none").replace(old, new))
-            assert (await driver.machine(ref)).obstacle == reason
+            assert (await driver.machine(ref)).snapshot_blocker == reason
             error = await error_of(create(driver, ref, "a", memory=False))
             assert (type(error), error.provider_message) == (ProviderRefused, reason)
             assert daemon.virsh("snapshot-create-as", name, "a", check=False) == ""
@@ -291,8 +295,8 @@ def test_obstacles_are_what_libvirt_would_refuse(run: Run, daemon: Libvirtd) -> 
     run(test)
 
 
-def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
-    """Of several disks some may be back: libvirt does not take them forth again."""
+def test_a_failed_revert_has_an_unknown_outcome(run: Run, daemon: Libvirtd) -> None:
+    """Some of several disks may have been reverted: libvirt does not undo that."""
 
     async def test(driver: Any) -> None:
         ref = daemon.add("fails", running=False)
@@ -300,7 +304,10 @@ def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
         image = daemon.image("fails")
         image.chmod(0)
         error = await error_of(driver.revert(Work("r"), RevertCommand(ref, made.ref)))
-        assert (type(error), error.message) == (OutcomeUnknown, "the provider failed when it may have begun")
+        assert (type(error), error.message) == (
+            OutcomeUnknown,
+            "The provider failed, and may have executed a part of the operation.",
+        )
         assert "Permission denied" in str(error.provider_message)
         image.chmod(0o600)
         await driver.revert(Work("r"), RevertCommand(ref, made.ref))
@@ -308,8 +315,8 @@ def test_a_revert_that_fails_leaves_doubt(run: Run, daemon: Libvirtd) -> None:
     run(test)
 
 
-def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
-    """QEMU puts back what has the number, not what has the name: libvirt calls that done."""
+def test_a_numeric_name_is_refused_as_ambiguous(run: Run, daemon: Libvirtd) -> None:
+    """QEMU reverts to the snapshot with that id instead of that name, and libvirt reports success."""
 
     async def test(driver: Any) -> None:
         ref = daemon.add("digits", running=False)
@@ -321,7 +328,7 @@ def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
         error = await error_of(driver.revert(Work("r"), RevertCommand(ref, "2")))
         assert (type(error), error.message) == (
             ProviderRefused,
-            "QEMU could take the snapshot's name for the number of another, and put that back",
+            "QEMU could mistake the snapshot's name for the id of another snapshot, and revert to that one.",
         )
         daemon.write("digits", 51)
         made = await create(driver, ref, "2", memory=False)
@@ -332,14 +339,14 @@ def test_digits_are_no_name(run: Run, daemon: Libvirtd) -> None:
     run(test)
 
 
-def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
+def test_external_snapshots_of_other_clients_are_reported(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         ref = daemon.add("external", running=False)
         daemon.virsh("snapshot-create-as", "external", "made", "--disk-only")
-        (seen,) = (await driver.snapshots(ref)).snapshots
-        assert (seen.ref, seen.memory, seen.ready) == ("made", False, True)
+        (reported,) = (await driver.snapshots(ref)).snapshots
+        assert (reported.ref, reported.memory, reported.ready) == ("made", False, True)
         error = await error_of(driver.revert(Work("r"), RevertCommand(ref, "made")))
-        assert (type(error), error.message) == (ProviderRefused, "the provider reported an error")
+        assert (type(error), error.message) == (ProviderRefused, "The provider reported an error.")
         assert "revert to external snapshot not supported" in str(error.provider_message)
 
     run(test)
@@ -347,28 +354,33 @@ def test_external_snapshots_of_others(run: Run, daemon: Libvirtd) -> None:
 
 @pytest.fixture
 def small(daemon: Libvirtd) -> Iterator[Path]:
-    """A file system with little room."""
-    place = daemon.directory / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "gw", str(place)]
+    """A file system of 2 MiB."""
+    path = daemon.directory / "small"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "gw", str(path)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
 
 
-def test_the_disk_is_full(run: Run, daemon: Libvirtd, small: Path) -> None:
+def test_a_full_disk(run: Run, daemon: Libvirtd, small: Path) -> None:
     async def test(driver: Any) -> None:
-        ref = daemon.add("full", touched=20, place=small)
+        ref = daemon.add("full", touched=20, directory=small)
         error = await error_of(create(driver, ref, "a"))
-        assert type(error) is ProviderRefused  # QEMU says nothing of room
-        assert error.message == "the machine's memory could not be written to its disk; see whether the storage is full"
+        assert type(error) is ProviderRefused  # QEMU does not report the reason
+        assert (
+            error.message == "The machine's memory could not be written to its disk. Check whether the storage is full."
+        )
         daemon.await_line("full", bool)
         daemon.virsh("destroy", "full")
         with pytest.raises(OSError, match="No space left"):
             (small / "filling").write_bytes(bytes(4 << 20))
         error = await error_of(create(driver, ref, "b", memory=False))
-        assert (type(error), error.message) == (ProviderFull, "the provider has no room for it")
+        assert (type(error), error.message) == (
+            ProviderFull,
+            "The provider's disk is full, or its disk quota is reached.",
+        )
         assert (await driver.snapshots(ref)).snapshots == []
 
     run(test)

@@ -1,4 +1,4 @@
-"""The openstack driver on good days: what it reads of servers and images, and what it has made of them."""
+"""The openstack driver without faults: servers, images, volume snapshots, options."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def lab() -> Iterator[Lab]:
 # ---- reading
 
 
-def test_a_machine(lab: Lab) -> None:
+def test_attributes_of_a_machine(lab: Lab) -> None:
     lab.cloud.servers[lab.machine] |= {"OS-EXT-SRV-ATTR:host": "node-7", "description": "the shop"}
     assert lab.run(lab.driver.machine(lab.machine)) == ReportedMachine(
         ref=lab.machine,
@@ -49,16 +49,16 @@ def test_power_states(lab: Lab) -> None:
     assert seen == states | {"machine": "ON"}
 
 
-def test_a_deleted_server_is_no_machine(lab: Lab) -> None:
-    """Nova shows those for a while where deletes can be taken back."""
+def test_a_deleted_server_is_not_reported(lab: Lab) -> None:
+    """Nova lists soft-deleted servers for some time, so that they can be restored."""
     lab.cloud.servers[lab.machine]["status"] = "SOFT_DELETED"
     assert lab.run(lab.driver.machines()) == []
     with pytest.raises(ProviderMissing):
         lab.run(lab.driver.machine(lab.machine))
 
 
-def test_lists_longer_than_a_page(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.drivers.openstack.driver._PAGE", 2)
+def test_all_pages_are_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.drivers.openstack.driver._PAGE_SIZE", 2)
     servers = [lab.machine, *(lab.cloud.boot(str(place)) for place in range(4))]
     images = [lab.cloud.snap(lab.machine, str(place)) for place in range(5)]
     lab.cloud.snap(servers[1])
@@ -66,7 +66,7 @@ def test_lists_longer_than_a_page(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     assert [snapshot.ref for snapshot in lab.snapshots()] == images
 
 
-def test_what_others_make_and_delete_is_seen(lab: Lab) -> None:
+def test_images_of_other_clients(lab: Lab) -> None:
     ref = lab.cloud.snap(lab.machine, "by hand")
     assert lab.snapshots() == [
         ReportedSnapshot(
@@ -81,23 +81,23 @@ def test_what_others_make_and_delete_is_seen(lab: Lab) -> None:
         assert lab.snapshots() == []
 
 
-def test_a_glance_that_does_not_filter(lab: Lab) -> None:
+def test_a_glance_without_filters(lab: Lab) -> None:
     ref = lab.cloud.snap(lab.machine)
     lab.cloud.snap(lab.cloud.boot())
     lab.cloud.on("GET image/images", lambda forward: (200, {"images": [*lab.cloud.images.values()]}))
     assert [snapshot.ref for snapshot in lab.snapshots()] == [ref]
 
 
-# ---- making
+# ---- creating
 
 
-def test_what_is_made_is_marked(lab: Lab) -> None:
-    told: list[Any] = []
+def test_properties_and_progress_of_a_new_image(lab: Lab) -> None:
+    reports: list[Any] = []
 
-    async def tell(*what: Any) -> None:
-        told.append(what)
+    async def report(*arguments: Any) -> None:
+        reports.append(arguments)
 
-    work = Work("token", checkpoint=tell, progress=tell)
+    work = Work("token", checkpoint=report, progress=report)
     made = lab.create(work, name='vor/"dem" Umzug: ☃ <&> 100 %', description="why\nnot ☃")
     image = lab.cloud.images[made.ref]
     assert (image["name"], image["instance_uuid"], image["image_type"]) == (made.name, lab.machine, "snapshot")
@@ -110,8 +110,8 @@ def test_what_is_made_is_marked(lab: Lab) -> None:
         size_bytes=393_216,
         token="token",
     )
-    # No percentage, because nobody knows one; and the checkpoint before anything was waited for.
-    assert told == [
+    # OpenStack reports no percentage. The checkpoint precedes the first poll.
+    assert reports == [
         (made.ref,),
         (None, "Taking the snapshot"),
         (None, "Preparing the upload"),
@@ -129,55 +129,55 @@ def test_what_is_made_is_marked(lab: Lab) -> None:
         ("-n", "-n"),
     ],
 )
-def test_names_that_nova_does_not_take(lab: Lab, name: str, shown: str) -> None:
+def test_illegal_image_names_are_replaced(lab: Lab, name: str, shown: str) -> None:
     assert lab.create(Work("cafe"), name=name).name == shown
 
 
-def test_descriptions_that_nova_does_not_take(lab: Lab) -> None:
+def test_illegal_descriptions_are_changed(lab: Lab) -> None:
     assert lab.create(Work("a"), description="\N{GRINNING FACE}!").description == "\N{REPLACEMENT CHARACTER}!"
     assert lab.create(Work("b"), description="x" * 300).description == "x" * 255
 
 
-def test_what_is_inherited_is_not_believed(lab: Lab) -> None:
-    """Nova gives the image of a server the properties of the image that the server was made from."""
+def test_inherited_properties_are_ignored(lab: Lab) -> None:
+    """Nova copies the properties of the image that a server was created from to the images of the server."""
     first = lab.create(description="the first")
     child = lab.cloud.boot("child", image=first.ref)
     by_hand = lab.cloud.snap(child)
     assert lab.cloud.images[by_hand]["snapshot_gateway_description"] == "the first"
     assert [(seen.ref, seen.token, seen.description) for seen in lab.snapshots(child)] == [(by_hand, None, None)]
-    wish = CreateCommand(child, "ours", None, False)
-    made = lab.run(lab.driver.create(Work("other"), wish))
+    command = CreateCommand(child, "ours", None, False)
+    made = lab.run(lab.driver.create(Work("other"), command))
     assert (made.token, made.description) == ("other", None)
-    # And an operation's own is found all the same.
+    # Recovery still finds the operation's own image.
     assert lab.recover("token") == first
-    assert lab.run(lab.driver.recover(Work("other"), wish)) == made
+    assert lab.run(lab.driver.recover(Work("other"), command)) == made
     lab.delete(first.ref)
-    assert lab.recover("token") is Recovery.NOT_BEGUN
+    assert lab.recover("token") is Recovery.NOT_STARTED
 
 
-def test_servers_that_are_stopped_or_suspended(lab: Lab) -> None:
+def test_stopped_and_suspended_servers_can_be_snapshotted(lab: Lab) -> None:
     for state in ("stopped", "suspended", "paused"):
-        wish = CreateCommand(lab.cloud.boot(state, state), "n", None, False)
-        assert lab.run(lab.driver.create(Work(state), wish)).ready
+        command = CreateCommand(lab.cloud.boot(state, state), "n", None, False)
+        assert lab.run(lab.driver.create(Work(state), command)).ready
 
 
 # ---- servers that run from volumes
 
 
-def test_the_snapshots_of_volumes_are_waited_for_and_deleted() -> None:
+def test_volume_snapshots_are_awaited_and_deleted() -> None:
     with openstack_lab(volumes=2) as lab:
         made = lab.create(description="why")
         assert (made.name, made.description, made.size_bytes, made.token) == ("before", "why", None, "token")
         assert [row["status"] for row in lab.cloud.volume_snapshots.values()] == ["available"] * 2
         assert lab.snapshots() == [made]
-        assert lab.told() == ["POST compute servers"]
+        assert lab.writes() == ["POST compute servers"]
         lab.delete(made.ref)
         assert (lab.cloud.images, lab.cloud.volume_snapshots) == ({}, {})
-        assert lab.told() == ["DELETE image images", "DELETE volume snapshots", "DELETE volume snapshots"]
+        assert lab.writes() == ["DELETE image images", "DELETE volume snapshots", "DELETE volume snapshots"]
 
 
-def test_images_of_servers_that_were_made_from_one_are_not_taken_for_it() -> None:
-    """Where a server runs from volumes Nova does not say whose an image is, and what is inherited says it wrongly."""
+def test_images_of_servers_created_from_a_snapshot_are_not_snapshots_of_its_machine() -> None:
+    """If a server runs from volumes, Nova does not set the server's id in the image, and the inherited id is wrong."""
     with openstack_lab(volumes=1) as lab:
         made = lab.create()
         child = lab.cloud.boot("child", volumes=1, image=made.ref)
@@ -189,8 +189,8 @@ def test_images_of_servers_that_were_made_from_one_are_not_taken_for_it() -> Non
         assert (lab.snapshots(), lab.snapshots(child)) == ([made], [ours])
 
 
-def test_snapshots_of_volumes_that_an_image_has_inherited_are_left_alone() -> None:
-    """An image with bytes may name some in its properties; then its server was made from an image that did."""
+def test_inherited_volume_snapshots_are_not_deleted() -> None:
+    """An image that contains data may name volume snapshots, if its server was created from an image with them."""
     with openstack_lab() as lab:
         base = lab.cloud.snap(lab.cloud.boot(volumes=1))
         lab.machine = lab.cloud.boot(image=base)
@@ -200,10 +200,10 @@ def test_snapshots_of_volumes_that_an_image_has_inherited_are_left_alone() -> No
         assert lab.cloud.images[made.ref]["block_device_mapping"] == named
         lab.delete(made.ref)
         with pytest.raises(Canceled):
-            lab.create(Work("token", cancelled=lambda: True))
+            lab.create(Work("token", cancel_requested=lambda: True))
         assert [*lab.cloud.images] == [base]
         assert len(lab.cloud.volume_snapshots) == 1
-        assert not any("volume" in line for line in lab.cloud.told)
+        assert not any("volume" in line for line in lab.cloud.writes)
 
 
 # ---- configuration
@@ -213,31 +213,32 @@ def reveal(_: str, value: Any) -> Secret:
     return Secret(value)
 
 
-PERSON = {"user": "u", "password": "p", "project": "q"}
+USER = {"user": "u", "password": "p", "project": "q"}
 CREDENTIAL = {"application_credential_id": "i", "application_credential_secret": "s"}
-PLACE = {"address": "https://cloud.example:5000/v3"}
+ADDRESS = {"address": "https://cloud.example:5000/v3"}
 EITHER = (
-    "needs either 'user', 'password' and 'project', or 'application_credential_id' and 'application_credential_secret'"
+    "Set either the options 'user', 'password' and 'project', or 'application_credential_id' and"
+    " 'application_credential_secret'."
 )
 
 
 @pytest.mark.parametrize(
     ("table", "faults"),
     [
-        (PLACE | PERSON, []),
-        (PLACE | CREDENTIAL, []),
+        (ADDRESS | USER, []),
+        (ADDRESS | CREDENTIAL, []),
         ({"cloud": "ours"}, []),
         ({"cloud": "ours", "clouds_file": "clouds.yaml", "region": "R"}, []),
-        ({}, ["has 'address' None, which must begin with https:// or http://"]),
-        ({"address": "cloud"} | PERSON, ["has 'address' 'cloud', which must begin with https:// or http://"]),
-        (PLACE, [EITHER]),
-        (PLACE | PERSON | CREDENTIAL, [EITHER]),
-        (PLACE | PERSON | {"application_credential_id": "i"}, [EITHER]),
-        (PLACE | {"user": "u", "password": "p"}, [EITHER]),
-        ({"cloud": "ours"} | PLACE, ["has 'cloud', and so needs neither an address nor credentials"]),
-        (PLACE | PERSON | {"clouds_file": "f"}, ["has 'clouds_file', and so needs 'cloud'"]),
-        (PLACE | PERSON | {"timeout": 0}, ["has 'timeout' 0, which must be more than 0"]),
-        (PLACE | PERSON | {"usr": "u"}, ["has an option 'usr' that its driver does not know"]),
+        ({}, ["Option 'address' must start with https:// or http://, not None."]),
+        ({"address": "cloud"} | USER, ["Option 'address' must start with https:// or http://, not 'cloud'."]),
+        (ADDRESS, [EITHER]),
+        (ADDRESS | USER | CREDENTIAL, [EITHER]),
+        (ADDRESS | USER | {"application_credential_id": "i"}, [EITHER]),
+        (ADDRESS | {"user": "u", "password": "p"}, [EITHER]),
+        ({"cloud": "ours"} | ADDRESS, ["Option 'cloud' cannot be combined with an address or credentials."]),
+        (ADDRESS | USER | {"clouds_file": "f"}, ["Option 'clouds_file' requires the option 'cloud'."]),
+        (ADDRESS | USER | {"timeout": 0}, ["Option 'timeout' must be greater than 0, not 0."]),
+        (ADDRESS | USER | {"usr": "u"}, ["The driver has no option 'usr'."]),
     ],
 )
 def test_options(table: dict[str, Any], faults: list[str]) -> None:
@@ -258,7 +259,7 @@ def test_an_application_credential(lab: Lab) -> None:
 def test_a_cloud_of_clouds_yaml(lab: Lab, tmp_path: Path) -> None:
     login = {"auth_url": f"{lab.cloud.url}/identity/v3", "username": "gateway", "password": PASSWORD}
     login |= {"project_name": "ours", "user_domain_name": "Default", "project_domain_name": "Default"}
-    # A cache is of no use to somebody who waits for changes.
+    # The driver ignores the cache, because it must see changes at once.
     kept = {"compute.servers": 3600, "compute.servers.detail": 3600}
     cache = {"class": "dogpile.cache.memory", "expiration_time": 3600, "expiration": kept}
     text = {"clouds": {"ours": {"auth": login}}, "cache": cache}
@@ -279,5 +280,5 @@ def test_a_cloud_of_clouds_yaml(lab: Lab, tmp_path: Path) -> None:
         driver = make("cloud", Options(cloud=cloud, clouds_file=str(path)), 4)
         with pytest.raises(ProviderDenied) as raised:
             lab.run(driver.health())
-        assert raised.value.message == "the configuration of the cloud makes no sense"
+        assert raised.value.message == "The configuration of the cloud is invalid."
         assert raised.value.provider_message == words

@@ -1,4 +1,4 @@
-"""The openstack driver after crashes, lost answers and cancellations: what was made is found, nothing is made twice."""
+"""Recovery of the openstack driver after crashes, lost responses and cancellations; no image is created twice."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from gateway.drivers.base import Canceled, Recovery, ReportedSnapshot, Work
 from gateway.errors import OutcomeUnknown, ProviderMissing, ProviderRefused, ProviderUnavailable
 from tests.hypervisors.openstack_double import drop, lose, refuse
 from tests.hypervisors.openstack_lab import Crash, Lab, crash, openstack_lab
-from tests.hypervisors.openstack_services import GIVES_UP, LEAVES_IT, NEVER_ENDS, fault
+from tests.hypervisors.openstack_services import ABANDONED, LEFT_QUEUED, NEVER_ENDS, fault
 
 pytestmark = pytest.mark.thorough
 
@@ -29,7 +29,7 @@ def volumes() -> Iterator[Lab]:
 
 
 def crashed(lab: Lab, **work: Any) -> str:
-    """Creates, and crashes on the way; the ref of the image that is left."""
+    """Starts a create that crashes. Returns the ref of the image that is left."""
     with pytest.raises(Crash):
         lab.create(Work("token", **work))
     [ref] = lab.cloud.images
@@ -37,16 +37,16 @@ def crashed(lab: Lab, **work: Any) -> str:
 
 
 def checkpointed(lab: Lab, ref: str) -> str:
-    """What a delete has checkpointed when the gateway crashes right after it."""
-    told: list[str] = []
+    """The checkpoint of a delete after which the gateway crashes at once."""
+    checkpoints: list[str] = []
 
     async def checkpoint(task_ref: str) -> None:
-        told.append(task_ref)
+        checkpoints.append(task_ref)
         raise Crash
 
     with pytest.raises(Crash):
         lab.delete(ref, Work("d", checkpoint=checkpoint))
-    return told[0]
+    return checkpoints[0]
 
 
 # ---- creates
@@ -54,8 +54,8 @@ def checkpointed(lab: Lab, ref: str) -> str:
 
 def test_a_crash_before_the_call(lab: Lab) -> None:
     for _ in range(2):
-        assert lab.recover() is Recovery.NOT_BEGUN
-    assert lab.told() == []
+        assert lab.recover() is Recovery.NOT_STARTED
+    assert lab.writes() == []
 
 
 def test_a_crash_before_the_checkpoint(lab: Lab) -> None:
@@ -63,27 +63,27 @@ def test_a_crash_before_the_checkpoint(lab: Lab) -> None:
     assert lab.cloud.images[ref]["status"] == "queued"
     made = lab.recover()
     assert ((made.ref, made.ready), [made]) == ((ref, True), lab.snapshots())
-    assert lab.recover("another") is Recovery.NOT_BEGUN
-    assert lab.told() == [CREATE]
+    assert lab.recover("another") is Recovery.NOT_STARTED
+    assert lab.writes() == [CREATE]
 
 
-def test_a_crash_while_the_image_is_made(lab: Lab) -> None:
+def test_a_crash_while_the_image_is_created(lab: Lab) -> None:
     ref = crashed(lab, progress=crash)
     for task_ref in (ref, None):
         made = lab.recover(task_ref=task_ref)
         assert (made.ref, made.ready) == (ref, True)
-    assert lab.told() == [CREATE]
+    assert lab.writes() == [CREATE]
 
 
-def test_a_crash_after_the_image_is_made(lab: Lab) -> None:
+def test_a_crash_after_the_image_is_complete(lab: Lab) -> None:
     made = lab.create()
     for task_ref in (made.ref, None):
         for _ in range(2):
             assert lab.recover(task_ref=task_ref) == made
-    assert lab.told() == [CREATE]
+    assert lab.writes() == [CREATE]
 
 
-def test_a_snapshot_is_half_made_until_its_image_is(lab: Lab) -> None:
+def test_a_snapshot_is_not_ready_until_its_image_is_active(lab: Lab) -> None:
     ref = crashed(lab, progress=crash)
     seen: list[list[bool]] = []
     while not seen or not seen[-1][0]:
@@ -92,20 +92,20 @@ def test_a_snapshot_is_half_made_until_its_image_is(lab: Lab) -> None:
     assert [snapshot.ref for snapshot in lab.snapshots()] == [ref]
 
 
-@pytest.mark.parametrize("steps", [GIVES_UP, LEAVES_IT], ids=["deleted", "left queued"])
-def test_what_came_to_nothing_can_be_begun_again(lab: Lab, steps: Any) -> None:
+@pytest.mark.parametrize("steps", [ABANDONED, LEFT_QUEUED], ids=["deleted", "left queued"])
+def test_an_abandoned_image_can_be_created_again(lab: Lab, steps: Any) -> None:
     lab.cloud.steps = steps
     ref = crashed(lab, checkpoint=crash)
-    assert lab.recover(task_ref=ref) is Recovery.NOT_BEGUN
+    assert lab.recover(task_ref=ref) is Recovery.NOT_STARTED
     assert lab.cloud.images == {}
 
 
-def test_of_two_requests_at_one_time_nova_drops_one(lab: Lab) -> None:
-    """It has made the image's record already, and answers with an error of its own."""
+def test_nova_drops_one_of_two_concurrent_requests(lab: Lab) -> None:
+    """By then Nova has created the record of its image. It answers with an internal error."""
 
     def race(forward: Callable[[], Any]) -> Any:
         forward()
-        lab.cloud._work.clear()  # the other's work goes on
+        lab.cloud._work.clear()  # Nova continues the other request
         return fault("computeFault", 500, "UnexpectedTaskStateError")
 
     lab.cloud.on("POST compute", race)
@@ -116,15 +116,15 @@ def test_of_two_requests_at_one_time_nova_drops_one(lab: Lab) -> None:
 
     def done(_: Callable[[], Any]) -> Any:
         server["OS-EXT-STS:task_state"] = None
-        return 503, "too busy to say"
+        return 503, "too busy"
 
     lab.cloud.on("GET image/images/", refuse(503), done)
-    assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.recover() is Recovery.NOT_STARTED
     assert ref not in lab.cloud.images
     assert lab.create().ready
 
 
-def test_a_request_that_is_heard_after_its_recovery(lab: Lab) -> None:
+def test_a_request_that_is_executed_after_its_recovery(lab: Lab) -> None:
     late: list[Callable[[], Any]] = []
 
     def delay(forward: Callable[[], Any]) -> None:
@@ -133,14 +133,14 @@ def test_a_request_that_is_heard_after_its_recovery(lab: Lab) -> None:
     lab.cloud.on("POST compute", delay)
     with pytest.raises(OutcomeUnknown):
         lab.create()
-    assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.recover() is Recovery.NOT_STARTED
     late[0]()
     made = lab.create()
-    assert ([made], lab.told()) == (lab.snapshots(), [CREATE])
+    assert ([made], lab.writes()) == (lab.snapshots(), [CREATE])
 
 
-def test_recovery_waits_for_what_may_have_been_it(lab: Lab) -> None:
-    """The server is at work, but no image shows yet."""
+def test_recovery_waits_for_a_task_that_may_be_the_create(lab: Lab) -> None:
+    """The server has a task, but no image is listed yet."""
     server = lab.cloud.servers[lab.machine]
     server["OS-EXT-STS:task_state"] = "image_snapshot_pending"
 
@@ -149,11 +149,11 @@ def test_recovery_waits_for_what_may_have_been_it(lab: Lab) -> None:
         return 200, {"images": []}
 
     lab.cloud.on("GET image/images", lambda forward: (200, {"images": []}), done)
-    assert lab.recover() is Recovery.NOT_BEGUN
+    assert lab.recover() is Recovery.NOT_STARTED
     assert lab.cloud._faults == []
 
 
-def test_a_server_that_is_deleted_meanwhile(lab: Lab) -> None:
+def test_a_server_deleted_during_a_create(lab: Lab) -> None:
     async def delete(*_: object) -> None:
         del lab.cloud.servers[lab.machine]
 
@@ -164,15 +164,15 @@ def test_a_server_that_is_deleted_meanwhile(lab: Lab) -> None:
         lab.create()
 
 
-def test_an_image_that_is_complete_between_two_looks(lab: Lab) -> None:
-    """Seen in the making, and then its server at rest: that is no image which nobody will fill."""
+def test_an_image_that_completes_between_two_polls(lab: Lab) -> None:
+    """The image is polled as incomplete, then its server as idle. The driver must not treat the image as abandoned."""
     lab.cloud.steps = (("image_uploading", "saving"), (None, "active"))
     assert [lab.create()] == lab.snapshots()
-    assert lab.told() == [CREATE]
+    assert lab.writes() == [CREATE]
 
 
-def test_a_server_that_nova_does_not_let_go_of(lab: Lab) -> None:
-    """It may be at the next image already, which is somebody else's."""
+def test_a_server_that_does_not_become_idle(lab: Lab) -> None:
+    """It may already have a task for another client's image."""
     lab.cloud.steps = (("image_uploading", "active"),)
     made = lab.create()
     assert ([made], made.ready) == (lab.snapshots(), True)
@@ -187,54 +187,57 @@ def test_a_crash_while_volumes_are_snapshotted(volumes: Lab) -> None:
     made: ReportedSnapshot = volumes.recover()
     assert (made.ref, made.token) == (ref, "token")
     assert [row["status"] for row in volumes.cloud.volume_snapshots.values()] == ["available"] * 2
-    assert volumes.told() == [CREATE]
+    assert volumes.writes() == [CREATE]
 
 
 # ---- cancellation
 
 
-def test_a_cancelled_create_leaves_nothing(lab: Lab) -> None:
+def test_a_canceled_create_leaves_nothing(lab: Lab) -> None:
     lab.cloud.steps = NEVER_ENDS
     with pytest.raises(Canceled):
-        lab.create(Work("token", cancelled=lambda: True))
+        lab.create(Work("token", cancel_requested=lambda: True))
     assert lab.cloud.images == {}
-    assert lab.told() == [CREATE, DELETE]
-    assert lab.run(lab.driver.machine(lab.machine))  # whereupon Nova lets go of the server
+    assert lab.writes() == [CREATE, DELETE]
+    assert lab.run(lab.driver.machine(lab.machine))  # advances Nova, which makes the server idle
     assert lab.cloud.servers[lab.machine]["OS-EXT-STS:task_state"] is None
 
 
-def test_a_cancelled_create_from_volumes_leaves_nothing(volumes: Lab) -> None:
+def test_a_canceled_create_from_volumes_leaves_nothing(volumes: Lab) -> None:
     volumes.cloud.on("GET volume", lambda forward: (200, {"snapshot": {"id": "x", "status": "creating"}}))
     with pytest.raises(Canceled):
-        volumes.create(Work("token", cancelled=lambda: True))
+        volumes.create(Work("token", cancel_requested=lambda: True))
     assert (volumes.cloud.images, volumes.cloud.volume_snapshots) == ({}, {})
 
 
-def test_a_create_that_cannot_be_stopped_goes_on(lab: Lab) -> None:
+def test_a_create_that_cannot_be_canceled_continues(lab: Lab) -> None:
     lab.cloud.on("DELETE", refuse(403))
-    assert lab.create(Work("token", cancelled=lambda: True)).ready
-    assert lab.told() == [CREATE, DELETE]
+    assert lab.create(Work("token", cancel_requested=lambda: True)).ready
+    assert lab.writes() == [CREATE, DELETE]
 
 
 def test_a_crash_during_a_cancellation(lab: Lab) -> None:
     lab.cloud.steps = NEVER_ENDS
     lab.cloud.on("DELETE", lose)
     with pytest.raises(OutcomeUnknown):
-        lab.create(Work("token", cancelled=lambda: True))
-    assert lab.recover() is Recovery.NOT_BEGUN
+        lab.create(Work("token", cancel_requested=lambda: True))
+    assert lab.recover() is Recovery.NOT_STARTED
 
 
-def test_a_cancelled_create_that_others_have_stopped(lab: Lab) -> None:
+def test_a_canceled_create_whose_image_another_client_deletes(lab: Lab) -> None:
     async def delete(ref: str) -> None:
         del lab.cloud.images[ref]
 
     with pytest.raises(Canceled):
-        lab.create(Work("token", checkpoint=delete, cancelled=lambda: True))
+        lab.create(Work("token", checkpoint=delete, cancel_requested=lambda: True))
 
 
-def test_what_is_made_already_is_not_cancelled(lab: Lab) -> None:
+def test_a_complete_image_is_not_canceled(lab: Lab) -> None:
     made = lab.create()
-    assert lab.run(lab.driver.recover(Work("token", made.ref, cancelled=lambda: True), lab.wish())) == made
+    assert (
+        lab.run(lab.driver.recover(Work("token", made.ref, cancel_requested=lambda: True), lab.create_command()))
+        == made
+    )
 
 
 # ---- deletes
@@ -243,8 +246,8 @@ def test_what_is_made_already_is_not_cancelled(lab: Lab) -> None:
 def test_a_crash_before_the_delete(volumes: Lab) -> None:
     made = volumes.create()
     task_ref = checkpointed(volumes, made.ref)
-    assert volumes.recover_delete(made.ref) is Recovery.NOT_BEGUN
-    assert volumes.recover_delete(made.ref, task_ref) is Recovery.NOT_BEGUN
+    assert volumes.recover_delete(made.ref) is Recovery.NOT_STARTED
+    assert volumes.recover_delete(made.ref, task_ref) is Recovery.NOT_STARTED
     assert volumes.snapshots() == [made]
 
 
@@ -255,7 +258,7 @@ def test_a_crash_between_the_image_and_its_volumes(volumes: Lab) -> None:
     with pytest.raises(OutcomeUnknown):
         volumes.delete(made.ref)
     volumes.cloud.on("DELETE volume", refuse(429))
-    with pytest.raises(ProviderUnavailable):  # and so it is asked again later
+    with pytest.raises(ProviderUnavailable):  # so the recovery is retried later
         volumes.recover_delete(made.ref, task_ref)
     for _ in range(2):
         assert volumes.recover_delete(made.ref, task_ref) is Recovery.DONE
@@ -267,12 +270,12 @@ def test_a_delete_that_is_not_confirmed(lab: Lab) -> None:
     lab.cloud.on("DELETE", refuse(204, ""))
     with pytest.raises(OutcomeUnknown):
         lab.delete(made.ref)
-    assert lab.recover_delete(made.ref) is Recovery.NOT_BEGUN
+    assert lab.recover_delete(made.ref) is Recovery.NOT_STARTED
     lab.delete(made.ref)
     assert lab.snapshots() == []
 
 
-def test_what_others_have_deleted(lab: Lab) -> None:
+def test_an_image_deleted_by_another_client(lab: Lab) -> None:
     made = lab.create()
     del lab.cloud.images[made.ref]
     assert lab.snapshots() == []

@@ -1,4 +1,4 @@
-"""Instances of OpenStack through the gateway alone: configured in a file, read, snapshotted, told the truth about."""
+"""The openstack driver behind a served gateway: configuration from a file, snapshots, errors, cancellation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pytest
 from gateway.config import Settings
 from tests.databases import Databases
 from tests.hypervisors.openstack_double import Cloud, cloud, drop, lose, refuse
-from tests.hypervisors.openstack_services import GIVES_UP, NEVER_ENDS, PASSWORD, PROJECT, fault
+from tests.hypervisors.openstack_services import ABANDONED, NEVER_ENDS, PASSWORD, PROJECT, fault
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.thorough
@@ -33,7 +33,7 @@ INSTANCES = """{ instances { nodes {
 
 @dataclass
 class Scene:
-    """A gateway that has read a cloud with one server, and reads it again only when it is told to."""
+    """A served gateway that has imported a cloud with one server. Only explicit refreshes run."""
 
     cloud: Cloud
     gateway: Served
@@ -41,27 +41,27 @@ class Scene:
 
     @property
     def instance(self) -> dict[str, Any]:
-        """As the gateway shows it."""
+        """The instance, as the gateway returns it."""
         [instance] = self.gateway.ask(INSTANCES)["instances"]["nodes"]
         return dict(instance)
 
     @property
     def snapshots(self) -> list[tuple[str, str, str | None]]:
-        """Name, state and ref of each."""
+        """The name, state and provider ref of each snapshot."""
         return [(node["name"], node["state"], node["providerRef"]) for node in self.instance["snapshots"]["nodes"]]
 
-    def begin(self, name: str) -> str:
-        """The operation's id."""
+    def start_create(self, name: str) -> str:
+        """Requests a snapshot. Returns the operation's id."""
         payload = self.gateway.ask(CREATE, id=self.instance["id"], name=name)["createSnapshot"]
         assert payload["errors"] == []
         return str(payload["operation"]["id"])
 
     def create(self, name: str) -> dict[str, Any]:
-        """How the operation ended."""
-        return self.gateway.await_operation(self.begin(name))
+        """The operation after it has ended."""
+        return self.gateway.await_operation(self.start_create(name))
 
     def delete(self, snapshot_id: str) -> dict[str, Any]:
-        """How the operation ended."""
+        """The operation after it has ended."""
         [result] = self.gateway.ask(DELETE, id=snapshot_id)["deleteSnapshots"]["results"]
         assert result["errors"] == []
         return self.gateway.await_operation(result["operation"]["id"])
@@ -69,13 +69,13 @@ class Scene:
     def refresh(self) -> None:
         self.gateway.run(self.gateway.gateway.inventory.refresh_provider("cloud"))
 
-    def told(self) -> list[str]:
-        return [line.split("/")[0] for line in self.cloud.told]
+    def writes(self) -> list[str]:
+        return [line.split("/")[0] for line in self.cloud.writes]
 
 
 @pytest.fixture
 def scene(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("gateway.drivers.openstack.api.LOOK", 0.001)
+    monkeypatch.setattr("gateway.drivers.openstack.api.POLL_INTERVAL", 0.001)
     with cloud() as made:
         machine = made.boot("web")
         (tmp_path / "secret").write_text(f"{PASSWORD}\n")
@@ -110,16 +110,16 @@ def test_a_snapshot_of_an_instance(scene: Scene) -> None:
     [error] = scene.gateway.ask(REVERT, id=done["snapshotId"])["revertVmSnapshot"]["errors"]
     assert error["code"] == "UNSUPPORTED"
     [error] = scene.gateway.ask(CREATE, id=instance["id"], name="m", memory=True)["createSnapshot"]["errors"]
-    assert error == {"code": "UNSUPPORTED", "message": "OpenStack's images do not hold the memory of an Instance"}
+    assert error == {"code": "UNSUPPORTED", "message": "OpenStack images do not include the memory of an Instance."}
     scene.refresh()
     assert scene.snapshots == [("vor dem Umzug: 100 % ☃", "READY", image)]
 
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
     assert (scene.snapshots, scene.cloud.images) == ([], {})
-    assert scene.told() == ["POST compute", "DELETE image"]
+    assert scene.writes() == ["POST compute", "DELETE image"]
 
 
-def test_answers_that_are_lost(scene: Scene) -> None:
+def test_lost_responses(scene: Scene) -> None:
     scene.cloud.on("POST compute", lose)
     done = scene.create("before")
     assert done["state"] == "SUCCEEDED"
@@ -127,13 +127,13 @@ def test_answers_that_are_lost(scene: Scene) -> None:
     scene.cloud.on("DELETE", lose)
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
     assert (scene.snapshots, scene.cloud.images) == ([], {})
-    assert scene.told() == ["POST compute", "DELETE image"]
+    assert scene.writes() == ["POST compute", "DELETE image"]
 
 
-def test_a_request_that_never_arrives_is_made_again(scene: Scene) -> None:
+def test_a_lost_request_is_repeated(scene: Scene) -> None:
     scene.cloud.on("POST compute", drop)
     assert scene.create("before")["state"] == "SUCCEEDED"
-    assert (len(scene.cloud.images), scene.told()) == (1, ["POST compute"] * 2)
+    assert (len(scene.cloud.images), scene.writes()) == (1, ["POST compute"] * 2)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_request_that_never_arrives_is_made_again(scene: Scene) -> None:
         ("conflictingRequest", 409, "while it is in vm_state error", "PROVIDER_FAILED"),
     ],
 )
-def test_what_fails_says_why(scene: Scene, name: str, code: int, words: str, error: str) -> None:
+def test_errors_of_failed_operations(scene: Scene, name: str, code: int, words: str, error: str) -> None:
     scene.cloud.on("POST compute", refuse(*fault(name, code, words)))
     failed = scene.create("before")
     assert (failed["state"], failed["error"]["code"], failed["error"]["retryable"]) == (
@@ -157,23 +157,23 @@ def test_what_fails_says_why(scene: Scene, name: str, code: int, words: str, err
     assert scene.snapshots == [("before", "ERROR", None)]
 
 
-def test_a_full_store_of_images(scene: Scene) -> None:
-    scene.cloud.steps = GIVES_UP
+def test_a_full_image_storage(scene: Scene) -> None:
+    scene.cloud.steps = ABANDONED
     failed = scene.create("before")
     assert (failed["state"], failed["error"]["code"]) == ("FAILED", "PROVIDER_FAILED")
     scene.refresh()
     assert (scene.snapshots, scene.cloud.images) == ([("before", "ERROR", None)], {})
 
 
-def test_a_create_that_is_cancelled(scene: Scene) -> None:
+def test_a_canceled_create(scene: Scene) -> None:
     scene.cloud.steps = NEVER_ENDS
-    id_ = scene.begin("before")
+    id_ = scene.start_create("before")
     assert scene.gateway.ask(CANCEL, id=id_)["cancelOperation"]["errors"] == []
     assert scene.gateway.await_operation(id_)["state"] == "CANCELED"
     assert (scene.snapshots, scene.cloud.images) == ([], {})
 
 
-def test_what_others_do(scene: Scene) -> None:
+def test_changes_of_other_clients(scene: Scene) -> None:
     theirs = scene.cloud.snap(scene.machine, "theirs")
     scene.refresh()
     assert scene.snapshots == [("theirs", "READY", theirs)]
@@ -185,7 +185,7 @@ def test_what_others_do(scene: Scene) -> None:
     assert scene.instance["goneAt"] is not None
 
 
-def test_a_wrong_address_of_glance_takes_nothing_away(scene: Scene) -> None:
+def test_a_wrong_address_of_glance_removes_no_snapshots(scene: Scene) -> None:
     scene.create("before")
     before = scene.instance
     scene.cloud.on("GET image/images", refuse(404, "<h1>404 Not Found</h1>nginx"))

@@ -1,4 +1,4 @@
-"""Proxmox VE seen through its driver: what is read, and what each of its errors is taken for."""
+"""Tests what the proxmox driver reads, and how it classifies errors."""
 
 import asyncio
 import socket
@@ -63,7 +63,7 @@ def run(driver: ProxmoxDriver, test: Test) -> None:
 
 
 def failure(driver: ProxmoxDriver, call: Callable[[ProxmoxDriver], Awaitable[Any]]) -> ProviderError:
-    """What the call raises."""
+    """The error that the call raises."""
     caught: list[ProviderError] = []
 
     async def test(driver: ProxmoxDriver) -> None:
@@ -79,21 +79,25 @@ def create(name: str = "before", token: str = "t0k3n", *, memory: bool = False, 
     return lambda driver: driver.create(Work(token), CreateCommand(machine, name, "why", memory))
 
 
-def by_hand(pve: Cluster) -> Any:
-    """The machine web, for somebody who does not go through the gateway."""
+def other_client(pve: Cluster) -> Any:
+    """The API of the machine `web`, for a client other than the gateway."""
     host, port = pve.address.removeprefix("https://").split(":")
     api = ProxmoxAPI(host, port=port, user="gateway@pve", password="secret", verify_ssl=pve.ca_file)
     return api.nodes("pve1").qemu(100)
 
 
-# ---- reading
+# ---- reads
 
 
-def vm(ref: str, name: str, power: PowerState, host: str = "pve1", obstacle: str | None = None) -> ReportedMachine:
-    return ReportedMachine(ref=ref, kind=MachineKind.VM, name=name, power_state=power, host=host, obstacle=obstacle)
+def vm(
+    ref: str, name: str, power: PowerState, host: str = "pve1", snapshot_blocker: str | None = None
+) -> ReportedMachine:
+    return ReportedMachine(
+        ref=ref, kind=MachineKind.VM, name=name, power_state=power, host=host, snapshot_blocker=snapshot_blocker
+    )
 
 
-def test_machines_are_what_runs_in_qemu(pve: Cluster) -> None:
+def test_only_qemu_machines_are_reported(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         machines = await driver.machines()
         assert machines == [
@@ -104,9 +108,14 @@ def test_machines_are_what_runs_in_qemu(pve: Cluster) -> None:
                 "103",
                 "hibernated",
                 PowerState.SUSPENDED,
-                obstacle="the machine is hibernated, and has to be started first",
+                snapshot_blocker="The machine is hibernated. Start it first.",
             ),
-            vm("104", "golden", PowerState.OFF, obstacle="this is a template, of which no snapshots can be made"),
+            vm(
+                "104",
+                "golden",
+                PowerState.OFF,
+                snapshot_blocker="The machine is a template, which cannot be snapshotted.",
+            ),
             vm("105", "elsewhere", PowerState.ON, "pve2"),
         ]
         assert [await driver.machine(machine.ref) for machine in machines] == machines
@@ -114,14 +123,14 @@ def test_machines_are_what_runs_in_qemu(pve: Cluster) -> None:
     run(pve.driver(), test)
 
 
-def test_a_machine_of_a_node_that_is_away_is_there_all_the_same(pve: Cluster) -> None:
+def test_machines_of_an_offline_node_are_reported_as_unknown(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         before = await driver.machines()
         pve.do("set_node_offline", "pve2")
-        away = vm("105", "elsewhere", PowerState.UNKNOWN, "pve2")
+        unknown = vm("105", "elsewhere", PowerState.UNKNOWN, "pve2")
         for _ in range(2):
-            assert await driver.machines() == [*before[:-1], away]
-            assert await driver.machine("105") == away
+            assert await driver.machines() == [*before[:-1], unknown]
+            assert await driver.machine("105") == unknown
             with pytest.raises(ProviderUnavailable) as raised:
                 await driver.snapshots("105")
             assert raised.value.provider_message == "No route to host"
@@ -133,7 +142,7 @@ def test_a_machine_of_a_node_that_is_away_is_there_all_the_same(pve: Cluster) ->
     run(pve.driver(), test)
 
 
-def test_a_node_that_cannot_list_its_machines_does_not_hide_them(pve: Cluster) -> None:
+def test_a_node_that_fails_to_list_does_not_hide_its_machines(pve: Cluster) -> None:
     pve.do("fail", "GET", "/nodes/pve2/qemu", 500, "unable to connect to the daemon")
 
     async def test(driver: ProxmoxDriver) -> None:
@@ -142,7 +151,7 @@ def test_a_node_that_cannot_list_its_machines_does_not_hide_them(pve: Cluster) -
     run(pve.driver(), test)
 
 
-def test_a_machine_is_found_where_it_has_moved(pve: Cluster) -> None:
+def test_a_moved_machine_is_found_on_its_new_node(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         first = await create("first")(driver)
         pve.do("change", 100, node="pve2")
@@ -154,11 +163,11 @@ def test_a_machine_is_found_where_it_has_moved(pve: Cluster) -> None:
     run(pve.driver(), test)
 
 
-def test_what_others_do_is_seen(pve: Cluster) -> None:
+def test_changes_by_other_clients_are_reported(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
-        hand = by_hand(pve)
-        hand.snapshot.post(snapname="byhand", description="of another\n", vmstate=1)
-        pve.do("leave", 100, "byhand", snaptime=1_700_000_000)
+        web = other_client(pve)
+        web.snapshot.post(snapname="byhand", description="of another\n", vmstate=1)
+        pve.do("set_snapshot", 100, "byhand", snaptime=1_700_000_000)
         other = ReportedSnapshot(
             ref="byhand@1700000000",
             name="byhand",
@@ -168,12 +177,12 @@ def test_what_others_do_is_seen(pve: Cluster) -> None:
         )
         assert await driver.snapshots("100") == ReportedSnapshots([other], other.ref)
         ours = await create("ours")(driver)
-        hand.snapshot("byhand").rollback.post()
+        web.snapshot("byhand").rollback.post()
         assert await driver.snapshots("100") == ReportedSnapshots([other, ours], other.ref)
         assert (await driver.machine("100")).power_state is PowerState.OFF
-        hand.snapshot("byhand").delete()
-        assert [seen.ref for seen in (await driver.snapshots("100")).snapshots] == [ours.ref]
-        hand.snapshot.post(snapname="byhand")  # the name comes again, for something else
+        web.snapshot("byhand").delete()
+        assert [each.ref for each in (await driver.snapshots("100")).snapshots] == [ours.ref]
+        web.snapshot.post(snapname="byhand")  # a new snapshot with a used name
         before = await driver.snapshots("100")
         for _ in range(2):
             with pytest.raises(ProviderMissing):
@@ -185,37 +194,37 @@ def test_what_others_do_is_seen(pve: Cluster) -> None:
     run(pve.driver(), test)
 
 
-def test_what_is_half_made_is_not_ready_and_can_be_cleared_away(pve: Cluster) -> None:
+def test_incomplete_snapshots_are_not_ready_and_can_be_deleted(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         made = [await create(name, token=name)(driver) for name in ("whole", "half", "deleted")]
-        pve.do("leave", 100, "half", snapstate="prepare")
-        pve.do("leave", 100, "deleted", snapstate="delete")
-        assert [seen.ready for seen in (await driver.snapshots("100")).snapshots] == [True, False, False]
+        pve.do("set_snapshot", 100, "half", snapstate="prepare")
+        pve.do("set_snapshot", 100, "deleted", snapstate="delete")
+        assert [each.ready for each in (await driver.snapshots("100")).snapshots] == [True, False, False]
         with pytest.raises(ProviderRefused) as raised:
             await driver.revert(Work("r"), RevertCommand("100", made[1].ref))
         assert raised.value.provider_message == "unable to rollback to incomplete snapshot (snapstate = prepare)"
         for snapshot in made:
             await driver.delete(Work("d"), DeleteCommand("100", snapshot.ref))
-        assert pve.do("tell", "forced") == [False, True, False]
+        assert pve.do("get", "forced") == [False, True, False]
         assert await driver.snapshots("100") == ReportedSnapshots([])
 
     run(pve.driver(), test)
 
 
-def test_a_circle_of_parents_is_not_followed_for_ever(pve: Cluster) -> None:
+def test_a_cycle_of_parents_is_not_followed_endlessly(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         a, b = [await create(name, token=name)(driver) for name in ("aa", "bb")]
-        pve.do("leave", 100, "aa", parent="bb")
-        seen = (await driver.snapshots("100")).snapshots
-        assert {snapshot.ref: snapshot.parent_ref for snapshot in seen} == {a.ref: b.ref, b.ref: a.ref}
+        pve.do("set_snapshot", 100, "aa", parent="bb")
+        reported = (await driver.snapshots("100")).snapshots
+        assert {snapshot.ref: snapshot.parent_ref for snapshot in reported} == {a.ref: b.ref, b.ref: a.ref}
 
     run(pve.driver(), test)
 
 
-# ---- getting in
+# ---- login
 
 
-def test_a_login_that_has_run_out_is_renewed(pve: Cluster) -> None:
+def test_an_expired_login_is_renewed(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         await driver.health()
         pve.do("revoke_tickets")
@@ -229,11 +238,11 @@ def test_a_login_that_has_run_out_is_renewed(pve: Cluster) -> None:
     run(pve.driver(), test)
 
 
-def test_a_token_gets_in(pve: Cluster) -> None:
+def test_an_api_token_is_accepted(pve: Cluster) -> None:
     async def test(driver: ProxmoxDriver) -> None:
         await driver.health()
         assert (await create()(driver)).name == "before"
-        assert pve.do("asked", "POST") == ["nodes/pve1/qemu/100/snapshot"]  # it has not logged in
+        assert pve.do("paths", "POST") == ["nodes/pve1/qemu/100/snapshot"]  # and no login
 
     run(pve.driver(token_name="snapshots", token_value=Secret("token")), test)
 
@@ -244,9 +253,9 @@ def test_a_token_gets_in(pve: Cluster) -> None:
 )
 def test_wrong_credentials_are_denied(pve: Cluster, options: dict[str, Any]) -> None:
     error = failure(pve.driver(**options), lambda driver: driver.machines())
-    assert (type(error), error.message) == (ProviderDenied, "the provider does not accept the gateway's credentials")
+    assert (type(error), error.message) == (ProviderDenied, "The provider does not accept the gateway's credentials.")
     assert "wrong" not in repr(error.__dict__)
-    assert len(pve.do("tell", "requests")) == 1  # too many tries would lock somebody out
+    assert len(pve.do("get", "requests")) == 1  # repeated attempts could lock the account
 
 
 def test_a_second_factor_is_denied(pve: Cluster) -> None:
@@ -255,16 +264,16 @@ def test_a_second_factor_is_denied(pve: Cluster) -> None:
 
 
 def test_missing_rights_are_not_missing_machines(pve: Cluster) -> None:
-    pve.do("grant", "somebody@pve", "/vms", "VM.Audit")
+    pve.do("grant", "other@pve", "/vms", "VM.Audit")
     for call in (ProxmoxDriver.machines, ProxmoxDriver.health, lambda driver: driver.machine("100")):
         error = failure(pve.driver(), call)
-        assert (type(error), error.message[-27:]) == (ProviderDenied, "it lacks the right VM.Audit")
+        assert (type(error), error.message[-32:]) == (ProviderDenied, "it lacks the privilege VM.Audit.")
     pve.do("grant", "gateway@pve", "/vms", "VM.Audit")
     error = failure(pve.driver(), create())
     assert (type(error), error.provider_message) == (ProviderDenied, "Permission check failed (/vms/100, VM.Snapshot)")
 
 
-# ---- not getting through
+# ---- lost and malformed responses
 
 
 def closed_port() -> int:
@@ -277,13 +286,13 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"address": "https://127.0.0.1:0"}, "the provider cannot be reached, or does not answer"),
-        ({"ca_file": None}, "the provider's certificate is not trusted; see 'ca_file'"),
-        ({"ca_file": "/nowhere/ca.pem"}, "the file that 'ca_file' names cannot be used"),
-        ({"ca_file": __file__}, "the file that 'ca_file' names cannot be used"),
+        ({"address": "https://127.0.0.1:0"}, "The provider cannot be reached or does not answer."),
+        ({"ca_file": None}, "The provider's certificate is not trusted. Check the option 'ca_file'."),
+        ({"ca_file": "/nowhere/ca.pem"}, "The file of the option 'ca_file' cannot be read, or is not a PEM file."),
+        ({"ca_file": __file__}, "The file of the option 'ca_file' cannot be read, or is not a PEM file."),
     ],
 )
-def test_a_provider_that_cannot_be_reached(pve: Cluster, options: dict[str, Any], message: str) -> None:
+def test_an_unreachable_provider_is_unavailable(pve: Cluster, options: dict[str, Any], message: str) -> None:
     if options.get("address"):
         options = {"address": f"https://127.0.0.1:{closed_port()}"}
     for call in (lambda driver: driver.health(), lambda driver: driver.snapshots("100"), create()):
@@ -291,7 +300,7 @@ def test_a_provider_that_cannot_be_reached(pve: Cluster, options: dict[str, Any]
         assert (type(error), error.message, error.provider_message) == (ProviderUnavailable, message, None)
 
 
-def test_a_change_that_cannot_be_sent_is_not_begun(pve: Cluster) -> None:
+def test_a_change_that_cannot_be_sent_is_unavailable(pve: Cluster) -> None:
     token = {"token_name": "snapshots", "token_value": Secret("token")}
     client = pve.driver(address=f"https://127.0.0.1:{closed_port()}", **token)._client
     with pytest.raises(ProviderUnavailable):
@@ -299,7 +308,7 @@ def test_a_change_that_cannot_be_sent_is_not_begun(pve: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "trouble"),
+    ("path", "fault"),
     [
         ("/cluster/resources", {"status": 200, "message": "<html>welcome</html>", "html": True}),
         ("/cluster/resources", {"status": 200, "message": "no data"}),
@@ -310,14 +319,14 @@ def test_a_change_that_cannot_be_sent_is_not_begun(pve: Cluster) -> None:
         ("/qemu/100/snapshot", {"error": "hostname_lookup_failed"}),
     ],
 )
-def test_nothing_is_read_into_nonsense(pve: Cluster, path: str, trouble: dict[str, Any]) -> None:
-    pve.do("fail", "GET", path, **trouble)
+def test_malformed_responses_are_unavailable(pve: Cluster, path: str, fault: dict[str, Any]) -> None:
+    pve.do("fail", "GET", path, **fault)
     for call in (lambda driver: driver.snapshots("100"), create()):
         assert type(failure(pve.driver(), call)) is ProviderUnavailable
-    assert "nodes/pve1/qemu/100/snapshot" not in pve.do("asked", "POST")
+    assert "nodes/pve1/qemu/100/snapshot" not in pve.do("paths", "POST")
 
 
-def test_lost_and_late_answers(pve: Cluster) -> None:
+def test_lost_and_late_responses(pve: Cluster) -> None:
     pve.do("flaky_network", drop_rate=1)
     assert type(failure(pve.driver(), lambda driver: driver.machines())) is ProviderUnavailable
     pve.do("reset")
@@ -332,18 +341,18 @@ def test_lost_and_late_answers(pve: Cluster) -> None:
     assert type(failure(pve.driver(timeout=0.2), create())) is OutcomeUnknown
 
 
-# ---- refusals, at once and by the task
+# ---- errors of the call and of the task
 
 
 @pytest.mark.parametrize(
-    ("trouble", "expected"),
+    ("fault", "expected"),
     [
         ({"error": "permission_denied"}, ProviderDenied),
         ({"error": "invalid_ticket"}, ProviderDenied),
         ({"error": "config_lock_timeout"}, ProviderBusy),
         ({"error": "no_quorum"}, ProviderUnavailable),
         ({"error": "no_route_to_host"}, ProviderUnavailable),
-        ({"error": "configuration_file_does_not_exist"}, ProviderUnavailable),  # it is still in the cluster
+        ({"error": "configuration_file_does_not_exist"}, ProviderUnavailable),  # the machine is still in the cluster
         ({"error": "cannot_live_migrate_snapshot_ram"}, ProviderRefused),
         ({"status": 503, "message": "Service Unavailable"}, ProviderUnavailable),
         ({"status": 504, "message": "Gateway Timeout"}, OutcomeUnknown),
@@ -352,17 +361,17 @@ def test_lost_and_late_answers(pve: Cluster) -> None:
         ({"status": 200, "message": "no data"}, OutcomeUnknown),
     ],
 )
-def test_what_is_refused_at_once(pve: Cluster, trouble: dict[str, Any], expected: type[ProviderError]) -> None:
-    pve.do("fail", "POST", "/snapshot", **trouble)
+def test_errors_of_the_call(pve: Cluster, fault: dict[str, Any], expected: type[ProviderError]) -> None:
+    pve.do("fail", "POST", "/snapshot", **fault)
     assert type(failure(pve.driver(), create())) is expected
-    assert pve.do("tell", "tasklog") == []
+    assert pve.do("get", "tasklog") == []
 
 
 FULL = "lvcreate snapshot error: Cannot create new thin volume, free space in thin pool pve/data reached threshold."
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("text", "expected"),
     [
         ("VM is locked (backup)", ProviderBusy),
         ("can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout", ProviderBusy),
@@ -374,17 +383,17 @@ FULL = "lvcreate snapshot error: Cannot create new thin volume, free space in th
         ("unexpected status", ProviderRefused),
     ],
 )
-def test_what_a_create_ends_with(pve: Cluster, words: str, expected: type[ProviderError]) -> None:
-    pve.do("end", "qmsnapshot", words)
+def test_errors_of_the_task(pve: Cluster, text: str, expected: type[ProviderError]) -> None:
+    pve.do("end", "qmsnapshot", text)
     error = failure(pve.driver(), create())
-    assert (type(error), error.provider_message) == (expected, words)
+    assert (type(error), error.provider_message) == (expected, text)
     assert "/" not in error.message
 
 
 @pytest.mark.parametrize(
-    ("machine", "words"),
+    ("machine", "text"),
     [("103", "VM is locked (suspended)"), ("104", "you can't take a snapshot if it's a template")],
 )
-def test_machines_with_an_obstacle(pve: Cluster, machine: str, words: str) -> None:
+def test_machines_with_a_snapshot_blocker_are_refused(pve: Cluster, machine: str, text: str) -> None:
     error = failure(pve.driver(), create(machine=machine))
-    assert (type(error), error.provider_message) == (ProviderRefused, words)
+    assert (type(error), error.provider_message) == (ProviderRefused, text)

@@ -1,4 +1,4 @@
-"""How a Proxmox VE provider is configured."""
+"""Tests the options of the proxmox driver."""
 
 from typing import Any
 
@@ -11,17 +11,20 @@ from gateway.drivers.proxmox.driver import Options, _endpoint
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"address": "http://pve.example"}, "has 'address' 'http://pve.example', which must be one such as"),
-        ({"address": "https://pve.example/api2"}, "has 'address'"),
-        ({"address": "https://pve.example:port"}, "has 'address'"),
-        ({"user": "root"}, "has 'user' 'root', which must name its realm too"),
-        ({"password": None}, "needs either 'password', or 'token_name' and 'token_value'"),
-        ({"token_name": "t"}, "needs either 'password'"),
-        ({"token_name": "t", "token_value": Secret("v")}, "needs either 'password'"),
-        ({"timeout": 0.0}, "has 'timeout' 0.0, which must be more than 0"),
+        (
+            {"address": "http://pve.example"},
+            "Option 'address' must be a URL such as https://pve.example:8006, not 'http://pve.example'.",
+        ),
+        ({"address": "https://pve.example/api2"}, "Option 'address' must be"),
+        ({"address": "https://pve.example:port"}, "Option 'address' must be"),
+        ({"user": "root"}, "Option 'user' must include the realm, such as gateway@pve, not 'root'."),
+        ({"password": None}, "Either option 'password' or options 'token_name' and 'token_value' are required."),
+        ({"token_name": "t"}, "Either option 'password'"),
+        ({"token_name": "t", "token_value": Secret("v")}, "Either option 'password'"),
+        ({"timeout": 0.0}, "Option 'timeout' must be greater than 0, not 0.0."),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, Any], fault: str) -> None:
+def test_invalid_options(options: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match="^" + fault):
         Options(**{"address": "pve.example", "user": "a@pve", "password": Secret("s"), **options})
 
@@ -35,5 +38,5 @@ def test_options_that_make_no_sense(options: dict[str, Any], fault: str) -> None
         ("https://[2001:db8::7]:8007", ("[2001:db8::7]", 8007)),
     ],
 )
-def test_addresses(address: str, endpoint: tuple[str, int]) -> None:
+def test_address_defaults(address: str, endpoint: tuple[str, int]) -> None:
     assert _endpoint(address) == endpoint

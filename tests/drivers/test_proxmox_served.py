@@ -1,4 +1,4 @@
-"""Snapshots on Proxmox VE as a client of the gateway sees them, from the file of providers to the end of the work."""
+"""Tests the proxmox driver behind a gateway, through GraphQL only."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +70,7 @@ def gateway(pve: Cluster, databases: Databases, tmp_path: Path) -> Iterator[Serv
 
 
 def ended(gateway: Served, operation: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    """State, code and the provider's words of an operation that has ended."""
+    """Waits until an operation has ended; its state, error code and provider message."""
     end = gateway.await_operation(operation["id"])
     error = end["error"] or {"code": None, "providerMessage": None}
     return end["state"], error["code"], error["providerMessage"]
@@ -82,12 +82,12 @@ def create(gateway: Served, machine: str, name: str, **more: Any) -> dict[str, A
 
 
 def tree(gateway: Served, machine: str) -> list[tuple[str, bool, str | None]]:
-    """Name, whether it is the current one, and the parent's name of each snapshot."""
+    """Name, whether it is current, and the parent's name of each snapshot."""
     nodes = gateway.ask(TREE, id=machine)["vm"]["snapshots"]["nodes"]
     return [(node["name"], node["isCurrent"], (node["parent"] or {}).get("name")) for node in nodes]
 
 
-def test_snapshots_are_made_listed_reverted_to_and_deleted(pve: Cluster, gateway: Served) -> None:
+def test_create_list_revert_and_delete(pve: Cluster, gateway: Served) -> None:
     done = ("SUCCEEDED", None, None)
     vms = {vm["name"]: vm for vm in gateway.ask(VMS)["vms"]["nodes"]}
     web = vms["web"]["id"]
@@ -117,17 +117,18 @@ def test_snapshots_are_made_listed_reverted_to_and_deleted(pve: Cluster, gateway
     refreshed = gateway.ask(REFRESH, id=web)["refreshMachine"]
     assert ended(gateway, refreshed["operation"]) == done
     assert tree(gateway, web) == [("later", False, None)]
-    assert gateway.ask(TREE, id=web)["vm"]["powerState"] == "OFF"  # to disks alone, so it was stopped
+    # The snapshot has no memory, so the revert stopped the machine.
+    assert gateway.ask(TREE, id=web)["vm"]["powerState"] == "OFF"
     assert [*pve.do("vm_snapshots", 100)] == ["later"]
 
 
-def test_what_cannot_be_is_refused_before_or_by_the_provider(pve: Cluster, gateway: Served) -> None:
+def test_refusals_by_the_gateway_and_by_the_provider(pve: Cluster, gateway: Served) -> None:
     pve.do("reset")
     ids = {vm["name"]: vm["id"] for vm in gateway.ask(VMS)["vms"]["nodes"]}
     for machine, memory, message in (
-        ("off", True, "the machine is off, so it has no memory to save"),
-        ("golden", False, "this is a template, of which no snapshots can be made"),
-        ("hibernated", False, "the machine is hibernated, and has to be started first"),
+        ("off", True, "The machine is off, so it has no memory to save."),
+        ("golden", False, "The machine is a template, which cannot be snapshotted."),
+        ("hibernated", False, "The machine is hibernated. Start it first."),
     ):
         payload = create(gateway, ids[machine], "never", memory=memory)
         assert payload == {

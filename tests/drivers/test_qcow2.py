@@ -1,4 +1,4 @@
-"""The qcow2 driver on real images: what is on the disks, what snapshots are called, and machines that run."""
+"""Tests the qcow2 driver on real images: disk contents, snapshot names, running machines and options."""
 
 from pathlib import Path
 from typing import Any
@@ -15,42 +15,42 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, PowerState, SnapshotAction
 from tests.drivers import image_files
-from tests.drivers.calling_qcow2 import TOKEN, VM, changes, create, delete, driver, revert, run, seen
+from tests.drivers.qcow2_calls import TOKEN, VM, all_changes, create, delete, driver, revert, run, snapshot_names
 
-image_files.need()
+image_files.skip_without_qemu()
 
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Path:
     """An image whose first bytes are 0x11."""
-    path = image_files.image(tmp_path / VM)
+    path = image_files.create_image(tmp_path / VM)
     image_files.write(path, 0x11)
     return path
 
 
-# ---- what is on the disk
+# ---- disk contents
 
 
-def test_what_was_on_the_disk_is_back(vm: Path) -> None:
+def test_revert_restores_the_disk(vm: Path) -> None:
     a = create(vm, "a", "t1")
     image_files.write(vm, 0x22)
     b = create(vm, "b", "t2")
     image_files.write(vm, 0x33)
     revert(vm, a.ref)
-    assert image_files.holds(vm, 0x11)
+    assert image_files.contains(vm, 0x11)
     revert(vm, b.ref)
-    assert image_files.holds(vm, 0x22)
+    assert image_files.contains(vm, 0x22)
     delete(vm, a.ref)
-    assert image_files.holds(vm, 0x22)
+    assert image_files.contains(vm, 0x22)
     image_files.write(vm, 0x44)
     revert(vm, b.ref)
-    assert image_files.holds(vm, 0x22)
+    assert image_files.contains(vm, 0x22)
     delete(vm, b.ref)
-    assert (image_files.holds(vm, 0x22), seen(vm)) == (True, {})
-    assert image_files.is_whole(vm)
+    assert (image_files.contains(vm, 0x22), snapshot_names(vm)) == (True, {})
+    assert image_files.is_intact(vm)
 
 
-# ---- what it is called
+# ---- tags
 
 
 @pytest.mark.parametrize(
@@ -66,109 +66,109 @@ def test_what_was_on_the_disk_is_back(vm: Path) -> None:
         ("\n", f" [snapshot-gateway:{TOKEN}]", ""),
     ],
 )
-def test_a_tag_is_the_users_name_and_the_token(vm: Path, name: str, tag: str, shown: str) -> None:
+def test_tag_consists_of_the_name_and_the_token(vm: Path, name: str, tag: str, shown: str) -> None:
     made = create(vm, name)
     assert image_files.tags(vm) == [tag]
     assert (made.name, made.token, made.memory, made.size_bytes, made.ready) == (shown, TOKEN, False, None, True)
-    assert seen(vm) == {made.ref: shown}
+    assert snapshot_names(vm) == {made.ref: shown}
     delete(vm, made.ref)
     assert image_files.tags(vm) == []
 
 
-def test_a_tag_that_looks_like_an_id_misleads_nobody(vm: Path) -> None:
+def test_tags_that_look_like_ids_are_not_mistaken_for_ids(vm: Path) -> None:
     for pattern, tag in ((0x11, "2"), (0x22, "1")):
         image_files.write(vm, pattern)
         image_files.qemu_img("snapshot", "-c", tag, vm)
-    (first, named_2), (second, named_1) = seen(vm).items()
+    (first, named_2), (second, named_1) = snapshot_names(vm).items()
     assert (named_2, named_1) == ("2", "1")
     revert(vm, first)
-    assert image_files.holds(vm, 0x11)
+    assert image_files.contains(vm, 0x11)
     revert(vm, second)
-    assert image_files.holds(vm, 0x22)
+    assert image_files.contains(vm, 0x22)
     delete(vm, second)
-    assert seen(vm) == {first: "2"}
+    assert snapshot_names(vm) == {first: "2"}
 
 
 @pytest.mark.parametrize("tag", ["same", "", "-d", b"\xff\xfe", "x" * 300])
-def test_of_equal_tags_only_the_oldest_can_be_deleted(vm: Path, tag: str | bytes) -> None:
+def test_only_the_oldest_of_equal_tags_can_be_deleted(vm: Path, tag: str | bytes) -> None:
     for pattern in (0x11, 0x22):
         image_files.write(vm, pattern)
         image_files.qemu_img("snapshot", "-c", tag, vm)
-    older, newer = seen(vm)
+    older, newer = snapshot_names(vm)
     with pytest.raises(ProviderRefused, match="qemu-img deletes that one first"):
         delete(vm, newer)
-    assert list(seen(vm)) == [older, newer]
+    assert list(snapshot_names(vm)) == [older, newer]
     revert(vm, older)
-    assert image_files.holds(vm, 0x11)
+    assert image_files.contains(vm, 0x11)
     delete(vm, older)
-    assert list(seen(vm)) == [newer]
+    assert list(snapshot_names(vm)) == [newer]
     revert(vm, newer)
-    assert image_files.holds(vm, 0x22)
+    assert image_files.contains(vm, 0x22)
     delete(vm, newer)
-    assert seen(vm) == {}
+    assert snapshot_names(vm) == {}
 
 
-def test_an_id_that_is_used_again_is_another_snapshot(vm: Path) -> None:
+def test_a_reused_id_is_another_snapshot(vm: Path) -> None:
     old = create(vm, "old", "t1")
     image_files.qemu_img("snapshot", "-d", image_files.tags(vm)[0], vm)
     image_files.write(vm, 0x22)
     image_files.qemu_img("snapshot", "-c", "new", vm)
-    (new,) = seen(vm)
+    (new,) = snapshot_names(vm)
     assert (old.ref.split("@")[0], new.split("@")[0]) == ("1", "1")
-    for call in changes(vm, old.ref)[1:]:
+    for call in all_changes(vm, old.ref)[1:]:
         with pytest.raises(ProviderMissing):
             call()
-    assert (seen(vm), image_files.holds(vm, 0x22)) == ({new: "new"}, True)
+    assert (snapshot_names(vm), image_files.contains(vm, 0x22)) == ({new: "new"}, True)
 
 
-# ---- machines that run
+# ---- running machines
 
 
-def test_a_machine_that_runs_is_left_alone(vm: Path) -> None:
+def test_a_running_machine_is_not_changed(vm: Path) -> None:
     made = create(vm)
     matrix = driver(vm.parent).matrix(MachineKind.VM)
-    with image_files.opened(vm):
+    with image_files.held_open(vm):
         assert run(driver(vm.parent).machine(VM)).power_state is PowerState.ON
-        for action, call in zip(("CREATE", "REVERT", "DELETE"), changes(vm, made.ref), strict=True):
-            with pytest.raises(ProviderRefused, match="shut it down first") as caught:
+        for action, call in zip(("CREATE", "REVERT", "DELETE"), all_changes(vm, made.ref), strict=True):
+            with pytest.raises(ProviderRefused, match="Shut it down first") as caught:
                 call()
-            assert caught.value.message == matrix.reason_against(SnapshotAction(action), PowerState.ON)
-        assert seen(vm) == {made.ref: "a"}
+            assert caught.value.message == matrix.unsupported_reason(SnapshotAction(action), PowerState.ON)
+        assert snapshot_names(vm) == {made.ref: "a"}
     assert run(driver(vm.parent).machine(VM)).power_state is PowerState.OFF
-    for call in changes(vm, made.ref):
+    for call in all_changes(vm, made.ref):
         call()
 
 
-def test_a_machine_that_starts_meanwhile_is_busy(vm: Path) -> None:
+def test_a_machine_that_starts_during_the_command_is_busy(vm: Path) -> None:
     made = create(vm)
-    for kind, wish in (
+    for kind, command in (
         ("create", CreateCommand(VM, "b", None, False)),
         ("revert", RevertCommand(VM, made.ref)),
         ("delete", DeleteCommand(VM, made.ref)),
     ):
         before = vm.read_bytes()
-        holding = image_files.opened(vm)
+        holding = image_files.held_open(vm)
 
         async def start(_: str, holding: Any = holding) -> None:
             holding.__enter__()
 
         try:
-            with pytest.raises(ProviderBusy, match="another program is using the image") as caught:
-                run(getattr(driver(vm.parent), kind)(Work("w", checkpoint=start), wish))
+            with pytest.raises(ProviderBusy, match="Another program is using the image") as caught:
+                run(getattr(driver(vm.parent), kind)(Work("w", checkpoint=start), command))
         finally:
             holding.__exit__(None, None, None)
         assert 'Failed to get "write" lock' in (caught.value.provider_message or "")
         assert vm.read_bytes() == before
 
 
-def test_an_image_that_is_being_read_is_busy(vm: Path) -> None:
-    """As the base of a machine that runs, or while it is copied."""
+def test_an_image_that_is_open_for_reading_is_busy(vm: Path) -> None:
+    """For example the base image of a running machine, or an image that is being copied."""
     made = create(vm)
-    with image_files.opened(vm, "-r"):
-        for call in changes(vm, made.ref):
-            with pytest.raises(ProviderBusy, match="another program is using the image"):
+    with image_files.held_open(vm, "-r"):
+        for call in all_changes(vm, made.ref):
+            with pytest.raises(ProviderBusy, match="Another program is using the image"):
                 call()
-    assert seen(vm) == {made.ref: "a"}
+    assert snapshot_names(vm) == {made.ref: "a"}
 
 
 # ---- options
@@ -182,6 +182,9 @@ def test_options(tmp_path: Path) -> None:
     assert (options, faults) == (Options(directory=str(tmp_path), program="qemu-img"), [])
     assert options is not None
     assert make("p", options, 1).name == "qcow2"
-    for table, fault in (({}, "needs 'directory': "), ({"directory": ""}, "has an empty 'directory'")):
-        _, (said,) = read_options(Options, table, reveal)
-        assert said.startswith(fault)
+    for table, fault in (
+        ({}, "Option 'directory' is required: "),
+        ({"directory": ""}, "Option 'directory' must not be empty."),
+    ):
+        _, (message,) = read_options(Options, table, reveal)
+        assert message.startswith(fault)

@@ -1,4 +1,4 @@
-"""What the vsphere driver reads of a vCenter, and what it makes of trouble with it."""
+"""Tests reads, errors, sessions and change hints of the vsphere driver."""
 
 import asyncio
 import hashlib
@@ -32,21 +32,21 @@ def run(vc: VCenter, test: Test, **options: Any) -> None:
     running(vc.driver(**options), test)
 
 
-def raw(driver: VsphereDriver, start: Callable[[Any], Any], step: Any, *wanted: Any) -> list[Any]:
-    """What the provider itself says."""
-    return driver._session.ask(lambda login: login.collect(start(login), step, *wanted))
+def raw(driver: VsphereDriver, start: Callable[[Any], Any], traversal: Any, *properties: Any) -> list[Any]:
+    """Reads properties directly from the provider."""
+    return driver._session.read(lambda login: login.collect(start(login), traversal, *properties))
 
 
 # ---- machines
 
 
-def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
+def test_machines_are_reported_with_all_properties(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         machines = {machine.name: machine for machine in await driver.machines()}
         (template,) = [
-            thing
-            for thing in raw(driver, lambda login: login.view, parsing.VIEW, parsing.NAME)
-            if thing.values["name"] == "template"
+            each
+            for each in raw(driver, lambda login: login.view, parsing.VIEW_TO_MACHINES, parsing.MACHINE_NAME)
+            if each.values["name"] == "template"
         ]
         assert {name: machine.power_state for name, machine in machines.items()} == {
             "on": PowerState.ON,
@@ -66,7 +66,7 @@ def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
         )
         assert on.ref.startswith("vm-")
         (found,) = raw(driver, lambda login: login.machine(on.ref), None, (vim.VirtualMachine, ("config.uuid",)))
-        assert on.uid == found.values["config.uuid"]  # the BIOS's, as ManageIQ has it, and not the instance's
+        assert on.uid == found.values["config.uuid"]  # the BIOS UUID, as in ManageIQ, not the instance UUID
         for _ in range(2):
             with pytest.raises(ProviderMissing):
                 await driver.machine(template.ref)
@@ -74,7 +74,7 @@ def test_machines_are_read_with_all_that_the_provider_says(vc: VCenter) -> None:
     run(vc, test)
 
 
-def test_a_listing_is_one_round_trip_or_one_for_each_page(vc: VCenter) -> None:
+def test_a_listing_takes_one_request_per_page(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         machines = await driver.machines()
         vc.calls()
@@ -89,20 +89,20 @@ def test_a_listing_is_one_round_trip_or_one_for_each_page(vc: VCenter) -> None:
     run(vc, test)
 
 
-def test_a_machine_out_of_reach_has_no_known_power_state(vc: VCenter) -> None:
+def test_the_power_state_of_a_disconnected_machine_is_unknown(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
         vc.order("set", machine="on", path="runtime.connectionState", value="disconnected")
         assert (await driver.machine(ref)).power_state is PowerState.UNKNOWN
         with pytest.raises(ProviderRefused) as refused:
             await driver.create(Work("t"), CreateCommand(ref, "n", None, True))
-        assert refused.value.provider_message == "the machine's power state is unknown, so its memory cannot be saved"
+        assert refused.value.provider_message == "The machine's power state is unknown, so its memory cannot be saved."
         assert (await driver.snapshots(ref)).snapshots == []
 
     run(vc, test)
 
 
-def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter) -> None:
+def test_names_are_escaped_as_by_vsphere_clients(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
         name = "8/23/2023 \\ 100 % ☃"
@@ -112,14 +112,14 @@ def test_names_are_escaped_and_unescaped_as_the_providers_clients_do(vc: VCenter
         (found,) = raw(driver, lambda login: login.machine(ref), None, parsing.SNAPSHOTS)
         (node,) = found.values["snapshot"].rootSnapshotList
         assert (made.name, node.name) == (name, "8%2f23%2f2023 %5c 100 %25 ☃")
-        assert made.description == "why\ufffd"  # XML cannot carry an escape character
-        assert parsing.unescaped("50% of 8%2F23") == "50% of 8/23"  # what others have not escaped stays
+        assert made.description == "why\ufffd"  # XML cannot represent an escape character
+        assert parsing.unescaped("50% of 8%2F23") == "50% of 8/23"  # an unescaped percent sign stays
 
     run(vc, test)
 
 
 @pytest.mark.parametrize("name", ["x" * 81, "/" * 27, "a\nb"])
-def test_a_name_that_the_provider_cannot_have_is_made_one_that_it_can(vc: VCenter, name: str) -> None:
+def test_names_that_vsphere_does_not_accept_are_replaced(vc: VCenter, name: str) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "off")
         made = await driver.create(Work("0123456789"), CreateCommand(ref, name, None, False))
@@ -158,39 +158,41 @@ def test_sizes_and_memory_come_from_the_files() -> None:
     info = vim.vm.SnapshotInfo(
         currentSnapshot=vim.vm.Snapshot("b"), rootSnapshotList=[node("a", node("b")), node("new")]
     )
-    seen = parsing.snapshots({"snapshot": info, "layoutEx": layout})
-    assert [(s.ref, s.parent_ref, s.memory, s.size_bytes) for s in seen.snapshots] == [
+    reported = parsing.parse_snapshots({"snapshot": info, "layoutEx": layout})
+    assert [(s.ref, s.parent_ref, s.memory, s.size_bytes) for s in reported.snapshots] == [
         ("a", None, False, 4_000 + 20),
-        ("new", None, True, None),  # the files say nothing of it yet
+        ("new", None, True, None),  # not in the file layout yet
         ("b", "a", True, 50_000 + 600_000 + 300),
     ]
-    assert seen.current_ref == "b"
-    assert [s.size_bytes for s in parsing.snapshots({"snapshot": info}).snapshots] == [None] * 3
+    assert reported.current_ref == "b"
+    assert [s.size_bytes for s in parsing.parse_snapshots({"snapshot": info}).snapshots] == [None] * 3
 
 
-# ---- trouble
+# ---- options and errors
 
 
-def test_options_say_what_is_wrong_with_them() -> None:
+def test_invalid_options() -> None:
     table = {"address": "vc.example.org", "user": "u", "password": 1}
 
     def faults(**others: Any) -> list[str]:
         return read_options(Options, table | others, lambda _name, _value: Secret("s"))[1]
 
     assert faults() == []
-    for good in ("https://vc.example.org", "https://[::1]:8443/sdk", "10.0.0.1:443"):
-        assert faults(address=good) == []
-    for bad in ("", "http://vc.example.org", "https://vc.example.org:port", "https://u:p@vc", "https://vc/ui"):
-        assert faults(address=bad) == [f"has the 'address' {bad!r}, which must be like https://vcenter.example.org:443"]
+    for valid in ("https://vc.example.org", "https://[::1]:8443/sdk", "10.0.0.1:443"):
+        assert faults(address=valid) == []
+    for invalid in ("", "http://vc.example.org", "https://vc.example.org:port", "https://u:p@vc", "https://vc/ui"):
+        assert faults(address=invalid) == [
+            f"Option 'address' must be a URL such as https://vcenter.example.org:443, not {invalid!r}."
+        ]
     assert faults(thumbprint="AB:" * 31 + "AB") == []
     assert faults(thumbprint="AB:CD") == [
-        "has a 'thumbprint' that is not the SHA-256 of a certificate, 64 hexadecimal digits"
+        "Option 'thumbprint' must be the SHA-256 fingerprint of a certificate, 64 hexadecimal digits."
     ]
-    assert faults(timeout=0.5) == ["has a 'timeout' of less than one second"]
+    assert faults(timeout=0.5) == ["Option 'timeout' must be at least 1, not 0.5."]
     assert "s" not in repr(Secret("s")).removeprefix("Secret")
 
 
-def test_an_unreachable_provider_is_unavailable_and_nothing_is_begun(vc: VCenter) -> None:
+def test_an_unreachable_provider_is_unavailable(vc: VCenter) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
 
@@ -202,26 +204,29 @@ def test_an_unreachable_provider_is_unavailable_and_nothing_is_begun(vc: VCenter
                     driver.snapshots("vm-1"),
                     driver.create(Work("t"), CreateCommand("vm-1", "n", None, False)),
                     driver.recover(Work("t", "task-1"), DeleteCommand("vm-1", "snapshot-1")),
-                    anext(driver.hints()),
+                    anext(driver.change_hints()),
                 ):
                     with pytest.raises(ProviderUnavailable) as error:
                         await call
-                    assert error.value.message == "the provider cannot be reached"
+                    assert error.value.message == "The provider cannot be reached."
 
         run(vc, test, address=f"https://127.0.0.1:{taken.getsockname()[1]}")
 
 
-def test_only_a_trusted_certificate_is_talked_to(vc: VCenter, tmp_path: Path) -> None:
+def test_only_trusted_certificates_are_accepted(vc: VCenter, tmp_path: Path) -> None:
     async def untrusted(driver: VsphereDriver) -> None:
         for _ in range(2):
             with pytest.raises(ProviderUnavailable) as error:
                 await driver.health()
-            assert error.value.message == "the provider's certificate is not trusted"
+            assert (
+                error.value.message
+                == "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
+            )
 
     async def unreadable(driver: VsphereDriver) -> None:
         with pytest.raises(ProviderUnavailable) as error:
             await driver.health()
-        assert error.value.message == "the file of certificates to trust cannot be read"
+        assert error.value.message == "The file of the option 'ca_file' cannot be read."
 
     async def trusted(driver: VsphereDriver) -> None:
         await driver.health()
@@ -235,15 +240,18 @@ def test_only_a_trusted_certificate_is_talked_to(vc: VCenter, tmp_path: Path) ->
     run(vc, trusted, ca_file=None, thumbprint=certificate.upper())
 
 
-def test_every_connection_is_compared_with_the_thumbprint(vc: VCenter) -> None:
+def test_the_thumbprint_is_checked_at_every_connect(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         await driver.health()
-        stub = driver._session._enter(None).stub
+        stub = driver._session._current_login(None).stub
         stub.DropConnections()
-        stub.schemeArgs["thumbprint"] = "0" * 64  # as if another server had taken its place
+        stub.schemeArgs["thumbprint"] = "0" * 64  # as if another server answered at the address
         with pytest.raises(ProviderUnavailable) as error:
             await driver.health()
-        assert error.value.message == "the provider's certificate is not trusted"
+        assert (
+            error.value.message
+            == "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
+        )
 
     certificate = hashlib.sha256(ssl.PEM_cert_to_DER_cert(vc.ca_file.read_text())).hexdigest()
     run(vc, test, ca_file=None, thumbprint=certificate)
@@ -259,7 +267,7 @@ def test_wrong_credentials_are_denied(vc: VCenter) -> None:
     run(vc, test, password=Secret("wrong-secret"))
 
 
-def test_a_session_that_has_expired_is_made_anew_once(vc: VCenter) -> None:
+def test_an_expired_session_is_renewed_once(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
         vc.order("expire")
@@ -268,7 +276,7 @@ def test_a_session_that_has_expired_is_made_anew_once(vc: VCenter) -> None:
         assert vc.calls("Login") == ["Login"]
         vc.order("expire")
         made = await driver.create(Work("t"), CreateCommand(ref, "n", None, True))
-        vc.rule("RemoveSnapshot_Task", "fault", fault="NotAuthenticated")  # it has expired since the last question
+        vc.rule("RemoveSnapshot_Task", "fault", fault="NotAuthenticated")  # expires between the read and the write
         await driver.delete(Work("t"), DeleteCommand(ref, made.ref))
         assert vc.calls("Login", "RemoveSnapshot_Task") == [
             "Login",
@@ -285,7 +293,7 @@ def test_a_session_that_has_expired_is_made_anew_once(vc: VCenter) -> None:
     run(vc, test)
 
 
-def test_a_connection_that_was_closed_is_made_again_for_a_question(vc: VCenter) -> None:
+def test_a_read_is_repeated_once_after_a_closed_connection(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         await driver.machines()
         vc.calls()
@@ -302,13 +310,13 @@ def test_a_connection_that_was_closed_is_made_again_for_a_question(vc: VCenter) 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"how": "garble"}, "the provider's answer makes no sense"),
-        ({"how": "code", "code": 503}, "the connection to the provider was lost"),
-        ({"how": "hang"}, "the provider did not answer in time"),
-        ({"how": "fault", "fault": "HostNotConnected"}, "the machine's host is not connected"),
+        ({"how": "garble"}, "The provider's response is malformed."),
+        ({"how": "code", "code": 503}, "The connection to the provider was lost."),
+        ({"how": "hang"}, "The provider did not answer in time."),
+        ({"how": "fault", "fault": "HostNotConnected"}, "The machine's host is not connected."),
     ],
 )
-def test_a_question_without_an_answer_is_never_an_empty_list(vc: VCenter, how: dict[str, Any], message: str) -> None:
+def test_a_read_without_an_answer_is_never_an_empty_list(vc: VCenter, how: dict[str, Any], message: str) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
         made = await driver.create(Work("t"), CreateCommand(ref, "n", None, False))
@@ -338,16 +346,16 @@ def test_closing_logs_out(vc: VCenter) -> None:
     run(vc, test)
 
 
-# ---- hints
+# ---- change hints
 
 
-def test_hints_tell_of_what_others_do(vc: VCenter) -> None:
+def test_change_hints_name_machines_changed_by_other_clients(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref, off = await named(driver, "on"), await named(driver, "off")
         other = vc.driver()
-        hints: Any = driver.hints()
+        hints: Any = driver.change_hints()
         first = asyncio.ensure_future(anext(hints))
-        await vc.called("WaitForUpdatesEx", 2)  # the first is about how everything is
+        await vc.called("WaitForUpdatesEx", 2)  # the first describes the present state
         made = await other.create(Work("t"), CreateCommand(ref, "n", None, True))
         assert await first == ref
         vc.order("set", machine="off", path="name", value="renamed")
@@ -361,19 +369,19 @@ def test_hints_tell_of_what_others_do(vc: VCenter) -> None:
     run(vc, test)
 
 
-def test_hints_end_with_the_session_and_can_begin_again(vc: VCenter) -> None:
+def test_change_hints_end_with_the_session_and_can_be_restarted(vc: VCenter) -> None:
     async def test(driver: VsphereDriver) -> None:
         ref = await named(driver, "on")
-        hints = driver.hints()
+        hints = driver.change_hints()
         first = asyncio.ensure_future(anext(hints))
         await vc.called("WaitForUpdatesEx", 2)
         vc.order("expire")
         vc.order("set", machine="on", path="name", value="renamed")
-        assert await first == ref  # what was waited for is answered still
+        assert await first == ref  # the pending wait is still answered
         with pytest.raises(ProviderUnavailable) as error:
             await anext(hints)
-        assert error.value.message == "the provider has ended the session"
-        hints = driver.hints()
+        assert error.value.message == "The provider has ended the session."
+        hints = driver.change_hints()
         first = asyncio.ensure_future(anext(hints))
         await vc.called("WaitForUpdatesEx", 2)
         vc.order("set", machine="renamed", path="name", value="renamed again")
@@ -389,7 +397,7 @@ def test_hints_end_with_the_session_and_can_begin_again(vc: VCenter) -> None:
 
 
 async def hint(hints: AsyncIterator[str], ref: str) -> None:
-    """Returns when the machine has been hinted at; several things that happen may be one hint, or more."""
+    """Waits for a hint of the machine. One change may cause several hints, and several changes one hint."""
     async with asyncio.timeout(20):
         while await anext(hints) != ref:
             pass

@@ -1,4 +1,4 @@
-"""What the vsphere driver finds of its work after the gateway was killed, wherever it was."""
+"""Tests recovery in the vsphere driver after the gateway was killed at each point of a command."""
 
 import asyncio
 from typing import Any
@@ -7,15 +7,23 @@ import pytest
 
 from gateway.drivers.base import Recovery, ReportedSnapshot, Work
 from gateway.errors import OutcomeUnknown, ProviderError, ProviderFull
-from tests.drivers.calling_vsphere import METHODS, REVERT, World, begun, check_without_task, results, run
 from tests.drivers.test_contract import Watched
+from tests.drivers.vsphere_scenario import (
+    METHODS,
+    REVERT,
+    Scenario,
+    check_recovery_without_task,
+    run,
+    started,
+    was_executed_once,
+)
 from tests.hypervisors.vcenter import VCenter, until
 
 pytestmark = pytest.mark.thorough
 
 
-async def abandoned(task: "asyncio.Task[Any]") -> None:
-    """The gateway has been killed while it waited."""
+async def kill(task: "asyncio.Task[Any]") -> None:
+    """Cancels a command while it waits, as if the gateway had been killed."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -23,8 +31,8 @@ async def abandoned(task: "asyncio.Task[Any]") -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_before_the_call(vc: VCenter, method: str) -> None:
-    async def test(world: World) -> None:
-        await check_without_task(world, method, done=False)
+    async def test(scenario: Scenario) -> None:
+        await check_recovery_without_task(scenario, method, done=False)
         assert vc.calls(*METHODS) == []
 
     run(vc, test)
@@ -32,7 +40,7 @@ def test_killed_before_the_call(vc: VCenter, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) -> None:
-    async def test(world: World) -> None:
+    async def test(scenario: Scenario) -> None:
         class Killed(Exception):
             pass
 
@@ -41,12 +49,12 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
 
         vc.rule(method, "hold")
         with pytest.raises(Killed):
-            await world.do(method, Work("token", checkpoint=never))
-        successor = World(vc.driver(), world.machine, world.made)
+            await scenario.execute(method, Work("token", checkpoint=never))
+        successor = Scenario(vc.driver(), scenario.machine, scenario.made)
         watched = Watched("token")
-        recovery = asyncio.create_task(successor.driver.recover(watched.work, world.wish(method)))
-        await until(lambda: bool(watched.told) and watched.told[-1][0] == 42)
-        assert not recovery.done()  # the provider is still at it
+        recovery = asyncio.create_task(successor.driver.recover(watched.work, scenario.command(method)))
+        await until(lambda: bool(watched.reports) and watched.reports[-1][0] == 42)
+        assert not recovery.done()  # the task is still running
         vc.order("release")
         await asyncio.wait([recovery])
         if method == REVERT:
@@ -54,7 +62,7 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
         else:
             found = recovery.result()
             assert isinstance(found, ReportedSnapshot) or found is Recovery.DONE
-        assert await results(successor, method)
+        assert await was_executed_once(successor, method)
         assert vc.calls(*METHODS) == [method]
         await successor.driver.close()
 
@@ -64,39 +72,39 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ended", [False, True])
 def test_killed_while_the_task_runs(vc: VCenter, method: str, ended: bool) -> None:
-    async def test(world: World) -> None:
+    async def test(scenario: Scenario) -> None:
         vc.rule(method, "hold")
-        task, watched = await begun(world, method)
-        await abandoned(task)
+        task, watched = await started(scenario, method)
+        await kill(task)
         if ended:
             vc.order("release")
-        successor = World(vc.driver(), world.machine, world.made)
-        recovery = asyncio.create_task(successor.driver.recover(Work("token", watched.task), world.wish(method)))
+        successor = Scenario(vc.driver(), scenario.machine, scenario.made)
+        recovery = asyncio.create_task(successor.driver.recover(Work("token", watched.task), scenario.command(method)))
         if not ended:
             await vc.called("RetrievePropertiesEx", 2)
             assert not recovery.done()
             vc.order("release")
         found = await recovery
         assert isinstance(found, ReportedSnapshot) or found is Recovery.DONE
-        assert await results(successor, method)
-        assert await successor.driver.recover(Work("token", watched.task), world.wish(method)) == found
+        assert await was_executed_once(successor, method)
+        assert await successor.driver.recover(Work("token", watched.task), scenario.command(method)) == found
         await successor.driver.close()
 
     run(vc, test)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_until_the_provider_has_forgotten_the_task(vc: VCenter, method: str) -> None:
-    async def test(world: World) -> None:
+def test_recovery_after_the_provider_has_deleted_the_task(vc: VCenter, method: str) -> None:
+    async def test(scenario: Scenario) -> None:
         watched = Watched("token")
-        made = await world.do(method, watched.work)
+        made = await scenario.execute(method, watched.work)
         vc.order("forget")
         for _ in range(2):
             if method == REVERT:
                 with pytest.raises(OutcomeUnknown):
-                    await world.driver.recover(Work("token", watched.task), world.wish(method))
+                    await scenario.driver.recover(Work("token", watched.task), scenario.command(method))
             else:
-                found = await world.driver.recover(Work("token", watched.task), world.wish(method))
+                found = await scenario.driver.recover(Work("token", watched.task), scenario.command(method))
                 assert found == (made or Recovery.DONE)
 
     run(vc, test)
@@ -104,20 +112,20 @@ def test_killed_until_the_provider_has_forgotten_the_task(vc: VCenter, method: s
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("fault", "error"), [("TaskInProgress", None), ("NoDiskSpace", ProviderFull)])
-def test_killed_before_it_was_seen_that_the_task_had_failed(
+def test_killed_before_the_failure_of_the_task_was_read(
     vc: VCenter, method: str, fault: str, error: type[ProviderError] | None
 ) -> None:
-    async def test(world: World) -> None:
+    async def test(scenario: Scenario) -> None:
         watched = Watched("token")
         vc.rule(method, "fail", fault=fault)
         with pytest.raises(ProviderError):
-            await world.do(method, watched.work)
+            await scenario.execute(method, watched.work)
         recovery = Work("token", watched.task)
         for _ in range(2):
-            if error is None:  # nothing was begun, not even a revert
-                assert await world.driver.recover(recovery, world.wish(method)) is Recovery.NOT_BEGUN
+            if error is None:  # nothing was changed, not even by a revert
+                assert await scenario.driver.recover(recovery, scenario.command(method)) is Recovery.NOT_STARTED
             else:
                 with pytest.raises(error):
-                    await world.driver.recover(recovery, world.wish(method))
+                    await scenario.driver.recover(recovery, scenario.command(method))
 
     run(vc, test)

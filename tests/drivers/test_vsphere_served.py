@@ -1,4 +1,4 @@
-"""A vCenter behind a gateway: snapshots of its machines through GraphQL alone."""
+"""Tests the vsphere driver behind a gateway, through GraphQL only."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from gateway.config import Settings
 from gateway.drivers.base import CreateCommand, DeleteCommand, ReportedSnapshots, RevertCommand, Work
 from tests.databases import Databases
 from tests.hypervisors.vcenter import VCenter, named
-from tests.inventory.files import bring_in, collection, snapshot, vm
+from tests.inventory.files import collection, import_pages, snapshot, vm
 from tests.serving import Served, served
 
 pytestmark = pytest.mark.thorough
@@ -70,14 +70,14 @@ def serving(vc: VCenter, url: str, directory: Path) -> Any:
 
 
 def machine(gateway: Served, name: str) -> dict[str, Any]:
-    """A machine, after the provider has been read."""
+    """Refreshes the provider, and returns a machine."""
     gateway.run(gateway.gateway.inventory.refresh_provider("vc"))
     (found,) = [vm for vm in gateway.ask(VMS)["vms"]["nodes"] if vm["name"] == name]
     return dict(found)
 
 
 def create(gateway: Served, id_: str, name: str, **more: Any) -> tuple[str, str | None, str | None]:
-    """How it ended: the state, the code, and what the provider has said."""
+    """Creates a snapshot and waits until the operation has ended; its state, error code and provider message."""
     payload = gateway.ask(CREATE, input={"machineId": id_, "name": name, **more})["createSnapshot"]
     assert payload["errors"] == []
     return ended(gateway, payload["operation"])
@@ -90,7 +90,7 @@ def ended(gateway: Served, operation: dict[str, Any]) -> tuple[str, str | None, 
 
 
 def tree(gateway: Served, id_: str) -> list[tuple[str, str, bool, str | None]]:
-    """Name, state, whether it is the current one, and the parent's name of each snapshot."""
+    """Name, state, whether it is current, and the parent's name of each snapshot."""
     nodes = gateway.ask(TREE, id=id_)["vm"]["snapshots"]["nodes"]
     return [(node["name"], node["state"], node["isCurrent"], (node["parent"] or {}).get("name")) for node in nodes]
 
@@ -101,8 +101,8 @@ def eventually(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end
 
 
-def there(vc: VCenter, name: str) -> ReportedSnapshots:
-    """What another client of the provider sees."""
+def reported(vc: VCenter, name: str) -> ReportedSnapshots:
+    """The snapshots of a machine, read by another client."""
 
     async def inside() -> ReportedSnapshots:
         other = vc.driver()
@@ -114,7 +114,7 @@ def there(vc: VCenter, name: str) -> ReportedSnapshots:
     return asyncio.run(inside())
 
 
-def test_snapshots_are_made_listed_reverted_to_and_deleted(vc: VCenter, gateway: Served) -> None:
+def test_create_list_revert_and_delete(vc: VCenter, gateway: Served) -> None:
     on = machine(gateway, "on")
     assert [vm["name"] for vm in gateway.ask(VMS)["vms"]["nodes"]] == ["off", "on", "suspended"]
     assert {key: on[key] for key in ("description", "powerState", "host", "provider")} == {
@@ -127,14 +127,14 @@ def test_snapshots_are_made_listed_reverted_to_and_deleted(vc: VCenter, gateway:
     assert create(gateway, on["id"], "later") == DONE
     nodes = gateway.ask(TREE, id=on["id"])["vm"]["snapshots"]["nodes"]
     first, later = nodes
-    refs = [seen.ref for seen in there(vc, "on").snapshots]
+    refs = [each.ref for each in reported(vc, "on").snapshots]
     assert [list(node.values())[1:] for node in nodes] == [
         ["8/23 100 %", "why", "READY", True, False, refs[0], None],
         ["later", None, "READY", False, True, refs[1], {"name": "8/23 100 %"}],
     ]
     revert = gateway.ask(REVERT, id=later["id"])["revertVmSnapshot"]
     assert ended(gateway, revert["operation"]) == DONE
-    eventually(lambda: machine(gateway, "on")["powerState"] == "OFF")  # without memory there is nothing to go on with
+    eventually(lambda: machine(gateway, "on")["powerState"] == "OFF")  # a snapshot without memory
     revert = gateway.ask(REVERT, id=first["id"])["revertVmSnapshot"]
     assert ended(gateway, revert["operation"]) == DONE
     eventually(lambda: machine(gateway, "on")["powerState"] == "ON")
@@ -146,30 +146,30 @@ def test_snapshots_are_made_listed_reverted_to_and_deleted(vc: VCenter, gateway:
     deleted = gateway.ask(DELETE, id=first["id"])["deleteSnapshots"]["results"][0]
     assert ended(gateway, deleted["operation"]) == DONE
     assert tree(gateway, on["id"]) == [("later", "READY", False, None)]
-    assert [(seen.name, seen.parent_ref) for seen in there(vc, "on").snapshots] == [("later", None)]
+    assert [(each.name, each.parent_ref) for each in reported(vc, "on").snapshots] == [("later", None)]
 
 
-def test_what_cannot_be_is_refused_before_or_by_the_provider(vc: VCenter, gateway: Served) -> None:
+def test_refusals_by_the_gateway_and_by_the_provider(vc: VCenter, gateway: Served) -> None:
     on, off = machine(gateway, "on"), machine(gateway, "off")
     refused = gateway.ask(CREATE, input={"machineId": off["id"], "name": "never", "memory": True})["createSnapshot"]
-    assert refused["errors"] == [{"code": "UNSUPPORTED", "message": "the machine is off, so it has no memory to save"}]
+    assert refused["errors"] == [{"code": "UNSUPPORTED", "message": "The machine is off, so it has no memory to save."}]
     for fault, code in (("SnapshotFault", "PROVIDER_FAILED"), ("NoDiskSpace", "LIMIT_EXCEEDED")):
         vc.rule("CreateSnapshot_Task", "fail", fault=fault)
         assert create(gateway, on["id"], fault) == ("FAILED", code, f"*types.{fault}")
     vc.rule("CreateSnapshot_Task", "fault", fault="NoPermission")
     assert create(gateway, on["id"], "denied") == ("FAILED", "PROVIDER_FAILED", "this is a NoPermission")
     assert {state for _, state, _, _ in tree(gateway, on["id"])} == {"ERROR"}
-    assert there(vc, "on").snapshots == []
+    assert reported(vc, "on").snapshots == []
 
 
-def test_a_busy_machine_and_lost_answers_are_waited_for(vc: VCenter, gateway: Served) -> None:
+def test_busy_machines_and_lost_answers_are_retried(vc: VCenter, gateway: Served) -> None:
     on = machine(gateway, "on")
-    vc.rule("CreateSnapshot_Task", "fail", fault="TaskInProgress")  # the first try
+    vc.rule("CreateSnapshot_Task", "fail", fault="TaskInProgress")  # the first attempt
     vc.rule("CreateSnapshot_Task", "lose")  # the second
     vc.calls()
     assert create(gateway, on["id"], "patient") == DONE
     assert len(vc.calls("CreateSnapshot_Task")) == 2
-    assert [seen.name for seen in there(vc, "on").snapshots] == ["patient"]
+    assert [each.name for each in reported(vc, "on").snapshots] == ["patient"]
     (shown,) = gateway.ask(TREE, id=on["id"])["vm"]["snapshots"]["nodes"]
     vc.rule("RevertToSnapshot_Task", "drop")
     revert = gateway.ask(REVERT, id=shown["id"])["revertVmSnapshot"]
@@ -177,10 +177,10 @@ def test_a_busy_machine_and_lost_answers_are_waited_for(vc: VCenter, gateway: Se
     assert vc.calls("RevertToSnapshot_Task") == ["RevertToSnapshot_Task"]
 
 
-def test_what_others_do_is_seen_without_a_refresh(vc: VCenter, gateway: Served) -> None:
+def test_changes_by_other_clients_appear_without_a_refresh(vc: VCenter, gateway: Served) -> None:
     on = machine(gateway, "on")
 
-    async def others() -> None:
+    async def change() -> None:
         other = vc.driver()
         made = await other.create(Work("t"), CreateCommand(on["providerRef"], "theirs", None, True))
         await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None)])
@@ -195,10 +195,10 @@ def test_what_others_do_is_seen_without_a_refresh(vc: VCenter, gateway: Served) 
         await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [])
         await other.close()
 
-    asyncio.run(others())
+    asyncio.run(change())
 
 
-def test_a_machine_that_manageiq_knew_keeps_its_id_and_its_snapshots(vc: VCenter, url: str, tmp_path: Path) -> None:
+def test_a_machine_imported_from_manageiq_keeps_its_id_and_its_snapshots(vc: VCenter, url: str, tmp_path: Path) -> None:
     async def before() -> tuple[str | None, str]:
         other = vc.driver()
         ref = await named(other, "on")
@@ -209,12 +209,12 @@ def test_a_machine_that_manageiq_knew_keeps_its_id_and_its_snapshots(vc: VCenter
 
     uid, ref = asyncio.run(before())
     known = snapshot(7, name="old", ems_ref=ref, create_time="2026-01-01T00:00:00Z")
-    # Its moref is another one: it was registered anew, as after a restore.
-    bring_in(url, tmp_path, collection(vm(42, known, name="on", uid_ems=uid, ems_ref="vm-9999")))
+    # The moref differs, as after the machine was removed from the inventory and registered again.
+    import_pages(url, tmp_path, collection(vm(42, known, name="on", uid_ems=uid, ems_ref="vm-9999")))
     with serving(vc, url, tmp_path) as gateway:
         assert machine(gateway, "on")["id"] == "vm-42"
         (shown,) = gateway.ask(TREE, id="vm-42")["vm"]["snapshots"]["nodes"]
         assert (shown["id"], shown["providerRef"], shown["isCurrent"]) == ("snapshot-7", ref, True)
         deleted = gateway.ask(DELETE, id="snapshot-7")["deleteSnapshots"]["results"][0]
         assert ended(gateway, deleted["operation"]) == DONE
-    assert there(vc, "on").snapshots == []
+    assert reported(vc, "on").snapshots == []

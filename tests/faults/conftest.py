@@ -1,4 +1,4 @@
-"""Gateways whose databases can be taken away."""
+"""Gateways whose connection to the database goes through a proxy."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from gateway.config import Settings
 from gateway.inventory.demo import load_demo
 from gateway.store.migrate import migrate
 from tests.databases import Databases
-from tests.faults.proxy import Proxy, proxied
+from tests.faults.proxy import Proxy, running_proxy
 from tests.serving import Served, served
 
 
-def hasty(url: str, **changes: Any) -> Settings:
-    """Settings with which what is waited for ends soon, but nothing that only has a slow machine."""
+def short_timeouts(url: str, **changes: Any) -> Settings:
+    """Settings with timeouts short enough for tests, and long enough for a slow machine."""
     short: dict[str, Any] = {"read_timeout": 3.0, "write_timeout": 3.0, "database_wait": 3.0, "drain_timeout": 2.0}
     return Settings(database_url=url, **(short | changes))
 
 
 def with_demo(url: str) -> str:
-    """The URL of a database, which now is migrated and has the demo world."""
+    """Migrates the database and loads the demo world. Returns its URL."""
 
     async def load() -> None:
         async with opened_database(Settings(database_url=url)) as database:
@@ -36,27 +36,27 @@ def with_demo(url: str) -> str:
 
 
 @dataclass
-class Wired:
-    """A gateway, and the wire to its PostgreSQL; `url` goes around the wire."""
+class ProxiedGateway:
+    """A gateway, and the proxy to its PostgreSQL. `url` bypasses the proxy."""
 
     gateway: Served
-    wire: Proxy
+    proxy: Proxy
     url: str
 
 
 @contextmanager
-def wired_gateway(databases: Databases, **changes: Any) -> Iterator[Wired]:
+def proxied_gateway(databases: Databases, **changes: Any) -> Iterator[ProxiedGateway]:
     url = with_demo(databases.new("postgresql"))
     port = databases.postgres_server().port
     with (
-        proxied(port) as wire,
-        served(hasty(url.replace(f":{port}/", f":{wire.port}/"), **changes)) as gateway,
+        running_proxy(port) as proxy,
+        served(short_timeouts(url.replace(f":{port}/", f":{proxy.port}/"), **changes)) as gateway,
     ):
-        yield Wired(gateway, wire, url)
-        wire.heal()
+        yield ProxiedGateway(gateway, proxy, url)
+        proxy.heal()
 
 
 @pytest.fixture
-def wired(databases: Databases) -> Iterator[Wired]:
-    with wired_gateway(databases) as made:
+def proxied(databases: Databases) -> Iterator[ProxiedGateway]:
+    with proxied_gateway(databases) as made:
         yield made

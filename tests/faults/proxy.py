@@ -1,15 +1,21 @@
-"""A wire between the gateway and its database that can be cut, clogged or taken away."""
+"""TCP proxy between the gateway and its database that can cut, hang or refuse connections."""
 
 import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class _CutPoint(NamedTuple):
+    sent: bytes
+    after: bytes
+    passed_on: bool
 
 
 class Proxy:
-    """Passes bytes on until it is told otherwise. Every method may be called from the test's own thread."""
+    """Passes bytes on until a fault is injected. The public methods may be called from the thread of the test."""
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -19,33 +25,36 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
         self._listening: asyncio.Server | None = None
-        self._wires: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flowing: asyncio.Event = self._call(self._make_event)
-        self._cut_at: tuple[bytes, bool] | None = None
+        self._passing: asyncio.Event = self._call(self._make_event)
+        self._cut_at: _CutPoint | None = None
         self.cuts = 0
         self._call(self._listen)
 
-    # ---- what can go wrong
+    # ---- faults
 
     def refuse(self) -> None:
-        """Nobody listens any more, and connections are reset."""
+        """Closes the listening socket and resets all connections."""
         self._call(self._refuse)
 
     def cut(self) -> None:
-        """Connections are reset; new ones are welcome."""
+        """Resets all connections. New ones are accepted."""
         self._call(self._cut)
 
     def hang(self) -> None:
-        """Connections stay, and new ones are taken, but nothing passes: a host that is frozen, or has gone."""
+        """Keeps and accepts connections, but passes no bytes, like a host that is stopped or unreachable."""
         self._call(self._hang)
 
-    def cut_at(self, sent: bytes, *, passed_on: bool) -> None:
-        """Cuts once, when the gateway sends `sent`: before the server gets it, or when the server has answered it."""
-        self._cut_at = sent, passed_on
+    def cut_at(self, sent: bytes, *, after: bytes, passed_on: bool) -> None:
+        """Cuts one connection when the gateway sends `sent` on it after `after`, so that no other transaction is hit.
+
+        `passed_on`: after the response of the server, otherwise before the server receives it.
+        """
+        self._cut_at = _CutPoint(sent, after, passed_on)
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Ends all faults."""
         self._call(self._heal)
 
     def close(self) -> None:
@@ -55,7 +64,7 @@ class Proxy:
         self._thread.join(10)
         self._loop.close()
 
-    # ---- in its own thread
+    # ---- in the thread of the event loop
 
     def _call(self, function: Callable[[], Any]) -> Any:
         async def run() -> Any:
@@ -73,7 +82,7 @@ class Proxy:
         self._listening = await asyncio.start_server(self._take, "127.0.0.1", self.port)
 
     async def _heal(self) -> None:
-        self._flowing.set()
+        self._passing.set()
         if self._listening is None:
             await self._listen()
 
@@ -84,12 +93,12 @@ class Proxy:
         self._cut()
 
     def _cut(self) -> None:
-        for writers in self._wires:
+        for writers in self._pairs:
             for writer in writers:
                 writer.transport.abort()
 
     def _hang(self) -> None:
-        self._flowing.clear()
+        self._passing.clear()
 
     async def _end(self) -> None:
         for task in self._tasks:
@@ -101,18 +110,18 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._flowing.wait()
+            await self._passing.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-            wire = (writer, far_writer)
-            self._wires.add(wire)
+            pair = (writer, far_writer)
+            self._pairs.add(pair)
             swallow = asyncio.Event()
             try:
                 await asyncio.gather(
-                    self._pass_on(reader, far_writer, swallow, asks=True),
-                    self._pass_on(far_reader, writer, swallow, asks=False),
+                    self._pass_on(reader, far_writer, swallow, is_client=True),
+                    self._pass_on(far_reader, writer, swallow, is_client=False),
                 )
             finally:
-                self._wires.discard(wire)
+                self._pairs.discard(pair)
                 far_writer.transport.abort()
         except (OSError, EOFError, asyncio.CancelledError):
             pass
@@ -121,16 +130,19 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallow: asyncio.Event, *, asks: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallow: asyncio.Event, *, is_client: bool
     ) -> None:
+        armed = False
         while data := await reader.read(65_536):
-            await self._flowing.wait()
-            if not asks and swallow.is_set():
-                break  # the answer to what was to be cut at
-            if asks and self._cut_at is not None and self._cut_at[0] in data:
-                (_, passed_on), self._cut_at = self._cut_at, None
+            await self._passing.wait()
+            if not is_client and swallow.is_set():
+                break  # the response to the bytes at which to cut
+            cut = self._cut_at if is_client else None
+            armed = armed or (cut is not None and cut.after in data)
+            if cut is not None and armed and cut.sent in data:
+                self._cut_at = None
                 self.cuts += 1
-                if not passed_on:
+                if not cut.passed_on:
                     break
                 swallow.set()
             writer.write(data)
@@ -139,7 +151,7 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxied(port: int) -> Iterator[Proxy]:
+def running_proxy(port: int) -> Iterator[Proxy]:
     proxy = Proxy(port)
     try:
         yield proxy

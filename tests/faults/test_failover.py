@@ -1,4 +1,4 @@
-"""A primary that is lost while it is written to: the URL names its standby too, and nothing acknowledged is gone."""
+"""Failover to a standby that the URL names too: no acknowledged write is lost."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from gateway.store.migrate import migrate
-from gateway.store.postgres_hosts import single_hosts
+from gateway.store.postgres_hosts import single_host_urls
 from tests.databases import Databases
-from tests.faults.asking import COUNTS, create, eventually, until
-from tests.faults.conftest import hasty, with_demo
+from tests.faults.client import COUNTS, create, retry_until_served, until
+from tests.faults.conftest import short_timeouts, with_demo
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
 
@@ -32,13 +32,13 @@ ALL = '{ vm(id: "vm-11") { snapshots(first: 1000, filter: {name: {like: "kept*"}
         ("postgresql://u@/d?host=/run/postgresql", ["postgresql://u@/d?host=%2Frun%2Fpostgresql"]),
     ],
 )
-def test_each_host_is_asked_by_itself(url: str, hosts: list[str]) -> None:
-    assert single_hosts(url) == hosts
+def test_urls_of_single_hosts(url: str, hosts: list[str]) -> None:
+    assert single_host_urls(url) == hosts
 
 
 @pytest.fixture
 def pair(databases: Databases) -> Iterator[tuple[PostgresServer, PostgresServer]]:
-    """A primary, and a standby that has everything before a commit is acknowledged."""
+    """A primary and a synchronous standby."""
     databases.postgres_server()  # or the test is skipped
     binaries = find_binaries()
     assert binaries is not None
@@ -60,7 +60,7 @@ def pair(databases: Databases) -> Iterator[tuple[PostgresServer, PostgresServer]
 
 
 class Load:
-    """Clients that create snapshots, and remember what was acknowledged."""
+    """Clients that create snapshots and store which were acknowledged."""
 
     def __init__(self, gateway: Served, clients: int = 3) -> None:
         self._gateway = gateway
@@ -90,20 +90,20 @@ class Load:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("frozen", [False, True], ids=["power off", "frozen"])
-def test_a_standby_takes_over(pair: tuple[PostgresServer, PostgresServer], frozen: bool) -> None:
+def test_standby_takes_over(pair: tuple[PostgresServer, PostgresServer], frozen: bool) -> None:
     primary, standby = pair
     url = (
         f"postgresql://gateway@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
         "?target_session_attrs=read-write&sslmode=prefer&connect_timeout=2"
     )
     migrate(url)  # psycopg reads it too
-    settings = hasty(url, operation_queue_per_machine=100_000, operation_lease=2.0, database_wait=1.0)
+    settings = short_timeouts(url, operation_queue_per_machine=100_000, operation_lease=2.0, database_wait=1.0)
     with served(settings) as gateway:
         load = Load(gateway)
         try:
             until(lambda: len(load.acknowledged) >= 20)
             if frozen:
-                primary.signal(signal.SIGSTOP)  # the host is there, and says nothing
+                primary.signal(signal.SIGSTOP)  # the host accepts connections and does not respond
             else:
                 primary.kill()
             before = len(load.acknowledged)
@@ -114,22 +114,22 @@ def test_a_standby_takes_over(pair: tuple[PostgresServer, PostgresServer], froze
             load.stop()
             primary.kill()
         assert load.codes <= {"SERVICE_UNAVAILABLE", "OUTCOME_UNKNOWN"}
-        found = {node["id"]: node["name"] for node in eventually(gateway, ALL)["vm"]["snapshots"]["nodes"]}
+        found = {node["id"]: node["name"] for node in retry_until_served(gateway, ALL)["vm"]["snapshots"]["nodes"]}
         assert load.acknowledged.items() <= found.items()
         assert len({*found.values()}) == len(found)
-        done = eventually(gateway, COUNTS)["operations"]["totalCount"]
+        done = retry_until_served(gateway, COUNTS)["operations"]["totalCount"]
         assert done >= len(found)
         migrate(url)
 
 
 @pytest.mark.thorough
-def test_what_no_standby_has_is_not_acknowledged(pair: tuple[PostgresServer, PostgresServer]) -> None:
-    """A statement timeout of the server's would end the wait for the standby, and call the commit done."""
+def test_commit_without_standby_is_not_acknowledged(pair: tuple[PostgresServer, PostgresServer]) -> None:
+    """A statement timeout of the server would end the wait for the standby and report the commit as done."""
     primary, standby = pair
     with psycopg.connect(primary.url(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET statement_timeout = '200ms'")
         connection.execute("SELECT pg_reload_conf()")
-    with served(hasty(primary.url())) as gateway:
+    with served(short_timeouts(primary.url())) as gateway:
         gateway.run(gateway.gateway.worker.stop())
         gateway.run(gateway.gateway.inventory.stop())
         assert create(gateway, "kept")["data"]["createSnapshot"]["errors"] == []

@@ -1,4 +1,4 @@
-"""An SQLite file whose disk is full, or that another process holds on to."""
+"""SQLite on a full disk, locked by another process, or with a full queue of writes."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ import pytest
 
 from gateway.errors import Unavailable
 from tests.databases import Databases
-from tests.faults.asking import COUNTS, CREATE, NAME, READ, create, eventually, told
-from tests.faults.conftest import hasty, with_demo
+from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served
+from tests.faults.conftest import short_timeouts, with_demo
 from tests.serving import served
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
-WISH = {"input": {"machineId": "vm-11", "name": "never"}}
-BUSY = ("SERVICE_UNAVAILABLE", True, "other work holds on to the database")
+INPUT = {"input": {"machineId": "vm-11", "name": "never"}}
+BUSY = ("SERVICE_UNAVAILABLE", True, "The database is locked by another transaction.")
 
 
 @pytest.fixture
@@ -49,19 +49,19 @@ def fill(filler: Path) -> None:
             file.write(bytes(4_096))
 
 
-def test_a_full_disk(small_disk: Path) -> None:
-    """Reads are served and writes refused, with nothing changed; when there is room again, all goes on."""
+def test_full_disk(small_disk: Path) -> None:
+    """Reads are served and writes are refused without effect. When there is space again, writes are served."""
     url = with_demo(f"sqlite:///{small_disk}/gateway.db")
     filler = small_disk / "filler"
-    with served(hasty(url)) as gateway:
+    with served(short_timeouts(url)) as gateway:
         before = gateway.ask(COUNTS)
         fill(filler)
-        # What is in the log already may be written over: it takes some writes until it has to grow.
+        # Space within the write-ahead log is reused: it takes some writes until the file has to grow.
         made = 0
         while "errors" not in (body := create(gateway, f"number {made}")):
             made += 1
         (error,) = body["errors"]
-        assert error["message"] == "the database is out of space"
+        assert error["message"] == "The database is out of disk space."
         assert error["extensions"] == {"code": "SERVICE_UNAVAILABLE", "retryable": True}
         answer = gateway.http.post("/api/vms/11/snapshots", json={"name": "never"})
         assert (answer.status_code, answer.json()["error"]["kind"]) == (503, "service_unavailable")
@@ -76,20 +76,20 @@ def test_a_full_disk(small_disk: Path) -> None:
     connection.close()
 
 
-def test_a_lock_that_another_process_holds(url: str) -> None:
+def test_lock_held_by_another_process(url: str) -> None:
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    with served(hasty(url, write_timeout=0.3)) as gateway:
+    with served(short_timeouts(url, write_timeout=0.3)) as gateway:
         before = gateway.ask(COUNTS)
         other.execute("BEGIN IMMEDIATE")
-        assert told(gateway, CREATE, WISH) == BUSY
+        assert query_error(gateway, CREATE, INPUT) == BUSY
         assert gateway.ask(COUNTS) == before
         other.execute("ROLLBACK")
-        assert eventually(gateway, CREATE, WISH)["createSnapshot"]["errors"] == []
+        assert retry_until_served(gateway, CREATE, INPUT)["createSnapshot"]["errors"] == []
     other.close()
 
 
-def test_a_crowd_is_refused_at_once(url: str) -> None:
-    with served(hasty(url, database_queue=3, write_timeout=30.0)) as gateway:
+def test_write_over_the_queue_limit_is_refused_at_once(url: str) -> None:
+    with served(short_timeouts(url, database_queue=3, write_timeout=30.0)) as gateway:
         database = gateway.gateway.database
         gateway.run(gateway.gateway.worker.stop())
         gateway.run(gateway.gateway.inventory.stop())
@@ -97,28 +97,28 @@ def test_a_crowd_is_refused_at_once(url: str) -> None:
 
         async def hold(_: Any) -> None:
             inside.set()
-            gate.wait(30)  # in the writer's own thread
+            gate.wait(30)  # in the writer thread
 
         async def quick(tx: Any) -> int:
             return len(await tx.rows("SELECT 1"))
 
-        async def crowd() -> list[int]:
+        async def fill_queue() -> list[int]:
             holding = asyncio.create_task(database.write(hold))
             await asyncio.to_thread(inside.wait, 30)
             waiting = [asyncio.create_task(database.write(quick)) for _ in range(2)]
             await asyncio.sleep(0)
-            with pytest.raises(Unavailable, match="3 writes are waiting for the database already"):
+            with pytest.raises(Unavailable, match=r"^The database queue is full: 3 writes are waiting already\.$"):
                 await database.write(quick)
             gate.set()
             await holding
             return [await task for task in waiting] + [await database.write(quick)]
 
-        assert gateway.run(crowd()) == [1, 1, 1]
+        assert gateway.run(fill_queue()) == [1, 1, 1]
 
 
-def test_what_has_waited_too_long_is_not_begun(url: str) -> None:
-    """Its client was told, or will be, that nothing was changed: so nothing is."""
-    with served(hasty(url, write_timeout=0.2)) as gateway:
+def test_write_that_waited_too_long_is_not_started(url: str) -> None:
+    """Its client gets an error that says nothing was changed, so the write must not run."""
+    with served(short_timeouts(url, write_timeout=0.2)) as gateway:
         database = gateway.gateway.database
         gateway.run(gateway.gateway.worker.stop())
         gateway.run(gateway.gateway.inventory.stop())
@@ -138,7 +138,7 @@ def test_what_has_waited_too_long_is_not_begun(url: str) -> None:
             await asyncio.sleep(0.3)  # longer than it may wait
             gate.set()
             await holding
-            with pytest.raises(Unavailable, match="other work holds on to the database"):
+            with pytest.raises(Unavailable, match=r"The database is locked by another transaction\."):
                 await waiting
 
         gateway.run(story())

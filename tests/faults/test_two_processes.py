@@ -1,4 +1,4 @@
-"""Two gateways on one database, PostgreSQL or one SQLite file: one order per machine, one operation per key."""
+"""Two gateways on one database (PostgreSQL or one SQLite file): one order per machine, one operation per key."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
-from tests.faults.asking import CREATE, until
+from tests.faults.client import CREATE, until
 
 pytestmark = pytest.mark.thorough
 
@@ -28,22 +28,22 @@ def programs(request: pytest.FixtureRequest, databases: Databases) -> Iterator[t
 
 
 def created(program: Program, machine: str, name: str, key: str | None = None) -> dict[str, Any]:
-    wish = {"machineId": machine, "name": name, "idempotencyKey": key}
+    arguments = {"machineId": machine, "name": name, "idempotencyKey": key}
     if key is None:
-        del wish["idempotencyKey"]
-    payload: dict[str, Any] = program.ask(CREATE, input=wish)["createSnapshot"]
+        del arguments["idempotencyKey"]
+    payload: dict[str, Any] = program.ask(CREATE, input=arguments)["createSnapshot"]
     return payload
 
 
 def finished(program: Program, machine: str, prefix: str) -> list[dict[str, Any]]:
-    """The operations of the machine about snapshots of such a name, when nothing is unfinished."""
+    """Waits until all operations have ended. Returns those of the machine whose snapshot has the prefix in its name."""
     until(lambda: program.ask(UNFINISHED)["operations"]["totalCount"] == 0)
     nodes = program.ask(FINISHED % machine)["vm"]["operations"]["nodes"]
     return [node for node in nodes if (node["snapshotName"] or "").startswith(prefix)]
 
 
-def test_one_order_for_each_machine(programs: tuple[Program, Program]) -> None:
-    """Whoever accepted it and whoever does it: one begins when the one before has ended."""
+def test_operations_of_a_machine_run_in_order(programs: tuple[Program, Program]) -> None:
+    """An operation starts after the previous one has ended, whichever process accepted or runs them."""
     with ThreadPoolExecutor(6) as clients:
         answers = list(clients.map(lambda n: created(programs[n % 2], "vm-12", f"ordered {n}"), range(8)))
     assert [answer["errors"] for answer in answers] == [[]] * 8
@@ -54,8 +54,8 @@ def test_one_order_for_each_machine(programs: tuple[Program, Program]) -> None:
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_one_operation_for_each_key(programs: tuple[Program, Program], attempt: int) -> None:
-    """Twelve identical requests at the same time, through both: one operation, and one answer to all."""
+def test_one_operation_per_key(programs: tuple[Program, Program], attempt: int) -> None:
+    """Twelve identical concurrent requests through both processes: one operation, and the same response to all."""
     key = f"key {attempt}"
     with ThreadPoolExecutor(12) as clients:
         answers = list(clients.map(lambda n: created(programs[n % 2], "vm-11", key, key), range(12)))

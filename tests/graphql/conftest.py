@@ -1,4 +1,4 @@
-"""Gateways that tests of the API share: the demo world on each database, to be read or to be changed."""
+"""Gateways shared by tests of the GraphQL API: the demo world on each database, read-only or writable."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import KINDS, Databases
-from tests.graphql.asking import dump, latency
+from tests.graphql.client import dump, set_latency
 from tests.serving import Served, served
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world. No test of the module may change it, and at the end that is looked at."""
+    """The demo world, read-only: the fixture fails if a test of the module changed the database."""
     with served(Settings(database_url=databases.new(request.param)), demo=True) as gateway:
         before = dump(gateway)
         yield gateway
@@ -21,11 +21,11 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Se
 
 @pytest.fixture(scope="module", params=KINDS)
 def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world, whose providers need no time; each test has machines of its own in it.
+    """The demo world with instantaneous providers. Each test uses different machines.
 
-    Providers are not read by themselves, for some tests change what the gateway knows behind its back.
+    Periodic refreshes are disabled, because some tests change the inventory directly in the database.
     """
     settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
     with served(settings, demo=True, refreshes=False) as gateway:
-        latency(gateway, 0)
+        set_latency(gateway, 0)
         yield gateway

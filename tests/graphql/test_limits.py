@@ -1,4 +1,4 @@
-"""What one operation may hold and cost, and that nothing is done of one that is refused."""
+"""Limits on the size and cost of an operation. An operation over a limit is not executed at all."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.counting import counted_by_request
 from tests.databases import Databases
-from tests.graphql.following import by_sse, by_websocket
-from tests.graphql.refusing import literal
+from tests.graphql.error_assertions import literal
+from tests.graphql.subscription_clients import subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
+from tests.statement_counts import count_statements_by_request
 
-ASKED = {"cost": True}
+COST_EXTENSION = {"cost": True}
 LIMIT = Settings().max_cost
 
 
@@ -32,14 +32,14 @@ def strict(databases: Databases) -> Iterator[Served]:
         max_aliases=3,
         max_directives=2,
         max_cost=100,
-        credentials_trusted=3_600,  # to look whether anybody is asked who they are takes a statement
+        credentials_trusted=3_600,  # otherwise the check whether users are configured needs a statement
     )
     with served(settings, demo=True) as gateway:
         gateway.ask("{ viewer { name } }")
         yield gateway
 
 
-def refusals(gateway: Served, query: str, variables: dict[str, Any] | None = None) -> list[tuple[str, str]]:
+def request_errors(gateway: Served, query: str, variables: dict[str, Any] | None = None) -> list[tuple[str, str]]:
     body = gateway.post(query, variables)
     assert list(body) == ["errors"]
     return [(error["extensions"]["code"], error["message"]) for error in body["errors"]]
@@ -66,34 +66,34 @@ def refusals(gateway: Served, query: str, variables: dict[str, Any] | None = Non
         ("{ ...F ...F ...F } fragment F on Query { viewer { name roles tenant } __typename }", "12 fields"),
     ],
 )  # fmt: skip
-def test_size(strict: Served, query: str, what: str) -> None:
-    """Before it is validated: the last document is not valid."""
-    assert refusals(strict, query) == [("LIMIT_EXCEEDED", f"The operation has more than {what}.")]
+def test_size_limits(strict: Served, query: str, what: str) -> None:
+    """The size is checked before validation: the last document is invalid."""
+    assert request_errors(strict, query) == [("LIMIT_EXCEEDED", f"The operation has more than {what}.")]
 
 
-def test_what_is_just_small_enough(strict: Served) -> None:
+def test_operation_at_the_size_limits_is_accepted(strict: Served) -> None:
     query = """query { a: vm(id: "vm-11") @include(if: true) { b: snapshots(first: 1) @skip(if: false) {
         nodes { machine { c: id } } } } }"""
     assert strict.ask(query) == {"a": {"b": {"nodes": [{"machine": {"c": "vm-11"}}]}}}
 
 
-def test_tokens(strict: Served) -> None:
-    assert "60 tokens" in refusals(strict, "{ viewer { " + "name " * 60 + "} }")[0][1]
+def test_token_limit(strict: Served) -> None:
+    assert "60 tokens" in request_errors(strict, "{ viewer { " + "name " * 60 + "} }")[0][1]
 
 
-def test_fragments_that_hide_how_deep_they_go(gateway: Served) -> None:
+def test_depth_and_aliases_are_counted_through_fragments(gateway: Served) -> None:
     chain = " ".join(f"fragment F{number} on Query {{ ...F{number + 1} }}" for number in range(600))
     query = f"{{ ...F0 }} {chain} fragment F600 on Query {{ __typename }}"
-    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 20 levels.")]
+    assert request_errors(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 20 levels.")]
     doubling = " ".join(f"fragment F{number} on Query {{ ...F{number + 1} ...F{number + 1} }}" for number in range(60))
     query = f"{{ ...F0 }} {doubling} fragment F60 on Query {{ a: __typename }}"
-    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 100 aliases.")]
+    assert request_errors(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 100 aliases.")]
     loop = "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"
-    assert refusals(gateway, loop)[0][0] == "GRAPHQL_VALIDATION_FAILED"
+    assert request_errors(gateway, loop)[0][0] == "GRAPHQL_VALIDATION_FAILED"
 
 
 def repeated(number: int) -> list[str]:
-    """What a validator compares pair by pair: fields, also in a fragment that nobody spreads, and fragments."""
+    """Documents that a validator compares pairwise: fields, also those of an unused fragment, and fragments."""
     numbers = range(number)
     return [
         f"{{ {'__typename ' * number} }}",
@@ -105,31 +105,31 @@ def repeated(number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("query", repeated(380), ids=["field", "object", "unused", "fragments"])
-def test_what_takes_long_to_compare(gateway: Served, query: str) -> None:
-    message = "The document repeats fields or fragments so often that it takes too long to compare them."
-    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", message)]
+def test_too_many_repeated_fields_are_refused(gateway: Served, query: str) -> None:
+    message = "The document repeats fields or fragments too often to be validated. Remove repetitions."
+    assert request_errors(gateway, query) == [("LIMIT_EXCEEDED", message)]
 
 
-def test_what_is_repeated_as_often_as_frontends_do(gateway: Served) -> None:
+def test_moderately_repeated_fields_are_accepted(gateway: Served) -> None:
     field, object_, unused, fragments = repeated(90)
     assert gateway.ask(field) == gateway.ask(fragments) == {"__typename": "Query"}
     assert gateway.ask(object_) == {"viewer": {"name": "local"}}
-    assert refusals(gateway, unused) == [("GRAPHQL_VALIDATION_FAILED", "Fragment 'F' is never used.")]
+    assert request_errors(gateway, unused) == [("GRAPHQL_VALIDATION_FAILED", "Fragment 'F' is never used.")]
 
 
-def test_branching_fragments_are_not_compiled(gateway: Served) -> None:
-    """Each level selects the next four times, so that a small document is an operation without an end."""
+def test_branching_fragments_are_refused(gateway: Served) -> None:
+    """Each fragment spreads the next one several times, so that a small document expands exponentially."""
     inner = "parent { ...S%d } children { nodes { ...S%d } } machine { currentSnapshot { ...S%d } }"
     levels = [f"fragment S{n} on Snapshot {{ {inner.replace('%d', str(n + 1))} }}" for n in range(6)]
     query = f'{{ node(id: "snapshot-1") {{ ...S0 }} }} {" ".join(levels)} fragment S6 on Snapshot {{ id }}'
-    assert refusals(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 1000 fields.")]
+    assert request_errors(gateway, query) == [("LIMIT_EXCEEDED", "The operation has more than 1000 fields.")]
 
 
-def test_introspection_is_small_enough(gateway: Served) -> None:
-    """GraphiQL's, which follows nine wrappers of a type."""
+def test_introspection_is_within_the_limits(gateway: Served) -> None:
+    """GraphiQL's introspection query selects nine nested wrappers of a type."""
     wrapped = "ofType { " * 9 + "name" + " }" * 9
     query = f"{{ __schema {{ types {{ fields {{ args {{ type {{ {wrapped} }} }} }} }} }} }}"
-    body = gateway.post(query, extensions=ASKED)
+    body = gateway.post(query, extensions=COST_EXTENSION)
     assert body["extensions"] == {"cost": {"requested": 0, "limit": LIMIT}}
     assert "errors" not in body
 
@@ -177,30 +177,30 @@ SKIPPED = 'query ($s: Boolean!) { vm(id: "vm-11") { snapshots @skip(if: $s) { no
         (CREATE_TWO, {"ids": []}, 10 + 1 + 1 + 1 + 3),
     ],
 )  # fmt: skip
-def test_what_operations_cost(gateway: Served, query: str, variables: dict[str, Any], cost: int) -> None:
-    body = gateway.post(query, variables, extensions=ASKED)
+def test_reported_cost(gateway: Served, query: str, variables: dict[str, Any], cost: int) -> None:
+    body = gateway.post(query, variables, extensions=COST_EXTENSION)
     assert "errors" not in body
     assert body["extensions"] == {"cost": {"requested": cost, "limit": LIMIT}}
     for other in ({}, {"cost": False}, {"cost": "yes"}, {"other": True}):
         assert "extensions" not in gateway.post(query, variables, extensions=other)
 
 
-def test_by_get(gateway: Served) -> None:
+def test_reported_cost_by_get(gateway: Served) -> None:
     parameters = {"query": "{ snapshots(first: 2) { nodes { id } } }", "extensions": '{"cost": true}'}
     body = gateway.http.get("/graphql", params=parameters, headers={"accept": "application/json"}).json()
     assert body["extensions"] == {"cost": {"requested": 3, "limit": LIMIT}}
 
 
-@pytest.mark.parametrize("following", [by_sse, by_websocket])
-def test_what_a_subscription_costs(gateway: Served, following: Any) -> None:
+@pytest.mark.parametrize("subscribe", [subscribe_by_sse, subscribe_by_websocket])
+def test_reported_cost_of_a_subscription(gateway: Served, subscribe: Any) -> None:
     operation = gateway.ask('mutation { refreshMachine(input: {machineId: "vm-11"}) { operation { id } } }')
     id_ = operation["refreshMachine"]["operation"]["id"]
     query = "subscription ($id: ID!) { operationUpdated(id: $id) { machine { snapshots(first: 4) { nodes { id } } } } }"
-    with following(gateway, query, members={"extensions": ASKED}, id=id_) as bodies:
+    with subscribe(gateway, query, members={"extensions": COST_EXTENSION}, id=id_) as bodies:
         assert [body["extensions"] for body in bodies][-1] == {"cost": {"requested": 1 + 1 + 1 + 4, "limit": LIMIT}}
 
 
-DEAR = "at most 100 is served: ask for smaller pages, or for less beneath them."
+TOO_EXPENSIVE = "the limit is 100. Request smaller pages or fewer nested fields."
 
 
 @pytest.mark.parametrize(
@@ -212,43 +212,46 @@ DEAR = "at most 100 is served: ask for smaller pages, or for less beneath them."
         ("query ($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["vm-11"] * 100}, 101),
     ],
 )
-def test_what_costs_too_much(
+def test_too_expensive_query_is_refused(
     strict: Served, monkeypatch: pytest.MonkeyPatch, query: str, variables: dict[str, Any], cost: int
 ) -> None:
-    counts = counted_by_request(strict, monkeypatch)
-    assert refusals(strict, query, variables) == [("LIMIT_EXCEEDED", f"The operation costs {cost}, and {DEAR}")]
+    counts = count_statements_by_request(strict, monkeypatch)
+    assert request_errors(strict, query, variables) == [
+        ("LIMIT_EXCEEDED", f"The operation costs {cost}, and {TOO_EXPENSIVE}")
+    ]
     assert counts.keys() <= {"-"}
     if "n" in variables:
         assert strict.ask(query, n=1)
 
 
-def test_a_wish_that_costs_too_much_is_not_fulfilled(strict: Served) -> None:
+def test_too_expensive_mutation_is_not_executed(strict: Served) -> None:
     ids = ["vm-11", "vm-12"] * 5
-    wish = (
-        f'createSnapshots(input: {{machineIds: {literal(ids)}, name: "dear"}}) {{ results {{ operation {{ id }} }} }}'
+    expensive = (
+        f'createSnapshots(input: {{machineIds: {literal(ids)}, name: "expensive"}})'
+        " { results { operation { id } } }"
     )
     cheap = 'cancelOperation(input: {operationId: "operation-1"}) { errors { code } }'
-    message = f"The operation costs 120, and {DEAR}"
-    assert refusals(strict, f"mutation {{ {cheap} {wish} }}") == [("LIMIT_EXCEEDED", message)]
-    found = strict.ask('{ snapshots(filter: {name: {eq: "dear"}}) { totalCount } }')
+    message = f"The operation costs 120, and {TOO_EXPENSIVE}"
+    assert request_errors(strict, f"mutation {{ {cheap} {expensive} }}") == [("LIMIT_EXCEEDED", message)]
+    found = strict.ask('{ snapshots(filter: {name: {eq: "expensive"}}) { totalCount } }')
     assert found == {"snapshots": {"totalCount": 0}}
 
 
-@pytest.mark.parametrize("following", [by_sse, by_websocket])
-def test_a_subscription_that_costs_too_much(strict: Served, following: Any) -> None:
+@pytest.mark.parametrize("subscribe", [subscribe_by_sse, subscribe_by_websocket])
+def test_too_expensive_subscription_is_refused(strict: Served, subscribe: Any) -> None:
     query = "subscription { snapshotChanged { machine { snapshots(first: 99) { edges { cursor } } } } }"
-    with following(strict, query) as bodies:
+    with subscribe(strict, query) as bodies:
         (body,) = bodies
     (error,) = body["errors"]
     assert (error["extensions"]["code"], error["message"]) == (
         "LIMIT_EXCEEDED",
-        f"The operation costs 101, and {DEAR}",
+        f"The operation costs 101, and {TOO_EXPENSIVE}",
     )
 
 
 @pytest.mark.parametrize("condition", ["skip", "include"])
-def test_a_condition_that_is_null(gateway: Served, condition: str) -> None:
+def test_null_condition_of_skip_or_include_is_refused(gateway: Served, condition: str) -> None:
     query = f"query ($s: Boolean = true) {{ viewer @{condition}(if: $s) {{ name }} }}"
-    ((code, message),) = refusals(gateway, query, {"s": None})
+    ((code, message),) = request_errors(gateway, query, {"s": None})
     assert code == "BAD_USER_INPUT"
     assert message.endswith("Expected variable '$s' provided to non-null type 'Boolean!' not to be None.")

@@ -1,22 +1,22 @@
-"""What is wished for comes about: each mutation on the demo world, followed to its end, and the tree it leaves."""
+"""Each mutation in the demo world until its operation ends, and the resulting snapshot tree."""
 
 from typing import Any
 
-from tests.graphql.asking import (
+from tests.graphql.client import (
     CANCEL,
     CREATE,
     CREATE_SEVERAL,
     DELETE,
     REFRESH,
     REVERT,
-    await_work,
+    await_final_state,
+    await_running,
     dump,
-    ended,
-    execute,
-    held,
-    reference,
+    execute_sql,
+    mutate,
+    provider_ref,
+    stalled,
     tree,
-    wish,
 )
 from tests.serving import Served
 
@@ -25,7 +25,7 @@ READY = "READY"
 
 
 def accepted(payload: dict[str, Any], kind: str) -> tuple[str, str | None]:
-    """The ids of the operation and its snapshot, once the operation is looked at: it may have begun already."""
+    """Checks the operation of a payload, which may already have started, and returns its id and its snapshot's id."""
     operation = payload["operation"]
     assert operation["kind"] == kind
     assert operation["state"] in ("QUEUED", "RUNNING", "SUCCEEDED")
@@ -33,10 +33,10 @@ def accepted(payload: dict[str, Any], kind: str) -> tuple[str, str | None]:
 
 
 def created(busy: Served, machine: str, name: str, **more: Any) -> str:
-    """A new snapshot, followed to its end; its id."""
-    payload = wish(busy, CREATE, machineId=machine, name=name, **more)
+    """Creates a snapshot, waits until the operation has succeeded, and returns the snapshot's id."""
+    payload = mutate(busy, CREATE, machineId=machine, name=name, **more)
     operation, snapshot = accepted(payload, "CREATE_SNAPSHOT")
-    assert ended(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, operation) == SUCCEEDED
     assert snapshot is not None
     return snapshot
 
@@ -44,14 +44,14 @@ def created(busy: Served, machine: str, name: str, **more: Any) -> str:
 # ---- one Vm, one Instance
 
 
-def test_the_story_of_a_vm(busy: Served) -> None:
-    a_snapshot_is_made(busy)
-    and_the_vm_goes_back(busy)
+def test_create_revert_and_delete_on_a_vm(busy: Served) -> None:
+    check_create(busy)
+    check_revert_and_delete(busy)
 
 
-def a_snapshot_is_made(busy: Served) -> None:
-    with held(busy, "vm-11"):
-        payload = wish(busy, CREATE, machineId="vm-11", name="  new\t", description=" kept as it is ", memory=True)
+def check_create(busy: Served) -> None:
+    with stalled(busy, "vm-11"):
+        payload = mutate(busy, CREATE, machineId="vm-11", name="  new\t", description=" kept unchanged ", memory=True)
         operation, snapshot = accepted(payload, "CREATE_SNAPSHOT")
         assert payload == {
             "operation": payload["operation"],
@@ -68,9 +68,9 @@ def a_snapshot_is_made(busy: Served) -> None:
             "older": {"nodes": [{"id": "snapshot-5"}, {"id": "snapshot-4"}, {"id": "snapshot-3"}]},
             "newer": {"nodes": []},
         }
-        await_work(busy, operation)
+        await_running(busy, operation)
         assert tree(busy, "vm-11")[3:] == [("new", "CREATING", None)]
-    assert ended(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, operation) == SUCCEEDED
     assert tree(busy, "vm-11") == [
         ("test-base", READY, None),
         ("test-before-upgrade", READY, "snapshot-3"),
@@ -81,18 +81,18 @@ def a_snapshot_is_made(busy: Served) -> None:
         "query ($id: ID!) { snapshot(id: $id) { description memory createdBy sizeBytes providerRef observedAt } }",
         id=snapshot,
     )["snapshot"]
-    assert (made["description"], made["memory"], made["createdBy"]) == (" kept as it is ", True, "local")
+    assert (made["description"], made["memory"], made["createdBy"]) == (" kept unchanged ", True, "local")
     assert int(made["sizeBytes"]) > 0
     assert made["providerRef"].startswith("snap-")
     assert made["observedAt"]
 
 
-def and_the_vm_goes_back(busy: Served) -> None:
-    payload = wish(busy, REVERT, snapshotId="snapshot-3")
+def check_revert_and_delete(busy: Served) -> None:
+    payload = mutate(busy, REVERT, snapshotId="snapshot-3")
     operation, _ = accepted(payload, "REVERT_VM_SNAPSHOT")
     assert payload["vm"] == {"id": "vm-11"}
     assert (payload["snapshot"]["id"], payload["errors"]) == ("snapshot-3", [])
-    assert ended(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, operation) == SUCCEEDED
     assert [name for name, _, _ in tree(busy, "vm-11")] == [
         "*test-base",
         "test-before-upgrade",
@@ -102,9 +102,9 @@ def and_the_vm_goes_back(busy: Served) -> None:
     second = created(busy, "vm-11", "second")
     assert tree(busy, "vm-11")[-1] == ("*second", READY, "snapshot-3")
 
-    payload = wish(busy, DELETE, ids=["snapshot-3"])
+    payload = mutate(busy, DELETE, ids=["snapshot-3"])
     operation, _ = accepted(payload["results"][0], "DELETE_SNAPSHOT")
-    assert ended(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, operation) == SUCCEEDED
     assert tree(busy, "vm-11") == [
         ("test-before-upgrade", READY, None),
         ("test-new-driver", READY, None),
@@ -125,23 +125,23 @@ def and_the_vm_goes_back(busy: Served) -> None:
         },
         "snapshot": None,
     }
-    (deleted,) = wish(busy, DELETE, ids=[second])["results"]
-    assert ended(busy, deleted["operation"]["id"]) == SUCCEEDED
+    (deleted,) = mutate(busy, DELETE, ids=[second])["results"]
+    assert await_final_state(busy, deleted["operation"]["id"]) == SUCCEEDED
     assert [name for name, _, _ in tree(busy, "vm-11")] == ["test-before-upgrade", "test-new-driver", "new"]
 
 
-def test_the_story_of_an_instance(busy: Served) -> None:
-    """No tree, no current one, no way back."""
+def test_create_and_delete_on_an_instance(busy: Served) -> None:
+    """Instances have no snapshot tree, no current snapshot and no revert."""
     snapshot = created(busy, "instance-201", "new")
     assert tree(busy, "instance-201") == [
         ("before-release", READY, None),
         ("test-image", READY, None),
         ("new", READY, None),
     ]
-    results = wish(busy, DELETE, ids=["snapshot-8", snapshot, "snapshot-8"])["results"]
+    results = mutate(busy, DELETE, ids=["snapshot-8", snapshot, "snapshot-8"])["results"]
     assert results[0] == results[2]
     for result in results:
-        assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+        assert await_final_state(busy, result["operation"]["id"]) == SUCCEEDED
     assert tree(busy, "instance-201") == [("before-release", READY, None)]
 
 
@@ -149,7 +149,7 @@ def test_the_story_of_an_instance(busy: Served) -> None:
 
 
 def results(payload: dict[str, Any]) -> list[tuple[str, bool, bool, list[tuple[str, str]]]]:
-    """Id, whether pulled in, whether there is an operation, and code and last step of the path of each error."""
+    """For each result: id, `isDescendant`, whether there is an operation, code and last path element of its errors."""
     return [
         (
             result["snapshotId"],
@@ -162,21 +162,21 @@ def results(payload: dict[str, Any]) -> list[tuple[str, bool, bool, list[tuple[s
 
 
 def test_delete_with_descendants(busy: Served) -> None:
-    """351 <- 352 <- 353 <- 354 <- … <- 358 with 355 current, and 351 <- 359 <- 360."""
+    """Tree: 351 <- 352 <- 353 <- 354 <- … <- 358 with 355 current, and 351 <- 359 <- 360."""
     ids = ["snapshot-354", "snapshot-359", "snapshot-360", "snapshot-354"]
-    wished: dict[str, Any] = {"ids": ids, "withDescendants": True}
+    arguments: dict[str, Any] = {"ids": ids, "withDescendants": True}
     expected = [(id_, False) for id_ in ids] + [(f"snapshot-{number}", True) for number in (358, 357, 356, 355)]
     before = dump(busy)
-    dry = wish(busy, DELETE, **wished, dryRun=True, idempotencyKey="dry")
-    assert results(dry) == [(id_, pulled, False, []) for id_, pulled in expected]
+    dry = mutate(busy, DELETE, **arguments, dryRun=True, idempotencyKey="dry")
+    assert results(dry) == [(id_, is_descendant, False, []) for id_, is_descendant in expected]
     assert (dry["acceptedCount"], dry["refusedCount"], dry["errors"]) == (7, 0, [])
     assert dump(busy) == before
-    payload = wish(busy, DELETE, **wished, idempotencyKey="dry")
-    assert results(payload) == [(id_, pulled, True, []) for id_, pulled in expected]
+    payload = mutate(busy, DELETE, **arguments, idempotencyKey="dry")
+    assert results(payload) == [(id_, is_descendant, True, []) for id_, is_descendant in expected]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (7, 0, [])
     assert len({result["operation"]["id"] for result in payload["results"]}) == 7
     for result in payload["results"]:
-        assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+        assert await_final_state(busy, result["operation"]["id"]) == SUCCEEDED
     names = [(name[0] == "*", state, parent) for name, state, parent in tree(busy, "vm-25")]
     assert names == [(False, READY, None), (False, READY, "snapshot-351"), (True, READY, "snapshot-352")]
 
@@ -185,7 +185,7 @@ def test_delete_all_or_nothing(busy: Served) -> None:
     before = dump(busy)
     ids = ["snapshot-345", "snapshot-999999", "x", "snapshot-346", "vm-24"]
     refused = [("NOT_FOUND", "1"), ("INVALID", "2"), ("NOT_FOUND", "4")]
-    payload = wish(busy, DELETE, ids=ids, allOrNothing=True)
+    payload = mutate(busy, DELETE, ids=ids, allOrNothing=True)
     assert results(payload) == [
         ("snapshot-345", False, False, [("ABORTED", "0")]),
         ("snapshot-999999", False, False, [refused[0]]),
@@ -195,7 +195,7 @@ def test_delete_all_or_nothing(busy: Served) -> None:
     ]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (0, 5, [])
     assert dump(busy) == before
-    payload = wish(busy, DELETE, ids=ids)
+    payload = mutate(busy, DELETE, ids=ids)
     assert results(payload) == [
         ("snapshot-345", False, True, []),
         ("snapshot-999999", False, False, [refused[0]]),
@@ -205,7 +205,7 @@ def test_delete_all_or_nothing(busy: Served) -> None:
     ]
     assert (payload["acceptedCount"], payload["refusedCount"], payload["errors"]) == (2, 3, [])
     for place in (0, 3):
-        assert ended(busy, payload["results"][place]["operation"]["id"]) == SUCCEEDED
+        assert await_final_state(busy, payload["results"][place]["operation"]["id"]) == SUCCEEDED
     parents = [parent for _, _, parent in tree(busy, "vm-24")]
     assert parents == [None, "snapshot-347", None, "snapshot-349"]
 
@@ -215,7 +215,7 @@ def test_delete_all_or_nothing(busy: Served) -> None:
 
 def test_create_several(busy: Served) -> None:
     ids = ["vm-19", "instance-202", "vm-999", "vm-20", "vm-19", "x"]
-    payload = wish(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
+    payload = mutate(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
     assert [(result["machineId"], [error["code"] for error in result["errors"]]) for result in payload["results"]] == [
         ("vm-19", []),
         ("instance-202", []),
@@ -228,14 +228,14 @@ def test_create_several(busy: Served) -> None:
     assert payload["results"][0]["snapshot"]["id"] == payload["results"][4]["snapshot"]["id"]
     for result in payload["results"]:
         if result["operation"]:
-            assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+            assert await_final_state(busy, result["operation"]["id"]) == SUCCEEDED
     assert [tree(busy, machine) for machine in ("vm-19", "vm-20", "instance-202")] == [
         [("*fleet", READY, None)],
         [("*fleet", READY, None)],
         [("fleet", READY, None)],
     ]
     before = dump(busy)
-    again = wish(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
+    again = mutate(busy, CREATE_SEVERAL, machineIds=ids, name="fleet", idempotencyKey="fleet")
     for result in payload["results"]:
         if result["operation"]:
             result["operation"]["state"], result["snapshot"]["state"] = "SUCCEEDED", READY
@@ -248,12 +248,12 @@ def test_create_several(busy: Served) -> None:
 
 def test_cancel(busy: Served) -> None:
     before = tree(busy, "vm-34")
-    with held(busy, "vm-34"):
-        running = wish(busy, CREATE, machineId="vm-34", name="running")["operation"]["id"]
-        await_work(busy, running)
-        queued = wish(busy, CREATE, machineId="vm-34", name="queued")["operation"]
+    with stalled(busy, "vm-34"):
+        running = mutate(busy, CREATE, machineId="vm-34", name="running")["operation"]["id"]
+        await_running(busy, running)
+        queued = mutate(busy, CREATE, machineId="vm-34", name="queued")["operation"]
         assert queued["state"] == "QUEUED"
-        canceled = wish(busy, CANCEL, operationId=queued["id"])
+        canceled = mutate(busy, CANCEL, operationId=queued["id"])
         assert canceled == {"operation": queued | {"state": "CANCELED"}, "errors": []}
         query = (
             "query ($id: ID!) { operation(id: $id) { state isDone isCancelable startedAt snapshotName snapshot { id }"
@@ -268,32 +268,32 @@ def test_cancel(busy: Served) -> None:
             "snapshot": None,
             "error": None,
         }
-        wished = wish(busy, CANCEL, operationId=running)
-        assert wished["errors"] == []
-        assert ended(busy, running) == ("CANCELED", None)
+        canceling = mutate(busy, CANCEL, operationId=running)
+        assert canceling["errors"] == []
+        assert await_final_state(busy, running) == ("CANCELED", None)
     assert tree(busy, "vm-34") == before
     at = dump(busy)
     for operation in (queued["id"], running):
-        (error,) = wish(busy, CANCEL, operationId=operation)["errors"]
+        (error,) = mutate(busy, CANCEL, operationId=operation)["errors"]
         assert error == {
             "code": "CONFLICT",
-            "message": f"{operation} has already ended: CANCELED",
+            "message": f"Operation '{operation}' has already ended in state CANCELED.",
             "path": ["input", "operationId"],
             "conflict": None,
         }
     assert dump(busy) == at
 
 
-def test_refresh_meets_what_others_have_done(busy: Served) -> None:
-    ref = reference(busy, "vm-33")
-    execute(busy, "UPDATE simulated_snapshot SET name = 'renamed' WHERE ref = 'snapshot-1411'")
-    execute(busy, "DELETE FROM simulated_snapshot WHERE ref = 'snapshot-1414'")
-    execute(busy, f"UPDATE simulated_machine SET current_ref = 'snapshot-1412' WHERE ref = '{ref}'")
-    payload = wish(busy, REFRESH, machineId="vm-33")
+def test_refresh_imports_changes_made_on_the_provider(busy: Served) -> None:
+    ref = provider_ref(busy, "vm-33")
+    execute_sql(busy, "UPDATE simulated_snapshot SET name = 'renamed' WHERE ref = 'snapshot-1411'")
+    execute_sql(busy, "DELETE FROM simulated_snapshot WHERE ref = 'snapshot-1414'")
+    execute_sql(busy, f"UPDATE simulated_machine SET current_ref = 'snapshot-1412' WHERE ref = '{ref}'")
+    payload = mutate(busy, REFRESH, machineId="vm-33")
     operation, snapshot = accepted(payload, "REFRESH_MACHINE")
     assert snapshot is None
     assert payload["machine"] == {"id": "vm-33"}
-    assert ended(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, operation) == SUCCEEDED
     found = tree(busy, "vm-33")
     assert found[0] == ("renamed", READY, None)
     assert [(name[0] == "*", parent) for name, _, parent in found] == [
@@ -303,8 +303,8 @@ def test_refresh_meets_what_others_have_done(busy: Served) -> None:
     ]
 
 
-def test_the_longest_texts_can_be_sorted_by_and_paged(busy: Served) -> None:
-    """What may be stored fits into a cursor that is taken back."""
+def test_longest_texts_can_be_sorted_and_paged(busy: Served) -> None:
+    """A cursor with the longest values that can be stored is accepted."""
     sort = [{"field": "DESCRIPTION", "direction": "DESC"}, {"field": "NAME"}]
     query = """query ($sort: [SnapshotSort!], $after: String) { vm(id: "vm-35") {
         snapshots(sort: $sort, first: 1, after: $after) { nodes { name } pageInfo { endCursor hasNextPage } } } }"""

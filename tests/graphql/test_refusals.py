@@ -1,22 +1,22 @@
-"""What is refused for what else goes on, and that `capabilities` say so before anybody asks."""
+"""Mutations that are refused because of the state of the machine, and their agreement with `capabilities`."""
 
 from typing import Any
 
 import pytest
 
-from tests.graphql.asking import (
+from tests.graphql.client import (
     CREATE,
     CREATE_SEVERAL,
     DELETE,
     REVERT,
-    await_work,
+    await_final_state,
+    await_running,
     dump,
-    ended,
-    execute,
-    held,
-    reference,
+    execute_sql,
+    mutate,
+    provider_ref,
+    stalled,
     tree,
-    wish,
 )
 from tests.serving import Served
 
@@ -24,38 +24,43 @@ SUCCEEDED = ("SUCCEEDED", None)
 READY = "READY"
 
 
-def test_a_failed_create_leaves_an_error_that_can_be_deleted(busy: Served) -> None:
-    ref = reference(busy, "vm-37")
+def test_failed_create_leaves_an_error_snapshot_that_can_be_deleted(busy: Served) -> None:
+    ref = provider_ref(busy, "vm-37")
     fault = '{"on": "create", "kind": "refuse", "message": "no space", "times": 1}'
-    execute(busy, f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'")
-    payload = wish(busy, CREATE, machineId="vm-37", name="doomed")
-    assert ended(busy, payload["operation"]["id"]) == ("FAILED", "PROVIDER_FAILED")
+    execute_sql(busy, f"UPDATE simulated_machine SET fault = '{fault}' WHERE ref = '{ref}'")
+    payload = mutate(busy, CREATE, machineId="vm-37", name="doomed")
+    assert await_final_state(busy, payload["operation"]["id"]) == ("FAILED", "PROVIDER_FAILED")
     assert tree(busy, "vm-37") == [("doomed", "ERROR", None)]
     snapshot = payload["snapshot"]["id"]
     before = dump(busy)
-    (error,) = wish(busy, REVERT, snapshotId=snapshot)["errors"]
-    message = "the snapshot was never made: its creation failed; it can only be deleted"
+    (error,) = mutate(busy, REVERT, snapshotId=snapshot)["errors"]
+    message = "The snapshot was never created, because its creation failed. It can only be deleted."
     assert (error["code"], error["message"]) == ("UNSUPPORTED", message)
     assert dump(busy) == before
-    (result,) = wish(busy, DELETE, ids=[snapshot])["results"]
-    assert ended(busy, result["operation"]["id"]) == SUCCEEDED
+    (result,) = mutate(busy, DELETE, ids=[snapshot])["results"]
+    assert await_final_state(busy, result["operation"]["id"]) == SUCCEEDED
     assert tree(busy, "vm-37") == []
 
 
-def test_what_is_busy_is_refused_and_says_with_what(busy: Served) -> None:
-    with held(busy, "vm-36"):
-        payload = wish(busy, CREATE, machineId="vm-36", name="first")
+def test_conflict_references_the_unfinished_operation(busy: Served) -> None:
+    with stalled(busy, "vm-36"):
+        payload = mutate(busy, CREATE, machineId="vm-36", name="first")
         operation, snapshot = payload["operation"]["id"], payload["snapshot"]["id"]
-        await_work(busy, operation)
-        moving = ("operation", "event")  # a heartbeat and progress go on
-        before = dump(busy, *moving)
-        creating = f"the snapshot is still being created: {operation}"
-        for mutation, wished, path, message in (
-            (REVERT, {"snapshotId": "snapshot-419"}, ["snapshotId"], f"vm-36 has unfinished work: {operation}"),
+        await_running(busy, operation)
+        changing = ("operation", "event")  # heartbeats and progress continue
+        before = dump(busy, *changing)
+        creating = f"The snapshot is still being created. Wait for {operation}."
+        for mutation, arguments, path, message in (
+            (
+                REVERT,
+                {"snapshotId": "snapshot-419"},
+                ["snapshotId"],
+                f"Machine 'vm-36' has an unfinished operation: {operation}.",
+            ),
             (REVERT, {"snapshotId": snapshot}, ["snapshotId"], creating),
             (DELETE, {"ids": ["x", snapshot]}, ["ids", "1"], creating),
         ):
-            answer = wish(busy, mutation, **wished)
+            answer = mutate(busy, mutation, **arguments)
             (error,) = answer["results"][1]["errors"] if mutation is DELETE else answer["errors"]
             assert error == {
                 "code": "CONFLICT",
@@ -63,13 +68,13 @@ def test_what_is_busy_is_refused_and_says_with_what(busy: Served) -> None:
                 "path": ["input", *path],
                 "conflict": {"id": operation},
             }
-        assert dump(busy, *moving) == before
-        deleting = wish(busy, DELETE, ids=["snapshot-423"])["results"][0]["operation"]
+        assert dump(busy, *changing) == before
+        deleting = mutate(busy, DELETE, ids=["snapshot-423"])["results"][0]["operation"]
         assert deleting["state"] == "QUEUED"
-        (result,) = wish(busy, DELETE, ids=["snapshot-423"])["results"]
-        assert result["errors"][0]["message"] == f"the snapshot is being deleted: {deleting['id']}"
-    assert ended(busy, operation) == SUCCEEDED
-    assert ended(busy, deleting["id"]) == SUCCEEDED
+        (result,) = mutate(busy, DELETE, ids=["snapshot-423"])["results"]
+        assert result["errors"][0]["message"] == f"The snapshot is being deleted. Wait for {deleting['id']}."
+    assert await_final_state(busy, operation) == SUCCEEDED
+    assert await_final_state(busy, deleting["id"]) == SUCCEEDED
 
 
 CAPABILITIES = """{
@@ -79,36 +84,36 @@ CAPABILITIES = """{
 
 
 def dry_runs(gateway: Served, ids: list[str]) -> tuple[list[Any], list[Any]]:
-    """The errors of reverting to each, and of deleting each; nothing is done."""
+    """The errors of dry runs of reverting to and deleting each snapshot."""
     reverts, deletes = [], []
     for start in range(0, len(ids), 100):
         some = ids[start : start + 100]
-        wishes = [f'r{n}: revertVmSnapshot(input: {{snapshotId: "{id_}", dryRun: true}}) {{ errors {{ message }} }}'
+        mutations = [f'r{n}: revertVmSnapshot(input: {{snapshotId: "{id_}", dryRun: true}}) {{ errors {{ message }} }}'
                   for n, id_ in enumerate(some)]  # fmt: skip
-        reverts += [payload["errors"] for payload in gateway.ask("mutation {" + " ".join(wishes) + "}").values()]
-        deletes += [result["errors"] for result in wish(gateway, DELETE, ids=some, dryRun=True)["results"]]
+        reverts += [payload["errors"] for payload in gateway.ask("mutation {" + " ".join(mutations) + "}").values()]
+        deletes += [result["errors"] for result in mutate(gateway, DELETE, ids=some, dryRun=True)["results"]]
     return reverts, deletes
 
 
 def test_capabilities_agree_with_refusals(gateway: Served) -> None:
-    """Every snapshot's, by a dry run, and every refusal of memory."""
+    """Compares the capabilities of all snapshots with dry runs, and all refusals of memory."""
     found = gateway.ask(CAPABILITIES)
     before = dump(gateway)
     counts = {"REVERT": 0, "DELETE": 0, "CREATE_WITH_MEMORY": 0}
     snapshots = found["snapshots"]["nodes"]
     reverts, deletes = dry_runs(gateway, [node["id"] for node in snapshots])
     for node, revert, delete in zip(snapshots, reverts, deletes, strict=True):
-        said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
-        assert list(said) == ["REVERT", "DELETE"]
+        capabilities = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
+        assert list(capabilities) == ["REVERT", "DELETE"]
         for action, errors in (("REVERT", revert), ("DELETE", delete)):
-            assert said[action] == ((False, errors[0]["message"]) if errors else (True, None))
+            assert capabilities[action] == ((False, errors[0]["message"]) if errors else (True, None))
             counts[action] += not errors
     for node in found["machines"]["nodes"]:
-        said = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
-        assert list(said) == ["READ", "CREATE", "CREATE_WITH_MEMORY", "REVERT", "DELETE"]
-        supported, reason = said["CREATE_WITH_MEMORY"]
+        capabilities = {row["action"]: (row["supported"], row["reason"]) for row in node["capabilities"]}
+        assert list(capabilities) == ["READ", "CREATE", "CREATE_WITH_MEMORY", "REVERT", "DELETE"]
+        supported, reason = capabilities["CREATE_WITH_MEMORY"]
         if not supported:
-            (error,) = wish(gateway, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
+            (error,) = mutate(gateway, CREATE, machineId=node["id"], name="n", memory=True)["errors"]
             assert error == {
                 "code": "UNSUPPORTED",
                 "message": reason,
@@ -128,27 +133,29 @@ def test_capabilities_agree_with_refusals(gateway: Served) -> None:
             "vm-39",
             "snapshot-438",
             "UPDATE machine SET gone_at = '2026-01-01T00:00:00.000000Z' WHERE id = 39",
-            "the machine is gone: its provider no longer reports it",
+            "The machine is gone: its provider no longer reports it.",
         ),
         (
             "vm-40",
             "snapshot-448",
             "UPDATE machine SET provider = 'old' WHERE id = 40",
-            "no driver is configured for provider 'old', so the machine can only be read",
+            "No driver is configured for provider 'old', so the machine can only be read.",
         ),
     ],
     ids=["gone", "imported"],
 )
-def test_what_can_only_be_read(busy: Served, machine: str, snapshot: str, sql: str, message: str) -> None:
+def test_changes_of_a_read_only_machine_are_refused(
+    busy: Served, machine: str, snapshot: str, sql: str, message: str
+) -> None:
     provider = "INSERT INTO provider (name, tenant, driver) VALUES ('old', 'default', 'none')"
-    execute(busy, f"{provider} ON CONFLICT DO NOTHING")
-    execute(busy, sql)
+    execute_sql(busy, f"{provider} ON CONFLICT DO NOTHING")
+    execute_sql(busy, sql)
     before = dump(busy)
     refusals = [
-        *wish(busy, CREATE, machineId=machine, name="n")["errors"],
-        *wish(busy, CREATE_SEVERAL, machineIds=[machine], name="n")["results"][0]["errors"],
-        *wish(busy, REVERT, snapshotId=snapshot)["errors"],
-        *wish(busy, DELETE, ids=[snapshot], withDescendants=True)["results"][0]["errors"],
+        *mutate(busy, CREATE, machineId=machine, name="n")["errors"],
+        *mutate(busy, CREATE_SEVERAL, machineIds=[machine], name="n")["results"][0]["errors"],
+        *mutate(busy, REVERT, snapshotId=snapshot)["errors"],
+        *mutate(busy, DELETE, ids=[snapshot], withDescendants=True)["results"][0]["errors"],
     ]
     assert [(error["code"], error["message"], error["path"]) for error in refusals] == [
         ("UNSUPPORTED", message, ["input", *path])

@@ -1,4 +1,4 @@
-"""The schema keeps the contract, and what it declares can be asked for in every way that GraphQL allows."""
+"""The schema fulfills the contract, and its fields can be queried with all features of GraphQL."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def contract() -> GraphQLSchema:
 
 @pytest.fixture(scope="module")
 def schema(gateway: Served) -> GraphQLSchema:
-    """As a client learns of it."""
+    """The schema as a client receives it by introspection."""
     query = get_introspection_query(specified_by_url=True, input_value_deprecation=True)
     return build_client_schema(gateway.ask(query))  # type: ignore[arg-type]
 
@@ -38,7 +38,7 @@ def schema(gateway: Served) -> GraphQLSchema:
 # ---- the contract
 
 
-def test_every_type_of_the_contract_is_there(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
+def test_schema_has_every_type_of_the_contract(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
     wanted = [name for name, type_ in contract.type_map.items() if not is_specified_scalar_type(type_)]
     assert [name for name in wanted if name not in schema.type_map] == []
     assert [name for name in wanted if type(schema.type_map[name]) is not type(contract.type_map[name])] == []
@@ -47,8 +47,8 @@ def test_every_type_of_the_contract_is_there(schema: GraphQLSchema, contract: Gr
     ]
 
 
-def test_every_member_of_the_contract_is_there(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
-    """Fields and arguments with their types, nullability and defaults; interfaces and enum values, in their order."""
+def test_schema_has_every_member_of_the_contract(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
+    """Compares fields and arguments with types, nullability and defaults, interfaces, and the order of enum values."""
     missing = []
     for name, wanted in contract.type_map.items():
         if not name.startswith("__") and not is_specified_scalar_type(wanted):
@@ -60,7 +60,7 @@ def test_every_member_of_the_contract_is_there(schema: GraphQLSchema, contract: 
     assert missing == []
 
 
-def test_nothing_more_is_required_than_the_contract_says(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
+def test_schema_requires_no_more_input_than_the_contract(schema: GraphQLSchema, contract: GraphQLSchema) -> None:
     more = []
     for name, wanted in contract.type_map.items():
         found = schema.type_map[name]
@@ -68,8 +68,8 @@ def test_nothing_more_is_required_than_the_contract_says(schema: GraphQLSchema, 
             more += [f"{name}.{field}" for field in required(found.fields) - required(wanted.fields)]
         if isinstance(wanted, GraphQLObjectType | GraphQLInterfaceType):
             assert isinstance(found, GraphQLObjectType | GraphQLInterfaceType)
-            for field, about in wanted.fields.items():
-                arguments = required(found.fields[field].args) - required(about.args)
+            for field, member in wanted.fields.items():
+                arguments = required(found.fields[field].args) - required(member.args)
                 more += [f"{name}.{field}({argument})" for argument in arguments]
     assert more == []
 
@@ -81,7 +81,7 @@ def required(members: Any) -> set[str]:
 
 
 def default(member: Any) -> Any:
-    """The default value as a client writes it; None without one."""
+    """The default value in the form of a client's input; None if there is none."""
     if member.default is None:
         return None
     if member.default.literal is not None:
@@ -95,8 +95,8 @@ def members(type_: Any) -> Iterator[str]:
             yield from (f" implements {interface.name}" for interface in type_.interfaces)
             for name, field in type_.fields.items():
                 yield f".{name}: {field.type}"
-                for argument, about in field.args.items():
-                    yield f".{name}({argument}: {about.type} = {default(about)})"
+                for argument, member in field.args.items():
+                    yield f".{name}({argument}: {member.type} = {default(member)})"
         case GraphQLInputObjectType():
             yield from (f".{name}: {field.type} = {default(field)}" for name, field in type_.fields.items())
         case GraphQLEnumType():
@@ -105,24 +105,24 @@ def members(type_: Any) -> Iterator[str]:
             yield f" specified by {type_.specified_by_url}"
 
 
-def test_everything_is_described(schema: GraphQLSchema) -> None:
-    silent = []
+def test_every_element_has_a_description(schema: GraphQLSchema) -> None:
+    undescribed = []
     for name, type_ in schema.type_map.items():
         if name.startswith("__"):
             continue
-        silent += [name] if not type_.description else []
+        undescribed += [name] if not type_.description else []
         parts: Any = getattr(type_, "fields", None) or getattr(type_, "values", None) or {}
-        for part, about in parts.items():
-            silent += [f"{name}.{part}"] if not about.description else []
-            arguments: Any = getattr(about, "args", None) or {}
-            silent += [f"{name}.{part}({key})" for key, argument in arguments.items() if not argument.description]
-    assert silent == []
+        for part, member in parts.items():
+            undescribed += [f"{name}.{part}"] if not member.description else []
+            arguments: Any = getattr(member, "args", None) or {}
+            undescribed += [f"{name}.{part}({key})" for key, argument in arguments.items() if not argument.description]
+    assert undescribed == []
 
 
-# ---- ways to ask
+# ---- queries
 
 
-def test_a_node_of_each_type_is_fetched_again_by_its_id(gateway: Served) -> None:
+def test_nodes_of_each_type_can_be_fetched_by_id(gateway: Served) -> None:
     listed = gateway.ask(
         "{ vms(first: 2) { nodes { id __typename name } } instances(first: 2) { nodes { id __typename name } }"
         " snapshots(first: 2) { nodes { id __typename name } }"
@@ -144,7 +144,7 @@ def test_a_node_of_each_type_is_fetched_again_by_its_id(gateway: Served) -> None
     assert everything["nodes"] == nodes[::-1]
 
 
-def test_machines_of_both_kinds_in_one_list(gateway: Served) -> None:
+def test_list_of_machines_of_both_kinds(gateway: Served) -> None:
     query = """
     query ($ids: [ID!]) { machines(filter: {id: {in: $ids}}, sort: [{field: ID}]) { nodes { ...M kind: __typename } } }
     fragment M on Machine { ...N name
@@ -157,7 +157,7 @@ def test_machines_of_both_kinds_in_one_list(gateway: Served) -> None:
     ]
 
 
-def test_members_come_in_the_order_they_were_asked_for(gateway: Served) -> None:
+def test_fields_are_returned_in_the_order_of_the_selection(gateway: Served) -> None:
     query = """{ vm(id: "vm-11") { z: name ...A a: name id ... { name z } currentSnapshot { id } } }
     fragment A on Vm { host z: name currentSnapshot { name } }""".replace("... { name z }", "... { name z: name }")
     found = gateway.ask(query)["vm"]
@@ -171,7 +171,7 @@ def test_members_come_in_the_order_they_were_asked_for(gateway: Served) -> None:
     ]
 
 
-def test_one_field_with_different_arguments(gateway: Served) -> None:
+def test_aliases_of_one_field_with_different_arguments(gateway: Served) -> None:
     query = """query ($size: Int = 1) { vm(id: "vm-11") {
         newest: snapshots(first: $size) { ...S }
         oldest: snapshots(last: $size) { ...S }
@@ -203,12 +203,12 @@ def test_skip_and_include(gateway: Served, yes: bool) -> None:
     if yes:
         more = {"name": "web-01", "snapshots": {"nodes": [{"id": "snapshot-5"}]}}
         expected = {"a": machine, "vm": {**machine, **more}}
-    for _ in range(2):  # compiled, and from the cache
+    for _ in range(2):  # the second time from the cache
         assert gateway.ask(query, yes=yes) == expected
     assert list(gateway.ask(query, yes=not yes)) != list(expected)
 
 
-def test_lists_inside_relations(gateway: Served) -> None:
+def test_connections_inside_relations(gateway: Served) -> None:
     query = """{ snapshot(id: "snapshot-5") { parent { children(sort: [{field: ID}], first: 1) {
         totalCount pageInfo { hasNextPage } nodes { id parent { machine { id snapshots(last: 1) {
             totalCount pageInfo { hasPreviousPage hasNextPage } edges { node {
@@ -246,7 +246,7 @@ def test_lists_inside_relations(gateway: Served) -> None:
     }
 
 
-def test_typename_everywhere(gateway: Served) -> None:
+def test_typename_of_every_object(gateway: Served) -> None:
     query = """{ __typename t: __typename
         viewer { __typename } providers { __typename }
         node(id: "instance-201") { __typename } nodes(ids: ["vm-11", "operation-1"]) { __typename }
@@ -288,7 +288,7 @@ def test_typename_everywhere(gateway: Served) -> None:
     }
 
 
-def test_typename_in_what_a_mutation_answers(gateway: Served) -> None:
+def test_typename_in_a_mutation_payload(gateway: Served) -> None:
     query = """mutation { __typename deleteSnapshots(input: {ids: ["x"], dryRun: true}) { __typename
         results { __typename errors { __typename } } } }"""
     assert gateway.ask(query) == {
@@ -300,7 +300,7 @@ def test_typename_in_what_a_mutation_answers(gateway: Served) -> None:
     }
 
 
-def test_introspection_beside_data(gateway: Served) -> None:
+def test_introspection_and_data_in_one_query(gateway: Served) -> None:
     query = '{ __type(name: "Vm") { name kind } vm(id: "vm-11") { name } __schema { queryType { name } } }'
     found = gateway.ask(query)
     assert list(found.items()) == [
@@ -310,7 +310,7 @@ def test_introspection_beside_data(gateway: Served) -> None:
     ]
 
 
-def test_an_operation_is_chosen_by_name(gateway: Served) -> None:
+def test_operation_is_selected_by_name(gateway: Served) -> None:
     query = 'query A { vm(id: "vm-11") { id } } query B($id: ID = "vm-12") { vm(id: $id) { id } }'
     for name, id_ in (("A", "vm-11"), ("B", "vm-12")):
         assert gateway.post(query, operationName=name) == {"data": {"vm": {"id": id_}}}

@@ -1,4 +1,4 @@
-"""Two processes on one database: what is done through one is told to the subscribers of the other."""
+"""Two processes on one database: subscribers of one process receive changes that the other process accepted."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
-from tests.graphql.asking import CREATE, DELETE
+from tests.graphql.client import CREATE, DELETE
 
 pytestmark = pytest.mark.thorough
 
@@ -24,8 +24,8 @@ def programs(request: pytest.FixtureRequest, databases: Databases) -> Iterator[P
 
 
 @contextmanager
-def following(program: Program, query: str, event: str | None = None, **variables: Any) -> Iterator[Iterator[Any]]:
-    """What a subscription sends, from the moment that it listens."""
+def subscribed(program: Program, query: str, event: str | None = None, **variables: Any) -> Iterator[Iterator[Any]]:
+    """The responses of a subscription, which has started when the block begins."""
     body = {"query": query, "variables": variables, "extensions": {"lastEventId": event} if event else None}
     headers = {"accept": "text/event-stream"}
     with program.http.stream("POST", "/graphql", json=body, headers=headers) as answer:
@@ -45,11 +45,11 @@ def created(program: Program, machine: str, name: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_an_operation_that_the_other_accepted(programs: Programs, swapped: bool) -> None:
-    """Its present state first, its last state last, whichever of the two does the work."""
+def test_operation_updated_for_an_operation_of_the_other_process(programs: Programs, swapped: bool) -> None:
+    """The current state is first and the final state is last, whichever process executes the operation."""
     one, other = reversed(programs) if swapped else programs
-    operation, _ = created(one, "vm-11", "followed elsewhere")
-    with following(other, UPDATED, id=operation) as bodies:
+    operation, _ = created(one, "vm-11", "elsewhere")
+    with subscribed(other, UPDATED, id=operation) as bodies:
         states = [body["data"]["operationUpdated"] for body in bodies]
     assert {state["id"] for state in states} == {operation}
     assert [state["isDone"] for state in states] == [False] * (len(states) - 1) + [True]
@@ -57,27 +57,27 @@ def test_an_operation_that_the_other_accepted(programs: Programs, swapped: bool)
     assert states[-1]["state"] == "SUCCEEDED"
 
 
-def test_snapshots_are_told_to_all_and_resumed_anywhere(programs: Programs) -> None:
+def test_changes_are_sent_by_both_processes_and_can_be_resumed_on_either(programs: Programs) -> None:
     one, other = programs
-    with following(one, CHANGED) as here, following(other, CHANGED) as there:
-        operation, snapshot = created(one, "vm-12", "told everywhere")
-        with following(other, UPDATED, id=operation) as bodies:
+    with subscribed(one, CHANGED) as here, subscribed(other, CHANGED) as there:
+        operation, snapshot = created(one, "vm-12", "everywhere")
+        with subscribed(other, UPDATED, id=operation) as bodies:
             assert [body["data"]["operationUpdated"]["state"] for body in bodies][-1] == "SUCCEEDED"
         program = other
         (result,) = program.ask(DELETE, input={"ids": [snapshot]})["deleteSnapshots"]["results"]
         assert result["errors"] == []
         mine, theirs = (list(_until_deleted(bodies, snapshot)) for bodies in (here, there))
-    # Each may begin with what was told of others a moment before.
+    # Each stream may start with changes of other snapshots.
     one_sees, other_sees = (
-        [event for event, change in told if change["snapshotId"] == snapshot] for told in (mine, theirs)
+        [event for event, change in changes if change["snapshotId"] == snapshot] for changes in (mine, theirs)
     )
     assert one_sees == other_sees
-    for told in (mine, theirs):
-        kinds = [change["kind"] for _, change in told if change["snapshotId"] == snapshot]
+    for changes in (mine, theirs):
+        kinds = [change["kind"] for _, change in changes if change["snapshotId"] == snapshot]
         assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("CREATED", "DELETED", {"UPDATED"})
-    # The one goes away: its client comes to the other, with what it knows.
+    # A client of the first process resumes on the second one.
     first, _ = mine[0]
-    with following(other, CHANGED, event=first) as bodies:
+    with subscribed(other, CHANGED, event=first) as bodies:
         missed = list(_until_deleted(bodies, snapshot))
     assert missed[-1][0] == mine[-1][0]
     assert {event for event, _ in missed} <= {event for event, _ in mine[1:]}

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that have a libvirtd of their own."""
+"""Fixtures for tests that run a private libvirtd."""
 
 from collections.abc import Iterator
 

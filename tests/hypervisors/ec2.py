@@ -1,7 +1,6 @@
-"""A cloud that speaks EC2's API: moto in a process of its own, behind a proxy that makes it more like AWS.
+"""A cloud with EC2's API: moto in a separate process, behind a proxy that makes it more like AWS.
 
-As on AWS, no two images have the same name, and CreateImage tags the snapshots of disks. What a test wishes to go wrong
-it says with `Cloud.on`.
+As on AWS, image names are unique, and CreateImage tags the EBS snapshots. A test injects faults with `Cloud.on`.
 """
 
 import atexit
@@ -39,44 +38,44 @@ ENVIRONMENT = {
 
 _LOADER = create_loader()
 
-Form = dict[str, str]  # an action and its arguments
-Answer = tuple[int, str]  # HTTP's code and a body
+Form = dict[str, str]  # the parameters of a call; `Action` names its action
+Answer = tuple[int, str]  # HTTP status and body
 Forward = Callable[[Form], Answer]
-Fault = Callable[[Form, Forward], Answer | None]  # None closes the connection without a word
+Fault = Callable[[Form, Forward], Answer | None]  # None closes the connection without a response
 
 
 def refuse(code: str, words: str = "no", http: int = 400) -> Fault:
-    """Not done, for a reason."""
+    """The call is not executed and returns an error."""
     return lambda form, forward: _error(code, words, http)
 
 
 def lose(form: Form, forward: Forward) -> Answer | None:
-    """Done, but nobody hears of it."""
+    """The call is executed, but its response is lost."""
     forward(form)
     return None
 
 
 def drop(form: Form, forward: Forward) -> Answer | None:
-    """Neither done nor answered."""
+    """The call is neither executed nor answered."""
     return None
 
 
-def say(body: str, http: int = 200) -> Fault:
-    """Not done, and answered with something."""
+def respond(body: str, http: int = 200) -> Fault:
+    """The call is not executed and returns the given body."""
     return lambda form, forward: (http, body)
 
 
-def unseen(action: str, member: str) -> Fault:
-    """There is nothing to be seen, or not yet."""
-    return say(f"<{action}Response><{member}/></{action}Response>")
+def empty_list(action: str, member: str) -> Fault:
+    """The call returns an empty list."""
+    return respond(f"<{action}Response><{member}/></{action}Response>")
 
 
-NO_IMAGES = unseen("DescribeImages", "imagesSet")
-NO_DISKS = unseen("DescribeSnapshots", "snapshotSet")
+NO_IMAGES = empty_list("DescribeImages", "imagesSet")
+NO_EBS_SNAPSHOTS = empty_list("DescribeSnapshots", "snapshotSet")
 
 
 def alter(*changes: tuple[str, str]) -> Fault:
-    """Done, and the answer changed: each a text and what stands in its place."""
+    """The call is executed, and its response is changed: each pair is a text and its replacement."""
 
     def fault(form: Form, forward: Forward) -> Answer:
         http, body = forward(form)
@@ -100,7 +99,7 @@ def _error(code: str, words: str, http: int) -> Answer:
 
 @dataclass
 class Cloud:
-    """`aws` is somebody else's hand, past the proxy; `forms` are the calls that came through it."""
+    """`aws` is another client's access, which bypasses the proxy; `forms` are the calls that the proxy received."""
 
     address: str
     aws: Any
@@ -110,28 +109,28 @@ class Cloud:
     _faults: list[tuple[str, Fault, int]] = field(default_factory=list)
 
     def on(self, action: str, fault: Fault, times: int = 1) -> None:
-        """Lets `fault` strike at the next so many calls of an action, after those already told of."""
+        """Applies `fault` to the next `times` calls of an action, after the faults already registered for it."""
         self._faults += [(action, fault, times)]
 
     def hold(self, form: Form, forward: Forward) -> Answer | None:
-        """A fault: no answer while the test lasts."""
+        """A fault: no response until the test ends."""
         self.released.wait()
         return None
 
     def vanish(self, form: Form, forward: Forward) -> Answer:
-        """A fault: the last answer, and from then on nobody listens."""
+        """A fault: the call is answered, and then the server closes its port."""
         answer = forward(form)
         self.server.shutdown()
         self.server.server_close()
         return answer
 
     @property
-    def told(self) -> list[str]:
-        """What was to change something."""
+    def writes(self) -> list[str]:
+        """The actions of all calls that were to change something."""
         return [form["Action"] for form in self.forms if not form["Action"].startswith("Describe")]
 
     def launch(self, name: str = "web", **arguments: Any) -> str:
-        """A running instance; its ref."""
+        """Launches an instance. Returns its ref."""
         tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}]
         launched = self.aws.run_instances(
             ImageId="ami-12345678",
@@ -144,29 +143,29 @@ class Cloud:
         return str(launched["Instances"][0]["InstanceId"])
 
     def images(self) -> list[str]:
-        """Refs of all images."""
+        """The refs of all images."""
         return [image["ImageId"] for image in self.aws.describe_images(Owners=["self"])["Images"]]
 
-    def disks(self) -> list[str]:
-        """Refs of the snapshots of all disks."""
-        return [disk["SnapshotId"] for disk in self.aws.describe_snapshots(OwnerIds=["self"])["Snapshots"]]
+    def ebs_snapshots(self) -> list[str]:
+        """The refs of all EBS snapshots."""
+        return [each["SnapshotId"] for each in self.aws.describe_snapshots(OwnerIds=["self"])["Snapshots"]]
 
     def options(self, **options: Any) -> Options:
-        """How this cloud is reached."""
+        """The options of a driver for this cloud."""
         key = {"access_key_id": "key", "secret_access_key": Secret("secret")}
         return Options(**{"region": REGION, "address": self.address, "timeout": 10.0, **key, **options})
 
     def driver(self, **options: Any) -> Ec2Driver:
-        """A driver that looks often."""
+        """A driver with a short poll interval."""
         driver = make("aws", self.options(**options), 2)
-        driver.look = 0.01
-        session = get_session()  # reads botocore's description of EC2, which takes long, only once
+        driver.poll_interval = 0.01
+        session = get_session()  # shares the loader, because reading botocore's model of EC2 is slow
         session.register_component("data_loader", _LOADER)
         driver.api._session = {**driver.api._session, "botocore_session": session}
         return driver
 
     def answer(self, form: Form, forward: Forward) -> Answer | None:
-        """What is answered to a call."""
+        """The response to a call."""
         action = form["Action"]
         self.forms.append(form)
         for place, (of, fault, times) in enumerate(self._faults):
@@ -181,23 +180,23 @@ class Cloud:
         images = self.aws.describe_images(Owners=["self"])["Images"]
         if form["Name"] in [image["Name"] for image in images]:
             return _error("InvalidAMIName.Duplicate", f"AMI name {form['Name']} is already in use", 400)
-        marks = [
+        specs = [
             key.split(".")[1] for key, value in form.items() if key.endswith("ResourceType") and value == "snapshot"
         ]
         http, body = forward(
-            {k: v for k, v in form.items() if k.split(".")[:2] not in [["TagSpecification", m] for m in marks]}
+            {k: v for k, v in form.items() if k.split(".")[:2] not in [["TagSpecification", m] for m in specs]}
         )
         if http == 200:
-            self._tag_disks(body.partition("<imageId>")[2].partition("<")[0], form, marks)
+            self._tag_ebs_snapshots(body.partition("<imageId>")[2].partition("<")[0], form, specs)
         return http, body
 
-    def _tag_disks(self, image_ref: str, form: Form, marks: list[str]) -> None:
+    def _tag_ebs_snapshots(self, image_ref: str, form: Form, specs: list[str]) -> None:
         [image] = self.aws.describe_images(ImageIds=[image_ref])["Images"]
-        disks = [mapping["Ebs"]["SnapshotId"] for mapping in image["BlockDeviceMappings"]]
-        tags = {key: value for key, value in form.items() if key.split(".")[1:3] in [[mark, "Tag"] for mark in marks]}
+        refs = [mapping["Ebs"]["SnapshotId"] for mapping in image["BlockDeviceMappings"]]
+        tags = {key: value for key, value in form.items() if key.split(".")[1:3] in [[spec, "Tag"] for spec in specs]}
         keys = {key.rpartition(".")[0]: value for key, value in tags.items() if key.endswith(".Key")}
         self.aws.create_tags(
-            Resources=disks, Tags=[{"Key": value, "Value": tags[f"{place}.Value"]} for place, value in keys.items()]
+            Resources=refs, Tags=[{"Key": value, "Value": tags[f"{place}.Value"]} for place, value in keys.items()]
         )
 
 
@@ -234,11 +233,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 @cache
 def _moto() -> int:
-    """The port of a moto that serves all tests of this process."""
+    """The port of the moto server, which all tests of this process share."""
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tests.hypervisors.moto_server"],
         cwd=ROOT,
-        stdin=subprocess.PIPE,  # its end is moto's end, however this process ends
+        stdin=subprocess.PIPE,  # moto ends when it is closed, however this process ends
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
@@ -259,8 +258,8 @@ def _reset(moto: int) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Nothing of this machine's is found, and nobody else asked; and boto3 does not wait between its tries."""
+def _isolated() -> Iterator[None]:
+    """Hides the host's AWS configuration and metadata service, and removes boto3's delay between attempts."""
     with patch.dict(os.environ, ENVIRONMENT), patch.object(ExponentialBackoff, "delay_amount", lambda *_: 0):
         for name in [name for name in os.environ if name.startswith("AWS_") and name not in ENVIRONMENT]:
             del os.environ[name]
@@ -275,10 +274,10 @@ def _aws(moto: int) -> Any:
 
 @contextmanager
 def cloud() -> Iterator[Cloud]:
-    """An empty one."""
+    """An empty cloud, for as long as the block lasts."""
     moto = _moto()
     _reset(moto)
-    with _alone(), ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+    with _isolated(), ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         aws = _aws(moto)
         made = Cloud(f"http://127.0.0.1:{server.server_port}", aws, server)
         server.RequestHandlerClass = type("Handler", (_Handler,), {"cloud": made, "moto": moto})

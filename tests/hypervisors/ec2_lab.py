@@ -1,4 +1,4 @@
-"""A driver on an instance of its own, for tests that call one thing after the other."""
+"""A driver on an instance of its own, for tests that call the driver synchronously."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -25,18 +25,18 @@ class Lab:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def wish(self, name: str = "before", description: str | None = None) -> CreateCommand:
+    def create_command(self, name: str = "before", description: str | None = None) -> CreateCommand:
         return CreateCommand(self.machine, name, description, False)
 
     def create(self, name: str = "before", token: str = "token", description: str | None = None) -> ReportedSnapshot:
-        return self.run(self.driver.create(Work(token), self.wish(name, description)))
+        return self.run(self.driver.create(Work(token), self.create_command(name, description)))
 
     def delete(self, snapshot_ref: str, work: Work | None = None) -> None:
         self.run(self.driver.delete(work or Work("d"), DeleteCommand(self.machine, snapshot_ref)))
 
     def recover(self, token: str = "token", task_ref: str | None = None) -> Any:
-        """Of a create."""
-        return self.run(self.driver.recover(Work(token, task_ref), self.wish()))
+        """Recovers a create."""
+        return self.run(self.driver.recover(Work(token, task_ref), self.create_command()))
 
     def recover_delete(self, snapshot_ref: str, task_ref: str | None = None) -> Any:
         return self.run(self.driver.recover(Work("d", task_ref), DeleteCommand(self.machine, snapshot_ref)))
@@ -45,7 +45,7 @@ class Lab:
         return [*self.run(self.driver.snapshots(self.machine)).snapshots]
 
     def tags(self, kind: str, ref: str) -> dict[str, str]:
-        """Of an image or a snapshot of a disk, as somebody else sees them."""
+        """The tags of an image or of an EBS snapshot, as another client sees them."""
         found = (
             self.cloud.aws.describe_images(ImageIds=[ref])["Images"]
             if kind == "image"
@@ -56,7 +56,7 @@ class Lab:
 
 @contextmanager
 def ec2_lab(**options: Any) -> Iterator[Lab]:
-    """A new one, in an empty cloud."""
+    """A lab with a new instance in an empty cloud."""
     with cloud() as made, asyncio.Runner() as runner:
         driver = made.driver(**options)
         try:

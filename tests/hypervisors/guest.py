@@ -1,7 +1,7 @@
-"""A guest of one sector that counts, in its memory and on its disk, so that a revert can be proved by content.
+"""A guest of one disk sector that counts in its memory and on its disk, so that a test can verify a revert.
 
-It boots, touches as much memory as it is told to, and then, at every tick of the timer (55 ms), counts one up in memory
-and on its disk, and writes a line on its serial port: a number that is new with every boot, and both counts.
+The guest boots and touches a given amount of memory. At every timer tick (55 ms) it increments a count in memory and a
+count on its disk, and writes a line to its serial port: a number that is unique per boot, and both counts.
 """
 
 import re
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# Assembled by GNU as and ld as `test_guest` does, which holds that CODE is this.
+# `test_guest` assembles this with GNU as and ld, and checks that CODE is the result.
 SOURCE = """
     .code16
     .globl start
@@ -120,14 +120,14 @@ CODE = bytes.fromhex(
     "bed87ccd137305b045e81b00c3e81700b9080066c1c30488d8240f3c0a1c692fe80400e2eeb02050bafd03eca82074fb"
     "58baf803eec366900f00c87c00000000ffff00000092cf00100001000080000001000000000000000000000000"
 )
-_PAGES = len(CODE) - 5  # where `pages` is
+_PAGES = len(CODE) - 5  # the offset of `pages`
 
-_DISK = 1 << 20  # the least that the BIOS boots from
+_DISK = 1 << 20  # the smallest disk that the BIOS boots from
 _LINE = re.compile(r"B([0-9A-F]{8}) M([0-9A-F]{8}) D([0-9A-F]{8}) \n")
 
 
-class LibvirtConnection(NamedTuple):
-    """What the guest said at one tick."""
+class GuestLine(NamedTuple):
+    """The line that the guest writes at one tick."""
 
     boot: int
     memory: int
@@ -135,27 +135,27 @@ class LibvirtConnection(NamedTuple):
 
 
 def sector(touched: int = 0) -> bytes:
-    """The boot sector of a guest that touches so many MiB of its memory, beyond the first."""
+    """The boot sector of a guest that touches `touched` MiB of its memory, after the first MiB."""
     pages = (touched * 256).to_bytes(4, "little")
     return (CODE[:_PAGES] + pages + CODE[_PAGES + 4 :]).ljust(510, b"\0") + b"\x55\xaa"
 
 
 def write_image(image: Path, touched: int = 0, kind: str = "qcow2") -> None:
-    """A disk that boots it."""
+    """Writes a disk image that boots the guest."""
     raw = image.with_suffix(".sector")
     raw.write_bytes(sector(touched).ljust(_DISK, b"\0"))
     subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", kind, raw, image], check=True)
     raw.unlink()
 
 
-def lines(serial: Path) -> list[LibvirtConnection]:
-    """Everything it has said."""
+def lines(serial: Path) -> list[GuestLine]:
+    """All lines that the guest has written."""
     text = serial.read_text("ascii", "replace") if serial.exists() else ""
-    return [LibvirtConnection(*(int(digits, 16) for digits in found)) for found in _LINE.findall(text)]
+    return [GuestLine(*(int(digits, 16) for digits in found)) for found in _LINE.findall(text)]
 
 
 def domain_xml(name: str, uuid: str, image: Path, serial: Path, memory: int = 2, kind: str = "qcow2") -> str:
-    """A libvirt domain of it with `memory` MiB, which TCG runs."""
+    """A libvirt domain of the guest with `memory` MiB, which runs with TCG."""
     return f"""
 <domain type="qemu">
   <name>{name}</name><uuid>{uuid}</uuid><memory unit="MiB">{memory}</memory><vcpu>1</vcpu>

@@ -1,7 +1,8 @@
-"""A libvirtd of the test's own: unprivileged, on a socket in a directory of its own, with what it runs beneath it.
+"""Runs a private, unprivileged libvirtd with its guests, whose sockets and files are in a temporary directory.
 
-A small supervisor, under `tini` so that the dead are reaped at once, outlives the daemon, which can be killed and
-started again while the guests run on. It kills them all when it is let go, also when the test's process has died.
+A supervisor shell starts libvirtd and outlives it, so that libvirtd can be killed and restarted while the guests
+continue. The shell runs under `tini`, which reaps dead processes at once. When its standard input closes, also because
+the test process has died, it kills libvirtd and all guests.
 """
 
 import os
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from tests.hypervisors.guest import LibvirtConnection, domain_xml, lines, write_image
+from tests.hypervisors.guest import GuestLine, domain_xml, lines, write_image
 
 _PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "tini")
-_MUCH = 10 << 20  # bytes of memory
+_MIN_WRITTEN = 10 << 20  # bytes of saved memory after which a save counts as in progress
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SUPERVISOR = """
@@ -30,25 +31,25 @@ rm -rf "$PWD"
 
 
 def lacking() -> str | None:
-    """Why none can be started here."""
+    """Why libvirtd cannot be started on this host; None if it can."""
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     return f"{missing[0]} is not installed" if missing else None
 
 
 def await_true(condition: Any, seconds: float = 60, every: float = 0.01) -> Any:
-    """What `condition` returns as soon as that is true."""
+    """Calls `condition` until its result is true, and returns the result. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(every)
     return found
 
 
 class Libvirtd:
-    """The daemon and its guests. As root it drops to an unprivileged user."""
+    """The daemon and its guests. If the tests run as root, it runs as the user `nobody`."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="gw-"))  # short: it holds sockets
+        self.directory = Path(tempfile.mkdtemp(prefix="gw-"))  # short, because socket paths have at most 107 bytes
         for name in ("run", "conf/libvirt", "cache", "data"):
             (self.directory / name).mkdir(parents=True)
         (self.directory / "libvirtd.conf").write_text(
@@ -58,13 +59,13 @@ class Libvirtd:
         (self.directory / "conf/libvirt/qemu.conf").write_text('stdio_handler = "file"\nsecurity_driver = "none"\n')
         user: dict[str, Any] = {}
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            account = pwd.getpwnam("nobody")
+            user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         environment = {
             "PATH": _PATH,
             "LC_ALL": "C.UTF-8",
             "HOME": str(self.directory),
-            **{f"XDG_{name}": f"{self.directory}/{place}" for name, place in _PLACES.items()},
+            **{f"XDG_{name}": f"{self.directory}/{path}" for name, path in _XDG_DIRECTORIES.items()},
         }
         self._user = user
         self.adopt(*self.directory.rglob("*"), self.directory)
@@ -81,7 +82,7 @@ class Libvirtd:
         self.start()
 
     def adopt(self, *paths: Path) -> None:
-        """Makes files the daemon's own."""
+        """Changes the owner of files to the daemon's user."""
         if self._user:
             for path in paths:
                 shutil.chown(path, self._user["user"], self._user["group"])
@@ -89,20 +90,20 @@ class Libvirtd:
     # ---- the daemon
 
     def start(self) -> None:
-        """Starts it, or starts it again; returns when it answers."""
+        """Starts or restarts the daemon; returns when it answers."""
         assert self._supervisor.stdin is not None
         self._supervisor.stdin.write(b"\n")
         self._supervisor.stdin.flush()
         await_true(lambda: self.virsh("uri", check=False))
 
     def kill(self) -> None:
-        """SIGKILL to the daemon alone; returns when it is dead."""
+        """Kills the daemon, not the guests; returns when it is dead."""
         file = self.directory / "libvirtd.pid"
         kill(int(file.read_text()))
         file.unlink()
 
     def stop(self) -> None:
-        """Ends the daemon and all guests, and leaves nothing."""
+        """Kills the daemon and all guests, and deletes their files."""
         pids = [int(file.read_text()) for file in self.directory.rglob("*.pid")]
         self._supervisor.communicate()
         await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
@@ -111,20 +112,23 @@ class Libvirtd:
     # ---- guests
 
     def add(
-        self, name: str, *, touched: int = 0, kind: str = "qcow2", running: bool = True, place: Path | None = None
+        self, name: str, *, touched: int = 0, kind: str = "qcow2", running: bool = True, directory: Path | None = None
     ) -> str:
-        """Defines a guest, and starts it unless told otherwise; its UUID. A running one has said something."""
-        image, uuid = (place or self.directory) / f"{name}.qcow2", str(uuid5(NAMESPACE_OID, name))
+        """Defines a guest and by default starts it; its UUID. A started guest has written its first line.
+
+        `touched`: MiB of memory that the guest writes to. `kind`: format of its disk.
+        """
+        image, uuid = (directory or self.directory) / f"{name}.qcow2", str(uuid5(NAMESPACE_OID, name))
         write_image(image, touched, kind)
         self.define(domain_xml(name, uuid, image, self.directory / f"{name}.serial", touched + 2, kind))
         self.adopt(image)
         if running:
             self.virsh("start", name)
-            await_true(lambda: self.said(name))
+            await_true(lambda: self.guest_lines(name))
         return uuid
 
     def remove(self, name: str) -> None:
-        """Kills a guest and forgets it and its snapshots; its image stays."""
+        """Kills a guest, and undefines it and its snapshots. Its image remains."""
         if self.virsh("domstate", name) != "shut off":
             self.virsh("destroy", name)
         self.virsh("undefine", name, "--snapshots-metadata")
@@ -137,44 +141,51 @@ class Libvirtd:
     def image(self, name: str) -> Path:
         return self.directory / f"{name}.qcow2"
 
-    def said(self, name: str) -> list[LibvirtConnection]:
-        """All lines that the guest has written."""
+    def guest_lines(self, name: str) -> list[GuestLine]:
+        """All lines that the guest has written to its serial port."""
         return lines(self.directory / f"{name}.serial")
 
-    def await_line(self, name: str, condition: Any, since: int | None = None) -> LibvirtConnection:
-        """The guest's first line that meets the condition, of those after so many; else of those that are new."""
-        known = len(self.said(name)) if since is None else since
+    def await_line(self, name: str, condition: Any, since: int | None = None) -> GuestLine:
+        """Waits for the guest's first line that meets the condition, after its first `since` lines.
 
-        def look() -> LibvirtConnection | None:
-            return next((line for line in self.said(name)[known:] if condition(line)), None)
+        By default only lines that are written from now on count.
+        """
+        skipped = len(self.guest_lines(name)) if since is None else since
 
-        found: LibvirtConnection = await_true(look)
+        def find() -> GuestLine | None:
+            return next((line for line in self.guest_lines(name)[skipped:] if condition(line)), None)
+
+        found: GuestLine = await_true(find)
         return found
 
-    def stop_in_the_middle(self, name: str, reason: str) -> None:
-        """Returns when libvirt has paused a guest for that reason, and QEMU is at it, stopped until it may `go_on`."""
+    def pause_qemu(self, name: str, reason: str) -> None:
+        """Stops QEMU in the middle of a job, with SIGSTOP, until `resume_qemu`.
+
+        Waits until libvirt has paused the guest for `reason`: SAVE (memory is being saved; at least 10 MiB have been
+        written) or STARTING_UP (a revert loads memory).
+        """
         libvirt = import_module("libvirt")
         connection = libvirt.open(self.address)
         domain, image = connection.lookupByName(name), self.image(name)
         wanted = [libvirt.VIR_DOMAIN_PAUSED, getattr(libvirt, f"VIR_DOMAIN_PAUSED_{reason}")]
         await_true(lambda: domain.state(0) == wanted, every=0.001)
         if reason == "SAVE":
-            written = image.stat().st_size + _MUCH
+            written = image.stat().st_size + _MIN_WRITTEN
             await_true(lambda: image.stat().st_size > written, every=0.001)
         os.kill(self.qemu(name), signal.SIGSTOP)
         assert domain.state(0) == wanted
         connection.close()
 
-    def go_on(self, name: str) -> None:
-        """Lets QEMU work again."""
+    def resume_qemu(self, name: str) -> None:
+        """Resumes QEMU after `pause_qemu`."""
         os.kill(self.qemu(name), signal.SIGCONT)
 
     def qemu(self, name: str) -> int:
-        """The process of a running guest."""
+        """The process id of a running guest."""
         return int((self.directory / f"run/libvirt/qemu/run/{name}.pid").read_text())
 
     def virsh(self, *arguments: str, check: bool = True) -> str:
-        """What virsh says; it is a client like any other."""
+        """Runs virsh, as a client other than the gateway, and returns its output."""
         command = ["virsh", "--quiet", "--connect", self.address, *arguments]
         environment = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": str(self.directory)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -182,7 +193,7 @@ class Libvirtd:
         return done.stdout.strip()
 
     def disk(self, name: str) -> int:
-        """The count on the disk of a guest that is off."""
+        """The counter on the disk of a guest that is off."""
         sector = self.directory / "sector"
         command = [
             "qemu-img",
@@ -199,21 +210,21 @@ class Libvirtd:
         return int.from_bytes(sector.read_bytes()[:4], "little")
 
     def write(self, name: str, count: int) -> None:
-        """Another count on the disk of a guest that is off."""
+        """Sets the counter on the disk of a guest that is off."""
         command = ["qemu-io", "-c", "write -P 0 512 512", "-c", f"write -P {count} 512 1", str(self.image(name))]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def tags(self, name: str) -> list[str]:
-        """The snapshots that a guest's disk holds, whatever libvirt knows of them."""
+        """The tags of the snapshots on a guest's disk, also of those that libvirt does not list."""
         command = ["qemu-img", "snapshot", "-U", "-l", str(self.image(name))]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[2:]
         return [line[10:].split("  ")[0].strip() for line in listing]
 
 
-_PLACES = {"RUNTIME_DIR": "run", "CONFIG_HOME": "conf", "CACHE_HOME": "cache", "DATA_HOME": "data"}
+_XDG_DIRECTORIES = {"RUNTIME_DIR": "run", "CONFIG_HOME": "conf", "CACHE_HOME": "cache", "DATA_HOME": "data"}
 
 
 def kill(pid: int) -> None:
-    """SIGKILL; returns when the process is dead."""
+    """Kills a process; returns when it is dead."""
     os.kill(pid, signal.SIGKILL)
     await_true(lambda: not Path(f"/proc/{pid}").exists())

@@ -1,4 +1,4 @@
-"""A program: EC2 as moto plays it, on a free loopback port that it prints. Ends with its standard input."""
+"""A program that runs moto's EC2 server on a free loopback port, which it prints. It ends with its standard input."""
 
 import sys
 

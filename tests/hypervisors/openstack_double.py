@@ -1,4 +1,4 @@
-"""A cloud that speaks OpenStack's HTTP, in which things go wrong as a test wishes: it says so with `Cloud.on`."""
+"""A test double of OpenStack's HTTP APIs. A test injects faults with `Cloud.on`."""
 
 import json
 import threading
@@ -15,67 +15,67 @@ from gateway.drivers.options import Secret
 from tests.hypervisors.openstack_services import PASSWORD, PROJECT, Answer, Services, fault
 
 Forward = Callable[[], Answer]
-Fault = Callable[[Forward], Answer | None]  # None closes the connection without a word
+Fault = Callable[[Forward], Answer | None]  # None closes the connection without a response
 
 
 def refuse(code: int, body: Any = "no") -> Fault:
-    """Not done, for a reason."""
+    """The request is not executed and returns an error."""
     return lambda forward: (code, body)
 
 
 def lose(forward: Forward) -> Answer | None:
-    """Done, but nobody hears of it."""
+    """The request is executed, but its response is lost."""
     forward()
     return None
 
 
 def drop(forward: Forward) -> Answer | None:
-    """Neither done nor answered."""
+    """The request is neither executed nor answered."""
     return None
 
 
 def garble(forward: Forward) -> Answer:
-    """Done, and told in words that nobody understands."""
+    """The request is executed, and returns HTML instead of JSON."""
     forward()
     return 200, "<html><h1>Welcome</h1></html>"
 
 
 @dataclass
 class Cloud(Services):
-    """One that can be asked over HTTP."""
+    """The services, reachable over HTTP."""
 
-    told: list[str] = field(default_factory=list)  # what has been asked for that changes something
-    asked: list[str] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)  # the requests that change something, as "POST compute/servers/…"
+    reads: list[str] = field(default_factory=list)
     end: threading.Event = field(default_factory=threading.Event)
     _faults: list[tuple[str, Fault]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def driver(self, **options: Any) -> OpenStackDriver:
-        """A new one."""
+        """A new driver for this cloud."""
         login = {"address": f"{self.url}/identity/v3", "user": "gateway", "project": PROJECT}
         return make("cloud", Options(**(login | {"password": Secret(PASSWORD)} | options)), 4)
 
     def on(self, request: str, *faults: Fault, times: int = 1) -> None:
-        """What becomes of the next requests, told by the beginning of "DELETE image/images" and the like."""
+        """Applies faults to the next requests that start with `request`, such as "DELETE image/images"."""
         self._faults += [(request, fault) for fault in faults for _ in range(times)]
 
     def hang(self, forward: Forward) -> Answer | None:
-        """Neither done nor answered, until the cloud ends."""
+        """The request is neither executed nor answered until the cloud ends."""
         self.end.wait()
         return None
 
-    def forget_tokens(self) -> None:
-        """As if an hour had passed."""
+    def expire_tokens(self) -> None:
+        """Makes all tokens invalid, as after their lifetime of an hour."""
         self.tokens.clear()
 
     def answer(self, method: str, target: str, token: str | None, body: Any) -> tuple[Answer | None, str | None]:
-        """The answer, and a token when that was asked for."""
+        """The response, and the token if one was requested."""
         parts = urlsplit(target)
         service, _, path = parts.path.strip("/").partition("/")
         path = path.partition("/")[2]  # the version
         key = f"{method} {service}/{path}"
         with self._lock:
-            (self.asked if method == "GET" or service == "identity" else self.told).append(key)
+            (self.reads if method == "GET" or service == "identity" else self.writes).append(key)
             found = next((place for place, (start, _) in enumerate(self._faults) if key.startswith(start)), None)
             act = None if found is None else self._faults.pop(found)[1]
         made = str(uuid4())
@@ -95,12 +95,12 @@ class Cloud(Services):
 
 @contextmanager
 def cloud() -> Iterator[Cloud]:
-    """One on a free port of loopback, until the block is left."""
+    """A cloud on a free loopback port, for as long as the block lasts."""
     double = Cloud()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # an answer in one piece
+        wbufsize = -1  # sends a response in one piece
 
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
@@ -119,7 +119,7 @@ def cloud() -> Iterator[Cloud]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - as the library calls them
+        do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the names that http.server calls
 
         def log_message(self, *_: Any) -> None:
             return None

@@ -1,4 +1,4 @@
-"""A driver on a server of its own in a double of OpenStack, for tests that call one thing after the other."""
+"""A driver and a server in a test double of OpenStack, for tests that call the driver synchronously."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Crash(Exception):
-    """The gateway is no more."""
+    """Stands for a crash of the gateway."""
 
 
 async def crash(*_: object) -> None:
@@ -35,18 +35,18 @@ class Lab:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def wish(self, name: str = "before", description: str | None = None) -> CreateCommand:
+    def create_command(self, name: str = "before", description: str | None = None) -> CreateCommand:
         return CreateCommand(self.machine, name, description, False)
 
-    def create(self, work: Work | None = None, **wish: Any) -> ReportedSnapshot:
-        return self.run(self.driver.create(work or Work("token"), self.wish(**wish)))
+    def create(self, work: Work | None = None, **command: Any) -> ReportedSnapshot:
+        return self.run(self.driver.create(work or Work("token"), self.create_command(**command)))
 
     def delete(self, snapshot_ref: str, work: Work | None = None) -> None:
         self.run(self.driver.delete(work or Work("d"), DeleteCommand(self.machine, snapshot_ref)))
 
     def recover(self, token: str = "token", task_ref: str | None = None) -> Any:
-        """Of a create."""
-        return self.run(self.driver.recover(Work(token, task_ref), self.wish()))
+        """Recovers a create."""
+        return self.run(self.driver.recover(Work(token, task_ref), self.create_command()))
 
     def recover_delete(self, snapshot_ref: str, task_ref: str | None = None) -> Any:
         return self.run(self.driver.recover(Work("d", task_ref), DeleteCommand(self.machine, snapshot_ref)))
@@ -54,17 +54,17 @@ class Lab:
     def snapshots(self, machine: str | None = None) -> list[ReportedSnapshot]:
         return [*self.run(self.driver.snapshots(machine or self.machine)).snapshots]
 
-    def told(self) -> list[str]:
-        """What Nova, Glance and Cinder were told to do since this was last asked; without ids."""
-        told = [" ".join(line.split("/")[:2]) for line in self.cloud.told]
-        self.cloud.told.clear()
-        return told
+    def writes(self) -> list[str]:
+        """The writing requests to Nova, Glance and Cinder since the last call of this, without ids."""
+        writes = [" ".join(line.split("/")[:2]) for line in self.cloud.writes]
+        self.cloud.writes.clear()
+        return writes
 
 
 @contextmanager
 def openstack_lab(volumes: int = 0, **options: Any) -> Iterator[Lab]:
-    """A new one. `volumes`: how many the server runs from."""
-    with patch.object(api, "LOOK", 0.001), cloud() as made, asyncio.Runner() as runner:
+    """A lab with a new server, which runs from this number of volumes."""
+    with patch.object(api, "POLL_INTERVAL", 0.001), cloud() as made, asyncio.Runner() as runner:
         driver = made.driver(**options)
         try:
             yield Lab(made, driver, made.boot(volumes=volumes), runner)

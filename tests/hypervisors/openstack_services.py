@@ -1,6 +1,6 @@
-"""What the services of a double answer, as the real ones did (tests/openstack); Cinder was not asked for real.
+"""The services of the OpenStack double. They answer like the real ones (tests/openstack); Cinder was not compared.
 
-Nothing happens by itself: Nova goes a step further whenever its server is asked for, Cinder whenever a snapshot is.
+Time does not pass by itself: Nova's work advances one step per GET of the server, Cinder's per GET of a snapshot.
 """
 
 import json
@@ -14,9 +14,9 @@ from uuid import uuid4
 PASSWORD, PROJECT = "hush", "ours"
 
 Row = dict[str, Any]
-Answer = tuple[int, Any]  # HTTP's code, and an object for JSON or text for HTML
+Answer = tuple[int, Any]  # HTTP status, and an object for JSON or text for HTML
 
-# What Nova is doing, and what has become of the image, at each look.
+# The server's task state and the image's status, at each poll.
 STEPS = (
     ("image_snapshot", "queued"),
     ("image_pending_upload", "queued"),
@@ -24,25 +24,25 @@ STEPS = (
     ("image_uploading", "active"),
     (None, "active"),
 )
-# What Nova's work comes to, where it does not end well.
-GIVES_UP = (*STEPS[:2], ("image_uploading", None), (None, None))
-LEAVES_IT = ((None, "queued"),)
+# The steps of an image whose creation fails or does not end.
+ABANDONED = (*STEPS[:2], ("image_uploading", None), (None, None))
+LEFT_QUEUED = ((None, "queued"),)
 NEVER_ENDS = (("image_uploading", "saving"),) * 1_000
 
 _STATUS = {"active": "ACTIVE", "stopped": "SHUTOFF", "building": "BUILD", "suspended": "SUSPENDED", "paused": "PAUSED"}
 _POWER = {"active": 1, "stopped": 4, "building": 0, "suspended": 7, "paused": 3}
 
 
-_FIT = {None, "active", "stopped", "suspended", "paused"}  # servers that Nova makes images of
+_SNAPSHOTTABLE = {None, "active", "stopped", "suspended", "paused"}  # states of servers of which Nova creates images
 
 
 def fault(name: str, code: int, words: str) -> Answer:
-    """As Nova and Cinder refuse."""
+    """An error in the format of Nova and Cinder."""
     return code, {name: {"code": code, "message": words}}
 
 
 def page(code: int, words: str) -> Answer:
-    """As Glance refuses."""
+    """An error in the format of Glance."""
     title = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}[code]
     head = f"<html>\n <head>\n  <title>{code} {title}</title>\n </head>\n"
     return code, f"{head} <body>\n  <h1>{code} {title}</h1>\n  {words}<br /><br />\n\n\n\n </body>\n</html>"
@@ -50,15 +50,15 @@ def page(code: int, words: str) -> Answer:
 
 @dataclass
 class Services:
-    """All of them, at one address."""
+    """All services, at one address."""
 
     url: str = ""
     password: str = PASSWORD
-    with_volumes: bool = True  # whether there is a Cinder
+    with_volumes: bool = True  # whether the cloud has Cinder
     servers: dict[str, Row] = field(default_factory=dict)
     images: dict[str, Row] = field(default_factory=dict)
     volume_snapshots: dict[str, Row] = field(default_factory=dict)
-    steps: tuple[tuple[str | None, str | None], ...] = STEPS  # what becomes of the next images
+    steps: tuple[tuple[str | None, str | None], ...] = STEPS  # of the next images
     tokens: set[str] = field(default_factory=set)
     _work: dict[str, tuple[str, list[tuple[str | None, str | None]]]] = field(default_factory=dict)
     _seconds: Iterator[int] = field(default_factory=count)
@@ -66,7 +66,7 @@ class Services:
     def boot(
         self, name: str = "machine", state: str = "active", volumes: int = 0, image: str | None = None, **more: Any
     ) -> str:
-        """A server, made from an image and with so many volumes to run from; its id."""
+        """Adds a server, created from an image or with volumes to run from. Returns its id."""
         ref = more.get("id") or str(uuid4())
         base = self.images[image] if image else {}
         self.servers[ref] = {
@@ -87,7 +87,7 @@ class Services:
         return ref
 
     def snap(self, server: str, name: str = "by hand", **properties: str) -> str:
-        """An image that somebody else has made of a server; its id."""
+        """Adds an image that another client has created of a server. Returns its id."""
         ref = self._image(self.servers[server], name, properties)
         self.images[ref] |= {"status": "active", "size": 393_216}
         if self.servers[server]["os-extended-volumes:volumes_attached"]:
@@ -95,12 +95,12 @@ class Services:
         return ref
 
     def serve(self, service: str, method: str, path: list[str], query: dict[str, str], body: Any) -> Answer:
-        """The answer to somebody who is logged in."""
+        """The response to an authenticated request."""
         serve = {"compute": self._compute, "image": self._glance, "volume": self._cinder}[service]
         return serve(method, path, query, body)
 
     def identify(self, path: str, body: Any, token: str) -> Answer:
-        """Keystone's answer, whereupon the token is good."""
+        """Keystone's response. Registers the token if the credentials are valid."""
         if not path:
             link = {"rel": "self", "href": f"{self.url}/identity/v3/"}
             return 200, {"version": {"id": "v3.14", "status": "stable", "links": [link]}}
@@ -151,8 +151,8 @@ class Services:
     def _is_ours(self, ref: str) -> bool:
         return ref in self.servers and self.servers[ref]["tenant_id"] == PROJECT
 
-    def _create_image(self, server: Row, wish: Row) -> Answer:
-        name, metadata = wish["name"], wish["metadata"]
+    def _create_image(self, server: Row, request: Row) -> Answer:
+        name, metadata = request["name"], request["metadata"]
         if not name.isprintable() or name != name.strip() or any(c > "\uffff" for c in name):
             rule = "printable characters. Can not start or end with whitespace."
             return fault("badRequest", 400, f"An invalid 'name' value was provided. The name must be: {rule}")
@@ -164,7 +164,7 @@ class Services:
                 return fault("badRequest", 400, words)
         for what in ("task_state", "vm_state"):
             state = server[f"OS-EXT-STS:{what}"]
-            if state not in _FIT:
+            if state not in _SNAPSHOTTABLE:
                 words = f"Cannot 'createImage' instance {server['id']} while it is in {what} {state}"
                 return fault("conflictingRequest", 409, words)
         ref = self._image(server, name, metadata)
@@ -176,7 +176,7 @@ class Services:
         return 202, {"image_id": ref}
 
     def _image(self, server: Row, name: str, metadata: Row) -> str:
-        """The record of an image of a server; its id. One that runs from volumes is not named in it."""
+        """Adds the record of an image and returns its id. It names the server unless that runs from volumes."""
         own = (
             {}
             if server["os-extended-volumes:volumes_attached"]
@@ -201,7 +201,7 @@ class Services:
         if not steps:
             return
         task, status = steps.pop(0)
-        if image not in self.images:  # somebody has deleted it, and Nova notices
+        if image not in self.images:  # it was deleted, and Nova notices
             task, status = None, None
             steps.clear()
         self.servers[server]["OS-EXT-STS:task_state"] = task

@@ -1,7 +1,8 @@
-"""A stand-in for a Proxmox VE cluster, as a process of its own: `python -m tests.hypervisors.proxmox DIRECTORY`.
+"""Runs a simulated Proxmox VE cluster as a separate process: `python -m tests.hypervisors.proxmox DIRECTORY`.
 
-It is told over standard input what goes wrong, a JSON object a line, and ends with it. Nothing else imports fakepve,
-which is under the AGPL.
+Each line of standard input is a JSON array [method, arguments, options]: a call of a method of `Cluster`. Its result is
+printed as one line of JSON. The process ends when standard input closes. It is a separate process because fakepve is
+under the AGPL; no other module imports it.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from fakepve.model import Model, TaskError  # type: ignore[import-untyped]
 
 
 class Cluster(FakePve):  # type: ignore[misc]
-    """A FakePve whose tasks can be held, fail in any words and be overtaken, and whose answers can be lost."""
+    """A FakePve with fault injection: tasks can be held, fail with any exit status or race with another client, and
+    responses can be lost.
+    """
 
     def __init__(self) -> None:
         super().__init__(host="127.0.0.1", port=0)
@@ -24,16 +27,16 @@ class Cluster(FakePve):  # type: ignore[misc]
         self.add_ct(200, "container")
 
     def reset(self) -> None:
-        """Everything as it was at first, but the container, which nobody touches."""
+        """Restores the initial state, except for the container, which no test changes."""
         Model.__init__(self, user="gateway@pve", password="secret")
         for gate in self.gates.values():
             gate.set()
-        self.gates = {}  # where tasks wait
-        self.openers: dict[str, str] = {}  # which answered question opens which gate
-        self.lost: tuple[str, str] | None = None  # whose answer
-        self.silent: tuple[str, str] | None = None
-        self.words: tuple[str, str, bool] | None = None
-        self.rival: dict[str, Any] = {}
+        self.gates = {}  # by the point at which tasks wait
+        self.openers: dict[str, str] = {}  # the gate that opens after a GET whose path has this end
+        self.lost: tuple[str, str] | None = None  # method and end of the path of the request whose response is lost
+        self.ignored: tuple[str, str] | None = None  # the same, of the request that is never answered
+        self.ending: tuple[str, str, bool] | None = None  # see `end`
+        self.rival: dict[str, Any] = {}  # see `overtake`
         self.lines: list[str] = []
         self.forced: list[bool] = []
         self.apitokens["gateway@pve!snapshots"] = "token"
@@ -41,46 +44,46 @@ class Cluster(FakePve):  # type: ignore[misc]
         self.add_vm(100, "web", status="running", config=dict(disk))
         self.add_vm(101, "off", config=dict(disk))
         self.add_vm(102, "paused", status="running", qmpstatus="paused", config=dict(disk))
-        self.vm(102).stats["qmpstatus"] = "paused"  # which its listings leave out
+        self.vm(102).stats["qmpstatus"] = "paused"  # FakePve does not list the value given above
         self.add_vm(103, "hibernated", lock="suspended", config=dict(disk))
         self.add_vm(104, "golden", template=True, config=dict(disk))
         self.add_vm(105, "elsewhere", node="pve2", status="running", config=dict(disk))
 
     def hold(self, point: str, until: str = "") -> None:
-        """Tasks wait at `point`: before the type of that name begins, or at `disks`, when a snapshot is half-made.
+        """Makes tasks wait at `point`: a task type, before the task starts; or `disks`, when a snapshot is incomplete.
 
-        They go on once a question that ends with `until` has been answered.
+        They continue after the next GET whose path ends with `until`.
         """
         self.gates[point] = asyncio.Event()
         self.openers[until] = point
-        self.time_scale = 1.0  # so that tasks are not done before they are told of
+        self.time_scale = 1.0  # so that tasks do not end before the response with their UPID
 
     def lose(self, method: str, suffix: str) -> None:
-        """The next such request is done, and its answer lost."""
+        """The next request with this method and end of the path is executed, and its response is lost."""
         self.lost = (method, suffix)
 
     def ignore(self, method: str, suffix: str) -> None:
-        """The next such request is never answered, and nothing done."""
-        self.silent = (method, suffix)
+        """The next request with this method and end of the path is neither executed nor answered."""
+        self.ignored = (method, suffix)
 
-    def end(self, kind: str, words: str, *, after: bool = False) -> None:
-        """Tasks of this kind end with `words`: instead of working, or afterwards."""
-        self.words = (kind, words, after)
+    def end(self, kind: str, exit_status: str, *, after: bool = False) -> None:
+        """Tasks of this type end with `exit_status`: without doing their work, or `after` it."""
+        self.ending = (kind, exit_status, after)
 
     def overtake(self, name: str, **values: Any) -> None:
-        """There is a snapshot of this name before the next task can make one."""
+        """Adds a snapshot of this name, as another client would, immediately before the next task works."""
         self.rival = {name: {"snaptime": 1, **values}}
 
     def say(self, *lines: str) -> None:
-        """What the logs of tasks have in them from the beginning."""
+        """Sets the lines that the log of each task starts with."""
         self.lines = [*lines]
 
     def change(self, vmid: int, **values: Any) -> None:
         for name, value in values.items():
             setattr(self.vm(vmid), name, value)
 
-    def leave(self, vmid: int, snapshot: str, **values: Any) -> None:
-        """Entries of a snapshot are something else from now on."""
+    def set_snapshot(self, vmid: int, snapshot: str, **values: Any) -> None:
+        """Changes properties of a snapshot."""
         self.vm(vmid).snapshots[snapshot] |= values
 
     def vm_snapshots(self, vmid: int) -> Any:
@@ -90,11 +93,11 @@ class Cluster(FakePve):  # type: ignore[misc]
         for name, value in values.items():
             setattr(self, name, value)
 
-    def tell(self, name: str) -> Any:
+    def get(self, name: str) -> Any:
         return getattr(self, name)
 
-    def asked(self, method: str) -> list[str]:
-        """The paths of such requests, without their common beginning."""
+    def paths(self, method: str) -> list[str]:
+        """The paths of all requests with this method, without the common prefix."""
         return [path.removeprefix("/api2/json/") for verb, path, _ in self.requests if verb == method]
 
     def forget_tasks(self) -> None:
@@ -103,23 +106,23 @@ class Cluster(FakePve):  # type: ignore[misc]
 
     async def task(self, node: str, ttype: str, tid: int, user: str, body: Any, **more: Any) -> Any:
         async def gated() -> Any:
-            await self._pass(ttype)
+            await self._wait_at(ttype)
             if self.rival:
                 self.vm(tid).snapshots.update(self.rival)
                 self.rival = {}
-            kind, words, after = self.words or ("", "", False)
+            kind, exit_status, after = self.ending or ("", "", False)
             done = await body() if ttype != kind or after else None
             if ttype == kind:
-                raise TaskError(words)
+                raise TaskError(exit_status)
             return done
 
         return await super().task(node, ttype, tid, user, gated, **{**more, "log": [*self.lines]})
 
     async def ceph_io(self, vm: Any, keys: Any = None) -> None:
-        await self._pass("disks")
+        await self._wait_at("disks")
         await super().ceph_io(vm, keys)
 
-    async def _pass(self, point: str) -> None:
+    async def _wait_at(self, point: str) -> None:
         if point in self.gates:
             await self.gates[point].wait()
 
@@ -128,11 +131,11 @@ class Cluster(FakePve):  # type: ignore[misc]
         return await super()._qm_snapshot_delete(v, user)
 
     async def _answer(self, request: Any, handler: Any, generic: Any, path_node: Any) -> Any:
-        if _is(request, self.silent):
-            self.silent = None
+        if _matches(request, self.ignored):
+            self.ignored = None
             await asyncio.Event().wait()
         answer = await super()._answer(request, handler, generic, path_node)
-        if _is(request, self.lost):
+        if _matches(request, self.lost):
             self.lost = None
             request.transport.close()
         for until, point in self.openers.items():
@@ -141,7 +144,7 @@ class Cluster(FakePve):  # type: ignore[misc]
         return answer
 
 
-def _is(request: Any, which: tuple[str, str] | None) -> bool:
+def _matches(request: Any, which: tuple[str, str] | None) -> bool:
     return which is not None and request.method == which[0] and request.path.endswith(which[1])
 
 

@@ -1,4 +1,4 @@
-"""A vCenter of its own for a test: the program in `vcsim`, built once, told what to do by lines of JSON."""
+"""Runs a vCenter simulator for one test: the program in `vcsim`, built once and controlled by lines of JSON."""
 
 import asyncio
 import fcntl
@@ -16,11 +16,11 @@ from gateway.drivers.options import Secret
 from gateway.drivers.vsphere.driver import Options, VsphereDriver
 
 _SOURCE = Path(__file__).parent / "vcsim" / "main.go"
-_LIBRARY = Path("/usr/share/gocode")  # where Debian's golang-github-vmware-govmomi-dev puts it
+_LIBRARY = Path("/usr/share/gocode")  # of Debian's package golang-github-vmware-govmomi-dev
 
 
 def lacking() -> str | None:
-    """Why no vCenter can be had here, or None."""
+    """Why the simulator cannot be built on this host; None if it can."""
     if shutil.which("go") is None:
         return "Go is not installed"
     if not (_LIBRARY / "src/github.com/vmware/govmomi/simulator").is_dir():
@@ -29,7 +29,7 @@ def lacking() -> str | None:
 
 
 def program() -> Path:
-    """The program, built if it was not yet. It takes a quarter of a minute, once for all who test at the same time."""
+    """The path of the program. Builds it if necessary, which takes 15 seconds; concurrent tests wait for one build."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snapshot-gateway"
     cache.mkdir(parents=True, exist_ok=True)
     built = cache / f"vcsim-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]}"
@@ -49,7 +49,7 @@ def program() -> Path:
 
 
 class VCenter:
-    """A running vCenter, with the machines `on`, `off` and `suspended`, and a template."""
+    """A running simulator, with the machines `on`, `off` and `suspended`, and a template."""
 
     user = "gateway@vsphere.local"
     password = "sesame"
@@ -60,7 +60,7 @@ class VCenter:
         self.address: str = self._answer()
 
     def order(self, do: str, **details: Any) -> Any:
-        """See `order` in the program."""
+        """Sends an order and returns its result. For the orders see the type `order` in `vcsim/main.go`."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
         self._process.stdin.flush()
@@ -69,29 +69,29 @@ class VCenter:
         return answer
 
     def rule(self, method: str, how: str, **details: Any) -> None:
-        """What becomes of the next call of a method."""
+        """Adds a fault for the next call of a method. For `how` see `ServeHTTP` and `perform` in `vcsim/main.go`."""
         self.order("rule", on=method, how=how, **details)
 
     def calls(self, *methods: str) -> list[str]:
-        """The calls since this was last asked, of these methods or of all."""
+        """The calls since the last `calls`, of these methods or of all."""
         return [call for call in self.order("calls") or [] if call in methods or not methods]
 
     async def called(self, method: str, times: int) -> list[str]:
-        """The calls since they were last asked for, as soon as a method is among them so many times."""
-        seen: list[str] = []
+        """Waits until a method was called this number of times. The calls since the last `calls`."""
+        found: list[str] = []
         async with asyncio.timeout(20):
-            while seen.count(method) < times:
-                seen += self.calls()
+            while found.count(method) < times:
+                found += self.calls()
                 await asyncio.sleep(0.01)
-        return seen
+        return found
 
     def options(self, **others: Any) -> Options:
         password = Secret(self.password)
-        told = {"address": self.address, "user": self.user, "password": password, "ca_file": str(self.ca_file)}
-        return Options(**{**told, "timeout": 10.0, **others})
+        defaults = {"address": self.address, "user": self.user, "password": password, "ca_file": str(self.ca_file)}
+        return Options(**{**defaults, "timeout": 10.0, **others})
 
     def driver(self, **others: Any) -> VsphereDriver:
-        """A driver that is new to it."""
+        """A new driver, which has not logged in."""
         return VsphereDriver(self.options(**others), concurrency=3, settle=0.05)
 
     def _answer(self) -> Any:
@@ -101,16 +101,16 @@ class VCenter:
 
 @contextmanager
 def vcenter(directory: Path) -> Iterator[VCenter]:
-    """A vCenter that ends with the block."""
+    """A simulator that runs until the end of the block."""
     ca_file = directory / "ca.pem"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = os.environ | {"TMPDIR": str(directory)}  # where its datastores are
+    environment = os.environ | {"TMPDIR": str(directory)}  # the directory of its datastores
     with subprocess.Popen([program(), ca_file], env=environment, **pipes) as process:
         try:
             yield VCenter(process, ca_file)
         finally:
             assert process.stdin is not None
-            process.stdin.close()  # it ends with it
+            process.stdin.close()  # the program ends with its standard input
 
 
 async def named(driver: VsphereDriver, name: str) -> str:
@@ -119,9 +119,9 @@ async def named(driver: VsphereDriver, name: str) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds."""
+    """Waits until the condition is true."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.01)
 
 

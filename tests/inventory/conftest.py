@@ -1,4 +1,4 @@
-"""A fresh migrated database for each test, on SQLite and on PostgreSQL."""
+"""Fixtures: a new migrated database for each test, on SQLite and on PostgreSQL, and a scripted provider."""
 
 import asyncio
 import os
@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from gateway.store.database import Database
+from gateway.store.database_url import open_database
 from gateway.store.migrate import migrate
-from gateway.store.opening import open_database
-from tests.inventory.scripted import ScriptedDriver, Story, inventory, machine, snapshot
+from tests.inventory.scripted import Scenario, ScriptedDriver, inventory, machine, snapshot
 from tests.postgres import PostgresServer, find_binaries
 
 _TEMPLATE = "inventory_template"
@@ -47,7 +47,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a fresh database is."""
+    """The URL of a new, migrated, empty database."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "gateway.db")
         return f"sqlite:///{tmp_path}/gateway.db"
@@ -58,13 +58,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url(name)
 
 
-Rows = Callable[[str], list[tuple[Any, ...]]]
-Opened = Callable[[], Any]
-
-
 @pytest.fixture
-def opened(url: str) -> Callable[[], Any]:
-    """Opens the database for the time of an `async with`."""
+def opened_database(url: str) -> Callable[[], Any]:
+    """A function that returns an async context manager, which opens the database and closes it at the end."""
 
     @asynccontextmanager
     async def open_it() -> AsyncIterator[Database]:
@@ -78,18 +74,18 @@ def opened(url: str) -> Callable[[], Any]:
 
 
 @pytest.fixture
-def tell(opened: Callable[[], Any]) -> Callable[[Story], None]:
-    """Runs a story with an open database and a provider that has one machine with a tree of three."""
+def run_scenario(opened_database: Callable[[], Any]) -> Callable[[Scenario], None]:
+    """Runs a scenario with an open database and a provider that has one machine with a chain of three snapshots."""
 
-    def run(story: Story) -> None:
-        async def whole() -> None:
+    def run(scenario: Scenario) -> None:
+        async def run_all() -> None:
             driver = ScriptedDriver()
             driver.put(
                 machine("m1"), snapshot("a"), snapshot("b", parent_ref="a"), snapshot("c", parent_ref="b"), current="c"
             )
-            async with opened() as database:
-                await story(database, driver, inventory(database, driver))
+            async with opened_database() as database:
+                await scenario(database, driver, inventory(database, driver))
 
-        asyncio.run(whole())
+        asyncio.run(run_all())
 
     return run

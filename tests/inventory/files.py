@@ -1,4 +1,4 @@
-"""Files in ManageIQ's shape, and what a database holds after them."""
+"""Builds import files in ManageIQ's format, and reads what a database contains after the import."""
 
 import json
 import sqlite3
@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 
-from gateway.inventory.counts import Counts
-from gateway.inventory.imports.run import import_file
-from gateway.store.opening import sqlite_path
+from gateway.inventory.counts import MergeCounts
+from gateway.inventory.imports.importer import import_file
+from gateway.store.database_url import sqlite_path
 
 HOST = "http://localhost:3000/api"
 
@@ -21,29 +21,31 @@ SNAPSHOTS = (
 
 
 def vm(number: int, *snapshots: dict[str, Any], **attributes: Any) -> dict[str, Any]:
-    """A Vm with its list of snapshots; attributes that are None are null in the file."""
-    known = {"href": f"{HOST}/vms/{number}", "id": str(number), "name": f"vm {number}", "ems_ref": f"vm-{number}"}
-    return known | attributes | {"snapshots": list(snapshots)}
+    """A Vm with its list of snapshots. Attributes that are None are null in the file."""
+    defaults = {"href": f"{HOST}/vms/{number}", "id": str(number), "name": f"vm {number}", "ems_ref": f"vm-{number}"}
+    return defaults | attributes | {"snapshots": list(snapshots)}
 
 
 def snapshot(number: int, **attributes: Any) -> dict[str, Any]:
-    known = {"id": str(number), "name": f"snapshot {number}", "create_time": "2017-01-11T00:00:00Z"}
-    return known | attributes
+    defaults = {"id": str(number), "name": f"snapshot {number}", "create_time": "2017-01-11T00:00:00Z"}
+    return defaults | attributes
 
 
 def collection(*machines: dict[str, Any], name: str = "vms") -> dict[str, Any]:
     return {"name": name, "count": len(machines), "resources": list(machines)}
 
 
-def bring_in(url: str, directory: Path, *pages: Any, provider: str = "manageiq", name: str = "vms.json") -> Counts:
-    """Imports a file of these pages."""
+def import_pages(
+    url: str, directory: Path, *pages: Any, provider: str = "manageiq", name: str = "vms.json"
+) -> MergeCounts:
+    """Imports a file that consists of these pages."""
     path = directory / name
     path.write_text("\n".join(json.dumps(page) for page in pages))
     return import_file(url, path, tenant="default", provider=provider)
 
 
 def select(url: str, sql: str) -> list[tuple[Any, ...]]:
-    """Rows, in the driver's own terms."""
+    """The rows of a query, as the database driver returns them."""
     if url.startswith("sqlite"):
         connection = sqlite3.connect(sqlite_path(url))
         try:
@@ -54,7 +56,7 @@ def select(url: str, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in postgres.execute(sql.encode()).fetchall()]
 
 
-def change(url: str, sql: str) -> None:
+def execute(url: str, sql: str) -> None:
     if url.startswith("sqlite"):
         connection = sqlite3.connect(sqlite_path(url))
         try:
@@ -67,8 +69,8 @@ def change(url: str, sql: str) -> None:
         postgres.execute(sql.encode())
 
 
-def everything(url: str) -> list[list[tuple[Any, ...]]]:
-    """Every row of the tables that an import could touch: what must stay the same when it is refused."""
+def all_rows(url: str) -> list[list[tuple[Any, ...]]]:
+    """All rows of the tables that an import may change. They must be unchanged after an import that is refused."""
     tables = {
         "provider": "name",
         "machine": "id",

@@ -1,4 +1,4 @@
-"""A provider that says what a test has it say, and a database's inventory read back."""
+"""A driver whose answers are set by the test, and helpers that build machines, snapshots and operations."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ from gateway.drivers.base import (
     Work,
 )
 from gateway.errors import ProviderError, ProviderMissing
-from gateway.inventory.refresh import Inventory
+from gateway.inventory.refresh import InventoryRefresher
 from gateway.models import MachineKind, Operation, OperationKind, OperationState, PowerState
 from gateway.store.database import Database
 from gateway.store.statements import insert
@@ -30,22 +30,22 @@ LATER = EARLIER + timedelta(days=1)
 
 
 def machine(ref: str, **attributes: Any) -> ReportedMachine:
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "kind": MachineKind.VM,
         "name": f"name of {ref}",
         "power_state": PowerState.ON,
         "created_at": EARLIER,
     }
-    return ReportedMachine(ref=ref, **(known | attributes))
+    return ReportedMachine(ref=ref, **(defaults | attributes))
 
 
 def snapshot(ref: str, **attributes: Any) -> ReportedSnapshot:
-    known: dict[str, Any] = {"name": f"name of {ref}", "created_at": EARLIER}
-    return ReportedSnapshot(ref=ref, **(known | attributes))
+    defaults: dict[str, Any] = {"name": f"name of {ref}", "created_at": EARLIER}
+    return ReportedSnapshot(ref=ref, **(defaults | attributes))
 
 
 class ScriptedDriver(Driver):
-    """Answers from attributes. `during` runs while it is asked for snapshots; errors are raised, not returned."""
+    """Answers from its attributes. `during` runs inside each call of `snapshots`. Errors in `world` are raised."""
 
     name = "scripted"
 
@@ -55,12 +55,12 @@ class ScriptedDriver(Driver):
         self.during: Callable[[], Awaitable[None]] | None = None
         self.events: asyncio.Queue[str | Exception] = asyncio.Queue()
 
-    def put(self, seen: ReportedMachine, *snapshots: ReportedSnapshot, current: str | None = None) -> None:
-        self.drop(seen.ref)
-        self.world[seen] = ReportedSnapshots(snapshots, current)
+    def put(self, reported: ReportedMachine, *snapshots: ReportedSnapshot, current: str | None = None) -> None:
+        self.drop(reported.ref)
+        self.world[reported] = ReportedSnapshots(snapshots, current)
 
     def drop(self, ref: str) -> None:
-        self.world = {seen: snapshots for seen, snapshots in self.world.items() if seen.ref != ref}
+        self.world = {found: snapshots for found, snapshots in self.world.items() if found.ref != ref}
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return Matrix()
@@ -73,10 +73,10 @@ class ScriptedDriver(Driver):
     async def machine(self, machine_ref: str) -> ReportedMachine:
         if self.problem is not None:
             raise self.problem
-        for seen in self.world:
-            if seen.ref == machine_ref:
-                return seen
-        raise ProviderMissing("the provider has no such machine")
+        for found in self.world:
+            if found.ref == machine_ref:
+                return found
+        raise ProviderMissing("The provider has no such machine.")
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         if self.during is not None:
@@ -86,21 +86,21 @@ class ScriptedDriver(Driver):
             raise answer
         return answer
 
-    async def hints(self) -> AsyncIterator[str]:
+    async def change_hints(self) -> AsyncIterator[str]:
         while isinstance(event := await self.events.get(), str):
             yield event
         raise event
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         raise NotImplementedError
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
+    async def revert(self, work: Work, command: RevertCommand) -> None:
         raise NotImplementedError
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
         raise NotImplementedError
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         raise NotImplementedError
 
     async def health(self) -> None:
@@ -110,17 +110,17 @@ class ScriptedDriver(Driver):
         return None
 
 
-Story = Callable[[Database, ScriptedDriver, Inventory], Awaitable[None]]
+Scenario = Callable[[Database, ScriptedDriver, InventoryRefresher], Awaitable[None]]
 
 
-def inventory(database: Database, driver: ScriptedDriver) -> Inventory:
-    return Inventory(database, {"lab": driver}, Settings())
+def inventory(database: Database, driver: ScriptedDriver) -> InventoryRefresher:
+    return InventoryRefresher(database, {"lab": driver}, Settings())
 
 
 _INSERT_OPERATION = insert(
     Operation,
     *("tenant", "kind", "state", "machine_id", "machine_kind", "machine_name", "snapshot_id"),
-    *("created_at", "finished_at", "token", "wish", "issued"),
+    *("created_at", "finished_at", "token", "payload", "dispatched"),
 )
 
 
@@ -132,7 +132,7 @@ async def put_operation(
     machine_id: int = 1,
     snapshot_id: int | None = None,
     finished_at: datetime | None = None,
-    issued: bool = False,
+    dispatched: bool = False,
 ) -> None:
     values = {"tenant": "default", "machine_kind": MachineKind.VM, "machine_name": "", "snapshot_id": snapshot_id}
     times = {"created_at": EARLIER, "finished_at": finished_at}
@@ -145,7 +145,7 @@ async def put_operation(
             state=state,
             machine_id=machine_id,
             token="t",
-            wish="{}",
-            issued=issued,
+            payload="{}",
+            dispatched=dispatched,
         )
     )

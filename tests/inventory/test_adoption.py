@@ -1,4 +1,4 @@
-"""An imported machine becomes that of the provider which a refresh finds it on, when it is surely the same."""
+"""A refresh adopts an imported machine when the provider reports the same machine."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from gateway.drivers.base import ReportedSnapshots
-from gateway.inventory.refresh import Inventory
+from gateway.inventory.refresh import InventoryRefresher
 from gateway.store.database import Database
-from tests.inventory.files import MACHINES, SNAPSHOTS, bring_in, collection, select, vm
+from tests.inventory.files import MACHINES, SNAPSHOTS, collection, import_pages, select, vm
 from tests.inventory.files import snapshot as imported
-from tests.inventory.scripted import ScriptedDriver, Story, machine
+from tests.inventory.scripted import Scenario, ScriptedDriver, machine
 
 
-def imports(url: str, directory: Path, **attributes: Any) -> None:
+def import_machine(url: str, directory: Path, **attributes: Any) -> None:
     snapshots = (imported(30, ems_ref="a", current=1), imported(31, ems_ref="gone"))
-    bring_in(url, directory, collection(vm(11, *snapshots, **attributes)))
+    import_pages(url, directory, collection(vm(11, *snapshots, **attributes)))
 
 
 @pytest.mark.parametrize(
@@ -30,26 +30,26 @@ def imports(url: str, directory: Path, **attributes: Any) -> None:
         ({"ems_ref": None, "uid_ems": "4221"}, "4221"),
     ],
 )
-def test_an_imported_machine_is_adopted(
-    url: str, tmp_path: Path, tell: Callable[[Story], None], attributes: dict[str, Any], uid: str | None
+def test_imported_machine_is_adopted(
+    url: str, tmp_path: Path, run_scenario: Callable[[Scenario], None], attributes: dict[str, Any], uid: str | None
 ) -> None:
-    imports(url, tmp_path, **attributes)
+    import_machine(url, tmp_path, **attributes)
 
-    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
-        [(seen, snapshots)] = driver.world.items()
-        driver.world = {replace(seen, uid=uid): snapshots}
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        [(reported, snapshots)] = driver.world.items()
+        driver.world = {replace(reported, uid=uid): snapshots}
         await inventory.refresh_provider("lab")
         await inventory.refresh_provider("lab")
 
-    tell(story)
+    run_scenario(scenario)
     assert select(url, MACHINES) == [(11, "name of m1", "lab", "m1", "ON", 1)]
     assert [row[:6] for row in select(url, SNAPSHOTS)] == [
         (30, 11, "a", "name of a", None, 0),
         (32, 11, "b", "name of b", 30, 0),
         (33, 11, "c", "name of c", 32, 1),
     ]
-    assert str(bring_in(url, tmp_path, collection(vm(11, **attributes))).machines) == (
-        "0 created, 0 updated, 0 unchanged, 1 managed by a driver, skipped"
+    assert str(import_pages(url, tmp_path, collection(vm(11, **attributes))).machines) == (
+        "0 created, 0 updated, 0 unchanged, 1 skipped (managed by a driver)"
     )
 
 
@@ -62,15 +62,15 @@ def test_an_imported_machine_is_adopted(
         ([vm(11, uid_ems="4221"), vm(12, uid_ems="4221")], "4221"),
     ],
 )
-def test_a_machine_that_may_be_another_is_not_adopted(
-    url: str, tmp_path: Path, tell: Callable[[Story], None], machines: list[Any], uid: str | None
+def test_ambiguous_imported_machine_is_not_adopted(
+    url: str, tmp_path: Path, run_scenario: Callable[[Scenario], None], machines: list[Any], uid: str | None
 ) -> None:
-    bring_in(url, tmp_path, collection(*machines))
+    import_pages(url, tmp_path, collection(*machines))
 
-    async def story(_: Database, driver: ScriptedDriver, inventory: Inventory) -> None:
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
         driver.world = {machine("m1", uid=uid): ReportedSnapshots([])}
         await inventory.refresh_provider("lab")
 
-    tell(story)
+    run_scenario(scenario)
     assert select(url, "SELECT count(*) FROM machine WHERE imported") == [(len(machines),)]
     assert select(url, "SELECT count(*) FROM machine WHERE provider = 'lab'") == [(1,)]

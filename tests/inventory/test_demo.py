@@ -1,4 +1,4 @@
-"""The demo world: what is in it, and that its two sides agree."""
+"""The demo world: its contents, and that the simulated provider and the inventory agree."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.inventory.demo import load_demo
 from gateway.inventory.demo_world import INSTANCES, VMS, demo_machines
-from gateway.inventory.refresh import Inventory
-from tests.inventory.files import everything, select
-from tests.inventory.test_import import next_numbers
+from gateway.inventory.refresh import InventoryRefresher
+from tests.inventory.files import all_rows, select
+from tests.inventory.test_import import next_ids
 
 
-def load(opened: Callable[[], Any]) -> bool:
+def load(opened_database: Callable[[], Any]) -> bool:
     async def run() -> bool:
-        async with opened() as database:
+        async with opened_database() as database:
             return await load_demo(database, "default")
 
     return asyncio.run(run())
 
 
-def test_the_machines_of_the_guide(url: str, opened: Callable[[], Any]) -> None:
-    assert load(opened)
+def test_demo_contains_the_machines_of_the_manageiq_guide(url: str, opened_database: Callable[[], Any]) -> None:
+    assert load(opened_database)
     assert select(
         url,
         "SELECT machine_id, id, name, parent_id, CASE WHEN is_current THEN 1 ELSE 0 END FROM snapshot"
@@ -44,8 +44,8 @@ def test_the_machines_of_the_guide(url: str, opened: Callable[[], Any]) -> None:
     assert select(url, "SELECT count(*) - count(DISTINCT name) FROM machine") == [(0,)]
 
 
-def test_a_child_is_younger_than_its_parent(url: str, opened: Callable[[], Any]) -> None:
-    load(opened)
+def test_child_is_younger_than_its_parent(url: str, opened_database: Callable[[], Any]) -> None:
+    load(opened_database)
     assert (
         select(
             url,
@@ -56,14 +56,14 @@ def test_a_child_is_younger_than_its_parent(url: str, opened: Callable[[], Any])
     )
 
 
-def test_it_is_loaded_once(url: str, opened: Callable[[], Any]) -> None:
-    assert load(opened)
-    before = everything(url)
-    assert not load(opened)
-    assert everything(url) == before
+def test_demo_is_loaded_once(url: str, opened_database: Callable[[], Any]) -> None:
+    assert load(opened_database)
+    before = all_rows(url)
+    assert not load(opened_database)
+    assert all_rows(url) == before
 
 
-def test_it_is_always_the_same() -> None:
+def test_demo_is_deterministic() -> None:
     first, second = list(demo_machines()), list(demo_machines())
     assert first == second
     assert [(machine.id, machine.name, len(machine.snapshots)) for machine in first[:5]] == [
@@ -75,22 +75,22 @@ def test_it_is_always_the_same() -> None:
     ]
 
 
-def test_numbers_go_on_after_it(url: str, opened: Callable[[], Any]) -> None:
-    load(opened)
+def test_new_ids_follow_those_of_the_demo(url: str, opened_database: Callable[[], Any]) -> None:
+    load(opened_database)
     (machine, snapshot), *_ = select(url, "SELECT (SELECT max(id) FROM machine), (SELECT max(id) FROM snapshot)")
-    assert next_numbers(opened, provider=VMS) == (machine + 1, snapshot + 1)
+    assert next_ids(opened_database, provider=VMS) == (machine + 1, snapshot + 1)
 
 
-def test_a_refresh_finds_nothing_to_change(url: str, opened: Callable[[], Any]) -> None:
+def test_refresh_of_the_demo_changes_nothing(url: str, opened_database: Callable[[], Any]) -> None:
     async def run() -> list[str]:
-        async with opened() as database:
+        async with opened_database() as database:
             await load_demo(database, "default")
-            before = everything(url)[-1]
-            simulation = SimulatedWorld(database)
-            drivers: dict[str, Driver] = {name: SimulatedDriver(name, simulation) for name in (VMS, INSTANCES)}
-            inventory = Inventory(database, drivers, Settings())
+            before = all_rows(url)[-1]
+            world = SimulatedWorld(database)
+            drivers: dict[str, Driver] = {name: SimulatedDriver(name, world) for name in (VMS, INSTANCES)}
+            inventory = InventoryRefresher(database, drivers, Settings())
             counts = [str(await inventory.refresh_provider(name)) for name in drivers]
-            assert everything(url)[-1] == before
+            assert all_rows(url)[-1] == before
             return counts
 
     counts = asyncio.run(run())

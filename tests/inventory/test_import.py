@@ -1,4 +1,4 @@
-"""`gateway import`: what is in the database afterwards, the first time and the second."""
+"""`gateway import`: the contents of the database after the first and after further imports."""
 
 import asyncio
 import os
@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.columns import now
-from gateway.inventory.counts import Progress
-from gateway.inventory.imports.run import import_file
+from gateway.inventory.counts import ImportProgress
+from gateway.inventory.imports.importer import import_file
 from gateway.models import Machine, MachineKind, PowerState, Snapshot, SnapshotState
 from gateway.store.statements import insert
-from tests.inventory.files import bring_in, change, collection, select, snapshot, vm
+from tests.inventory.files import collection, execute, import_pages, select, snapshot, vm
 from tests.make_dump import write_dump
 
 TREE = (
@@ -24,8 +24,8 @@ TREE = (
 )
 
 
-def test_what_is_in_the_file_is_in_the_database(url: str, tmp_path: Path) -> None:
-    counts = bring_in(
+def test_import_writes_machines_and_snapshots(url: str, tmp_path: Path) -> None:
+    counts = import_pages(
         url,
         tmp_path,
         collection(
@@ -66,13 +66,13 @@ def test_what_is_in_the_file_is_in_the_database(url: str, tmp_path: Path) -> Non
     ]
 
 
-def test_a_bare_list_of_machines(url: str, tmp_path: Path) -> None:
-    bring_in(url, tmp_path, [vm(11, snapshot(3)), {"href": "/api/instances/201", "name": None, "snapshots": None}])
+def test_import_of_a_list_without_a_collection(url: str, tmp_path: Path) -> None:
+    import_pages(url, tmp_path, [vm(11, snapshot(3)), {"href": "/api/instances/201", "name": None, "snapshots": None}])
     assert select(url, "SELECT id, kind FROM machine ORDER BY id") == [(11, "VM"), (201, "INSTANCE")]
 
 
-def test_who_imported_is_on_record(url: str, tmp_path: Path) -> None:
-    counts = bring_in(url, tmp_path, collection(vm(11, snapshot(3))), provider="lab")
+def test_import_is_audited(url: str, tmp_path: Path) -> None:
+    counts = import_pages(url, tmp_path, collection(vm(11, snapshot(3))), provider="lab")
     columns = "tenant, caller_name, caller_roles, address, surface, action, outcome, subject, message, repeats"
     user = pwd.getpwuid(os.getuid()).pw_name
     assert select(url, f"SELECT {columns} FROM audit_entry") == [
@@ -80,32 +80,32 @@ def test_who_imported_is_on_record(url: str, tmp_path: Path) -> None:
     ]
 
 
-def test_an_empty_collection(url: str, tmp_path: Path) -> None:
-    assert str(bring_in(url, tmp_path, collection())).startswith("machines: 0 created")
+def test_import_of_an_empty_collection(url: str, tmp_path: Path) -> None:
+    assert str(import_pages(url, tmp_path, collection())).startswith("machines: 0 created")
 
 
-def test_a_byte_order_mark_is_no_mistake(url: str, tmp_path: Path) -> None:
+def test_byte_order_mark_is_accepted(url: str, tmp_path: Path) -> None:
     path = tmp_path / "vms.json"
     path.write_bytes(b'\xef\xbb\xbf{"name": "vms", "resources": [{"id": 11}]}')
     assert import_file(url, path, tenant="default").machines.created == 1
 
 
-def test_the_second_time_changes_nothing(url: str, tmp_path: Path) -> None:
+def test_repeated_import_changes_nothing(url: str, tmp_path: Path) -> None:
     file = collection(vm(11, snapshot(3), snapshot(4, parent_id=3, current=1, create_time=None)), vm(12, name=None))
-    bring_in(url, tmp_path, file)
+    import_pages(url, tmp_path, file)
     snapshots, events = (
         select(url, "SELECT * FROM snapshot ORDER BY id"),
         select(url, "SELECT * FROM event ORDER BY id"),
     )
-    assert str(bring_in(url, tmp_path, file)) == (
+    assert str(import_pages(url, tmp_path, file)) == (
         "machines: 0 created, 0 updated, 2 unchanged; snapshots: 0 created, 0 updated, 2 unchanged"
     )
     assert select(url, "SELECT * FROM snapshot ORDER BY id") == snapshots
     assert select(url, "SELECT * FROM event ORDER BY id") == events
 
 
-def test_the_second_time_brings_what_changed(url: str, tmp_path: Path) -> None:
-    bring_in(
+def test_second_import_applies_changes(url: str, tmp_path: Path) -> None:
+    import_pages(
         url,
         tmp_path,
         collection(
@@ -116,11 +116,11 @@ def test_the_second_time_brings_what_changed(url: str, tmp_path: Path) -> None:
     )
     without_list = vm(12, name="renamed")
     del without_list["snapshots"]
-    counts = bring_in(
+    counts = import_pages(
         url,
         tmp_path,
         collection(
-            # 4 has vanished, its child hangs on the new 9; current has moved; 6 is as before.
+            # 4 is missing; the parent of 5 is the new 9; 3 is current; 6 is unchanged.
             vm(11, snapshot(3, current=1), snapshot(9, parent_id=3), snapshot(5, parent_id=9), snapshot(6)),
             without_list,
         ),
@@ -143,19 +143,19 @@ def test_the_second_time_brings_what_changed(url: str, tmp_path: Path) -> None:
     ]
 
 
-def test_a_machine_without_references_is_known_by_its_number(url: str, tmp_path: Path) -> None:
-    bring_in(url, tmp_path, collection(vm(11, ems_ref=None)))
-    assert bring_in(url, tmp_path, collection(vm(11, uid_ems="4221"))).machines.updated == 1
+def test_machine_without_references_is_matched_by_id(url: str, tmp_path: Path) -> None:
+    import_pages(url, tmp_path, collection(vm(11, ems_ref=None)))
+    assert import_pages(url, tmp_path, collection(vm(11, uid_ems="4221"))).machines.updated == 1
     assert select(url, "SELECT id, provider_ref, provider_uid FROM machine") == [(11, "vm-11", "4221")]
 
 
-def test_what_a_driver_manages_is_left_alone(url: str, tmp_path: Path) -> None:
-    bring_in(url, tmp_path, collection(vm(11, snapshot(3)), vm(12, snapshot(4))))
-    change(url, "INSERT INTO provider (name, tenant, driver) VALUES ('lab', 'default', 'simulated')")
-    change(url, "UPDATE machine SET imported = FALSE, provider = 'lab' WHERE id = 11")
-    counts = bring_in(url, tmp_path, collection(vm(11, name="other"), vm(12, snapshot(4, name="other"))))
+def test_machines_managed_by_a_driver_are_skipped(url: str, tmp_path: Path) -> None:
+    import_pages(url, tmp_path, collection(vm(11, snapshot(3)), vm(12, snapshot(4))))
+    execute(url, "INSERT INTO provider (name, tenant, driver) VALUES ('lab', 'default', 'simulated')")
+    execute(url, "UPDATE machine SET imported = FALSE, provider = 'lab' WHERE id = 11")
+    counts = import_pages(url, tmp_path, collection(vm(11, name="other"), vm(12, snapshot(4, name="other"))))
     assert str(counts) == (
-        "machines: 0 created, 0 updated, 1 unchanged, 1 managed by a driver, skipped;"
+        "machines: 0 created, 0 updated, 1 unchanged, 1 skipped (managed by a driver);"
         " snapshots: 0 created, 1 updated, 0 unchanged"
     )
     assert select(url, "SELECT id, name, snapshot_count FROM machine ORDER BY id") == [
@@ -171,13 +171,13 @@ NEW_MACHINE = insert(
 NEW_SNAPSHOT = insert(Snapshot, "tenant", "machine_id", "name", "state", "created_at")
 
 
-def test_numbers_from_a_file_are_never_given_out_again(url: str, tmp_path: Path, opened: Callable[[], Any]) -> None:
-    bring_in(url, tmp_path, collection(vm(5_000, snapshot(70_000))))
-    bring_in(url, tmp_path, collection(vm(4_000, snapshot(60_000))))
-    assert next_numbers(opened) == (5_001, 70_001)
+def test_imported_ids_are_not_assigned_again(url: str, tmp_path: Path, opened_database: Callable[[], Any]) -> None:
+    import_pages(url, tmp_path, collection(vm(5_000, snapshot(70_000))))
+    import_pages(url, tmp_path, collection(vm(4_000, snapshot(60_000))))
+    assert next_ids(opened_database) == (5_001, 70_001)
 
 
-def next_numbers(opened: Callable[[], Any], provider: str = "manageiq") -> tuple[int, int]:
+def next_ids(opened_database: Callable[[], Any], provider: str = "manageiq") -> tuple[int, int]:
     async def run() -> tuple[int, int]:
         async def work(tx: Any) -> tuple[int, int]:
             moment = now()
@@ -203,35 +203,35 @@ def next_numbers(opened: Callable[[], Any], provider: str = "manageiq") -> tuple
             )
             return machine.id, row.id
 
-        async with opened() as database:
+        async with opened_database() as database:
             numbers: tuple[int, int] = await database.write(work)
             return numbers
 
     return asyncio.run(run())
 
 
-def test_beside_a_gateway_that_is_open(url: str, tmp_path: Path, opened: Callable[[], Any]) -> None:
+def test_import_while_a_gateway_is_open(url: str, tmp_path: Path, opened_database: Callable[[], Any]) -> None:
     async def run() -> list[Any]:
-        async with opened() as database:
+        async with opened_database() as database:
             await database.read(lambda tx: tx.rows("SELECT 1"))
-            await asyncio.to_thread(bring_in, url, tmp_path, collection(vm(11, snapshot(3))))
+            await asyncio.to_thread(import_pages, url, tmp_path, collection(vm(11, snapshot(3))))
             rows: list[Any] = await database.read(lambda tx: tx.rows("SELECT id FROM snapshot"))
             return [tuple(row) for row in rows]
 
     assert asyncio.run(run()) == [(3,)]
 
 
-def test_nothing_is_held_while_a_file_is_read(url: str, tmp_path: Path) -> None:
+def test_no_lock_is_held_while_the_file_is_read(url: str, tmp_path: Path) -> None:
     """Another process writes in the middle of a long import."""
     path = tmp_path / "many.json"
     with path.open("w") as out:
         write_dump(out, 3, 12_000, 6_000)
     written = 0
 
-    def write_meanwhile(progress: Progress) -> None:
+    def write_meanwhile(progress: ImportProgress) -> None:
         nonlocal written
         if progress.merging:
-            change(url, f"INSERT INTO provider (name, tenant, driver) VALUES ('p{written}', 'default', 'none')")
+            execute(url, f"INSERT INTO provider (name, tenant, driver) VALUES ('p{written}', 'default', 'none')")
             written += 1
 
     import_file(url, path, tenant="default", report=write_meanwhile)
@@ -239,7 +239,7 @@ def test_nothing_is_held_while_a_file_is_read(url: str, tmp_path: Path) -> None:
     assert select(url, "SELECT count(*) FROM snapshot") == [(12_000,)]
 
 
-def test_a_dump_of_every_form(url: str, tmp_path: Path) -> None:
+def test_dump_with_every_format_variant(url: str, tmp_path: Path) -> None:
     for name, seed in (("vms", 1), ("instances", 2)):
         path = tmp_path / f"{name}.json"
         with path.open("w", encoding="utf-8") as out:
@@ -253,28 +253,28 @@ def test_a_dump_of_every_form(url: str, tmp_path: Path) -> None:
 
 @st.composite
 def forests(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """A machine's snapshots in any order, with any tree over them and at most one current."""
+    """The snapshots of one machine in any order, with any tree, and at most one current."""
     numbers = draw(st.lists(st.integers(1, 10**15), unique=True, max_size=12))
     current = draw(st.sampled_from([None, *numbers]))
-    made = [
+    snapshots = [
         snapshot(
             number,
             name=draw(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)),
-            parent_id=draw(st.sampled_from([None, *numbers[:place]])),
+            parent_id=draw(st.sampled_from([None, *numbers[:index]])),
             current=int(number == current),
             total_size=draw(st.none() | st.integers(0, 2**63 - 1)),
         )
-        for place, number in enumerate(numbers)
+        for index, number in enumerate(numbers)
     ]
-    return draw(st.permutations(made))
+    return draw(st.permutations(snapshots))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=forests(), second=forests())
-def test_any_tree_comes_out_as_it_went_in(url: str, tmp_path: Path, first: Any, second: Any) -> None:
-    for made in (first, second):
-        bring_in(url, tmp_path, collection(vm(11, *made)))
+def test_any_tree_is_imported_unchanged(url: str, tmp_path: Path, first: Any, second: Any) -> None:
+    for snapshots in (first, second):
+        import_pages(url, tmp_path, collection(vm(11, *snapshots)))
         assert select(url, TREE) == sorted(
-            (11, int(s["id"]), s["parent_id"], s["name"], s["current"], s["total_size"], s["id"]) for s in made
+            (11, int(s["id"]), s["parent_id"], s["name"], s["current"], s["total_size"], s["id"]) for s in snapshots
         )
-        assert select(url, "SELECT snapshot_count FROM machine") == [(len(made),)]
+        assert select(url, "SELECT snapshot_count FROM machine") == [(len(snapshots),)]

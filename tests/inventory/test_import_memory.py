@@ -1,4 +1,4 @@
-"""An import's memory does not grow with its file."""
+"""The memory of an import does not grow with the file."""
 
 import subprocess
 import sys
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.thorough
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from gateway.inventory.imports.run import import_file
+from gateway.inventory.imports.importer import import_file
 import_file(sys.argv[1], Path(sys.argv[2]), tenant="default")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_memory_is_bounded(url: str, tmp_path: Path) -> None:
-    """All snapshots are one machine's: nothing about it may be kept in memory either."""
+def test_import_memory_is_bounded(url: str, tmp_path: Path) -> None:
+    """All snapshots belong to one machine, so memory must not grow with the size of a machine either."""
     peaks = []
     for number, snapshots in enumerate((1_000, 30_000)):
         path = tmp_path / f"{snapshots}.json"
@@ -30,5 +30,6 @@ def test_memory_is_bounded(url: str, tmp_path: Path) -> None:
         run = subprocess.run([sys.executable, "-c", PROGRAM, url, path], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout) // 1_024)
         assert select(url, "SELECT count(*) FROM snapshot") == [(snapshots,)], number
-    # The file has 17 MB, and its records as Python objects several times that; caches of fixed size may fill.
+    # The larger file has 17 MB, and its records would take several times that as Python objects. The limit allows for
+    # caches of fixed size that fill up.
     assert peaks[1] - peaks[0] < 60, peaks

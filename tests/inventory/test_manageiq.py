@@ -1,4 +1,4 @@
-"""What ManageIQ's attributes mean, one by one."""
+"""The conversion of ManageIQ's attributes, one by one."""
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -53,40 +53,46 @@ JANUARY = datetime(2017, 1, 11, tzinfo=UTC)
         ({"id": 3, "disks": [], "filename": None, "surprise": 1}, "id", 3),
     ],
 )
-def test_snapshot(attributes: dict[str, Any], field: str, value: object) -> None:
+def test_snapshot_attributes(attributes: dict[str, Any], field: str, value: object) -> None:
     assert getattr(snapshot(attributes), field) == value
 
 
 @pytest.mark.parametrize(
     ("attributes", "reason"),
     [
-        ({}, "has neither an id nor an href that ends in one"),
-        ({"href": "http://h/api/vms/eleven"}, "has neither an id nor an href that ends in one"),
-        ({"id": "three"}, 'id "three" is not a number from 1 to 4000000000000000000'),
-        ({"id": "٣"}, 'id "٣" is not a number from 1 to 4000000000000000000'),
-        ({"id": 0}, "id 0 is not a number from 1 to 4000000000000000000"),
-        ({"id": -3}, "id -3 is not a number from 1 to 4000000000000000000"),
-        ({"id": True}, "id True is not a number from 1 to 4000000000000000000"),
-        ({"id": 2**63 - 1}, "id 9223372036854775807 is not a number from 1 to 4000000000000000000"),
-        ({"id": 3, "parent_id": "x"}, 'parent_id "x" is not a number from 1 to 4000000000000000000'),
-        ({"id": 3, "name": 1.5}, "name 1.5 is not text"),
-        ({"id": 3, "name": "a\0b"}, "name contains a NUL character"),
-        ({"id": 3, "name": "x" * 4_001}, "name is longer than 4,000 characters"),
-        ({"id": 3, "description": True}, "description True is not text"),
-        ({"id": 3, "current": 2}, "current 2 is neither 0 nor 1"),
-        ({"id": 3, "current": "yes"}, 'current "yes" is neither 0 nor 1'),
-        ({"id": 3, "total_size": -1}, "total_size -1 is not a number of bytes"),
-        ({"id": 3, "total_size": "1 GB"}, 'total_size "1 GB" is not a number of bytes'),
-        ({"id": 3, "total_size": 0.5}, "total_size 0.5 is not a number of bytes"),
-        ({"id": 3, "create_time": "yesterday"}, 'create_time "yesterday" is not an ISO 8601 time'),
-        ({"id": 3, "create_time": 1484092800}, "create_time 1484092800 is not an ISO 8601 time"),
+        ({}, "The record has neither an 'id' nor an 'href' that ends in an id."),
+        ({"href": "http://h/api/vms/eleven"}, "The record has neither an 'id' nor an 'href' that ends in an id."),
+        ({"id": "three"}, "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not \"three\"."),
+        ({"id": "٣"}, "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not \"٣\"."),
+        ({"id": 0}, "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not 0."),
+        ({"id": -3}, "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not -3."),
+        ({"id": True}, "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not True."),
+        (
+            {"id": 2**63 - 1},
+            "Attribute 'id' must be a whole number from 1 to 4000000000000000000, not 9223372036854775807.",
+        ),
+        (
+            {"id": 3, "parent_id": "x"},
+            "Attribute 'parent_id' must be a whole number from 1 to 4000000000000000000, not \"x\".",
+        ),
+        ({"id": 3, "name": 1.5}, "Attribute 'name' must be text, not 1.5."),
+        ({"id": 3, "name": "a\0b"}, "Attribute 'name' contains a NUL character."),
+        ({"id": 3, "name": "x" * 4_001}, "Attribute 'name' is longer than 4,000 characters."),
+        ({"id": 3, "description": True}, "Attribute 'description' must be text, not True."),
+        ({"id": 3, "current": 2}, "Attribute 'current' must be 0 or 1, not 2."),
+        ({"id": 3, "current": "yes"}, "Attribute 'current' must be 0 or 1, not \"yes\"."),
+        ({"id": 3, "total_size": -1}, "Attribute 'total_size' must be a number of bytes, not -1."),
+        ({"id": 3, "total_size": "1 GB"}, "Attribute 'total_size' must be a number of bytes, not \"1 GB\"."),
+        ({"id": 3, "total_size": 0.5}, "Attribute 'total_size' must be a number of bytes, not 0.5."),
+        ({"id": 3, "create_time": "yesterday"}, "Attribute 'create_time' must be an ISO 8601 time, not \"yesterday\"."),
+        ({"id": 3, "create_time": 1484092800}, "Attribute 'create_time' must be an ISO 8601 time, not 1484092800."),
         (
             {"id": 3, "create_time": "0001-01-01T00:00:00+05:00"},
-            'create_time "0001-01-01T00:00:00+05:00" is not an ISO 8601 time',
+            "Attribute 'create_time' must be an ISO 8601 time, not \"0001-01-01T00:00:00+05:00\".",
         ),
     ],
 )
-def test_snapshot_that_makes_no_sense(attributes: dict[str, Any], reason: str) -> None:
+def test_invalid_snapshot(attributes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         snapshot(attributes)
 
@@ -113,7 +119,7 @@ def test_snapshot_that_makes_no_sense(attributes: dict[str, Any], reason: str) -
         ({"created_on": "2017-01-11T01:00:00+01:00"}, "created_at", JANUARY),
     ],
 )
-def test_machine(attributes: dict[str, Any], field: str, value: object) -> None:
+def test_machine_attributes(attributes: dict[str, Any], field: str, value: object) -> None:
     assert getattr(machine({"id": 11} | attributes, "vms"), field) == value
 
 
@@ -130,17 +136,17 @@ def test_machine(attributes: dict[str, Any], field: str, value: object) -> None:
         ({"type": "ManageIQ::Providers::Openstack::CloudManager::Vm"}, None, MachineKind.INSTANCE),
     ],
 )
-def test_kind(attributes: dict[str, Any], name: str | None, kind: MachineKind) -> None:
+def test_machine_kind(attributes: dict[str, Any], name: str | None, kind: MachineKind) -> None:
     assert machine({"id": 11} | attributes, name).kind is kind
 
 
-def test_kind_that_nothing_tells() -> None:
-    with pytest.raises(ValueError, match="neither a Vm nor an Instance"):
+def test_machine_without_a_kind() -> None:
+    with pytest.raises(ValueError, match="whether it is a Vm or an Instance"):
         machine({"id": 11}, None)
 
 
-def test_times_are_utc() -> None:
-    made = snapshot({"id": 3, "create_time": "2017-01-11T05:30:00+05:30"}).created_at
-    assert made is not None
-    assert made.tzinfo is UTC
-    assert made == datetime(2017, 1, 11, 5, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+def test_times_are_converted_to_utc() -> None:
+    created_at = snapshot({"id": 3, "create_time": "2017-01-11T05:30:00+05:30"}).created_at
+    assert created_at is not None
+    assert created_at.tzinfo is UTC
+    assert created_at == datetime(2017, 1, 11, 5, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))

@@ -1,7 +1,7 @@
-"""The attack list against a gateway as it is served: each attack is refused as told, and changes nothing.
+"""Sends the attack list to a running gateway: each attack is rejected as listed, and changes nothing.
 
-With `-s` it prints the table: the answer, how long it took, and how much of that the gateway worked. That is told, not
-held, for it depends on the machine.
+With `-s` it prints a table of the responses, their duration, and the CPU time of the gateway. These times depend on the
+machine and are not asserted.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.cli.programs import Program, serving
 from tests.databases import Databases
 from tests.limits.attacks import ATTACKS, Attack
 
-GROWTH = 150  # MiB that the gateway may take more than before, which no single attack sends
+MAX_GROWTH = 150  # MiB of memory during all attacks
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def target(databases: Databases) -> Iterator[Program]:
         before, memory = state(program), resident(program)
         yield program
         assert state(program) == before
-        assert resident(program) - memory < GROWTH
+        assert resident(program) - memory < MAX_GROWTH
         print(f"\nmemory: {memory} MiB before, {resident(program)} MiB after")
 
 
 def state(program: Program) -> object:
-    """What an attack could have changed."""
+    """The state that an attack could have changed."""
     return program.ask("{ snapshots(first: 1) { totalCount nodes { id } } vms { totalCount } }")
 
 
 def resident(program: Program) -> int:
-    """MiB of memory."""
+    """The resident memory of the gateway in MiB."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
@@ -46,12 +46,12 @@ def resident(program: Program) -> int:
 
 
 def cpu(program: Program) -> float:
-    """Seconds that the event loop's thread has worked."""
+    """CPU seconds of the event loop's thread."""
     return int(Path(f"/proc/{program.process.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def send(program: Program, attack: Attack) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer."""
+    """Status, headers and body of the response."""
     if attack.raw is not None:
         port = int(program.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), 30) as connection:
@@ -63,7 +63,7 @@ def send(program: Program, attack: Attack) -> tuple[int, dict[str, str], bytes]:
 
 
 def exchange(connection: socket.socket, sent: bytes) -> bytes:
-    """What comes back until the connection ends, which may be before everything was sent."""
+    """The bytes received until the connection ends, which may be before all bytes were sent."""
     received = b""
     try:
         connection.sendall(sent)
@@ -82,7 +82,7 @@ def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def code(body: bytes) -> str | None:
-    """The code that the answer gives, in the shape of its surface; None when it is not an error of ours."""
+    """The error code in the response, in GraphQL's or REST's shape; None if it has none."""
     try:
         members = json.loads(body)
     except ValueError:
@@ -96,12 +96,12 @@ def code(body: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_is_refused(target: Program, attack: Attack) -> None:
-    begun, worked = time.perf_counter(), cpu(target)
+def test_attacks_are_rejected(target: Program, attack: Attack) -> None:
+    started, worked = time.perf_counter(), cpu(target)
     status, headers, body = send(target, attack)
-    took, worked = time.perf_counter() - begun, cpu(target) - worked
+    duration, worked = time.perf_counter() - started, cpu(target) - worked
     answer = f"{status} {code(body) or '':26}"
-    print(f"\n{attack.name:32} {answer} {took * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
+    print(f"\n{attack.name:32} {answer} {duration * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
     assert (status, code(body)) == (attack.status, attack.code), body[:500]
     assert re.fullmatch(r"[A-Za-z0-9._:=+/-]{1,64}", headers.get("x-request-id", "-"))
     for secret in (b"Traceback", b"sqlite", b"SELECT ", str(Path.cwd()).encode()):
@@ -113,7 +113,7 @@ SUBSCRIBE = {"query": "subscription { snapshotChanged { kind } }"}
 
 
 def flood(target: Program, messages: list[str], *, init: bool = True) -> tuple[int, int]:
-    """How many answers came to these messages on one WebSocket, and the code it was closed with; 0 if it was not."""
+    """The number of messages received on one WebSocket, and its close code; 0 if it was not closed."""
     uri = target.url.replace("http", "ws") + "/graphql"
     with connect(uri, subprotocols=["graphql-transport-ws"], proxy=None, compression=None) as opened:  # type: ignore[list-item]
         if init:
@@ -141,25 +141,25 @@ def subscribing(number: int) -> list[str]:
         ("pings", ['{"type": "ping"}'] * 900, True, 0),
         ("inits", ['{"type": "connection_init"}'] * 100, True, 4429),
         ("subscriptions before an init", subscribing(1), False, 4401),
-        ("one id, again and again", subscribing(1) * 100, True, 4409),
-        ("no messages", ["x" * 1_000] * 100, True, 4400),
+        ("a repeated id", subscribing(1) * 100, True, 4409),
+        ("invalid messages", ["x" * 1_000] * 100, True, 4400),
         ("a huge message", ["x" * 1_100_000], True, 1009),
         ("a long id", [json.dumps({"id": "x" * 1_000, "type": "subscribe", "payload": SUBSCRIBE})], True, 4400),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_flood_of_messages(target: Program, name: str, messages: list[str], init: bool, code: int) -> None:
-    begun, worked = time.perf_counter(), cpu(target)
+def test_message_floods(target: Program, name: str, messages: list[str], init: bool, code: int) -> None:
+    started, worked = time.perf_counter(), cpu(target)
     count, closed = flood(target, messages, init=init)
-    took, worked = time.perf_counter() - begun, cpu(target) - worked
-    print(f"\n{name:32} close {closed:<24} {took * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
+    duration, worked = time.perf_counter() - started, cpu(target) - worked
+    print(f"\n{name:32} close {closed:<24} {duration * 1_000:7.1f} ms {worked * 1_000:7.1f} ms", end="")
     assert closed == code
     assert count == (len(messages) if code == 0 else 0) or name == "inits"
     assert target.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
 
 
-def test_a_flood_of_subscriptions(target: Program) -> None:
-    """A hundred run; each beyond is refused by itself."""
+def test_subscription_floods(target: Program) -> None:
+    """100 subscriptions run on a connection; each further one is rejected by itself."""
     uri = target.url.replace("http", "ws") + "/graphql"
     with connect(uri, subprotocols=["graphql-transport-ws"], proxy=None) as opened:  # type: ignore[list-item]
         opened.send('{"type": "connection_init"}')
@@ -173,7 +173,7 @@ def test_a_flood_of_subscriptions(target: Program) -> None:
     assert target.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
 
 
-def test_names_are_not_suggested_where_they_are_hidden(databases: Databases) -> None:
+def test_errors_suggest_no_names_without_introspection(databases: Databases) -> None:
     with serving(database_url=databases.new("sqlite"), introspection="false") as program:
         for query in ("{ viewr { name } }", "{ __schema { types { name } } }", "{ vms(frist: 1) { totalCount } }"):
             answer = program.http.post("/graphql", json={"query": query}).json()

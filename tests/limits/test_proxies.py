@@ -1,4 +1,4 @@
-"""Whose word about the client counts: seen by whose quota a request is taken from, and by which origin is the own."""
+"""Trusted proxies: which `X-Forwarded-*` headers are used, seen by the quota that is charged and by origin checks."""
 
 from typing import Any
 
@@ -7,31 +7,31 @@ import pytest
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
 
-pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
 QUERY = {"query": "{ viewer { name } }"}
-ONE = {"caller_quota": 1, "caller_window": 600_000.0}
+ONE_REQUEST = {"caller_quota": 1, "caller_window": 600_000.0}
 
 
 def status(program: Program, forwarded: str | None = None, **headers: str) -> int:
-    told = {} if forwarded is None else {"x-forwarded-for": forwarded}
-    return program.http.post("/graphql", json=QUERY, headers={**told, **headers}).status_code
+    forwarding = {} if forwarded is None else {"x-forwarded-for": forwarded}
+    return program.http.post("/graphql", json=QUERY, headers={**forwarding, **headers}).status_code
 
 
-def test_nobody_is_believed_unless_he_is_named(databases: Databases) -> None:
-    with serving(database_url=databases.new("sqlite"), **ONE) as program:
+def test_forwarding_headers_of_untrusted_clients_are_ignored(databases: Databases) -> None:
+    with serving(database_url=databases.new("sqlite"), **ONE_REQUEST) as program:
         assert status(program, "192.0.2.1") == 200
         assert status(program, "192.0.2.2") == 429
         own = program.url.replace("http", "https")
         assert status(program, "192.0.2.3", origin=own, **{"x-forwarded-proto": "https"}) == 403
 
 
-def test_the_right_most_address_that_no_proxy_has(databases: Databases) -> None:
-    settings: dict[str, Any] = {**ONE, "trusted_proxies": "127.0.0.0/8,10.0.0.0/8"}
+def test_the_rightmost_untrusted_address_is_the_client(databases: Databases) -> None:
+    settings: dict[str, Any] = {**ONE_REQUEST, "trusted_proxies": "127.0.0.0/8,10.0.0.0/8"}
     with serving(database_url=databases.new("sqlite"), **settings) as program:
         assert status(program, "192.0.2.1") == 200
         assert status(program, "192.0.2.1") == 429
-        assert status(program, "192.0.2.99, 192.0.2.1") == 429  # what the client made up does not count
+        assert status(program, "192.0.2.99, 192.0.2.1") == 429  # the left one was sent by the client and is ignored
         assert status(program, "192.0.2.99, 192.0.2.1, 10.1.2.3") == 429
         assert status(program, "192.0.2.1, 192.0.2.2") == 200
         assert status(program) == 200  # the proxy itself
@@ -39,7 +39,7 @@ def test_the_right_most_address_that_no_proxy_has(databases: Databases) -> None:
         assert status(program, "192.0.2.3", origin=own, **{"x-forwarded-proto": "https"}) == 200
 
 
-def test_the_public_url_is_the_gateways_own(databases: Databases) -> None:
+def test_the_public_url_is_the_own_origin(databases: Databases) -> None:
     public = "https://snapshots.example.com"
     with serving(database_url=databases.new("sqlite"), public_url=public) as program:
         host = {"host": "snapshots.example.com"}

@@ -1,4 +1,4 @@
-"""TLS: served, renewed while it serves, bounded in time; and what is told when its files are no good."""
+"""TLS: serving, reloading the certificate on SIGHUP, the handshake timeout, and errors of the configured files."""
 
 import datetime
 import signal
@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from tests.cli.programs import refusal, serving
 from tests.databases import Databases
 
-pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
+pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
 PEM = serialization.Encoding.PEM
 
@@ -31,7 +31,7 @@ def write_key(file: Path, password: bytes | None = None) -> ec.EllipticCurvePriv
 
 
 def write_certificate(file: Path, key: ec.EllipticCurvePrivateKey) -> int:
-    """Of localhost and 127.0.0.1, signed by itself; its number."""
+    """Writes a self-signed certificate for localhost. Returns its serial number."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     number, now = x509.random_serial_number(), datetime.datetime.now(datetime.UTC)
     names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
@@ -58,17 +58,17 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(certificate))
 
 
-def served_number(port: int) -> int:
-    """The number of the certificate that a new connection is shown."""
+def served_serial_number(port: int) -> int:
+    """The serial number of the certificate that a new connection receives."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain) as secure:
-        shown = secure.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown).serial_number
+        certificate = secure.getpeercert(binary_form=True)
+    assert certificate is not None
+    return x509.load_der_x509_certificate(certificate).serial_number
 
 
-def test_it_serves_by_tls_and_renews(databases: Databases, files: tuple[Path, Path]) -> None:
+def test_tls_is_served_and_reloaded(databases: Databases, files: tuple[Path, Path]) -> None:
     certificate, key = files
     settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": key, "head_timeout": 0.3}
     with serving("--demo", "--host", "localhost", database_url=databases.new("sqlite"), **settings) as program:
@@ -88,45 +88,45 @@ def test_it_serves_by_tls_and_renews(databases: Databases, files: tuple[Path, Pa
         ) as opened:
             opened.send('{"type": "connection_init"}')
             assert opened.recv(10) == '{"type":"connection_ack"}'
-        with socket.create_connection(("127.0.0.1", port), 10) as silent:  # a handshake that never comes
+        with socket.create_connection(("127.0.0.1", port), 10) as silent:  # never sends a handshake
             assert silent.recv(1) == b""
-        before = served_number(port)
+        before = served_serial_number(port)
         key.write_text("nonsense")
         program.process.send_signal(signal.SIGHUP)
-        assert served_number(port) == before
+        assert served_serial_number(port) == before
         after = write_certificate(certificate, write_key(key))
-        while served_number(port) != after:
+        while served_serial_number(port) != after:
             program.process.send_signal(signal.SIGHUP)
         code, out, err = program.stop(signal.SIGTERM)
         assert (code, out) == (0, "stopped\n")
-        assert "the certificate is not renewed: GATEWAY_TLS_CERTIFICATE: " in err
+        assert "TLS certificate reload failed error=GATEWAY_TLS_CERTIFICATE: " in err
 
 
-def test_files_that_are_no_good(databases: Databases, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_invalid_files(databases: Databases, files: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = files
     other, nothing, locked = tmp_path / "other.key", tmp_path / "nothing", tmp_path / "locked.key"
     write_key(other)
     write_key(locked, b"secret")
 
-    def told(tls_certificate: Path | str, tls_key: Path | str) -> str:
+    def error_of(tls_certificate: Path | str, tls_key: Path | str) -> str:
         url = databases.new("sqlite")
         return refusal("serve", database_url=url, port=0, tls_certificate=tls_certificate, tls_key=tls_key)
 
-    pem = f"{certificate} and {certificate} hold no certificate and its key as PEM"
-    assert told(certificate, other) == (
-        f"GATEWAY_TLS_KEY: the key in {other} is not that of the certificate in {certificate}"
+    pem = f"{certificate} and {certificate} do not contain a certificate and its key in PEM format."
+    assert error_of(certificate, other) == (
+        f"GATEWAY_TLS_KEY: the key in {other} does not match the certificate in {certificate}."
     )
-    assert told(certificate, locked) == (
-        f"GATEWAY_TLS_KEY: the key in {locked} is encrypted: store it without a password"
+    assert error_of(certificate, locked) == (
+        f"GATEWAY_TLS_KEY: the key in {locked} is encrypted. Store it without a password."
     )
-    assert told(certificate, "") == f"GATEWAY_TLS_CERTIFICATE: {pem}"
-    assert told(nothing, key) == f"GATEWAY_TLS_CERTIFICATE: {nothing} cannot be read (no such file or directory)"
-    assert told(certificate, nothing) == f"GATEWAY_TLS_KEY: {nothing} cannot be read (no such file or directory)"
-    assert told("", key) == "GATEWAY_TLS_KEY is of no use without GATEWAY_TLS_CERTIFICATE"
+    assert error_of(certificate, "") == f"GATEWAY_TLS_CERTIFICATE: {pem}"
+    assert error_of(nothing, key) == f"GATEWAY_TLS_CERTIFICATE: {nothing} cannot be read (no such file or directory)."
+    assert error_of(certificate, nothing) == f"GATEWAY_TLS_KEY: {nothing} cannot be read (no such file or directory)."
+    assert error_of("", key) == "GATEWAY_TLS_KEY requires GATEWAY_TLS_CERTIFICATE."
 
 
 @pytest.mark.parametrize("proxy", ["*", "proxy.example", "10.0.0.1/8"])
-def test_a_proxy_that_is_no_address(databases: Databases, proxy: str) -> None:
+def test_a_trusted_proxy_must_be_an_address(databases: Databases, proxy: str) -> None:
     assert refusal("serve", database_url=databases.new("sqlite"), port=0, trusted_proxies=proxy) == (
-        f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}"
+        f"GATEWAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8, not {proxy!r}."
     )

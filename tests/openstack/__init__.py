@@ -1,1 +1,1 @@
-"""A real OpenStack on one machine, and what the gateway does with it: `make openstack-test`."""
+"""Tests against a real OpenStack, which is installed on this host: `make openstack-test`."""

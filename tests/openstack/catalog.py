@@ -1,4 +1,4 @@
-"""Fills Keystone's catalog, and gives the admin the role that services need. Runs among the services' packages."""
+"""Fills Keystone's catalog and grants the admin the role that services need. Runs in the services' environment."""
 
 from typing import Any
 

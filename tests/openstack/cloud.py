@@ -1,4 +1,4 @@
-"""The cloud as its admin sees it: servers to make snapshots of, and the bytes of images."""
+"""Helpers with the admin's rights: they create servers and images, and read the contents of images."""
 
 import functools
 import os
@@ -11,10 +11,10 @@ import openstack
 
 from tests.hypervisors.guest import sector
 
-URL = os.environ.get("GATEWAY_TEST_OPENSTACK", "")  # set by `make openstack-test`, which starts it
+URL = os.environ.get("GATEWAY_TEST_OPENSTACK", "")  # set by `make openstack-test`, which starts OpenStack
 
 _DISK = 1 << 20
-# One partition in use: Glance takes no disk whose first sector makes no sense as a table of partitions.
+# One partition in use: Glance rejects a disk whose first sector is not a valid partition table.
 _PARTITION = struct.pack("<B3sB3sII", 0x80, b"\1\1\0", 0x83, b"\1\1\0", 1, 2_000)
 
 
@@ -34,7 +34,7 @@ def admin() -> Any:
 
 
 def make_server(name: str, directory: Path, image_id: str | None = None) -> str:
-    """Starts a server that runs the guest which counts, or an image of it; its id, once it is active."""
+    """Starts a server that runs the counting guest, or an image of it. Returns its id once it is active."""
     cloud = admin()
     if image_id is None:
         image_id = (next(cloud.image.images(name="guest"), None) or _upload(directory)).id
@@ -58,19 +58,19 @@ def delete_server(ref: str) -> None:
 
 
 def make_image(server: str, name: str) -> dict[str, Any]:
-    """An image that somebody else makes of a server, once it is complete."""
+    """Creates an image of a server, as another client. Returns it once it is complete."""
     image = admin().compute.create_server_image(server, name=name, wait=True)
     found: dict[str, Any] = admin().image.get(f"/images/{image.id}").json()
     return found
 
 
 def has_image(ref: str) -> bool:
-    """Whether Glance has it."""
+    """Whether Glance has the image."""
     return ref in {image.id for image in admin().image.images()}
 
 
 def disk_count(image_id: str, directory: Path) -> int:
-    """How far the guest had counted on the disk that the image holds."""
+    """The guest's count on the disk that the image contains."""
     file, raw = directory / f"{image_id}.qcow2", directory / f"{image_id}.raw"
     admin().image.download_image(image_id, output=str(file))
     subprocess.run(["qemu-img", "convert", "-O", "raw", file, raw], check=True)

@@ -1,4 +1,4 @@
-"""Waits until Nova has a host to put servers on: python ready.py NOVA-MANAGE OPTIONS… Runs among its packages."""
+"""Waits until Nova has a compute host: python ready.py NOVA-MANAGE OPTIONS… Runs in the services' environment."""
 
 import subprocess
 import sys
@@ -18,6 +18,6 @@ cloud: Any = openstack.connect(
 )
 deadline = time.monotonic() + 120
 while not [host for host in cloud.compute.hypervisors() if host.state == "up"]:
-    assert time.monotonic() < deadline, "no host came up"
+    assert time.monotonic() < deadline, "No compute host became available."
     subprocess.run([*sys.argv[1:], "cell_v2", "discover_hosts"], check=False, capture_output=True)
     time.sleep(1)

@@ -1,7 +1,7 @@
-"""Keystone, Glance, Placement, Neutron and Nova with libvirt and QEMU (TCG), in one folder, on loopback.
+"""Keystone, Glance, Placement, Neutron and Nova with libvirt and QEMU (TCG), in one directory, on loopback.
 
-The services come from an environment of their own; MariaDB, RabbitMQ and libvirtd are the system's programs, run
-privately. Nothing is left running: every process is ended by its id.
+The services are installed in their own environment. MariaDB, RabbitMQ and libvirtd are the system's programs, run as
+private instances. No process is left running: each is ended by its id.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 
 HERE = Path(__file__).parent
-PATIENCE = 120.0  # seconds until something that starts is taken for broken
+START_TIMEOUT = 120.0  # seconds until a starting service is considered broken
 
 KEYSTONE, GLANCE, PLACEMENT, NEUTRON, NOVA = 15_001, 15_002, 15_003, 15_004, 15_005
 MARIADB, RABBITMQ, RABBITMQ_DIST = 13_306, 25_671, 25_673
@@ -25,16 +25,16 @@ DATABASES = ("keystone", "glance", "placement", "nova_api", "nova_cell0", "nova_
 
 
 class Stack:
-    """The whole of it. `environment`: where the services are installed; `directory`: for everything it makes."""
+    """All services. `environment`: where they are installed. `directory`: for all files that they create."""
 
     def __init__(self, environment: Path, directory: Path) -> None:
         self.bin = environment / "bin"
         self.directory = directory
-        self._share = environment / "etc"  # what the services' packages bring
+        self._share = environment / "etc"  # configuration files of the services' packages
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Sets up and starts everything; a minute or two."""
+        """Installs and starts all services. Takes one to two minutes."""
         for part in ("log", "run", "fernet", "credential", "images", "staging", "tasks", "instances"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
         self._start_rabbitmq()
@@ -60,19 +60,17 @@ class Stack:
         self.run(str(self.bin / "python"), str(HERE / "ready.py"), str(self.bin / "nova-manage"), *nova)
 
     def stop(self) -> None:
-        """Ends every process that was started, and the guests."""
+        """Ends all started processes, and the guests."""
         for process in reversed(self._running):
             _end(process)
-        for pid in _left(self.directory):
+        for pid in _orphans(self.directory):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def run(self, *command: str) -> None:
-        """Runs a command to its end. Raises AssertionError with what it said when it fails."""
-        done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, f"{command[:4]}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    def run(self, *argv: str) -> None:
+        """Runs a command to its end. Raises AssertionError with its output if it fails."""
+        done = subprocess.run(argv, env=self._environment(), capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, f"{argv[:4]}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
 
     # ---- parts
 
@@ -125,22 +123,22 @@ class Stack:
             'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_owner = 0\nstdio_handler = "file"\n'
             'security_driver = "none"\nnamespaces = []\ncgroup_controllers = []\n'
         )
-        # It wants this user and group, which a package of Debian's makes that is not needed otherwise.
+        # libvirtd requires this user and group. Only a Debian package that is otherwise unnecessary would create them.
         users, groups = Path("/etc/passwd").read_text(), Path("/etc/group").read_text()
         (home / "passwd").write_text(f"{users}libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin\n")
         (home / "group").write_text(f"{groups}libvirt-qemu:x:64055:\n")
-        # Everything it would look for in the system's folders is its own.
+        # Bind mounts replace the system directories that libvirtd uses by private ones.
         places = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "run": "/run/libvirt"}
         for place in places.values():
             Path(place).mkdir(parents=True, exist_ok=True)
         places |= {"passwd": "/etc/passwd", "group": "/etc/group"}
         mounts = "".join(f"mount --bind {home}/{part} {place} && " for part, place in places.items())
-        command = f"{mounts}exec tini -s -- libvirtd --config {home}/libvirtd.conf --pid-file {home}/libvirtd.pid"
-        self._spawn("libvirtd", ["unshare", "--mount", "sh", "-c", command])
+        script = f"{mounts}exec tini -s -- libvirtd --config {home}/libvirtd.conf --pid-file {home}/libvirtd.pid"
+        self._spawn("libvirtd", ["unshare", "--mount", "sh", "-c", script])
         _await((home / "libvirt-sock").exists, "libvirtd")
 
     def _configure(self) -> None:
-        """The services' files, from the templates beside this one, and what their packages bring."""
+        """Writes the services' configuration files, from the templates in `configuration` and from their packages."""
         values = {
             "directory": str(self.directory),
             "bin": str(self.bin),
@@ -168,7 +166,7 @@ class Stack:
         glance = self._file("glance", "glance-api.conf")
         placement = self._file("placement", "placement.conf")
         neutron = self._file("neutron", "neutron.conf")
-        for command in (
+        for argv in (
             [*keystone, "db_sync"],
             [*keystone, "fernet_setup", *owner],
             [*keystone, "credential_setup", *owner],
@@ -181,21 +179,21 @@ class Stack:
             [*nova, "cell_v2", "create_cell", "--name", "cell1"],
             [str(self.bin / "neutron-db-manage"), "--config-file", neutron, "upgrade", "head"],
         ):
-            self.run(*command)
+            self.run(*argv)
 
     # ---- processes
 
     def _serve(self, port: int, module: str, **environment: str) -> None:
-        command = [str(self.bin / "python"), str(HERE / "serve.py"), str(port), module]
-        self._spawn(module, command, {**self._environment(), **environment})
+        argv = [str(self.bin / "python"), str(HERE / "serve.py"), str(port), module]
+        self._spawn(module, argv, {**self._environment(), **environment})
 
     def _spawn(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, user: str | None = None
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None, user: str | None = None
     ) -> None:
         with (self.directory / "log" / f"{name}.out").open("wb") as out:
             self._running.append(
                 subprocess.Popen(
-                    command,
+                    argv,
                     env=environment or self._environment(),
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -220,44 +218,44 @@ class Stack:
 
 
 def await_port(port: int) -> None:
-    """Until something listens there."""
+    """Waits until a process listens on the port."""
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    _await(listens, f"what listens on port {port}")
+    _await(listens, f"The service on port {port}")
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, f"{what} does not start"
+        assert time.monotonic() < deadline, f"{what} did not start within {START_TIMEOUT:g} s."
         time.sleep(0.1)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its group; Nova's daemons may take a long time to listen."""
-    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
+    """Ends a process and its group. Nova's daemons may handle SIGTERM late, so SIGKILL follows."""
+    for number, timeout in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, number)
-            process.wait(patience)
+            process.wait(timeout)
         except ProcessLookupError:
             break
         except subprocess.TimeoutExpired:
             continue
 
 
-def _left(directory: Path) -> list[int]:
-    """What was started in the folder and outlives whoever started it: guests, and Erlang's daemon of names."""
-    found = []
+def _orphans(directory: Path) -> list[int]:
+    """The ids of processes that outlive their parents in this directory: guests, and Erlang's port mapper daemon."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words, own = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            cmdline, environ = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        program = words.split(b"\0")[0]
+        program = cmdline.split(b"\0")[0]
         here = str(directory).encode()
-        if (b"qemu-system" in program and here in words) or (program.endswith(b"epmd") and here in own):
-            found.append(int(entry.name))
-    return found
+        if (b"qemu-system" in program and here in cmdline) or (program.endswith(b"epmd") and here in environ):
+            pids.append(int(entry.name))
+    return pids

@@ -1,4 +1,4 @@
-"""Snapshots of a real instance, through GraphQL: what the images hold is the guest's disk."""
+"""Snapshots of a real instance, through GraphQL: the images contain the guest's disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.databases import Databases
 from tests.openstack.cloud import URL, admin, delete_server, disk_count, has_image, make_image, make_server
 from tests.serving import Served, served
 
-pytestmark = pytest.mark.skipif(not URL, reason="no real OpenStack runs: make openstack-test")
+pytestmark = pytest.mark.skipif(not URL, reason="No real OpenStack is running. Start it with: make openstack-test")
 
 SNAPSHOTS = """query ($id: ID!) { instance(id: $id) { powerState flavor availabilityZone snapshots {
     totalCount nodes { id name description state sizeBytes providerRef memory isCurrent } } } }"""
@@ -49,13 +49,13 @@ def machine_id(gateway: Served, ref: str) -> str:
 
 
 def create(gateway: Served, machine: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The snapshot's id, and how the operation ended."""
+    """Creates a snapshot. Returns its id, and the operation after it has ended."""
     answer = gateway.ask(CREATE, id=machine, name=name)["createSnapshot"]
     assert answer["errors"] == []
     return answer["snapshot"]["id"], gateway.await_operation(answer["operation"]["id"])
 
 
-def test_created_listed_deleted(gateway: Served, instance: str, tmp_path: Path) -> None:
+def test_create_list_and_delete(gateway: Served, instance: str, tmp_path: Path) -> None:
     machine = machine_id(gateway, instance)
     ids = []
     for name in ("before the move", "nach dem Umzug ☃"):
@@ -69,7 +69,7 @@ def test_created_listed_deleted(gateway: Served, instance: str, tmp_path: Path) 
         (ids[0], "before the move", "READY", False, False),
         (ids[1], "nach dem Umzug ☃", "READY", False, False),
     ]
-    # The images are Glance's own, of the names and with the bytes of the guest's disk as it went on counting.
+    # Glance has the images with these names and sizes. They contain the disk of the counting guest.
     images = [admin().image.get_image(snapshot["providerRef"]) for snapshot in (oldest, newest)]
     assert [(image.name, image.size) for image in images] == [
         (snapshot["name"], int(snapshot["sizeBytes"])) for snapshot in (oldest, newest)
@@ -84,8 +84,8 @@ def test_created_listed_deleted(gateway: Served, instance: str, tmp_path: Path) 
     assert [has_image(image.id) for image in images] == [False, False]
 
 
-def test_while_somebody_else_makes_one(gateway: Served, instance: str) -> None:
-    """Nova answers 409 to a second request: the operation waits, and both are there in the end."""
+def test_a_concurrent_image_of_another_client(gateway: Served, instance: str) -> None:
+    """Nova answers 409 to a second request. The operation waits, and finally both images exist."""
     machine = machine_id(gateway, instance)
     admin().compute.create_server_image(instance, name="by hand")
     _, operation = create(gateway, machine, "queued behind")
@@ -95,7 +95,7 @@ def test_while_somebody_else_makes_one(gateway: Served, instance: str) -> None:
     assert {(node["name"], node["state"]) for node in nodes} == {("by hand", "READY"), ("queued behind", "READY")}
 
 
-def test_what_others_delete_is_gone(gateway: Served, instance: str) -> None:
+def test_an_image_deleted_by_another_client(gateway: Served, instance: str) -> None:
     machine = machine_id(gateway, instance)
     create(gateway, machine, "to be lost")
     [snapshot] = gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"]
@@ -104,14 +104,14 @@ def test_what_others_delete_is_gone(gateway: Served, instance: str) -> None:
     assert gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"] == []
 
 
-def test_it_cannot_be_reverted(gateway: Served, instance: str) -> None:
+def test_revert_is_unsupported(gateway: Served, instance: str) -> None:
     machine = machine_id(gateway, instance)
     id_, _ = create(gateway, machine, "one way")
     revert = "mutation ($id: ID!) { revertVmSnapshot(input: {snapshotId: $id}) { errors { code } } }"
     assert gateway.ask(revert, id=id_)["revertVmSnapshot"]["errors"] == [{"code": "UNSUPPORTED"}]
 
 
-def test_characters_that_nova_does_not_take(gateway: Served, instance: str) -> None:
+def test_characters_that_nova_rejects(gateway: Served, instance: str) -> None:
     machine = machine_id(gateway, instance)
     _, operation = create(gateway, machine, "smile \N{GRINNING FACE}")
     assert (operation["state"], operation["error"]) == ("SUCCEEDED", None)
@@ -120,8 +120,8 @@ def test_characters_that_nova_does_not_take(gateway: Served, instance: str) -> N
     assert admin().image.get_image(snapshot["providerRef"]).name.startswith("smile-")
 
 
-def test_what_an_instance_has_of_the_image_it_was_made_from(gateway: Served, instance: str, tmp_path: Path) -> None:
-    """Nova passes the marks of that on to every image of the instance, where they mean nothing."""
+def test_properties_inherited_from_an_image_are_ignored(gateway: Served, instance: str, tmp_path: Path) -> None:
+    """Nova copies the tags of the image that an instance was created from to all images of the instance."""
     machine = machine_id(gateway, instance)
     create(gateway, machine, "parent")
     [parent] = gateway.ask(SNAPSHOTS, id=machine)["instance"]["snapshots"]["nodes"]

@@ -1,4 +1,4 @@
-"""Runs stories in a world of their own, on SQLite and on PostgreSQL."""
+"""Fixtures that run a story (an async test body) in a new world, on SQLite and on PostgreSQL."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tests.operations.world import SETTINGS, Story, play
 
 @pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
-    """The URL of a migrated, empty database."""
+    """URL of a migrated, empty database."""
     return databases.new(request.param)
 
 

@@ -1,4 +1,4 @@
-"""Cancelling: at once while queued, a wish while running, too late when it has ended."""
+"""Cancellation: at once while queued, requested while running, refused after the end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ async def cancel(world: World, operation: int | None, caller: Caller | None = No
     return await world.operations.cancel_operation(caller or world.caller, ORIGIN, operation)
 
 
-def test_what_is_queued_is_undone_at_once(run: Run) -> None:
+def test_queued_operation_is_canceled_and_undone_at_once(run: Run) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
         broken = await world.snapshot(1, "broken", state=SnapshotState.ERROR)
@@ -44,50 +44,53 @@ def test_what_is_queued_is_undone_at_once(run: Run) -> None:
     run(story)
 
 
-def test_cancel_is_refused_for_a_reason(run: Run) -> None:
+def test_refusals_of_cancel(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         operation = (await world.create()).operation_id
         before = await world.everything()
         with pytest.raises(NotFound) as missing:
             await cancel(world, 99)
-        assert (missing.value.message, missing.value.path) == ("there is no operation operation-99", ("operationId",))
+        assert (missing.value.message, missing.value.path) == (
+            "Operation 'operation-99' was not found.",
+            ("operationId",),
+        )
         with pytest.raises(NotFound):
             await cancel(world, operation, Caller("stranger", "elsewhere"))
         with pytest.raises(NotFound):
             await cancel(world, operation, Caller("blind", "default", rights=frozenset({CREATE})))
         with pytest.raises(Forbidden) as forbidden:
             await cancel(world, operation, Caller("reader", "default", rights=frozenset({READ})))
-        assert forbidden.value.message == "you may not cancel operation-1: that takes the right vm:create"
+        assert forbidden.value.message == "Canceling operation-1 requires the right vm:create."
         assert await world.everything() == before
         await world.finish()
         with pytest.raises(Conflict) as late:
             await cancel(world, operation)
-        assert late.value.message == "operation-1 has already ended: SUCCEEDED"
+        assert late.value.message == "Operation 'operation-1' has already ended in state SUCCEEDED."
 
     run(story)
 
 
 @pytest.mark.parametrize("verb", ["create", "delete"])
-def test_the_provider_grants_the_wish(run: Run, verb: str) -> None:
+def test_provider_cancels_running_operation(run: Run, verb: str) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
         await world.simulation.set_behavior("m1", latency_ms=600_000)
         before = await world.picture(), await world.provider_picture()
         operation = ((await world.create()) if verb == "create" else (await world.delete(a))[0]).operation_id
 
-        async def begun() -> bool:
+        async def has_task() -> bool:
             return (await world.operation(operation)).task_ref is not None
 
         async with world.working() as worker:
-            await until(begun)
+            await until(has_task)
             await cancel(world, operation)
-            asked = (await world.operation(operation)).cancel_requested_at
+            requested_at = (await world.operation(operation)).cancel_requested_at
             worker.wake()
             await cancel_again(world, operation)
             await world.until_done()
         row = await world.operation(operation)
-        assert (row.state, row.cancel_requested_at, row.error_code) == ("CANCELED", asked, None)
+        assert (row.state, row.cancel_requested_at, row.error_code) == ("CANCELED", requested_at, None)
         assert (await world.picture(), await world.provider_picture()) == before
 
     run(story)
@@ -100,7 +103,7 @@ async def cancel_again(world: World, operation: int | None) -> None:
         assert (await world.operation(operation)).state == "CANCELED"
 
 
-def test_a_revert_goes_on(run: Run) -> None:
+def test_revert_cannot_be_canceled_and_succeeds(run: Run) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
         await world.simulation.set_behavior("m1", latency_ms=400)
@@ -115,19 +118,23 @@ def test_a_revert_goes_on(run: Run) -> None:
     run(story)
 
 
-def test_what_waits_for_its_provider_is_undone(run: Run) -> None:
+def test_operation_waiting_for_retry_is_canceled(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.simulation.set_behavior("m1", fault={"on": "create", "kind": "unavailable"})
         operation = (await world.create()).operation_id
 
-        async def waits() -> bool:
+        async def is_waiting() -> bool:
             return (await world.operation(operation)).retry_at is not None
 
-        async with world.working(first_wait=600.0):
-            await until(waits)
+        async with world.working(first_retry_delay=600.0):
+            await until(is_waiting)
             row = await world.operation(operation)
-            assert (row.state, row.phase, row.issued) == ("RUNNING", "Waiting: the provider does not answer", False)
+            assert (row.state, row.phase, row.dispatched) == (
+                "RUNNING",
+                "Waiting: The provider does not answer.",
+                False,
+            )
             await cancel(world, operation)
             await world.until_done()
         assert await world.states() == ["CANCELED"]

@@ -1,4 +1,4 @@
-"""What a claim costs on PostgreSQL, which plans by what it has counted, and that may be long ago."""
+"""Cost of a claim on PostgreSQL with current and with outdated statistics."""
 
 import json
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from tests.operations.world import World, play
 
 MACHINES, QUEUED = 40, 50
 
-_COLUMNS = ", ".join(column.key for column in Operation.__table__.c if column.key != "id")  # type: ignore[attr-defined]
+_COLUMNS = ", ".join(column.name for column in Operation.__table__.c if column.name != "id")  # type: ignore[attr-defined]
 _MORE = (
     f"INSERT INTO operation ({_COLUMNS}) SELECT {_COLUMNS.replace('machine_id', 'n % {machines} + 1')}"
     " FROM operation, generate_series(1, {count}) n WHERE id = 1"
 )
 
 
-@pytest.mark.parametrize("counted", ["before the queues grew", "since"])
-def test_it_looks_at_each_unfinished_operation_a_few_times(databases: Databases, counted: str) -> None:
+@pytest.mark.parametrize("analyzed", ["before the queues grew", "after"])
+def test_claim_reads_each_unfinished_operation_at_most_twice(databases: Databases, analyzed: str) -> None:
     async def story(world: World) -> None:
         for number in range(MACHINES):
             await world.machine(f"m{number}")
@@ -33,11 +33,11 @@ def test_it_looks_at_each_unfinished_operation_a_few_times(databases: Databases,
         await world.execute("ANALYZE")
         await world.execute("UPDATE operation SET state = 'QUEUED', finished_at = NULL WHERE id = 1")
         await world.execute(_MORE.format(machines=MACHINES, count=MACHINES * QUEUED))
-        if counted == "since":
+        if analyzed == "after":
             await world.execute("ANALYZE")
         plan = await world.database.write(explain_claim)
         assert plan["Actual Rows"] == 16
-        assert max(looks(plan)) <= 2 * MACHINES * QUEUED
+        assert max(rows_processed(plan)) <= 2 * MACHINES * QUEUED
 
     play(databases.new("postgresql"), story)
 
@@ -50,9 +50,9 @@ async def explain_claim(tx: Transaction) -> dict[str, Any]:
     return plan
 
 
-def looks(node: dict[str, Any]) -> Iterator[int]:
-    """How many rows each step of a plan has had in its hands."""
+def rows_processed(node: dict[str, Any]) -> Iterator[int]:
+    """Number of rows that each node of a plan has processed."""
     removed = sum(rows for name, rows in node.items() if name.startswith("Rows Removed"))
     yield (node["Actual Rows"] + removed) * node["Actual Loops"]
     for child in node.get("Plans", ()):
-        yield from looks(child)
+        yield from rows_processed(child)

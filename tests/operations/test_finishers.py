@@ -1,4 +1,4 @@
-"""Mutations are finished as queries are, and it comes to what graphql-core makes of them: answers and rows alike."""
+"""Mutations give the same responses and rows with the compiled finisher as with graphql-core."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ PAYLOAD = (
     f"operation {{ id kind state snapshotId }} snapshot {{ {F} }} errors {{ code message path conflict {{ id }} }}"
 )
 
-# Each goes on from where the one before has left the world: a <- b <- c and a <- d, on vm-1.
+# Each starts from the state that the previous one left. At first vm-1 has a <- b <- c and a <- d.
 DOCUMENTS = (
     f'mutation {{ made: createSnapshot(input: {{machineId: "vm-1", name: "x"}}) {{ __typename {PAYLOAD} }} }}',
     f'mutation {{ __typename createSnapshot(input: {{machineId: "vm-9", name: "x"}}) {{ {PAYLOAD} }} }}',
@@ -47,21 +47,21 @@ VARIABLES = {"input": {"machineId": "vm-1", "name": "y", "description": None}}
 
 
 @pytest.mark.parametrize("kind", SLOW_KINDS)
-def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> None:
+def test_both_finishers_give_the_same_responses_and_rows(databases: Databases, kind: str) -> None:
     stories = []
     for compiled in (True, False):
-        told: list[Any] = []
+        results: list[Any] = []
 
-        async def story(world: World, compiled: bool = compiled, told: list[Any] = told) -> None:
+        async def story(world: World, compiled: bool = compiled, results: list[Any] = results) -> None:
             await world.tree()
             await world.machine("m2")
             executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database), compiled=compiled)
             for document in DOCUMENTS:
-                answer = await executor.execute(GraphQLRequest(document, variables=VARIABLES), world.caller, ORIGIN)
-                told.append((document, orjson.loads(answer.body), await world.picture(), await world.states()))
+                response = await executor.execute(GraphQLRequest(document, variables=VARIABLES), world.caller, ORIGIN)
+                results.append((document, orjson.loads(response.body), await world.picture(), await world.states()))
 
         play(databases.new(kind), story)
-        stories.append(told)
+        stories.append(results)
     assert stories[0] == stories[1]
     answers: list[Any] = [answer for _, answer, _, _ in stories[0]]
     assert [place for place, answer in enumerate(answers) if "errors" in answer] == [3]
@@ -72,7 +72,7 @@ def test_both_finishers_do_and_answer_alike(databases: Databases, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", SLOW_KINDS)
-def test_a_replay_shows_no_more_than_the_caller_may_see_now(databases: Databases, kind: str) -> None:
+def test_replay_is_limited_to_what_the_caller_may_see_now(databases: Databases, kind: str) -> None:
     document = """mutation { createSnapshot(input: {machineId: "vm-1", name: "x", idempotencyKey: "k"})
         { operation { id } snapshot { id } machine { id } errors { code } } }"""
 

@@ -1,4 +1,4 @@
-"""A repeated request with the same key is the same request."""
+"""Idempotency keys: a repeated request returns the recorded outcomes and changes nothing."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.operations.world import ORIGIN, World, open_world, refusals
 Run = Callable[..., None]
 
 
-def test_a_replay_answers_the_same_and_does_nothing(run: Run) -> None:
+def test_replay_returns_the_recorded_outcome_and_changes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         first = await world.create(key="k", name="n")
@@ -29,7 +29,7 @@ def test_a_replay_answers_the_same_and_does_nothing(run: Run) -> None:
     run(story)
 
 
-def test_other_arguments_are_refused(run: Run) -> None:
+def test_key_with_other_arguments_is_refused(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.machine("m2")
@@ -44,7 +44,7 @@ def test_other_arguments_are_refused(run: Run) -> None:
     run(story)
 
 
-def test_a_key_belongs_to_a_caller_and_a_mutation(run: Run) -> None:
+def test_key_is_scoped_to_caller_and_mutation(run: Run) -> None:
     async def story(world: World) -> None:
         await world.tree()
         other = replace(world.caller, key="other")
@@ -62,7 +62,7 @@ def test_a_key_belongs_to_a_caller_and_a_mutation(run: Run) -> None:
     run(story)
 
 
-def test_refused_items_are_replayed_too(run: Run) -> None:
+def test_refused_items_are_replayed(run: Run) -> None:
     async def story(world: World) -> None:
         a, _, c, _ = await world.tree()
         await world.delete(c)
@@ -77,7 +77,7 @@ def test_refused_items_are_replayed_too(run: Run) -> None:
     run(story)
 
 
-def test_a_refusal_and_a_dry_run_leave_no_key(run: Run) -> None:
+def test_refusal_and_dry_run_record_no_key(run: Run) -> None:
     async def story(world: World) -> None:
         a, *_ = await world.tree()
         with pytest.raises(NotFound):
@@ -93,7 +93,7 @@ def test_a_refusal_and_a_dry_run_leave_no_key(run: Run) -> None:
     run(story)
 
 
-def test_a_key_lasts_a_day(run: Run) -> None:
+def test_key_expires_after_a_day(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.create(key="k")
@@ -105,14 +105,14 @@ def test_a_key_lasts_a_day(run: Run) -> None:
     run(story)
 
 
-def test_of_requests_at_the_same_time_one_takes_effect(run: Run, url: str) -> None:
+def test_one_of_concurrent_requests_with_a_key_takes_effect(run: Run, url: str) -> None:
     async def story(world: World) -> None:
         await world.tree()
         elsewhere = World(open_world(url), world.settings)
         try:
-            everyone = [world, elsewhere] * 8
-            outcomes = await asyncio.gather(*(each.create(key="k") for each in everyone))
-            deleted = await asyncio.gather(*(each.delete(1, 2, key="k") for each in everyone))
+            worlds = [world, elsewhere] * 8
+            outcomes = await asyncio.gather(*(each.create(key="k") for each in worlds))
+            deleted = await asyncio.gather(*(each.delete(1, 2, key="k") for each in worlds))
         finally:
             await elsewhere.database.close()
         assert {o.operation_id for o in outcomes} == {1}
@@ -123,14 +123,14 @@ def test_of_requests_at_the_same_time_one_takes_effect(run: Run, url: str) -> No
     run(story)
 
 
-def test_deletes_at_the_same_time_count_once(run: Run, url: str) -> None:
+def test_concurrent_deletes_are_accepted_once(run: Run, url: str) -> None:
     async def story(world: World) -> None:
         a, b, c, d = await world.tree()
         elsewhere = World(open_world(url), world.settings)
         try:
             orders = [(a, b, c, d), (d, c, b, a)] * 4
-            everyone = zip([world, elsewhere] * 4, orders, strict=True)
-            answers = await asyncio.gather(*(each.delete(*order) for each, order in everyone))
+            pairs = zip([world, elsewhere] * 4, orders, strict=True)
+            answers = await asyncio.gather(*(each.delete(*order) for each, order in pairs))
         finally:
             await elsewhere.database.close()
         accepted = [o.snapshot_id for outcomes in answers for o in outcomes if o.refusal is None]

@@ -1,4 +1,4 @@
-"""Who may work on an operation, and who not any more."""
+"""Claims, leases and the fence against late owners."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,18 +9,18 @@ import pytest
 
 from gateway.models import OperationState
 from gateway.operations.claims import Claim, LeaseLost, claim, release
-from tests.operations.crashing import bury, expire_leases
+from tests.operations.crash_injection import expire_leases, kill_worker
 from tests.operations.world import PATIENCE, SETTINGS, World, open_world, until
 
 Run = Callable[..., None]
 PATIENT = replace(SETTINGS, operation_lease=600.0)
 
 
-async def take(world: World, owner: str, slots: int = 9) -> list[Claim]:
+async def claim_as(world: World, owner: str, slots: int = 9) -> list[Claim]:
     return await claim(world.database, owner, slots=slots, providers=["sim"], lease=600.0)
 
 
-async def nothing(_: Any) -> None:
+async def no_effect(_: Any) -> None:
     return None
 
 
@@ -28,36 +28,36 @@ async def delete_all(tx: Any) -> None:
     await tx.rows("DELETE FROM snapshot")
 
 
-def test_the_heads_of_queues_are_claimed_oldest_first(run: Run) -> None:
+def test_first_operations_of_queues_are_claimed_oldest_first(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine("m1")
         await world.machine("m2")
         for machine in (2, 2, 1, 1):
             await world.create(machine)
-        one = await take(world, "one", 1)
-        two = await take(world, "two")
+        one = await claim_as(world, "one", 1)
+        two = await claim_as(world, "two")
         assert ([c.row.id for c in one], [c.row.id for c in two]) == ([1], [3])
-        assert await take(world, "three") == []
-        await one[0].end(OperationState.SUCCEEDED, nothing)
-        assert [c.row.id for c in await take(world, "three")] == [2]
+        assert await claim_as(world, "three") == []
+        await one[0].end(OperationState.SUCCEEDED, no_effect)
+        assert [c.row.id for c in await claim_as(world, "three")] == [2]
 
     run(story)
 
 
-def test_whoever_lost_the_lease_writes_nothing(run: Run) -> None:
+def test_worker_without_lease_writes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.create()
-        (old,) = await take(world, "old")
-        await old.issue()
+        (old,) = await claim_as(world, "old")
+        await old.mark_dispatched()
         await expire_leases(world)
-        (new,) = await take(world, "new")
-        assert (new.row.fence, new.row.attempt, new.row.issued) == (2, 2, True)
+        (new,) = await claim_as(world, "new")
+        assert (new.row.fence, new.row.attempt, new.row.dispatched) == (2, 2, True)
         before = await world.everything()
         for write in (
-            old.issue,
-            old.show,
-            lambda: old.beat(600.0),
+            old.mark_dispatched,
+            old.report_progress,
+            lambda: old.heartbeat(600.0),
             lambda: old.checkpoint("t"),
             lambda: old.reschedule(1.0, "x"),
             lambda: old.end(OperationState.FAILED, delete_all),
@@ -66,30 +66,30 @@ def test_whoever_lost_the_lease_writes_nothing(run: Run) -> None:
                 await write()
         assert old.lost
         assert await world.everything() == before
-        await new.end(OperationState.SUCCEEDED, nothing)
+        await new.end(OperationState.SUCCEEDED, no_effect)
         with pytest.raises(LeaseLost):
-            await new.end(OperationState.FAILED, nothing)
+            await new.end(OperationState.FAILED, no_effect)
         assert await world.states() == ["SUCCEEDED"]
 
     run(story)
 
 
-def test_the_same_owner_with_an_older_fence_writes_nothing(run: Run) -> None:
+def test_same_owner_with_an_older_fence_writes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.create()
-        (first,) = await take(world, "me")
+        (first,) = await claim_as(world, "me")
         await expire_leases(world)
-        (second,) = await take(world, "me")
+        (second,) = await claim_as(world, "me")
         with pytest.raises(LeaseLost):
-            await first.issue()
-        await second.issue()
+            await first.mark_dispatched()
+        await second.mark_dispatched()
 
     run(story)
 
 
-def test_a_heartbeat_without_an_answer_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that hangs: when the lease is over the work is let go, for another may have begun it."""
+def test_heartbeat_without_response_does_not_renew_the_lease(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database hangs: when the lease expires the task is canceled, because another worker may have claimed it."""
 
     async def hang(_claim: Claim, _lease: float) -> None:
         await asyncio.Event().wait()
@@ -97,13 +97,13 @@ def test_a_heartbeat_without_an_answer_is_none(run: Run, monkeypatch: pytest.Mon
     async def story(world: World) -> None:
         await world.machine(latency_ms=600_000)
         await world.create()
-        monkeypatch.setattr(Claim, "beat", hang)
+        monkeypatch.setattr(Claim, "heartbeat", hang)
         async with world.working() as worker:
 
-            async def at_work() -> bool:
+            async def is_running() -> bool:
                 return bool(worker._jobs)
 
-            await until(at_work)
+            await until(is_running)
             job, claimed = next(iter(worker._jobs.items()))
             await asyncio.wait([job], timeout=PATIENCE)
             assert (job.cancelled(), claimed.lost) == (True, True)
@@ -111,14 +111,14 @@ def test_a_heartbeat_without_an_answer_is_none(run: Run, monkeypatch: pytest.Mon
     run(story, replace(SETTINGS, operation_lease=0.3, drain_timeout=0.1))
 
 
-def test_a_frozen_worker_that_wakes_up_changes_nothing(run: Run) -> None:
+def test_stopped_worker_that_continues_changes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         gate, reached = asyncio.Event(), asyncio.Event()
 
         class Frozen(type(world.driver)):  # type: ignore[misc]
-            async def create(self, work: Any, wish: Any) -> Any:
-                made = await super().create(work, wish)
+            async def create(self, work: Any, command: Any) -> Any:
+                made = await super().create(work, command)
                 reached.set()
                 await gate.wait()
                 return made
@@ -137,12 +137,12 @@ def test_a_frozen_worker_that_wakes_up_changes_nothing(run: Run) -> None:
         row = await world.operation(outcome.operation_id)
         assert (row.state.value, row.attempt) == ("SUCCEEDED", 2)
         assert await world.provider_picture() == [("new", None, True)]
-        await bury(frozen)
+        await kill_worker(frozen)
 
     run(story, PATIENT)
 
 
-def test_heartbeats_keep_the_lease(run: Run) -> None:
+def test_heartbeats_renew_the_lease(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine(latency_ms=600_000)
         operation = (await world.create()).operation_id
@@ -160,7 +160,7 @@ def test_heartbeats_keep_the_lease(run: Run) -> None:
     run(story)
 
 
-def test_many_workers_share_the_work(run: Run, url: str) -> None:
+def test_several_workers_share_the_operations(run: Run, url: str) -> None:
     async def story(world: World) -> None:
         for number in range(1, 6):
             await world.machine(f"m{number}")
@@ -189,18 +189,18 @@ def test_many_workers_share_the_work(run: Run, url: str) -> None:
     run(story)
 
 
-def test_a_worker_that_stops_lets_running_work_end_and_begins_nothing(run: Run) -> None:
+def test_stopping_worker_finishes_running_operations_and_claims_none(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine(latency_ms=600_000)
         first = (await world.create(name="one")).operation_id
         await world.create(name="two")
 
-        async def begun() -> bool:
+        async def has_task() -> bool:
             return (await world.operation(first)).task_ref is not None
 
         worker = world.worker()
         await worker.start()
-        await until(begun)
+        await until(has_task)
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0)
         await world.execute("UPDATE simulated_task SET done_at = started_at")
@@ -210,18 +210,18 @@ def test_a_worker_that_stops_lets_running_work_end_and_begins_nothing(run: Run) 
     run(story)
 
 
-def test_what_does_not_end_in_time_is_taken_over_at_once(run: Run) -> None:
+def test_operation_over_the_drain_timeout_is_released(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine(latency_ms=600_000)
         operation = (await world.create()).operation_id
 
-        async def begun() -> bool:
+        async def has_task() -> bool:
             return (await world.operation(operation)).task_ref is not None
 
         async with world.working():
-            await until(begun)
+            await until(has_task)
         row = await world.operation(operation)
-        assert (row.state.value, row.owner, row.lease_until, row.issued) == ("RUNNING", None, None, True)
+        assert (row.state.value, row.owner, row.lease_until, row.dispatched) == ("RUNNING", None, None, True)
         await world.execute("UPDATE simulated_task SET done_at = started_at")
         await world.finish()
         row = await world.operation(operation)
@@ -231,30 +231,30 @@ def test_what_does_not_end_in_time_is_taken_over_at_once(run: Run) -> None:
     run(story, replace(PATIENT, drain_timeout=0.01))
 
 
-def test_release_is_for_ones_own(run: Run) -> None:
+def test_release_is_limited_to_the_owner(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine("m1")
         await world.machine("m2")
         await world.create(1)
         await world.create(2)
-        await take(world, "one", 1)
-        await take(world, "two", 1)
+        await claim_as(world, "one", 1)
+        await claim_as(world, "two", 1)
         await release(world.database, "one")
         assert [row.owner for row in await world.rows_of_operations()] == [None, "two"]
 
     run(story)
 
 
-def test_operations_wait_for_a_process_that_has_their_driver(run: Run) -> None:
+def test_operations_wait_for_a_process_with_their_driver(run: Run) -> None:
     async def story(world: World) -> None:
         await world.provider("other")
         await world.machine("m1")
         await world.machine("m2", provider="other")
         others = {"other": type(world.driver)("other", world.simulation)}
-        everyone = World(world.database, world.settings)
-        everyone.drivers.update(others)
+        both = World(world.database, world.settings)
+        both.drivers.update(others)
         mine = (await world.create(1)).operation_id
-        theirs = (await everyone.create(2)).operation_id
+        theirs = (await both.create(2)).operation_id
         async with world.working():
             await world.until_state(mine, "SUCCEEDED")
         assert (await world.operation(theirs)).state.value == "QUEUED"

@@ -1,4 +1,4 @@
-"""A small world to change: a migrated database, one simulated provider with machines, and the service over them."""
+"""A test world: a migrated database, a simulated provider with machines, and the `Operations` service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -32,10 +32,10 @@ from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
-from gateway.store.opening import open_database
+from gateway.store.database_url import open_database
 from gateway.store.statements import Statement, insert
 
-PATIENCE = 20.0  # seconds after which a condition will not come true any more
+PATIENCE = 20.0  # seconds to wait for a condition before the test fails
 
 SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
 
@@ -77,7 +77,7 @@ _WRITTEN: dict[Any, Statement] = {
 
 
 class World:
-    """Everything is in tenant `default` with provider `sim`, unless said otherwise."""
+    """Rows and the calls that create them. Defaults: tenant `default`, provider `sim`."""
 
     def __init__(self, database: Database, settings: Settings = SETTINGS) -> None:
         self.database = database
@@ -100,7 +100,7 @@ class World:
     def with_settings(self, **changes: Any) -> "World":
         return World(self.database, replace(self.settings, **changes))
 
-    # ---- things
+    # ---- creating rows
 
     async def provider(self, name: str = "sim", tenant: str = "default", driver: str = "simulated") -> None:
         await self.database.write(lambda tx: tx.run(_PROVIDER, name=name, tenant=tenant, driver=driver))
@@ -148,7 +148,7 @@ class World:
         tenant: str = "default",
         machine_ref: str = "m1",
     ) -> int:
-        """In the inventory and, unless `ref` is None, on the provider. Its provider's reference is its name."""
+        """Inserts into the inventory and, unless `ref` is None, on the provider. `ref` defaults to the name."""
         ref = name if ref == "" else ref
         at = now()
         parent_row = (await self.snapshots()).get(parent) if parent else None
@@ -180,7 +180,7 @@ class World:
         return number
 
     async def tree(self) -> tuple[int, int, int, int]:
-        """a <- b <- c and a <- d, on machine m1, which runs on c: their numbers."""
+        """Creates a <- b <- c and a <- d on machine m1, with c current. Returns their numbers."""
         machine = await self.machine()
         a = await self.snapshot(machine, "a")
         b = await self.snapshot(machine, "b", parent=a)
@@ -188,7 +188,7 @@ class World:
         d = await self.snapshot(machine, "d", parent=a)
         return a, b, c, d
 
-    # ---- what is
+    # ---- reading rows
 
     async def rows(self, table: Any) -> list[Any]:
         return await self.database.read(lambda tx: tx.all(_WRITTEN[table]), single=True)
@@ -203,7 +203,7 @@ class World:
         return next(row for row in await self.rows(Operation) if row.id == number)
 
     async def picture(self) -> list[tuple[Any, ...]]:
-        """Each snapshot: name, state, name of its parent, whether it is current."""
+        """The snapshots in the inventory: name, state, name of the parent, whether it is current."""
         rows = await self.snapshots()
         return [
             (row.name, row.state.value, rows[row.parent_id].name if row.parent_id else None, row.is_current)
@@ -211,7 +211,7 @@ class World:
         ]
 
     async def provider_picture(self, machine_ref: str = "m1") -> list[tuple[Any, ...]]:
-        """The same of what is on the provider: name, name of its parent, whether it is current."""
+        """The snapshots on the provider: name, name of the parent, whether it is current."""
         contents = await self.simulation.contents(machine_ref)
         assert contents is not None
         names = {row.ref: row.name for row in contents[1]}
@@ -221,7 +221,7 @@ class World:
         ]
 
     async def everything(self) -> list[Any]:
-        """Every row that a write could have touched."""
+        """All rows that a command could change."""
         return [await self.rows(table) for table in _WRITTEN]
 
     async def states(self) -> list[str]:
@@ -233,10 +233,10 @@ class World:
 
         await self.database.write(work)
 
-    # ---- work
+    # ---- workers
 
     def worker(self, database: Database | None = None, **changes: Any) -> Worker:
-        options = {"poll": 0.02, "first_wait": 0.02} | changes
+        options = {"poll": 0.02, "first_retry_delay": 0.02} | changes
         drivers = options.pop("drivers", self.drivers)
         refresh = options.pop("refresh", self._refresh)
         return Worker(database or self.database, drivers, self.settings, refresh, **options)
@@ -251,7 +251,7 @@ class World:
             await worker.stop()
 
     async def finish(self, **changes: Any) -> None:
-        """Lets a worker run until nothing is unfinished."""
+        """Runs a worker until no operation is unfinished."""
         async with self.working(**changes):
             await self.until_done()
 
@@ -267,15 +267,16 @@ class World:
 
         await until(reached)
 
-    # ---- short forms
+    # ---- commands
 
     async def create(self, machine: Any = 1, name: str = "new", **options: Any) -> Any:
-        wish = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
-        return await self.operations.create_snapshot(wish.pop("caller"), ORIGIN, machine, name, **wish)
+        arguments = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
+        return await self.operations.create_snapshot(arguments.pop("caller"), ORIGIN, machine, name, **arguments)
 
     async def delete(self, *snapshots: Any, **options: Any) -> Any:
-        manner = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
-        return await self.operations.delete_snapshots(manner.pop("caller", self.caller), ORIGIN, snapshots, **manner)
+        arguments = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
+        caller = arguments.pop("caller", self.caller)
+        return await self.operations.delete_snapshots(caller, ORIGIN, snapshots, **arguments)
 
     async def revert(
         self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None
@@ -286,9 +287,9 @@ class World:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for a condition, and fails when it does not come true in a long time."""
+    """Waits until a condition is true. Raises TimeoutError after `PATIENCE` seconds."""
     async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110 - what it waits for is in the database
+        while not await condition():  # noqa: ASYNC110 - the condition depends on the database
             await asyncio.sleep(0.005)
 
 

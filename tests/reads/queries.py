@@ -1,4 +1,4 @@
-"""Random valid queries with their variables, walked out of the schema: aliases, fragments, conditions and all."""
+"""Random valid queries with variables, generated from the schema: with aliases, fragments, directives and arguments."""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Literal = str
 
 
 class Queries:
-    """Makes one random query after the other from one seed."""
+    """Generates random queries from a seed."""
 
     def __init__(self, schema: GraphQLSchema, known: Sequence[str], seed: int) -> None:
         self._schema = schema
@@ -54,7 +54,7 @@ class Queries:
     def _selection(self, type_: GraphQLNamedType, depth: int) -> str:
         fields = []
         for _ in range(self._random.randint(1, 4 if depth < 4 else 2)):
-            fields.append(self._item(type_, depth))  # noqa: PERF401 - each draws from the same source
+            fields.append(self._item(type_, depth))  # noqa: PERF401 - each call draws from the same random source
         if not any(fields):
             fields.append("__typename")
         return "{ " + " ".join(fields) + " }"
@@ -79,7 +79,7 @@ class Queries:
 
     def _field(self, name: str, field: GraphQLField, depth: int) -> str:
         arguments = self._arguments(field)
-        # Two fields of one name and other arguments must not meet under one key.
+        # Fields of one name with different arguments must not have the same response key.
         alias = self._alias(1.0 if arguments else 0.2)
         inner = get_named_type(field.type)
         selection = "" if is_leaf_type(inner) else " " + self._selection(inner, depth + 1)
@@ -120,7 +120,7 @@ class Queries:
         return f"({', '.join(given)})" if given else ""
 
     def _identifier(self, several: bool) -> str:
-        known = [*self._ids, "x"] if several or self._chance(0.1) else self._ids  # no id at all
+        known = [*self._ids, "x"] if several or self._chance(0.1) else self._ids  # "x" is not an id
         picked = [self._random.choice(known) for _ in range(self._random.randint(0, 5))]
         value: Any = picked if several else self._random.choice(known)
         type_ = "[ID!]!" if several else "ID!"

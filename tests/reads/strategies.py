@@ -1,4 +1,4 @@
-"""Random filters and sorts, valid by the schema."""
+"""Random filters and sorts that are valid by the schema."""
 
 from datetime import timedelta
 from typing import Any
@@ -21,7 +21,7 @@ _patterns = st.lists(
 
 
 def _operators(required: dict[str, st.SearchStrategy[Any]], **optional: st.SearchStrategy[Any]) -> Strategy:
-    """One to three of the operators."""
+    """A filter with one to three of the required operators."""
     names = sorted(required)
     return st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True).flatmap(
         lambda chosen: st.fixed_dictionaries({name: required[name] for name in chosen}, optional=optional)
@@ -70,7 +70,7 @@ def _composed(members: dict[str, Strategy]) -> Strategy:
 
 
 def filters(snapshots: list[str], machines: list[str]) -> tuple[Strategy, Strategy]:
-    """Filters of snapshots and of machines, each with the other inside."""
+    """Filters of snapshots and of machines, nested in each other."""
     plain_machine: dict[str, Strategy] = {
         "id": identifiers(machines),
         "kind": _choices(MachineKind),
@@ -102,7 +102,7 @@ def filters(snapshots: list[str], machines: list[str]) -> tuple[Strategy, Strate
 
 
 def sorts(fields: list[str], texts: set[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Lists of keys, none twice; `ignoreCase` on text only."""
+    """Lists of sort keys without repetition, with `ignoreCase` on text only."""
 
     def key(field: str) -> Strategy:
         optional: dict[str, st.SearchStrategy[Any]] = {

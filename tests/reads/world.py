@@ -1,4 +1,4 @@
-"""A small fixed world full of ties, nulls and awkward text, and the same rows as Python sees them."""
+"""A small fixed set of rows with ties, nulls and unusual text, in the database and as Python values."""
 
 import random
 from collections.abc import Sequence
@@ -35,14 +35,14 @@ _SNAPSHOT = insert(
 
 
 class World:
-    """What was planted. Rows are dicts by GraphQL field name, ids as GraphQL shows them."""
+    """The inserted rows: dicts by column name, with `id` as GraphQL shows it."""
 
     def __init__(self, seed: int = 1) -> None:
         self._random = random.Random(seed)
         self.machines: list[Row] = []
         self.snapshots: list[Row] = []
 
-    async def plant(self, tx: Transaction) -> None:
+    async def insert(self, tx: Transaction) -> None:
         await tx.run(_PROVIDER, name="lab", tenant="default", driver="none")
         for number in range(8):
             await self.add_machine(tx, number)
@@ -72,7 +72,7 @@ class World:
 
     async def add_snapshot(self, tx: Transaction) -> Row:
         pick = self._random.choice
-        machine = pick(self.machines[:-1])  # the last one has none
+        machine = pick(self.machines[:-1])  # the last machine has no snapshots
         mine = [snapshot for snapshot in self.snapshots if snapshot["machine"] is machine]
         parent = pick([None, *mine])
         values: Row = {
@@ -102,7 +102,7 @@ class World:
         return snapshot
 
     async def remove_leaf(self, tx: Transaction) -> Row | None:
-        """Deletes a snapshot that nothing was taken on top of."""
+        """Deletes a snapshot without children. None if there is none."""
         parents = {snapshot["parent_id"] for snapshot in self.snapshots}
         leaves = [snapshot for snapshot in self.snapshots if snapshot["number"] not in parents]
         if not leaves:
@@ -113,13 +113,14 @@ class World:
         return leaf
 
 
-def planted(gateway: Served) -> World:
+def populate(gateway: Served) -> World:
+    """Inserts the rows into an empty gateway."""
     world = World()
 
-    async def plant() -> None:
-        await gateway.gateway.database.write(world.plant)
+    async def insert() -> None:
+        await gateway.gateway.database.write(world.insert)
 
-    gateway.run(plant())
+    gateway.run(insert())
     return world
 
 

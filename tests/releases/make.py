@@ -1,8 +1,9 @@
-"""Writes what a released version leaves in its databases, to be upgraded by every later one: run with that version.
+"""Writes dumps of the databases of a released version, which every later version must upgrade. Run with that version:
 
     python -m tests.releases.make 0.1.0
 
-Some machines of the demo world, an operation that was running when the gateway was killed, and one that waited.
+The dumps contain some machines of the demo world, an operation that was running when the gateway was killed, and one
+that was queued.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ def main() -> None:
     server = PostgresServer(binaries)
     try:
         fill(server.url())
-        (HERE / f"{version}.postgresql.sql").write_text(dumped(binaries, server.url()))
+        (HERE / f"{version}.postgresql.sql").write_text(dump(binaries, server.url()))
     finally:
         server.stop()
 
@@ -89,13 +90,13 @@ async def _fill(settings: Settings) -> None:
                 await asyncio.sleep(0.05)
             await worker.stop()
 
-        async def hurry(tx: Any) -> None:
+        async def reduce_latency(tx: Any) -> None:
             await tx.rows("UPDATE simulated_machine SET latency_ms = 50")
 
-        await database.write(hurry)
+        await database.write(reduce_latency)
 
 
-def dumped(binaries: Path, url: str) -> str:
+def dump(binaries: Path, url: str) -> str:
     program = [str(binaries / "pg_dump"), "--inserts", "--no-owner", "--no-privileges", "--dbname", url]
     text = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     return "\n".join(line for line in text.splitlines() if line and not line.startswith(("--", "\\"))) + "\n"

@@ -1,4 +1,4 @@
-"""What every released version left in its databases: migrated with its data, served, and its work finished."""
+"""Upgrades of the databases of every released version: migrated with their data, served, their operations finished."""
 
 import sqlite3
 import subprocess
@@ -22,11 +22,11 @@ SNAPSHOTS = (
     " { name state isCurrent memory parent { name } } } } }"
 )
 UNFINISHED = "{ operations(filter: {state: {in: [QUEUED, RUNNING]}}, sort: [{field: ID}]) { nodes { id state } } }"
-KEPT_FOR_EVER = 1e9
+NEVER_DELETED = 1e9
 
 
 def restored(databases: Databases, directory: Path, release: str, kind: str) -> str:
-    """The URL of a database as the release left it."""
+    """Restores the dump of a release into a new database and returns its URL."""
     text = (HERE / f"{release}.{kind}.sql").read_text()
     if kind == "sqlite":
         with closing(sqlite3.connect(directory / "old.db")) as connection:
@@ -42,14 +42,14 @@ def restored(databases: Databases, directory: Path, release: str, kind: str) -> 
     return server.url(name)
 
 
-def test_there_are_releases() -> None:
+def test_releases_have_dumps_of_both_databases() -> None:
     assert RELEASES
     assert [(HERE / f"{release}.postgresql.sql").exists() for release in RELEASES] == [True] * len(RELEASES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_release_is_upgraded_and_its_work_goes_on(
+def test_release_is_upgraded_and_its_operations_are_finished(
     databases: Databases, tmp_path: Path, release: str, kind: str
 ) -> None:
     url = restored(databases, tmp_path, release, kind)
@@ -58,20 +58,20 @@ def test_a_release_is_upgraded_and_its_work_goes_on(
     check(url)
     assert migrate(url)[0] == migrate(url)[1]
     settings = Settings(
-        database_url=url, keep_operations=KEPT_FOR_EVER, keep_gone=KEPT_FOR_EVER, keep_events=KEPT_FOR_EVER
+        database_url=url, keep_operations=NEVER_DELETED, keep_gone=NEVER_DELETED, keep_events=NEVER_DELETED
     )
     with served(settings) as gateway:
-        waiting = gateway.ask(UNFINISHED)["operations"]["nodes"]
-        for operation in waiting:
+        unfinished = gateway.ask(UNFINISHED)["operations"]["nodes"]
+        for operation in unfinished:
             assert gateway.await_operation(operation["id"])["state"] == "SUCCEEDED"
         assert gateway.ask(UNFINISHED)["operations"]["nodes"] == []
-        looks_as_it_did(gateway)
+        check_snapshots(gateway)
 
 
-def looks_as_it_did(gateway: Served) -> None:
-    """The demo world's snapshots, what the release had begun on top of each other, and a new one on top of that."""
-    wish = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "new"}) { operation { id } } }'
-    id_ = gateway.ask(wish)["createSnapshot"]["operation"]["id"]
+def check_snapshots(gateway: Served) -> None:
+    """Creates a snapshot, and checks it, those of the demo world, and the two that the release was creating."""
+    create = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "new"}) { operation { id } } }'
+    id_ = gateway.ask(create)["createSnapshot"]["operation"]["id"]
     assert gateway.await_operation(id_)["state"] == "SUCCEEDED"
     vm = gateway.ask(SNAPSHOTS)["vm"]
     assert vm["name"] == "web-01"
@@ -92,8 +92,8 @@ def looks_as_it_did(gateway: Served) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_migrate_at_once(databases: Databases, tmp_path: Path, kind: str) -> None:
-    """One does it, and the other finds it done."""
+def test_concurrent_migrations(databases: Databases, tmp_path: Path, kind: str) -> None:
+    """One of three processes migrates; the others wait for it and find nothing to do."""
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path}/new.db"
     else:
@@ -108,5 +108,5 @@ def test_two_processes_migrate_at_once(databases: Databases, tmp_path: Path, kin
     ]
     done = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], done
-    assert sorted("was at nothing" in out for out, _ in done) == [False, False, True]
+    assert sorted("was empty" in out for out, _ in done) == [False, False, True]
     check(url)

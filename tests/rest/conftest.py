@@ -1,4 +1,4 @@
-"""Gateways for tests of the REST API. Only what changes something needs one for itself."""
+"""Gateways for tests of the REST API. Tests that only read share one."""
 
 from collections.abc import Iterator
 
@@ -10,33 +10,33 @@ from tests.rest.world import Rest, rest_served
 
 
 def _settings(databases: Databases, kind: str) -> Settings:
-    """Work that goes on when a test ends is not waited for."""
+    """Settings with which the gateway stops without waiting for running operations."""
     return Settings(database_url=databases.new(kind), drain_timeout=0.01)
 
 
 @pytest.fixture(scope="package", params=KINDS)
-def readable(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
-    """The demo world, on both databases, for tests that only read."""
+def shared_both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
+    """The demo data on both databases, for tests that only read."""
     with rest_served(_settings(databases, request.param), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture(scope="package")
-def reading(databases: Databases) -> Iterator[Rest]:
-    """The same on SQLite only, for what does not depend on the database."""
+def shared(databases: Databases) -> Iterator[Rest]:
+    """The demo data on SQLite, for tests that only read and do not depend on the database."""
     with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture
 def rest(databases: Databases) -> Iterator[Rest]:
-    """The demo world for this test alone."""
+    """The demo data on SQLite, for one test."""
     with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
         yield rest
 
 
 @pytest.fixture(params=KINDS)
-def both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
-    """The same on both databases."""
+def rest_both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
+    """The demo data on both databases, for one test."""
     with rest_served(_settings(databases, request.param), demo=True) as rest:
         yield rest

@@ -1,4 +1,4 @@
-"""Random filters in ManageIQ's language, each with the filter that means the same in GraphQL."""
+"""Random ManageIQ filters, each with the equivalent GraphQL filter."""
 
 import re
 from datetime import timedelta
@@ -11,7 +11,7 @@ from tests.reads.world import CALLERS, DESCRIPTIONS, NAMES, SIZES, START
 
 
 class Pair(NamedTuple):
-    """One filter, in both languages."""
+    """A filter of the REST API and the equivalent GraphQL filter."""
 
     rest: str
     graphql: dict[str, Any]
@@ -27,7 +27,7 @@ _quotes = st.sampled_from("'\"")
 
 
 def _like(text: str) -> dict[str, str]:
-    """What `=` means for a text with wildcards, or without."""
+    """The GraphQL operator for `=` and a text, with or without wildcards."""
     if not re.search(r"[*%]", text):
         return {"eq": text}
     return {"like": "*".join(part.replace("\\", "\\\\") for part in re.split(r"[*%]", text))}
@@ -61,7 +61,7 @@ def _array(attribute: str, member: str) -> Pairs:
 
 
 def _regex(attribute: str, member: str) -> Pairs:
-    """Of letters whose case foldings are one letter each."""
+    """Patterns of letters whose case folding is one letter each."""
 
     def pair(negated: bool, anchored: bool, ignore_case: bool, text: str) -> Pair:
         pattern = ("/\\A" if anchored else "/") + re.escape(text) + ("/i" if ignore_case else "/")
@@ -97,7 +97,7 @@ def numbers(attribute: str, member: str, values: list[int], *, big: bool = False
 
 
 def times(attribute: str, member: str) -> Pairs:
-    """An instant means its second, and in quotes itself."""
+    """A time means its whole second. In quotes it means the exact time."""
 
     def pair(operator: str, minutes: int, quote: str) -> Pair:
         moment = START + timedelta(minutes=minutes)
@@ -116,7 +116,7 @@ def times(attribute: str, member: str) -> Pairs:
 
 
 def choices(attribute: str, member: str, values: dict[str, Any]) -> Pairs:
-    """Values that the two languages spell differently."""
+    """Values that REST and GraphQL write differently."""
 
     def pair(operator: str, word: str) -> Pair:
         wanted: dict[str, Any] = {member: {"eq": values[word]}}
@@ -163,7 +163,7 @@ def snapshot_pairs(snapshot_ids: list[int]) -> Pairs:
 
 @st.composite
 def requests(draw: st.DrawFn, pairs: Pairs) -> tuple[list[str], dict[str, Any]]:
-    """Several filters in any order, and the one GraphQL filter that they mean."""
+    """Several filters in any order, and the equivalent GraphQL filter."""
     found = draw(st.lists(st.tuples(st.sampled_from(["", "", "or ", "OR "]), pairs), min_size=1, max_size=4))
     together = [pair.graphql for prefix, pair in found if not prefix]
     alternatives = [pair.graphql for prefix, pair in found if prefix]

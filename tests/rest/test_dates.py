@@ -1,10 +1,10 @@
-"""Dates mean spans of time."""
+"""Parsing of dates in filters: each means a span of time."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from gateway.rest.dates import span
+from gateway.rest.dates import parse_span
 from gateway.rest.errors import RestError
 
 NOW = datetime(2026, 3, 11, 15, 45, 30, 5, UTC)  # a Wednesday
@@ -36,14 +36,14 @@ NOW = datetime(2026, 3, 11, 15, 45, 30, 5, UTC)  # a Wednesday
     ],
 )
 def test_spans(text: str, start: str, end: str) -> None:
-    found = span(text, lambda: NOW)
+    found = parse_span(text, lambda: NOW)
     assert [moment.replace(tzinfo=None) for moment in found] == [datetime.fromisoformat(text) for text in (start, end)]
 
 
 @pytest.mark.parametrize(
     "text", ["", "soon", "2017-02-30", "30 days", "9999-12-31", "3000 years ago", "last fortnight"]
 )
-def test_what_is_no_date(text: str) -> None:
+def test_invalid_dates(text: str) -> None:
     with pytest.raises(RestError) as refused:
-        span(text, lambda: NOW)
+        parse_span(text, lambda: NOW)
     assert refused.value.message == f"Bad format for datetime: {text}"

@@ -1,4 +1,4 @@
-"""The filter language: every operator, every kind of value, every refusal."""
+"""ManageIQ's filters: every operator, every kind of value, every error."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ ROWS = [
     (7, "a=b", "x", 7, "2018-01-01T00:00:00.000000Z"),
 ]
 ALL = {row[0] for row in ROWS}
+NO_RE2 = " RE2 has no look-around and no back-references."
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -87,7 +88,7 @@ def found(rest: Rest, *filters: str) -> set[int]:
         ("name!='test*'", ALL - {1, 3}),
         ("description!=x", ALL - {7}),
         ("total_size!=5", ALL - {5}),
-        # == and !== know no wildcards
+        # == and !== have no wildcards
         ("name=='a*b'", {4}),
         ("name==a*b", {4}),
         ("name==test*", set()),
@@ -136,7 +137,7 @@ def found(rest: Rest, *filters: str) -> set[int]:
         ("name=[]", set()),
         ("id=[1,2,99]", {1, 2}),
         ("name='[test]'", set()),
-        # dates: a day is the whole day, an instant the second that is shown
+        # dates: a day is the whole day, a time the second that is shown
         ("create_time=2017-01-11", {2, 3, 4}),
         ("create_time<2017-01-11", {1}),
         ("create_time>2017-01-11", {5, 6, 7}),
@@ -148,12 +149,12 @@ def found(rest: Rest, *filters: str) -> set[int]:
         ("create_time<2017-01-11T12:30:15Z", {1, 2}),
         ("create_time>2017-01-11T12:30:15Z", {4, 5, 6, 7}),
         ("create_time=[2017-01-10, 2018-01-01]", {1, 7}),
-        # quoted, it is one moment, and every operator goes
+        # a quoted date is one time, with every operator
         ("create_time='2017-01-11'", {2}),
         ("create_time!='2017-01-11'", ALL - {2}),
         ("create_time>='2017-01-12'", {5, 6, 7}),
         ("create_time<='2017-01-12'", {1, 2, 3, 4, 5}),
-        # relative ones, all of them long after or before
+        # relative dates, all of them long after or long before
         ("create_time<30 days ago", ALL),
         ("create_time<last month", ALL),
         ("create_time<today", ALL),
@@ -214,12 +215,12 @@ def test_several_filters(filtered: Rest, filters: list[str], ids: set[int]) -> N
 )
 def test_filters_of_machines(filtered: Rest, path: str, filter: str, ids: list[str] | None) -> None:
     if ids is None:
-        assert filtered.refusal(path, filter=filter) == "Bad format for integer: 8.exabytes is too large"
+        assert filtered.refusal(path, filter=filter) == "The number 8.exabytes does not fit in 64 bits."
     else:
         assert filtered.ids(path, filter=filter) == ids
 
 
-def test_what_answers_show_can_be_asked_for(filtered: Rest) -> None:
+def test_times_in_responses_can_be_used_in_filters(filtered: Rest) -> None:
     for row in filtered.get("/vms/11/snapshots", expand="resources")["resources"]:
         assert int(row["id"]) in found(filtered, f"create_time={row['create_time']}")
 
@@ -249,39 +250,39 @@ def test_what_answers_show_can_be_asked_for(filtered: Rest) -> None:
         ("create_time<0001-01-01T00:00:00+23:00", "Bad format for datetime: 0001-01-01T00:00:00+23:00"),
         ("total_size>abc", "Bad format for integer: abc"),
         ("total_size=", "Bad format for integer: "),
-        ("total_size>9223372036854775808", "Bad format for integer: 9223372036854775808 is too large"),
+        ("total_size>9223372036854775808", "The number 9223372036854775808 does not fit in 64 bits."),
         ("id=1*", "Bad format for integer: 1*"),
         ("total_size=~/1/", "Unsupported operator for integer: =~"),
         ("memory=maybe", "Bad format for boolean: maybe"),
         ("memory<true", "Unsupported operator for boolean: <"),
-        ("name=~/a/x", "Unsupported regular expression option: x"),
-        ("name=~/(?=a)/", "Unsupported regular expression: (?=a) (RE2 syntax; no look-around and no back-references)"),
-        ("name=~/(/", "Unsupported regular expression: ( (RE2 syntax; no look-around and no back-references)"),
-        (f"name=~{'a' * 1_001}", "A regular expression may have at most 1000 characters"),
-        (f"name={'*a' * 17}", "A pattern may have at most 16 wildcards"),
-        (f"name={'a' * 4_001}", "filter: at most 4000 characters can be compared"),
-        ("name=a\0b", "filter: the text holds a NUL or half a surrogate pair, which no text here can"),
-        (f"name=[{'a,' * 501}b]", "An array may have at most 500 values"),
+        ("name=~/a/x", "The regular expression option 'x' is not supported."),
+        ("name=~/(?=a)/", "The regular expression '(?=a)' is not valid RE2 syntax." + NO_RE2),
+        ("name=~/(/", "The regular expression '(' is not valid RE2 syntax." + NO_RE2),
+        (f"name=~{'a' * 1_001}", "A regular expression may have at most 1000 characters."),
+        (f"name={'*a' * 17}", "A pattern may have at most 16 wildcards."),
+        (f"name={'a' * 4_001}", "filter: A text may have at most 4000 characters."),
+        ("name=a\0b", "filter: A text must not contain NUL or an unpaired surrogate."),
+        (f"name=[{'a,' * 501}b]", "An array may have at most 500 values."),
     ],
 )  # fmt: skip
-def test_a_filter_that_is_refused(filtered: Rest, filter: str, message: str) -> None:
+def test_invalid_filters(filtered: Rest, filter: str, message: str) -> None:
     assert filtered.refusal("/vms/11/snapshots", filter=filter) == message
 
 
 def test_too_many_filters(filtered: Rest) -> None:
-    assert filtered.refusal("/vms/11/snapshots", filter=["id=1"] * 501) == "At most 500 filters can be given"
+    assert filtered.refusal("/vms/11/snapshots", filter=["id=1"] * 501) == "A request may have at most 500 filters."
 
 
 def test_a_hostile_pattern_is_refused(filtered: Rest) -> None:
     filtered.sql(f"UPDATE snapshot SET description = '{'a' * 4_000}' WHERE id = 7")
     try:
         message = filtered.refusal("/vms/11/snapshots", filter="description=~/(.{0,100}a){10}b/")
-        assert message.startswith("The regular expression would have to look at too much text")
+        assert message.startswith("The regular expression would have to search too much text.")
         assert found(filtered, "description=~/(a+a+)+b/") == set()
     finally:
         filtered.sql("UPDATE snapshot SET description = 'x' WHERE id = 7")
 
 
-def test_the_world_is_long_ago() -> None:
-    """What the relative dates above rest on."""
+def test_the_rows_are_older_than_the_relative_dates() -> None:
+    """The filters with relative dates above assume this."""
     assert datetime.now(UTC) > datetime(2018, 3, 1, tzinfo=UTC)

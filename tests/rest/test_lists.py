@@ -1,4 +1,4 @@
-"""Lists: what they are made of, their counts, and the links between their pages."""
+"""Lists: their envelope, counts, links between pages, rows, attributes and order."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ def names(body: Any, *left_out: str) -> list[str]:
     return [name for name in body if name not in left_out]
 
 
-def test_the_envelope(readable: Rest) -> None:
-    url = f"{readable.root}/vms/11/snapshots"
-    assert readable.get("/vms/11/snapshots", hide="resources") == {
+def test_the_envelope(shared_both: Rest) -> None:
+    url = f"{shared_both.root}/vms/11/snapshots"
+    assert shared_both.get("/vms/11/snapshots", hide="resources") == {
         "name": "snapshots",
         "count": 3,
         "subcount": 3,
@@ -27,83 +27,83 @@ def test_the_envelope(readable: Rest) -> None:
     }
 
 
-def test_counts_are_those_of_this_machine(readable: Rest) -> None:
-    body = readable.get("/vms/11/snapshots", filter="name='*e*'", limit=2)
+def test_counts_are_those_of_this_machine(shared_both: Rest) -> None:
+    body = shared_both.get("/vms/11/snapshots", filter="name='*e*'", limit=2)
     assert [body[name] for name in ("count", "subcount", "subquery_count", "pages")] == [3, 2, 3, 2]
-    assert "subquery_count" not in readable.get("/vms/11/snapshots")
-    nothing = readable.get("/vms/11/snapshots", filter="name=none")
+    assert "subquery_count" not in shared_both.get("/vms/11/snapshots")
+    nothing = shared_both.get("/vms/11/snapshots", filter="name=none")
     assert [nothing[name] for name in ("count", "subcount", "subquery_count", "pages")] == [3, 0, 0, 0]
     assert nothing["links"]["last"].endswith("offset=0")
 
 
-def test_counts_of_a_collection(readable: Rest) -> None:
-    vms = readable.get("/vms")
+def test_counts_of_a_collection(shared_both: Rest) -> None:
+    vms = shared_both.get("/vms")
     assert (vms["count"], vms["subcount"], vms["pages"]) == (30, 30, 1)
-    some = readable.get("/vms", filter="name='web-*'")
+    some = shared_both.get("/vms", filter="name='web-*'")
     assert (some["count"], some["subquery_count"]) == (30, len(some["resources"]))
-    assert readable.get("/instances")["count"] == 24
+    assert shared_both.get("/instances")["count"] == 24
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 15, 29, 30, 31])
-def test_links_lead_through_everything_in_both_directions(reading: Rest, limit: int) -> None:
-    page = reading.get("/vms", limit=limit, sort_by="id", expand="resources", attributes="id")
-    everything = reading.ids("/vms", sort_by="id")
+def test_links_page_through_the_list_in_both_directions(shared: Rest, limit: int) -> None:
+    page = shared.get("/vms", limit=limit, sort_by="id", expand="resources", attributes="id")
+    everything = shared.ids("/vms", sort_by="id")
     seen = [row["id"] for row in page["resources"]]
     while "next" in page["links"]:
-        page = reading.get(page["links"]["next"])
+        page = shared.get(page["links"]["next"])
         assert page["resources"], "a link to an empty page"
         seen += [row["id"] for row in page["resources"]]
     assert seen == everything
     assert page["pages"] == -(-30 // limit)
-    assert reading.get(page["links"]["last"])["resources"] == page["resources"]
+    assert shared.get(page["links"]["last"])["resources"] == page["resources"]
     seen = [row["id"] for row in page["resources"]]
     while "previous" in page["links"]:
-        page = reading.get(page["links"]["previous"])
+        page = shared.get(page["links"]["previous"])
         seen = [row["id"] for row in page["resources"]] + seen
     assert seen == everything
-    assert reading.get(page["links"]["first"])["resources"] == page["resources"]
+    assert shared.get(page["links"]["first"])["resources"] == page["resources"]
 
 
-def test_links_keep_the_filters(reading: Rest) -> None:
-    page = reading.get("/vms/11/snapshots", filter=["name='test-*'", "or name=~/ä+ &%/"], limit=2, sort_by="name")
-    again = reading.get(page["links"]["next"])
+def test_links_keep_the_filters(shared: Rest) -> None:
+    page = shared.get("/vms/11/snapshots", filter=["name='test-*'", "or name=~/ä+ &%/"], limit=2, sort_by="name")
+    again = shared.get(page["links"]["next"])
     assert (again["subquery_count"], again["subcount"]) == (3, 1)
-    assert reading.get(again["links"]["previous"])["resources"] == page["resources"]
+    assert shared.get(again["links"]["previous"])["resources"] == page["resources"]
 
 
-def test_beyond_the_end(reading: Rest) -> None:
-    page = reading.get("/vms/11/snapshots", limit=2, offset=10)
+def test_beyond_the_end(shared: Rest) -> None:
+    page = shared.get("/vms/11/snapshots", limit=2, offset=10)
     assert (page["subcount"], page["resources"]) == (0, [])
     assert "next" not in page["links"]
     assert page["links"]["previous"].endswith("limit=2&offset=8")
-    assert reading.get("/vms/11/snapshots", limit=2, offset=10**30)["resources"] == []
+    assert shared.get("/vms/11/snapshots", limit=2, offset=10**30)["resources"] == []
 
 
-def test_previous_is_never_negative(reading: Rest) -> None:
-    links = reading.get("/vms/11/snapshots", limit=2, offset=1)["links"]
+def test_previous_is_never_negative(shared: Rest) -> None:
+    links = shared.get("/vms/11/snapshots", limit=2, offset=1)["links"]
     assert links["previous"] == links["first"]
 
 
-def test_a_limit_of_nothing_counts(reading: Rest) -> None:
-    page = reading.get("/vms/11/snapshots", limit=0)
+def test_limit_0_returns_counts_only(shared: Rest) -> None:
+    page = shared.get("/vms/11/snapshots", limit=0)
     assert [page[name] for name in ("count", "subcount", "pages", "resources")] == [3, 0, 0, []]
     message = "Limit must be greater than zero if offset is specified"
-    assert reading.refusal("/vms/11/snapshots", limit=0, offset=1) == message
+    assert shared.refusal("/vms/11/snapshots", limit=0, offset=1) == message
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "0'", "a"])
 @pytest.mark.parametrize("name", ["limit", "offset"])
-def test_what_is_no_number(reading: Rest, name: str, value: str) -> None:
-    assert reading.refusal("/vms/11/snapshots", **{name: value}) == f"Non numeric parameter: {name}"
+def test_non_numeric_parameters(shared: Rest, name: str, value: str) -> None:
+    assert shared.refusal("/vms/11/snapshots", **{name: value}) == f"Non numeric parameter: {name}"
 
 
-def test_a_limit_above_the_largest_is_cut(reading: Rest) -> None:
-    assert reading.get("/vms/11/snapshots", limit=5_000)["links"]["first"].endswith("limit=1000&offset=0")
+def test_a_limit_above_the_maximum_is_reduced(shared: Rest) -> None:
+    assert shared.get("/vms/11/snapshots", limit=5_000)["links"]["first"].endswith("limit=1000&offset=0")
 
 
-def test_expanded_rows(readable: Rest) -> None:
-    row = readable.get("/vms/11/snapshots", expand="resources", limit=1, offset=1)["resources"][0]
-    here = f"{readable.root}/vms/11/snapshots/4"
+def test_expanded_rows(shared_both: Rest) -> None:
+    row = shared_both.get("/vms/11/snapshots", expand="resources", limit=1, offset=1)["resources"][0]
+    here = f"{shared_both.root}/vms/11/snapshots/4"
     times = {name: row[name] for name in ("create_time", "created_on", "updated_on")}
     assert row == {
         "href": here,
@@ -133,82 +133,83 @@ def test_expanded_rows(readable: Rest) -> None:
         ],
     }
     assert all(len(time) == 20 and time.endswith("Z") for time in times.values())
-    assert readable.get(here) == row
+    assert shared_both.get(here) == row
 
 
-def test_an_instance_cannot_be_reverted(readable: Rest) -> None:
-    actions = readable.get("/instances/201/snapshots/7")["actions"]
+def test_an_instance_cannot_be_reverted(shared_both: Rest) -> None:
+    actions = shared_both.get("/instances/201/snapshots/7")["actions"]
     assert [(action["name"], action["method"]) for action in actions] == [("delete", "post"), ("delete", "delete")]
 
 
-def test_attributes(readable: Rest) -> None:
+def test_attributes(shared_both: Rest) -> None:
     def row(attributes: str) -> Any:
-        return readable.get("/vms", filter="id=11", expand="resources", attributes=attributes)["resources"][0]
+        return shared_both.get("/vms", filter="id=11", expand="resources", attributes=attributes)["resources"][0]
 
     assert names(row("name")) == ["href", "id", "name"]
     assert names(row("name,actions")) == ["href", "id", "name", "actions"]
     assert row("name,host.name,ext_management_system") == {
-        "href": f"{readable.root}/vms/11",
+        "href": f"{shared_both.root}/vms/11",
         "id": "11",
         "name": "web-01",
         "host": {"name": "esx-01"},
         "ext_management_system": {"name": "lab"},
     }
     virtual = row("v_total_snapshots,v_snapshot_oldest_name,v_snapshot_newest_total_size,v_snapshot_newest_timestamp")
-    assert virtual["name"] == "web-01"  # only virtual ones are named: the others stay
+    assert virtual["name"] == "web-01"  # if only virtual attributes are named, the physical ones are shown, too
     assert virtual["actions"] == []
     assert virtual["v_total_snapshots"] == 3
     assert virtual["v_snapshot_oldest_name"] == "test-base"
     assert virtual["v_snapshot_newest_total_size"] == 13 << 30
-    assert virtual["v_snapshot_newest_timestamp"] == readable.get("/vms/11/snapshots/5")["create_time"]
-    parent = readable.get("/vms/11/snapshots/4", attributes="name,parent.name,vm_or_template.power_state")
+    assert virtual["v_snapshot_newest_timestamp"] == shared_both.get("/vms/11/snapshots/5")["create_time"]
+    parent = shared_both.get("/vms/11/snapshots/4", attributes="name,parent.name,vm_or_template.power_state")
     assert (parent["parent"], parent["vm_or_template"]) == ({"name": "test-base"}, {"power_state": "on"})
 
 
 @pytest.mark.parametrize("expand", ["", "resources"])
-def test_attributes_that_are_none(reading: Rest, expand: str) -> None:
+def test_unknown_attributes(shared: Rest, expand: str) -> None:
     for attributes, invalid in (("x,name,y", "x,y"), ("host.y", "host.y"), ("a.b.c", "a.b.c"), ("Name", "Name")):
-        found = reading.refusal("/vms", attributes=attributes, expand=expand)
+        found = shared.refusal("/vms", attributes=attributes, expand=expand)
         assert found == f"Invalid attributes specified: {invalid}"
 
 
 @pytest.mark.parametrize("parameters", [{"expand": "resources,snapshots"}, {"attributes": "snapshots"}])
-def test_machines_with_their_snapshots(readable: Rest, parameters: dict[str, str]) -> None:
-    found = readable.get("/vms", **{"expand": "resources", **parameters})["resources"]
+def test_machines_with_their_snapshots(shared_both: Rest, parameters: dict[str, str]) -> None:
+    found = shared_both.get("/vms", **{"expand": "resources", **parameters})["resources"]
     by_id = {row["id"]: row for row in found}
     assert by_id["11"]["name"] == "web-01"
-    expected = readable.get("/vms/11/snapshots", expand="resources")["resources"]
+    expected = shared_both.get("/vms/11/snapshots", expand="resources")["resources"]
     assert by_id["11"]["snapshots"] == expected
-    assert readable.get("/vms/11", expand="snapshots")["snapshots"] == expected
+    assert shared_both.get("/vms/11", expand="snapshots")["snapshots"] == expected
     assert {len(row["snapshots"]) for row in found} > {0, 3}
 
 
-def test_a_subcollection_twice(reading: Rest) -> None:
+def test_a_subcollection_named_twice(shared: Rest) -> None:
     message = "Cannot expand subcollection snapshots by name and virtual attribute"
-    assert reading.refusal("/vms", expand="resources,snapshots", attributes="snapshots") == message
+    assert shared.refusal("/vms", expand="resources,snapshots", attributes="snapshots") == message
 
 
-def test_machines(readable: Rest) -> None:
-    vm = readable.get("/vms/11")
-    assert (vm["href"], vm["type"]) == (f"{readable.root}/vms/11", "ManageIQ::Providers::InfraManager::Vm")
+def test_machines(shared_both: Rest) -> None:
+    vm = shared_both.get("/vms/11")
+    assert (vm["href"], vm["type"]) == (f"{shared_both.root}/vms/11", "ManageIQ::Providers::InfraManager::Vm")
     assert (vm["power_state"], vm["archived"], vm["ems_ref"]) == ("on", False, "vm-1011")
-    instance = readable.get("/instances/201", attributes="name,flavor.name,availability_zone.name")
+    instance = shared_both.get("/instances/201", attributes="name,flavor.name,availability_zone.name")
     assert (instance["flavor"], instance["availability_zone"]) == ({"name": "m1.medium"}, {"name": "zone-a"})
 
 
-def test_what_would_narrow_a_collection(reading: Rest) -> None:
-    assert reading.get("/vms", collection_class="Vm")["count"] == 30
+def test_parameters_that_narrow_a_collection(shared: Rest) -> None:
+    assert shared.get("/vms", collection_class="Vm")["count"] == 30
     message = "Invalid collection_class MiqTemplate specified for the vms collection"
-    assert reading.refusal("/vms", collection_class="MiqTemplate") == message
-    assert reading.refusal("/vms", by_tag="/department/finance").startswith("Unsupported parameter: by_tag")
-    assert reading.get("/vms/11/snapshots", by_tag="/department/finance")["count"] == 3  # ignored, as in ManageIQ
+    assert shared.refusal("/vms", collection_class="MiqTemplate") == message
+    message = "The parameter by_tag is not supported, because the gateway stores no tags."
+    assert shared.refusal("/vms", by_tag="/department/finance") == message
+    assert shared.get("/vms/11/snapshots", by_tag="/department/finance")["count"] == 3  # ignored, as in ManageIQ
 
 
 # ---- order
 
 
-def test_the_newest_first_without_a_sort(readable: Rest) -> None:
-    assert readable.ids("/vms/11/snapshots") == ["5", "4", "3"]
+def test_the_default_order_is_newest_first(shared_both: Rest) -> None:
+    assert shared_both.ids("/vms/11/snapshots") == ["5", "4", "3"]
 
 
 @pytest.mark.parametrize(
@@ -224,16 +225,16 @@ def test_the_newest_first_without_a_sort(readable: Rest) -> None:
         ({"sort_by": "current,parent_id,create_time", "sort_order": "asc,asc,desc"}, None),
     ],
 )
-def test_sorts(readable: Rest, parameters: dict[str, str], expected: list[str] | None) -> None:
-    found = readable.get("/vms/11/snapshots", expand="resources", **parameters)["resources"]
+def test_sorts(shared_both: Rest, parameters: dict[str, str], expected: list[str] | None) -> None:
+    found = shared_both.get("/vms/11/snapshots", expand="resources", **parameters)["resources"]
     assert [row["name"] for row in found] == (expected or ["test-new-driver", "test-base", "test-before-upgrade"])
 
 
-def test_case_is_ignored_with_or_without_an_order(readable: Rest) -> None:
-    """The demo world has `Storage-01` among names in lower case."""
+def test_case_is_ignored_with_or_without_an_order(shared_both: Rest) -> None:
+    """In the demo data `Storage-01` is among names in lower case."""
 
     def found(**parameters: str) -> list[str]:
-        rows = readable.get("/vms", expand="resources", attributes="name", sort_by="name", **parameters)["resources"]
+        rows = shared_both.get("/vms", expand="resources", attributes="name", sort_by="name", **parameters)["resources"]
         return [row["name"] for row in rows]
 
     assert found()[0] == "Storage-01"
@@ -242,22 +243,22 @@ def test_case_is_ignored_with_or_without_an_order(readable: Rest) -> None:
     assert found(sort_options="unknown,ignore_case", sort_order="asc") == expected
 
 
-def test_sorts_that_are_refused(reading: Rest) -> None:
+def test_sorts_that_are_refused(shared: Rest) -> None:
     for path, name, message in (
         ("/vms/11/snapshots", "bogus", "bogus is not a valid attribute for Snapshot"),
         ("/vms/11/snapshots", "disks", "Snapshot cannot be sorted by disks"),
         ("/vms", "host.name", "host.name is not a valid attribute for Vm"),
     ):
-        assert reading.refusal(path, sort_by=name) == message
-    message = "Snapshot cannot be sorted by total_size with sort_options=ignore_case"
-    assert reading.refusal("/vms/11/snapshots", sort_by="total_size", sort_options="ignore_case") == message
+        assert shared.refusal(path, sort_by=name) == message
+    message = "Snapshot cannot be sorted by total_size with sort_options=ignore_case."
+    assert shared.refusal("/vms/11/snapshots", sort_by="total_size", sort_options="ignore_case") == message
 
 
 # ---- tasks
 
 
-def test_tasks(readable: Rest) -> None:
-    found = readable.get("/tasks", expand="resources", filter=["snapshot_id=4", "status=Ok"])["resources"]
+def test_tasks(shared_both: Rest) -> None:
+    found = shared_both.get("/tasks", expand="resources", filter=["snapshot_id=4", "status=Ok"])["resources"]
     assert [(task["name"], task["state"], task["message"], task["userid"], task["pct_complete"]) for task in found] == [
         (
             "Creating snapshot test-before-upgrade for Virtual Machine id:11 name:'web-01'",
@@ -267,6 +268,6 @@ def test_tasks(readable: Rest) -> None:
             100,
         )
     ]
-    assert readable.get(found[0]["href"]) == found[0]
-    assert readable.ids("/tasks", filter="name='*for Virtual Machine id:11 *'", sort_by="message,name") != []
-    assert readable.ids("/tasks", filter=["state=Active", "or state=Queued", "or pct_complete<100"]) == []
+    assert shared_both.get(found[0]["href"]) == found[0]
+    assert shared_both.ids("/tasks", filter="name='*for Virtual Machine id:11 *'", sort_by="message,name") != []
+    assert shared_both.ids("/tasks", filter=["state=Active", "or state=Queued", "or pct_complete<100"]) == []

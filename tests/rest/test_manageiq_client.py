@@ -1,4 +1,4 @@
-"""The client that people have: manageiq-client 0.6.1, unchanged. It needs distutils, which Python 3.12 has no more."""
+"""The published client, manageiq-client 0.6.1, unmodified. It requires distutils, which Python 3.12 removed."""
 
 import importlib
 import sys
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.access.asking import make_token
+from tests.access.clients import create_token
 from tests.databases import Databases
 from tests.rest.world import Rest
 from tests.serving import served
 
 pytestmark = [
-    pytest.mark.skipif(sys.version_info >= (3, 12), reason="manageiq-client needs distutils"),
+    pytest.mark.skipif(sys.version_info >= (3, 12), reason="manageiq-client requires distutils"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
@@ -26,16 +26,16 @@ def api(rest: Rest) -> Any:
 
 
 @pytest.fixture
-def asking(databases: Databases) -> Iterator[tuple[Rest, str]]:
-    """A gateway that asks everybody who they are, and an operator's token."""
+def authenticated(databases: Databases) -> Iterator[tuple[Rest, str]]:
+    """A gateway that requires authentication, and an operator's token."""
     settings = Settings(database_url=databases.new("sqlite"), drain_timeout=0.01)
-    token = make_token(settings.database_url)
+    token = create_token(settings.database_url)
     with served(settings, demo=True) as gateway:
         yield Rest(gateway, settings), token
 
 
 def await_task(rest: Rest, task: Any) -> None:
-    """Until it has ended; the client itself then sees that."""
+    """Waits until the task has ended, and checks that the client sees its success."""
     rest.gateway.await_operation(f"operation-{task.id}")
     task.reload()
     assert (task.state, task.status) == ("Finished", "Ok")
@@ -51,15 +51,15 @@ def test_connects(api: Any, rest: Rest) -> None:
     assert api.identity["userid"] == "local"
     token = api.get(f"{rest.root}/auth")["auth_token"]
     client = importlib.import_module("manageiq_client.api")
-    again = client.ManageIQClient(rest.root, {"token": token})
-    assert again.api_version("4.4.0").collections.vms.get(name="web-01").id == "11"
+    with_token = client.ManageIQClient(rest.root, {"token": token})
+    assert with_token.api_version("4.4.0").collections.vms.get(name="web-01").id == "11"
 
 
-def test_logs_in(asking: tuple[Rest, str]) -> None:
-    """By user and password, by a token of `/api/auth`, and by the API token itself; and not otherwise."""
-    rest, token = asking
+def test_logs_in(authenticated: tuple[Rest, str]) -> None:
+    """By the API token as password or token, and by a token of `/api/auth`. Other credentials are refused."""
+    rest, token = authenticated
     client = importlib.import_module("manageiq_client.api")
-    by_password = client.ManageIQClient(rest.root, {"user": "whoever", "password": token})
+    by_password = client.ManageIQClient(rest.root, {"user": "any-name", "password": token})
     assert (by_password.identity["userid"], by_password.identity["role"]) == ("ci", "operator")
     session = by_password.get(f"{rest.root}/auth")["auth_token"]
     for given in (session, token):
@@ -69,7 +69,7 @@ def test_logs_in(asking: tuple[Rest, str]) -> None:
     for wrong in ({"user": "ci", "password": "smartvm"}, {"token": "0" * 32}):
         with pytest.raises(client.APIException, match="The credentials are not valid"):
             client.ManageIQClient(rest.root, wrong)
-    with pytest.raises(client.APIException, match="Only a token that /api/auth has given"):
+    with pytest.raises(client.APIException, match="Only a token that /api/auth issued can be revoked here"):
         by_token.delete(f"{rest.root}/auth")
     by_session = client.ManageIQClient(rest.root, {"token": session})
     by_session.delete(f"{rest.root}/auth")
@@ -127,7 +127,7 @@ def test_creates_reverts_and_deletes(api: Any, rest: Rest) -> None:
     assert names(vm.snapshots) == ["test-base", "test-before-upgrade"]
 
 
-def test_sees_what_is_refused(api: Any) -> None:
+def test_refusals(api: Any) -> None:
     exception = importlib.import_module("manageiq_client.api").APIException
     instance = api.collections.instances.get(name="api-01")
     snapshot = instance.snapshots.get(name="test-image")

@@ -1,4 +1,4 @@
-"""Creating, reverting and deleting: what is answered, what is refused, and what a refusal leaves alone."""
+"""Create, revert and delete: results and refusals. Refusals change nothing."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def tasks(rest: Rest) -> int:
         {"action": "create", "resources": [{"name": "two words", "memory": None}]},
     ],
 )
-def test_create_comes_in_several_shapes(rest: Rest, body: Any) -> None:
+def test_the_body_of_a_create_has_several_forms(rest: Rest, body: Any) -> None:
     (result,) = rest.post(LIST, body)["results"]
     assert result["success"] is True
     assert result["message"] == "Creating snapshot two words for Virtual Machine id:11 name:'web-01'"
@@ -47,7 +47,7 @@ def test_create_comes_in_several_shapes(rest: Rest, body: Any) -> None:
 
 
 def test_create_several(rest: Rest) -> None:
-    """Each with its own name; the bad one is told apart, and stops none of the others."""
+    """Each item has its own result. An invalid one does not affect the others."""
     resources = [{"name": "one"}, {"description": "nameless"}, {"name": "two", "memory": "true"}, {"name": 3}]
     results = rest.post(LIST, {"action": "create", "resources": resources})["results"]
     assert [result["success"] for result in results] == [True, False, True, True]
@@ -65,42 +65,42 @@ def test_create_several(rest: Rest) -> None:
         ({"name": ""}, "Must specify a name for the snapshot"),
         ({"name": None}, "Must specify a name for the snapshot"),
         ({"description": "x"}, "Must specify a name for the snapshot"),
-        ({"name": "x" * 256}, "the name has 256 characters; at most 255 are allowed"),
-        ({"name": ["x"]}, "The name must be text"),
-        ({"name": "x", "memory": "perhaps"}, "memory must be true or false"),
+        ({"name": "x" * 256}, "The name has 256 characters; at most 255 are allowed."),
+        ({"name": ["x"]}, "`name` must be text."),
+        ({"name": "x", "memory": "perhaps"}, "`memory` must be true or false."),
     ],
 )
-def test_a_create_that_is_refused(reading: Rest, body: Any, message: str) -> None:
-    before = tasks(reading)
+def test_refused_creates(shared: Rest, body: Any, message: str) -> None:
+    before = tasks(shared)
     failed = {"success": False, "message": message, "code": "INVALID"}
-    assert reading.post(LIST, body, 400) == {"results": [failed]}
-    assert reading.post(LIST, {"action": "create", "resources": [body]}) == {"results": [failed]}
-    assert (tasks(reading), reading.get(LIST)["count"]) == (before, 3)
+    assert shared.post(LIST, body, 400) == {"results": [failed]}
+    assert shared.post(LIST, {"action": "create", "resources": [body]}) == {"results": [failed]}
+    assert (tasks(shared), shared.get(LIST)["count"]) == (before, 3)
 
 
 @pytest.mark.parametrize(
     "body", ["", {}, {"resource": None}, {"resources": []}, {"resources": ["x"]}, {"resource": {}}]
 )
 @pytest.mark.parametrize("action", ["create", "delete"])
-def test_nothing_is_named(reading: Rest, action: str, body: Any) -> None:
+def test_a_body_without_items(shared: Rest, action: str, body: Any) -> None:
     expected = bad_request(f"No snapshots resources were specified for the {action} action")
     if body == "" and action == "create":
-        answer = reading.http.post(reading.root + LIST)
+        answer = shared.http.post(shared.root + LIST)
         assert (answer.status_code, answer.json()) == (400, expected)
     else:
-        assert reading.post(LIST, {"action": action, **(body or {})}, 400) == expected
+        assert shared.post(LIST, {"action": action, **(body or {})}, 400) == expected
 
 
-def test_a_new_snapshot_has_no_id(reading: Rest) -> None:
+def test_a_new_snapshot_has_no_id(shared: Rest) -> None:
     message = "Resource id or href should not be specified for creating a new snapshots"
-    for item in ({"id": 3, "name": "x"}, {"href": f"{reading.root}{ONE}", "name": "x"}):
-        assert reading.post(LIST, item, 400) == bad_request(message)
-        assert reading.post(LIST, {"resources": [{"name": "y"}, item]}, 400) == bad_request(message)
+    for item in ({"id": 3, "name": "x"}, {"href": f"{shared.root}{ONE}", "name": "x"}):
+        assert shared.post(LIST, item, 400) == bad_request(message)
+        assert shared.post(LIST, {"resources": [{"name": "y"}, item]}, 400) == bad_request(message)
 
 
-def test_what_the_machine_does_not_support(rest: Rest) -> None:
+def test_unsupported_by_the_machine(rest: Rest) -> None:
     rest.sql("UPDATE machine SET gone_at = observed_at WHERE id = 11")
-    reason = "the machine is gone: its provider no longer reports it"
+    reason = "The machine is gone: its provider no longer reports it."
     failed = {"success": False, "message": reason, "code": "UNSUPPORTED"}
     assert rest.post(LIST, {"name": "x"}, 400) == {"results": [failed]}
     assert rest.post(ONE, {"action": "revert"}, 400) == failed
@@ -115,7 +115,7 @@ def test_what_the_machine_does_not_support(rest: Rest) -> None:
 
 
 def test_a_key_makes_a_retry_safe(rest: Rest) -> None:
-    for body in ({"name": "once"}, {"resources": [{"name": "once"}, {"name": "and again"}]}):
+    for body in ({"name": "once"}, {"resources": [{"name": "once"}, {"name": "a second one"}]}):
         first = rest.post(LIST, body, key=f"a key for {sorted(body)}")
         assert rest.post(LIST, body, key=f"a key for {sorted(body)}") == first
     assert rest.get(LIST)["count"] == 6
@@ -124,11 +124,11 @@ def test_a_key_makes_a_retry_safe(rest: Rest) -> None:
 # ---- revert
 
 
-def test_revert_of_what_is_not_there(reading: Rest) -> None:
-    assert reading.post("/vms/11/snapshots/99", {"action": "revert"}, 404) == missing("Snapshot", 99)
-    assert reading.post("/vms/99/snapshots/3", {"action": "revert"}, 404) == missing("Vm", 99)
-    # One of another machine.
-    assert reading.post("/vms/12/snapshots/3", {"action": "revert"}, 404) == missing("Snapshot", 3)
+def test_revert_of_an_unknown_snapshot(shared: Rest) -> None:
+    assert shared.post("/vms/11/snapshots/99", {"action": "revert"}, 404) == missing("Snapshot", 99)
+    assert shared.post("/vms/99/snapshots/3", {"action": "revert"}, 404) == missing("Vm", 99)
+    # A snapshot of another machine.
+    assert shared.post("/vms/12/snapshots/3", {"action": "revert"}, 404) == missing("Snapshot", 3)
 
 
 def test_revert_of_a_busy_machine(rest: Rest) -> None:
@@ -136,8 +136,8 @@ def test_revert_of_a_busy_machine(rest: Rest) -> None:
     result = rest.post(LIST, {"name": "slow"})["results"][0]
     refused = rest.post(ONE, {"action": "revert"}, 400)
     assert (refused["success"], refused["code"]) == (False, "CONFLICT")
-    assert refused["message"] == f"vm-11 has unfinished work: operation-{result['task_id']}"
-    # The snapshot is listed from the beginning, and nothing can be done with it yet.
+    assert refused["message"] == f"Machine 'vm-11' has an unfinished operation: operation-{result['task_id']}."
+    # The snapshot is listed from the beginning, but has no actions yet.
     row = rest.get(result["snapshot_href"])
     assert (row["state"], row["actions"]) == ("creating", [])
     assert rest.get(f"/tasks/{result['task_id']}")["state"] in ("Queued", "Active")
@@ -156,14 +156,14 @@ def test_revert_of_a_busy_machine(rest: Rest) -> None:
         ("/tasks/1", {"action": "delete"}, "Unsupported Action delete for the tasks resource specified"),
     ],
 )  # fmt: skip
-def test_an_unknown_action(reading: Rest, path: str, body: Any, message: str) -> None:
-    assert reading.post(path, body, 400) == bad_request(message)
+def test_an_unknown_action(shared: Rest, path: str, body: Any, message: str) -> None:
+    assert shared.post(path, body, 400) == bad_request(message)
 
 
 # ---- delete
 
 
-def test_delete_of_what_is_not_there(reading: Rest) -> None:
+def test_delete_of_an_unknown_snapshot(shared: Rest) -> None:
     for path, expected in (
         ("/vms/11/snapshots/99", missing("Snapshot", 99)),
         ("/vms/12/snapshots/3", missing("Snapshot", 3)),
@@ -172,13 +172,13 @@ def test_delete_of_what_is_not_there(reading: Rest) -> None:
         ("/vms/201/snapshots/7", missing("Vm", 201)),
         ("/instances/11/snapshots/3", missing("ManageIQ::Providers::CloudManager::Vm", 11)),
     ):
-        assert reading.post(path, {"action": "delete"}, 404) == expected
-        answer = reading.http.delete(reading.root + path)
+        assert shared.post(path, {"action": "delete"}, 404) == expected
+        answer = shared.http.delete(shared.root + path)
         assert (answer.status_code, answer.json()) == (404, expected)
-        assert reading.get(path, 404) == expected
+        assert shared.get(path, 404) == expected
 
 
-def test_several_answer_each_for_themselves(rest: Rest) -> None:
+def test_each_item_of_a_bulk_delete_has_its_own_result(rest: Rest) -> None:
     other = rest.create("/vms/12/snapshots")
     resources = [
         {"href": f"{rest.root}/vms/11/snapshots/3"},
@@ -211,25 +211,25 @@ def test_several_answer_each_for_themselves(rest: Rest) -> None:
         ({"href": "http://h/api/vms/11"}, "http://h/api/vms/11"),
     ],
 )
-def test_an_item_that_names_nothing_stops_all_before_anything_is_done(reading: Rest, item: Any, id: str) -> None:
-    before = tasks(reading)
-    found = reading.post(LIST, {"action": "delete", "resources": [{"id": 3}, item]}, 400)
+def test_an_invalid_item_refuses_the_whole_bulk_delete(shared: Rest, item: Any, id: str) -> None:
+    before = tasks(shared)
+    found = shared.post(LIST, {"action": "delete", "resources": [{"id": 3}, item]}, 400)
     assert found == bad_request(f"Invalid Snapshot id {id} specified")
-    assert (tasks(reading), reading.get(LIST)["count"]) == (before, 3)
+    assert (tasks(shared), shared.get(LIST)["count"]) == (before, 3)
 
 
-def test_too_many_at_once(reading: Rest) -> None:
-    message = "At most 100 snapshots can be named in one request"
-    assert reading.post(LIST, {"action": "delete", "resources": [{"id": 3}] * 101}, 400) == bad_request(message)
+def test_too_many_items(shared: Rest) -> None:
+    message = "A request may name at most 100 snapshots."
+    assert shared.post(LIST, {"action": "delete", "resources": [{"id": 3}] * 101}, 400) == bad_request(message)
 
 
-def test_a_task_that_fails_says_so(rest: Rest) -> None:
+def test_a_failed_task(rest: Rest) -> None:
     rest.sql(
         """UPDATE simulated_machine SET fault = '{"verb": "create", "kind": "refuse", "message": "disk is full"}'"""
     )
     result = rest.post(LIST, {"name": "never"})["results"][0]
     task = rest.finish(result["task_id"])
     assert task["status"] == "Error"
-    assert task["pct_complete"] in range(100)  # how far it came before it failed
+    assert task["pct_complete"] in range(100)  # its progress when it failed
     assert task["message"] not in ("", "Task completed successfully")
     assert rest.get(result["snapshot_href"])["state"] == "error"

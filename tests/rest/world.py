@@ -1,4 +1,4 @@
-"""Gateways as REST clients meet them."""
+"""A REST client, and gateways with other callers, for tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction
-from tests.rest.known import Known
+from tests.rest.authenticators import FixedCaller
 from tests.serving import Served, served
 
 Json = dict[str, Any]
@@ -25,7 +25,7 @@ READER = frozenset[Right]({(SnapshotAction.READ, MachineKind.VM)})
 
 
 class Rest:
-    """A client that speaks ManageIQ's language."""
+    """A client of a gateway's REST API."""
 
     def __init__(self, gateway: Served, settings: Settings, root: str = "/api") -> None:
         self.gateway = gateway
@@ -34,7 +34,7 @@ class Rest:
         self.root = gateway.url + root
 
     def get(self, path: str, status: int = 200, /, **params: Any) -> Any:
-        """The answer to a path below `/api`, or to a whole URL. `filter` gives `filter[]`."""
+        """The JSON body for a path below `/api` or a whole URL, with the expected status. `filter` is `filter[]`."""
         if "filter" in params:
             params["filter[]"] = params.pop("filter")
         answer = self.http.get(path if path.startswith("http") else self.root + path, params=params or None)
@@ -42,7 +42,7 @@ class Rest:
         return answer.json()
 
     def post(self, path: str, body: Any, status: int = 200, *, key: str | None = None) -> Any:
-        """`key` makes a retry safe."""
+        """The JSON body of the response. `key` is the idempotency key."""
         headers = {} if key is None else {"Idempotency-Key": key}
         answer = self.http.post(self.root + path, json=body, headers=headers)
         assert answer.status_code == status, answer.text
@@ -61,19 +61,21 @@ class Rest:
         return message
 
     def create(self, path: str = "/vms/11/snapshots", name: str = "made") -> Json:
-        """The result of a create that has ended well."""
+        """Creates a snapshot, waits for it, and returns the create's result."""
         result: Json = self.post(path, {"name": name})["results"][0]
         assert self.finish(result["task_id"])["status"] == "Ok"
         return result
 
     def finish(self, task_id: str) -> Json:
-        """The task when it has ended."""
+        """Waits until the task has ended and returns it."""
         self.gateway.await_operation(f"operation-{task_id}")
         task: Json = self.get(f"/tasks/{task_id}")
         assert task["state"] == "Finished"
         return task
 
     def sql(self, text: str) -> None:
+        """Runs a statement on the gateway's database."""
+
         async def work(transaction: Transaction) -> None:
             await transaction.rows(text)
 
@@ -82,7 +84,7 @@ class Rest:
 
 @contextmanager
 def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
-    """The demo world with work that takes no time, or an empty one."""
+    """A gateway with the demo data, whose operations take 1 ms, or an empty gateway."""
     with served(settings, demo=demo) as gateway:
         rest = Rest(gateway, settings)
         rest.sql("UPDATE simulated_machine SET latency_ms = 1")
@@ -90,12 +92,12 @@ def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
 
 
 def as_caller(rest: Rest, name: str, rights: frozenset[Right], tenant: str = "default") -> Rest:
-    """The same gateway, as it is for somebody else."""
-    return mounted(rest, f"/as-{name}", Known(Caller(name, tenant, ("reader",), rights, key=name)))
+    """The same gateway for another caller."""
+    return mounted(rest, f"/as-{name}", FixedCaller(Caller(name, tenant, ("reader",), rights, key=name)))
 
 
 def mounted(rest: Rest, place: str, authenticator: Authenticator, public_url: str | None = None) -> Rest:
-    """The same gateway once more, elsewhere and otherwise."""
+    """The same gateway at the path `place`, with another authenticator and public URL."""
     routes = _routes(rest.gateway, rest.settings, authenticator, public_url)
     rest.gateway.gateway.app.router.routes.append(Mount(place, routes=routes))
     return Rest(rest.gateway, rest.settings, f"{place}/api")
@@ -105,7 +107,7 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
     found = gateway.gateway
 
     async def make() -> Any:
-        async with opened_drivers(found.database, []) as drivers:  # simulated ones, which need no closing
+        async with opened_drivers(found.database, []) as drivers:  # simulated drivers, which need not be closed
             refusals = RefusalLog(found.database, settings.tenant)
             operations = Operations(found.database, drivers, settings, found.worker.wake, refusals)
         limit = settings.max_body_bytes

@@ -1,26 +1,28 @@
-"""Everybody who may ask: nobody known, the built-in roles, each right alone and with READ, and another tenant."""
+"""The callers of the authorization tests: anonymous, built-in roles, single rights, and another tenant."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.access.caller import Right
-from gateway.access.roles import ADMINISTRATION, BUILT_IN, RIGHTS, Roles
+from gateway.access.roles import ADMINISTRATION, BUILT_IN_ROLES, RIGHTS_BY_NAME, Roles
 from gateway.models import SnapshotAction
 
 TENANT = "default"  # of the demo world
 
 
 def role_of(right: str) -> str:
-    """The role that has this right and nothing else."""
+    """The custom role with only this right."""
     return "only-" + right.replace(":", "-")
 
 
-# For GATEWAY_ROLES.
-OWN_ROLES = "\n".join([*(f'{role_of(right)} = ["{right}"]' for right in [*RIGHTS, ADMINISTRATION]), "nothing = []"])
+# The value of GATEWAY_ROLES.
+CUSTOM_ROLES = "\n".join(
+    [*(f'{role_of(right)} = ["{right}"]' for right in [*RIGHTS_BY_NAME, ADMINISTRATION]), "nothing = []"]
+)
 
 
-class Asking(NamedTuple):
-    """Somebody with these roles; with none at all they are not known."""
+class RoleCaller(NamedTuple):
+    """A caller with these roles; without roles it is anonymous."""
 
     name: str
     roles: Sequence[str]
@@ -28,26 +30,26 @@ class Asking(NamedTuple):
 
     @property
     def rights(self) -> frozenset[Right]:
-        return Roles.read(OWN_ROLES).rights(self.roles).rights
+        return Roles.read(CUSTOM_ROLES).rights(self.roles).rights
 
     @property
     def administers(self) -> bool:
-        return Roles.read(OWN_ROLES).rights(self.roles).administers
+        return Roles.read(CUSTOM_ROLES).rights(self.roles).administers
 
 
-def _with_read(right: str) -> Asking:
+def _with_read(right: str) -> RoleCaller:
     read = f"{right.partition(':')[0]}:read"
-    return Asking(f"{read} and {right}", [role_of(read), role_of(right)])
+    return RoleCaller(f"{read} and {right}", [role_of(read), role_of(right)])
 
 
-ANONYMOUS = Asking("anonymous", [])
-STRANGER = Asking("another tenant's admin", ["admin"], "elsewhere")
-BUILT = [Asking(name, [name]) for name in BUILT_IN]
+ANONYMOUS = RoleCaller("anonymous", [])
+OTHER_TENANT_ADMIN = RoleCaller("another tenant's admin", ["admin"], "elsewhere")
+BUILT_IN = [RoleCaller(name, [name]) for name in BUILT_IN_ROLES]
 CALLERS = [
     ANONYMOUS,
-    *BUILT,
-    Asking("nothing", ["nothing"]),
-    *(Asking(right, [role_of(right)]) for right in [*RIGHTS, ADMINISTRATION]),
-    *(_with_read(name) for name, (action, _) in RIGHTS.items() if action is not SnapshotAction.READ),
-    STRANGER,
+    *BUILT_IN,
+    RoleCaller("nothing", ["nothing"]),
+    *(RoleCaller(right, [role_of(right)]) for right in [*RIGHTS_BY_NAME, ADMINISTRATION]),
+    *(_with_read(name) for name, (action, _) in RIGHTS_BY_NAME.items() if action is not SnapshotAction.READ),
+    OTHER_TENANT_ADMIN,
 ]

@@ -1,4 +1,4 @@
-"""Random requests, of which some name what their sender may not see."""
+"""Random requests, some of which have ids and cursors of rows that their caller may not read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ SORTS = {
 TEXTS = {"NAME", "DESCRIPTION", "MACHINE_NAME"}
 
 
-class Curious(Queries):
-    """Random queries by somebody who has come by ids and cursors of everything there is."""
+class GuessingQueries(Queries):
+    """Random queries with ids and cursors of all rows, also of those that the caller may not read."""
 
     def __init__(self, world: World, cursors: Sequence[str], seed: int) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class Curious(Queries):
 
 
 def pages(noun: str, world: World) -> st.SearchStrategy[Json]:
-    """Filter, sort and page of a list of machines, snapshots or operations; places are chosen elsewhere."""
+    """Filter, sort and page of a list of machines, snapshots or operations, without cursors."""
     snapshot, machine = reads.filters(world.ids("snapshots"), world.ids("machines"))
     filters = {"MachineSort": machine, "SnapshotSort": snapshot, "OperationSort": _operation_filters(world)}
     size = st.integers(0, 30)
@@ -68,17 +68,17 @@ def _operation_filters(world: World) -> st.SearchStrategy[Json]:
     return leaves | leaves.map(lambda value: {"not": value})
 
 
-# ---- mutations: nothing here has a driver, so all of them are refused, some because nothing may be found
+# ---- mutations: no machine has a driver, so all of them are refused, some with NOT_FOUND
 
 
-def wishes(world: World) -> st.SearchStrategy[tuple[str, Json]]:
+def mutations(world: World) -> st.SearchStrategy[tuple[str, Json]]:
     """The name of a mutation and its input."""
     machine, snapshot = st.sampled_from(world.ids("machines")), st.sampled_from(world.ids("snapshots"))
     operation = st.sampled_from(world.ids("operations"))
     new = {"name": st.just("new"), "memory": st.booleans()}
     key = {"idempotencyKey": st.sampled_from(["k1", "k2"])}
     flags = {name: st.booleans() for name in ("withDescendants", "allOrNothing", "dryRun")}
-    made: dict[str, st.SearchStrategy[Json]] = {
+    inputs: dict[str, st.SearchStrategy[Json]] = {
         "createSnapshot": st.fixed_dictionaries({"machineId": machine, **new}, optional=key),
         "createSnapshots": st.fixed_dictionaries(
             {"machineIds": st.lists(machine, min_size=1, max_size=5), **new}, optional=key
@@ -91,8 +91,8 @@ def wishes(world: World) -> st.SearchStrategy[tuple[str, Json]]:
         "cancelOperation": st.fixed_dictionaries({"operationId": operation}),
     }
     assert SCHEMA.mutation_type is not None
-    assert set(made) == set(SCHEMA.mutation_type.fields)
-    return st.one_of(*(st.tuples(st.just(name), wish) for name, wish in made.items()))
+    assert set(inputs) == set(SCHEMA.mutation_type.fields)
+    return st.one_of(*(st.tuples(st.just(name), input_) for name, input_ in inputs.items()))
 
 
 # ---- REST
@@ -103,38 +103,55 @@ _TASK_FILTERS = ["state=Finished", "status!=Error", "name='*'", "userid=~/a/i", 
 
 
 @st.composite
-def _lists(draw: st.DrawFn, pairs: Any, sorts: Sequence[str], shown: Sequence[str], embedded: Sequence[str]) -> Json:
-    """The query of a list."""
+def _lists(
+    draw: st.DrawFn, pairs: Any, sorts: Sequence[str], attribute_names: Sequence[str], embedded: Sequence[str]
+) -> Json:
+    """The query parameters of a list."""
     query: Json = {"filter[]": draw(st.just([]) | pairs)}
     keys = draw(st.lists(st.sampled_from(sorts), max_size=2, unique=True))
     if keys:
         query |= {"sort_by": ",".join(keys), "sort_order": draw(st.sampled_from(["asc", "desc"]))}
     if draw(st.booleans()):
         query |= {"limit": draw(st.integers(0, 10)), "offset": draw(st.integers(0, 20))}
-    query |= draw(_shape(shown, embedded))
+    query |= draw(_shape(attribute_names, embedded))
     if draw(st.booleans()):
         query["hide"] = "resources"
     return query
 
 
-def _shape(shown: Sequence[str], embedded: Sequence[str]) -> st.SearchStrategy[Json]:
+def _shape(attribute_names: Sequence[str], embedded: Sequence[str]) -> st.SearchStrategy[Json]:
     expand = st.sampled_from(["resources", ",".join(["resources", *embedded])])
-    attributes = st.lists(st.sampled_from(shown), max_size=3, unique=True).map(",".join)
+    attributes = st.lists(st.sampled_from(attribute_names), max_size=3, unique=True).map(",".join)
     return st.fixed_dictionaries({}, optional={"expand": expand, "attributes": attributes})
 
 
-_MACHINE_SHOWN = ["name", "v_total_snapshots", "v_snapshot_newest_name", "ext_management_system", "ems_ref", "actions"]
-_SNAPSHOT_SHOWN = ["name", "parent_uid", "parent_id", "vm_or_template", "parent.name", "vm_or_template.name", "actions"]
+_MACHINE_ATTRIBUTES = [
+    "name",
+    "v_total_snapshots",
+    "v_snapshot_newest_name",
+    "ext_management_system",
+    "ems_ref",
+    "actions",
+]
+_SNAPSHOT_ATTRIBUTES = [
+    "name",
+    "parent_uid",
+    "parent_id",
+    "vm_or_template",
+    "parent.name",
+    "vm_or_template.name",
+    "actions",
+]
 _SORTS = ["name", "id", "created_on"]
 
 
 def rest_requests(world: World) -> Requests:
-    """Lists, single things and actions, of everything there is."""
+    """Requests for lists, single resources and actions, with ids of all rows."""
     pairs = snapshot_pairs([row["id"] for row in world.snapshots[:20]])
     snapshot_filters = requests(pairs).map(lambda found: found[0])
     machine_filters = requests(machine_pairs(pairs)).map(lambda found: found[0])
-    machines = _lists(machine_filters, [*_SORTS, "v_total_snapshots"], _MACHINE_SHOWN, ["snapshots"])
-    snapshots = _lists(snapshot_filters, [*_SORTS, "total_size"], _SNAPSHOT_SHOWN, [])
+    machines = _lists(machine_filters, [*_SORTS, "v_total_snapshots"], _MACHINE_ATTRIBUTES, ["snapshots"])
+    snapshots = _lists(snapshot_filters, [*_SORTS, "total_size"], _SNAPSHOT_ATTRIBUTES, [])
     task_filters = st.lists(st.sampled_from(_TASK_FILTERS), min_size=1, max_size=2)
     tasks = _lists(task_filters, ["id", "name", "created_on", "message"], ["name", "message", "context_data"], [])
     collection = st.sampled_from(["vms", "instances"])
@@ -147,16 +164,16 @@ def rest_requests(world: World) -> Requests:
 
     one = st.builds("/{}/{}".format, collection, machine)
     list_ = st.builds("/{}/{}/snapshots".format, collection, machine)
-    # A snapshot below its own machine, or below any.
+    # A snapshot under its own machine, or under any machine.
     own = st.builds(lambda name, row: f"/{name}/{row['machine_id']}/snapshots/{row['id']}", collection,
                     st.sampled_from(world.snapshots))  # fmt: skip
     resource = own | st.builds("/{}/{}/snapshots/{}".format, collection, machine, snapshot)
     return st.one_of(
         get(collection.map("/{}".format), machines),
         get(st.just("/tasks"), tasks),
-        get(one, _shape(_MACHINE_SHOWN, ["snapshots"])),
+        get(one, _shape(_MACHINE_ATTRIBUTES, ["snapshots"])),
         get(list_, snapshots),
-        get(resource, _shape(_SNAPSHOT_SHOWN, [])),
+        get(resource, _shape(_SNAPSHOT_ATTRIBUTES, [])),
         get(st.builds("/tasks/{}".format, task), st.just({})),
         st.tuples(st.just("OPTIONS"), list_, st.just({})),
         st.tuples(st.just("POST"), list_, st.just({"json": {"name": "new"}})),

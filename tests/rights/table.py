@@ -1,4 +1,4 @@
-"""Who may do what: the one place that says so. `test_who_may` walks the schema and the routes and holds them to it."""
+"""The required rights of every GraphQL field and every route. `test_authorization` verifies them with requests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,26 @@ BOTH, VMS, INSTANCES = (VM, INSTANCE), (VM,), (INSTANCE,)
 
 @dataclass(frozen=True)
 class Rule:
-    """What one thing that can be asked takes, of each of the `kinds` that it can be about.
+    """What a field or route requires of the caller, for each of the machine `kinds` that it can be used with.
 
-    About a machine it takes READ always, for what may not be read is not there; and one of `acts`, if there are any.
+    If it concerns a machine, it requires READ, because other machines are reported as not found, and a right for one of
+    `actions`, if there are any.
     """
 
     kinds: Sequence[MachineKind] = BOTH
-    acts: Sequence[SnapshotAction] = ()
-    bound: bool = True  # about a machine; otherwise it is enough to be known
-    opened: bool = False  # to everybody, also to whom nobody knows
-    early: bool = False  # a right that is lacking is told before it is looked whether there is such a machine
-    administers: bool = False  # for administrators alone
+    actions: Sequence[SnapshotAction] = ()
+    bound: bool = True  # concerns a machine; otherwise it requires only authentication
+    public: bool = False  # requires no authentication
+    forbidden_first: bool = False  # a missing right is reported before the machine is looked up
+    administers: bool = False  # requires the right `administration`
 
 
-KNOWN = Rule(bound=False)
-OPEN = Rule(bound=False, opened=True)
-RECORDED = Rule(administers=True)  # what a record is about has its own bounds
+AUTHENTICATED = Rule(bound=False)
+PUBLIC = Rule(bound=False, public=True)
+AUDITED = Rule(administers=True)  # rows that an audit entry references also require their own rights
 
 GRAPHQL: Mapping[str, Rule] = {
-    "Query.viewer": KNOWN,
+    "Query.viewer": AUTHENTICATED,
     "Query.providers": Rule(),
     "Query.node": Rule(),
     "Query.nodes": Rule(),
@@ -60,54 +61,54 @@ GRAPHQL: Mapping[str, Rule] = {
     "Operation.error": Rule(),
     "Operation.machine": Rule(),
     "Operation.snapshot": Rule(),
-    "AuditEntry.machine": RECORDED,
-    "AuditEntry.snapshot": RECORDED,
-    "AuditEntry.operation": RECORDED,
-    "Mutation.createSnapshot": Rule(acts=[CREATE]),
-    "Mutation.createSnapshots": Rule(acts=[CREATE]),
+    "AuditEntry.machine": AUDITED,
+    "AuditEntry.snapshot": AUDITED,
+    "AuditEntry.operation": AUDITED,
+    "Mutation.createSnapshot": Rule(actions=[CREATE]),
+    "Mutation.createSnapshots": Rule(actions=[CREATE]),
     "Mutation.revertVmSnapshot": Rule(VMS, [REVERT]),
-    "Mutation.deleteSnapshots": Rule(acts=[DELETE]),
-    "Mutation.refreshMachine": Rule(acts=[CREATE, REVERT, DELETE]),
-    f"Mutation.cancelOperation {OperationKind.CREATE_SNAPSHOT}": Rule(acts=[CREATE]),
+    "Mutation.deleteSnapshots": Rule(actions=[DELETE]),
+    "Mutation.refreshMachine": Rule(actions=[CREATE, REVERT, DELETE]),
+    f"Mutation.cancelOperation {OperationKind.CREATE_SNAPSHOT}": Rule(actions=[CREATE]),
     f"Mutation.cancelOperation {OperationKind.REVERT_VM_SNAPSHOT}": Rule(VMS, [REVERT]),
-    f"Mutation.cancelOperation {OperationKind.DELETE_SNAPSHOT}": Rule(acts=[DELETE]),
-    f"Mutation.cancelOperation {OperationKind.REFRESH_MACHINE}": Rule(acts=[CREATE, REVERT, DELETE]),
+    f"Mutation.cancelOperation {OperationKind.DELETE_SNAPSHOT}": Rule(actions=[DELETE]),
+    f"Mutation.cancelOperation {OperationKind.REFRESH_MACHINE}": Rule(actions=[CREATE, REVERT, DELETE]),
     "Subscription.operationUpdated": Rule(),
     "Subscription.operationChanged": Rule(),
     "Subscription.snapshotChanged": Rule(),
 }
 
-# MACHINES are `vms` or `instances`.
+# MACHINES is `vms` or `instances`.
 REST: Mapping[str, Rule] = {
-    "GET /api": KNOWN,
-    "GET /api/auth": KNOWN,
-    "POST /api/auth": KNOWN,
-    "DELETE /api/auth": KNOWN,
-    "GET /api/MACHINES": Rule(early=True),
-    "GET /api/MACHINES/ID": Rule(early=True),
-    "GET /api/MACHINES/ID/snapshots": Rule(early=True),
-    "GET /api/MACHINES/ID/snapshots/ID": Rule(early=True),
-    "POST /api/MACHINES/ID/snapshots create": Rule(acts=[CREATE], early=True),
-    "POST /api/MACHINES/ID/snapshots delete": Rule(acts=[DELETE], early=True),
-    "POST /api/MACHINES/ID/snapshots/ID delete": Rule(acts=[DELETE], early=True),
-    "DELETE /api/MACHINES/ID/snapshots/ID": Rule(acts=[DELETE], early=True),
-    "POST /api/MACHINES/ID/snapshots/ID revert": Rule(VMS, [REVERT], early=True),
+    "GET /api": AUTHENTICATED,
+    "GET /api/auth": AUTHENTICATED,
+    "POST /api/auth": AUTHENTICATED,
+    "DELETE /api/auth": AUTHENTICATED,
+    "GET /api/MACHINES": Rule(forbidden_first=True),
+    "GET /api/MACHINES/ID": Rule(forbidden_first=True),
+    "GET /api/MACHINES/ID/snapshots": Rule(forbidden_first=True),
+    "GET /api/MACHINES/ID/snapshots/ID": Rule(forbidden_first=True),
+    "POST /api/MACHINES/ID/snapshots create": Rule(actions=[CREATE], forbidden_first=True),
+    "POST /api/MACHINES/ID/snapshots delete": Rule(actions=[DELETE], forbidden_first=True),
+    "POST /api/MACHINES/ID/snapshots/ID delete": Rule(actions=[DELETE], forbidden_first=True),
+    "DELETE /api/MACHINES/ID/snapshots/ID": Rule(actions=[DELETE], forbidden_first=True),
+    "POST /api/MACHINES/ID/snapshots/ID revert": Rule(VMS, [REVERT], forbidden_first=True),
     "GET /api/tasks": Rule(),
     "GET /api/tasks/ID": Rule(),
-    "OPTIONS /api/MACHINES": KNOWN,
-    "OPTIONS /api/MACHINES/ID": KNOWN,
+    "OPTIONS /api/MACHINES": AUTHENTICATED,
+    "OPTIONS /api/MACHINES/ID": AUTHENTICATED,
     "OPTIONS /api/MACHINES/ID/snapshots": Rule(),
-    "OPTIONS /api/tasks": KNOWN,
-    "OPTIONS /api/tasks/ID": KNOWN,
+    "OPTIONS /api/tasks": AUTHENTICATED,
+    "OPTIONS /api/tasks/ID": AUTHENTICATED,
 }
 
 PAGES: Mapping[str, Rule] = {
-    "GET /": OPEN,
-    "GET /graphiql": OPEN,
-    "GET /graphiql/assets": OPEN,
-    "GET /schema.graphql": OPEN,
-    "GET /healthz": OPEN,
-    "GET /readyz": OPEN,
+    "GET /": PUBLIC,
+    "GET /graphiql": PUBLIC,
+    "GET /graphiql/assets": PUBLIC,
+    "GET /schema.graphql": PUBLIC,
+    "GET /healthz": PUBLIC,
+    "GET /readyz": PUBLIC,
 }
 
 TABLE: Mapping[str, Rule] = {**GRAPHQL, **REST, **PAGES}

@@ -1,4 +1,4 @@
-"""What somebody sees of a database with everybody's data, beside the same asked where there is nothing else."""
+"""Pairs of clients with the same caller: of a gateway with all data, and of one with only the readable data."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,22 +12,22 @@ from gateway.access.tokens import create_token
 from gateway.config import Settings
 from gateway.models import MachineKind
 from tests.databases import Databases
-from tests.rights.world import ACME, BOLT, PARTS, Part, World, plant
+from tests.rights.world import ACME, BOLT, PARTS, Part, World, insert_parts
 from tests.serving import Served, served
 
-_EVERYTHING = (
+_ALL_RIGHTS = (
     '["vm:read", "vm:create", "vm:revert", "vm:delete", "instance:read", "instance:create", "instance:delete"]'
 )
-_LIMITED = {
-    "everything": _EVERYTHING,
+_ROLES = {
+    "everything": _ALL_RIGHTS,
     "vms": '["vm:read", "vm:create", "vm:revert", "vm:delete"]',
     "instances": '["instance:read", "instance:create", "instance:delete"]',
-    "blind": "[]",
+    "unprivileged": "[]",
 }
 
 
-class Seen(NamedTuple):
-    """Who asks with one role in one tenant, and the parts of the world that they may see."""
+class Scope(NamedTuple):
+    """A caller with one role in one tenant, and the parts of the world that it may read."""
 
     role: str
     tenant: str
@@ -39,50 +39,50 @@ class Seen(NamedTuple):
 
 
 _ACME = tuple(part for part in PARTS if part.tenant == ACME)
-EYES = [
-    Seen("everything", ACME, _ACME),
-    Seen("vms", ACME, tuple(part for part in _ACME if part.kind is MachineKind.VM)),
-    Seen("instances", ACME, tuple(part for part in _ACME if part.kind is MachineKind.INSTANCE)),
-    Seen("blind", ACME, ()),
-    Seen("everything", "nowhere", ()),
+SCOPES = [
+    Scope("everything", ACME, _ACME),
+    Scope("vms", ACME, tuple(part for part in _ACME if part.kind is MachineKind.VM)),
+    Scope("instances", ACME, tuple(part for part in _ACME if part.kind is MachineKind.INSTANCE)),
+    Scope("unprivileged", ACME, ()),
+    Scope("everything", "nowhere", ()),
 ]
-BOLTS = Seen("everything", BOLT, tuple(part for part in PARTS if part.tenant == BOLT))
+BOLT_SCOPE = Scope("everything", BOLT, tuple(part for part in PARTS if part.tenant == BOLT))
 
 
 @dataclass(frozen=True)
 class View:
-    """The same caller at two gateways: `mixed` has all parts, `alone` only theirs, and lets them do everything."""
+    """One caller at two gateways: `mixed` has all data; `alone` has only the readable data and grants all rights."""
 
-    seen: Seen
+    scope: Scope
     mixed: httpx2.Client
     alone: httpx2.Client
 
     def same(self, method: str, path: str, **request: Any) -> httpx2.Response:
-        """The answer, which both give, to the byte."""
+        """The response, which must be identical from both gateways."""
         one, other = (client.request(method, path, **request) for client in (self.mixed, self.alone))
-        assert one.text == other.text, (self.seen.name, method, path, request)
+        assert one.text == other.text, (self.scope.name, method, path, request)
         assert one.status_code == other.status_code < 500
         assert b"INTERNAL" not in one.content
         return one
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The answer to a GraphQL request, errors included."""
+        """The body of a GraphQL response, including errors."""
         body: dict[str, Any] = self.same("POST", "/graphql", json={"query": query, "variables": variables}).json()
         return body
 
 
 @dataclass(frozen=True)
 class Views:
-    """Everybody's view of one world."""
+    """The views of all callers of one world."""
 
     world: World
-    gateways: Sequence[Served]  # the first one has all parts
+    gateways: Sequence[Served]  # the first has all data
     views: Sequence[View]
-    others: Sequence[httpx2.Client]  # who see what these may not: everything of each tenant
+    others: Sequence[httpx2.Client]  # of callers that may read everything of their tenant
 
 
 def _settings(url: str, roles: dict[str, str]) -> Settings:
-    """Links in answers name no port, and nothing is old enough to be cleared away."""
+    """The same links in the responses of all gateways, and no cleanup by age."""
     return Settings(
         database_url=url,
         roles="\n".join(f"{name} = {rights}" for name, rights in roles.items()),
@@ -94,7 +94,7 @@ def _settings(url: str, roles: dict[str, str]) -> Settings:
 
 
 def client(gateway: Served, settings: Settings, name: str, roles: Sequence[str], tenant: str) -> httpx2.Client:
-    """Somebody with an API token of their own."""
+    """A client with an API token of its own."""
     database = gateway.gateway.database
     token = gateway.run(create_token(database, Roles.read(settings.roles), name, roles, tenant, None))
     return httpx2.Client(base_url=gateway.url, timeout=30, headers={"authorization": f"Bearer {token}"})
@@ -102,26 +102,26 @@ def client(gateway: Served, settings: Settings, name: str, roles: Sequence[str],
 
 @contextmanager
 def viewed(databases: Databases, kind: str, world: World) -> Iterator[Views]:
-    """Serves all parts from a database of this kind, and beside it each part alone, from SQLite."""
+    """Serves all data from a database of this kind, and the readable data of each scope from SQLite."""
     with ExitStack() as stack:
 
         def serve(kind: str, parts: Sequence[Part], roles: dict[str, str]) -> tuple[Served, Settings]:
             settings = _settings(databases.new(kind), roles)
             gateway = stack.enter_context(served(settings))
-            gateway.run(plant(settings, world, parts))
+            gateway.run(insert_parts(settings, world, parts))
             return gateway, settings
 
-        mixed = serve(kind, PARTS, _LIMITED)
+        mixed = serve(kind, PARTS, _ROLES)
         alone: dict[tuple[Part, ...], tuple[Served, Settings]] = {}
         views = []
-        for eyes in EYES:
-            if eyes.parts not in alone:
-                alone[eyes.parts] = serve("sqlite", eyes.parts, dict.fromkeys(_LIMITED, _EVERYTHING))
+        for scope in SCOPES:
+            if scope.parts not in alone:
+                alone[scope.parts] = serve("sqlite", scope.parts, dict.fromkeys(_ROLES, _ALL_RIGHTS))
             clients = [
-                stack.enter_context(client(*gateway, eyes.name, [eyes.role], eyes.tenant))
-                for gateway in (mixed, alone[eyes.parts])
+                stack.enter_context(client(*gateway, scope.name, [scope.role], scope.tenant))
+                for gateway in (mixed, alone[scope.parts])
             ]
-            views.append(View(eyes, *clients))
-        bolts = stack.enter_context(client(*mixed, BOLTS.name, [BOLTS.role], BOLTS.tenant))
+            views.append(View(scope, *clients))
+        bolts = stack.enter_context(client(*mixed, BOLT_SCOPE.name, [BOLT_SCOPE.role], BOLT_SCOPE.tenant))
         gateways = [mixed[0], *(gateway for gateway, _ in alone.values())]
         yield Views(world, gateways, views, [views[0].mixed, bolts])

@@ -1,1 +1,1 @@
-"""The house rules as tests: what the documents promise, which way imports point, what is shipped."""
+"""Rules of the code base as tests: documents, import directions, words, the wheel."""

@@ -1,4 +1,4 @@
-"""What tests read out of the documents: fenced blocks, tables, links."""
+"""Reads fenced blocks, tables and links of the documents."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), README]  # last the one that changes something
+DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), README]  # the one with a mutation last
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 class Example(NamedTuple):
-    """Something to send, and what comes back. The two stand in one fenced block each, one after the other."""
+    """A request and its response, in two consecutive fenced blocks."""
 
     language: str
     sent: str
@@ -45,6 +45,6 @@ def table(document: Path, heading: str) -> list[str]:
 
 
 def links(document: Path) -> list[str]:
-    """Where the document points to within the repository."""
+    """The links of the document to files of the repository."""
     found: list[str] = _LINK.findall(document.read_text())
     return [link for link in found if not link.startswith("http")]

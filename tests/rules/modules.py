@@ -1,4 +1,4 @@
-"""The gateway's modules as syntax trees: what each imports, without importing any."""
+"""The gateway's modules as syntax trees, without importing them."""
 
 import ast
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """LibvirtConnection and dotted name of everything it imports: modules where those can be told, else packages."""
+    """Line and dotted name of each import: a module where it can be resolved, otherwise a package."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

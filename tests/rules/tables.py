@@ -1,23 +1,24 @@
-"""The tables of the documents, made from the code. Run as a program it prints them, to be pasted."""
+"""The tables of the documents, generated from the code. Run as a program, it prints them."""
 
 from dataclasses import fields
 from typing import Any
 
-from gateway.config import Settings, variable
+from gateway.config import Settings, environment_variable
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, ProviderError, Refusal
 from gateway.telemetry.metrics import FAMILIES
 
 
 def settings_table() -> list[str]:
-    """The README's: every setting, in the order of the code."""
+    """The table of `docs/settings.md`: every setting, in the order of the code."""
     rows = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
     return rows + [
-        f"| `{variable(spec.name)}` | {_default(spec.default)} | {spec.metadata['help']} |" for spec in fields(Settings)
+        f"| `{environment_variable(spec.name)}` | {_default(spec.default)} | {spec.metadata['help']} |"
+        for spec in fields(Settings)
     ]
 
 
 def errors_table() -> list[str]:
-    """`docs/errors.md`'s: every code and what it looks like on each surface."""
+    """The table of `docs/errors.md`: every code and its form on each surface."""
     rows = [
         "| Code | Exit | `extensions.code` | HTTP status | Retryable | What the caller does |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -32,7 +33,7 @@ def errors_table() -> list[str]:
 
 
 def metrics_table() -> list[str]:
-    """`docs/operating.md`'s: every metric, in the order of the code."""
+    """The table of `docs/operating.md`: every metric, in the order of the code."""
     rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
     for family in FAMILIES.values():
         labels = ", ".join(f"`{label}`" for label in family.labels) or "none"
@@ -51,7 +52,7 @@ def _default(value: Any) -> str:
 
 
 def _exit(code: ErrorCode) -> str:
-    """By where the code stands in the error tree."""
+    """The places where the code is returned, from its position in the error tree."""
     if code is GatewayError.code:
         return "operation, top level"
     exits = {"payload": _codes(Refusal), "operation": _codes(ProviderError), "top level": _own_codes()}
@@ -59,7 +60,7 @@ def _exit(code: ErrorCode) -> str:
 
 
 def _own_codes() -> set[ErrorCode]:
-    """What is neither refused nor a provider's fault."""
+    """The codes of errors that are neither refusals nor provider errors."""
     return {kind.code for kind in GatewayError.__subclasses__()} - {Refusal.code, ProviderError.code}
 
 

@@ -1,4 +1,4 @@
-"""Every SQL text that PostgreSQL is sent: what is more than plain SQL is named in docs/scaling.md."""
+"""Every SQL text sent to PostgreSQL: constructs beyond plain SQL are listed in docs/scaling.md."""
 
 import importlib
 import pkgutil
@@ -15,10 +15,10 @@ from gateway.store.migrations import triggers
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.statements import Statement
 from tests.databases import Databases
-from tests.graphql.asking import CREATE
+from tests.graphql.client import CREATE
 from tests.serving import served
 
-# What any of them understands: the words of SQL, and its commonest types and functions.
+# Plain SQL, which every engine supports: keywords, common types and functions.
 _PLAIN = """
 ALL AND AS ASC BETWEEN BIGINT BOOLEAN BY CASE CAST CONFLICT CROSS DELETE DESC DISTINCT DO ELSE END ESCAPE
 EXISTS FALSE FIRST FLOAT FROM FULL GREATEST GROUP HAVING IN INNER INSERT INTEGER INTO IS JOIN LAST LEFT LIKE
@@ -28,7 +28,7 @@ exists greatest in length lower make_interval max min nullif over partition righ
 values
 """
 PLAIN = set(_PLAIN.split())
-# The words of each construct, and how the page's table names it.
+# The keywords of each construct, and its name in the page's table.
 CONSTRUCTS = {
     "FOR UPDATE": r"\bFOR (NO KEY )?UPDATE\b( OF \w+)?",
     "FOR SHARE": r"\bFOR (KEY )?SHARE\b( OF \w+)?",
@@ -66,9 +66,9 @@ _READ = """{
 
 
 def _written() -> Iterator[str]:
-    """What is declared in modules, and what the database does by itself."""
+    """Statements declared in modules, and the triggers."""
     for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
-        if re.search(r"\.migrations|\.drivers\.|__main__$", module.name):  # drivers know no SQL, and need their extras
+        if re.search(r"\.migrations|\.drivers\.|__main__$", module.name):  # drivers have no SQL, and need their extras
             continue
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Statement):
@@ -78,7 +78,7 @@ def _written() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def sent(databases: Databases) -> list[str]:
-    """Everything above, and what a gateway sends that is read from, written to and followed."""
+    """The same, and everything that a gateway sends while it serves reads, writes and subscriptions."""
     texts = list(_written())
     patch = pytest.MonkeyPatch()
     rows = PostgresTransaction.rows
@@ -98,7 +98,7 @@ def sent(databases: Databases) -> list[str]:
     return texts
 
 
-def test_what_is_more_than_plain_sql_is_a_known_construct(sent: list[str]) -> None:
+def test_every_construct_beyond_plain_sql_is_known(sent: list[str]) -> None:
     known = set()
     for text in (sql for sql in sent if "TRIGGER" not in sql and "LANGUAGE plpgsql" not in sql):
         rest = _LITERAL.sub("", text)
@@ -108,7 +108,7 @@ def test_what_is_more_than_plain_sql_is_a_known_construct(sent: list[str]) -> No
     assert known - PLAIN <= {"tree", "p"}  # names of subqueries
 
 
-def test_each_construct_is_in_use_and_on_the_page(sent: list[str], root: Path) -> None:
+def test_every_construct_is_used_and_documented(sent: list[str], root: Path) -> None:
     everything = "\n".join(sent)
     page = (root / "docs" / "scaling.md").read_text()
     assert [name for name, pattern in CONSTRUCTS.items() if not re.search(pattern, everything)] == []

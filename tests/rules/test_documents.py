@@ -1,8 +1,8 @@
-"""The documents tell the truth: their tables are the code's, their links lead somewhere, their examples run.
+"""The documents are correct: tables match the code, links resolve, examples run.
 
-An answer is compared as it stands, but for what differs from run to run: times are `<time>`, cursors (which hold times)
-are `<cursor>`, `QUEUED` and `RUNNING` are one, because the worker is quick, and progress is left out. Of
-a stream, what is shown must come in that order and to that end; what the document leaves out with `…` may lie between.
+Responses are compared exactly, except for values that differ between runs: times are `<time>`, cursors (which contain
+times) are `<cursor>`, `QUEUED` and `RUNNING` are equal, and progress is omitted. Of a stream, the events that are shown
+must arrive in that order, up to the same end; further events may arrive where the document has `…`.
 """
 
 import ast
@@ -19,12 +19,12 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.__main__ import main
-from gateway.config import Settings, variable
+from gateway.config import Settings, environment_variable
 from gateway.errors import MEANINGS, ErrorCode
 from gateway.inventory.provider_configuration import DRIVERS, SIMULATED, read_providers
-from gateway.reads.filters import DEEPEST, LONGEST_TEXT, MOST_CONDITIONS, MOST_STARS
+from gateway.reads.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT_LENGTH, MAX_WILDCARDS
 from gateway.reads.ids import PREFIXES
-from gateway.reads.pages import DEFAULT_SIZE, LARGEST
+from gateway.reads.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tests.databases import Databases
 from tests.inventory.files import collection, snapshot, vm
 from tests.rules.markdown import DOCUMENTS, README, ROOT, Example, examples, fences, links, table
@@ -50,8 +50,8 @@ def test_the_error_codes_are_those_of_the_code() -> None:
     assert table(ROOT / "docs/errors.md", "Code") == errors_table()
 
 
-def test_the_transports_refuse_with_the_statuses_that_are_told() -> None:
-    told = {
+def test_the_statuses_of_transports_are_documented() -> None:
+    documented = {
         int(status) for status in re.findall(r"^\| (\d{3}) \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
     }
     used = {
@@ -63,21 +63,21 @@ def test_the_transports_refuse_with_the_statuses_that_are_told() -> None:
         and ast.unparse(node.func) == "HttpError"
         and isinstance(node.args[0], ast.Constant)
     }
-    assert told == used
+    assert documented == used
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    told = " ".join((ROOT / "docs/language.md").read_text().split())
+    text = " ".join((ROOT / "docs/language.md").read_text().split())
     for sentence in (
-        f"at most {MOST_CONDITIONS} conditions, nested at most {DEEPEST} deep;",
-        f"a text in it at most {LONGEST_TEXT} characters; a pattern at most {MOST_STARS} stars.",
-        f"A page has {DEFAULT_SIZE} rows unless you say otherwise, and at most {LARGEST};",
+        f"at most {MAX_CONDITIONS} conditions, nested at most {MAX_DEPTH} deep;",
+        f"a text in it at most {MAX_TEXT_LENGTH} characters; a pattern at most {MAX_WILDCARDS} stars.",
+        f"A page has {DEFAULT_PAGE_SIZE} rows unless you say otherwise, and at most {MAX_PAGE_SIZE};",
     ):
-        assert sentence in told
+        assert sentence in text
 
 
-def test_variables_that_are_named_exist() -> None:
-    known = {variable(spec.name) for spec in fields(Settings)} | {
+def test_named_variables_exist() -> None:
+    known = {environment_variable(spec.name) for spec in fields(Settings)} | {
         "GATEWAY_TEST_REQUIRE",
         "GATEWAY_TEST_EXAMPLES",
         "GATEWAY_TEST_SEED",
@@ -93,21 +93,21 @@ def test_nouns_of_the_schema_are_explained() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_resolve(document: Path) -> None:
     missing = [link for link in links(document) if not (document.parent / link.split("#")[0]).exists()]
     assert missing == []
 
 
 def test_examples_run(server: Served) -> None:
-    """In their order and on one gateway: the README's stream follows what its mutation began."""
+    """In order, on one gateway: the stream of the README follows the operation of its mutation."""
     for document in DOCUMENTS:
         for example in examples(document):
             run = _run_query if example.language == "graphql" else _run_stream
             run(server, example)
 
 
-def test_example_configurations_are_sound(tmp_path: Path) -> None:
-    """But for secrets, which here are found where the example does not look."""
+def test_example_configurations_are_valid(tmp_path: Path) -> None:
+    """Secrets are replaced by a file of this test."""
     secret = tmp_path / "secret"
     secret.write_text("hunter2")
     lacking = set() if find_spec("libvirt") else {"libvirt"}  # its library has to be built first
@@ -133,7 +133,7 @@ def _run_stream(server: Served, example: Example) -> None:
     wanted = [_event(line) for line in example.answer.splitlines() if line != "…"]
     assert lines[-1] == wanted[-1]
     remaining = iter(lines)
-    assert [line for line in wanted if line not in remaining] == []  # each is looked for after the one before
+    assert [line for line in wanted if line not in remaining] == []  # each is searched for after the previous one
 
 
 def _curl(command: str) -> tuple[str, dict[str, str], str]:
@@ -167,7 +167,7 @@ def _normal(value: Any, name: str = "") -> Any:
 
 
 def indented(start: str) -> str:
-    """The README's command line that begins so."""
+    """The command line of the README that begins with `start`."""
     return next(line.strip() for line in README.read_text().splitlines() if line.startswith(f"    {start}"))
 
 
@@ -183,10 +183,10 @@ def test_the_import_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert "--demo" not in indented(".venv/bin/gateway serve")  # its ids are taken
 
 
-def test_a_frontend_on_the_port_that_is_told_is_let_in(databases: Databases) -> None:
-    told = re.search("`(GATEWAY_CORS_ORIGINS)=(.*) make serve`", (ROOT / "docs/clients.md").read_text())
-    assert told is not None
-    name, value = told.groups()
+def test_a_frontend_on_the_documented_port_is_accepted(databases: Databases) -> None:
+    found = re.search("`(GATEWAY_CORS_ORIGINS)=(.*) make serve`", (ROOT / "docs/clients.md").read_text())
+    assert found is not None
+    name, value = found.groups()
     settings = Settings.from_environment({name: value, "GATEWAY_DATABASE_URL": databases.new("sqlite")})
     with served(settings) as gateway:
         for origin, allowed in ((value, value), ("http://localhost:5174", None)):
@@ -205,10 +205,10 @@ def test_the_picture_is_small() -> None:
 
 
 @pytest.mark.parametrize("path", re.findall(r"^    (gateway/\w+[./]\S*|tests/)", README.read_text(), re.MULTILINE))
-def test_the_layout_names_what_there_is(path: str) -> None:
+def test_the_layout_names_existing_paths(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-def test_the_layout_names_every_room() -> None:
-    rooms = {file.parent.name for file in (ROOT / "gateway").glob("*/*.py")}
-    assert rooms == set(re.findall(r"^    gateway/(\w+)/", README.read_text(), re.MULTILINE))
+def test_the_layout_names_every_package() -> None:
+    packages = {file.parent.name for file in (ROOT / "gateway").glob("*/*.py")}
+    assert packages == set(re.findall(r"^    gateway/(\w+)/", README.read_text(), re.MULTILINE))

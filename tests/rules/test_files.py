@@ -1,4 +1,4 @@
-"""What is in the repository says nothing of the machine that it was written on."""
+"""The repository contains nothing of the machine that it was written on."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ LARGEST = 500_000
 
 
 def tracked() -> list[Path]:
-    """What git keeps, or would if it were added now."""
+    """Files that git tracks, or would track if they were added now."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -40,11 +40,11 @@ def test_no_file_names_the_host_of_a_registry() -> None:
     assert found(REGISTRIES) == []
 
 
-def test_no_file_names_a_place_on_somebodys_machine() -> None:
+def test_no_file_contains_a_local_path() -> None:
     assert found(PLACES) == []
 
 
-def test_nothing_that_was_made_is_kept() -> None:
+def test_no_build_output_is_tracked() -> None:
     assert [str(path) for path in tracked() if GENERATED.search(str(path))] == []
 
 

@@ -44,7 +44,7 @@ IMPORTED_ONLY_BY = {
 
 
 def _imported_packages(module: Module) -> list[tuple[int, str, str]]:
-    """LibvirtConnection, module and package of each import from another package of the gateway."""
+    """Line, module and package of each import from another package of the gateway."""
     found = [(line, name, modules()[name].package) for line, name in imports(module) if name in modules()]
     return [one for one in found if one[2] != module.package]
 
@@ -110,7 +110,7 @@ def test_a_driver_imports_only_the_port() -> None:
 
 
 def test_only_the_composition_root_names_a_driver() -> None:
-    """But for the simulator, which the demo world is made of and `gateway simulate` sets."""
+    """Except the simulator, which the demo world is made of and `gateway simulate` sets."""
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()

@@ -1,4 +1,4 @@
-"""The migrations make what the models say, from nothing, on both databases."""
+"""The migrations create the schema of the models, from an empty database, on both databases."""
 
 import re
 from pathlib import Path
@@ -15,9 +15,9 @@ from tests.databases import KINDS, Databases
 from tests.rules.modules import ROOT
 
 NEWEST = "0008"
-RELEASED = "0003"  # what is at or before it need not be gone through again
+RELEASED = "0003"  # later ones are checked for contracting changes
 
-# What the code of the release before may still need (docs/operating.md, "Upgrade without downtime").
+# Changes that could break the previous release (docs/operating.md, "Upgrade without downtime").
 CONTRACTS = re.compile(
     r"\bop\.(drop_column|drop_table|rename_table|alter_column)\b"
     r"|\b(DROP\s+(TABLE|COLUMN)|RENAME\s+(TO|COLUMN)|SET\s+NOT\s+NULL|ALTER\s+COLUMN)\b",
@@ -37,7 +37,7 @@ def empty(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) 
     return server.url("empty")
 
 
-def test_they_make_what_the_models_say(empty: str) -> None:
+def test_migrations_match_the_models(empty: str) -> None:
     assert migrate(empty) == (None, NEWEST)
     check(empty)
 
@@ -47,15 +47,15 @@ def test_a_second_time_changes_nothing(empty: str) -> None:
     assert migrate(empty) == (NEWEST, NEWEST)
 
 
-def test_the_release_before_can_serve_what_they_make() -> None:
-    """A column or table goes one release after the code that used it."""
+def test_the_previous_release_can_serve_the_new_schema() -> None:
+    """A column or table is removed one release after the code that used it."""
     versions = sorted((ROOT / "gateway/store/migrations/versions").glob("[0-9]*.py"))
     later = [path for path in versions if path.name[:4] > RELEASED]
     assert [(path.name, found[0]) for path in later if (found := CONTRACTS.search(path.read_text()))] == []
     assert CONTRACTS.search('op.drop_column("machine", "name")')
 
 
-def test_the_code_knows_them_in_their_order() -> None:
+def test_revisions_are_in_order() -> None:
     assert revisions()[-1] == NEWEST
     assert revisions() == sorted(revisions())
 
@@ -71,7 +71,7 @@ _OLD_ROWS = (
 )
 
 
-def test_a_database_of_the_first_release_goes_on_to_count_and_tell(empty: str) -> None:
+def test_triggers_work_after_migrating_from_the_first_release(empty: str) -> None:
     insert = (
         "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, created_at)"
         f" SELECT 'default', 1, 'n', 'n', 'READY', FALSE, FALSE, {_MOMENT} FROM (SELECT 1 UNION ALL SELECT 2) two"
@@ -86,9 +86,9 @@ def test_a_database_of_the_first_release_goes_on_to_count_and_tell(empty: str) -
         connection.exec_driver_sql(insert.replace(_MOMENT, f"CAST({_MOMENT} AS {_type(connection)})"))
         connection.exec_driver_sql("UPDATE snapshot SET state = 'DELETING' WHERE id IN (1, 3)")
         connection.exec_driver_sql("DELETE FROM snapshot WHERE id = 2")
-        told = connection.exec_driver_sql("SELECT noun, change, subject_id FROM event ORDER BY id").all()
+        events = connection.exec_driver_sql("SELECT noun, change, subject_id FROM event ORDER BY id").all()
         assert connection.exec_driver_sql("SELECT snapshot_count FROM machine").scalar() == 3
-    assert [tuple(row) for row in told] == [
+    assert [tuple(row) for row in events] == [
         ("snapshot", "CREATED", 3),
         ("snapshot", "CREATED", 4),
         ("snapshot", "UPDATED", 1),

@@ -1,4 +1,4 @@
-"""The schema: the file is the code's, and everything in it is described."""
+"""The schema: the file matches the code, and every element has a description."""
 
 from collections.abc import Iterator
 
@@ -26,11 +26,11 @@ def schema() -> GraphQLSchema:
     return build_schema(print_sdl())
 
 
-def test_the_file_is_the_codes() -> None:
+def test_the_file_matches_the_code() -> None:
     assert (ROOT / "schema.graphql").read_text() == print_sdl(), "run: make schema"
 
 
-def test_everything_is_described(schema: GraphQLSchema) -> None:
+def test_every_element_has_a_description(schema: GraphQLSchema) -> None:
     assert [name for name, description in _described(schema) if not (description or "").strip()] == []
 
 

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works where there is no checkout."""
+"""The wheel: its contents, and that it works without a checkout."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(built)
 
 
-def test_what_is_in_it(wheel: Path) -> None:
+def test_contents_of_the_wheel(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
@@ -34,7 +34,7 @@ def test_what_is_in_it(wheel: Path) -> None:
 
 
 def test_it_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    """From a copy that is not this checkout, in an empty folder, with this environment's libraries."""
+    """From an unpacked copy, in an empty folder, with the libraries of this environment."""
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "lib")
     empty = tmp_path / "empty"
@@ -50,6 +50,6 @@ def test_it_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == [
         str(tmp_path / "lib/gateway/__main__.py"),
-        "the database is at 0008, was at nothing",
+        "The database is at revision 0008 (was empty).",
     ], done.stderr
     assert [path.name for path in empty.iterdir()] == ["gateway.db"]

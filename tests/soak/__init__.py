@@ -1,1 +1,1 @@
-"""The long proofs: crashes at every step, histories checked against a model, many subscribers, overload, deletes."""
+"""Long tests: crashes at every step, histories checked against a model, many subscribers, overload, deletes, memory."""

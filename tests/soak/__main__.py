@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: the long proofs, one after the other, with what they measured. Exit code 1 when one fails."""
+"""Runs the long tests one after the other and prints what they measured. Exits with 1 when a test fails."""
 
 import argparse
 import sys
@@ -9,22 +9,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crash.table import fill_all
+from tests.crash.table import run_table
 from tests.crash.world import home
 from tests.databases import KINDS, Databases
-from tests.soak.asking import percentile
-from tests.soak.deleting import delete
-from tests.soak.endurance import endure
-from tests.soak.overload import overload
-from tests.soak.running import Plan, play
-from tests.soak.subscribers import follow
+from tests.soak.bulk_delete import run_bulk_delete
+from tests.soak.endurance import run_endurance
+from tests.soak.history_run import RunPlan, run_history
+from tests.soak.overload import run_overload
+from tests.soak.raw_client import percentile
+from tests.soak.subscribers import run_subscribers
 
-_MAY_GROW = 3.0  # MiB in a third of the time: what the allocator scatters
+_MAX_GROWTH = 3.0  # MiB in a third of the time, for fragmentation of the allocator
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long, and how many."""
+    """The sizes of all tests. Durations are in seconds."""
 
     stride: int
     seconds: float
@@ -41,103 +41,103 @@ QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60)
 
 
 class Failed(Exception):
-    """Something that was promised is not so."""
+    """A requirement is not met."""
 
 
 def crashes(databases: Databases, size: Size) -> None:
-    """Every fault at every step of every operation."""
-    fill_all(databases, print, size.stride)
+    """Injects every fault at every step of every operation."""
+    run_table(databases, print, size.stride)
 
 
 def history(databases: Databases, size: Size) -> None:
-    """Gateways that are killed, frozen and cut off, and what clients saw of it."""
+    """Kills, freezes and disconnects gateways, and checks what clients observed against a model."""
     seed = int(time.time())
     plans = {
-        "postgresql": Plan(gateways=4, clients=32, machines=8, seconds=size.seconds, seed=seed),
-        "sqlite": Plan(gateways=2, clients=8, machines=4, seconds=size.seconds_sqlite, seed=seed),
+        "postgresql": RunPlan(gateways=4, clients=32, machines=8, seconds=size.seconds, seed=seed),
+        "sqlite": RunPlan(gateways=2, clients=8, machines=4, seconds=size.seconds_sqlite, seed=seed),
     }
     for kind, plan in plans.items():
         with home(kind, databases) as place:
-            _, found = play(place, plan, print)
-        if found:
-            raise Failed("\n".join(found[:50]))
+            _, violations = run_history(place, plan, print)
+        if violations:
+            raise Failed("\n".join(violations[:50]))
 
 
 def subscriptions(databases: Databases, size: Size) -> None:
-    """Each subscriber sees every end."""
+    """Every subscriber receives the end of every operation."""
     with home("postgresql", databases) as place:
-        seen = follow(place, size.subscriptions, size.operations, print)
-    first, second = seen.memory["after round 1"], seen.memory["after round 2"]
-    _require(seen.missing == 0, "somebody missed an end")
+        result = run_subscribers(place, size.subscriptions, size.operations, print)
+    first, second = result.memory["after round 1"], result.memory["after round 2"]
+    _require(result.missing == 0, "a subscriber missed the end of an operation")
     _require(all(b < a * 1.1 + 5 for a, b in zip(first, second, strict=True)), "memory grows with every round")
 
 
 def load(databases: Databases, size: Size) -> None:
-    """Twice as much as can be served: the rest is refused at once, what is accepted is answered in time."""
+    """Sends twice the load that can be served. The excess is rejected immediately and the rest answered in time."""
     for kind in KINDS:
         with home(kind, databases) as place:
-            found = overload(place, size.overload, print)
+            result = run_overload(place, size.overload, print)
         longest = 1_000 * place.rows.settings.longest_wait
-        refused = [latency for status, some in found.twice.by_status.items() if status != 200 for latency in some]
-        _require(not found.twice.lost, "requests got no answer")
-        _require(percentile(refused, 50) < longest / 10, "refusals are slow")
-        _require(percentile(found.twice.by_status[200], 99) < 4 * longest, "what is accepted is answered too late")
-        _require(1_000 * found.first_after < longest, "it does not recover at once")
-        _require(found.twice.without_retry_after == 0, "a refusal that does not say when to come again")
-        _require(set(found.twice.by_status) <= {200, 429, 503}, "answers that were not expected")
+        refused = [latency for status, some in result.twice.by_status.items() if status != 200 for latency in some]
+        _require(not result.twice.lost, "requests got no response")
+        _require(percentile(refused, 50) < longest / 10, "rejections are slow")
+        _require(percentile(result.twice.by_status[200], 99) < 4 * longest, "accepted requests are answered too late")
+        _require(1_000 * result.first_after < longest, "the gateway does not recover immediately")
+        _require(result.twice.without_retry_after == 0, "a rejection has no Retry-After header")
+        _require(set(result.twice.by_status) <= {200, 429, 503}, "unexpected response statuses")
 
 
 def deletes(databases: Databases, size: Size) -> None:
-    """Reads stay quick, and the whole ends within twice what the engine's own rate allows."""
+    """Deletes many snapshots while clients read. Reads and deletes take at most twice as long as each alone."""
     results = {}
     for kind in KINDS:
         with home(kind, databases) as place:
-            results[kind] = delete(place, size.snapshots, print)
-    for kind, found in results.items():
-        _require(found.left == 0, f"{kind}: snapshots were left")
-        _require(found.rate * 2 >= found.engine_rate, f"{kind}: deletes beside readers take more than twice as long")
-        _require(found.busy[0] <= 2 * found.quiet[0], f"{kind}: reads take more than twice as long")
+            results[kind] = run_bulk_delete(place, size.snapshots, print)
+    for kind, result in results.items():
+        _require(result.left == 0, f"{kind}: not all snapshots were deleted")
+        _require(result.rate * 2 >= result.rate_alone, f"{kind}: deletes take more than twice as long during reads")
+        _require(result.busy[0] <= 2 * result.quiet[0], f"{kind}: reads take more than twice as long during deletes")
 
 
 def memory(databases: Databases, size: Size) -> None:
-    """It stays as large as it is, on both databases at the same time."""
+    """The memory of gateways does not grow, on both databases at the same time."""
     with ExitStack() as stack:
         homes = [stack.enter_context(home(kind, databases)) for kind in KINDS]
-        for kind, grown in endure(homes, size.endurance, print).items():
-            _require(grown <= _MAY_GROW, f"{kind}: grew by {grown:.1f} MiB")
+        for kind, growth in run_endurance(homes, size.endurance, print).items():
+            _require(growth <= _MAX_GROWTH, f"{kind}: memory grew by {growth:.1f} MiB")
 
 
-PROOFS: dict[str, Callable[[Databases, Size], None]] = {
-    proof.__name__: proof for proof in (crashes, history, subscriptions, load, deletes, memory)
+TESTS: dict[str, Callable[[Databases, Size], None]] = {
+    test.__name__: test for test in (crashes, history, subscriptions, load, deletes, memory)
 }
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Failed(otherwise)
+def _require(condition: bool, failure: str) -> None:
+    if not condition:
+        raise Failed(failure)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("proof", nargs="*", help=f"some of {', '.join(PROOFS)}; all of them by default")
-    parser.add_argument("--quick", action="store_true", help="small and short")
-    given = parser.parse_args()
-    if unknown := set(given.proof) - PROOFS.keys():
-        parser.error(f"there is no proof {', '.join(sorted(unknown))}")
+    parser.add_argument("test", nargs="*", help=f"the tests to run: {', '.join(TESTS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="use small sizes and short durations")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.test) - TESTS.keys():
+        parser.error(f"unknown test: {', '.join(sorted(unknown))}")
     failed = []
     with tempfile.TemporaryDirectory(prefix="gateway-soak-") as folder:
         databases = Databases(Path(folder))
-        for name in given.proof or PROOFS:
-            begun = time.monotonic()
-            print(f"== {name}: {PROOFS[name].__doc__}")
+        for name in arguments.test or TESTS:
+            started = time.monotonic()
+            print(f"== {name}: {TESTS[name].__doc__}")
             try:
-                PROOFS[name](databases, QUICK if given.quick else FULL)
+                TESTS[name](databases, QUICK if arguments.quick else FULL)
             except (Failed, AssertionError) as error:
                 failed.append(name)
                 print(f"FAILED: {error}")
-            print(f"  {time.monotonic() - begun:.0f} s\n")
+            print(f"  {time.monotonic() - started:.0f} s\n")
         databases.close()
-    print(f"failed: {', '.join(failed)}" if failed else "all as promised")
+    print(f"failed: {', '.join(failed)}" if failed else "all tests passed")
     return 1 if failed else 0
 
 

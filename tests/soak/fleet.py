@@ -1,4 +1,4 @@
-"""Several gateways on one database, and what befalls them: kills, freezes, cut connections, a provider that fails."""
+"""Several gateways on one database, and injected faults: kills, freezes, cut connections, provider failures."""
 
 import asyncio
 import random
@@ -11,22 +11,22 @@ import orjson
 
 from gateway.config import Settings
 from tests.crash.world import Home
-from tests.cutting import Relay
-from tests.forked import Forked, Prepare
+from tests.forked_gateway import ForkedGateway, Prepare
+from tests.tcp_relay import TcpRelay
 
 LEASE = 2.0
 _PROVIDER_FAULTS = ("refuse", "unavailable", "busy", "lost")
 
 
 class Member:
-    """A place for one gateway: when it is killed another takes it. On PostgreSQL it has a relay of its own."""
+    """One gateway, which is replaced when it is killed. On PostgreSQL it connects through its own TCP relay."""
 
     def __init__(self, settings: Settings, home: Home, prepare: Prepare | None, log: Path | None) -> None:
-        self._relay = Relay(home.server.port) if home.server else None
+        self._relay = TcpRelay(home.server.port) if home.server else None
         if self._relay:
             settings = replace(settings, database_url=self._relay.url("world"))
-        self._made = (settings, prepare, log)
-        self._gateway = Forked(*self._made)
+        self._arguments = (settings, prepare, log)
+        self._gateway = ForkedGateway(*self._arguments)
 
     @property
     def url(self) -> str:
@@ -37,9 +37,9 @@ class Member:
         return self._gateway.pid
 
     def kill(self) -> None:
-        """And starts another."""
+        """Kills the gateway and starts another one."""
         self._gateway.kill()
-        self._gateway = Forked(*self._made)
+        self._gateway = ForkedGateway(*self._arguments)
 
     def signal(self, number: signal.Signals) -> None:
         self._gateway.signal(number)
@@ -55,20 +55,20 @@ class Member:
 
 
 class Fleet:
-    """So many members. `prepare` is done in each of them."""
+    """`size` gateways. `prepare` is called in the process of each."""
 
     def __init__(self, home: Home, size: int, *, prepare: Prepare | None = None, logs: Path | None = None) -> None:
         settings = replace(home.rows.settings, operation_lease=LEASE, write_timeout=LEASE, refresh_interval=15.0)
-        places = [None if logs is None else logs / f"gateway-{number}.log" for number in range(size)]
-        self.members = [Member(settings, home, prepare, log) for log in places]
+        files = [None if logs is None else logs / f"gateway-{number}.log" for number in range(size)]
+        self.members = [Member(settings, home, prepare, log) for log in files]
 
     def close(self) -> None:
         for member in self.members:
             member.close()
 
 
-class Misfortune:
-    """Does harm until it is told to stop, and then takes it all back. `done` counts what it did."""
+class FaultInjector:
+    """Injects random faults until it is stopped, then removes the provider faults. `injected` counts them by kind."""
 
     def __init__(self, fleet: Fleet, home: Home, machines: list[int], seed: int, only: str | None = None) -> None:
         self._fleet = fleet
@@ -76,17 +76,17 @@ class Misfortune:
         self._machines = machines
         self._chance = random.Random(seed)
         self._only = only
-        self.done: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
 
-    async def strike(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Injects faults until `stop`."""
         chance = self._chance
         while not stop.is_set():
             await asyncio.sleep(chance.uniform(0.2, 1.0))
             member = chance.choice(self._fleet.members)
             kinds = ["kill", "freeze", "freeze", "cut", "swallow", "provider", "provider", "slow"]
             kind = self._only or chance.choice(kinds)
-            self.done[kind] += 1
+            self.injected[kind] += 1
             match kind:
                 case "kill":
                     await asyncio.to_thread(member.kill)
@@ -100,7 +100,7 @@ class Misfortune:
                     await asyncio.to_thread(self._set_fault, chance.choice(self._machines))
                 case "slow":
                     await asyncio.to_thread(self._set_latency, chance.choice(self._machines))
-        await asyncio.to_thread(self._relent)
+        await asyncio.to_thread(self._clear_faults)
 
     def _set_fault(self, machine: int) -> None:
         fault = {"on": "any", "kind": self._chance.choice(_PROVIDER_FAULTS), "times": self._chance.randint(1, 2)}
@@ -115,5 +115,5 @@ class Misfortune:
             f" WHERE ref = (SELECT provider_ref FROM machine WHERE id = {machine})"
         )
 
-    def _relent(self) -> None:
+    def _clear_faults(self) -> None:
         self._home.rows("UPDATE simulated_machine SET fault = NULL, latency_ms = 20")

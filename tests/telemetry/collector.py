@@ -1,4 +1,4 @@
-"""A collector of traces: a real HTTP server that speaks OTLP, and keeps what it is sent."""
+"""A trace collector: an HTTP server that receives spans by OTLP and stores them."""
 
 import threading
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A span as it arrived; ids in hexadecimals."""
+class ReceivedSpan:
+    """A received span. Ids are in hexadecimal."""
 
     name: str
     trace: str
@@ -27,34 +27,34 @@ class Seen:
 
 @dataclass(slots=True)
 class Collector:
-    """What has arrived so far."""
+    """The spans and service names received so far."""
 
     endpoint: str
-    spans: list[Seen] = field(default_factory=list)
+    spans: list[ReceivedSpan] = field(default_factory=list)
     services: set[str] = field(default_factory=set)
 
-    def named(self, name: str) -> list[Seen]:
+    def named(self, name: str) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.name == name]
 
-    def below(self, parent: Seen) -> list[Seen]:
+    def children(self, parent: ReceivedSpan) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.parent == parent.id]
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
-    """A collector on a free port, until the block is left."""
+def running_collector() -> Iterator[Collector]:
+    """Runs a collector on a free port until the block is left."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
-            _keep(collector, ExportTraceServiceRequest.FromString(body))
-            answer = ExportTraceServiceResponse().SerializeToString()
+            _store(collector, ExportTraceServiceRequest.FromString(body))
+            response = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", str(len(answer)))
+            self.send_header("content-length", str(len(response)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(response)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -71,13 +71,13 @@ def collecting() -> Iterator[Collector]:
         server.server_close()
 
 
-def _keep(collector: Collector, sent: ExportTraceServiceRequest) -> None:
-    for resource in sent.resource_spans:
+def _store(collector: Collector, request: ExportTraceServiceRequest) -> None:
+    for resource in request.resource_spans:
         collector.services |= {one.value.string_value for one in resource.resource.attributes if "service" in one.key}
         for scope in resource.scope_spans:
             for span in scope.spans:
                 collector.spans.append(
-                    Seen(
+                    ReceivedSpan(
                         span.name,
                         span.trace_id.hex(),
                         span.span_id.hex(),

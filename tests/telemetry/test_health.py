@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz` tell the truth: each thing that can break is broken, and looked at from outside."""
+"""`/healthz` and `/readyz` report failures: each part that can fail is made to fail."""
 
 import asyncio
 import sqlite3
@@ -17,45 +17,46 @@ OK = {"status": "ok", "gateway": "ok", "database": "ok", "schema": "ok", **PARTS
 ALIVE = {"status": "ok", **PARTS}
 
 
-def asked(gateway: Served, path: str = "/readyz") -> tuple[int, dict[str, str]]:
-    answer = gateway.http.get(path)
-    assert answer.headers["cache-control"] == "no-store"
-    body: dict[str, str] = answer.json()
-    return answer.status_code, body
+def health_of(gateway: Served, path: str = "/readyz") -> tuple[int, dict[str, str]]:
+    """The status and body of a health response."""
+    response = gateway.http.get(path)
+    assert response.headers["cache-control"] == "no-store"
+    body: dict[str, str] = response.json()
+    return response.status_code, body
 
 
-def troubles(body: dict[str, str]) -> dict[str, str]:
-    """What is not ok."""
+def failures(body: dict[str, str]) -> dict[str, str]:
+    """The states other than `ok`."""
     return {name: state for name, state in body.items() if state != "ok"}
 
 
-def test_all_is_well(demo: Served) -> None:
-    assert asked(demo) == (200, OK)
-    assert asked(demo, "/healthz") == (200, ALIVE)
+def test_healthy(demo: Served) -> None:
+    assert health_of(demo) == (200, OK)
+    assert health_of(demo, "/healthz") == (200, ALIVE)
 
 
-def test_it_is_stopping(server: Served) -> None:
+def test_stopping(server: Served) -> None:
     server.gateway.health.stopping = True
-    assert asked(server) == (503, OK | {"status": "unavailable", "gateway": "is stopping"})
-    assert asked(server, "/healthz") == (200, ALIVE)
+    assert health_of(server) == (503, OK | {"status": "unavailable", "gateway": "is stopping"})
+    assert health_of(server, "/healthz") == (200, ALIVE)
 
 
 @pytest.mark.parametrize("kind", SLOW_KINDS)
-def test_the_schema(databases: Databases, kind: str) -> None:
-    """An older one cannot be served; an unknown one is newer, and this version serves until it is replaced."""
+def test_schema_revisions(databases: Databases, kind: str) -> None:
+    """An older revision is not ready. An unknown one is newer, and this version serves it until it is replaced."""
     with served(Settings(database_url=databases.new(kind))) as gateway:
-        for revision, trouble in (("0001", "is at 0001, and not migrated"), ("9999", None)):
+        for revision, problem in (("0001", "is at revision 0001 and must be migrated"), ("9999", None)):
 
             async def write(transaction: object, to: str = revision) -> None:
                 await transaction.rows(f"UPDATE alembic_version SET version_num = '{to}'")  # type: ignore[attr-defined]
 
             gateway.run(gateway.gateway.database.write(write))
-            status, body = asked(gateway)
-            assert (status, body["schema"]) == ((503, trouble) if trouble else (200, "ok"))
+            status, body = health_of(gateway)
+            assert (status, body["schema"]) == ((503, problem) if problem else (200, "ok"))
 
 
-def test_the_database_is_gone(databases: Databases) -> None:
-    """Its connections are cut and no new ones are let in; then it comes back, and so does the gateway."""
+def test_the_database_is_unavailable(databases: Databases) -> None:
+    """The gateway becomes ready again when the database accepts connections again."""
     url = databases.new("postgresql")
     name = url.rpartition("/")[2]
     with (
@@ -64,17 +65,17 @@ def test_the_database_is_gone(databases: Databases) -> None:
     ):
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        status, body = asked(gateway)
+        status, body = health_of(gateway)
         assert (status, body["status"], body["database"]) == (503, "unavailable", "does not answer")
-        assert asked(gateway, "/healthz") == (200, ALIVE)  # a new start of the process would not help
+        assert health_of(gateway, "/healthz") == (200, ALIVE)  # restarting the process would not help
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        while asked(gateway)[0] != 200:
+        while health_of(gateway)[0] != 200:
             pass
 
 
 @pytest.mark.parametrize("part", ["feed", "worker", "inventory", "watch"])
-def test_a_part_has_ended(server: Served, part: str) -> None:
-    """As it would by a bug that no loop catches: then only a new start helps."""
+def test_a_background_part_has_ended(server: Served, part: str) -> None:
+    """As after a bug that its loop does not catch. Only a restart of the process helps."""
     names = {"feed": "feed", "worker": "claim", "inventory": "refresh", "watch": "watch"}
 
     async def end() -> None:
@@ -84,35 +85,35 @@ def test_a_part_has_ended(server: Served, part: str) -> None:
 
     server.run(end())
     for path in ("/readyz", "/healthz"):
-        status, body = asked(server, path)
-        assert (status, troubles(body)) == (503, {"status": "unavailable", part: "has ended"})
+        status, body = health_of(server, path)
+        assert (status, failures(body)) == (503, {"status": "unavailable", part: "has ended"})
 
 
-def test_the_worker_is_stuck(databases: Databases) -> None:
-    """Another process keeps the file locked for longer than leases last."""
+def test_a_stuck_worker(databases: Databases) -> None:
+    """Another process locks the database file for longer than a lease."""
     url = databases.new("sqlite")
     with (
         served(Settings(database_url=url, operation_lease=0.1)) as gateway,
         closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        while not (answer := asked(gateway))[1]["worker"].startswith("is stuck for "):
+        while not (found := health_of(gateway))[1]["worker"].startswith("has been stuck for "):
             pass
-        assert answer[0] == 503
+        assert found[0] == 503
         assert gateway.ask("{ viewer { name } }")["viewer"]["name"]
         other.execute("ROLLBACK")
-        while asked(gateway) != (200, OK):
+        while health_of(gateway) != (200, OK):
             pass
 
 
 @pytest.mark.thorough
-def test_a_balancer_sees_it_stop_before_it_does(databases: Databases) -> None:
+def test_readiness_fails_before_the_gateway_stops(databases: Databases) -> None:
     with serving("--database-url", databases.new("sqlite"), stop_delay=2) as program:
         assert program.http.get("/readyz").status_code == 200
         program.process.terminate()
-        while (answer := program.http.get("/readyz")).status_code == 200:
+        while (response := program.http.get("/readyz")).status_code == 200:
             pass
-        assert (answer.status_code, answer.json()["gateway"]) == (503, "is stopping")
+        assert (response.status_code, response.json()["gateway"]) == (503, "is stopping")
         assert program.ask("{ viewer { name } }")["viewer"]["name"]
         out, _ = program.process.communicate(timeout=30)
         assert (program.process.returncode, out) == (0, "stopped\n")

@@ -1,4 +1,4 @@
-"""Metrics: what is asked is counted, what clients invent is not told apart, and several processes are one."""
+"""Metrics of requests, operations and providers, their limits, and their aggregation over processes."""
 
 import re
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.exposition import render
-from gateway.telemetry.gauges import stored
-from gateway.telemetry.metrics import BOUNDS, FAMILIES, Measures, Sample, Sum
+from gateway.telemetry.gauges import database_gauges
+from gateway.telemetry.metrics import BUCKET_BOUNDS, FAMILIES, AggregatedMetrics, Metrics, Sample
 from tests.cli.programs import refusal, serving
 from tests.databases import Databases
-from tests.graphql.asking import CREATE
+from tests.graphql.client import CREATE
 from tests.rules.markdown import ROOT, table
 from tests.rules.tables import metrics_table
 from tests.serving import Served
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.thorough
 NAME = 'query %s { vm(id: "vm-11") { name } }'
 
 
-def numbers(samples: list[Sample]) -> dict[str, float]:
-    """As Prometheus would understand them: by name and labels."""
+def values_of(samples: list[Sample]) -> dict[str, float]:
+    """The values by name and labels, as Prometheus parses them."""
     found = {}
     for family in text_string_to_metric_families(render(samples).decode()):
         for sample in family.samples:
@@ -33,8 +33,9 @@ def numbers(samples: list[Sample]) -> dict[str, float]:
     return found
 
 
-def measured(gateway: Served) -> dict[str, float]:
-    return numbers([*gateway.gateway.measures.samples(), *gateway.run(stored(gateway.gateway.database))])
+def scrape(gateway: Served) -> dict[str, float]:
+    """The current values of all metrics of a gateway."""
+    return values_of([*gateway.gateway.metrics.samples(), *gateway.run(database_gauges(gateway.gateway.database))])
 
 
 def test_requests_and_their_outcomes(server: Served) -> None:
@@ -45,7 +46,7 @@ def test_requests_and_their_outcomes(server: Served) -> None:
     server.http.post("/graphql", content=b"[", headers={"content-type": "application/json"})
     assert server.http.get("/api/vms").status_code == 200
     assert server.http.get("/api/nothing").status_code == 400
-    found = measured(server)
+    found = scrape(server)
     graphql = "gateway_requests_total{kind=%s,outcome=%s,transport=http}"
     assert found[graphql % ("query", "ok")] == 3
     assert found[graphql % ("unknown", "refused")] == 1
@@ -53,17 +54,17 @@ def test_requests_and_their_outcomes(server: Served) -> None:
     assert found["gateway_http_refused_total{status=400}"] == 1
     assert found["gateway_requests_total{kind=query,outcome=ok,transport=rest}"] == 1
     assert found["gateway_requests_total{kind=query,outcome=refused,transport=rest}"] == 1
-    assert found["gateway_request_seconds_count{operation=Known}"] == 2  # since it came again
+    assert found["gateway_request_seconds_count{operation=Known}"] == 2  # from its second use on
     assert found["gateway_request_seconds_count{operation=REST}"] == 2
     assert found["gateway_documents_total{result=kept}"] == 2
     assert found["gateway_database_up"] == 1
 
 
-def test_names_that_clients_invent_are_not_told_apart_for_ever(server: Served) -> None:
+def test_the_number_of_operation_names_is_limited(server: Served) -> None:
     for number in range(250):
         for _ in range(2):
             server.ask(NAME % f"Invented{number}")
-    names = [name for name in measured(server) if name.startswith("gateway_request_seconds_count")]
+    names = [name for name in scrape(server) if name.startswith("gateway_request_seconds_count")]
     assert len(names) == 200
     assert "gateway_request_seconds_count{operation=other}" in names
 
@@ -72,7 +73,7 @@ def test_operations_and_providers(demo: Served) -> None:
     operation = demo.ask(CREATE, input={"machineId": "vm-11", "name": "n"})["createSnapshot"]["operation"]["id"]
     assert demo.await_operation(operation)["state"] == "SUCCEEDED"
     ended = "gateway_operations_finished_total{kind=CREATE_SNAPSHOT,state=SUCCEEDED}"
-    while (found := measured(demo)).get(ended) != 1:
+    while (found := scrape(demo)).get(ended) != 1:
         pass
     assert found["gateway_driver_seconds_count{call=create,provider=lab}"] == 1
     assert found["gateway_operations{state=RUNNING}"] == 0
@@ -81,78 +82,78 @@ def test_operations_and_providers(demo: Served) -> None:
 
 def test_open_streams(server: Served) -> None:
     body = {"query": "subscription { snapshotChanged { kind } }"}
-    with server.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
-        lines = answer.iter_lines()  # kept, for it closes the stream when it goes
+    with server.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as response:
+        lines = response.iter_lines()  # held, because the stream is closed when it is deleted
         assert next(lines) == ":"
-        while (found := measured(server))["gateway_subscriptions"] != 1:
+        while (found := scrape(server))["gateway_subscriptions"] != 1:
             pass
         assert found["gateway_streams"] == 1
     assert found["gateway_requests_total{kind=subscription,outcome=ok,transport=http}"] == 1
 
 
-def test_all_that_is_told_of_is_there_and_explained(demo: Served) -> None:
+def test_all_metrics_are_documented_and_exist(demo: Served) -> None:
     assert table(ROOT / "docs/operating.md", "Metric") == metrics_table()
     rare = {"gateway_driver_errors_total", "gateway_http_refused_total", "gateway_process_ends_total"}
     rare |= {"gateway_operations_finished_total", "gateway_requests_total", "gateway_request_seconds"}
-    while rare | {name for name, _, _ in demo.gateway.measures.samples()} < set(FAMILIES) - {
-        name for name, _, _ in demo.run(stored(demo.gateway.database))
+    while rare | {name for name, _, _ in demo.gateway.metrics.samples()} < set(FAMILIES) - {
+        name for name, _, _ in demo.run(database_gauges(demo.gateway.database))
     }:
         pass
 
 
-def test_they_are_served_apart_to_who_asks_properly(databases: Databases) -> None:
+def test_metrics_are_served_on_their_own_listener(databases: Databases) -> None:
     url = databases.new("sqlite")
     with serving("--database-url", url, metrics_address="127.0.0.1:0") as program:
         found = re.search(r"(http://\S+)/metrics", program.greeting)
         assert found is not None
-        answer = httpx2.get(f"{found[1]}/metrics", trust_env=False)
-        assert "gateway_processes 1.0\n" in answer.text
-        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        # A page that points its name at this machine.
+        response = httpx2.get(f"{found[1]}/metrics", trust_env=False)
+        assert "gateway_processes 1.0\n" in response.text
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        # DNS rebinding: the page of another host name reaches this address.
         assert httpx2.get(f"{found[1]}/metrics", headers={"host": "evil.example"}, trust_env=False).status_code == 421
         assert program.http.get("/metrics").status_code == 404
 
 
 @pytest.mark.parametrize("address", ["9464", "localhost:9464", "127.0.0.1:", "127.0.0.1:99999"])
-def test_an_address_that_is_none(databases: Databases, address: str) -> None:
-    told = refusal("serve", "--port", "0", "--database-url", databases.new("sqlite"), metrics_address=address)
-    assert told == f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {address!r}"
+def test_an_invalid_metrics_address(databases: Databases, address: str) -> None:
+    message = refusal("serve", "--port", "0", "--database-url", databases.new("sqlite"), metrics_address=address)
+    assert message == f"GATEWAY_METRICS_ADDRESS must be ADDRESS:PORT, such as 127.0.0.1:9464, not {address!r}."
 
 
 # ---- laws
 
 
 def _samples() -> st.SearchStrategy[list[Sample]]:
-    def of(measures: list[tuple[str, float]]) -> list[Sample]:
-        made = Measures()
-        for name, seconds in measures:
-            made.requests.add(("http", "query", name))
-            made.duration.observe((name,), seconds)
-        return made.samples()
+    def of(observations: list[tuple[str, float]]) -> list[Sample]:
+        metrics = Metrics()
+        for name, seconds in observations:
+            metrics.requests.add(("http", "query", name))
+            metrics.duration.observe((name,), seconds)
+        return metrics.samples()
 
     return st.lists(st.tuples(st.sampled_from(["ok", "error"]), st.floats(0, 1_000))).map(of)
 
 
 @given(st.lists(_samples(), max_size=4), st.data())
-def test_what_was_counted_is_never_less(processes: list[list[Sample]], data: st.DataObject) -> None:
-    """Whatever process ends at whatever time: Prometheus takes a counter that falls for one that began anew."""
-    sum_ = Sum()
+def test_aggregated_counters_never_decrease(processes: list[list[Sample]], data: st.DataObject) -> None:
+    """When processes end. Prometheus interprets a counter that decreases as a restart."""
+    aggregated = AggregatedMetrics()
     for number, samples in enumerate(processes):
-        sum_.replace(number, samples)
-    before = numbers(sum_.samples())
+        aggregated.replace(number, samples)
+    before = values_of(aggregated.samples())
     for number in range(len(processes)):
         if data.draw(st.booleans()):
-            sum_.end(number)
-    assert numbers(sum_.samples()) == pytest.approx(before)
+            aggregated.end(number)
+    assert values_of(aggregated.samples()) == pytest.approx(before)
     counted = [value for name, value in before.items() if name.startswith("gateway_requests_total")]
     assert sum(counted) == sum(sum(s[2] for s in samples if s[0] == "gateway_requests_total") for samples in processes)  # type: ignore[misc]
 
 
 @given(st.lists(st.floats(0, 2_000)))
-def test_a_histogram_counts_up_to_its_bounds(seconds: list[float]) -> None:
-    measures = Measures()
+def test_histogram_buckets_are_cumulative(seconds: list[float]) -> None:
+    metrics = Metrics()
     for one in seconds:
-        measures.duration.observe(("a",), one)
-    found = numbers(measures.samples())
-    for bound in BOUNDS if seconds else ():
+        metrics.duration.observe(("a",), one)
+    found = values_of(metrics.samples())
+    for bound in BUCKET_BOUNDS if seconds else ():
         assert found[f"gateway_request_seconds_bucket{{le={bound},operation=a}}"] == sum(s <= bound for s in seconds)

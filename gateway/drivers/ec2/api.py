@@ -1,6 +1,7 @@
-"""What the `ec2` driver says to EC2 and hears of it: clients, pages, answers read into values, errors and their class.
+"""The EC2 API for the `ec2` driver: clients, pagination, parsing of responses, classification of errors.
 
-Knows nothing of operations. What is asked may be asked again by the client; what is told is told once.
+This module knows nothing of operations. A call that only reads is tried up to 3 times; a call that changes something is
+sent once.
 """
 
 import threading
@@ -32,26 +33,26 @@ T = TypeVar("T")
 Filters = Mapping[str, Sequence[str]]
 
 TOKEN = "snapshot-gateway:token"  # noqa: S105 - a tag's key
-DESCRIPTION = "snapshot-gateway:description"  # a tag too: the image's own takes ASCII only
+DESCRIPTION = "snapshot-gateway:description"  # also a tag's key; the image's own description is limited to ASCII
 
-_VALUES = 200  # of one filter, at most
-_PAGE = 1000
-_QUESTIONS = 4  # at a time
-_ONCE, _TRIES = 1, 3  # of what is told, and of what is asked
+_MAX_FILTER_VALUES = 200  # EC2's limit per filter
+_PAGE_SIZE = 1000
+_READ_CONCURRENCY = 4
+_WRITE_ATTEMPTS, _READ_ATTEMPTS = 1, 3
 
-NONSENSE = "the provider's answer makes no sense"
+MALFORMED = "The provider's response is malformed."
 
-_ALIVE = ("pending", "running", "shutting-down", "stopping", "stopped")
+_LISTED_STATES = ("pending", "running", "shutting-down", "stopping", "stopped")
 _POWER = {"running": PowerState.ON, "stopped": PowerState.OFF}
-_NO_ROOT = "its root disk is an instance store, which EC2 makes no image of"
+_INSTANCE_STORE = "The root disk is an instance store, of which EC2 cannot create an image."
 
 
 class NameTaken(ProviderRefused):
-    """Another image of the account has that name."""
+    """Another image of the account has the name."""
 
 
 class InUse(ProviderBusy):
-    """An image has that disk."""
+    """An image uses the EBS snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,140 +63,143 @@ class Image:
     name: str
     description: str | None
     state: str
-    machine_ref: str | None  # what it was made of; copies of images have none
+    machine_ref: str | None  # the instance it was created from; None for a copy of an image
     created_at: datetime
     token: str | None
-    disk_refs: Sequence[str]
-    reason: tuple[str, str]  # code and words of why it is in that state; empty when EC2 does not say
+    ebs_refs: Sequence[str]  # of the EBS snapshots that it consists of
+    reason: tuple[str, str]  # code and message of its state; empty if EC2 gives none
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
-    """An EBS snapshot."""
+class EbsSnapshot:
+    """An EBS snapshot of one disk."""
 
     ref: str
     token: str | None
     percent: int | None
-    size: int | None  # in bytes, without the blocks that were never written
+    size: int | None  # in bytes, without blocks that were never written; None if EC2 does not report it
 
 
-class Api:
-    """One account in one region. `session`: what boto3.Session is made with."""
+class Ec2Api:
+    """One account in one region. `session`: the arguments of boto3.Session."""
 
     def __init__(self, session: Mapping[str, Any], address: str | None, timeout: float, concurrency: int) -> None:
         self._session = session
         self._address = address
         self._timeout = timeout
-        # The client gives up first, because it knows whether anything was sent.
-        self._asking = Threads(_QUESTIONS, 3 * timeout)
-        self._telling = Threads(concurrency, 3 * timeout)
-        self._slots = _QUESTIONS + concurrency
-        self._clients: dict[int, Any] = {}  # by how often each tries
+        # The client times out first, because it knows whether the request was sent.
+        self._read_threads = Threads(_READ_CONCURRENCY, 3 * timeout)
+        self._write_threads = Threads(concurrency, 3 * timeout)
+        self._max_connections = _READ_CONCURRENCY + concurrency
+        self._clients: dict[int, Any] = {}  # by the number of attempts
         self._lock = threading.Lock()
 
     async def instances(self, filters: Filters) -> list[ReportedMachine]:
-        """Those that are not gone."""
-        filters = {**filters, "instance-state-name": _ALIVE}
-        reservations = await self._all("describe_instances", "Reservations", filters, _read_instances)
+        """The instances that match the filters, except terminated ones."""
+        filters = {**filters, "instance-state-name": _LISTED_STATES}
+        reservations = await self._read_pages("describe_instances", "Reservations", filters, _read_instances)
         return [machine for machines in reservations for machine in machines]
 
     async def images(self, filters: Filters) -> list[Image]:
-        """Those that the account owns."""
-        found = await self._all(
+        """The account's images that match the filters, except deregistered ones."""
+        found = await self._read_pages(
             "describe_images", "Images", filters, _read_image, Owners=["self"], IncludeDisabled=True
         )
         return [image for image in found if image.state != "deregistered"]
 
-    async def disks(self, filters: Filters) -> list[Disk]:
-        """Those that the account owns."""
-        return await self._all("describe_snapshots", "Snapshots", filters, _read_disk, OwnerIds=["self"])
+    async def ebs_snapshots(self, filters: Filters) -> list[EbsSnapshot]:
+        """The account's EBS snapshots that match the filters."""
+        return await self._read_pages("describe_snapshots", "Snapshots", filters, _read_ebs_snapshot, OwnerIds=["self"])
 
-    async def disks_by_ref(self, refs: Sequence[str]) -> list[Disk]:
-        """Those of them that there are."""
-        pages = [refs[start : start + _VALUES] for start in range(0, len(refs), _VALUES)]
-        return [disk for page in pages for disk in await self.disks({"snapshot-id": page})]
+    async def ebs_snapshots_by_ref(self, refs: Sequence[str]) -> list[EbsSnapshot]:
+        """The EBS snapshots with these refs. Refs that do not exist are left out."""
+        pages = [refs[start : start + _MAX_FILTER_VALUES] for start in range(0, len(refs), _MAX_FILTER_VALUES)]
+        return [found for page in pages for found in await self.ebs_snapshots({"snapshot-id": page})]
 
-    async def answers(self) -> None:
-        """Returns when EC2 answers."""
-        await self._ask("describe_instances", {"MaxResults": 5})
+    async def ping(self) -> None:
+        """Returns if EC2 answers. Raises ProviderError otherwise."""
+        await self._read("describe_instances", {"MaxResults": 5})
 
-    async def tell(self, action: str, **arguments: Any) -> dict[str, Any]:
-        """Calls what changes something."""
-        return await self._telling.tell(self._call, _ONCE, action, arguments)
+    async def write(self, action: str, **arguments: Any) -> dict[str, Any]:
+        """Calls an action that changes something, once. Raises OutcomeUnknown if it may have been executed."""
+        return await self._write_threads.write(self._call, _WRITE_ATTEMPTS, action, arguments)
 
     def close(self) -> None:
-        """Lets go of connections."""
+        """Closes the connections."""
         for client in self._clients.values():
             client.close()
 
-    async def _ask(self, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._asking.ask(self._call, _TRIES, action, arguments)
+    async def _read(self, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._read_threads.read(self._call, _READ_ATTEMPTS, action, arguments)
 
-    async def _all(
+    async def _read_pages(
         self, action: str, member: str, filters: Filters, read: Callable[[dict[str, Any]], T], **arguments: Any
     ) -> list[T]:
-        """All pages of an answer."""
+        """The items of all pages, parsed by `read`. Raises ProviderUnavailable if an item is malformed."""
         arguments["Filters"] = [{"Name": name, "Values": [*values]} for name, values in filters.items()]
-        arguments["MaxResults"] = _PAGE
+        arguments["MaxResults"] = _PAGE_SIZE
         found: list[T] = []
         while True:
-            page = await self._ask(action, arguments)
+            page = await self._read(action, arguments)
             try:
                 found += [read(raw) for raw in page[member]]
             except (AttributeError, KeyError, TypeError, ValueError):
-                raise ProviderUnavailable(NONSENSE) from None
+                raise ProviderUnavailable(MALFORMED) from None
             if not page.get("NextToken"):
                 return found
             arguments["NextToken"] = page["NextToken"]
 
-    # ---- in threads
+    # ---- executed in threads
 
-    def _call(self, tries: int, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        told = tries == _ONCE
+    def _call(self, attempts: int, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        write = attempts == _WRITE_ATTEMPTS
         try:
-            answer: dict[str, Any] = getattr(self._client(tries), action)(**arguments)
+            answer: dict[str, Any] = getattr(self._client(attempts), action)(**arguments)
         except boto.ClientError as error:
-            raise _meaning(error, told) from None
-        except boto.ConnectionError as error:  # before anything was sent
-            raise ProviderUnavailable("the provider cannot be reached", provider_message=str(error)) from None
+            raise _classified(error, write) from None
+        except boto.ConnectionError as error:  # the request was not sent
+            raise ProviderUnavailable("The provider cannot be reached.", provider_message=str(error)) from None
         except boto.HTTPClientError as error:
-            kind = OutcomeUnknown if told else ProviderUnavailable
-            raise kind("the provider's answer was lost", provider_message=str(error)) from None
+            kind = OutcomeUnknown if write else ProviderUnavailable
+            raise kind("The provider's response was lost.", provider_message=str(error)) from None
         except boto.BotoCoreError as error:
-            message = "the gateway cannot sign in to the provider as it is configured"
+            message = "The gateway cannot sign in to the provider. Check the credential options of the provider."
             raise ProviderDenied(message, provider_message=str(error)) from None
         except (ResponseParserError, ValueError):
-            raise (OutcomeUnknown if told else ProviderUnavailable)(NONSENSE) from None
+            raise (OutcomeUnknown if write else ProviderUnavailable)(MALFORMED) from None
         return answer
 
-    def _client(self, tries: int) -> Any:
-        """Made with the first call, because that reads files and may wait for credentials."""
+    def _client(self, attempts: int) -> Any:
+        """The client with this number of attempts.
+
+        Clients are created on the first call, in a thread, because this reads files and may wait for credentials.
+        """
         with self._lock:
             if not self._clients:
                 session = boto3.Session(**self._session)
-                for each in (_ONCE, _TRIES):
+                for each in (_WRITE_ATTEMPTS, _READ_ATTEMPTS):
                     config = Config(
                         connect_timeout=self._timeout,
                         read_timeout=self._timeout,
                         retries={"mode": "standard", "total_max_attempts": each},
-                        max_pool_connections=self._slots,
+                        max_pool_connections=self._max_connections,
                     )
                     self._clients[each] = session.client("ec2", endpoint_url=self._address, config=config)
-            return self._clients[tries]
+            return self._clients[attempts]
 
 
-# ---- what EC2 says
+# ---- errors and responses of EC2
 
 
-_DENIED = (ProviderDenied, "the provider does not accept the gateway's credentials")
-_FORBIDDEN = (ProviderDenied, "the gateway's credentials lack the right to do this")
-_THROTTLED = (ProviderUnavailable, "the provider is asked too much at present")
-_BUSY = (ProviderBusy, "the provider is doing other work on this instance")
-_FULL = (ProviderFull, "a quota of the account is reached")
-_GONE = (ProviderMissing, "the provider has no such instance or image")
-_REFUSED = (ProviderRefused, "the provider refused")
+_DENIED = (ProviderDenied, "The provider does not accept the gateway's credentials.")
+_FORBIDDEN = (ProviderDenied, "The gateway's credentials lack a permission that this call requires.")
+_THROTTLED = (ProviderUnavailable, "The provider is throttling the gateway's requests.")
+_BUSY = (ProviderBusy, "The provider is executing another task on this instance.")
+_FULL = (ProviderFull, "A quota of the account has been reached.")
+_MISSING = (ProviderMissing, "The provider has no such instance or image.")
+_REFUSED = (ProviderRefused, "The provider refused the request.")
 
-_MEANINGS: dict[str, tuple[type[ProviderError], str]] = {
+_ERRORS_BY_CODE: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(("AuthFailure", "Blocked", "ExpiredToken", "IncompleteSignature", "InvalidClientTokenId"), _DENIED),
     **dict.fromkeys(("MissingAuthenticationToken", "RequestExpired", "SignatureDoesNotMatch"), _DENIED),
     **dict.fromkeys(("AccessDenied", "OptInRequired", "PendingVerification", "UnauthorizedOperation"), _FORBIDDEN),
@@ -203,27 +207,27 @@ _MEANINGS: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(("IncorrectInstanceState", "IncorrectState"), _BUSY),
     **dict.fromkeys(("ConcurrentSnapshotLimitExceeded", "PendingSnapshotLimitExceeded"), _BUSY),
     "SnapshotCreationPerVolumeRateExceeded": _BUSY,
-    **dict.fromkeys(("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"), _GONE),
-    **dict.fromkeys(("InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable"), _GONE),
-    "InvalidSnapshot.NotFound": _GONE,
-    "InvalidSnapshot.InUse": (InUse, "an image has that snapshot of a disk"),
-    "InvalidAMIName.Duplicate": (NameTaken, "the provider has another image of that name"),
+    **dict.fromkeys(("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"), _MISSING),
+    **dict.fromkeys(("InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable"), _MISSING),
+    "InvalidSnapshot.NotFound": _MISSING,
+    "InvalidSnapshot.InUse": (InUse, "An image uses the EBS snapshot."),
+    "InvalidAMIName.Duplicate": (NameTaken, "Another image of the account has the name."),
 }
 
 
-def refusal(code: str, words: str) -> ProviderError:
-    """What a code of EC2's means; its own words are kept."""
-    kind, message = _MEANINGS.get(code) or (_FULL if code.endswith("LimitExceeded") else _REFUSED)
-    return kind(message, provider_message=f"{words} ({code})" if words and code else words or code or None)
+def error_of(code: str, text: str) -> ProviderError:
+    """The error for an error code of EC2. EC2's message `text` becomes its provider message."""
+    kind, message = _ERRORS_BY_CODE.get(code) or (_FULL if code.endswith("LimitExceeded") else _REFUSED)
+    return kind(message, provider_message=f"{text} ({code})" if text and code else text or code or None)
 
 
-def _meaning(error: boto.ClientError, told: bool) -> ProviderError:
-    said = error.response.get("Error", {})
-    code, words = str(said.get("Code") or ""), str(said.get("Message") or "")
-    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 and code not in _MEANINGS:
-        kind = OutcomeUnknown if told else ProviderUnavailable
-        return kind("the provider reported an error of its own", provider_message=f"{words} ({code})")
-    return refusal(code, words)
+def _classified(error: boto.ClientError, write: bool) -> ProviderError:
+    details = error.response.get("Error", {})
+    code, text = str(details.get("Code") or ""), str(details.get("Message") or "")
+    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 and code not in _ERRORS_BY_CODE:
+        kind = OutcomeUnknown if write else ProviderUnavailable
+        return kind("The provider reported an internal error.", provider_message=f"{text} ({code})")
+    return error_of(code, text)
 
 
 def _read_instances(reservation: dict[str, Any]) -> list[ReportedMachine]:
@@ -235,7 +239,7 @@ def _read_instance(raw: dict[str, Any]) -> ReportedMachine:
     power = _POWER.get(state, PowerState.UNKNOWN)
     if state == "stopped" and raw.get("StateReason", {}).get("Code") == "Client.UserInitiatedHibernate":
         power = PowerState.SUSPENDED
-    # An instance's LaunchTime is that of its last start, but its first interface stays attached for life.
+    # LaunchTime is the time of the last start. The first interface stays attached from creation to termination.
     attached = [each["Attachment"] for each in raw.get("NetworkInterfaces", []) if "Attachment" in each]
     first: dict[str, Any] = next((each for each in attached if each.get("DeviceIndex") == 0), {})
     return ReportedMachine(
@@ -247,35 +251,35 @@ def _read_instance(raw: dict[str, Any]) -> ReportedMachine:
         flavor=raw.get("InstanceType"),
         availability_zone=raw.get("Placement", {}).get("AvailabilityZone"),
         created_at=first["AttachTime"].astimezone(UTC) if "AttachTime" in first else None,
-        obstacle=_NO_ROOT if raw.get("RootDeviceType") == "instance-store" else None,
+        snapshot_blocker=_INSTANCE_STORE if raw.get("RootDeviceType") == "instance-store" else None,
     )
 
 
 def _read_image(raw: dict[str, Any]) -> Image:
     tags = _tags(raw)
     reason = raw.get("StateReason", {})
-    moment = datetime.fromisoformat(raw["CreationDate"])
+    created_at = datetime.fromisoformat(raw["CreationDate"])
     return Image(
         ref=raw["ImageId"],
         name=tags.get("Name") or raw["Name"],
         description=tags.get(DESCRIPTION) or raw.get("Description") or None,
         state=raw["State"],
         machine_ref=raw.get("SourceInstanceId"),
-        created_at=moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC),
+        created_at=created_at.astimezone(UTC) if created_at.tzinfo else created_at.replace(tzinfo=UTC),
         token=tags.get(TOKEN),
-        disk_refs=[each["Ebs"]["SnapshotId"] for each in raw.get("BlockDeviceMappings", []) if _has_disk(each)],
+        ebs_refs=[each["Ebs"]["SnapshotId"] for each in raw.get("BlockDeviceMappings", []) if _has_ebs_snapshot(each)],
         reason=(reason.get("Code", "").rpartition(".")[2], reason.get("Message", "")),
     )
 
 
-def _has_disk(mapping: dict[str, Any]) -> bool:
+def _has_ebs_snapshot(mapping: dict[str, Any]) -> bool:
     return "SnapshotId" in mapping.get("Ebs", {})
 
 
-def _read_disk(raw: dict[str, Any]) -> Disk:
+def _read_ebs_snapshot(raw: dict[str, Any]) -> EbsSnapshot:
     done = raw["State"] == "completed"
     progress = raw.get("Progress", "").rstrip("%")
-    return Disk(
+    return EbsSnapshot(
         ref=raw["SnapshotId"],
         token=_tags(raw).get(TOKEN),
         percent=int(progress) if progress else None,

@@ -1,8 +1,10 @@
-"""The `ec2` driver: instances of Amazon EC2, or of a cloud that speaks its API. A snapshot is an image (AMI) made of an
-instance, with the EBS snapshots of its disks, which are called disks here.
+"""The `ec2` driver: instances of Amazon EC2, or of a cloud with the same API.
 
-EC2 is eventually consistent: what was just made may not show yet. CreateImage knows no client token, but no two images
-of an account have the same name, and an operation that is begun again asks for the same names again.
+A snapshot is an image (AMI) created from an instance. The image consists of one EBS snapshot per disk.
+
+EC2 is eventually consistent: a new image may not be listed yet. CreateImage has no client token, but image names are
+unique within an account, and a repeated operation requests the same names. So a repeated CreateImage fails with
+InvalidAMIName.Duplicate instead of creating a second image, and the driver then finds the first one by its name.
 """
 
 import asyncio
@@ -27,8 +29,8 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.ec2.api import DESCRIPTION, NONSENSE, TOKEN, Api, Image, InUse, NameTaken, refusal
-from gateway.drivers.operation_tags import wire_name
+from gateway.drivers.ec2.api import DESCRIPTION, MALFORMED, TOKEN, Ec2Api, Image, InUse, NameTaken, error_of
+from gateway.drivers.operation_tags import provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.errors import (
     OutcomeUnknown,
@@ -40,7 +42,7 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
-_LONGEST_TAG, _LONGEST_DESCRIPTION, _LONGEST_NAME = 256, 255, 128
+_MAX_TAG, _MAX_DESCRIPTION, _MAX_NAME = 256, 255, 128  # characters
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,}")
 
 _UNFINISHED = {"pending", "transient"}
@@ -49,10 +51,10 @@ _FAILED = {"failed", "error", "invalid"}
 _MATRIX = Matrix(
     {
         SnapshotAction.CREATE: {
-            PowerState.UNKNOWN: "the instance is starting or stopping; wait until it runs or is stopped",
+            PowerState.UNKNOWN: "The instance is starting or stopping. Wait until it is running or stopped.",
         },
-        SnapshotAction.CREATE_WITH_MEMORY: "EC2 does not save the memory of instances",
-        SnapshotAction.REVERT: "EC2 cannot take an instance back to an image; launch another instance from it",
+        SnapshotAction.CREATE_WITH_MEMORY: "EC2 does not save the memory of instances.",
+        SnapshotAction.REVERT: "EC2 cannot revert an instance to an image. Launch another instance from the image.",
     },
     tree=False,
 )
@@ -60,30 +62,30 @@ _MATRIX = Matrix(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Without a key or a profile, credentials are looked for where AWS's own tools look for them."""
+    """Without an access key and a profile, the driver uses the default credential chain of AWS's SDK."""
 
     region: str = option("Region of the instances, such as eu-central-1.")
-    access_key_id: str | None = option("Id of the access key.", None)
+    access_key_id: str | None = option("ID of the access key.", None)
     secret_access_key: Secret | None = option("Secret of the access key.", None)
-    profile: str | None = option("Profile in AWS's configuration files that has the credentials.", None)
-    address: str | None = option("Address of the API, where that is not AWS's own.", None)
-    timeout: float = option("Seconds until a connection or an answer is given up on.", 20.0)
+    profile: str | None = option("Profile in AWS's configuration files that contains the credentials.", None)
+    address: str | None = option("URL of the API, if it is not that of AWS.", None)
+    timeout: float = option("Timeout of a connection attempt and of a response, in seconds.", 20.0)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", self.region):
-            raise ValueError(f"has 'region' {self.region!r}, which must be letters, digits and hyphens")
+            raise ValueError(f"Option 'region' must consist of letters, digits and hyphens, not {self.region!r}.")
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("has one of 'access_key_id' and 'secret_access_key', and needs both or neither")
+            raise ValueError("Options 'access_key_id' and 'secret_access_key' must be set together.")
         if self.access_key_id is not None and self.profile is not None:
-            raise ValueError("has both 'access_key_id' and 'profile', and needs one or neither")
+            raise ValueError("Options 'access_key_id' and 'profile' are mutually exclusive. Remove one of them.")
         if self.address is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.address):
-            raise ValueError(f"has 'address' {self.address!r}, which must be https:// or http:// and a host")
+            raise ValueError(f"Option 'address' must be an https:// or http:// URL with a host, not {self.address!r}.")
         if self.timeout <= 0:
-            raise ValueError(f"has 'timeout' {self.timeout!r}, which must be more than 0")
+            raise ValueError(f"Option 'timeout' must be greater than 0, not {self.timeout!r}.")
 
 
 def make(provider: str, options: Options, concurrency: int) -> "Ec2Driver":
-    """A driver that connects when it is first asked something."""
+    """Makes a driver, which connects on its first call."""
     secret = options.secret_access_key
     session = {
         "region_name": options.region,
@@ -91,16 +93,16 @@ def make(provider: str, options: Options, concurrency: int) -> "Ec2Driver":
         "aws_access_key_id": options.access_key_id,
         "aws_secret_access_key": None if secret is None else secret.value,
     }
-    return Ec2Driver(Api(session, options.address, options.timeout, concurrency))
+    return Ec2Driver(Ec2Api(session, options.address, options.timeout, concurrency))
 
 
 @dataclass(slots=True)
 class Ec2Driver(Driver):
     """One account in one region."""
 
-    api: Api
-    look: float = 5.0  # seconds between looks at work in progress
-    patience: float = 120.0  # seconds that EC2 may take to show what was made or deleted
+    api: Ec2Api
+    poll_interval: float = 5.0  # seconds, while an image is created or deleted
+    visibility_timeout: float = 120.0  # seconds until EC2 must list a new image, or stop listing a deleted one
     name: str = "ec2"
 
     def matrix(self, kind: MachineKind) -> Matrix:
@@ -112,200 +114,216 @@ class Ec2Driver(Driver):
     async def machine(self, machine_ref: str) -> ReportedMachine:
         found = await self.api.instances({"instance-id": [machine_ref]})
         if not found:
-            raise ProviderMissing("the provider has no such instance")
+            raise ProviderMissing("The provider has no such instance.")
         return found[0]
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         await self.machine(machine_ref)
         images = await self.api.images({"source-instance-id": [machine_ref]})
-        return ReportedSnapshots(await self._seen([image for image in images if image.state not in _FAILED]))
+        return ReportedSnapshots(await self._read_snapshots([image for image in images if image.state not in _FAILED]))
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
-        _check(await self.machine(wish.machine_ref), action)
-        image_ref = await self._begin(work, wish)
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
+        _check(await self.machine(command.machine_ref), action)
+        image_ref = await self._create_image(work, command)
         await work.checkpoint(image_ref)
-        return await self._finish(work, wish, image_ref, ProviderError)
+        return await self._finish(work, command, image_ref, ProviderError)
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        _check(await self.machine(wish.machine_ref), SnapshotAction.REVERT)
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        _check(await self.machine(command.machine_ref), SnapshotAction.REVERT)
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        image = await self._image(wish.snapshot_ref)
-        if image is not None and image.machine_ref != wish.machine_ref:
-            raise ProviderMissing("the provider has no such image of this instance")
-        disks = await self._disks_of(wish.machine_ref, wish.snapshot_ref, image)
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        image = await self._image(command.snapshot_ref)
+        if image is not None and image.machine_ref != command.machine_ref:
+            raise ProviderMissing("The provider has no such image of this instance.")
+        ebs_refs = await self._ebs_snapshots_of(command.machine_ref, command.snapshot_ref, image)
         if image is not None:
-            await work.checkpoint(" ".join([image.ref, *disks]))
+            await work.checkpoint(" ".join([image.ref, *ebs_refs]))
             await self._deregister(image.ref)
-        elif not disks:  # if there are any, an earlier delete did not get to its end
-            raise ProviderMissing("the provider has no such image of this instance")
-        with _unknown(ProviderUnavailable):
-            await self._clear(wish.snapshot_ref, disks)
+        elif not ebs_refs:  # if EBS snapshots remain, an earlier delete was interrupted
+            raise ProviderMissing("The provider has no such image of this instance.")
+        with _as_unknown_outcome(ProviderUnavailable):
+            await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        lost = (ProviderDenied, ProviderRefused)
-        match wish:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        ambiguous = (ProviderDenied, ProviderRefused)
+        match command:
             case CreateCommand():
-                with _unknown(*lost):
-                    image_ref = work.task_ref or await self._marked(wish.machine_ref, work.token)
+                with _as_unknown_outcome(*ambiguous):
+                    image_ref = work.task_ref or await self._find_by_token(command.machine_ref, work.token)
                 if image_ref is not None:
-                    return await self._finish(work, wish, image_ref, *lost)
-                # If it only does not show yet, it is found by its name when it is begun again.
+                    return await self._finish(work, command, image_ref, *ambiguous)
+                # An image that exists but is not listed yet is found by its name when `create` is called again.
             case DeleteCommand():
-                with _unknown(*lost):
-                    if await self._image(wish.snapshot_ref) is None:
-                        told = (work.task_ref or "").split()[1:]
-                        disks = told or await self._disks_of(wish.machine_ref, wish.snapshot_ref, None)
-                        await self._clear(wish.snapshot_ref, disks)
+                with _as_unknown_outcome(*ambiguous):
+                    if await self._image(command.snapshot_ref) is None:
+                        checkpointed = (work.task_ref or "").split()[1:]
+                        ebs_refs = checkpointed or await self._ebs_snapshots_of(
+                            command.machine_ref, command.snapshot_ref, None
+                        )
+                        await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
                         return Recovery.DONE
-        return Recovery.NOT_BEGUN
+        return Recovery.NOT_STARTED
 
     async def health(self) -> None:
-        await self.api.answers()
+        await self.api.ping()
 
     async def close(self) -> None:
         self.api.close()
 
-    # ---- making
+    # ---- creating
 
-    async def _begin(self, work: Work, wish: CreateCommand) -> str:
-        """Has an image made, unless an earlier attempt did; its ref."""
-        tags = {"Name": wish.name[:_LONGEST_TAG], TOKEN: work.token}
-        arguments: dict[str, Any] = {"InstanceId": wish.machine_ref, "NoReboot": True}
-        if wish.description:
-            tags[DESCRIPTION] = wish.description[:_LONGEST_TAG]
-            arguments["Description"] = re.sub(r"[^ -~]", "?", wish.description)[:_LONGEST_DESCRIPTION]
+    async def _create_image(self, work: Work, command: CreateCommand) -> str:
+        """Requests an image, unless an earlier attempt has done so. Returns the image's ref."""
+        tags = {"Name": command.name[:_MAX_TAG], TOKEN: work.token}
+        arguments: dict[str, Any] = {"InstanceId": command.machine_ref, "NoReboot": True}
+        if command.description:
+            tags[DESCRIPTION] = command.description[:_MAX_TAG]
+            arguments["Description"] = re.sub(r"[^ -~]", "?", command.description)[:_MAX_DESCRIPTION]
         listed = [{"Key": key, "Value": value} for key, value in tags.items()]
         arguments["TagSpecifications"] = [{"ResourceType": type_, "Tags": listed} for type_ in ("image", "snapshot")]
-        for taken in ((), (wish.name,)):
-            name = wire_name(wish.name, work.token, _NAME.fullmatch, taken, _LONGEST_NAME)
+        for taken in ((), (command.name,)):
+            name = provider_snapshot_name(command.name, work.token, _NAME.fullmatch, taken, _MAX_NAME)
             try:
-                answer = await self.api.tell("create_image", Name=name, **arguments)
+                answer = await self.api.write("create_image", Name=name, **arguments)
             except NameTaken:
-                holder = await self._named(name)
+                holder = await self._find_by_name(name)
                 if holder is not None and holder.token == work.token:
                     return holder.ref
             else:
                 if not answer.get("ImageId"):
-                    raise OutcomeUnknown(NONSENSE)
+                    raise OutcomeUnknown(MALFORMED)
                 return str(answer["ImageId"])
-        raise ProviderRefused("the provider has other images of every name that was tried")
+        raise ProviderRefused("Other images of the account have the names that were tried.")
 
-    async def _named(self, name: str) -> Image | None:
-        """The image of that name, once it shows; None when it does not."""
-        last = time.monotonic() + self.patience
+    async def _find_by_name(self, name: str) -> Image | None:
+        """The image with this name, once EC2 lists it; None if EC2 does not list it within `visibility_timeout`."""
+        deadline = time.monotonic() + self.visibility_timeout
         while True:
             found = await self.api.images({"name": [name]})
-            if found or time.monotonic() > last:
+            if found or time.monotonic() > deadline:
                 return found[0] if found else None
-            await asyncio.sleep(self.look)
+            await asyncio.sleep(self.poll_interval)
 
-    async def _marked(self, machine_ref: str, token: str) -> str | None:
-        # Not by the tag alone: copies of an image may have its tags.
+    async def _find_by_token(self, machine_ref: str, token: str) -> str | None:
+        # The tag alone does not suffice: copies of an image may have its tags.
         found = await self.api.images({"source-instance-id": [machine_ref], f"tag:{TOKEN}": [token]})
         return found[0].ref if found else None
 
     async def _finish(
-        self, work: Work, wish: CreateCommand, image_ref: str, *unplaced: type[ProviderError]
+        self, work: Work, command: CreateCommand, image_ref: str, *ambiguous: type[ProviderError]
     ) -> ReportedSnapshot:
-        """The snapshot, once the provider has made it. What is `unplaced` while it is asked makes the fate unknown."""
-        with _unknown(*unplaced):
-            image = await self._settled(work, wish, image_ref)
-            if image.state not in _FAILED:
-                return (await self._seen([image]))[0]
-        with suppress(ProviderError):  # what it leaves is of no use to anybody
-            disks = await self._disks_of(wish.machine_ref, image_ref, image)
-            await self._deregister(image_ref)
-            await self._clear(image_ref, disks)
-        code, words = image.reason
-        raise refusal(code, words or f"the image is {image.state}")
+        """Waits until the image is complete and returns it as a snapshot.
 
-    async def _settled(self, work: Work, wish: CreateCommand, image_ref: str) -> Image:
-        """The image, when the provider is done with it. Raises Canceled."""
-        last, stubborn = time.monotonic() + self.patience, False
+        Errors of the types `ambiguous` while waiting are raised as OutcomeUnknown. If the creation failed, the driver
+        deletes what remains of the image and raises the error.
+        """
+        with _as_unknown_outcome(*ambiguous):
+            image = await self._await_image(work, command, image_ref)
+            if image.state not in _FAILED:
+                return (await self._read_snapshots([image]))[0]
+        with suppress(ProviderError):  # best effort: the remains of a failed image are of no use
+            ebs_refs = await self._ebs_snapshots_of(command.machine_ref, image_ref, image)
+            await self._deregister(image_ref)
+            await self._delete_ebs_snapshots(image_ref, ebs_refs)
+        code, text = image.reason
+        raise error_of(code, text or f"The image is in the state {image.state}.")
+
+    async def _await_image(self, work: Work, command: CreateCommand, image_ref: str) -> Image:
+        """Waits until the image is in a final state and returns it. Raises Canceled if it was canceled."""
+        deadline, cancel_failed = time.monotonic() + self.visibility_timeout, False
         while True:
             image = await self._image(image_ref)
             if image is not None and image.state not in _UNFINISHED:
                 return image
             if image is not None:
-                if work.cancelled() and not stubborn:
-                    await self._stop(wish, image)
-                    stubborn = True
-                disks = await self.api.disks({f"tag:{TOKEN}": [work.token]})
-                percents = [disk.percent for disk in disks if disk.percent is not None]
+                if work.cancel_requested() and not cancel_failed:
+                    await self._cancel(command, image)
+                    cancel_failed = True
+                ebs_snapshots = await self.api.ebs_snapshots({f"tag:{TOKEN}": [work.token]})
+                percents = [each.percent for each in ebs_snapshots if each.percent is not None]
                 percent = min(99, sum(percents) // len(percents)) if percents else None
                 await work.progress(percent, "Copying the disks")
-            elif time.monotonic() > last:
-                if work.cancelled():  # an earlier attempt has stopped it
-                    await self._clear(image_ref, await self._disks_of(wish.machine_ref, image_ref, None))
+            elif time.monotonic() > deadline:
+                if work.cancel_requested():  # an earlier attempt has deregistered it
+                    ebs_refs = await self._ebs_snapshots_of(command.machine_ref, image_ref, None)
+                    await self._delete_ebs_snapshots(image_ref, ebs_refs)
                     raise Canceled
-                raise OutcomeUnknown("the provider does not show the image that it has begun to make")
-            await asyncio.sleep(self.look)
+                raise OutcomeUnknown("EC2 accepted the creation of the image, but does not list the image.")
+            await asyncio.sleep(self.poll_interval)
 
-    async def _stop(self, wish: CreateCommand, image: Image) -> None:
-        """Raises Canceled when nothing is left of the image; returns when the provider goes on with it."""
-        disks = await self._disks_of(wish.machine_ref, image.ref, image)
+    async def _cancel(self, command: CreateCommand, image: Image) -> None:
+        """Deletes the image and raises Canceled, or returns if EC2 does not permit it and continues the creation."""
+        ebs_refs = await self._ebs_snapshots_of(command.machine_ref, image.ref, image)
         try:
             await self._deregister(image.ref)
         except (ProviderRefused, ProviderDenied, ProviderUnavailable):
             return
-        await self._clear(image.ref, disks)
+        await self._delete_ebs_snapshots(image.ref, ebs_refs)
         raise Canceled
 
     # ---- deleting
 
     async def _deregister(self, image_ref: str) -> None:
-        with suppress(ProviderMissing):  # somebody was faster, or it shows for longer than it is there
-            await self.api.tell("deregister_image", ImageId=image_ref)
+        with suppress(ProviderMissing):  # another client deleted it, or EC2 still lists a deleted image
+            await self.api.write("deregister_image", ImageId=image_ref)
 
-    async def _clear(self, image_ref: str, disk_refs: Collection[str]) -> None:
-        """Deletes disks of an image that is deregistered; returns when the provider shows none of it any more."""
-        last, pause, wanted = time.monotonic() + self.patience, 0.0, {*disk_refs}
+    async def _delete_ebs_snapshots(self, image_ref: str, ebs_refs: Collection[str]) -> None:
+        """Deletes EBS snapshots of a deregistered image. Returns once EC2 lists neither them nor the image.
+
+        An EBS snapshot that another image uses is left alone.
+        """
+        deadline, pause, remaining = time.monotonic() + self.visibility_timeout, 0.0, {*ebs_refs}
         while True:
-            left = await self.api.disks_by_ref(sorted(wanted))
-            if not left and await self._image(image_ref) is None:
+            listed = await self.api.ebs_snapshots_by_ref(sorted(remaining))
+            if not listed and await self._image(image_ref) is None:
                 return
-            if pause and time.monotonic() > last:
-                raise OutcomeUnknown("the provider still shows what was deleted")
+            if pause and time.monotonic() > deadline:
+                raise OutcomeUnknown("EC2 still lists the deleted image or its EBS snapshots.")
             await asyncio.sleep(pause)
-            pause = self.look
-            for disk in left:
+            pause = self.poll_interval
+            for ebs_snapshot in listed:
                 try:
-                    await self.api.tell("delete_snapshot", SnapshotId=disk.ref)
+                    await self.api.write("delete_snapshot", SnapshotId=ebs_snapshot.ref)
                 except ProviderMissing:
                     continue
                 except InUse as error:
                     if image_ref not in (error.provider_message or ""):
-                        wanted.discard(disk.ref)  # another image has it too
+                        remaining.discard(ebs_snapshot.ref)  # another image uses it
                 except (ProviderRefused, ProviderDenied) as error:
-                    message = "the image is deregistered, but the snapshot of a disk could not be deleted"
+                    message = "The image was deregistered, but one of its EBS snapshots could not be deleted."
                     raise type(error)(message, provider_message=error.provider_message) from None
 
-    async def _disks_of(self, machine_ref: str, image_ref: str, image: Image | None) -> list[str]:
-        """Disks that were made for the image, be it there or not; an image may have disks of others too."""
-        found = await self.api.disks({"description": [f"Created by CreateImage({machine_ref}) for {image_ref}*"]})
-        if image is not None and image.token is not None:
-            found += [disk for disk in await self.api.disks_by_ref(image.disk_refs) if disk.token == image.token]
-        return sorted({disk.ref for disk in found})
+    async def _ebs_snapshots_of(self, machine_ref: str, image_ref: str, image: Image | None) -> list[str]:
+        """The refs of the EBS snapshots that were created with the image, whether or not the image still exists.
 
-    # ---- asking
+        An image may also use EBS snapshots that were not created with it. These are not returned.
+        """
+        found = await self.api.ebs_snapshots(
+            {"description": [f"Created by CreateImage({machine_ref}) for {image_ref}*"]}
+        )
+        if image is not None and image.token is not None:
+            used = await self.api.ebs_snapshots_by_ref(image.ebs_refs)
+            found += [each for each in used if each.token == image.token]
+        return sorted({each.ref for each in found})
+
+    # ---- reading
 
     async def _image(self, image_ref: str) -> Image | None:
         found = await self.api.images({"image-id": [image_ref]})
         return found[0] if found else None
 
-    async def _seen(self, images: Sequence[Image]) -> list[ReportedSnapshot]:
-        """As snapshots, oldest first; with a size where EC2 knows that of every disk."""
-        disks = await self.api.disks_by_ref([ref for image in images for ref in image.disk_refs])
-        sizes = {disk.ref: disk.size for disk in disks}
+    async def _read_snapshots(self, images: Sequence[Image]) -> list[ReportedSnapshot]:
+        """The images as snapshots, oldest first. A size is reported if EC2 reports it for every EBS snapshot."""
+        ebs_snapshots = await self.api.ebs_snapshots_by_ref([ref for image in images for ref in image.ebs_refs])
+        sizes = {each.ref: each.size for each in ebs_snapshots}
         return [
             ReportedSnapshot(
                 ref=image.ref,
                 name=image.name,
                 created_at=image.created_at,
                 description=image.description,
-                size_bytes=_sum([sizes.get(ref) for ref in image.disk_refs]),
+                size_bytes=_sum([sizes.get(ref) for ref in image.ebs_refs]),
                 token=image.token,
                 ready=image.state not in _UNFINISHED,
             )
@@ -319,14 +337,14 @@ def _sum(sizes: Sequence[int | None]) -> int | None:
 
 
 def _check(machine: ReportedMachine, action: SnapshotAction) -> None:
-    if reason := _MATRIX.reason_against(action, machine.power_state) or machine.obstacle:
-        raise ProviderRefused("the provider refused", provider_message=reason)
+    if reason := _MATRIX.unsupported_reason(action, machine.power_state) or machine.snapshot_blocker:
+        raise ProviderRefused("The provider refused the request.", provider_message=reason)
 
 
 @contextmanager
-def _unknown(*unplaced: type[ProviderError]) -> Iterator[None]:
-    """Makes these of errors that the fate of what was handed over is unknown."""
+def _as_unknown_outcome(*kinds: type[ProviderError]) -> Iterator[None]:
+    """Raises errors of these types as OutcomeUnknown, because the command has already been sent."""
     try:
         yield
-    except unplaced as error:
+    except kinds as error:
         raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None

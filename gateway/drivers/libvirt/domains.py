@@ -1,4 +1,23 @@
-"""Libvirt's domains and their snapshots as the `libvirt` driver sees and words them. Blocks."""
+"""Reads libvirt's domains and their snapshots, and describes new snapshots to libvirt. All functions block.
+
+libvirt does not report two facts that the driver needs, so this module derives them.
+
+**Whether a domain was reverted.** `run_state` is a text of four values: the id of the domain's process (-1 if it is
+off), its state, the reason of the state, and the name of its current snapshot. The driver checkpoints it before a
+revert, and `was_reverted` compares it with a later one. libvirt moves *current* to the snapshot as the last step of a
+revert. A domain that runs after the revert has a new process. The revert is proved if the snapshot is current now, and
+
+* another snapshot was current before; or
+* the process, state or reason differs, and the reason now is "from snapshot".
+
+Example, a revert to `a`: "7 1 1 b" before and "9 1 4 a" after is a proof by *current*; "7 1 1 a" and "9 1 4 a" is a
+proof by the new process. "-1 5 7 a" before and after is no proof: a domain that is off and was last reverted to `a`
+looks the same after another revert to `a`. That outcome is unknown.
+
+**Whether a snapshot is complete.** libvirt lists a snapshot while its memory is still being written.
+`_mark_incomplete` identifies it: the domain is paused for a job, and the snapshot is the newest one without children
+on top of the current snapshot. *Current* moves to it when it is complete.
+"""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -8,60 +27,62 @@ from typing import Any
 import libvirt
 
 from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
-from gateway.drivers.operation_tags import unmark
+from gateway.drivers.operation_tags import split_tag
 from gateway.errors import ProviderBusy
 from gateway.models import MachineKind, PowerState
 
-LONGEST_NAME = 40  # libvirt does not check, and what is too long fails after QEMU has written it
+MAX_NAME_LENGTH = 40  # libvirt does not check the length; a longer name fails only after QEMU has written the snapshot
 
-_ILLEGAL = {"/", '"', "\\"}
-_DIGITS = 6
-_SNAPSHOTS_OF_FLASH = 10_010_000  # the version of libvirt from which it may know how
+_ILLEGAL_CHARACTERS = {"/", '"', "\\"}
+_MAX_QEMU_ID_DIGITS = 6
+_UEFI_SNAPSHOT_VERSION = 10_010_000  # libvirt 10.10 may be able to snapshot machines with UEFI flash
 
-_POWER = {
+_POWER_STATES = {
     libvirt.VIR_DOMAIN_RUNNING: PowerState.ON,
     libvirt.VIR_DOMAIN_BLOCKED: PowerState.ON,
-    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.ON,  # it is still shutting down
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.ON,  # still shutting down
     libvirt.VIR_DOMAIN_PAUSED: PowerState.SUSPENDED,
     libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.SUSPENDED,
     libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
     libvirt.VIR_DOMAIN_CRASHED: PowerState.OFF,
 }
-_REVERTED = {
+_FROM_SNAPSHOT = {
     (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT),
     (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT),
 }
 
 
-# ---- how a domain stands
+# ---- the state of a domain
 
 
-def control(domain: libvirt.virDomain) -> int:
-    """What libvirt is doing with the domain, without waiting until it has done it."""
+def control_state(domain: libvirt.virDomain) -> int:
+    """What libvirt is doing with the domain (VIR_DOMAIN_CONTROL_*). Returns at once, also while a job runs."""
     try:
         return int(domain.controlInfo(0)[0])
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # it is off
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # the domain is off
             return int(libvirt.VIR_DOMAIN_CONTROL_OK)
         raise
 
 
-def stand(domain: libvirt.virDomain) -> str:
-    """The number of its process, its state, the reason of that, and its current snapshot."""
+def run_state(domain: libvirt.virDomain) -> str:
+    """The id of the domain's process, its state, the reason of the state, and its current snapshot, as one text."""
     return f"{domain.ID()} {' '.join(map(str, domain.state(0)))} {_current(domain) or ''}"
 
 
 def was_reverted(before: str, now: str, name: str) -> bool:
-    """Whether one stand and a later one prove that the domain was taken to the snapshot in between."""
-    (*run_before, current_before), (*run, current) = before.split(" ", 3), now.split(" ", 3)
+    """Whether two run states, one before a revert and a later one, prove that the domain was reverted to `name`."""
+    (*process_before, current_before), (*process, current) = before.split(" ", 3), now.split(" ", 3)
     if current != name:
         return False
-    return current_before != name or (run != run_before and (int(run[1]), int(run[2])) in _REVERTED)
+    return current_before != name or (
+        process != process_before and (int(process[1]), int(process[2])) in _FROM_SNAPSHOT
+    )
 
 
 def resume_if_left_paused(domain: libvirt.virDomain) -> None:
-    """Lets a domain go on that is as a libvirtd leaves it that dies while it saves the memory. Nothing is at work."""
+    """Resumes a domain that is paused because libvirtd died while it saved the memory. Call it only without a job."""
     if domain.state(0) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE]:
         domain.resume()
 
@@ -69,34 +90,34 @@ def resume_if_left_paused(domain: libvirt.virDomain) -> None:
 # ---- machines
 
 
-def machines_of(connection: libvirt.virConnect, host: str, version: int) -> list[ReportedMachine]:
-    """By name."""
+def list_machines(connection: libvirt.virConnect, host: str, version: int) -> list[ReportedMachine]:
+    """All machines, sorted by name. `version` is the version of the host's libvirt."""
     found = []
     for domain in connection.listAllDomains(0):
         try:
-            found.append(machine_of(domain, host, version))
+            found.append(read_machine(domain, host, version))
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went away since it was listed
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # undefined since the listing
                 raise
     return sorted(found, key=lambda machine: (machine.name, machine.ref))
 
 
-def machine_of(domain: libvirt.virDomain, host: str, version: int) -> ReportedMachine:
-    """`version` is that of the host's libvirt."""
-    xml = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - the library has written it
+def read_machine(domain: libvirt.virDomain, host: str, version: int) -> ReportedMachine:
+    """One machine. `version` is the version of the host's libvirt."""
+    xml = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - generated by the library
     return ReportedMachine(
         ref=domain.UUIDString(),
         kind=MachineKind.VM,
         name=domain.name(),
-        power_state=_POWER.get(domain.state(0)[0], PowerState.UNKNOWN),
+        power_state=_POWER_STATES.get(domain.state(0)[0], PowerState.UNKNOWN),
         description=xml.findtext("description") or None,
         host=host,
-        obstacle=None if xml.get("type") == "test" else _obstacle(xml, version),
+        snapshot_blocker=None if xml.get("type") == "test" else _snapshot_blocker(xml, version),
     )
 
 
-def _obstacle(xml: Any, version: int) -> str | None:
-    """Why QEMU cannot make an internal snapshot of such a domain, which libvirt would only say when it is tried."""
+def _snapshot_blocker(xml: Any, version: int) -> str | None:
+    """Why QEMU cannot create an internal snapshot of the domain. libvirt reports it only when a snapshot is created."""
     disks = [
         disk
         for disk in xml.iterfind("devices/disk[source]")
@@ -104,41 +125,41 @@ def _obstacle(xml: Any, version: int) -> str | None:
     ]
     for disk in disks:
         target, driver = disk.find("target"), disk.find("driver")
-        name = "one of its disks" if target is None else f"its disk {target.get('dev')}"
+        name = "A disk of the machine" if target is None else f"The disk {target.get('dev')}"
         kind = "raw" if driver is None else driver.get("type", "raw")
         if kind != "qcow2":
-            return f"{name} is {kind}, which cannot hold snapshots: convert it to qcow2"
+            return f"{name} has the format {kind}, which cannot store snapshots. Convert it to qcow2."
         if disk.get("snapshot", "internal") != "internal":
-            return f"{name} is configured to be left out of internal snapshots, which are of all disks or none"
+            return f"{name} is excluded from internal snapshots, which always include all disks."
     if not disks:
-        return "the machine has no disk that could hold a snapshot"
+        return "The machine has no disk that can store a snapshot."
     loader = xml.find("os/loader")
-    if loader is not None and loader.get("type") == "pflash" and version < _SNAPSHOTS_OF_FLASH:
-        return "the machine boots from UEFI flash, of which this libvirt makes no internal snapshots"
+    if loader is not None and loader.get("type") == "pflash" and version < _UEFI_SNAPSHOT_VERSION:
+        return "The machine boots from UEFI flash, of which this version of libvirt cannot create internal snapshots."
     return None
 
 
 # ---- snapshots
 
 
-def snapshots_of(domain: libvirt.virDomain) -> ReportedSnapshots:
-    """All of them at one time. Raises ProviderBusy when they do not hold still."""
+def list_snapshots(domain: libvirt.virDomain) -> ReportedSnapshots:
+    """All snapshots of a domain at one time. Raises ProviderBusy if they changed during each of three attempts."""
     for _ in range(3):
         try:
-            seen, current = [snapshot_of(snapshot) for snapshot in domain.listAllSnapshots(0)], _current(domain)
+            found, current = [read_snapshot(snapshot) for snapshot in domain.listAllSnapshots(0)], _current(domain)
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:  # one went away since it was listed
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:  # deleted since the listing
                 raise
             continue
-        if current is None or any(snapshot.ref == current for snapshot in seen):
-            return ReportedSnapshots(_half_made(domain, _parents_first(seen), current), current)
-    raise ProviderBusy("the machine's snapshots are changing")
+        if current is None or any(snapshot.ref == current for snapshot in found):
+            return ReportedSnapshots(_mark_incomplete(domain, _parents_first(found), current), current)
+    raise ProviderBusy("The machine's snapshots are changing.")
 
 
-def snapshot_of(snapshot: libvirt.virDomainSnapshot) -> ReportedSnapshot:
-    """Its name is all that identifies it."""
-    xml = ET.fromstring(snapshot.getXMLDesc(0))  # noqa: S314 - as above
-    description, token = unmark(xml.findtext("description"))
+def read_snapshot(snapshot: libvirt.virDomainSnapshot) -> ReportedSnapshot:
+    """One snapshot. Its ref is its name, the only identifier that libvirt has."""
+    xml = ET.fromstring(snapshot.getXMLDesc(0))  # noqa: S314 - generated by the library
+    description, token = split_tag(xml.findtext("description"))
     memory = xml.find("memory")
     return ReportedSnapshot(
         ref=snapshot.getName(),
@@ -160,38 +181,40 @@ def _current(domain: libvirt.virDomain) -> str | None:
         raise
 
 
-def _parents_first(seen: list[ReportedSnapshot]) -> list[ReportedSnapshot]:
-    """By depth, time and name. libvirt's own order of this kind fails while a snapshot is being written."""
+def _parents_first(snapshots: list[ReportedSnapshot]) -> list[ReportedSnapshot]:
+    """Sorted by depth, time and name. libvirt's topological listing fails while a snapshot is being written."""
     depths: dict[str | None, int] = {None: 0}
-    parents = {snapshot.ref: snapshot.parent_ref for snapshot in seen}
+    parents = {snapshot.ref: snapshot.parent_ref for snapshot in snapshots}
     for ref in parents:
         path: list[str | None] = []
-        above: str | None = ref
-        while above not in depths:
-            path.insert(0, above)
-            above = parents.get(above or "")
-        depths |= {below: depth for depth, below in enumerate(path, depths[above] + 1)}
-    return sorted(seen, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
+        ancestor: str | None = ref
+        while ancestor not in depths:
+            path.insert(0, ancestor)
+            ancestor = parents.get(ancestor or "")
+        depths |= {below: depth for depth, below in enumerate(path, depths[ancestor] + 1)}
+    return sorted(snapshots, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
 
 
-def _half_made(domain: libvirt.virDomain, seen: list[ReportedSnapshot], current: str | None) -> list[ReportedSnapshot]:
-    """The same; the youngest on top of the current one is not ready while the domain is paused for a job."""
-    if control(domain) != libvirt.VIR_DOMAIN_CONTROL_JOB:
-        return seen
+def _mark_incomplete(
+    domain: libvirt.virDomain, snapshots: list[ReportedSnapshot], current: str | None
+) -> list[ReportedSnapshot]:
+    """The snapshots, with `ready=False` for the one that is being written; see the module's description."""
+    if control_state(domain) != libvirt.VIR_DOMAIN_CONTROL_JOB:
+        return snapshots
     state, reason = domain.state(0)
-    if state != libvirt.VIR_DOMAIN_PAUSED or reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:  # that is a revert
-        return seen
-    parents = {snapshot.parent_ref for snapshot in seen}
-    young = [snapshot for snapshot in seen if snapshot.parent_ref == current and snapshot.ref not in parents]
-    youngest = max(young, key=lambda snapshot: snapshot.created_at, default=None)
-    return [replace(snapshot, ready=False) if snapshot is youngest else snapshot for snapshot in seen]
+    if state != libvirt.VIR_DOMAIN_PAUSED or reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:  # the job is a revert
+        return snapshots
+    parents = {snapshot.parent_ref for snapshot in snapshots}
+    candidates = [snapshot for snapshot in snapshots if snapshot.parent_ref == current and snapshot.ref not in parents]
+    newest = max(candidates, key=lambda snapshot: snapshot.created_at, default=None)
+    return [replace(snapshot, ready=False) if snapshot is newest else snapshot for snapshot in snapshots]
 
 
-# ---- what a new one is to be
+# ---- new snapshots
 
 
-def wanted_xml(name: str, description: str, memory: bool) -> str:
-    """What is wished for is said, so that libvirt refuses when the machine was started or stopped meanwhile."""
+def snapshot_xml(name: str, description: str, memory: bool) -> str:
+    """The XML of a new snapshot. It states `memory` explicitly: libvirt then refuses if the power state has changed."""
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "description").text = description
@@ -199,18 +222,18 @@ def wanted_xml(name: str, description: str, memory: bool) -> str:
     return ET.tostring(root, "unicode")
 
 
-def is_legal(name: str) -> bool:
-    """Whether libvirt and QEMU take the name for what it is.
+def is_legal_name(name: str) -> bool:
+    """Whether libvirt and QEMU handle a snapshot of this name correctly.
 
-    With a quote or a backslash libvirt reports success although the memory is saved nowhere, and a revert kills the
-    machine.
+    If a name has a quote or a backslash, libvirt reports success although the memory was not saved, and a revert kills
+    the machine. Names that are numbers are ambiguous; see `is_ambiguous_id`.
     """
-    return not (name.startswith(".") or name.isdecimal() or _ILLEGAL & {*name}) and name.isprintable()
+    return not (name.startswith(".") or name.isdecimal() or _ILLEGAL_CHARACTERS & {*name}) and name.isprintable()
 
 
-def is_number(name: str) -> bool:
-    """Whether a revert to that name could be one to another snapshot: QEMU looks for its own numbers first.
+def is_ambiguous_id(name: str) -> bool:
+    """Whether QEMU could mistake the name for the id of another snapshot, because it looks for ids before names.
 
-    They count from 1 on each disk; what virsh names by the time is far above.
+    QEMU numbers the snapshots of each disk from 1. Names made by virsh are Unix times, which have more digits.
     """
-    return name.isdecimal() and len(name) <= _DIGITS
+    return name.isdecimal() and len(name) <= _MAX_QEMU_ID_DIGITS

@@ -1,8 +1,22 @@
-"""The `libvirt` driver: machines of one libvirt connection, and their internal snapshots.
+"""The `libvirt` driver: the machines of one libvirt host, and their internal snapshots.
 
-The library blocks, so it is called in threads, over connections that are made again when they are dead. A snapshot
-has no identifier but its name. It is listed while it is still being written, and the domain's control interface tells,
-without waiting, whether anything is at work. Current moves at the very end of a revert.
+Connections. The library blocks, so it is called in threads. All reads share one connection and take turns; each write
+in progress has its own connection, taken from a list of idle ones. Two threads never use one connection at the same
+time, because libvirt before 10.0 then delays answers by seconds. A dead connection is replaced at its next use. A
+hypervisor driver that runs in this process, such as `test:///` and `qemu:///embed`, is the exception: reads and writes
+share one connection, because each connection to `test:///` has its own machines.
+
+Identity. libvirt identifies a snapshot by its name alone, so a snapshot's ref is its name.
+
+Busy machines. libvirt runs one job per domain. `control_state` returns without waiting whether a job runs. Writes raise
+ProviderBusy while it does, and recovery waits until it has ended.
+
+Recovery:
+
+* create: done if a snapshot has the operation's token. Otherwise the domain is resumed if libvirtd died while it saved
+  the memory, and the create is reported as not started.
+* delete: done if the snapshot is no longer listed.
+* revert: see `domains`. Without proof that it was executed, the outcome is unknown.
 """
 
 import asyncio
@@ -28,22 +42,22 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.libvirt.connection import FAILED_MIDWAY, LibvirtConnection, failure
+from gateway.drivers.libvirt.connection import PARTIAL_FAILURE, LibvirtConnection, translate_error
 from gateway.drivers.libvirt.domains import (
-    LONGEST_NAME,
-    control,
-    is_legal,
-    is_number,
-    machine_of,
-    machines_of,
+    MAX_NAME_LENGTH,
+    control_state,
+    is_ambiguous_id,
+    is_legal_name,
+    list_machines,
+    list_snapshots,
+    read_machine,
+    read_snapshot,
     resume_if_left_paused,
-    snapshot_of,
-    snapshots_of,
-    stand,
-    wanted_xml,
+    run_state,
+    snapshot_xml,
     was_reverted,
 )
-from gateway.drivers.operation_tags import mark, wire_name
+from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderError, ProviderRefused, ProviderUnavailable
@@ -52,21 +66,23 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 S = TypeVar("S")
 T = TypeVar("T")
 
-_LOOK = 0.2  # seconds between looks at a domain at work
-_LOOKS = 5  # that it takes to call it busy; a question of somebody else's is a short job
-_ASKING = 4  # questions at a time
+_POLL_INTERVAL = 0.2  # seconds between checks of a domain with a job
+_BUSY_POLLS = 5  # checks until the domain counts as busy; a query by another client is also a job, but a short one
+_READ_THREADS = 4
 
-_AT_WORK = {libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED}
+_BUSY_STATES = {libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED}
 
 _MATRIX = Matrix(
     {
         SnapshotAction.CREATE: {
-            PowerState.ON: "a running machine can only be saved with its memory: include it, or shut the machine down",
-            PowerState.SUSPENDED: "a suspended machine can only be saved with its memory: include it, or shut the"
-            " machine down",
+            PowerState.ON: "A running machine can be saved only with its memory. Include the memory, or shut the"
+            " machine down.",
+            PowerState.SUSPENDED: "A suspended machine can be saved only with its memory. Include the memory, or shut"
+            " the machine down.",
         },
         SnapshotAction.CREATE_WITH_MEMORY: {
-            PowerState.OFF: "the machine is off, so it has no memory to save: leave it out, or start the machine",
+            PowerState.OFF: "The machine is off, so it has no memory to save. Exclude the memory, or start the"
+            " machine.",
         },
     }
 )
@@ -74,235 +90,248 @@ _MATRIX = Matrix(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a provider of this kind is configured by."""
+    """Options of a provider with this driver."""
 
-    address: str = option("libvirt's connection URI, such as qemu:///system")
-    user: str | None = option("name to log in with, where libvirt asks for one", None)
-    password: Secret | None = option("its password", None)
+    address: str = option("Connection URI of libvirt, such as qemu:///system.")
+    user: str | None = option("User to log in as, if libvirt requires a login.", None)
+    password: Secret | None = option("Password of the user.", None)
 
     def __post_init__(self) -> None:
         if ":" not in self.address:
-            raise ValueError(f"has an address {self.address!r}, which must be a connection URI, such as qemu:///system")
+            raise ValueError(f"Option 'address' must be a connection URI such as qemu:///system, not {self.address!r}.")
         if (self.user is None) != (self.password is None):
-            raise ValueError("must have both 'user' and 'password', or neither")
+            raise ValueError("Options 'user' and 'password' must be set together.")
 
 
 def make(provider: str, options: Options, concurrency: int) -> "LibvirtDriver":
-    """A driver that has not connected yet."""
+    """Makes a driver, without connecting."""
     return LibvirtDriver(options, concurrency)
 
 
 class LibvirtDriver(Driver):
-    """One libvirt. A machine's ref is its UUID, a snapshot's its name."""
+    """One libvirt host. The ref of a machine is its UUID, the ref of a snapshot its name."""
 
     name = "libvirt"
 
     def __init__(self, options: Options, concurrency: int) -> None:
         self._options = options
-        self._asking = Threads(_ASKING)
-        self._working = Threads(concurrency, patience=math.inf)  # memory is saved for as long as it takes
-        self._line: LibvirtConnection | None = None  # for questions, one at a time
-        self._turn = threading.Lock()
-        self._spare: list[LibvirtConnection] = []  # for work
-        self._hearers: set[Callable[[str | None], None]] = set()
+        self._read_threads = Threads(_READ_THREADS)
+        self._write_threads = Threads(concurrency, timeout=math.inf)  # saving memory has no time limit
+        self._read_connection: LibvirtConnection | None = None  # used by one read at a time
+        self._read_lock = threading.Lock()
+        self._idle_connections: list[LibvirtConnection] = []  # for writes
+        self._listeners: set[Callable[[str | None], None]] = set()
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        return await self._ask(lambda line: machines_of(line.connection, line.host, line.version))
+        return await self._read(lambda conn: list_machines(conn.connection, conn.host, conn.version))
 
-    async def hints(self) -> AsyncIterator[str]:
+    async def change_hints(self) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[str | None] = asyncio.Queue()
+        events: asyncio.Queue[str | None] = asyncio.Queue()
 
-        def hear(machine_ref: str | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(heard.put_nowait, machine_ref)
+        def listener(machine_ref: str | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so the iterator is no longer used
+                loop.call_soon_threadsafe(events.put_nowait, machine_ref)
 
-        self._hearers.add(hear)
+        self._listeners.add(listener)
         try:
             await self.health()
-            while (machine_ref := await heard.get()) is not None:
+            while (machine_ref := await events.get()) is not None:
                 yield machine_ref
         finally:
-            self._hearers.discard(hear)
+            self._listeners.discard(listener)
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        return await self._ask(lambda line: machine_of(line.domain(machine_ref), line.host, line.version))
+        return await self._read(lambda conn: read_machine(conn.domain(machine_ref), conn.host, conn.version))
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        return await self._ask(lambda line: snapshots_of(line.domain(machine_ref)))
+        return await self._read(lambda conn: list_snapshots(conn.domain(machine_ref)))
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        ref = wish.machine_ref
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        ref = command.machine_ref
         await self._await_idle(ref)
         machine = await self.machine(ref)
-        action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
-        if reason := machine.obstacle or _MATRIX.reason_against(action, machine.power_state):
-            raise ProviderRefused("the provider would refuse", provider_message=reason)
-        there = {seen.ref: seen for seen in (await self.snapshots(ref)).snapshots}
-        for seen in there.values():
-            if seen.token == work.token:  # an earlier call was still on its way when recovery looked for it
-                return seen
-        name = wire_name(wish.name, work.token, is_legal, there, LONGEST_NAME)
-        wanted = wanted_xml(name, mark(wish.description, work.token), wish.memory)
-        await work.progress(None, "Saving the memory of the paused machine" if wish.memory else "Saving the disks")
-        return await self._tell(
-            lambda line: line.domain(ref), lambda domain: snapshot_of(domain.snapshotCreateXML(wanted, 0))
+        action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
+        if reason := machine.snapshot_blocker or _MATRIX.unsupported_reason(action, machine.power_state):
+            raise ProviderRefused("The provider cannot create this snapshot.", provider_message=reason)
+        existing = {snapshot.ref: snapshot for snapshot in (await self.snapshots(ref)).snapshots}
+        for snapshot in existing.values():
+            if snapshot.token == work.token:  # an earlier call reached libvirt only after recovery had looked for it
+                return snapshot
+        name = provider_snapshot_name(command.name, work.token, is_legal_name, existing, MAX_NAME_LENGTH)
+        xml = snapshot_xml(name, add_tag(command.description, work.token), command.memory)
+        await work.progress(None, "Saving the memory of the paused machine" if command.memory else "Saving the disks")
+        return await self._write(
+            lambda conn: conn.domain(ref), lambda domain: read_snapshot(domain.snapshotCreateXML(xml, 0))
         )
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        ref, name = wish.machine_ref, wish.snapshot_ref
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        ref, name = command.machine_ref, command.snapshot_ref
         await self._await_idle(ref)
-        await self._ask(lambda line: line.domain(ref).snapshotLookupByName(name, 0))
-        if is_number(name):
-            raise ProviderRefused("QEMU could take the snapshot's name for the number of another, and put that back")
-        before = await self._ask(lambda line: stand(line.domain(ref)))
+        await self._read(lambda conn: conn.domain(ref).snapshotLookupByName(name, 0))
+        if is_ambiguous_id(name):
+            raise ProviderRefused(
+                "QEMU could mistake the snapshot's name for the id of another snapshot, and revert to that one."
+            )
+        before = await self._read(lambda conn: run_state(conn.domain(ref)))
         await work.checkpoint(before)
         try:
-            await self._tell(
-                lambda line: line.domain(ref).snapshotLookupByName(name, 0),
+            await self._write(
+                lambda conn: conn.domain(ref).snapshotLookupByName(name, 0),
                 lambda snapshot: snapshot.getDomain().revertToSnapshot(snapshot, 0),
-                harmful=True,
+                may_be_partial=True,
             )
         except (ProviderRefused, ProviderBusy) as error:
-            if await self._stands(ref, before):
+            if await self._is_unchanged(ref, before):
                 raise
-            raise OutcomeUnknown(FAILED_MIDWAY, provider_message=error.provider_message) from None
+            raise OutcomeUnknown(PARTIAL_FAILURE, provider_message=error.provider_message) from None
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._await_idle(wish.machine_ref)
-        await self._tell(
-            lambda line: line.domain(wish.machine_ref).snapshotLookupByName(wish.snapshot_ref, 0),
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._await_idle(command.machine_ref)
+        await self._write(
+            lambda conn: conn.domain(command.machine_ref).snapshotLookupByName(command.snapshot_ref, 0),
             lambda snapshot: snapshot.delete(0),
         )
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        ref = wish.machine_ref
-        while await self._ask(lambda line: control(line.domain(ref))) in _AT_WORK:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK)
-        match wish:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        ref = command.machine_ref
+        while await self._read(lambda conn: control_state(conn.domain(ref))) in _BUSY_STATES:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_INTERVAL)
+        match command:
             case CreateCommand():
-                return await self._recover_create(work, wish)
+                return await self._recover_create(work, command)
             case DeleteCommand():
-                seen = await self.snapshots(ref)
-                there = any(snapshot.ref == wish.snapshot_ref for snapshot in seen.snapshots)
-                return Recovery.NOT_BEGUN if there else Recovery.DONE
+                reported = await self.snapshots(ref)
+                exists = any(snapshot.ref == command.snapshot_ref for snapshot in reported.snapshots)
+                return Recovery.NOT_STARTED if exists else Recovery.DONE
             case RevertCommand():
-                return await self._recover_revert(work, wish)
+                return await self._recover_revert(work, command)
 
     async def health(self) -> None:
-        await self._ask(lambda line: line.connection.getLibVersion())
+        await self._read(lambda conn: conn.connection.getLibVersion())
 
     async def close(self) -> None:
-        with contextlib.suppress(ProviderUnavailable):  # it hangs: it ends with the process
-            await self._asking.ask(self._hang_up, patience=5)
+        with contextlib.suppress(ProviderUnavailable):  # a connection that hangs ends with the process
+            await self._read_threads.read(self._close_connections, time_limit=5)
 
     # ---- recovery
 
-    async def _recover_create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot | Recovery:
-        """QEMU writes on when libvirtd dies, but nobody then lets the domain go on, and libvirt knows of no snapshot.
+    async def _recover_create(self, work: Work, command: CreateCommand) -> ReportedSnapshot | Recovery:
+        """The snapshot with the operation's token, or NOT_STARTED.
 
-        What QEMU wrote is replaced when the snapshot is made again: its name follows from the wish and the token.
+        If libvirtd dies while the memory is saved, QEMU completes its part of the snapshot, but libvirt does not list
+        it and the domain stays paused. The domain is resumed here. The next attempt replaces what QEMU wrote, because
+        it uses the same name, which depends only on the command and the token.
         """
-        for seen in (await self.snapshots(wish.machine_ref)).snapshots:
-            if seen.token == work.token:
-                return seen
-        await self._ask(lambda line: resume_if_left_paused(line.domain(wish.machine_ref)))
-        return Recovery.NOT_BEGUN
+        for snapshot in (await self.snapshots(command.machine_ref)).snapshots:
+            if snapshot.token == work.token:
+                return snapshot
+        await self._read(lambda conn: resume_if_left_paused(conn.domain(command.machine_ref)))
+        return Recovery.NOT_STARTED
 
-    async def _recover_revert(self, work: Work, wish: RevertCommand) -> Recovery:
-        if work.task_ref is None:  # certain: how the domain stood is committed before it is handed over
-            return Recovery.NOT_BEGUN
-        now = await self._ask(lambda line: stand(line.domain(wish.machine_ref)))
-        if was_reverted(work.task_ref, now, wish.snapshot_ref):
+    async def _recover_revert(self, work: Work, command: RevertCommand) -> Recovery:
+        if work.task_ref is None:  # the run state is committed before the revert is sent, so it was not sent
+            return Recovery.NOT_STARTED
+        now = await self._read(lambda conn: run_state(conn.domain(command.machine_ref)))
+        if was_reverted(work.task_ref, now, command.snapshot_ref):
             return Recovery.DONE
-        raise OutcomeUnknown("the provider does not show whether the machine was reverted")
+        raise OutcomeUnknown("The provider does not show whether the machine was reverted.")
 
-    async def _stands(self, machine_ref: str, before: str) -> bool:
-        """Whether the machine certainly stands as it stood before, so that nothing was done to it."""
+    async def _is_unchanged(self, machine_ref: str, before: str) -> bool:
+        """Whether the machine is certainly in the run state `before`, so that the failed revert did nothing."""
         try:
-            return await self._ask(lambda line: stand(line.domain(machine_ref))) == before
+            return await self._read(lambda conn: run_state(conn.domain(machine_ref))) == before
         except ProviderError:
             return False
 
     async def _await_idle(self, machine_ref: str) -> None:
-        """Raises ProviderBusy. libvirt itself would wait for half a minute, and act on what it finds then."""
-        for _ in range(_LOOKS):
-            if await self._ask(lambda line: control(line.domain(machine_ref))) != libvirt.VIR_DOMAIN_CONTROL_JOB:
+        """Returns if the machine has no job, and raises ProviderBusy if it has one for a second.
+
+        Without this check libvirt would wait up to 30 seconds for the job, and act on the state that it finds then.
+        """
+        for _ in range(_BUSY_POLLS):
+            if await self._read(lambda conn: control_state(conn.domain(machine_ref))) != libvirt.VIR_DOMAIN_CONTROL_JOB:
                 return
-            await asyncio.sleep(_LOOK)
-        raise ProviderBusy("the provider is doing other work on this machine")
+            await asyncio.sleep(_POLL_INTERVAL)
+        raise ProviderBusy("The provider is executing another task on this machine.")
 
-    # ---- calls. No two threads use one line at the same time: libvirt before 10.0 then loses answers for seconds.
+    # ---- calls of the library
 
-    async def _ask(self, function: Callable[[LibvirtConnection], T]) -> T:
-        """Calls what changes nothing."""
+    async def _read(self, function: Callable[[LibvirtConnection], T]) -> T:
+        """Runs a function that changes nothing, with the connection for reads."""
 
         def call() -> T:
-            with self._turn:
-                if self._line is None or not self._line.is_alive():
-                    old, self._line = self._line, None
-                    self._line = self._connect(old, self._hear)
-                return function(self._line)
+            with self._read_lock:
+                if self._read_connection is None or not self._read_connection.is_alive():
+                    old, self._read_connection = self._read_connection, None
+                    self._read_connection = self._connect(old, self._publish_event)
+                return function(self._read_connection)
 
         try:
-            return await self._asking.ask(call)
+            return await self._read_threads.read(call)
         except libvirt.libvirtError as error:
-            raise failure(error, handed_over=False) from None
+            raise translate_error(error, sent=False) from None
 
-    async def _tell(
-        self, find: Callable[[LibvirtConnection], S], function: Callable[[S], T], *, harmful: bool = False
+    async def _write(
+        self, find: Callable[[LibvirtConnection], S], function: Callable[[S], T], *, may_be_partial: bool = False
     ) -> T:
-        """Calls what changes something, once, on what it finds. A `harmful` one may fail half done."""
-        shared = await self._ask(lambda line: None if line.is_remote else line)
+        """Runs a function that changes something, once, on the object that `find` returns.
 
-        def act(line: LibvirtConnection) -> T:
-            handed_over = False
+        An error of `find` means that nothing was sent. `may_be_partial`: see `translate_error`.
+        """
+        shared = await self._read(lambda conn: None if conn.is_remote else conn)
+
+        def act(conn: LibvirtConnection) -> T:
+            sent = False
             try:
-                found = find(line)
-                handed_over = True
+                found = find(conn)
+                sent = True
                 return function(found)
             except libvirt.libvirtError as error:
-                raise failure(error, handed_over=handed_over, harmful=harmful) from None
+                raise translate_error(error, sent=sent, may_be_partial=may_be_partial) from None
 
         def call() -> T:
-            with self._spare_line() if shared is None else contextlib.nullcontext(shared) as line:
-                return act(line)
+            with self._write_connection() if shared is None else contextlib.nullcontext(shared) as conn:
+                return act(conn)
 
-        return await self._working.tell(call)
+        return await self._write_threads.write(call)
 
     @contextlib.contextmanager
-    def _spare_line(self) -> Iterator[LibvirtConnection]:
+    def _write_connection(self) -> Iterator[LibvirtConnection]:
         try:
-            line = self._spare.pop()
+            conn = self._idle_connections.pop()
         except IndexError:
-            line = self._connect(None)
-        if not line.is_alive():
-            line = self._connect(line)
+            conn = self._connect(None)
+        if not conn.is_alive():
+            conn = self._connect(conn)
         try:
-            yield line
+            yield conn
         finally:
-            self._spare.append(line)
+            self._idle_connections.append(conn)
 
     def _connect(
-        self, old: LibvirtConnection | None, hear: Callable[[str | None], None] | None = None
+        self, old: LibvirtConnection | None, on_event: Callable[[str | None], None] | None = None
     ) -> LibvirtConnection:
-        """A new one in the place of the old."""
+        """Opens a connection, after closing the one that it replaces."""
         if old is not None:
             old.close()
         password = self._options.password
-        return LibvirtConnection(self._options.address, self._options.user, password.value if password else None, hear)
+        return LibvirtConnection(
+            self._options.address, self._options.user, password.value if password else None, on_event
+        )
 
-    def _hear(self, machine_ref: str | None) -> None:
-        for hear in list(self._hearers):
-            hear(machine_ref)
+    def _publish_event(self, machine_ref: str | None) -> None:
+        for listener in list(self._listeners):
+            listener(machine_ref)
 
-    def _hang_up(self) -> None:
-        with self._turn:
-            lines, self._line, self._spare = [self._line, *self._spare], None, []
-        for line in lines:
-            if line is not None:
-                line.close()
-        self._hear(None)
+    def _close_connections(self) -> None:
+        with self._read_lock:
+            connections = [self._read_connection, *self._idle_connections]
+            self._read_connection, self._idle_connections = None, []
+        for connection in connections:
+            if connection is not None:
+                connection.close()
+        self._publish_event(None)

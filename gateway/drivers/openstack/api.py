@@ -1,6 +1,6 @@
-"""The API of OpenStack for the `openstack` driver: calls, what the answers mean, and what the errors mean.
+"""The OpenStack API for the `openstack` driver: calls, parsing of responses, classification of errors.
 
-Says everything in the gateway's words; what becomes of wishes is the driver's business.
+This module converts OpenStack's data and errors to the types of the driver port. It knows nothing of commands.
 """
 
 import re
@@ -32,26 +32,28 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, PowerState
 
-# Properties of images. Nova hands all of them on: the image of a server that was made from such an image has them too,
-# so the token says of which server it is, and the description goes with the token.
+# Properties of images. Nova passes all properties on: if a server was created from such an image, the images of that
+# server have them too. Therefore the token includes the server's id, and the description is valid only with the token.
 MACHINE, TOKEN, DESCRIPTION = "instance_uuid", "snapshot_gateway_token", "snapshot_gateway_description"
 
-LONGEST = 255  # characters of a name and of a property; the gateway itself keeps all
+MAX_LENGTH = 255  # characters of a name and of a property; the gateway's database stores the whole text
 
-LOOK = 0.2  # seconds between the first looks at work in progress
+POLL_INTERVAL = 0.2  # seconds between the first two polls of work in progress
 
-_MICROVERSION = "2.47"  # servers tell the name of their flavor, createImage the id of the image
+_MICROVERSION = (
+    "2.47"  # from this version on, servers include the flavor's name, and createImage returns the image's id
+)
 
-_DENIED = "the provider does not accept the gateway's credentials"
+_DENIED = "The provider does not accept the gateway's credentials."
 
-# Of Nova's numbers; a machine that is in none of these is just made, lost, or crashed.
+# Nova's power states. The others (such as no state, or crashed) are reported as UNKNOWN.
 _POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
 
 
-class Client:
-    """Blocking calls, from any thread. `login`: what says where the cloud is and who the gateway is there.
+class OpenStackClient:
+    """Makes blocking calls; thread-safe. `login`: the arguments of OpenStackConfig.get_one.
 
-    `clouds_file`: where `login` only names a cloud; None for the places where OpenStack's own tools look for it.
+    `clouds_file`: the path of clouds.yaml, if `login` names a cloud; None for the default paths of OpenStack's tools.
     """
 
     def __init__(self, login: Mapping[str, Any], clouds_file: str | None = None) -> None:
@@ -60,43 +62,46 @@ class Client:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
-    def call(self, change: bool, service: str, method: str, path: str, body: Any = None) -> Any:
-        """The answer's JSON, None without any. Raises ProviderError: OutcomeUnknown when a `change` may have begun."""
+    def call(self, write: bool, service: str, method: str, path: str, body: Any = None) -> Any:
+        """Returns the JSON of the response, or None if it is empty.
+
+        Raises ProviderError. If `write` is true and the call may have been executed, it is OutcomeUnknown.
+        """
         extra = {"microversion": _MICROVERSION} if service == "compute" else {}
         proxy = self._proxy(service)
         try:
-            # Repeating it would repeat what may have begun, and a cache would not tell what is.
+            # No retries: they would repeat a call that may have been executed. No cache: it may be stale.
             answer = proxy.request(
                 path, method, json=body, connect_retries=0, status_code_retries=0, skip_cache=True, **extra
             )
-        except exceptions.Unauthorized:  # Keystone's own, when the token was no longer good
+        except exceptions.Unauthorized:  # from Keystone, when it renews an expired token
             raise ProviderDenied(_DENIED) from None
         except (exceptions.ClientException, requests.RequestException, OSError) as error:
-            raise _silence(error, change) from None
+            raise _error_without_response(error, write) from None
         if answer.status_code >= 400:
-            raise _refusal(answer, change)
+            raise _error_from_response(answer, write)
         try:
             return orjson.loads(answer.content) if answer.content else None
         except orjson.JSONDecodeError:
-            raise nonsense(change) from None
+            raise malformed(write) from None
 
     def _proxy(self, service: str) -> Any:
-        """Who speaks to a service, logged in and knowing where it is: before anything is handed over."""
+        """The client of a service, after login and catalog lookup. No call has been sent to the service yet."""
         try:
-            proxy = getattr(self._enter(), service)
+            proxy = getattr(self._connect(), service)
             proxy.get_endpoint()
         except (exceptions.Unauthorized, exceptions.MissingRequiredOptions):
             raise ProviderDenied(_DENIED) from None
         except ServiceDisabledException:
-            self.close()  # it would remember that for ever
-            raise ProviderUnavailable(f"the provider's catalog does not name its {service} service") from None
+            self.close()  # a connection caches the missing service
+            raise ProviderUnavailable(f"The provider's catalog has no {service} service.") from None
         except ConfigException as error:
-            raise ProviderDenied("the configuration of the cloud makes no sense", provider_message=str(error)) from None
+            raise ProviderDenied("The configuration of the cloud is invalid.", provider_message=str(error)) from None
         except (exceptions.ClientException, requests.RequestException, SDKException, OSError) as error:
-            raise _silence(error, change=False) from None
+            raise _error_without_response(error, write=False) from None
         return proxy
 
-    def _enter(self) -> Connection:
+    def _connect(self) -> Connection:
         with self._lock:
             if self._connection is None:
                 files = [self._clouds_file] if self._clouds_file else None
@@ -108,63 +113,63 @@ class Client:
             return self._connection
 
     def close(self) -> None:
-        """Lets go of the connection; a later call makes a new one."""
+        """Closes the connection. A later call opens a new one."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
 
-class Cloud:
-    """The client in its threads: `asking`, and `telling` for calls that change something."""
+class OpenStackApi:
+    """Runs the calls of a client in threads: `reads`, and `writes` for calls that change something."""
 
-    def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
+    def __init__(self, client: OpenStackClient, reads: Threads, writes: Threads) -> None:
         self.client = client
-        self._asking = asking
-        self._telling = telling
+        self._reads = reads
+        self._writes = writes
 
-    async def ask(self, service: str, path: str) -> Any:
-        """What a service has at a path. Raises ProviderError."""
-        return await self._asking.ask(self.client.call, False, service, "GET", path)
+    async def read(self, service: str, path: str) -> Any:
+        """Gets a path of a service. Raises ProviderError."""
+        return await self._reads.read(self.client.call, False, service, "GET", path)
 
-    async def tell(self, service: str, method: str, path: str, body: Any = None) -> Any:
-        """Tells a service to do something. Raises ProviderError: OutcomeUnknown when it may have begun."""
-        return await self._telling.tell(self.client.call, True, service, method, path, body)
+    async def write(self, service: str, method: str, path: str, body: Any = None) -> Any:
+        """Sends a call that changes something. Raises ProviderError: OutcomeUnknown if it may have been executed."""
+        return await self._writes.write(self.client.call, True, service, method, path, body)
 
-    def pauses(self) -> Iterator[float]:
-        """Seconds between looks at work in progress, for ever."""
-        yield from (LOOK * 1.5**turn for turn in range(6))
-        yield from repeat(LOOK * 10)
+    def poll_delays(self) -> Iterator[float]:
+        """Yields the delays in seconds between polls of work in progress, without end."""
+        yield from (POLL_INTERVAL * 1.5**turn for turn in range(6))
+        yield from repeat(POLL_INTERVAL * 10)
 
 
-def safe(ref: str) -> str:
-    """A ref as a part of a path."""
+def path_segment(ref: str) -> str:
+    """A ref, percent-encoded as one segment of a path."""
     return quote(ref, safe="")
 
 
-def nonsense(change: bool) -> ProviderError:
-    """What an answer that cannot be understood means."""
-    return (OutcomeUnknown if change else ProviderUnavailable)("the provider's answer cannot be understood")
+def malformed(write: bool) -> ProviderError:
+    """The error for a malformed response. If `write` is true, the call may have been executed."""
+    return (OutcomeUnknown if write else ProviderUnavailable)("The provider's response is malformed.")
 
 
 def read_list(answer: Any, name: str) -> list[dict[str, Any]]:
-    """The objects that an answer lists. Raises ProviderUnavailable when it does not."""
+    """The list of objects under a name of the response. Raises ProviderUnavailable if the response is malformed."""
     found = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(found, list) or not all(isinstance(row, dict) and "id" in row for row in found):
-        raise nonsense(change=False)
+        raise malformed(write=False)
     return found
 
 
 def read_one(answer: Any, name: str | None = None) -> dict[str, Any]:
-    """The object that an answer is, or has under a name. Raises ProviderUnavailable when there is none."""
+    """The object under a name of the response, or the response. Raises ProviderUnavailable if it is malformed."""
     found = answer.get(name) if name and isinstance(answer, dict) else answer
     if not isinstance(found, dict) or not isinstance(found.get("id"), str):
-        raise nonsense(change=False)
+        raise malformed(write=False)
     return found
 
 
 def read_machine(server: Mapping[str, Any]) -> ReportedMachine:
-    """A server."""
+    """Converts a server of Nova."""
     flavor = server.get("flavor")
     return ReportedMachine(
         ref=server["id"],
@@ -175,67 +180,71 @@ def read_machine(server: Mapping[str, Any]) -> ReportedMachine:
         host=server.get("OS-EXT-SRV-ATTR:host"),
         flavor=flavor.get("original_name") if isinstance(flavor, dict) else None,
         availability_zone=server.get("OS-EXT-AZ:availability_zone") or None,
-        created_at=_moment(server.get("created")),
+        created_at=_parse_time(server.get("created")),
     )
 
 
-def properties(machine_ref: str, token: str, description: str | None) -> dict[str, str]:
-    """What the image of a machine is marked with. Nova says itself whose an image is only if it holds a disk."""
-    text = re.sub(r"[^\0-\uffff]", "\ufffd", description or "")[:LONGEST]
-    # An empty description is told too, because otherwise an inherited one would stay.
+def image_properties(machine_ref: str, token: str, description: str | None) -> dict[str, str]:
+    """The properties of an image of a machine.
+
+    They include the server's id, because Nova sets it itself only if the image contains a disk.
+    """
+    text = re.sub(r"[^\0-\uffff]", "\ufffd", description or "")[:MAX_LENGTH]
+    # An empty description is also set, because otherwise the image would have an inherited one.
     return {MACHINE: machine_ref, "image_type": "snapshot", TOKEN: f"{machine_ref} {token}", DESCRIPTION: text}
 
 
 def read_snapshot(image: Mapping[str, Any]) -> ReportedSnapshot:
-    """An image of a server."""
-    whose, _, token = str(image.get(TOKEN)).partition(" ")
-    ours = whose == image.get(MACHINE)
+    """Converts an image of a server."""
+    token_machine_ref, _, token = str(image.get(TOKEN)).partition(" ")
+    has_token = token_machine_ref == image.get(MACHINE)
     return ReportedSnapshot(
         ref=image["id"],
         name=image.get("name") or "",
-        created_at=_moment(image.get("created_at")),
-        description=image.get(DESCRIPTION) or None if ours else None,
-        size_bytes=image.get("size") or None,  # that of a server that runs from volumes is 0, for it has none itself
-        token=token if ours else None,
+        created_at=_parse_time(image.get("created_at")),
+        description=image.get(DESCRIPTION) or None if has_token else None,
+        size_bytes=image.get("size")
+        or None,  # 0 for the image of a server that runs from volumes: it contains no data itself
+        token=token if has_token else None,
         ready=image.get("status") not in {"queued", "saving", "uploading", "importing"},
     )
 
 
-def _moment(text: Any) -> datetime:
+def _parse_time(text: Any) -> datetime:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (TypeError, ValueError):
-        raise nonsense(change=False) from None
+        raise malformed(write=False) from None
 
 
-def _refusal(answer: requests.Response, change: bool) -> ProviderError:
-    """What an answer that is an error means."""
-    words = _words(answer)
+def _error_from_response(answer: requests.Response, write: bool) -> ProviderError:
+    """The error for a response with an error status."""
+    message = _provider_message(answer)
     match answer.status_code:
         case 401:
-            return ProviderDenied(_DENIED, provider_message=words)
-        case 403 | 413 if change and re.search("quota|limit", words, re.IGNORECASE):
-            return ProviderFull("a quota of the project is reached", provider_message=words)
-        case 403 if change and "protected" in words:
-            return ProviderRefused("the snapshot's image is protected on the provider", provider_message=words)
+            return ProviderDenied(_DENIED, provider_message=message)
+        case 403 | 413 if write and re.search("quota|limit", message, re.IGNORECASE):
+            return ProviderFull("A quota of the project has been reached.", provider_message=message)
+        case 403 if write and "protected" in message:
+            return ProviderRefused("The snapshot's image is protected at the provider.", provider_message=message)
         case 403:
-            return ProviderDenied("the gateway's user lacks a right on the provider", provider_message=words)
-        case 404 if "itemNotFound" in answer.text or re.search(r"\bimage\b", words):
-            return ProviderMissing("the provider has no such machine or snapshot", provider_message=words)
-        case 409 if "task_state" in words:
-            return ProviderBusy("the provider is doing other work on this machine", provider_message=words)
-        case 404 | 429:  # anything answers 404 when an address in the catalog is wrong
-            return ProviderUnavailable("the provider's service does not answer", provider_message=words)
+            return ProviderDenied("The gateway's user lacks a permission at the provider.", provider_message=message)
+        case 404 if "itemNotFound" in answer.text or re.search(r"\bimage\b", message):
+            return ProviderMissing("The provider has no such machine or snapshot.", provider_message=message)
+        case 409 if "task_state" in message:
+            return ProviderBusy("The provider is executing another task on this machine.", provider_message=message)
+        case 404 | 429:  # a 404 without these texts means that an address in the catalog is wrong
+            return ProviderUnavailable("The provider's service does not answer.", provider_message=message)
         case status if status >= 500:
-            lost = OutcomeUnknown if change else ProviderUnavailable
-            return lost("the provider reported an error of its own", provider_message=words)
-    if change:
-        return ProviderRefused("the provider refused", provider_message=words)
-    return ProviderUnavailable("the provider did not answer the question", provider_message=words)
+            kind = OutcomeUnknown if write else ProviderUnavailable
+            return kind("The provider reported an internal error.", provider_message=message)
+    if write:
+        return ProviderRefused("The provider refused the request.", provider_message=message)
+    return ProviderUnavailable("The provider did not return the requested data.", provider_message=message)
 
 
-def _words(answer: requests.Response) -> str:
-    """The provider's own words: Nova wraps them in an object named for the error, Glance sends text or HTML."""
+def _provider_message(answer: requests.Response) -> str:
+    """The provider's message. Nova wraps it in an object named for the error; Glance sends text or HTML."""
     try:
         [body] = answer.json().values()
         return str(body["message"])
@@ -243,14 +252,14 @@ def _words(answer: requests.Response) -> str:
         return " ".join(re.sub(r"<[^>]*>", " ", answer.text).split())[:500]
 
 
-def _silence(error: Exception, change: bool) -> ProviderError:
-    """What the lack of an answer means."""
+def _error_without_response(error: Exception, write: bool) -> ProviderError:
+    """The error for a call that got no response."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text or "CA certificate" in text:
-        return ProviderUnavailable("the provider's certificate cannot be trusted; see 'ca_file'")
+        return ProviderUnavailable("The provider's certificate is not trusted. Check the option 'ca_file'.")
     unsent = isinstance(error.__context__, requests.ConnectTimeout) or re.search(
         "NewConnectionError|NameResolutionError", text
     )
-    if change and not unsent:
-        return OutcomeUnknown("the provider did not answer")
-    return ProviderUnavailable("the provider cannot be reached, or does not answer")
+    if write and not unsent:
+        return OutcomeUnknown("The provider did not answer.")
+    return ProviderUnavailable("The provider cannot be reached or does not answer.")

@@ -1,8 +1,8 @@
-"""The `openstack` driver: the servers of one OpenStack project, whose snapshots are images of them.
+"""The `openstack` driver: the servers of one OpenStack project. A snapshot is an image of a server.
 
-An image carries the server's id and the operation's token. Nova makes the image's record before it answers, so what
-was asked for and whose answer was lost can be found. A server that runs from volumes has an image without bytes, made
-of snapshots of its volumes: they are waited for, and deleted with it.
+An image has the server's id and the operation's token as properties. Nova creates the image's record before it answers
+the request, so recovery finds the image even if the response was lost. The image of a server that runs from volumes
+contains no data; it consists of snapshots of the volumes. The driver waits for these, and deletes them with the image.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from gateway.drivers.base import (
     Work,
 )
 from gateway.drivers.openstack.api import (
-    LONGEST,
     MACHINE,
+    MAX_LENGTH,
     TOKEN,
-    Client,
-    Cloud,
-    nonsense,
-    properties,
+    OpenStackApi,
+    OpenStackClient,
+    image_properties,
+    malformed,
+    path_segment,
     read_list,
     read_machine,
     read_one,
     read_snapshot,
-    safe,
 )
-from gateway.drivers.openstack.volumes import Volumes, snapshots_in
-from gateway.drivers.operation_tags import wire_name
+from gateway.drivers.openstack.volumes import VolumeSnapshots, snapshots_in
+from gateway.drivers.operation_tags import provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
 from gateway.errors import (
@@ -55,10 +55,12 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, SnapshotAction
 
-_NO_REVERT = "OpenStack cannot revert an Instance: make a new one from the snapshot's image"
-_NO_MEMORY = "OpenStack's images do not hold the memory of an Instance"
-_GIVEN_UP = "the provider gave up making the image, and has none of it; a quota or its storage may be full"
-_NO_VOLUMES = "the provider could not make a snapshot of a volume"
+_NO_REVERT = "OpenStack cannot revert an Instance. Create a new one from the snapshot's image."
+_NO_MEMORY = "OpenStack images do not include the memory of an Instance."
+_ABANDONED = (
+    "The provider abandoned the image, and nothing of it remains. A quota may be exhausted or its storage full."
+)
+_VOLUME_SNAPSHOT_FAILED = "The provider could not create a snapshot of a volume."
 _MATRIX = Matrix(
     {
         SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY,
@@ -67,12 +69,12 @@ _MATRIX = Matrix(
     tree=False,
 )
 
-_PAGE = 500
+_PAGE_SIZE = 500
 
-_GONE = {"DELETED", "SOFT_DELETED"}
-_NO_DATA = {"killed", "deleted", "pending_delete"}  # images that are no longer, or never came to be
-_IDLE = "None"
-_LETTING_GO = 5  # looks at a server that Nova should be done with, now that its image is made
+_DELETED = {"DELETED", "SOFT_DELETED"}
+_NO_DATA = {"killed", "deleted", "pending_delete"}  # images that have been deleted, or whose creation failed
+_IDLE = "None"  # the task state of a server without a task
+_IDLE_POLLS = 5  # polls until the driver stops waiting for the server to become idle after its image is complete
 _PHASES = {
     "image_snapshot_pending": "Waiting for the host",
     "image_snapshot": "Taking the snapshot",
@@ -83,70 +85,70 @@ _PHASES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """A cloud of clouds.yaml; or where Keystone is, and a user of a project or an application credential."""
+    """A cloud of clouds.yaml, or Keystone's address with either a user and a project or an application credential."""
 
-    cloud: str | None = option("the cloud's name in clouds.yaml, instead of an address and credentials", None)
-    clouds_file: str | None = option("clouds.yaml, where it is not in its usual place", None)
-    address: str | None = option("Keystone, such as https://cloud.example:5000/v3", None)
-    user: str | None = option("the user's name, unless there is an application credential", None)
-    password: Secret | None = option("the user's password", None)
-    project: str | None = option("the project whose servers are meant", None)
-    user_domain: str = option("the domain of the user", "Default")
-    project_domain: str = option("the domain of the project", "Default")
-    application_credential_id: str | None = option("the id of an application credential", None)
-    application_credential_secret: Secret | None = option("its secret", None)
-    region: str | None = option("the region, where there are several", None)
-    ca_file: str | None = option("a PEM file of the authority that has signed the cloud's certificates", None)
-    timeout: float = option("seconds to wait for an answer", 60.0)
+    cloud: str | None = option("Name of the cloud in clouds.yaml, instead of an address and credentials.", None)
+    clouds_file: str | None = option("Path of clouds.yaml, if it is not in a default path.", None)
+    address: str | None = option("URL of Keystone, such as https://cloud.example:5000/v3.", None)
+    user: str | None = option("Name of the user, unless there is an application credential.", None)
+    password: Secret | None = option("Password of the user.", None)
+    project: str | None = option("Project whose servers are managed.", None)
+    user_domain: str = option("Domain of the user.", "Default")
+    project_domain: str = option("Domain of the project.", "Default")
+    application_credential_id: str | None = option("ID of an application credential.", None)
+    application_credential_secret: Secret | None = option("Secret of the application credential.", None)
+    region: str | None = option("Region, if there are several.", None)
+    ca_file: str | None = option("PEM file of the authority that has signed the cloud's certificates.", None)
+    timeout: float = option("Timeout of a response, in seconds.", 60.0)
 
     def __post_init__(self) -> None:
         user = (self.user, self.password, self.project)
         credential = (self.application_credential_id, self.application_credential_secret)
         if self.cloud is not None:
             if any((self.address, *user, *credential)):
-                raise ValueError("has 'cloud', and so needs neither an address nor credentials")
+                raise ValueError("Option 'cloud' cannot be combined with an address or credentials.")
         elif self.clouds_file is not None:
-            raise ValueError("has 'clouds_file', and so needs 'cloud'")
+            raise ValueError("Option 'clouds_file' requires the option 'cloud'.")
         elif not (self.address or "").startswith(("https://", "http://")):
-            raise ValueError(f"has 'address' {self.address!r}, which must begin with https:// or http://")
+            raise ValueError(f"Option 'address' must start with https:// or http://, not {self.address!r}.")
         elif not (all(user) and not any(credential)) and not (all(credential) and not any(user)):
             raise ValueError(
-                "needs either 'user', 'password' and 'project', or 'application_credential_id' and"
-                " 'application_credential_secret'"
+                "Set either the options 'user', 'password' and 'project', or 'application_credential_id' and"
+                " 'application_credential_secret'."
             )
         if self.timeout <= 0:
-            raise ValueError(f"has 'timeout' {self.timeout!r}, which must be more than 0")
+            raise ValueError(f"Option 'timeout' must be greater than 0, not {self.timeout!r}.")
 
 
 def make(provider: str, options: Options, concurrency: int) -> "OpenStackDriver":
-    """A driver that connects when it is first asked something."""
+    """Makes a driver, which connects on its first call."""
     login = {
         **({"cloud": options.cloud} if options.cloud else _credentials(options)),
         **({"cacert": options.ca_file} if options.ca_file else {}),
         **({"region_name": options.region} if options.region else {}),
         "api_timeout": options.timeout,
     }
-    patience = 3 * options.timeout  # a call may have to log in and to look into the catalog first
-    client = Client(login, options.clouds_file)
-    return OpenStackDriver(Cloud(client, Threads(4, patience), Threads(concurrency, patience)))
+    timeout = 3 * options.timeout  # a call may have to log in and read the catalog first
+    client = OpenStackClient(login, options.clouds_file)
+    return OpenStackDriver(OpenStackApi(client, Threads(4, timeout), Threads(concurrency, timeout)))
 
 
 def _credentials(options: Options) -> dict[str, Any]:
     if (secret := options.application_credential_secret) is not None:
-        known = {
+        secrets = {
             "application_credential_id": options.application_credential_id,
             "application_credential_secret": secret.value,
         }
-        return {"auth_type": "v3applicationcredential", "auth": {"auth_url": options.address, **known}}
+        return {"auth_type": "v3applicationcredential", "auth": {"auth_url": options.address, **secrets}}
     assert options.password
-    known = {
+    secrets = {
         "username": options.user,
         "password": options.password.value,
         "project_name": options.project,
         "user_domain_name": options.user_domain,
         "project_domain_name": options.project_domain,
     }
-    return {"auth_type": "v3password", "auth": {"auth_url": options.address, **known}}
+    return {"auth_type": "v3password", "auth": {"auth_url": options.address, **secrets}}
 
 
 class OpenStackDriver(Driver):
@@ -154,21 +156,21 @@ class OpenStackDriver(Driver):
 
     name = "openstack"
 
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-        self._volumes = Volumes(cloud)
+    def __init__(self, api: OpenStackApi) -> None:
+        self._api = api
+        self._volume_snapshots = VolumeSnapshots(api)
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        servers, path = [], f"/servers/detail?limit={_PAGE}"
-        while page := read_list(answer := await self._cloud.ask("compute", path), "servers"):
+        servers, path = [], f"/servers/detail?limit={_PAGE_SIZE}"
+        while page := read_list(answer := await self._api.read("compute", path), "servers"):
             servers += page
             if not answer.get("servers_links"):
                 break
-            path = f"/servers/detail?limit={_PAGE}&marker={page[-1]['id']}"
-        return [read_machine(server) for server in servers if server.get("status") not in _GONE]
+            path = f"/servers/detail?limit={_PAGE_SIZE}&marker={page[-1]['id']}"
+        return [read_machine(server) for server in servers if server.get("status") not in _DELETED]
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
         return read_machine(await self._server(machine_ref))
@@ -176,145 +178,159 @@ class OpenStackDriver(Driver):
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         server = await self._server(machine_ref)
         images = await self._images(MACHINE, machine_ref)
-        if any(snapshots_in(image) for image in images):  # whose these are only Cinder knows
-            own = await self._volumes.snapshots_of(server)
+        if any(snapshots_in(image) for image in images):  # only Cinder knows to which server these belong
+            own = await self._volume_snapshots.refs_of(server)
             images = [image for image in images if not (refs := snapshots_in(image)) or own.intersection(refs)]
         found = [read_snapshot(image) for image in images]
-        return ReportedSnapshots(sorted(found, key=lambda seen: (seen.created_at, seen.ref)))
+        return ReportedSnapshots(sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref)))
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        if wish.memory:
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        if command.memory:
             raise ProviderRefused(_NO_MEMORY)
-        # A request that was given up on may have been heard since its recovery.
-        begun = await self._marked(work, wish)
-        image_id = begun[0]["id"] if begun else await self._begin(work, wish)
+        # Nova may have executed an earlier, timed-out request after recovery had looked for its image.
+        existing = await self._find_images(work, command)
+        image_id = existing[0]["id"] if existing else await self._create_image(work, command)
         await work.checkpoint(image_id)
-        with _unknown(ProviderUnavailable, ProviderDenied):
-            seen = await self._follow(work, wish, image_id)
-        if seen is None:
-            raise Canceled if work.cancelled() else ProviderRefused(_GIVEN_UP)
-        return seen
+        with _as_unknown_outcome(ProviderUnavailable, ProviderDenied):
+            snapshot = await self._await_image(work, command, image_id)
+        if snapshot is None:
+            raise Canceled if work.cancel_requested() else ProviderRefused(_ABANDONED)
+        return snapshot
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        await self._server(wish.machine_ref)
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        await self._server(command.machine_ref)
         raise ProviderRefused(_NO_REVERT)
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._server(wish.machine_ref)
-        image = await self._image(wish.snapshot_ref)
-        if image is None or image.get(MACHINE) != wish.machine_ref:
-            raise ProviderMissing("the provider has no such snapshot")
-        volumes = snapshots_in(image)
-        await work.checkpoint(orjson.dumps(volumes).decode())
-        await self._cloud.tell("image", "DELETE", f"/images/{safe(wish.snapshot_ref)}")
-        with _unknown(ProviderUnavailable, ProviderDenied):
-            if await self._image(wish.snapshot_ref) is not None:
-                raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
-            await self._volumes.delete(volumes)
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._server(command.machine_ref)
+        image = await self._image(command.snapshot_ref)
+        if image is None or image.get(MACHINE) != command.machine_ref:
+            raise ProviderMissing("The provider has no such snapshot.")
+        volume_refs = snapshots_in(image)
+        await work.checkpoint(orjson.dumps(volume_refs).decode())
+        await self._api.write("image", "DELETE", f"/images/{path_segment(command.snapshot_ref)}")
+        with _as_unknown_outcome(ProviderUnavailable, ProviderDenied):
+            if await self._image(command.snapshot_ref) is not None:
+                raise OutcomeUnknown("The provider accepted the delete, but the snapshot still exists.")
+            await self._volume_snapshots.delete(volume_refs)
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        with _unknown(ProviderDenied):
-            match wish:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        with _as_unknown_outcome(ProviderDenied):
+            match command:
                 case CreateCommand():
-                    seen = await self._find(work, wish)
-                    return Recovery.NOT_BEGUN if seen is None else seen
+                    snapshot = await self._recover_create(work, command)
+                    return Recovery.NOT_STARTED if snapshot is None else snapshot
                 case DeleteCommand():
-                    if await self._image(wish.snapshot_ref) is not None:
-                        return Recovery.NOT_BEGUN
-                    await self._volumes.delete(orjson.loads(work.task_ref or "[]"))
+                    if await self._image(command.snapshot_ref) is not None:
+                        return Recovery.NOT_STARTED
+                    await self._volume_snapshots.delete(orjson.loads(work.task_ref or "[]"))
                     return Recovery.DONE
-        return Recovery.NOT_BEGUN
+        return Recovery.NOT_STARTED
 
     async def health(self) -> None:
-        read_list(await self._cloud.ask("compute", "/servers?limit=1"), "servers")
-        read_list(await self._cloud.ask("image", "/images?limit=1"), "images")
+        read_list(await self._api.read("compute", "/servers?limit=1"), "servers")
+        read_list(await self._api.read("image", "/images?limit=1"), "images")
 
     async def close(self) -> None:
-        self._cloud.client.close()
+        self._api.client.close()
 
     # ---- work
 
-    async def _begin(self, work: Work, wish: CreateCommand) -> str:
-        """Has an image made; its ref."""
-        name = wire_name(wish.name, work.token, _is_legal, (), LONGEST)
-        body = {"createImage": {"name": name, "metadata": properties(wish.machine_ref, work.token, wish.description)}}
-        answer = await self._cloud.tell("compute", "POST", f"/servers/{safe(wish.machine_ref)}/action", body)
+    async def _create_image(self, work: Work, command: CreateCommand) -> str:
+        """Requests an image. Returns its ref."""
+        name = provider_snapshot_name(command.name, work.token, _is_legal, (), MAX_LENGTH)
+        body = {
+            "createImage": {
+                "name": name,
+                "metadata": image_properties(command.machine_ref, work.token, command.description),
+            }
+        }
+        answer = await self._api.write("compute", "POST", f"/servers/{path_segment(command.machine_ref)}/action", body)
         if not isinstance(answer, dict) or not isinstance(image_id := answer.get("image_id"), str):
-            raise nonsense(change=True)
+            raise malformed(write=True)
         return image_id
 
-    async def _marked(self, work: Work, wish: CreateCommand) -> list[dict[str, Any]]:
-        """The images that the operation has begun, and after them any that were made of servers made from those."""
-        found = await self._images(TOKEN, f"{wish.machine_ref} {work.token}")
-        own = [image for image in found if image.get(MACHINE) == wish.machine_ref]  # else it is inherited
+    async def _find_images(self, work: Work, command: CreateCommand) -> list[dict[str, Any]]:
+        """The images of the machine with the operation's token, oldest first.
+
+        Further images with this token are copies: images of servers that were created from the first one.
+        """
+        found = await self._images(TOKEN, f"{command.machine_ref} {work.token}")
+        own = [image for image in found if image.get(MACHINE) == command.machine_ref]  # else the token is inherited
         return sorted(own, key=lambda image: str(image.get("created_at")))
 
-    async def _follow(self, work: Work, wish: CreateCommand, image_id: str) -> ReportedSnapshot | None:
-        """Waits until the image is made and its server idle; None when there is nothing of it any more."""
-        pauses, looks, stubborn = self._cloud.pauses(), _LETTING_GO, False
-        while (image := await self._look(image_id)) is not None:
-            task = await self._task(wish.machine_ref)
+    async def _await_image(self, work: Work, command: CreateCommand, image_id: str) -> ReportedSnapshot | None:
+        """Waits until the image is complete and its server idle. Returns None if the image no longer exists."""
+        delays, polls_left, cancel_failed = self._api.poll_delays(), _IDLE_POLLS, False
+        while (image := await self._poll_image(image_id)) is not None:
+            task = await self._task_state(command.machine_ref)
             if image.get("status") != "active" and task == _IDLE:
-                image = await self._look(image_id)  # it may have become active before Nova let go of the server
+                image = await self._poll_image(image_id)  # it may have become active just before the server became idle
                 if image is not None and image.get("status") != "active":
-                    # Of two requests at one time Nova drops one, and leaves an image that nobody will fill.
-                    await self._clear(image_id, snapshots_in(image))
+                    # Nova drops one of two concurrent requests, and leaves its image without data.
+                    await self._delete_image(image_id, snapshots_in(image))
                     return None
-            elif image.get("status") == "active" and await self._has_volumes(image):
-                looks -= 1
-                if task not in _PHASES or not looks:
+            elif image.get("status") == "active" and await self._volume_snapshots_ready(image):
+                polls_left -= 1
+                if task not in _PHASES or not polls_left:
                     return read_snapshot(image)
-            elif work.cancelled() and not stubborn:
+            elif work.cancel_requested() and not cancel_failed:
                 with suppress(ProviderRefused, ProviderDenied):
-                    await self._clear(image_id, snapshots_in(image))
+                    await self._delete_image(image_id, snapshots_in(image))
                     raise Canceled
-                stubborn = True
+                cancel_failed = True
             await work.progress(None, _PHASES.get(task))
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(next(delays))
         return None
 
-    async def _has_volumes(self, image: dict[str, Any]) -> bool:
-        """Whether all snapshots of volumes that the image is made of are there. Raises ProviderRefused if never."""
+    async def _volume_snapshots_ready(self, image: dict[str, Any]) -> bool:
+        """Whether all volume snapshots of the image are available. Raises ProviderRefused if one of them failed."""
         refs = snapshots_in(image)
-        states = [await self._volumes.state(ref) for ref in refs]
+        states = [await self._volume_snapshots.state(ref) for ref in refs]
         if not {*states} <= {"available", "creating", "unknown"}:
-            with suppress(ProviderError):  # what it leaves is of no use to anybody
-                await self._clear(image["id"], refs)
-            raise ProviderRefused(_NO_VOLUMES)
+            with suppress(ProviderError):  # best effort: the remains of a failed image are of no use
+                await self._delete_image(image["id"], refs)
+            raise ProviderRefused(_VOLUME_SNAPSHOT_FAILED)
         return all(state == "available" for state in states)
 
-    async def _clear(self, image_id: str, volumes: Sequence[str]) -> None:
-        """Deletes what is not wanted any more."""
+    async def _delete_image(self, image_id: str, volume_refs: Sequence[str]) -> None:
+        """Deletes an image and its volume snapshots."""
         with suppress(ProviderMissing):
-            await self._cloud.tell("image", "DELETE", f"/images/{safe(image_id)}")
-        if await self._look(image_id) is not None:
-            raise OutcomeUnknown("the provider has taken the delete, but still has the snapshot")
-        await self._volumes.delete(volumes)
+            await self._api.write("image", "DELETE", f"/images/{path_segment(image_id)}")
+        if await self._poll_image(image_id) is not None:
+            raise OutcomeUnknown("The provider accepted the delete, but the snapshot still exists.")
+        await self._volume_snapshots.delete(volume_refs)
 
-    async def _find(self, work: Work, wish: CreateCommand) -> ReportedSnapshot | None:
-        """What became of a create: by the image it was told of, else by the token."""
+    async def _recover_create(self, work: Work, command: CreateCommand) -> ReportedSnapshot | None:
+        """Finds the image of a create, by the checkpointed ref or else by the token, and waits for it.
+
+        Returns None if there is no such image.
+        """
         if work.task_ref is not None:
-            return await self._follow(work, wish, work.task_ref)
-        for pause in self._cloud.pauses():
-            task = await self._task(wish.machine_ref)
-            for image in await self._marked(work, wish):
-                return await self._follow(work, wish, image["id"])
-            if task == _IDLE:  # what was under way may have been it, before its image could be seen
+            return await self._await_image(work, command, work.task_ref)
+        for delay in self._api.poll_delays():
+            task = await self._task_state(command.machine_ref)
+            for image in await self._find_images(work, command):
+                return await self._await_image(work, command, image["id"])
+            if task == _IDLE:  # else the server's task may be this create, whose image is not listed yet
                 break
-            await asyncio.sleep(pause)
+            await asyncio.sleep(delay)
         return None
 
-    async def _look(self, image_id: str) -> dict[str, Any] | None:
-        """The image, as long as it takes the provider to answer: the work has been handed over."""
-        for pause in self._cloud.pauses():
+    async def _poll_image(self, image_id: str) -> dict[str, Any] | None:
+        """The image; None if it does not exist. Retries without limit while the provider is unavailable.
+
+        The command has been sent, so the operation's deadline limits the wait.
+        """
+        for delay in self._api.poll_delays():
             try:
                 return await self._image(image_id)
             except ProviderUnavailable:
-                await asyncio.sleep(pause)
-        raise AssertionError  # the pauses have no end
+                await asyncio.sleep(delay)
+        raise AssertionError  # the delays have no end
 
-    async def _task(self, machine_ref: str) -> str:
-        """What Nova does to make an image of the server; `_IDLE` when nothing, or when there is no server any more."""
+    async def _task_state(self, machine_ref: str) -> str:
+        """The server's task state in Nova; `_IDLE` without a task or a server, "unknown" if Nova is unavailable."""
         try:
             return str((await self._server(machine_ref)).get("OS-EXT-STS:task_state"))
         except ProviderMissing:
@@ -322,41 +338,41 @@ class OpenStackDriver(Driver):
         except ProviderUnavailable:
             return "unknown"
 
-    # ---- questions
+    # ---- reading
 
     async def _server(self, machine_ref: str) -> dict[str, Any]:
-        server = read_one(await self._cloud.ask("compute", f"/servers/{safe(machine_ref)}"), "server")
-        if server.get("status") in _GONE:
-            raise ProviderMissing("the provider has no such machine")
+        server = read_one(await self._api.read("compute", f"/servers/{path_segment(machine_ref)}"), "server")
+        if server.get("status") in _DELETED:
+            raise ProviderMissing("The provider has no such machine.")
         return server
 
     async def _image(self, image_id: str) -> dict[str, Any] | None:
-        """An image with or without data yet; None when there is none."""
+        """An image, with or without data; None if it does not exist."""
         try:
-            image = read_one(await self._cloud.ask("image", f"/images/{safe(image_id)}"))
+            image = read_one(await self._api.read("image", f"/images/{path_segment(image_id)}"))
         except ProviderMissing:
             return None
         return None if image.get("status") in _NO_DATA else image
 
     async def _images(self, name: str, value: str) -> list[dict[str, Any]]:
-        """The images with this property; it is looked at here too, for not every Glance does."""
+        """The images with this property. They are filtered here too, because not every Glance filters by properties."""
         images: list[dict[str, Any]] = []
-        path: str | None = f"/images?{name}={safe(value)}&limit={_PAGE}"
+        path: str | None = f"/images?{name}={path_segment(value)}&limit={_PAGE_SIZE}"
         while path:
-            answer = await self._cloud.ask("image", path)
+            answer = await self._api.read("image", path)
             images += read_list(answer, "images")
             path = (answer.get("next") or "").removeprefix("/v2") or None
         return [image for image in images if image.get(name) == value and image.get("status") not in _NO_DATA]
 
 
 def _is_legal(name: str) -> bool:
-    """Whether Nova takes it as the name of an image."""
+    """Whether Nova accepts `name` as the name of an image."""
     return name.isprintable() and name == name.strip() and all(character <= "\uffff" for character in name)
 
 
 @contextmanager
-def _unknown(*kinds: type[ProviderError]) -> Iterator[None]:
-    """Once work is handed over, what keeps its fate from being asked for makes that unknown."""
+def _as_unknown_outcome(*kinds: type[ProviderError]) -> Iterator[None]:
+    """Raises errors of these types as OutcomeUnknown, because the command has already been sent."""
     try:
         yield
     except kinds as error:

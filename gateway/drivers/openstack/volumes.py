@@ -1,6 +1,6 @@
-"""Snapshots of volumes, of which the images of servers that run from volumes are made, for the `openstack` driver.
+"""Snapshots of volumes for the `openstack` driver. The image of a server that runs from volumes consists of them.
 
-Nova has them made with such an image, but neither Nova nor Glance deletes them with it.
+Nova creates them together with the image, but neither Nova nor Glance deletes them with the image.
 """
 
 import asyncio
@@ -9,16 +9,17 @@ from typing import Any
 
 import orjson
 
-from gateway.drivers.openstack.api import Cloud, nonsense, read_list, read_one, safe
+from gateway.drivers.openstack.api import OpenStackApi, malformed, path_segment, read_list, read_one
 from gateway.errors import ProviderMissing, ProviderRefused, ProviderUnavailable
 
-_STAYS = "the image is deleted, but the snapshot of a volume could not be"
+_NOT_DELETED = "The image was deleted, but the snapshot of a volume could not be deleted."
 
 
 def snapshots_in(image: Mapping[str, Any]) -> list[str]:
-    """The refs of those that the image is made of.
+    """The refs of the volume snapshots that an image consists of.
 
-    An image that has bytes may name some too, but those are not its own: its server was made from an image with them.
+    An image that contains data may name volume snapshots too, but these are inherited: its server was created from an
+    image that consists of them.
     """
     if image.get("size") != 0:
         return []
@@ -26,27 +27,28 @@ def snapshots_in(image: Mapping[str, Any]) -> list[str]:
         devices = orjson.loads(image.get("block_device_mapping") or "[]")
         return [device["snapshot_id"] for device in devices if device.get("snapshot_id")]
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise nonsense(change=False) from None
+        raise malformed(write=False) from None
 
 
-class Volumes:
-    """What Cinder says and does."""
+class VolumeSnapshots:
+    """Reads and deletes volume snapshots with Cinder."""
 
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
+    def __init__(self, api: OpenStackApi) -> None:
+        self._api = api
 
-    async def snapshots_of(self, server: Mapping[str, Any]) -> set[str]:
-        """The refs of all snapshots of the volumes that a server has."""
+    async def refs_of(self, server: Mapping[str, Any]) -> set[str]:
+        """The refs of all snapshots of a server's volumes."""
         attached = server.get("os-extended-volumes:volumes_attached") or []
         answers = [
-            await self._cloud.ask("block_storage", f"/snapshots?volume_id={safe(volume['id'])}") for volume in attached
+            await self._api.read("block_storage", f"/snapshots?volume_id={path_segment(volume['id'])}")
+            for volume in attached
         ]
         return {row["id"] for answer in answers for row in read_list(answer, "snapshots")}
 
     async def state(self, ref: str) -> str | None:
-        """The state of a snapshot; None when there is none."""
+        """The state of a snapshot; "unknown" if Cinder does not answer, None if there is no such snapshot."""
         try:
-            found = read_one(await self._cloud.ask("block_storage", f"/snapshots/{safe(ref)}"), "snapshot")
+            found = read_one(await self._api.read("block_storage", f"/snapshots/{path_segment(ref)}"), "snapshot")
         except ProviderMissing:
             return None
         except ProviderUnavailable:
@@ -54,17 +56,17 @@ class Volumes:
         return str(found.get("status"))
 
     async def delete(self, refs: Sequence[str]) -> None:
-        """Deletes snapshots whose image is gone, and waits until they are too."""
+        """Deletes snapshots whose image has been deleted, and waits until they no longer exist."""
         for ref in refs:
             try:
-                await self._cloud.tell("block_storage", "DELETE", f"/snapshots/{safe(ref)}")
+                await self._api.write("block_storage", "DELETE", f"/snapshots/{path_segment(ref)}")
             except ProviderMissing:
                 continue
             except ProviderRefused as error:
-                raise ProviderRefused(_STAYS, provider_message=error.provider_message) from None
+                raise ProviderRefused(_NOT_DELETED, provider_message=error.provider_message) from None
         for ref in refs:
-            pauses = self._cloud.pauses()
+            delays = self._api.poll_delays()
             while (state := await self.state(ref)) is not None:
                 if state == "error_deleting":
-                    raise ProviderRefused(_STAYS)
-                await asyncio.sleep(next(pauses))
+                    raise ProviderRefused(_NOT_DELETED)
+                await asyncio.sleep(next(delays))

@@ -1,6 +1,6 @@
-"""The API of Proxmox VE for the `proxmox` driver: calls, what the answers mean, and what the errors mean.
+"""The API of Proxmox VE for the `proxmox` driver: calls, parsing of responses, classification of errors.
 
-Says everything in the gateway's words; what becomes of wishes is the driver's business.
+The outcomes of commands are determined in `driver`.
 """
 
 import re
@@ -16,7 +16,7 @@ from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceExcepti
 from requests.adapters import HTTPAdapter
 
 from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
-from gateway.drivers.operation_tags import unmark
+from gateway.drivers.operation_tags import split_tag
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -30,86 +30,100 @@ from gateway.errors import (
 from gateway.models import MachineKind, PowerState
 
 
-class NameUsed(ProviderUnavailable):
-    """Somebody has made a snapshot of this name since the names were looked at; nothing was begun."""
+class NameTaken(ProviderUnavailable):
+    """Another client has created a snapshot with this name since the names were listed. Nothing was changed."""
 
 
-class TaskForgotten(ProviderError):
-    """The provider no longer knows the task."""
+class TaskNotFound(ProviderError):
+    """The provider no longer has the task."""
 
 
-_UNHEARD = {429, 503, 595}  # nobody took the request; 595: a node could not be reached from its neighbour
-_LOST = {408, 502, 504, 596, 597, 598, 599}  # somebody may have taken it
+# HTTP statuses. 595 to 599 are Proxmox VE's own, for requests that one node forwards to another.
+_NOT_PROCESSED = {429, 503, 595}  # no node processed the request; 595: the other node could not be reached
+_MAYBE_PROCESSED = {408, 502, 504, 596, 597, 598, 599}
 
-_NO_CA = "the file that 'ca_file' names cannot be used"
+_CA_FILE_UNUSABLE = "The file of the option 'ca_file' cannot be read, or is not a PEM file."
 
-_POWER = {
+_POWER_STATES = {
     "running": PowerState.ON,
     "stopped": PowerState.OFF,
     "paused": PowerState.SUSPENDED,
     "prelaunch": PowerState.SUSPENDED,
     "suspended": PowerState.SUSPENDED,
-    "io-error": PowerState.SUSPENDED,  # QEMU has paused it until its disk can be written again
+    "io-error": PowerState.SUSPENDED,  # paused by QEMU after a disk error
 }
 
-_MEANINGS: tuple[tuple[str, type[ProviderError], str], ...] = (
-    ("unable to parse worker upid|no such task", TaskForgotten, "the provider no longer knows the task"),
-    ("snapshot '.*' does not exist", ProviderMissing, "the provider has no such snapshot"),
-    ("configuration file .*does not exist|unable to find conf", ProviderMissing, "the provider has no such machine"),
-    ("already used", NameUsed, "the machine has just got another snapshot of this name"),
-    (r"is locked \(suspended\)", ProviderRefused, "the machine is hibernated, and has to be started first"),
+# Patterns of error messages of the API and of exit statuses of tasks, and the errors that they stand for.
+_ERRORS: tuple[tuple[str, type[ProviderError], str], ...] = (
+    ("unable to parse worker upid|no such task", TaskNotFound, "The provider no longer has the task."),
+    ("snapshot '.*' does not exist", ProviderMissing, "The provider has no such snapshot."),
+    ("configuration file .*does not exist|unable to find conf", ProviderMissing, "The provider has no such machine."),
+    ("already used", NameTaken, "Another client has just created a snapshot with the same name."),
+    (r"is locked \(suspended\)", ProviderRefused, "The machine is hibernated. Start it first."),
     (
         "is locked|can't lock file|migration lock|lock request",
         ProviderBusy,
-        "the provider is doing other work on this machine",
+        "The provider is executing another task on this machine.",
     ),
-    ("no quorum|hostname lookup", ProviderUnavailable, "the provider's cluster is not in order"),
+    (
+        "no quorum|hostname lookup",
+        ProviderUnavailable,
+        "The provider's cluster has no quorum, or the name of a node cannot be resolved.",
+    ),
     (
         "no space left|out of space|not enough (free )?space|insufficient (free )?space|free space in|quota exceeded",
         ProviderFull,
-        "the provider has no space left for it",
+        "The provider has not enough free space.",
     ),
 )
 
 
 class Client:
-    """Blocking calls from so many threads. `enter` logs in; `renews`: whether that helps when a login has run out."""
+    """Makes blocking calls; thread-safe.
 
-    def __init__(self, enter: Callable[[], Backend], threads: int, *, renews: bool) -> None:
-        self._log_in = enter
+    `log_in` makes a new login. `threads`: number of threads that call it, and so the size of the connection pool.
+    `login_expires`: True for a login with a password, False for an API token. If True, a call that gets status 401 is
+    repeated once with a new login.
+    """
+
+    def __init__(self, log_in: Callable[[], Backend], threads: int, *, login_expires: bool) -> None:
+        self._log_in = log_in
         self._threads = threads
-        self._renews = renews
+        self._login_expires = login_expires
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
         self._api: ProxmoxResource | None = None
 
     def call(self, change: bool, method: str, path: str, parameters: dict[str, Any]) -> Any:
-        """What the API answers. Raises ProviderError: OutcomeUnknown when a `change` may have been made."""
+        """Calls the API; the data of the response. `change`: the call changes something.
+
+        Raises ProviderError: OutcomeUnknown if a change may have been executed.
+        """
         try:
-            api = self._enter(None)
+            api = self._get_api(None)
             try:
                 return getattr(api(path), method)(**parameters)
             except (ResourceException, AuthenticationError) as error:
-                if not self._renews or getattr(error, "status_code", 401) != 401:
+                if not self._login_expires or getattr(error, "status_code", 401) != 401:
                     raise
-                return getattr(self._enter(api)(path), method)(**parameters)
+                return getattr(self._get_api(api)(path), method)(**parameters)
         except ResourceException as error:
-            raise _refusal(error, change) from None
+            raise _translate_response(error, change) from None
         except AuthenticationError as error:
             if re.search(r"code: (?!401)\d", str(error)):
-                raise ProviderUnavailable("the provider lets nobody in at the moment") from None
-            raise ProviderDenied("the provider does not accept the gateway's credentials") from None
+                raise ProviderUnavailable("The provider accepts no logins at the moment.") from None
+            raise ProviderDenied("The provider does not accept the gateway's credentials.") from None
         except (requests.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise nonsense(change) from None
+            raise malformed_response(change) from None
         except requests.RequestException as error:
-            raise _silence(error, change) from None
+            raise _translate_lost_call(error, change) from None
         except OSError:
-            raise ProviderUnavailable(_NO_CA) from None
+            raise ProviderUnavailable(_CA_FILE_UNUSABLE) from None
 
-    def _enter(self, left: ProxmoxResource | None) -> ProxmoxResource:
-        """The API; entered anew when it is still `left`, whose login has run out."""
+    def _get_api(self, expired: ProxmoxResource | None) -> ProxmoxResource:
+        """The API with a valid login. Logs in for the first call, and again if the login is still the `expired` one."""
         with self._lock:
-            if self._api is None or self._api is left:
+            if self._api is None or self._api is expired:
                 self.close()
                 backend = self._log_in()
                 self._session = backend.get_session()
@@ -120,82 +134,85 @@ class Client:
             return self._api
 
     def close(self) -> None:
-        """Lets go of the connections; a later call makes new ones."""
+        """Closes the connections. A later call opens new ones."""
         if self._session is not None:
             self._session.close()
         self._session = self._api = None
 
 
-def explained(words: str) -> ProviderError:
-    """What the provider's words mean to the caller, when they say why something was not done."""
-    for pattern, kind, message in _MEANINGS:
-        if re.search(pattern, words, re.IGNORECASE):
-            return kind(message, provider_message=words)
-    return ProviderRefused("the provider reported an error", provider_message=words)
+def translate_message(text: str) -> ProviderError:
+    """The error for an error message or an exit status of the provider, which becomes the provider message."""
+    for pattern, kind, message in _ERRORS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return kind(message, provider_message=text)
+    return ProviderRefused("The provider reported an error.", provider_message=text)
 
 
-def nonsense(change: bool) -> ProviderError:
-    """What an answer that cannot be understood means."""
-    return (OutcomeUnknown if change else ProviderUnavailable)("the provider's answer cannot be understood")
+def malformed_response(change: bool) -> ProviderError:
+    """The error for a malformed response. If `change` is true, the call may have been executed."""
+    return (OutcomeUnknown if change else ProviderUnavailable)("The provider's response is malformed.")
 
 
-def rows(answer: Any) -> list[dict[str, Any]]:
-    """An answer that has to be a list of objects."""
-    if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
-        raise nonsense(change=False)
+def require_list(answer: Any) -> list[dict[str, Any]]:
+    """A response as a list of objects. Raises ProviderUnavailable if it is something else."""
+    if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
+        raise malformed_response(change=False)
     return answer
 
 
-def row(answer: Any) -> dict[str, Any]:
-    """An answer that has to be an object. What proxmoxer could not read comes as one too."""
+def require_object(answer: Any) -> dict[str, Any]:
+    """A response as an object. Raises ProviderUnavailable if it is something else.
+
+    For a body that is not JSON, proxmoxer returns an object with the bytes in `errors`.
+    """
     if not isinstance(answer, dict) or isinstance(answer.get("errors"), bytes):
-        raise nonsense(change=False)
+        raise malformed_response(change=False)
     return answer
 
 
-def read_machine(state: Mapping[str, Any], ref: str, node: str) -> ReportedMachine:
-    """A machine, out of any of the objects that tell of its state."""
-    power = _POWER.get(state.get("qmpstatus") or state.get("status", ""), PowerState.UNKNOWN)
-    obstacle = None
+def parse_machine(state: Mapping[str, Any], ref: str, node: str) -> ReportedMachine:
+    """A machine, from its entry in `cluster/resources`, in `nodes/NODE/qemu`, or from its `status/current`."""
+    power = _POWER_STATES.get(state.get("qmpstatus") or state.get("status", ""), PowerState.UNKNOWN)
+    blocker = None
     if state.get("template"):
-        obstacle = "this is a template, of which no snapshots can be made"
+        blocker = "The machine is a template, which cannot be snapshotted."
     elif state.get("lock") == "suspended" and power is PowerState.OFF:
-        power, obstacle = PowerState.SUSPENDED, "the machine is hibernated, and has to be started first"
+        power, blocker = PowerState.SUSPENDED, "The machine is hibernated. Start it first."
     return ReportedMachine(
         ref=ref,
         kind=MachineKind.VM,
         name=state.get("name") or f"VM {ref}",
         power_state=power,
         host=node,
-        obstacle=obstacle,
+        snapshot_blocker=blocker,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The snapshots of a machine, the node it is on, and the refs of those that a create has left half-made."""
+    """The snapshots of a machine and its node. `incomplete`: the refs of snapshots whose creation has not completed."""
 
     node: str
-    seen: ReportedSnapshots
-    half_made: frozenset[str]
+    reported: ReportedSnapshots
+    incomplete: frozenset[str]
 
 
-def read_listing(answer: Any, node: str) -> Listing:
-    """A listing of snapshots. Raises ProviderUnavailable when it makes no sense."""
+def parse_listing(answer: Any, node: str) -> Listing:
+    """A listing of snapshots. Raises ProviderUnavailable if it is malformed."""
     try:
-        by_name = {str(entry["name"]): entry for entry in rows(answer)}
-        here = by_name.pop("current")  # the state that the machine runs on
+        by_name = {str(entry["name"]): entry for entry in require_list(answer)}
+        running = by_name.pop("current")  # a pseudo entry for the machine itself; its parent is the current snapshot
         refs = {name: f"{name}@{int(entry.get('snaptime') or 0)}" for name, entry in by_name.items()}
         order = sorted(by_name, key=lambda name: _depth(name, by_name))
-        snapshots = [_read_snapshot(by_name[name], refs) for name in order]
-        half_made = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
-        return Listing(node, ReportedSnapshots(snapshots, refs.get(here.get("parent", ""))), half_made)
+        snapshots = [_parse_snapshot(by_name[name], refs) for name in order]
+        incomplete = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
+        return Listing(node, ReportedSnapshots(snapshots, refs.get(running.get("parent", ""))), incomplete)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise nonsense(change=False) from None
+        raise malformed_response(change=False) from None
 
 
-def _read_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
-    description, token = unmark(str(entry.get("description") or "").rstrip())
+def _parse_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
+    description, token = split_tag(str(entry.get("description") or "").rstrip())
     return ReportedSnapshot(
         ref=refs[entry["name"]],
         name=entry["name"],
@@ -209,62 +226,63 @@ def _read_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> Reporte
 
 
 def _depth(name: str, by_name: Mapping[str, Mapping[str, Any]]) -> int:
-    line: list[str] = []
-    while name in by_name and name not in line:
-        line.append(name)
+    """The number of ancestors of a snapshot, including itself. Stops at a cycle."""
+    path: list[str] = []
+    while name in by_name and name not in path:
+        path.append(name)
         name = by_name[name].get("parent", "")
-    return len(line)
+    return len(path)
 
 
-def read_progress(line: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """Percent, where it tells, and words, out of a line of a task's log."""
-    words = str(line.get("t") or "").strip()
-    percent = re.search(r"\b(\d{1,2}|100)(\.\d+)?\s?%", words)
-    return int(percent[1]) if percent else None, words or None
+def parse_progress(line: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """The percentage in a line of a task's log, None if the line has none, and the text of the line."""
+    text = str(line.get("t") or "").strip()
+    percent = re.search(r"\b(\d{1,2}|100)(\.\d+)?\s?%", text)
+    return int(percent[1]) if percent else None, text or None
 
 
-def is_well(words: str) -> bool:
-    """Whether a task's last words say that it did what it had to."""
-    return words == "OK" or words.startswith("WARNINGS")
+def is_success(exit_status: str) -> bool:
+    """Whether a task with this exit status has completed."""
+    return exit_status == "OK" or exit_status.startswith("WARNINGS")
 
 
-def was_killed(words: str) -> bool:
-    """Whether they say that it was ended from outside, at any point of its work."""
-    return re.search("unexpected status|unable to read|interrupt|signal", words) is not None
+def was_interrupted(exit_status: str) -> bool:
+    """Whether a task with this exit status was stopped from outside, at an unknown point of its work."""
+    return re.search("unexpected status|unable to read|interrupt|signal", exit_status) is not None
 
 
-def begun_at(upid: str) -> int:
-    """Seconds, out of UPID:node:pid:pstart:starttime:…; 0 for no task."""
+def started_at(upid: str) -> int:
+    """The start time of a task in Unix seconds, from its id UPID:node:pid:pstart:starttime:…; 0 for an empty id."""
     return int(upid.split(":")[4], 16) if upid else 0
 
 
-def _refusal(error: ResourceException, change: bool) -> ProviderError:
-    """What an answer that is an error means."""
+def _translate_response(error: ResourceException, change: bool) -> ProviderError:
+    """The error for a response with an error status."""
     details = error.errors.values() if isinstance(error.errors, dict) else ()
-    words = "; ".join([str(error.content or "").strip(), *(text for text in details if isinstance(text, str))])
+    text = "; ".join([str(error.content or "").strip(), *(text for text in details if isinstance(text, str))])
     match error.status_code:
         case 401:
-            return ProviderDenied("the provider does not accept the gateway's credentials", provider_message=words)
+            return ProviderDenied("The provider does not accept the gateway's credentials.", provider_message=text)
         case 403:
-            return ProviderDenied("the gateway's user lacks a right on the provider", provider_message=words)
-        case status if status in _UNHEARD or (status in _LOST and not change):
-            return ProviderUnavailable("the provider cannot be reached, or a node of it", provider_message=words)
-        case status if status in _LOST:
-            return OutcomeUnknown("the provider's answer was lost", provider_message=words)
-    meaning = explained(words)
-    if not change and type(meaning) is ProviderRefused:  # it was only asked: perhaps it can answer later
-        return ProviderUnavailable("the provider reported an error", provider_message=words)
-    return meaning
+            return ProviderDenied("The gateway's user lacks a permission at the provider.", provider_message=text)
+        case status if status in _NOT_PROCESSED or (status in _MAYBE_PROCESSED and not change):
+            return ProviderUnavailable("The provider or one of its nodes cannot be reached.", provider_message=text)
+        case status if status in _MAYBE_PROCESSED:
+            return OutcomeUnknown("The provider's response was lost.", provider_message=text)
+    translated = translate_message(text)
+    if not change and type(translated) is ProviderRefused:  # an unknown error of a read may be temporary
+        return ProviderUnavailable("The provider reported an error.", provider_message=text)
+    return translated
 
 
-def _silence(error: requests.RequestException, change: bool) -> ProviderError:
-    """What the lack of an answer means."""
+def _translate_lost_call(error: requests.RequestException, change: bool) -> ProviderError:
+    """The error for a call that got no response."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return ProviderUnavailable("the provider's certificate is not trusted; see 'ca_file'")
+        return ProviderUnavailable("The provider's certificate is not trusted. Check the option 'ca_file'.")
     if "[X509" in text:
-        return ProviderUnavailable(_NO_CA)
-    begun = change and not isinstance(error, requests.ConnectTimeout) and "NewConnectionError" not in text
-    if begun:
-        return OutcomeUnknown("the provider did not answer")
-    return ProviderUnavailable("the provider cannot be reached, or does not answer")
+        return ProviderUnavailable(_CA_FILE_UNUSABLE)
+    sent = change and not isinstance(error, requests.ConnectTimeout) and "NewConnectionError" not in text
+    if sent:
+        return OutcomeUnknown("The provider did not answer.")
+    return ProviderUnavailable("The provider cannot be reached or does not answer.")

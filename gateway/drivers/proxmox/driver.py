@@ -1,7 +1,36 @@
 """The `proxmox` driver: the QEMU machines of a Proxmox VE cluster.
 
-Every change is a task that goes on whether or not anybody waits, and how it ended is told in words, never by HTTP.
-Machines move between nodes, so a machine is its vmid; names come again, so a snapshot is its name and its time.
+Identity. Machines move between nodes, so the ref of a machine is its vmid. If a call fails, the driver looks up the
+machine's node again. Snapshot names can be reused, so the ref of a snapshot is its name and its creation time.
+
+Tasks. Each change starts a task, which runs to its end whether or not a client waits. The HTTP response contains only
+the id of the task (UPID). Its outcome is its *exit status*, a text: OK, WARNINGS, or an error message. The driver
+checkpoints the UPID, polls the task until it has stopped (`_await_task`), and then determines the outcome.
+
+Outcome of a create or delete (`_determine_outcome`). The exit status alone is not reliable: a task can report an error
+after it has done its work, and a node keeps only its latest tasks. So the snapshot itself is checked first. A create is
+identified by the operation's token at the end of the description, a delete by the snapshot's ref. Proxmox VE writes a
+snapshot into the machine's configuration before it snapshots the disks, with `snapstate: prepare`, and sets
+`snapstate: delete` while it deletes one. In both cases `ready` is False. Such a snapshot may belong to a task whose
+UPID was lost, so the driver waits for running tasks of that kind on the machine, and reads the snapshots again.
+
+    exit status    create: the snapshot     delete: the snapshot     outcome
+    any or none    exists, ready            does not exist           done
+    any            exists, not ready        exists, not ready        stopped halfway: refused
+    none           exists, not ready        -                        stopped halfway: refused
+    none           does not exist           exists                   not started
+    error          does not exist           exists, ready            the error
+    OK, WARNINGS   does not exist           -                        missing: deleted since
+    OK, WARNINGS   -                        exists, ready            unknown
+
+Outcome of a revert. A revert changes no snapshot, and *current* proves nothing if the machine was on that snapshot
+before. So only the task shows the outcome; if the node no longer has the task, the outcome is unknown.
+
+A revert whose response is lost has no checkpointed UPID. Therefore the driver checkpoints the machine's latest revert
+task as "after:NODE:UPID" before it sends the revert, and recovery looks for revert tasks that started after that one
+(`_recover_lost_revert`). None: not started. Exactly one, successful, and the machine is on the snapshot: done. Exactly
+one, and its error means that nothing was changed: not started. Else the outcome is unknown, because a task may be
+another client's.
 """
 
 import asyncio
@@ -26,23 +55,23 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.operation_tags import mark, wire_name
+from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.proxmox.api import (
     Client,
     Listing,
-    NameUsed,
-    TaskForgotten,
-    begun_at,
-    explained,
-    is_well,
-    nonsense,
-    read_listing,
-    read_machine,
-    read_progress,
-    row,
-    rows,
-    was_killed,
+    NameTaken,
+    TaskNotFound,
+    is_success,
+    malformed_response,
+    parse_listing,
+    parse_machine,
+    parse_progress,
+    require_list,
+    require_object,
+    started_at,
+    translate_message,
+    was_interrupted,
 )
 from gateway.drivers.threads import Threads
 from gateway.errors import (
@@ -58,52 +87,52 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 _MATRIX = Matrix(
     {
         SnapshotAction.CREATE_WITH_MEMORY: {
-            PowerState.OFF: "the machine is off, so it has no memory to save",
-            PowerState.UNKNOWN: "the machine's power state is unknown, so its memory cannot be saved",
+            PowerState.OFF: "The machine is off, so it has no memory to save.",
+            PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
         }
     }
 )
-_LEGAL = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
-_LONGEST = 40  # characters of a snapshot's name
-_TASKS: dict[type[DriverCommand], str] = {
+_LEGAL_NAME = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
+_MAX_NAME_LENGTH = 40
+_TASK_TYPES: dict[type[DriverCommand], str] = {
     CreateCommand: "qmsnapshot",
     RevertCommand: "qmrollback",
     DeleteCommand: "qmdelsnapshot",
 }
-_QUESTIONS = 4  # at once
-_SOONEST, _LATEST = 0.1, 2.0  # seconds between looks at a task
+_READ_THREADS = 4
+_MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL = 0.1, 2.0  # seconds between polls of a task; grows by half each time
 
-_Found = ReportedSnapshot | Recovery | ProviderError
+_Outcome = ReportedSnapshot | Recovery | ProviderError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Where the cluster is, and who the gateway is there: a user with a password or with an API token."""
+    """Options of a provider with this driver: an endpoint, and a user with a password or an API token."""
 
-    address: str = option("a node of the cluster, such as https://pve.example:8006")
-    user: str = option("the user and its realm, such as gateway@pve")
-    password: Secret | None = option("the user's password, unless there is an API token", None)
-    token_name: str | None = option("the name of the user's API token", None)
-    token_value: Secret | None = option("the secret of the API token", None)
-    ca_file: str | None = option("a PEM file of the authority that has signed the nodes' certificates", None)
-    timeout: float = option("seconds to wait for an answer", 30.0)
+    address: str = option("Address of a node of the cluster, such as https://pve.example:8006.")
+    user: str = option("User and its realm, such as gateway@pve.")
+    password: Secret | None = option("Password of the user; not with an API token.", None)
+    token_name: str | None = option("Name of the user's API token.", None)
+    token_value: Secret | None = option("Secret of the API token.", None)
+    ca_file: str | None = option("PEM file of the certificate authority that signed the nodes' certificates.", None)
+    timeout: float = option("Timeout of an API call, in seconds.", 30.0)
 
     def __post_init__(self) -> None:
         _endpoint(self.address)
         if "@" not in self.user:
-            raise ValueError(f"has 'user' {self.user!r}, which must name its realm too, such as gateway@pve")
+            raise ValueError(f"Option 'user' must include the realm, such as gateway@pve, not {self.user!r}.")
         token = self.token_name is not None
         if token != (self.token_value is not None) or token == (self.password is not None):
-            raise ValueError("needs either 'password', or 'token_name' and 'token_value'")
+            raise ValueError("Either option 'password' or options 'token_name' and 'token_value' are required.")
         if self.timeout <= 0:
-            raise ValueError(f"has 'timeout' {self.timeout!r}, which must be more than 0")
+            raise ValueError(f"Option 'timeout' must be greater than 0, not {self.timeout!r}.")
 
 
 def make(provider: str, options: Options, concurrency: int) -> "ProxmoxDriver":
-    """The driver of a provider."""
+    """Makes a driver, without connecting."""
     host, port = _endpoint(options.address)
 
-    def enter() -> Backend:
+    def log_in() -> Backend:
         return Backend(
             host,
             port=port,
@@ -115,264 +144,276 @@ def make(provider: str, options: Options, concurrency: int) -> "ProxmoxDriver":
             timeout=options.timeout,
         )
 
-    patience = 3 * options.timeout  # a call may have to log in first
-    client = Client(enter, _QUESTIONS + concurrency, renews=options.password is not None)
-    return ProxmoxDriver(client, Threads(_QUESTIONS, patience), Threads(concurrency, patience))
+    timeout = 3 * options.timeout  # a call may include a failed attempt and a login
+    client = Client(log_in, _READ_THREADS + concurrency, login_expires=options.password is not None)
+    return ProxmoxDriver(client, Threads(_READ_THREADS, timeout), Threads(concurrency, timeout))
 
 
 def _endpoint(address: str) -> tuple[str, int]:
+    """Host and port of an address. Raises ValueError."""
     url = urlsplit(address if "://" in address else f"https://{address}")
     try:
         host, port = url.hostname or "", url.port or 8006
     except ValueError:
         host, port = "", 0
     if url.scheme != "https" or not host or url.path.strip("/") or url.query or url.username:
-        raise ValueError(f"has 'address' {address!r}, which must be one such as https://pve.example:8006")
+        raise ValueError(f"Option 'address' must be a URL such as https://pve.example:8006, not {address!r}.")
     return f"[{host}]" if ":" in host else host, port
 
 
 class ProxmoxDriver(Driver):
-    """One Proxmox VE cluster. `telling` are the threads for calls that change something."""
+    """One Proxmox VE cluster. `write_threads` run the calls that change something."""
 
     name = "proxmox"
 
-    def __init__(self, client: Client, asking: Threads, telling: Threads) -> None:
+    def __init__(self, client: Client, read_threads: Threads, write_threads: Threads) -> None:
         self._client = client
-        self._asking = asking
-        self._telling = telling
-        self._nodes: dict[str, str] = {}  # where each machine was when it was last looked for
+        self._read_threads = read_threads
+        self._write_threads = write_threads
+        self._nodes: dict[str, str] = {}  # the last known node of each machine
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        found, away = await self._resources()
+        found, offline = await self._cluster_machines()
         self._nodes = {ref: entry["node"] for ref, entry in found.items()}
-        nodes = sorted({*self._nodes.values()} - away)
-        states = dict(zip(nodes, await asyncio.gather(*map(self._states, nodes)), strict=True))
-        seen = []
+        nodes = sorted({*self._nodes.values()} - offline)
+        states = dict(zip(nodes, await asyncio.gather(*map(self._node_machines, nodes)), strict=True))
+        machines = []
         for ref, entry in found.items():
-            of_node = states.get(entry["node"])
-            state = {**entry, "status": "unknown"} if of_node is None else of_node.get(ref, entry)
-            seen.append(read_machine(state, ref, entry["node"]))
-        return seen
+            on_node = states.get(entry["node"])
+            state = {**entry, "status": "unknown"} if on_node is None else on_node.get(ref, entry)
+            machines.append(parse_machine(state, ref, entry["node"]))
+        return machines
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
         try:
-            node, state = await self._at(machine_ref, "status/current")
+            node, state = await self._get_from_machine(machine_ref, "status/current")
         except ProviderUnavailable:
-            entry = await self._find(machine_ref)
+            entry = await self._find_machine(machine_ref)
             if entry.get("status") != "unknown":
                 raise
-            return read_machine(entry, machine_ref, entry["node"])
-        return read_machine(row(state), machine_ref, node)
+            return parse_machine(entry, machine_ref, entry["node"])
+        return parse_machine(require_object(state), machine_ref, node)
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        return (await self._listing(machine_ref)).seen
+        return (await self._get_listing(machine_ref)).reported
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        if wish.memory:  # without any, Proxmox VE would leave it out and not tell
-            power = (await self.machine(wish.machine_ref)).power_state
-            if reason := _MATRIX.reason_against(SnapshotAction.CREATE_WITH_MEMORY, power):
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        if command.memory:  # if the machine has no memory, Proxmox VE silently creates a snapshot without memory
+            power = (await self.machine(command.machine_ref)).power_state
+            if reason := _MATRIX.unsupported_reason(SnapshotAction.CREATE_WITH_MEMORY, power):
                 raise ProviderRefused(reason)
-        listing = await self._listing(wish.machine_ref)
-        taken = {snapshot.name for snapshot in listing.seen.snapshots}
-        more = {"description": mark(wish.description, work.token), "vmstate": int(wish.memory)}
-        name = wire_name(wish.name, work.token, _LEGAL.fullmatch, taken, _LONGEST)
-        found = await self._do(work, wish, listing, "post", "snapshot", snapname=name, **more)
-        if isinstance(found, NameUsed):
-            name = wire_name(wish.name, work.token, _LEGAL.fullmatch, {name}, _LONGEST)
-            found = await self._do(work, wish, listing, "post", "snapshot", snapname=name, **more)
-        seen = _settled(found)
-        if not isinstance(seen, ReportedSnapshot):
-            raise OutcomeUnknown("the provider no longer knows the task")
-        return seen
+        listing = await self._get_listing(command.machine_ref)
+        taken = {snapshot.name for snapshot in listing.reported.snapshots}
+        more = {"description": add_tag(command.description, work.token), "vmstate": int(command.memory)}
+        name = provider_snapshot_name(command.name, work.token, _LEGAL_NAME.fullmatch, taken, _MAX_NAME_LENGTH)
+        outcome = await self._run_task(work, command, listing, "post", "snapshot", snapname=name, **more)
+        if isinstance(outcome, NameTaken):
+            name = provider_snapshot_name(command.name, work.token, _LEGAL_NAME.fullmatch, {name}, _MAX_NAME_LENGTH)
+            outcome = await self._run_task(work, command, listing, "post", "snapshot", snapname=name, **more)
+        created = _raise_or_return(outcome)
+        if not isinstance(created, ReportedSnapshot):
+            raise OutcomeUnknown("The provider no longer has the task.")
+        return created
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        listing = await self._listing(wish.machine_ref)
-        snapshot = _there(_of(wish, listing))
-        # A revert shows in nothing but its task, so recovery has to know which tasks there were before it.
-        last = max(await self._tasks(listing.node, wish), key=begun_at, default="")
-        await self._keep(work, f"after:{listing.node}:{last}")
-        _settled(await self._do(work, wish, listing, "post", f"snapshot/{snapshot.name}/rollback"))
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        listing = await self._get_listing(command.machine_ref)
+        snapshot = _require(_find_target(command, listing))
+        # Only its task shows a revert, so recovery needs to know which revert tasks existed before it.
+        last = max(await self._list_tasks(listing.node, command), key=started_at, default="")
+        await self._checkpoint(work, f"after:{listing.node}:{last}")
+        _raise_or_return(await self._run_task(work, command, listing, "post", f"snapshot/{snapshot.name}/rollback"))
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        listing = await self._listing(wish.machine_ref)
-        snapshot = _there(_of(wish, listing))
-        # Not every disk has a snapshot that was half-made; Proxmox VE itself clears it away like this.
-        force = 1 if snapshot.ref in listing.half_made else None
-        _settled(await self._do(work, wish, listing, "delete", f"snapshot/{snapshot.name}", force=force))
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        listing = await self._get_listing(command.machine_ref)
+        snapshot = _require(_find_target(command, listing))
+        # An incomplete snapshot may be missing on some disks. Proxmox VE itself also deletes it with `force`.
+        force = 1 if snapshot.ref in listing.incomplete else None
+        _raise_or_return(
+            await self._run_task(work, command, listing, "delete", f"snapshot/{snapshot.name}", force=force)
+        )
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         kind, _, rest = (work.task_ref or "").partition(":")
         try:
             if kind == "UPID":
-                found = await self._outcome(work, wish, await self._follow(work, f"UPID:{rest}"))
-            elif isinstance(wish, RevertCommand):
-                found = await self._trace(work, wish, *rest.split(":", 1))
-            else:  # what is under way may be it, and has locked the machine anyway
-                await self._wait(work, wish, (await self._listing(wish.machine_ref)).node)
-                found = await self._outcome(work, wish, None)
+                outcome = await self._determine_outcome(work, command, await self._await_task(work, f"UPID:{rest}"))
+            elif isinstance(command, RevertCommand):
+                outcome = await self._recover_lost_revert(work, command, *rest.split(":", 1))
+            else:  # a running task of this kind may be the command's; it has locked the machine in any case
+                await self._await_running_tasks(work, command, (await self._get_listing(command.machine_ref)).node)
+                outcome = await self._determine_outcome(work, command, None)
         except ProviderDenied as error:
             raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None
-        return Recovery.NOT_BEGUN if isinstance(found, ProviderUnavailable) else _settled(found)
+        return Recovery.NOT_STARTED if isinstance(outcome, ProviderUnavailable) else _raise_or_return(outcome)
 
     async def health(self) -> None:
-        rights = row(await self._ask("access/permissions"))
-        if not any("VM.Audit" in privileges for privileges in rights.values()):
-            raise ProviderDenied("the gateway's user may see no machines on the provider: it lacks the right VM.Audit")
+        permissions = require_object(await self._get("access/permissions"))
+        if not any("VM.Audit" in privileges for privileges in permissions.values()):
+            raise ProviderDenied(
+                "The gateway's user cannot list machines at the provider, because it lacks the privilege VM.Audit."
+            )
 
     async def close(self) -> None:
         self._client.close()
 
-    # ---- work. An error that is returned, not raised, says that the wish was not fulfilled, and why.
+    # ---- tasks. An _Outcome that is a ProviderError is returned, not raised: the provider did not execute the command.
 
-    async def _do(
-        self, work: Work, wish: DriverCommand, listing: Listing, method: str, path: str, **parameters: Any
-    ) -> _Found:
-        """Begins a task, and waits for it."""
-        path = f"nodes/{listing.node}/qemu/{wish.machine_ref}/{path}"
+    async def _run_task(
+        self, work: Work, command: DriverCommand, listing: Listing, method: str, path: str, **parameters: Any
+    ) -> _Outcome:
+        """Starts a task, checkpoints it, waits for its end, and determines the outcome of the command."""
+        path = f"nodes/{listing.node}/qemu/{command.machine_ref}/{path}"
         try:
-            upid = await self._telling.tell(self._client.call, True, method, path, parameters)
+            upid = await self._write_threads.write(self._client.call, True, method, path, parameters)
         except ProviderMissing:
-            await self._find(wish.machine_ref)
-            raise ProviderUnavailable("the machine is just moving to another node") from None
+            await self._find_machine(command.machine_ref)
+            raise ProviderUnavailable("The machine is being migrated to another node.") from None
         if not isinstance(upid, str) or not upid.startswith("UPID:"):
-            raise nonsense(change=True)
-        await self._keep(work, upid)
+            raise malformed_response(change=True)
+        await self._checkpoint(work, upid)
         try:
-            return await self._outcome(work, wish, await self._follow(work, upid))
+            return await self._determine_outcome(work, command, await self._await_task(work, upid))
         except (ProviderUnavailable, ProviderDenied) as error:
             raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None
 
-    async def _keep(self, work: Work, task_ref: str) -> None:
+    async def _checkpoint(self, work: Work, task_ref: str) -> None:
         work.task_ref = task_ref
         await work.checkpoint(task_ref)
 
-    async def _follow(self, work: Work, upid: str) -> str | None:
-        """The words that the task ends with; None when the provider no longer knows it."""
+    async def _await_task(self, work: Work, upid: str) -> str | None:
+        """Waits until a task has stopped, and reports its progress. Its exit status; None if the task is not found."""
         task = f"nodes/{upid.split(':')[1]}/tasks/{upid}"
-        pause, seen = _SOONEST, 0
+        interval, lines_read = _MIN_POLL_INTERVAL, 0
         try:
-            while (state := row(await self._ask(f"{task}/status"))).get("status") != "stopped":
-                lines = rows(await self._ask(f"{task}/log", start=seen, limit=500))
+            while (state := require_object(await self._get(f"{task}/status"))).get("status") != "stopped":
+                lines = require_list(await self._get(f"{task}/log", start=lines_read, limit=500))
                 if lines:
-                    seen += len(lines)
-                    await work.progress(*read_progress(lines[-1]))
-                await asyncio.sleep(pause)
-                pause = min(_LATEST, pause * 1.5)
-        except TaskForgotten:
+                    lines_read += len(lines)
+                    await work.progress(*parse_progress(lines[-1]))
+                await asyncio.sleep(interval)
+                interval = min(_MAX_POLL_INTERVAL, interval * 1.5)
+        except TaskNotFound:
             return None
         return str(state.get("exitstatus"))
 
-    async def _wait(self, work: Work, wish: DriverCommand, node: str) -> None:
-        """Waits for what the provider is doing of the wish's kind on the machine."""
-        for upid in await self._tasks(node, wish, running=True):
-            await self._follow(work, upid)
+    async def _await_running_tasks(self, work: Work, command: DriverCommand, node: str) -> None:
+        """Waits for all running tasks on the machine of the command's type."""
+        for upid in await self._list_tasks(node, command, running=True):
+            await self._await_task(work, upid)
 
-    async def _outcome(self, work: Work, wish: DriverCommand, words: str | None) -> _Found:
-        """What became of a wish, by its task's last words, None when it has none, and by what can be seen now."""
-        if isinstance(wish, RevertCommand):
-            return await self._reverted(wish, words)
-        listing = await self._listing(wish.machine_ref)
-        seen = _of(wish, listing, work.token)
-        if seen is not None and not seen.ready:  # it may be at the work of an answer that was lost
-            await self._wait(work, wish, listing.node)
-            seen = _of(wish, await self._listing(wish.machine_ref), work.token)
-        create = isinstance(wish, CreateCommand)
-        if seen is None and not create:
+    async def _determine_outcome(self, work: Work, command: DriverCommand, exit_status: str | None) -> _Outcome:
+        """The outcome of a command, as the module describes. `exit_status`: of its task; None if there is no task."""
+        if isinstance(command, RevertCommand):
+            return await self._revert_outcome(command, exit_status)
+        listing = await self._get_listing(command.machine_ref)
+        target = _find_target(command, listing, work.token)
+        if target is not None and not target.ready:  # a task whose response was lost may be working on it
+            await self._await_running_tasks(work, command, listing.node)
+            target = _find_target(command, await self._get_listing(command.machine_ref), work.token)
+        create = isinstance(command, CreateCommand)
+        if target is None and not create:
             return Recovery.DONE
-        if seen is not None and seen.ready and create:
-            return seen
-        if seen is not None and not seen.ready and (create or words is not None):
-            return _half_way(words)
-        if words is None:
-            return Recovery.NOT_BEGUN
-        if not is_well(words):
-            return explained(words)
+        if target is not None and target.ready and create:
+            return target
+        if target is not None and not target.ready and (create or exit_status is not None):
+            return _stopped_halfway(exit_status)
+        if exit_status is None:
+            return Recovery.NOT_STARTED
+        if not is_success(exit_status):
+            return translate_message(exit_status)
         if create:
-            return ProviderMissing("the snapshot was made, but is no longer there")
-        return OutcomeUnknown("the provider says that the snapshot is deleted, but still has it")
+            return ProviderMissing("The snapshot was created, but it no longer exists.")
+        return OutcomeUnknown("The provider reported that the snapshot was deleted, but still lists it.")
 
-    async def _reverted(self, wish: RevertCommand, words: str | None) -> _Found:
-        if words is None:
-            return OutcomeUnknown("the provider no longer knows whether it has reverted the machine")
-        if is_well(words):
+    async def _revert_outcome(self, command: RevertCommand, exit_status: str | None) -> _Outcome:
+        if exit_status is None:
+            return OutcomeUnknown(
+                "The provider no longer has the task, so it is unknown whether it reverted the machine."
+            )
+        if is_success(exit_status):
             return Recovery.DONE
-        _, state = await self._at(wish.machine_ref, "status/current")
-        if row(state).get("lock") == "rollback":
-            return _half_way(words)
-        if was_killed(words):
-            return OutcomeUnknown("the provider's task was ended from outside", provider_message=words)
-        return explained(words)
+        _, state = await self._get_from_machine(command.machine_ref, "status/current")
+        if require_object(state).get("lock") == "rollback":
+            return _stopped_halfway(exit_status)
+        if was_interrupted(exit_status):
+            return OutcomeUnknown("The provider's task was interrupted.", provider_message=exit_status)
+        return translate_message(exit_status)
 
-    async def _trace(self, work: Work, wish: RevertCommand, node: str = "", last: str = "") -> _Found:
-        """What became of a revert whose answer was lost, if it was asked for: of the only task after `last`."""
+    async def _recover_lost_revert(
+        self, work: Work, command: RevertCommand, node: str = "", last: str = ""
+    ) -> _Outcome:
+        """The outcome of a revert without a checkpointed UPID: that of the only revert task after the task `last`."""
         if not node:
-            return Recovery.NOT_BEGUN  # the tasks before it are written down before anything is asked for
-        known = await self._tasks(node, wish)
-        tasks = [upid for upid in known if upid != last and begun_at(upid) >= begun_at(last)]
+            return Recovery.NOT_STARTED  # the latest task is checkpointed before the revert is sent
+        known = await self._list_tasks(node, command)
+        tasks = [upid for upid in known if upid != last and started_at(upid) >= started_at(last)]
         if not tasks:
-            return Recovery.NOT_BEGUN
-        words = [await self._follow(work, upid) for upid in tasks]
-        found = await self._reverted(wish, words[0])
+            return Recovery.NOT_STARTED
+        statuses = [await self._await_task(work, upid) for upid in tasks]
+        outcome = await self._revert_outcome(command, statuses[0])
         if len(tasks) == 1:
-            listing = await self._listing(wish.machine_ref)
-            if found is Recovery.DONE and listing.seen.current_ref == wish.snapshot_ref:
-                return found
-            if isinstance(found, ProviderUnavailable):  # nothing was begun, whoever asked for it
-                return found
-        return OutcomeUnknown("it cannot be told which task of the provider's was this one", provider_message=words[0])
+            listing = await self._get_listing(command.machine_ref)
+            if outcome is Recovery.DONE and listing.reported.current_ref == command.snapshot_ref:
+                return outcome
+            if isinstance(outcome, ProviderUnavailable):  # the task changed nothing, whichever client started it
+                return outcome
+        return OutcomeUnknown(
+            "It is unknown which of the provider's tasks executed this revert.", provider_message=statuses[0]
+        )
 
-    # ---- questions
+    # ---- reads
 
-    async def _ask(self, path: str, **parameters: Any) -> Any:
-        return await self._asking.ask(self._client.call, False, "get", path, parameters)
+    async def _get(self, path: str, **parameters: Any) -> Any:
+        return await self._read_threads.read(self._client.call, False, "get", path, parameters)
 
-    async def _resources(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
-        """What the cluster knows of its machines, by vmid, and the nodes that are away."""
-        entries = rows(await self._ask("cluster/resources"))
+    async def _cluster_machines(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """The cluster's entries of its machines, by vmid, and the nodes that are offline."""
+        entries = require_list(await self._get("cluster/resources"))
         machines = [entry for entry in entries if entry.get("type") == "qemu" and {"vmid", "node"} <= entry.keys()]
         found = {str(entry["vmid"]): entry for entry in machines}
-        if not found:  # a user without rights is shown an empty cluster
+        if not found:  # a user without permissions gets an empty list, for which health() raises an error
             await self.health()
-        away = [entry for entry in entries if entry.get("type") == "node" and entry.get("status") == "offline"]
-        return found, {str(entry.get("node")) for entry in away}
+        offline = [entry for entry in entries if entry.get("type") == "node" and entry.get("status") == "offline"]
+        return found, {str(entry.get("node")) for entry in offline}
 
-    async def _find(self, machine_ref: str) -> dict[str, Any]:
-        found, _ = await self._resources()
+    async def _find_machine(self, machine_ref: str) -> dict[str, Any]:
+        """The cluster's entry of a machine. Raises ProviderMissing."""
+        found, _ = await self._cluster_machines()
         if machine_ref not in found:
-            raise ProviderMissing("the provider has no such machine")
+            raise ProviderMissing("The provider has no such machine.")
         self._nodes[machine_ref] = found[machine_ref]["node"]
         return found[machine_ref]
 
-    async def _at(self, machine_ref: str, path: str) -> tuple[str, Any]:
-        """Asks about a machine where it is by now; the node, and the answer."""
-        node = self._nodes.get(machine_ref) or (await self._find(machine_ref))["node"]
+    async def _get_from_machine(self, machine_ref: str, path: str) -> tuple[str, Any]:
+        """Gets a path below a machine, on its new node if it has moved. The node, and the response."""
+        node = self._nodes.get(machine_ref) or (await self._find_machine(machine_ref))["node"]
         try:
-            return node, await self._ask(f"nodes/{node}/qemu/{machine_ref}/{path}")
+            return node, await self._get(f"nodes/{node}/qemu/{machine_ref}/{path}")
         except (ProviderMissing, ProviderUnavailable):
-            moved = (await self._find(machine_ref))["node"]
+            moved = (await self._find_machine(machine_ref))["node"]
             if moved == node:
                 raise
-            return moved, await self._ask(f"nodes/{moved}/qemu/{machine_ref}/{path}")
+            return moved, await self._get(f"nodes/{moved}/qemu/{machine_ref}/{path}")
 
-    async def _states(self, node: str) -> dict[str, dict[str, Any]] | None:
-        """The states of the machines of a node; None when it does not answer."""
+    async def _node_machines(self, node: str) -> dict[str, dict[str, Any]] | None:
+        """A node's entries of its machines, by vmid; None if the node does not answer."""
         try:
-            states = rows(await self._ask(f"nodes/{node}/qemu", full=1))
+            states = require_list(await self._get(f"nodes/{node}/qemu", full=1))
         except ProviderUnavailable:
             return None
         return {str(state.get("vmid")): state for state in states}
 
-    async def _listing(self, machine_ref: str) -> Listing:
-        node, answer = await self._at(machine_ref, "snapshot")
-        return read_listing(answer, node)
+    async def _get_listing(self, machine_ref: str) -> Listing:
+        node, answer = await self._get_from_machine(machine_ref, "snapshot")
+        return parse_listing(answer, node)
 
-    async def _tasks(self, node: str, wish: DriverCommand, *, running: bool = False) -> list[str]:
-        """The machine's tasks of the wish's kind that the node remembers."""
-        kind, ref = _TASKS[type(wish)], wish.machine_ref
-        found = rows(await self._ask(f"nodes/{node}/tasks", vmid=ref, typefilter=kind, source="all", limit=500))
+    async def _list_tasks(self, node: str, command: DriverCommand, *, running: bool = False) -> list[str]:
+        """The UPIDs of the machine's tasks of the command's type that the node still has."""
+        kind, ref = _TASK_TYPES[type(command)], command.machine_ref
+        found = require_list(await self._get(f"nodes/{node}/tasks", vmid=ref, typefilter=kind, source="all", limit=500))
         return [
             str(task.get("upid"))
             for task in found
@@ -380,26 +421,26 @@ class ProxmoxDriver(Driver):
         ]
 
 
-def _of(wish: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
-    """The snapshot that the wish is about."""
-    for seen in listing.seen.snapshots:
-        if seen.token == token if isinstance(wish, CreateCommand) else seen.ref == wish.snapshot_ref:
-            return seen
+def _find_target(command: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
+    """The snapshot that a command creates (found by its token), reverts to or deletes (found by its ref)."""
+    for snapshot in listing.reported.snapshots:
+        if snapshot.token == token if isinstance(command, CreateCommand) else snapshot.ref == command.snapshot_ref:
+            return snapshot
     return None
 
 
-def _there(snapshot: ReportedSnapshot | None) -> ReportedSnapshot:
+def _require(snapshot: ReportedSnapshot | None) -> ReportedSnapshot:
     if snapshot is None:
-        raise ProviderMissing("the provider has no such snapshot")
+        raise ProviderMissing("The provider has no such snapshot.")
     return snapshot
 
 
-def _settled(found: _Found) -> ReportedSnapshot | Recovery:
-    if isinstance(found, ProviderError):
-        raise found
-    return found
+def _raise_or_return(outcome: _Outcome) -> ReportedSnapshot | Recovery:
+    if isinstance(outcome, ProviderError):
+        raise outcome
+    return outcome
 
 
-def _half_way(words: str | None) -> ProviderError:
-    message = "the provider stopped half-way, so its administrator has to look at the machine"
-    return ProviderRefused(message, provider_message=words)
+def _stopped_halfway(exit_status: str | None) -> ProviderError:
+    message = "The provider's task stopped halfway. An administrator of the provider must check the machine."
+    return ProviderRefused(message, provider_message=exit_status)

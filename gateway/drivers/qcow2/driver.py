@@ -1,7 +1,36 @@
-"""The `qcow2` driver: the images in a folder are machines, which `qemu-img` changes while they are off. No daemon.
+"""The `qcow2` driver: each qcow2 image in a directory is a machine, changed by `qemu-img` while it is off.
 
-While a `qemu-img` of ours is at work it holds a lock of ours on the image, whatever becomes of the gateway. So nothing
-is done twice, recovery waits for what a killed gateway has left running, and our work is not taken for a machine's.
+The driver needs no daemon. How it executes a command (`_execute`):
+
+1. Open the image and lock the gateway's byte (see `images`). `qemu-img` inherits the lock, so it exists until both the
+   gateway and `qemu-img` have closed the image, even if the gateway is killed.
+2. Read the image and check the command against it. A create whose snapshot exists already ends here.
+3. Checkpoint a fingerprint of the active L1 table. The order matters: a worker that was suspended and has lost its
+   lease either holds the lock, for which recovery waits, or can no longer commit the checkpoint and does nothing.
+4. Run `qemu-img snapshot`.
+5. Read the image again to determine the outcome. The exit code decides only in one case: a revert with exit code 0 is
+   done, because a machine that starts now may write to the disk before it is read.
+
+Recovery (`_inspect_earlier_attempt`) waits until the lock is free, and then determines the outcome from the image:
+
+* create: QEMU adds the snapshot to the snapshot table in its last write. It is done if the table has a snapshot with
+  the operation's token, else not started.
+* delete: QEMU removes the snapshot from the table in its first write. It is done if the table has no such snapshot.
+* revert: compares the active L1 table with the checkpoint and with the snapshot's L1 table.
+
+      active L1 table                           outcome
+      has the checkpointed fingerprint          not started
+      as the snapshot's, without COPIED flags   done
+      as the snapshot's, with COPIED flags      incomplete: the content is right, but the next write to the disk would
+                                                change the snapshot too
+      other                                     unknown: the disk has been written to since
+
+  `recover` completes an incomplete revert by reverting again. This changes no content and clears the flags. It keeps
+  the first checkpoint: with a new one, a second recovery would take the incomplete state for the state before the
+  revert.
+
+Invariants: at most one `qemu-img` of the gateway works on an image, and the gateway's own `qemu-img` is never reported
+as a running machine.
 """
 
 import asyncio
@@ -28,7 +57,7 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.operation_tags import mark
+from gateway.drivers.operation_tags import add_tag
 from gateway.drivers.options import option
 from gateway.drivers.qcow2 import images
 from gateway.drivers.threads import Threads
@@ -44,317 +73,324 @@ from gateway.errors import (
 )
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
-_LOOK = 0.1  # seconds between looks at work that an earlier gateway has left running
-_LONGEST_TAG = 255  # bytes; QEMU cuts off the rest without a word
+_POLL_INTERVAL = 0.1  # seconds between checks whether an earlier qemu-img has ended
+_MAX_TAG_SIZE = 255  # bytes; QEMU truncates longer tags without an error
 
-# What a tag cannot have, or would spoil a list of tags: control characters, halves of characters, and no characters.
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# Characters that a tag cannot contain or that would corrupt a listing: control characters, surrogates, noncharacters.
+_ILLEGAL_TAG_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 _OFF_ONLY = {
-    PowerState.ON: "the machine is running, and its image can be changed only while it is off; shut it down first",
-    PowerState.UNKNOWN: "the image cannot be read, so nobody can tell whether the machine is running",
+    PowerState.ON: "The machine is running, and its image can be changed only while it is off. Shut it down first.",
+    PowerState.UNKNOWN: "The image cannot be read, so it is unknown whether the machine is running.",
 }
 _MATRIX = Matrix(
     {
         SnapshotAction.CREATE: _OFF_ONLY,
-        SnapshotAction.CREATE_WITH_MEMORY: "only disks can be saved here, not memory",
+        SnapshotAction.CREATE_WITH_MEMORY: "This driver can save disks only, not memory.",
         SnapshotAction.REVERT: _OFF_ONLY,
         SnapshotAction.DELETE: _OFF_ONLY,
     },
     tree=False,
 )
 
-# What `qemu-img` says when it fails, and what that means.
-_COMPLAINTS: tuple[tuple[str, type[ProviderError], str], ...] = (
-    ("Is another process using the image", ProviderBusy, "another program is using the image"),
-    ("No space left on device", ProviderFull, "the disk that holds the image is full"),
-    ("Disk quota exceeded", ProviderFull, "the disk quota of the gateway's user is reached"),
-    ("Permission denied", ProviderDenied, "the gateway may not change the image"),
-    ("Read-only file system", ProviderDenied, "the folder of images is read-only"),
+# Texts in the error output of `qemu-img`, and the errors that they stand for.
+_ERRORS: tuple[tuple[str, type[ProviderError], str], ...] = (
+    ("Is another process using the image", ProviderBusy, "Another program is using the image."),
+    ("No space left on device", ProviderFull, "The file system of the image is full."),
+    ("Disk quota exceeded", ProviderFull, "The disk quota of the gateway's user is reached."),
+    ("Permission denied", ProviderDenied, "The gateway may not change the image."),
+    ("Read-only file system", ProviderDenied, "The image directory is on a read-only file system."),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a folder of images is configured by."""
+    """Options of a provider with this driver."""
 
-    directory: str = option("the folder of the images; each file in it whose name ends in .qcow2 is a machine")
-    program: str = option("qemu-img, or the path of the program to use in its place", "qemu-img")
+    directory: str = option("Image directory; each file in it whose name ends in .qcow2 is a machine.")
+    program: str = option("Name or path of the qemu-img program.", "qemu-img")
 
     def __post_init__(self) -> None:
         if not self.directory:
-            raise ValueError("has an empty 'directory'")
+            raise ValueError("Option 'directory' must not be empty.")
 
 
-class _HalfDone(OutcomeUnknown):
-    """A revert was stopped when the disk had its content already, but what guards the snapshot was missing.
+class _RevertIncomplete(OutcomeUnknown):
+    """A revert was stopped after the disk had the snapshot's content, but before the COPIED flags were cleared.
 
-    What the machine writes then goes into the snapshot as well. Reverting again changes no content, and sets it right.
+    The next write to the disk would change the snapshot as well. Reverting again changes no content and clears the
+    flags.
     """
 
 
 class Qcow2Driver(Driver):
-    """One folder of images. `patience`: seconds until a question is given up on."""
+    """One image directory. `timeout`: timeout of a read, in seconds. Changes have none; operations have a deadline."""
 
     name = "qcow2"
 
-    def __init__(self, options: Options, concurrency: int, patience: float = 30.0) -> None:
-        self._directory = Path(options.directory).absolute()  # so that no file's name is taken for an option or a URL
+    def __init__(self, options: Options, concurrency: int, timeout: float = 30.0) -> None:
+        self._directory = Path(options.directory).absolute()  # a relative name could look like an option or a URL
         self._program = options.program
-        self._patience = patience
-        self._asking = Threads(4, patience)
-        self._working = Threads(concurrency, inf)  # changes are never interrupted; operations have their own deadline
+        self._timeout = timeout
+        self._read_threads = Threads(4, timeout)
+        self._write_threads = Threads(concurrency, inf)  # a change is never interrupted
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        return await self._asking.ask(self._machines)
+        return await self._read_threads.read(self._list_machines)
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        return await self._asking.ask(self._machine, machine_ref)
+        return await self._read_threads.read(self._read_machine, machine_ref)
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        return await self._asking.ask(self._snapshots, machine_ref)
+        return await self._read_threads.read(self._read_snapshots, machine_ref)
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        made = await self._do(work, wish)
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        made = await self._run_command(work, command)
         assert isinstance(made, ReportedSnapshot)
         return made
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        await self._do(work, wish)
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        await self._run_command(work, command)
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._do(work, wish)
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._run_command(work, command)
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         try:
             while True:
-                found = await self._asking.ask(self._look_back, work, wish)
+                found = await self._read_threads.read(self._inspect_earlier_attempt, work, command)
                 if found is not None:
                     return found
-                await asyncio.sleep(_LOOK)
-        except _HalfDone as half:
+                await asyncio.sleep(_POLL_INTERVAL)
+        except _RevertIncomplete as incomplete:
             before = work.task_ref
             assert before is not None
-            # The trace of before stays, or what this does would be taken for the beginning.
-            again = Work(work.token, checkpoint=lambda _: work.checkpoint(before))
+            # Keep the first fingerprint. A new one would declare the incomplete state the state before the revert.
+            retry = Work(work.token, checkpoint=lambda _: work.checkpoint(before))
             try:
-                return await self._do(again, wish)
-            except ProviderUnavailable:  # somebody else is at the image: it is asked again
+                return await self._run_command(retry, command)
+            except ProviderUnavailable:  # another program uses the image; recovery is retried later
                 raise
             except ProviderError as error:
-                words = error.provider_message or error.message
-                raise OutcomeUnknown(half.message, provider_message=words) from None
+                reason = error.provider_message or error.message
+                raise OutcomeUnknown(incomplete.message, provider_message=reason) from None
 
     async def health(self) -> None:
-        await self._asking.ask(self._check)
+        await self._read_threads.read(self._check_health)
 
     async def close(self) -> None:
         return None
 
-    async def _do(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def _run_command(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         loop = asyncio.get_running_loop()
 
-        async def commit(trace: str) -> None:
-            await work.checkpoint(trace)
-            work.task_ref = trace  # for who recovers with the same work
+        async def commit(fingerprint: str) -> None:
+            await work.checkpoint(fingerprint)
+            work.task_ref = fingerprint  # for a recovery with the same Work
 
-        def checkpoint(trace: str) -> None:
-            asyncio.run_coroutine_threadsafe(commit(trace), loop).result()
+        def checkpoint(fingerprint: str) -> None:
+            asyncio.run_coroutine_threadsafe(commit(fingerprint), loop).result()
 
-        return await self._working.tell(self._change, work.token, wish, checkpoint)
+        return await self._write_threads.write(self._execute, work.token, command, checkpoint)
 
-    # ---- what runs in threads
+    # ---- functions that run in threads
 
-    def _machines(self) -> list[ReportedMachine]:
-        seen = []
-        for name in images.names(self._directory):
+    def _list_machines(self) -> list[ReportedMachine]:
+        machines = []
+        for name in images.list_images(self._directory):
             try:
-                seen.append(self._see(name))
-            except ProviderMissing:  # gone since
+                machines.append(self._report_machine(name))
+            except ProviderMissing:  # deleted since the listing
                 continue
-        return seen
+        return machines
 
-    def _machine(self, ref: str) -> ReportedMachine:
-        if ref not in images.names(self._directory):
-            raise images.no_machine()
-        return self._see(ref)
+    def _read_machine(self, ref: str) -> ReportedMachine:
+        if ref not in images.list_images(self._directory):
+            raise images.missing_image()
+        return self._report_machine(ref)
 
-    def _see(self, ref: str) -> ReportedMachine:
+    def _report_machine(self, ref: str) -> ReportedMachine:
         try:
-            with images.opened(self._directory, ref) as image:
-                power = images.power(image)
+            with images.open_image(self._directory, ref) as fd:
+                power = images.power_state(fd)
         except ProviderMissing:
             raise
-        except ProviderError:  # a bad image does not hide the others; who asks for its snapshots is told what is wrong
+        except ProviderError:  # a damaged image must not hide the others; reading its snapshots raises the error
             power = PowerState.UNKNOWN
         return ReportedMachine(ref=ref, kind=MachineKind.VM, name=Path(ref).stem, power_state=power)
 
-    def _snapshots(self, ref: str) -> ReportedSnapshots:
-        with images.opened(self._directory, ref) as image:
-            return ReportedSnapshots([entry.seen for entry in images.read(image).entries])
+    def _read_snapshots(self, ref: str) -> ReportedSnapshots:
+        with images.open_image(self._directory, ref) as fd:
+            return ReportedSnapshots([entry.reported for entry in images.read_image(fd).entries])
 
-    def _check(self) -> None:
-        images.names(self._directory)
-        code, out, words = _run([self._found_program(), "--version"], patience=self._patience)
+    def _check_health(self) -> None:
+        images.list_images(self._directory)
+        code, out, err = _run_program([self._find_program(), "--version"], timeout=self._timeout)
         if code != 0 or not out.startswith("qemu-img version "):
-            raise ProviderUnavailable("the program does not answer as qemu-img does", provider_message=words or out)
+            raise ProviderUnavailable("The configured program is not qemu-img.", provider_message=err or out)
 
-    def _change(
-        self, token: str, wish: DriverCommand, checkpoint: Callable[[str], None]
+    def _execute(
+        self, token: str, command: DriverCommand, checkpoint: Callable[[str], None]
     ) -> ReportedSnapshot | Recovery:
-        """Has an image changed, and sees for itself what became of that.
+        """Executes a command with `qemu-img` and determines the outcome from the image, as the module describes.
 
-        The lock comes before the checkpoint. So a worker that was frozen, and has lost its lease meanwhile, either has
-        the lock, which recovery waits for, or cannot commit the checkpoint.
+        The lock is acquired before the checkpoint. A worker that was suspended and has lost its lease therefore either
+        holds the lock, for which recovery waits, or cannot commit the checkpoint.
         """
-        program = self._found_program()
-        with images.opened(self._directory, wish.machine_ref, os.O_RDWR) as image:
-            images.hold(image)
-            before = images.read(image)
-            if isinstance(wish, CreateCommand) and (made := before.made_by(token)) is not None:
+        program = self._find_program()
+        with images.open_image(self._directory, command.machine_ref, os.O_RDWR) as fd:
+            images.acquire_lock(fd)
+            before = images.read_image(fd)
+            if isinstance(command, CreateCommand) and (made := before.find_by_token(token)) is not None:
                 return made
-            power = PowerState.ON if images.is_written(image) else PowerState.OFF
-            arguments = _arguments(wish, token, before, power)
-            disk = images.words(image, before.disk)
-            checkpoint(images.trace(image, disk))
-            path = self._directory / wish.machine_ref
-            code, _, words = _run([program, "snapshot", *arguments, "--", path], image)
-            words = words.replace(str(path), path.name)
-            if code == 0 and isinstance(wish, RevertCommand):  # who starts the machine now may write before it is seen
+            power = PowerState.ON if images.is_open_for_writing(fd) else PowerState.OFF
+            arguments = _snapshot_arguments(command, token, before, power)
+            disk = images.read_l1_table(fd, before.disk)
+            checkpoint(images.fingerprint(fd, disk))
+            path = self._directory / command.machine_ref
+            code, _, err = _run_program([program, "snapshot", *arguments, "--", path], fd)
+            err = err.replace(str(path), path.name)
+            if code == 0 and isinstance(command, RevertCommand):  # a machine that starts now may write before the check
                 return Recovery.DONE
             try:
-                became = _became(image, token, wish, lambda now: now == disk)
+                outcome = _determine_outcome(fd, token, command, lambda now: now == disk)
             except ProviderError as error:
-                raise OutcomeUnknown(error.message, provider_message=words or error.provider_message) from None
-            if became is Recovery.NOT_BEGUN:
-                raise _complaint(code, words)
-            return became
+                raise OutcomeUnknown(error.message, provider_message=err or error.provider_message) from None
+            if outcome is Recovery.NOT_STARTED:
+                raise _translate_failure(code, err)
+            return outcome
 
-    def _look_back(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery | None:
-        """What became of an earlier attempt; None while it is at it."""
+    def _inspect_earlier_attempt(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery | None:
+        """The outcome of an earlier attempt; None while its `qemu-img` still runs."""
         try:
-            with images.opened(self._directory, wish.machine_ref) as image:
-                if images.is_held(image):
+            with images.open_image(self._directory, command.machine_ref) as fd:
+                if images.is_locked(fd):
                     return None
-                if isinstance(wish, RevertCommand) and work.task_ref is None:  # nothing runs before the checkpoint
-                    return Recovery.NOT_BEGUN
-                return _became(image, work.token, wish, lambda disk: images.trace(image, disk) == work.task_ref)
+                if isinstance(command, RevertCommand) and work.task_ref is None:  # qemu-img starts after the checkpoint
+                    return Recovery.NOT_STARTED
+                return _determine_outcome(
+                    fd, work.token, command, lambda disk: images.fingerprint(fd, disk) == work.task_ref
+                )
         except (ProviderRefused, ProviderDenied) as error:
             raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None
 
-    def _found_program(self) -> str:
+    def _find_program(self) -> str:
         program = shutil.which(self._program)
         if program is None:
-            raise ProviderUnavailable("qemu-img is not installed where the gateway runs")
+            raise ProviderUnavailable("qemu-img is not installed on the gateway's host.")
         return program
 
 
 def make(provider: str, options: Options, concurrency: int) -> Qcow2Driver:
-    """The driver of one folder."""
+    """Makes the driver of one image directory."""
     return Qcow2Driver(options, concurrency)
 
 
-def _arguments(wish: DriverCommand, token: str, image: images.Image, power: PowerState) -> list[str | bytes]:
-    """What `qemu-img snapshot` is told. Raises ProviderMissing, and ProviderRefused for what it cannot do."""
-    match wish:
+def _snapshot_arguments(
+    command: DriverCommand, token: str, image: images.Image, power: PowerState
+) -> list[str | bytes]:
+    """The arguments of `qemu-img snapshot`. Raises ProviderMissing, and ProviderRefused for an impossible command."""
+    match command:
         case CreateCommand():
-            _refuse(SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE, power)
-            return ["-c", _tag(wish.name, token)]
+            _raise_if_unsupported(SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE, power)
+            return ["-c", _make_tag(command.name, token)]
         case RevertCommand():
-            _refuse(SnapshotAction.REVERT, power)
-            return ["-a", _entry(image, wish.snapshot_ref).id]  # an id goes before a tag that looks like it
+            _raise_if_unsupported(SnapshotAction.REVERT, power)
+            return ["-a", _require_entry(image, command.snapshot_ref).id]  # qemu-img looks for an id before a tag
         case DeleteCommand():
-            entry = _entry(image, wish.snapshot_ref)
-            _refuse(SnapshotAction.DELETE, power)
+            entry = _require_entry(image, command.snapshot_ref)
+            _raise_if_unsupported(SnapshotAction.DELETE, power)
             if next(other for other in image.entries if other.tag == entry.tag) is not entry:
                 raise ProviderRefused(
-                    "the machine has an older snapshot with the same tag, and qemu-img deletes that one first"
+                    "An older snapshot of the machine has the same tag, and qemu-img deletes that one first."
+                    " Delete the older snapshot first."
                 )
-            return ["-d", entry.tag]  # which takes no id
+            return ["-d", entry.tag]  # -d accepts no id
 
 
-def _entry(image: images.Image, ref: str) -> images.Entry:
+def _require_entry(image: images.Image, ref: str) -> images.SnapshotEntry:
     entry = image.find(ref)
     if entry is None:
-        raise ProviderMissing("the image has no such snapshot")
+        raise ProviderMissing("The image has no such snapshot.")
     return entry
 
 
-def _refuse(action: SnapshotAction, power: PowerState) -> None:
-    if reason := _MATRIX.reason_against(action, power):
+def _raise_if_unsupported(action: SnapshotAction, power: PowerState) -> None:
+    if reason := _MATRIX.unsupported_reason(action, power):
         raise ProviderRefused(reason)
 
 
-def _tag(name: str, token: str) -> bytes:
-    """The user's name, as far as a tag has room for it, and the operation's token."""
-    end = f" {mark(None, token)}".encode()
-    start = _UNFIT.sub(" ", name).encode()[: _LONGEST_TAG - len(end)]
+def _make_tag(name: str, token: str) -> bytes:
+    """The snapshot's name, truncated to what fits into a tag, followed by the operation's token."""
+    end = f" {add_tag(None, token)}".encode()
+    start = _ILLEGAL_TAG_CHARACTERS.sub(" ", name).encode()[: _MAX_TAG_SIZE - len(end)]
     return start.decode(errors="ignore").rstrip().encode() + end
 
 
-def _became(
-    image: int, token: str, wish: DriverCommand, is_unchanged: Callable[[Sequence[int]], bool]
+def _determine_outcome(
+    fd: int, token: str, command: DriverCommand, is_unchanged: Callable[[Sequence[int]], bool]
 ) -> ReportedSnapshot | Recovery:
-    """What has become of a wish that nobody is at any more. `is_unchanged` is asked of the disk's map.
+    """The outcome of a command on which no `qemu-img` works any more, as the module describes.
 
-    One write at the very end puts a snapshot into the table, and one at the beginning takes it out. A disk with the
-    map of a snapshot has its content, because what a snapshot's map leads to is not written to again.
+    `is_unchanged` returns whether the active L1 table is the one from before the command.
     """
-    now = images.read(image)
-    match wish:
+    now = images.read_image(fd)
+    match command:
         case CreateCommand():
-            return now.made_by(token) or Recovery.NOT_BEGUN
+            return now.find_by_token(token) or Recovery.NOT_STARTED
         case DeleteCommand():
-            return Recovery.NOT_BEGUN if now.find(wish.snapshot_ref) else Recovery.DONE
+            return Recovery.NOT_STARTED if now.find(command.snapshot_ref) else Recovery.DONE
         case RevertCommand():
-            disk = images.words(image, now.disk)
+            disk = images.read_l1_table(fd, now.disk)
             if is_unchanged(disk):
-                return Recovery.NOT_BEGUN
-            entry = now.find(wish.snapshot_ref)
-            if entry is None or not images.are_same(disk, images.words(image, entry.disk)):
-                raise OutcomeUnknown("the disk has changed since, so nobody can tell whether it was reverted before")
-            if not images.is_guarded(disk):
-                raise _HalfDone("the revert was stopped half-way; revert again before the machine is started")
+                return Recovery.NOT_STARTED
+            entry = now.find(command.snapshot_ref)
+            if entry is None or not images.has_same_content(disk, images.read_l1_table(fd, entry.disk)):
+                raise OutcomeUnknown("The disk has changed since, so it is unknown whether it was reverted before.")
+            if not images.is_copy_on_write(disk):
+                raise _RevertIncomplete("The revert was interrupted. Revert again before you start the machine.")
             return Recovery.DONE
 
 
-def _complaint(code: int, words: str) -> ProviderError:
-    """Why `qemu-img` has left an image as it was."""
+def _translate_failure(code: int, err: str) -> ProviderError:
+    """The error for a `qemu-img` that has not changed the image, from its exit code and its error output."""
     if code == 0:
-        return ProviderRefused("qemu-img reported success, but has not changed the image", provider_message=words)
+        return ProviderRefused("qemu-img reported success but did not change the image.", provider_message=err)
     if code < 0:
-        return ProviderUnavailable("qemu-img was stopped before it was done")
-    for text, kind, message in _COMPLAINTS:
-        if text in words:
-            return kind(message, provider_message=words)
-    return ProviderRefused("qemu-img refused", provider_message=words)
+        return ProviderUnavailable("qemu-img was killed before it changed the image.")
+    for text, kind, message in _ERRORS:
+        if text in err:
+            return kind(message, provider_message=err)
+    return ProviderRefused("qemu-img reported an error.", provider_message=err)
 
 
-def _run(words: Sequence[str | bytes | Path], *kept: int, patience: float | None = None) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a program that keeps the descriptors `kept`.
+def _run_program(
+    arguments: Sequence[str | bytes | Path], *inherited: int, timeout: float | None = None
+) -> tuple[int, str, str]:
+    """Runs a program that inherits the descriptors `inherited`; its exit code, standard output and standard error.
 
-    It has a session of its own, so that it goes on when the gateway is stopped from a terminal, and nothing of the
-    gateway's environment.
+    The program gets its own session, so that a signal from the gateway's terminal does not stop it. It does not inherit
+    the gateway's environment.
     """
     try:
-        process = subprocess.Popen(  # noqa: S603 - the words are arguments, and no shell reads them
-            words,
+        process = subprocess.Popen(  # noqa: S603 - an argument list, not a shell command
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=kept,
+            pass_fds=inherited,
             start_new_session=True,
             env={"LC_ALL": "C", "PATH": os.defpath},
         )
     except OSError as error:
-        raise ProviderUnavailable("qemu-img could not be started", provider_message=error.strerror) from None
+        raise ProviderUnavailable("qemu-img could not be started.", provider_message=error.strerror) from None
     with process:
         try:
-            out, err = process.communicate(timeout=patience)
+            out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise ProviderUnavailable("qemu-img did not answer in time") from None
+            raise ProviderUnavailable("qemu-img did not answer in time.") from None
     return process.returncode, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()

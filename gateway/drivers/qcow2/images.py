@@ -1,7 +1,29 @@
-"""Reads qcow2 images where they lie, and their locks. Changes nothing and asks nobody: changing is `qemu-img`'s.
+"""Reads qcow2 images and the locks on them, without `qemu-img` and without changing anything.
 
-QEMU's locks are only asked about. To take one, as `qemu-img info` does, would keep a machine from starting meanwhile.
-Everything here blocks, and is called in threads.
+All changes to images are made by `qemu-img`, in `driver`. This module only reads, because it can do so at any time:
+reading needs no lock of QEMU's. `qemu-img info`, in contrast, takes such a lock, and a machine that starts in that
+moment fails. All functions block and are called in threads.
+
+The format (QEMU, docs/interop/qcow2.txt). A qcow2 file has a header and a snapshot table. The content of the disk is
+stored in clusters, which are found through two levels of tables. The first level is the *L1 table*, an array of 64-bit
+entries. The active disk has an L1 table, and so has each snapshot in the snapshot table. Two fields of an L1 entry
+matter here:
+
+* the offset of an L2 table in the file (bits 9 to 55);
+* the COPIED flag (bit 63). If it is set, no other L1 table refers to that L2 table, and QEMU overwrites it in place.
+  If it is clear, QEMU copies the L2 table before it writes (copy on write).
+
+A revert copies the L1 table of the snapshot to the active one. From then on both have the same offsets and so the same
+content, until the machine writes: QEMU then copies the L2 table, and the offset in the active L1 table changes. The
+flags must be clear for that. An interrupted revert can leave them set, and the machine's next write would change the
+snapshot as well; `is_copy_on_write` detects this state.
+
+Locks. Both kinds are fcntl locks on single bytes of the image, at offsets that have no relation to its content:
+
+* QEMU locks byte 101 while it may write to an image. This module only queries that byte.
+* The gateway locks byte 1000 while it runs `qemu-img` on the image. It is an open file description lock: `qemu-img`
+  inherits the descriptor and so the lock, which is released when the last process that has the descriptor ends. If the
+  gateway is killed, the lock exists until `qemu-img` has ended.
 """
 
 import fcntl
@@ -16,220 +38,236 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.drivers.base import ReportedSnapshot
-from gateway.drivers.operation_tags import unmark
+from gateway.drivers.operation_tags import split_tag
 from gateway.errors import ProviderBusy, ProviderDenied, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
 
 # ---- files
 
 
-def names(directory: Path) -> list[str]:
-    """The images in a folder. Raises when it cannot be listed: that is never taken for an empty folder."""
+def list_images(directory: Path) -> list[str]:
+    """The names of the images in a directory. Raises ProviderError if the directory cannot be listed."""
     try:
         with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if _fits(entry.name) and entry.is_file(follow_symlinks=False))
+            return sorted(
+                entry.name for entry in entries if _is_image_name(entry.name) and entry.is_file(follow_symlinks=False)
+            )
     except PermissionError:
-        raise ProviderDenied("the gateway may not read the folder of images") from None
+        raise ProviderDenied("The gateway may not read the image directory.") from None
     except OSError as error:
-        raise ProviderUnavailable("the folder of images cannot be listed", provider_message=error.strerror) from None
+        raise ProviderUnavailable("The image directory cannot be listed.", provider_message=error.strerror) from None
 
 
 @contextmanager
-def opened(directory: Path, name: str, mode: int = os.O_RDONLY) -> Iterator[int]:
-    """The descriptor of an image. Raises ProviderError for what goes wrong with the file, now and while it is used."""
-    if not _fits(name):
-        raise no_machine()
+def open_image(directory: Path, name: str, mode: int = os.O_RDONLY) -> Iterator[int]:
+    """Opens an image and yields its file descriptor.
+
+    Raises ProviderError if the file cannot be opened, and for every OSError inside the block.
+    """
+    if not _is_image_name(name):
+        raise missing_image()
     try:
-        image = os.open(directory / name, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(directory / name, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            if not stat.S_ISREG(os.fstat(image).st_mode):
-                raise no_machine()
-            yield image
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise missing_image()
+            yield fd
         finally:
-            os.close(image)
+            os.close(fd)
     except OSError as error:
-        if name not in names(directory):
-            raise no_machine() from None
+        if name not in list_images(directory):
+            raise missing_image() from None
         kind = ProviderDenied if isinstance(error, PermissionError) else ProviderUnavailable
-        raise kind("the image cannot be opened", provider_message=error.strerror) from None
+        raise kind("The image cannot be opened.", provider_message=error.strerror) from None
 
 
-def no_machine() -> ProviderMissing:
-    """There is no image of that name, or it is no file in the folder itself."""
-    return ProviderMissing("the folder has no such image")
+def missing_image() -> ProviderMissing:
+    """The error for a name that is not a regular file directly in the image directory."""
+    return ProviderMissing("The image directory has no such image.")
 
 
-def _fits(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     """Whether a file of this name can be a machine."""
     return name.endswith(".qcow2") and not name.startswith(".") and "/" not in name and name.isprintable()
 
 
-# ---- locks. QEMU tells what it does with an image by locks on single bytes, which belong to the open file.
+# ---- locks
 
-_WRITER = 101  # held by whoever may write to the image
-_OURS = 1_000  # of no meaning to QEMU
+_QEMU_WRITE_BYTE = 101  # QEMU's lock base 100 plus the number of the permission bit BLK_PERM_WRITE
+_GATEWAY_BYTE = 1_000  # QEMU does not use it
 _FLOCK = struct.Struct("hhqqi0q")  # type, whence, start, length, process
 
 
-def power(image: int) -> PowerState:
-    """Whether the machine runs. Our own work does not count."""
-    if os.pread(image, len(_MAGIC), 0) != _MAGIC:
+def power_state(fd: int) -> PowerState:
+    """ON while a machine has the image open for writing, UNKNOWN if the file is not a qcow2 image, else OFF."""
+    if os.pread(fd, len(_MAGIC), 0) != _MAGIC:
         return PowerState.UNKNOWN
-    # Our work writes too; it is asked about on both sides, because it may begin or end in between.
-    return PowerState.ON if not is_held(image) and is_written(image) and not is_held(image) else PowerState.OFF
+    # The gateway's own qemu-img also opens the image for writing. Its lock is checked before and after, because
+    # qemu-img may start or end between the two queries.
+    return PowerState.ON if not is_locked(fd) and is_open_for_writing(fd) and not is_locked(fd) else PowerState.OFF
 
 
-def hold(image: int) -> None:
-    """Locks our byte until every copy of the descriptor is closed, a child's too. Raises ProviderBusy."""
+def acquire_lock(fd: int) -> None:
+    """Locks the gateway's byte until every copy of the descriptor is closed, also in child processes.
+
+    Raises ProviderBusy if it is locked through another descriptor.
+    """
     try:
-        fcntl.fcntl(image, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _OURS, 1, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _GATEWAY_BYTE, 1, 0))
     except BlockingIOError:
-        raise ProviderBusy("earlier work on the image has not ended yet") from None
+        raise ProviderBusy("An earlier operation on the image has not ended yet.") from None
 
 
-def is_held(image: int) -> bool:
-    """Whether our byte is locked through another descriptor, in whatever process."""
-    return _is_locked(image, _OURS)
+def is_locked(fd: int) -> bool:
+    """Whether the gateway's byte is locked through another descriptor, of this or of any other process."""
+    return _is_byte_locked(fd, _GATEWAY_BYTE)
 
 
-def is_written(image: int) -> bool:
-    """Whether something has opened the image to write to it by QEMU's rules."""
-    return _is_locked(image, _WRITER)
+def is_open_for_writing(fd: int) -> bool:
+    """Whether a program has opened the image for writing and locked it as QEMU does."""
+    return _is_byte_locked(fd, _QEMU_WRITE_BYTE)
 
 
-def _is_locked(image: int, byte: int) -> bool:
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    return bool(_FLOCK.unpack(fcntl.fcntl(image, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
+def _is_byte_locked(fd: int, byte: int) -> bool:
+    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0] != fcntl.F_UNLCK)
 
 
-# ---- the format, as QEMU documents it: a header, and a table of snapshots. The disk as it is, and as it was in each
-# snapshot, has a map of its own that says where in the file its parts are.
+# ---- the format
 
 _MAGIC = b"QFI\xfb"
-_HEADER = struct.Struct(">4sI28xIQ12xIQ")  # magic, version, size and place of the map, snapshots and their place
-_ENTRY = struct.Struct(">QIHHIIQII")  # map's place and size, lengths, time, clock, memory's size, length of the rest
-_PLACE = 0x00FF_FFFF_FFFF_FE00  # the bits of a word of the map that say where
-_ALONE = 1 << 63  # the bit that says that no other map leads there, so that it is written to in place
-_MOST_SNAPSHOTS = 65_536
-_LONGEST = 32 * 2**20  # bytes of one map
-_TRIES = 5
+_HEADER = struct.Struct(">4sI28xIQ12xIQ")  # magic, version, L1 size, L1 offset, number of snapshots, table offset
+# L1 offset, L1 size, id length, name length, seconds, nanoseconds, VM clock, VM state size, extra data size
+_ENTRY = struct.Struct(">QIHHIIQII")
+_L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
+_L1_COPIED_FLAG = 1 << 63
+_MAX_SNAPSHOTS = 65_536
+_MAX_READ_SIZE = 32 * 2**20  # bytes; the largest L1 table that QEMU accepts
+_MAX_READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
-    """Where a map is in the file, and how many words it has."""
+class L1Location:
+    """The offset of an L1 table in the file, in bytes, and its number of entries."""
 
-    place: int
+    offset: int
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One snapshot in the table."""
+class SnapshotEntry:
+    """One snapshot in the snapshot table. `tag` is its name in QEMU."""
 
     id: bytes
     tag: bytes
     seconds: int
     nanoseconds: int
     memory: bool
-    disk: Map
+    disk: L1Location
 
     @property
     def ref(self) -> str:
-        """Tags can be given twice, and ids are used again: only with the time is it certain which one is meant."""
+        """Id and time. Tags need not be unique and ids are reused, so that neither alone identifies a snapshot."""
         return f"{self.id.decode(errors='replace')}@{self.seconds}.{self.nanoseconds:09}"
 
     @property
-    def seen(self) -> ReportedSnapshot:
-        """As the port has it."""
-        name, token = unmark(self.tag.decode(errors="replace"))
+    def reported(self) -> ReportedSnapshot:
+        """The snapshot in the form of the driver port."""
+        name, token = split_tag(self.tag.decode(errors="replace"))
         created_at = datetime.fromtimestamp(self.seconds, UTC) + timedelta(microseconds=self.nanoseconds // 1000)
         return ReportedSnapshot(ref=self.ref, name=name or "", created_at=created_at, memory=self.memory, token=token)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image's snapshots, oldest first, and the map of its disk as it is."""
+    """The snapshots of an image, oldest first, and the location of the active L1 table."""
 
-    entries: Sequence[Entry]
-    disk: Map
+    entries: Sequence[SnapshotEntry]
+    disk: L1Location
 
-    def find(self, ref: str) -> Entry | None:
+    def find(self, ref: str) -> SnapshotEntry | None:
         """The snapshot with this ref."""
         return next((entry for entry in self.entries if entry.ref == ref), None)
 
-    def made_by(self, token: str) -> ReportedSnapshot | None:
-        """The snapshot that was made under this token."""
-        return next((entry.seen for entry in self.entries if entry.seen.token == token), None)
+    def find_by_token(self, token: str) -> ReportedSnapshot | None:
+        """The snapshot that was created by the operation with this token."""
+        return next((entry.reported for entry in self.entries if entry.reported.token == token), None)
 
 
-def read(image: int) -> Image:
-    """What is in an image. Raises ProviderRefused when that cannot be understood.
+def read_image(fd: int) -> Image:
+    """Reads the header and the snapshot table. Raises ProviderRefused if the file is not a valid qcow2 image.
 
-    A machine that runs may move the table while it is read; then the header is another afterwards.
+    A running machine may move the snapshot table during the read. That changes the header, so the read is repeated
+    until the header is the same before and after, at most 5 times.
     """
-    for _ in range(_TRIES):
-        header = os.pread(image, _HEADER.size, 0)
+    for _ in range(_MAX_READ_ATTEMPTS):
+        header = os.pread(fd, _HEADER.size, 0)
         try:
-            found: Image | ProviderRefused = _parse(image, header)
+            found: Image | ProviderRefused = _parse(fd, header)
         except ProviderRefused as error:
             found = error
-        if header == os.pread(image, _HEADER.size, 0):
+        if header == os.pread(fd, _HEADER.size, 0):
             if isinstance(found, ProviderRefused):
                 raise found
             return found
-    raise ProviderUnavailable("the image changes too fast to be read")
+    raise ProviderUnavailable("The image changes too fast to be read.")
 
 
-def _parse(image: int, header: bytes) -> Image:
+def _parse(fd: int, header: bytes) -> Image:
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise ProviderRefused("the file is not a qcow2 image")
-    _, version, size, place, count, offset = _HEADER.unpack(header)
-    if version not in (2, 3) or count > _MOST_SNAPSHOTS:
-        raise _damaged(f"version {version}, {count} snapshots")
+        raise ProviderRefused("The file is not a qcow2 image.")
+    _, version, l1_size, l1_offset, count, offset = _HEADER.unpack(header)
+    if version not in (2, 3) or count > _MAX_SNAPSHOTS:
+        raise _damaged_image(f"version {version}, {count} snapshots")
     entries = []
     for _ in range(count):
-        at, words, id_length, tag_length, seconds, nanoseconds, _, memory, more = _ENTRY.unpack(
-            _exactly(image, _ENTRY.size, offset)
+        entry_l1, entry_l1_size, id_length, tag_length, seconds, nanoseconds, _, memory, extra = _ENTRY.unpack(
+            _read_exactly(fd, _ENTRY.size, offset)
         )
-        rest = _exactly(image, more + id_length + tag_length, offset + _ENTRY.size)
-        memory = int.from_bytes(rest[:8], "big") if more >= 8 else memory
-        id_, tag = rest[more : more + id_length], rest[more + id_length :]
-        entries.append(Entry(id_, tag, seconds, nanoseconds, memory > 0, Map(at, words)))
-        offset += -(-(_ENTRY.size + len(rest)) // 8) * 8  # each begins at a multiple of eight
-    return Image(entries, Map(place, size))
+        rest = _read_exactly(fd, extra + id_length + tag_length, offset + _ENTRY.size)
+        memory = int.from_bytes(rest[:8], "big") if extra >= 8 else memory
+        id_, tag = rest[extra : extra + id_length], rest[extra + id_length :]
+        entries.append(SnapshotEntry(id_, tag, seconds, nanoseconds, memory > 0, L1Location(entry_l1, entry_l1_size)))
+        offset += -(-(_ENTRY.size + len(rest)) // 8) * 8  # entries are aligned to 8 bytes
+    return Image(entries, L1Location(l1_offset, l1_size))
 
 
-def words(image: int, disk: Map) -> tuple[int, ...]:
-    """A map, without what is left empty at its end."""
-    found = list(struct.unpack(f">{disk.size}Q", _exactly(image, disk.size * 8, disk.place)))
-    while found and found[-1] == 0:
-        found.pop()
-    return tuple(found)
+def read_l1_table(fd: int, location: L1Location) -> tuple[int, ...]:
+    """The entries of an L1 table, without the empty entries at its end."""
+    table = list(struct.unpack(f">{location.size}Q", _read_exactly(fd, location.size * 8, location.offset)))
+    while table and table[-1] == 0:
+        table.pop()
+    return tuple(table)
 
 
-def are_same(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two maps lead to the same places, and so have the same content."""
-    return [word & _PLACE for word in one] == [word & _PLACE for word in other]
+def has_same_content(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two L1 tables refer to the same L2 tables, and so to the same content."""
+    return [entry & _L1_OFFSET_MASK for entry in one] == [entry & _L1_OFFSET_MASK for entry in other]
 
 
-def is_guarded(disk: Sequence[int]) -> bool:
-    """Whether a disk that has the map of a snapshot is copied before it is written to, so that the snapshot stays."""
-    return not any(word & _ALONE for word in disk)
+def is_copy_on_write(table: Sequence[int]) -> bool:
+    """Whether QEMU copies all of a disk's L2 tables before it writes to them: no entry has the COPIED flag.
+
+    If the disk has the same content as a snapshot and this is False, writes to the disk change the snapshot as well.
+    """
+    return not any(entry & _L1_COPIED_FLAG for entry in table)
 
 
-def trace(image: int, disk: Sequence[int]) -> str:
-    """What is another after every write. A map alone may come back, when room has been freed and is used again."""
-    digest = hashlib.sha256(b"".join(word.to_bytes(8, "big") for word in disk))
-    return f"{os.fstat(image).st_ctime_ns}-{digest.hexdigest()}"
+def fingerprint(fd: int, table: Sequence[int]) -> str:
+    """A text that changes with every write to the image: the inode change time, and a hash of the active L1 table.
+
+    The L1 table alone is not enough: it can return to an earlier value when clusters are freed and used again.
+    """
+    digest = hashlib.sha256(b"".join(entry.to_bytes(8, "big") for entry in table))
+    return f"{os.fstat(fd).st_ctime_ns}-{digest.hexdigest()}"
 
 
-def _exactly(image: int, size: int, place: int) -> bytes:
-    data = os.pread(image, size, place) if size <= _LONGEST and place < 2**63 else b""
+def _read_exactly(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset) if size <= _MAX_READ_SIZE and offset < 2**63 else b""
     if len(data) < size:
-        raise _damaged(f"no {size} bytes at {place}")
+        raise _damaged_image(f"no {size} bytes at {offset}")
     return data
 
 
-def _damaged(words: str) -> ProviderRefused:
-    return ProviderRefused("the image is damaged, or has been cut off", provider_message=words)
+def _damaged_image(details: str) -> ProviderRefused:
+    return ProviderRefused("The image is damaged or truncated.", provider_message=details)

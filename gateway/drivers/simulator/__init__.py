@@ -1,1 +1,1 @@
-"""The `simulated` driver: a provider whose machines live in tables of the gateway's own database."""
+"""The `simulated` driver: a provider whose machines are rows of the gateway's own database."""

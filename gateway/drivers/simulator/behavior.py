@@ -1,4 +1,4 @@
-"""How a machine of the demo world behaves: set by the machine's id, for people who try out what goes wrong."""
+"""Sets the latency and the fault of a simulated machine, by the machine's public id (`gateway simulate`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from gateway.reads.ids import parse_id
 from gateway.store.database import Database
 from gateway.store.statements import Statement
 
-LONGEST_LATENCY = 86_400.0  # seconds
+MAX_LATENCY = 86_400.0  # seconds
 
 _VERBS = ("create", "revert", "delete", "any", "read")
 _KINDS = ("refuse", "unavailable", "busy", "lost", "hang")
@@ -29,7 +29,7 @@ _MACHINE = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """How long each piece of work takes, in seconds, and what goes wrong with it, if anything."""
+    """The duration of a machine's tasks in seconds, and the fault that its calls meet, if any."""
 
     latency: float
     fault: Mapping[str, Any] | None
@@ -40,7 +40,7 @@ class Behavior:
 
 
 def parse_fault(text: str) -> Mapping[str, Any] | None:
-    """What `--fault` means; see `drivers/simulated.py`. `none` takes the fault away. Raises InvalidInput."""
+    """Parses the option `--fault`, described in `driver.py`. `none` removes the fault. Raises InvalidInput."""
     if text == "none":
         return None
     try:
@@ -48,62 +48,66 @@ def parse_fault(text: str) -> Mapping[str, Any] | None:
     except orjson.JSONDecodeError:
         fault = None
     if not isinstance(fault, dict):
-        raise InvalidInput('the fault must be none or a JSON object, such as {"on": "create", "kind": "refuse"}')
+        raise InvalidInput('The fault must be none or a JSON object such as {"on": "create", "kind": "refuse"}.')
     if unknown := sorted(fault.keys() - {"on", "kind", "message", "times"}):
-        raise InvalidInput(f"the fault has a member {unknown[0]!r}; it may have on, kind, message and times")
+        raise InvalidInput(f"The fault has an unknown member {unknown[0]!r}. It may have on, kind, message and times.")
     if fault.get("on", "any") not in _VERBS:
-        raise InvalidInput(f"the fault's `on` must be one of {', '.join(_VERBS)}")
+        raise InvalidInput(f"The member 'on' of the fault must be one of {', '.join(_VERBS)}.")
     if fault.get("kind") not in _KINDS:
-        raise InvalidInput(f"the fault's `kind` must be one of {', '.join(_KINDS)}")
+        raise InvalidInput(f"The member 'kind' of the fault must be one of {', '.join(_KINDS)}.")
     if not isinstance(fault.get("message", ""), str):
-        raise InvalidInput("the fault's `message` must be text")
+        raise InvalidInput("The member 'message' of the fault must be text.")
     times = fault.get("times")
     if times is not None and (type(times) is not int or times < 1):
-        raise InvalidInput("the fault's `times` must be a whole number of at least 1, or null for ever")
+        raise InvalidInput(
+            "The member 'times' of the fault must be a whole number of at least 1, or null for no limit."
+        )
     return fault
 
 
 def check_latency(seconds: float) -> None:
-    """Raises InvalidInput for a latency that makes no sense."""
-    if not 0 <= seconds <= LONGEST_LATENCY:
-        raise InvalidInput(f"the latency must be between 0 and {LONGEST_LATENCY:g} seconds, not {seconds:g}")
+    """Raises InvalidInput if the latency is negative, over 86400 seconds, or not a number."""
+    if not 0 <= seconds <= MAX_LATENCY:
+        raise InvalidInput(f"The latency must be between 0 and {MAX_LATENCY:g} seconds, not {seconds:g}.")
 
 
 async def simulate(database: Database, tenant: str, machine: str, latency: float | None, fault: str | None) -> Behavior:
-    """Sets the latency in seconds and the fault, each unless None; how the machine behaves then.
+    """Sets the latency in seconds and the fault, and returns the machine's behavior. None leaves a value unchanged.
 
-    Raises InvalidInput, NotFound, and Unsupported for a machine that no simulated provider runs.
+    Raises InvalidInput, NotFound, or Unsupported if the machine's provider is not simulated.
     """
     if latency is not None:
         check_latency(latency)
-    wished = parse_fault(fault) if fault is not None else None
+    new_fault = parse_fault(fault) if fault is not None else None
     ref = await _reference(database, tenant, machine)
-    simulation = SimulatedWorld(database)
-    before = await _behavior(simulation, machine, ref)
+    world = SimulatedWorld(database)
+    before = await _behavior(world, machine, ref)
     if latency is None and fault is None:
         return before
     milliseconds = None if latency is None else round(latency * 1_000)
-    await simulation.set_behavior(ref, milliseconds, before.fault if fault is None else wished)
-    return await _behavior(simulation, machine, ref)
+    await world.set_behavior(ref, milliseconds, before.fault if fault is None else new_fault)
+    return await _behavior(world, machine, ref)
 
 
-async def _behavior(simulation: SimulatedWorld, machine: str, ref: str) -> Behavior:
-    contents = await simulation.contents(ref)
+async def _behavior(world: SimulatedWorld, machine: str, ref: str) -> Behavior:
+    contents = await world.contents(ref)
     if contents is None:
-        raise NotFound(f"{machine} is gone: its provider no longer has it")
+        raise NotFound(f"Machine '{machine}' no longer exists at its provider.")
     row = contents[0]
     return Behavior(row.latency_ms / 1_000, None if row.fault is None else orjson.loads(row.fault))
 
 
 async def _reference(database: Database, tenant: str, machine: str) -> str:
-    """The provider's name for the machine with this id."""
+    """The provider's reference of the machine with this public id."""
     id_ = parse_id(machine)
     row = None
     if id_.noun == "machine":
         row = await database.read(lambda tx: tx.first(_MACHINE, machine_id=id_.number, tenant=tenant), single=True)
     if row is None or row.kind is not id_.kind:
-        raise NotFound(f"there is no machine {machine}")
+        raise NotFound(f"Machine '{machine}' was not found.")
     if row.driver != "simulated":
-        raise Unsupported(f"{machine} is not simulated: its provider {row.provider!r} has the driver {row.driver!r}")
+        raise Unsupported(
+            f"Machine '{machine}' is not simulated: its provider {row.provider!r} has the driver {row.driver!r}."
+        )
     reference: str = row.provider_ref
     return reference

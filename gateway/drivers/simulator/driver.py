@@ -1,9 +1,18 @@
-"""The `simulated` driver: a complete provider whose machines live in tables of the gateway's own database.
+"""The `simulated` driver: a complete provider whose machines are rows of the gateway's own database.
 
-Its work takes time and goes on whether or not anybody waits, as on a real provider, so a gateway that was killed finds
-it again by its token. A machine's `fault` is JSON: {"on": "create" | "revert" | "delete" | "any" | "read",
-"kind": "refuse" | "unavailable" | "busy" | "lost" | "hang", "message": text, "times": number, null for ever}.
-Imports errors, models and the port; where the tables are is the business of the `Storage` it is handed.
+As at a real provider, a task takes time and completes whether or not the driver waits for it. After a crash, recovery
+finds the task by the operation's token.
+
+A machine may have a fault, a JSON object with these members:
+
+* `on`: the calls that meet the fault: "create", "revert", "delete", "read", or "any" (the first three; the default).
+* `kind`: the effect. "refuse": the task ends with an error, a read is refused. "unavailable": the call raises
+  ProviderUnavailable. "busy": the call raises ProviderBusy. "lost": the task completes, but the call raises
+  OutcomeUnknown. "hang": the call does not return.
+* `message`: the provider's message; optional.
+* `times`: the number of calls that meet the fault; null or absent for no limit.
+
+The module imports errors, models and the port. It reaches the tables through the `Storage` that it is given.
 """
 
 import asyncio
@@ -33,20 +42,20 @@ from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
-_LOOK = 0.25  # seconds between looks at work in progress
+_POLL_INTERVAL = 0.25  # seconds, while a task is in progress
 
 _NO_MEMORY = {
-    PowerState.OFF: "the machine is off, so it has no memory to save",
-    PowerState.SUSPENDED: "the machine is suspended, so its memory cannot be saved",
-    PowerState.UNKNOWN: "the machine's power state is unknown, so its memory cannot be saved",
+    PowerState.OFF: "The machine is off, so it has no memory to save.",
+    PowerState.SUSPENDED: "The machine is suspended, so its memory cannot be saved.",
+    PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
 }
 
 _MATRICES = {
     MachineKind.VM: Matrix({SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY}),
     MachineKind.INSTANCE: Matrix(
         {
-            SnapshotAction.CREATE_WITH_MEMORY: "this cloud does not save the memory of instances",
-            SnapshotAction.REVERT: "this cloud cannot revert instances",
+            SnapshotAction.CREATE_WITH_MEMORY: "This cloud does not save the memory of instances.",
+            SnapshotAction.REVERT: "This cloud cannot revert instances.",
         },
         tree=False,
     ),
@@ -54,44 +63,49 @@ _MATRICES = {
 
 _PHASES = {
     "create": "Copying the disks",
-    "revert": "Putting the disks back",
+    "revert": "Restoring the disks",
     "delete": "Merging the disks",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Nothing: its world is in the gateway's own database."""
+    """No options: the simulated world is in the gateway's own database."""
 
 
 class Storage(Protocol):
-    """Where the simulated world is. Everything is answered as of now: work whose time has come is done."""
+    """The storage of the simulated world. Every method returns the present state: due tasks are applied first."""
 
-    async def machines(self, provider: str) -> Sequence[SimulatedMachine]: ...
-
-    async def contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]] | None:
-        """A machine and its snapshots, parents before children; None when there is no such machine."""
+    async def machines(self, provider: str) -> Sequence[SimulatedMachine]:
+        """All machines of a provider."""
         ...
 
-    async def begin(self, task: SimulatedTask, subject: str | None) -> SimulatedTask:
-        """Hands work over; it takes the machine's latency. What was handed over before under the same token is
-        answered instead. Raises ProviderMissing when the machine or the snapshot `subject` is missing, and
-        ProviderBusy.
+    async def contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]] | None:
+        """A machine and its snapshots, parents before children; None if there is no such machine."""
+        ...
+
+    async def begin(self, task: SimulatedTask, snapshot_ref: str | None) -> SimulatedTask:
+        """Starts a task, which takes the machine's latency, or returns an earlier task with the same token and verb.
+
+        A completed delete is not returned: its snapshot is missing. Raises ProviderMissing if the machine or the
+        snapshot `snapshot_ref` does not exist, and ProviderBusy if the machine has a pending task.
         """
         ...
 
-    async def task(self, token: str, verb: str) -> SimulatedTask | None: ...
+    async def task(self, token: str, verb: str) -> SimulatedTask | None:
+        """The task with this token and verb; None if there is none."""
+        ...
 
-    async def progressed(self, task: SimulatedTask) -> SimulatedTask | None:
-        """The task as it is by now; None when it was abandoned."""
+    async def refresh_task(self, task: SimulatedTask) -> SimulatedTask | None:
+        """The present state of a task; None if it was abandoned."""
         ...
 
     async def abandon(self, task_ref: str) -> bool:
-        """Stops work that is not done yet, as if it had never been handed over; whether that was still possible."""
+        """Deletes a task, as if it had not been started. Returns False if the task has already been applied."""
         ...
 
     async def take_fault(self, machine_ref: str, verb: str) -> dict[str, Any] | None:
-        """The machine's fault if it concerns `verb`; one that was to strike so many times has struck once more."""
+        """The machine's fault if it applies to `verb`, else None. Decrements the fault's `times`."""
         ...
 
 
@@ -110,38 +124,38 @@ class SimulatedDriver(Driver):
         return [_machine(row) for row in await self.storage.machines(self.provider)]
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        await self._suffer(machine_ref, "read")
+        await self._apply_fault(machine_ref, "read")
         return _machine((await self._contents(machine_ref))[0])
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        await self._suffer(machine_ref, "read")
+        await self._apply_fault(machine_ref, "read")
         machine, snapshots = await self._contents(machine_ref)
         return ReportedSnapshots([_snapshot(row, machine.kind) for row in snapshots], machine.current_ref)
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        machine, _ = await self._contents(wish.machine_ref)
-        action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        machine, _ = await self._contents(command.machine_ref)
+        action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
         self._check(machine, action)
-        argument = {"name": wish.name, "description": wish.description, "memory": wish.memory}
-        await self._do(work, "create", wish.machine_ref, argument, None)
-        return await self._made(work, wish)
+        argument = {"name": command.name, "description": command.description, "memory": command.memory}
+        await self._run_task(work, "create", command.machine_ref, argument, None)
+        return await self._created(work, command)
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        machine, _ = await self._contents(wish.machine_ref)
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        machine, _ = await self._contents(command.machine_ref)
         self._check(machine, SnapshotAction.REVERT)
-        await self._do(work, "revert", wish.machine_ref, {"ref": wish.snapshot_ref}, wish.snapshot_ref)
+        await self._run_task(work, "revert", command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._do(work, "delete", wish.machine_ref, {"ref": wish.snapshot_ref}, wish.snapshot_ref)
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._run_task(work, "delete", command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        verb = _verb(wish)
-        await self._suffer(wish.machine_ref, verb, looking=True)
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        verb = _verb(command)
+        await self._apply_fault(command.machine_ref, verb, recovering=True)
         task = await self.storage.task(work.token, verb)
-        if task is None:  # certain: work is recorded before it begins
-            return Recovery.NOT_BEGUN
+        if task is None:  # this is certain, because a task is stored before it starts
+            return Recovery.NOT_STARTED
         await self._wait(work, task)
-        return await self._made(work, wish) if isinstance(wish, CreateCommand) else Recovery.DONE
+        return await self._created(work, command) if isinstance(command, CreateCommand) else Recovery.DONE
 
     async def health(self) -> None:
         await self.storage.machines(self.provider)
@@ -152,11 +166,13 @@ class SimulatedDriver(Driver):
     # ---- work
 
     def _check(self, machine: SimulatedMachine, action: SnapshotAction) -> None:
-        if reason := self.matrix(machine.kind).reason_against(action, machine.power_state):
-            raise ProviderRefused("the provider refused", provider_message=reason)
+        if reason := self.matrix(machine.kind).unsupported_reason(action, machine.power_state):
+            raise ProviderRefused("The provider refused the request.", provider_message=reason)
 
-    async def _do(self, work: Work, verb: str, machine_ref: str, argument: dict[str, Any], subject: str | None) -> None:
-        fault = await self._suffer(machine_ref, verb)
+    async def _run_task(
+        self, work: Work, verb: str, machine_ref: str, argument: dict[str, Any], snapshot_ref: str | None
+    ) -> None:
+        fault = await self._apply_fault(machine_ref, verb)
         task = await self.storage.begin(
             SimulatedTask(
                 ref=f"task-{uuid4().hex}",
@@ -166,71 +182,74 @@ class SimulatedDriver(Driver):
                 argument=orjson.dumps(argument).decode(),
                 started_at=now(),
                 done_at=now(),
-                error=_words(fault) if fault and fault["kind"] == "refuse" else None,
+                error=_fault_message(fault) if fault and fault["kind"] == "refuse" else None,
             ),
-            subject,
+            snapshot_ref,
         )
         await work.checkpoint(task.ref)
         if fault and fault["kind"] == "hang":
             await asyncio.Event().wait()
         await self._wait(work, task)
         if fault and fault["kind"] == "lost":
-            raise OutcomeUnknown("the provider's answer was lost", provider_message=_words(fault))
+            raise OutcomeUnknown("The provider's response was lost.", provider_message=_fault_message(fault))
 
     async def _wait(self, work: Work, task: SimulatedTask) -> None:
-        """Returns when the work is done. Raises ProviderRefused when it ended badly, Canceled when it was stopped."""
+        """Waits until a task is applied. Raises ProviderRefused if the task failed, and Canceled if it was canceled."""
         whole = (task.done_at - task.started_at).total_seconds()
         found: SimulatedTask | None = task
         while found is not None and not found.applied:
-            left = (found.done_at - now()).total_seconds()
-            if work.cancelled() and task.verb != "revert" and await self.storage.abandon(task.ref):
+            remaining = (found.done_at - now()).total_seconds()
+            if work.cancel_requested() and task.verb != "revert" and await self.storage.abandon(task.ref):
                 raise Canceled
-            if left > 0:
-                await work.progress(min(99, int(100 * (1 - left / whole))), _PHASES[task.verb])
-                await asyncio.sleep(min(left, _LOOK))
-            found = await self.storage.progressed(found)
+            if remaining > 0:
+                await work.progress(min(99, int(100 * (1 - remaining / whole))), _PHASES[task.verb])
+                await asyncio.sleep(min(remaining, _POLL_INTERVAL))
+            found = await self.storage.refresh_task(found)
         if found is None:
-            raise OutcomeUnknown("the provider no longer knows the task")
+            raise OutcomeUnknown("The provider no longer has the task.")
         if found.error is not None:
-            raise ProviderRefused("the provider reported an error", provider_message=found.error)
+            raise ProviderRefused("The provider reported an error.", provider_message=found.error)
 
-    async def _made(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        machine, snapshots = await self._contents(wish.machine_ref)
+    async def _created(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        machine, snapshots = await self._contents(command.machine_ref)
         for row in snapshots:
             if row.token == work.token:
                 return _snapshot(row, machine.kind)
-        raise ProviderMissing("the snapshot was made, but is no longer there")
+        raise ProviderMissing("The snapshot was created, but it no longer exists.")
 
     async def _contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]]:
         contents = await self.storage.contents(machine_ref)
         if contents is None or contents[0].provider != self.provider:
-            raise ProviderMissing("the provider has no such machine")
+            raise ProviderMissing("The provider has no such machine.")
         return contents
 
-    async def _suffer(self, machine_ref: str, verb: str, *, looking: bool = False) -> dict[str, Any] | None:
-        """Raises what the machine's fault makes of a call; the fault when the call has to see to it.
+    async def _apply_fault(self, machine_ref: str, verb: str, *, recovering: bool = False) -> dict[str, Any] | None:
+        """Raises the error that the machine's fault causes in this call, or returns the fault for the caller to handle.
 
-        `looking`: the call only asks what became of earlier work, and so cannot be refused or too early.
+        `recovering`: the call queries the outcome of an earlier command, so it cannot be refused or find the machine
+        busy.
         """
         fault = await self.storage.take_fault(machine_ref, verb)
         if fault is None:
             return None
         match fault:
             case {"kind": "unavailable"}:
-                raise ProviderUnavailable("the provider does not answer", provider_message=_words(fault))
-            case {"kind": "busy"} if not looking:
-                raise ProviderBusy("the provider is doing other work on this machine", provider_message=_words(fault))
-            case {"kind": "lost"} if looking:
-                raise OutcomeUnknown("the provider's answer was lost", provider_message=_words(fault))
-            case {"kind": "hang"} if looking or verb == "read":
+                raise ProviderUnavailable("The provider does not answer.", provider_message=_fault_message(fault))
+            case {"kind": "busy"} if not recovering:
+                raise ProviderBusy(
+                    "The provider is executing another task on this machine.", provider_message=_fault_message(fault)
+                )
+            case {"kind": "lost"} if recovering:
+                raise OutcomeUnknown("The provider's response was lost.", provider_message=_fault_message(fault))
+            case {"kind": "hang"} if recovering or verb == "read":
                 await asyncio.Event().wait()
             case {"kind": "refuse"} if verb == "read":
-                raise ProviderRefused("the provider refused", provider_message=_words(fault))
+                raise ProviderRefused("The provider refused the request.", provider_message=_fault_message(fault))
         return fault
 
 
-def _verb(wish: DriverCommand) -> str:
-    match wish:
+def _verb(command: DriverCommand) -> str:
+    match command:
         case CreateCommand():
             return "create"
         case RevertCommand():
@@ -239,7 +258,7 @@ def _verb(wish: DriverCommand) -> str:
             return "delete"
 
 
-def _words(fault: dict[str, Any]) -> str:
+def _fault_message(fault: dict[str, Any]) -> str:
     return fault.get("message") or f"simulated fault: {fault['kind']}"
 
 

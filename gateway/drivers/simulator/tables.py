@@ -1,4 +1,4 @@
-"""The tables of the `simulated` driver: its own record of machines, apart from the inventory."""
+"""The tables of the `simulated` driver: the provider's machines, separate from the gateway's inventory."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from gateway.models import MachineKind, PowerState, enum_column, optional_column
 
 
 class SimulatedMachine(SQLModel, table=True):
-    """A machine of the `simulated` driver: its own truth, apart from the inventory."""
+    """A machine at a simulated provider. The inventory has its own row for the same machine."""
 
     __tablename__: ClassVar[Any] = "simulated_machine"
 
@@ -26,12 +26,12 @@ class SimulatedMachine(SQLModel, table=True):
     availability_zone: str | None = optional_column()
     created_at: datetime = Field(sa_type=UtcDateTime)
     current_ref: str | None = optional_column()
-    latency_ms: int = Field(default=1_500)  # how long each piece of work takes
+    latency_ms: int = Field(default=1_500)  # duration of each task
     fault: str | None = optional_column()  # JSON: see drivers/simulator/driver.py
 
 
 class SimulatedSnapshot(SQLModel, table=True):
-    """A snapshot of the `simulated` driver."""
+    """A snapshot at a simulated provider."""
 
     __tablename__: ClassVar[Any] = "simulated_snapshot"
 
@@ -47,7 +47,7 @@ class SimulatedSnapshot(SQLModel, table=True):
 
 
 class SimulatedTask(SQLModel, table=True):
-    """Work of the `simulated` driver, which goes on whether or not anybody waits: done when `done_at` has passed."""
+    """A task of a simulated provider. It completes at `done_at`, whether or not a driver waits for it."""
 
     __tablename__: ClassVar[Any] = "simulated_task"
     __table_args__ = (Index("ix_simulated_task_machine", "machine_ref", "applied", "done_at"),)
@@ -59,5 +59,5 @@ class SimulatedTask(SQLModel, table=True):
     argument: str = Field(sa_type=Text)  # JSON
     started_at: datetime = Field(sa_type=UtcDateTime)
     done_at: datetime = Field(sa_type=UtcDateTime)
-    applied: bool = False  # its effect is in the tables above
-    error: str | None = optional_column()  # how it will end, when not well
+    applied: bool = False  # whether its effect is stored in the tables above
+    error: str | None = optional_column()  # the error message with which the task ends; null if it succeeds

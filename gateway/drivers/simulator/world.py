@@ -1,7 +1,8 @@
-"""The world of the `simulated` driver, in the gateway's database: machines, their snapshots, work that takes time.
+"""The world of the `simulated` driver, in the gateway's database: machines, their snapshots, and tasks that take time.
 
-Work is done by whoever looks after its time has come, once, with the machine's row locked. The driver reaches this as
-its `Storage`; the command line and the demo world put machines in and switch faults on.
+No process runs the tasks. A call that reads or changes a machine first applies its due tasks, each once, with the
+machine's row locked. The driver uses this module as its `Storage`. The command line, the demo world and tests add
+machines and set faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,12 @@ from gateway.store.database import Database, Transaction
 
 
 class SimulatedWorld:
-    """The simulated world. The same for every simulated provider: references of machines are unique in it."""
+    """The machines of all simulated providers. Refs of machines are unique across these providers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # ---- what the driver asks
+    # ---- called by the driver
 
     async def machines(self, provider: str) -> Sequence[SimulatedMachine]:
         rows = await self._database.read(lambda tx: tx.all(tasks.MACHINES, provider=provider), single=True)
@@ -34,58 +35,58 @@ class SimulatedWorld:
     async def contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]] | None:
         async def read(tx: Transaction) -> tuple[Any, list[Any], list[Any]]:
             machine = await tx.first(tasks.MACHINE, machine_ref=machine_ref)
-            waiting = await tx.all(tasks.WAITING, machine_ref=machine_ref)
-            return machine, await tx.all(tasks.SNAPSHOTS, machine_ref=machine_ref), waiting
+            pending = await tx.all(tasks.PENDING, machine_ref=machine_ref)
+            return machine, await tx.all(tasks.SNAPSHOTS, machine_ref=machine_ref), pending
 
-        machine, snapshots, waiting = await self._database.read(read)
+        machine, snapshots, pending = await self._database.read(read)
         if machine is None:
             return None
-        if tasks.due(waiting):
-            await self._database.write(lambda tx: tasks.settle(tx, machine_ref))
+        if tasks.due(pending):
+            await self._database.write(lambda tx: tasks.apply_due_tasks(tx, machine_ref))
             machine, snapshots, _ = await self._database.read(read)
         rows = [SimulatedSnapshot(**row._asdict()) for row in snapshots]
         return SimulatedMachine(**machine._asdict()), _parents_first(rows)
 
-    async def begin(self, task: SimulatedTask, subject: str | None) -> SimulatedTask:
+    async def begin(self, task: SimulatedTask, snapshot_ref: str | None) -> SimulatedTask:
         async def work(tx: Transaction) -> SimulatedTask | ProviderError:
-            """Errors are returned, for a transaction that raises would take back the work that has just been done."""
-            machine, busy = await tasks.settle(tx, task.machine_ref)
+            """Returns errors instead of raising them: raising would roll back the due tasks that it has applied."""
+            machine, busy = await tasks.apply_due_tasks(tx, task.machine_ref)
             if machine is None:
-                return ProviderMissing("the provider has no such machine")
+                return ProviderMissing("The provider has no such machine.")
             earlier = await tx.first(tasks.TASK, token=task.token, verb=task.verb)
-            # A delete that is done is not answered by its task: what is gone is missing, whoever asks.
+            # A completed delete does not return its earlier task: the snapshot is missing, also for the same token.
             if earlier is not None and (task.verb != "delete" or not earlier.applied):
                 return SimulatedTask(**earlier._asdict())
             if busy:
-                return ProviderBusy("the provider is doing other work on this machine")
-            if subject is not None:
-                known = await tx.first(tasks.SNAPSHOT, machine_ref=task.machine_ref, snapshot_ref=subject)
-                if known is None:
-                    return ProviderMissing("the provider has no such snapshot")
+                return ProviderBusy("The provider is executing another task on this machine.")
+            if snapshot_ref is not None:
+                snapshot = await tx.first(tasks.SNAPSHOT, machine_ref=task.machine_ref, snapshot_ref=snapshot_ref)
+                if snapshot is None:
+                    return ProviderMissing("The provider has no such snapshot.")
             started = now()
-            await tx.run(tasks.FORGET_TASKS, machine_ref=task.machine_ref, too_old=started - tasks.TASKS_KEPT)
+            await tx.run(tasks.DELETE_OLD_TASKS, machine_ref=task.machine_ref, too_old=started - tasks.TASKS_KEPT)
             times = {"started_at": started, "done_at": started + timedelta(milliseconds=machine.latency_ms)}
-            await tx.run(tasks.PUT_TASK, **(task.model_dump() | times))
+            await tx.run(tasks.INSERT_TASK, **(task.model_dump() | times))
             return SimulatedTask(**(task.model_dump() | times))
 
-        begun = await self._database.write(work)
-        if isinstance(begun, ProviderError):
-            raise begun
-        return begun
+        task_or_error = await self._database.write(work)
+        if isinstance(task_or_error, ProviderError):
+            raise task_or_error
+        return task_or_error
 
     async def task(self, token: str, verb: str) -> SimulatedTask | None:
         row = await self._database.read(lambda tx: tx.first(tasks.TASK, token=token, verb=verb), single=True)
-        return None if row is None else await self.progressed(SimulatedTask(**row._asdict()))
+        return None if row is None else await self.refresh_task(SimulatedTask(**row._asdict()))
 
-    async def progressed(self, task: SimulatedTask) -> SimulatedTask | None:
-        async def settled(tx: Transaction) -> Any:
-            await tasks.settle(tx, task.machine_ref)
+    async def refresh_task(self, task: SimulatedTask) -> SimulatedTask | None:
+        async def apply(tx: Transaction) -> Any:
+            await tasks.apply_due_tasks(tx, task.machine_ref)
             return await tx.first(tasks.TASK_BY_REF, task_ref=task.ref)
 
         if task.applied:
             return task
         if task.done_at <= now():
-            row = await self._database.write(settled)
+            row = await self._database.write(apply)
         else:
             row = await self._database.read(lambda tx: tx.first(tasks.TASK_BY_REF, task_ref=task.ref), single=True)
         return None if row is None else SimulatedTask(**row._asdict())
@@ -95,11 +96,11 @@ class SimulatedWorld:
             task = await tx.first(tasks.TASK_BY_REF, task_ref=task_ref)
             if task is None:
                 return True
-            await tasks.settle(tx, task.machine_ref)
+            await tasks.apply_due_tasks(tx, task.machine_ref)
             task = await tx.first(tasks.TASK_BY_REF, task_ref=task_ref)
             if task.applied:
                 return False
-            await tx.run(tasks.DROP_TASK, task_ref=task_ref)
+            await tx.run(tasks.DELETE_TASK, task_ref=task_ref)
             return True
 
         return await self._database.write(work)
@@ -115,13 +116,13 @@ class SimulatedWorld:
             if fault is None or not _concerns(fault, verb):
                 return None
             if (times := fault.get("times")) is not None:
-                left = fault | {"times": times - 1} if times > 1 else None
-                await tx.run(tasks.SET_FAULT, machine_ref=machine_ref, new_fault=_json(left))
+                remaining = fault | {"times": times - 1} if times > 1 else None
+                await tx.run(tasks.SET_FAULT, machine_ref=machine_ref, new_fault=_json(remaining))
             return fault
 
         return await self._database.write(work)
 
-    # ---- what people, tests and the demo world do
+    # ---- called by the command line, the demo world and tests
 
     async def put_machine(
         self,
@@ -138,7 +139,7 @@ class SimulatedWorld:
         created_at: datetime | None = None,
         latency_ms: int = 1_500,
     ) -> None:
-        """Puts a machine without snapshots in; one that has the reference is replaced."""
+        """Adds a machine without snapshots, and replaces a machine with the same ref."""
         values: dict[str, Any] = {
             "ref": ref,
             "provider": provider,
@@ -156,14 +157,14 @@ class SimulatedWorld:
         }
 
         async def work(tx: Transaction) -> None:
-            await tasks.drop(tx, ref)
-            await tx.run(tasks.PUT_MACHINE, **values)
+            await tasks.delete_machine(tx, ref)
+            await tx.run(tasks.INSERT_MACHINE, **values)
 
         await self._database.write(work)
 
     async def drop_machine(self, ref: str) -> None:
-        """Takes a machine and its snapshots out, as if somebody had deleted it on the provider."""
-        await self._database.write(lambda tx: tasks.drop(tx, ref))
+        """Deletes a machine and its snapshots, as if the machine had been deleted directly at the provider."""
+        await self._database.write(lambda tx: tasks.delete_machine(tx, ref))
 
     async def put_snapshot(
         self,
@@ -179,12 +180,12 @@ class SimulatedWorld:
         size_bytes: int | None = None,
         token: str | None = None,
     ) -> str:
-        """Puts a snapshot in, as if somebody had made it on the provider; its reference."""
+        """Adds a snapshot, as if it had been created directly at the provider. Returns its ref."""
         ref = ref or f"snap-{uuid4().hex[:12]}"
 
         async def work(tx: Transaction) -> None:
             await tx.run(
-                tasks.PUT_SNAPSHOT,
+                tasks.INSERT_SNAPSHOT,
                 ref=ref,
                 machine_ref=machine_ref,
                 token=token,
@@ -192,7 +193,7 @@ class SimulatedWorld:
                 description=description,
                 memory=memory,
                 parent_ref=parent_ref,
-                size_bytes=tasks.size(ref, memory) if size_bytes is None else size_bytes,
+                size_bytes=tasks.snapshot_size(ref, memory) if size_bytes is None else size_bytes,
                 created_at=created_at or now(),
             )
             if current:
@@ -204,11 +205,14 @@ class SimulatedWorld:
     async def set_behavior(
         self, machine_ref: str, latency_ms: int | None = None, fault: Mapping[str, Any] | None = None
     ) -> None:
-        """Sets how long work takes, unless None, and the fault; None takes the fault away. Raises NotFound."""
+        """Sets the duration of tasks, unless `latency_ms` is None, and the fault. None removes the fault.
+
+        Raises NotFound.
+        """
 
         async def work(tx: Transaction) -> None:
             if not await tx.run(tasks.SET_FAULT, machine_ref=machine_ref, new_fault=_json(fault)):
-                raise NotFound(f"the simulated provider has no machine {machine_ref}")
+                raise NotFound(f"The simulated provider has no machine {machine_ref!r}.")
             if latency_ms is not None:
                 await tx.run(tasks.SET_LATENCY, machine_ref=machine_ref, latency=latency_ms)
 
@@ -225,7 +229,7 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
 
 
 def _parents_first(rows: Sequence[SimulatedSnapshot]) -> list[SimulatedSnapshot]:
-    """By creation as far as possible; a child never before its parent."""
+    """Ordered by creation time, except that a parent always precedes its children."""
     waiting: dict[str | None, list[SimulatedSnapshot]] = {}
     known = {row.ref for row in rows}
     for row in rows:

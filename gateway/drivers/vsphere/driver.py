@@ -1,7 +1,21 @@
 """The `vsphere` driver: the virtual machines of a vCenter, or of a single ESXi host.
 
-Work is a task of the provider's, which is checkpointed and then looked at until it has ended. The operation's token is
-at the end of the snapshot's description.
+Commands. Each change starts a task at the provider. The driver checkpoints the task's ref, polls the task until it has
+ended, and takes the outcome from it (`_run_task`). The operation's token is at the end of the snapshot's description.
+
+Recovery. If a task was checkpointed and the provider still has it, its result is the outcome. Otherwise its ref was
+lost with the answer, or vSphere has deleted it, as it does some minutes after the end of a task. Then the driver waits
+until no task on the machine's snapshots runs, and looks at the snapshots (`_recover_without_task`): a create is done if
+a snapshot has the token, a delete is done if the snapshot does not exist, and the outcome of a revert is unknown. A
+task may become visible only some time after its lost answer, so `_run_task` waits `settle` seconds before it raises
+OutcomeUnknown, which starts a recovery.
+
+Change hints. Each iterator of `change_hints` has its own property collector, which watches a few properties of all
+machines (`parsing.WATCHED`). `WaitForUpdatesEx` takes the version of the last update that was received. It returns the
+objects that have changed since and a new version, or None after `maxWaitSeconds` without a change. The first updates
+describe all machines, not changes. They may come in several parts, all but the last with `truncated` set; no hints are
+yielded until the last part has been read. The wait occupies a thread, so it has its own pool of threads. A collector
+ends with the session: the wait then raises, and the caller starts new change hints, which create a new collector.
 """
 
 import asyncio
@@ -28,11 +42,20 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.operation_tags import mark, wire_name
+from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
 from gateway.drivers.vsphere import parsing
-from gateway.drivers.vsphere.session import Login, Query, Session, Stub, meaning, placing, ref_of, selection
+from gateway.drivers.vsphere.session import (
+    Login,
+    PropertyCollector,
+    Session,
+    Stub,
+    filter_spec,
+    ref_of,
+    translate_fault,
+    translated_errors,
+)
 from gateway.errors import (
     OutcomeUnknown,
     ProviderDenied,
@@ -45,54 +68,56 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 
 T = TypeVar("T")
 
-_QUESTIONS = 4  # at a time
-_LOOK, _LONGEST_LOOK = 0.1, 2.0  # seconds between looks at a task, which grow
-_WATCH = 20  # seconds that one wait for changes takes at most
-_FAREWELL = 2.0  # seconds that closing waits for
+_READ_THREADS = 4
+_MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL = 0.1, 2.0  # seconds between polls of a task; grows by half each time
+_MAX_UPDATE_WAIT = 20  # seconds; maximum duration of one WaitForUpdatesEx
+_CLOSE_TIMEOUT = 2.0  # seconds
 
 _NO_MEMORY = {
-    PowerState.OFF: "the machine is off, so it has no memory to save",
-    PowerState.SUSPENDED: "the machine is suspended, so its memory cannot be saved",
-    PowerState.UNKNOWN: "the machine's power state is unknown, so its memory cannot be saved",
+    PowerState.OFF: "The machine is off, so it has no memory to save.",
+    PowerState.SUSPENDED: "The machine is suspended, so its memory cannot be saved.",
+    PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
 }
 _MATRIX = Matrix({SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY})
 
-_AT_WORK = ("queued", "running")
+_UNFINISHED = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Where the vCenter or ESXi host is, and who the gateway is there."""
+    """Options of a provider with this driver."""
 
-    address: str = option("where it is, such as https://vcenter.example.org")
-    user: str = option("who the gateway is there, such as gateway@vsphere.local")
-    password: Secret = option("the user's password")
-    ca_file: str | None = option("a file of the certificates to trust, instead of the system's", None)
-    thumbprint: str | None = option("the SHA-256 fingerprint of the only certificate to trust", None)
-    timeout: float = option("seconds until a call is given up on", 60.0)
+    address: str = option("Address of the vCenter or ESXi host, such as https://vcenter.example.org.")
+    user: str = option("User to log in as, such as gateway@vsphere.local.")
+    password: Secret = option("Password of the user.")
+    ca_file: str | None = option("PEM file of the certificates to trust, instead of the system's.", None)
+    thumbprint: str | None = option("SHA-256 fingerprint of the only certificate to trust, instead of a chain.", None)
+    timeout: float = option("Timeout of an API call, in seconds.", 60.0)
 
     def __post_init__(self) -> None:
         _endpoint(self.address)
-        if self.thumbprint is not None and not re.fullmatch("[0-9a-f]{64}", _digits(self.thumbprint)):
-            raise ValueError("has a 'thumbprint' that is not the SHA-256 of a certificate, 64 hexadecimal digits")
+        if self.thumbprint is not None and not re.fullmatch("[0-9a-f]{64}", _hex_digits(self.thumbprint)):
+            raise ValueError(
+                "Option 'thumbprint' must be the SHA-256 fingerprint of a certificate, 64 hexadecimal digits."
+            )
         if self.timeout < 1:
-            raise ValueError("has a 'timeout' of less than one second")
+            raise ValueError(f"Option 'timeout' must be at least 1, not {self.timeout!r}.")
 
 
 def make(provider: str, options: Options, concurrency: int) -> "VsphereDriver":
-    """A driver that has not connected yet."""
+    """Makes a driver, without connecting."""
     return VsphereDriver(options, concurrency)
 
 
 class VsphereDriver(Driver):
-    """One vCenter or ESXi host. `settle`: seconds until a task shows whose beginning was not answered."""
+    """One vCenter or ESXi host. `settle`: seconds until a task is visible for which the answer was lost."""
 
     name = "vsphere"
 
     def __init__(self, options: Options, concurrency: int, settle: float = 1.0) -> None:
         self._settle = settle
         host, port = _endpoint(options.address)
-        thumbprint = None if options.thumbprint is None else _digits(options.thumbprint)
+        thumbprint = None if options.thumbprint is None else _hex_digits(options.thumbprint)
 
         def stub() -> Stub:
             return Stub(
@@ -101,174 +126,185 @@ class VsphereDriver(Driver):
                 ca_file=options.ca_file,
                 thumbprint=thumbprint,
                 timeout=options.timeout,
-                connections=_QUESTIONS + concurrency + 1,
+                connections=_READ_THREADS + concurrency + 1,
             )
 
         self._session = Session(stub, options.user, options.password.value)
-        self._asking = Threads(_QUESTIONS, options.timeout)
-        self._working = Threads(concurrency, options.timeout)
-        self._watching = Threads(1, options.timeout)
-        self._watch = max(1, min(_WATCH, int(options.timeout / 2)))
+        self._read_threads = Threads(_READ_THREADS, options.timeout)
+        self._write_threads = Threads(concurrency, options.timeout)
+        self._update_threads = Threads(1, options.timeout)
+        self._update_wait = max(1, min(_MAX_UPDATE_WAIT, int(options.timeout / 2)))
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        wanted = (parsing.VIEW_AND_HOSTS, parsing.MACHINE, parsing.HOST)
-        return await self._ask(lambda login: parsing.machines(login.collect(login.view, *wanted)))
+        selected = (parsing.VIEW_TO_MACHINES_AND_HOSTS, parsing.MACHINE, parsing.HOST)
+        return await self._read(lambda login: parsing.parse_machines(login.collect(login.view, *selected)))
 
-    async def hints(self) -> AsyncIterator[str]:
-        collector = await self._ask(_collector)
-        version, known = "", False  # the first answers say how everything is, which is no news
+    async def change_hints(self) -> AsyncIterator[str]:
+        collector = await self._read(_create_collector)
+        version, initialized = "", False  # the first updates describe all machines and are not changes
         try:
             while True:
-                changes = await self._watching.ask(_changes, collector, version, self._watch)
-                if changes is None:
+                updates = await self._update_threads.read(_wait_for_updates, collector, version, self._update_wait)
+                if updates is None:
                     continue
-                if known:
-                    for ref in _changed(changes):
+                if initialized:
+                    for ref in _updated_refs(updates):
                         yield ref
-                version, known = changes.version, known or not changes.truncated
+                version, initialized = updates.version, initialized or not updates.truncated
         finally:
-            with contextlib.suppress(ProviderError):  # it ends with the session, too
-                await self._asking.ask(_destroy, collector, patience=_FAREWELL)
+            with contextlib.suppress(ProviderError):  # a collector that is not destroyed ends with the session
+                await self._read_threads.read(_destroy_collector, collector, time_limit=_CLOSE_TIMEOUT)
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        wanted = (parsing.HOSTS, parsing.MACHINE, parsing.HOST)
-        for machine in await self._ask(
-            lambda login: parsing.machines(login.collect(login.machine(machine_ref), *wanted))
+        selected = (parsing.MACHINE_TO_HOST, parsing.MACHINE, parsing.HOST)
+        for machine in await self._read(
+            lambda login: parsing.parse_machines(login.collect(login.machine(machine_ref), *selected))
         ):
             return machine
-        raise ProviderMissing("the machine is gone, or has become a template")
+        raise ProviderMissing("The machine does not exist or is a template.")
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        return await self._ask(
-            lambda login: parsing.snapshots(login.values(login.machine(machine_ref), parsing.SNAPSHOTS))
+        return await self._read(
+            lambda login: parsing.parse_snapshots(login.values(login.machine(machine_ref), parsing.SNAPSHOTS))
         )
 
-    async def create(self, work: Work, wish: CreateCommand) -> ReportedSnapshot:
-        machine = await self.machine(wish.machine_ref)
-        action = SnapshotAction.CREATE_WITH_MEMORY if wish.memory else SnapshotAction.CREATE
-        if reason := _MATRIX.reason_against(action, machine.power_state):
-            # The provider would make one without memory instead.
-            raise ProviderRefused("the snapshot cannot have memory", provider_message=reason)
-        name = parsing.escaped(wire_name(wish.name, work.token, parsing.is_legal, (), parsing.LONGEST_NAME))
-        description = parsing.sendable(mark(wish.description, work.token))
+    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+        machine = await self.machine(command.machine_ref)
+        action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
+        if reason := _MATRIX.unsupported_reason(action, machine.power_state):
+            # The provider would create a snapshot without memory instead.
+            raise ProviderRefused("The snapshot cannot include memory.", provider_message=reason)
+        name = parsing.escaped(
+            provider_snapshot_name(command.name, work.token, parsing.is_legal_name, (), parsing.MAX_NAME_LENGTH)
+        )
+        description = parsing.xml_safe(add_tag(command.description, work.token))
 
-        def begin(login: Login) -> Any:
-            return login.machine(wish.machine_ref).CreateSnapshot_Task(name, description, wish.memory, False)
+        def start(login: Login) -> Any:
+            return login.machine(command.machine_ref).CreateSnapshot_Task(name, description, command.memory, False)
 
-        info = await self._carry_out(work, wish, begin)
-        with _handed_over():
-            seen = await self.snapshots(wish.machine_ref)
-        return _made(seen, work.token, info)
+        info = await self._run_task(work, command, start)
+        with _errors_as_unknown_outcome():
+            reported = await self.snapshots(command.machine_ref)
+        return _find_created(reported, work.token, info)
 
-    async def revert(self, work: Work, wish: RevertCommand) -> None:
-        await self._check(wish)
-        await self._carry_out(work, wish, lambda login: login.snapshot(wish.snapshot_ref).RevertToSnapshot_Task())
+    async def revert(self, work: Work, command: RevertCommand) -> None:
+        await self._require_snapshot(command)
+        await self._run_task(work, command, lambda login: login.snapshot(command.snapshot_ref).RevertToSnapshot_Task())
 
-    async def delete(self, work: Work, wish: DeleteCommand) -> None:
-        await self._check(wish)
-        await self._carry_out(work, wish, lambda login: login.snapshot(wish.snapshot_ref).RemoveSnapshot_Task(False))
+    async def delete(self, work: Work, command: DeleteCommand) -> None:
+        await self._require_snapshot(command)
+        await self._run_task(
+            work, command, lambda login: login.snapshot(command.snapshot_ref).RemoveSnapshot_Task(False)
+        )
 
-    async def recover(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         try:
-            info = await self._ended(work, wish, work.task_ref) if work.task_ref else None
-            if info is None:  # the provider forgets a task some minutes after its end
-                return await self._look(work, wish)
-            fault = _fault(work, info)
-            if isinstance(fault, ProviderUnavailable):
-                return Recovery.NOT_BEGUN
-            if fault is not None:
-                raise fault
-            if not isinstance(wish, CreateCommand):
+            info = await self._await_task(work, command, work.task_ref) if work.task_ref else None
+            if info is None:  # the provider deletes a task some minutes after its end
+                return await self._recover_without_task(work, command)
+            error = _task_error(work, info)
+            if isinstance(error, ProviderUnavailable):
+                return Recovery.NOT_STARTED
+            if error is not None:
+                raise error
+            if not isinstance(command, CreateCommand):
                 return Recovery.DONE
-            return _made(await self.snapshots(wish.machine_ref), work.token, info)
-        except ProviderDenied as error:
-            raise OutcomeUnknown(error.message, provider_message=error.provider_message) from error
+            return _find_created(await self.snapshots(command.machine_ref), work.token, info)
+        except ProviderDenied as denied:
+            raise OutcomeUnknown(denied.message, provider_message=denied.provider_message) from denied
 
     async def health(self) -> None:
-        await self._ask(lambda login: vim.ServiceInstance("ServiceInstance", login.stub).CurrentTime())
+        await self._read(lambda login: vim.ServiceInstance("ServiceInstance", login.stub).CurrentTime())
 
     async def close(self) -> None:
         with contextlib.suppress(ProviderError):
-            await self._asking.ask(self._session.end, patience=_FAREWELL)
+            await self._read_threads.read(self._session.log_out, time_limit=_CLOSE_TIMEOUT)
 
-    # ---- work
+    # ---- calls and tasks
 
-    async def _ask(self, question: Callable[[Login], T]) -> T:
-        return await self._asking.ask(self._session.ask, question)
+    async def _read(self, function: Callable[[Login], T]) -> T:
+        return await self._read_threads.read(self._session.read, function)
 
-    async def _check(self, wish: RevertCommand | DeleteCommand) -> None:
-        """Raises ProviderMissing unless the snapshot is one of this machine's."""
-        seen = await self.snapshots(wish.machine_ref)
-        if wish.snapshot_ref not in {snapshot.ref for snapshot in seen.snapshots}:
-            raise ProviderMissing("the machine has no such snapshot")
+    async def _require_snapshot(self, command: RevertCommand | DeleteCommand) -> None:
+        """Raises ProviderMissing if the snapshot is not one of this machine's."""
+        reported = await self.snapshots(command.machine_ref)
+        if command.snapshot_ref not in {snapshot.ref for snapshot in reported.snapshots}:
+            raise ProviderMissing("The machine has no such snapshot.")
 
-    async def _carry_out(self, work: Work, wish: DriverCommand, begin: Callable[[Login], Any]) -> Any:
-        """Hands work over and waits; what is known of its task at its end. Raises what the task failed with."""
+    async def _run_task(self, work: Work, command: DriverCommand, start: Callable[[Login], Any]) -> Any:
+        """Starts a task, checkpoints it and waits for its end; its `info`. Raises the error with which it failed."""
         try:
-            task_ref = ref_of(await self._working.tell(self._session.tell, begin))
+            task_ref = ref_of(await self._write_threads.write(self._session.write, start))
         except OutcomeUnknown:
             await asyncio.sleep(self._settle)
             raise
-        work.task_ref = task_ref  # for a recovery that needs no restart
+        work.task_ref = task_ref  # for a recovery with the same Work
         await work.checkpoint(task_ref)
-        with _handed_over():
-            info = await self._ended(work, wish, task_ref)
+        with _errors_as_unknown_outcome():
+            info = await self._await_task(work, command, task_ref)
         if info is None:
-            raise OutcomeUnknown("the provider no longer knows the task")
-        if fault := _fault(work, info):
-            raise fault
+            raise OutcomeUnknown("The provider no longer has the task.")
+        if error := _task_error(work, info):
+            raise error
         return info
 
-    async def _ended(self, work: Work, wish: DriverCommand, task_ref: str) -> Any:
-        """What is known of a task at its end; None when the provider no longer knows it."""
-        pause, stopping = _LOOK, False
+    async def _await_task(self, work: Work, command: DriverCommand, task_ref: str) -> Any:
+        """Waits until a task has ended, and reports its progress; its `info`, or None if the provider has no such task.
+
+        Cancels the task if cancellation is requested and the provider allows it.
+        """
+        interval, cancel_sent = _MIN_POLL_INTERVAL, False
         while True:
             try:
-                info = await self._ask(lambda login: login.values(login.task(task_ref), parsing.TASK)["info"])
+                info = await self._read(lambda login: login.values(login.task(task_ref), parsing.TASK)["info"])
             except ProviderMissing:
                 return None
-            if info.state not in _AT_WORK:
+            if info.state not in _UNFINISHED:
                 return info
-            await work.progress(info.progress, _phase(wish, info))
-            # A revert or delete that is stopped half-way would leave something else than there was.
-            if isinstance(wish, CreateCommand) and work.cancelled() and info.cancelable and not stopping:
-                stopping = True
-                with contextlib.suppress(ProviderError):  # the task says what has become of it
-                    await self._working.tell(self._session.tell, lambda login: login.task(task_ref).CancelTask())
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_LOOK)
+            await work.progress(info.progress, _phase(command, info))
+            # Only creates are canceled. A canceled revert or delete would leave the machine in an intermediate state.
+            if isinstance(command, CreateCommand) and work.cancel_requested() and info.cancelable and not cancel_sent:
+                cancel_sent = True
+                with contextlib.suppress(ProviderError):  # the state of the task shows whether it was canceled
+                    await self._write_threads.write(
+                        self._session.write, lambda login: login.task(task_ref).CancelTask()
+                    )
+            await asyncio.sleep(interval)
+            interval = min(interval * 1.5, _MAX_POLL_INTERVAL)
 
-    async def _look(self, work: Work, wish: DriverCommand) -> ReportedSnapshot | Recovery:
-        """What can be seen of work whose task is not known, after all work on the machine's snapshots has ended."""
-        pause = _LOOK
-        while infos := await self._at_work(wish.machine_ref):
-            await work.progress(infos[0].progress, _phase(wish, infos[0]))
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_LOOK)
-        snapshots = (await self.snapshots(wish.machine_ref)).snapshots
-        match wish:
+    async def _recover_without_task(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+        """The outcome of a command without a task, once no task on the machine's snapshots runs."""
+        interval = _MIN_POLL_INTERVAL
+        while infos := await self._unfinished_tasks(command.machine_ref):
+            await work.progress(infos[0].progress, _phase(command, infos[0]))
+            await asyncio.sleep(interval)
+            interval = min(interval * 1.5, _MAX_POLL_INTERVAL)
+        snapshots = (await self.snapshots(command.machine_ref)).snapshots
+        match command:
             case CreateCommand():
-                return next((made for made in snapshots if made.token == work.token), Recovery.NOT_BEGUN)
+                return next((made for made in snapshots if made.token == work.token), Recovery.NOT_STARTED)
             case DeleteCommand():
-                there = any(snapshot.ref == wish.snapshot_ref for snapshot in snapshots)
-                return Recovery.NOT_BEGUN if there else Recovery.DONE
+                exists = any(snapshot.ref == command.snapshot_ref for snapshot in snapshots)
+                return Recovery.NOT_STARTED if exists else Recovery.DONE
             case RevertCommand():
-                raise OutcomeUnknown("the provider no longer knows whether it has reverted the machine")
+                raise OutcomeUnknown(
+                    "The provider no longer has the task, so it is unknown whether it reverted the machine."
+                )
 
-    async def _at_work(self, machine_ref: str) -> list[Any]:
-        """The machine's tasks that make snapshots, delete them or revert to them, and have not ended."""
-        wanted = (parsing.TASKS, parsing.NAME, parsing.TASK)
-        found = await self._ask(lambda login: login.collect(login.machine(machine_ref), *wanted))
-        infos = [thing.values["info"] for thing in found if "info" in thing.values]
-        return [info for info in infos if info.state in _AT_WORK and "snapshot" in info.descriptionId.lower()]
+    async def _unfinished_tasks(self, machine_ref: str) -> list[Any]:
+        """The `info` of the machine's unfinished tasks that create, delete or revert to snapshots."""
+        selected = (parsing.MACHINE_TO_TASKS, parsing.MACHINE_NAME, parsing.TASK)
+        found = await self._read(lambda login: login.collect(login.machine(machine_ref), *selected))
+        infos = [each.values["info"] for each in found if "info" in each.values]
+        return [info for info in infos if info.state in _UNFINISHED and "snapshot" in info.descriptionId.lower()]
 
 
 @contextlib.contextmanager
-def _handed_over() -> Iterator[None]:
-    """What keeps the gateway from asking about work says nothing about the work."""
+def _errors_as_unknown_outcome() -> Iterator[None]:
+    """Raises errors of reads as OutcomeUnknown. Use it after a task was started: they do not mean that it failed."""
     try:
         yield
     except (ProviderUnavailable, ProviderDenied, ProviderMissing) as error:
@@ -279,75 +315,76 @@ def _handed_over() -> Iterator[None]:
 
 
 def _endpoint(address: str) -> tuple[str, int]:
-    """Host and port. Raises ValueError."""
+    """Host and port of an address. Raises ValueError."""
     parts = urlsplit(address if "://" in address else f"https://{address}")
-    with contextlib.suppress(ValueError):  # a port that is none
+    with contextlib.suppress(ValueError):  # an invalid port
         if parts.scheme == "https" and parts.hostname and parts.username is None and parts.path in ("", "/", "/sdk"):
             return parts.hostname, parts.port or 443
-    raise ValueError(f"has the 'address' {address!r}, which must be like https://vcenter.example.org:443")
+    raise ValueError(f"Option 'address' must be a URL such as https://vcenter.example.org:443, not {address!r}.")
 
 
-def _digits(thumbprint: str) -> str:
+def _hex_digits(thumbprint: str) -> str:
     return thumbprint.replace(":", "").lower()
 
 
 # ---- tasks
 
 
-def _phase(wish: DriverCommand, info: Any) -> str:
+def _phase(command: DriverCommand, info: Any) -> str:
+    """The phase of a task, as text for people."""
     if info.state == "queued":
         return "Waiting in the provider's queue"
-    match wish:
+    match command:
         case CreateCommand():
-            return "Making the snapshot"
+            return "Creating the snapshot"
         case RevertCommand():
             return "Reverting to the snapshot"
         case DeleteCommand():
             return "Deleting the snapshot"
 
 
-def _fault(work: Work, info: Any) -> Exception | None:
-    """What a task failed with; None when it has succeeded."""
+def _task_error(work: Work, info: Any) -> Exception | None:
+    """The error with which a task failed; None if it succeeded."""
     if info.state == "success":
         return None
     fault = info.error
     if fault is None:
-        return OutcomeUnknown("the provider does not say how the work ended")
-    if isinstance(fault, vmodl.fault.RequestCanceled) and work.cancelled():
+        return OutcomeUnknown("The provider did not report the outcome of the task.")
+    if isinstance(fault, vmodl.fault.RequestCanceled) and work.cancel_requested():
         return Canceled()
-    error = meaning(fault)
+    error = translate_fault(fault)
     if isinstance(fault, vmodl.fault.HostCommunication) and not isinstance(fault, vmodl.fault.HostNotConnected):
-        return OutcomeUnknown(error.message, provider_message=error.provider_message)  # the host may be at it still
+        return OutcomeUnknown(error.message, provider_message=error.provider_message)  # the host may still execute it
     return error
 
 
-def _made(seen: ReportedSnapshots, token: str, info: Any) -> ReportedSnapshot:
-    """The snapshot that a task has made, even if its description has been changed since."""
+def _find_created(reported: ReportedSnapshots, token: str, info: Any) -> ReportedSnapshot:
+    """The snapshot that a task created: by the task's result, or by the token. Its description may have been edited."""
     ref = None if info.result is None else ref_of(info.result)
-    for snapshot in seen.snapshots:
+    for snapshot in reported.snapshots:
         if snapshot.ref == ref or snapshot.token == token:
             return snapshot
-    raise ProviderMissing("the snapshot was made, but is no longer there")
+    raise ProviderMissing("The snapshot was created, but it no longer exists.")
 
 
-# ---- changes
+# ---- change hints
 
 
-def _collector(login: Login) -> Any:
+def _create_collector(login: Login) -> Any:
     collector = login.content.propertyCollector.CreatePropertyCollector()
-    collector.CreateFilter(selection(login.view, parsing.VIEW, parsing.WATCHED), False)
+    collector.CreateFilter(filter_spec(login.view, parsing.VIEW_TO_MACHINES, parsing.WATCHED), False)
     return collector
 
 
-def _changes(collector: Any, version: str, seconds: int) -> Any:
-    with placing(ProviderUnavailable):
-        return collector.WaitForUpdatesEx(version, Query.WaitOptions(maxWaitSeconds=seconds))
+def _wait_for_updates(collector: Any, version: str, seconds: int) -> Any:
+    with translated_errors(ProviderUnavailable):
+        return collector.WaitForUpdatesEx(version, PropertyCollector.WaitOptions(maxWaitSeconds=seconds))
 
 
-def _changed(changes: Any) -> list[str]:
-    return [ref_of(change.obj) for part in changes.filterSet for change in part.objectSet]
+def _updated_refs(updates: Any) -> list[str]:
+    return [ref_of(update.obj) for part in updates.filterSet for update in part.objectSet]
 
 
-def _destroy(collector: Any) -> None:
-    with placing(ProviderUnavailable):
+def _destroy_collector(collector: Any) -> None:
+    with translated_errors(ProviderUnavailable):
         collector.DestroyPropertyCollector()

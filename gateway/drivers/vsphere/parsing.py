@@ -1,4 +1,4 @@
-"""From what a vCenter or ESXi host says of machines and snapshots to what the `vsphere` driver reports. Pure."""
+"""Converts objects of a vCenter or ESXi host to the machines and snapshots that the `vsphere` driver reports. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,17 +8,21 @@ from typing import Any
 from pyVmomi import vim
 
 from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
-from gateway.drivers.operation_tags import unmark
-from gateway.drivers.vsphere.session import Found, Query, ref_of
+from gateway.drivers.operation_tags import split_tag
+from gateway.drivers.vsphere.session import CollectedObject, PropertyCollector, ref_of
 from gateway.models import MachineKind, PowerState
 
-LONGEST_NAME = 80  # characters
+MAX_NAME_LENGTH = 80
 
-HOSTS = Query.TraversalSpec(type=vim.VirtualMachine, path="runtime.host", skip=False)
-TASKS = Query.TraversalSpec(type=vim.VirtualMachine, path="recentTask", skip=False)
-VIEW = Query.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
-VIEW_AND_HOSTS = Query.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False, selectSet=[HOSTS])
+# Traversals
+MACHINE_TO_HOST = PropertyCollector.TraversalSpec(type=vim.VirtualMachine, path="runtime.host", skip=False)
+MACHINE_TO_TASKS = PropertyCollector.TraversalSpec(type=vim.VirtualMachine, path="recentTask", skip=False)
+VIEW_TO_MACHINES = PropertyCollector.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
+VIEW_TO_MACHINES_AND_HOSTS = PropertyCollector.TraversalSpec(
+    type=vim.view.ContainerView, path="view", skip=False, selectSet=[MACHINE_TO_HOST]
+)
 
+# Properties
 HOST = (vim.HostSystem, ("name",))
 MACHINE = (
     vim.VirtualMachine,
@@ -33,8 +37,8 @@ MACHINE = (
         "config.createDate",
     ),
 )
-NAME = (vim.VirtualMachine, ("name",))
-# Asked for alone, an unset `snapshot` would look like no answer at all.
+MACHINE_NAME = (vim.VirtualMachine, ("name",))
+# Includes `name`, because without it the answer for a machine without snapshots has no object.
 SNAPSHOTS = (vim.VirtualMachine, ("name", "snapshot", "layoutEx"))
 TASK = (vim.Task, ("info",))
 WATCHED = (
@@ -42,82 +46,84 @@ WATCHED = (
     ("name", "runtime.powerState", "runtime.connectionState", "runtime.host", "snapshot"),
 )
 
-_POWER = {"poweredOn": PowerState.ON, "poweredOff": PowerState.OFF, "suspended": PowerState.SUSPENDED}
+_POWER_STATES = {"poweredOn": PowerState.ON, "poweredOff": PowerState.OFF, "suspended": PowerState.SUSPENDED}
 
-# The provider's clients write these in names as %25, %2f and %5c, and show them as they were.
+# vSphere clients store these characters in names as %25, %2f and %5c, and show them unescaped.
 _ESCAPES = str.maketrans({"%": "%25", "/": "%2f", "\\": "%5c"})
 _ESCAPED = re.compile("%(25|2f|5c)", re.IGNORECASE)
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def escaped(name: str) -> str:
-    """A name as the provider's clients write it."""
+    """A name as vSphere clients store it."""
     return name.translate(_ESCAPES)
 
 
 def unescaped(name: str) -> str:
-    """A name as the provider's clients show it."""
+    """A name as vSphere clients show it."""
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
 
 
-def is_legal(name: str) -> bool:
+def is_legal_name(name: str) -> bool:
     """Whether a snapshot can have this name."""
-    return name.isprintable() and len(escaped(name)) <= LONGEST_NAME
+    return name.isprintable() and len(escaped(name)) <= MAX_NAME_LENGTH
 
 
-def sendable(text: str) -> str:
-    """The text with a sign in the place of each character that XML cannot carry."""
+def xml_safe(text: str) -> str:
+    """The text, with each character that XML cannot represent replaced by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
 
 
-def machines(found: Sequence[Found]) -> list[ReportedMachine]:
-    """The machines. A template is none: it can neither run nor have snapshots made."""
+def parse_machines(found: Sequence[CollectedObject]) -> list[ReportedMachine]:
+    """Converts machines. Templates are left out: they can neither run nor be snapshotted."""
     hosts = {
-        thing.ref: unescaped(thing.values["name"])
-        for thing in found
-        if thing.type is vim.HostSystem and "name" in thing.values
+        each.ref: unescaped(each.values["name"])
+        for each in found
+        if each.type is vim.HostSystem and "name" in each.values
     }
     return [
-        _machine(thing.ref, thing.values, hosts)
-        for thing in found
-        if thing.type is vim.VirtualMachine and not thing.values.get("summary.config.template")
+        _parse_machine(each.ref, each.values, hosts)
+        for each in found
+        if each.type is vim.VirtualMachine and not each.values.get("summary.config.template")
     ]
 
 
-def _machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> ReportedMachine:
+def _parse_machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> ReportedMachine:
     host, created = values.get("runtime.host"), values.get("config.createDate")
-    # Out of the provider's reach its power state is an old one, and it does not say since when.
-    reached = values["runtime.connectionState"] == "connected"
+    # The power state of a disconnected machine may be outdated.
+    connected = values["runtime.connectionState"] == "connected"
     return ReportedMachine(
         ref=ref,
         kind=MachineKind.VM,
         name=unescaped(values["name"]),
-        power_state=_POWER.get(values["runtime.powerState"], PowerState.UNKNOWN) if reached else PowerState.UNKNOWN,
-        uid=(values.get("summary.config.uuid") or "").lower() or None,  # what ManageIQ knows it by
+        power_state=_POWER_STATES.get(values["runtime.powerState"], PowerState.UNKNOWN)
+        if connected
+        else PowerState.UNKNOWN,
+        uid=(values.get("summary.config.uuid") or "").lower() or None,  # the BIOS UUID, which is ManageIQ's `uid_ems`
         description=values.get("summary.config.annotation") or None,
         host=None if host is None else hosts.get(ref_of(host)),
-        # A machine that is older than this property has the year 1970.
+        # vSphere reports 1970 for machines created before it had this property.
         created_at=created.astimezone(UTC) if created is not None and created.year > 1970 else None,
     )
 
 
-def snapshots(values: Mapping[str, Any]) -> ReportedSnapshots:
-    """A machine's snapshots, from its properties `snapshot` and `layoutEx`."""
+def parse_snapshots(values: Mapping[str, Any]) -> ReportedSnapshots:
+    """Converts a machine's snapshots, from its properties SNAPSHOTS."""
     info = values.get("snapshot")
     if info is None:
         return ReportedSnapshots([])
     nodes: list[tuple[Any, str | None]] = [(node, None) for node in info.rootSnapshotList]
-    for node, _ in nodes:  # which grows meanwhile
+    for node, _ in nodes:  # the loop appends to the list that it iterates over
         nodes += [(child, ref_of(node.snapshot)) for child in node.childSnapshotList]
     current = None if info.currentSnapshot is None else ref_of(info.currentSnapshot)
     parents = {ref_of(node.snapshot): parent for node, parent in nodes}
-    files = _Files(values.get("layoutEx"), parents, current)
-    return ReportedSnapshots([_snapshot(node, parent, files) for node, parent in nodes], current)
+    files = _FileLayout(values.get("layoutEx"), parents, current)
+    return ReportedSnapshots([_parse_snapshot(node, parent, files) for node, parent in nodes], current)
 
 
-def _snapshot(node: Any, parent: str | None, files: "_Files") -> ReportedSnapshot:
+def _parse_snapshot(node: Any, parent: str | None, files: "_FileLayout") -> ReportedSnapshot:
     ref = ref_of(node.snapshot)
-    description, token = unmark(node.description)
+    description, token = split_tag(node.description)
     return ReportedSnapshot(
         ref=ref,
         name=unescaped(node.name),
@@ -130,32 +136,38 @@ def _snapshot(node: Any, parent: str | None, files: "_Files") -> ReportedSnapsho
     )
 
 
-class _Files:
-    """What a machine's files say of its snapshots; nothing of those that they do not know yet."""
+class _FileLayout:
+    """The files of a machine's snapshots, from its property `layoutEx`.
+
+    vSphere updates that property with a delay, so a new snapshot may be missing.
+
+    The disk of a machine is a chain of files: each snapshot starts a new file, into which the machine writes from then
+    on. A file that the machine, or a child snapshot, has and the snapshot has not, was therefore written since the
+    snapshot was created.
+    """
 
     def __init__(self, layout: Any, parents: Mapping[str, str | None], current: str | None) -> None:
         self._sizes = {} if layout is None else {file.key: file.size for file in layout.file}
-        self._of = {} if layout is None else {ref_of(snapshot.key): snapshot for snapshot in layout.snapshot}
-        disks = {ref: _disk_files(snapshot.disk) for ref, snapshot in self._of.items()}
-        # What the machine, or the next snapshot, has and this one has not: written since it was made.
-        self._since: dict[str, set[int]] = {ref: set() for ref in disks}
+        self._layouts = {} if layout is None else {ref_of(snapshot.key): snapshot for snapshot in layout.snapshot}
+        disks = {ref: _disk_files(snapshot.disk) for ref, snapshot in self._layouts.items()}
+        self._written_since: dict[str, set[int]] = {ref: set() for ref in disks}
         ends = [(parents.get(ref), keys) for ref, keys in disks.items()]
         ends.append((current, _disk_files(() if layout is None else layout.disk)))
         for ref, keys in ends:
             if ref in disks:
-                self._since[ref] |= keys - disks[ref]
+                self._written_since[ref] |= keys - disks[ref]
 
     def has_memory(self, ref: str, state: str) -> bool:
-        """By its file, or else by its state: with memory the machine would be on again after a revert."""
-        snapshot = self._of.get(ref)
+        """Whether the snapshot has a memory file. If it is not in the layout: whether a revert turns the machine on."""
+        snapshot = self._layouts.get(ref)
         return state == "poweredOn" if snapshot is None else snapshot.memoryKey not in (None, -1)
 
     def size(self, ref: str) -> int | None:
-        """Bytes of what was saved with it, and of what was written to the disks since."""
-        snapshot = self._of.get(ref)
+        """Bytes of the snapshot's own files, and of the disk files written since; None if it is not in the layout."""
+        snapshot = self._layouts.get(ref)
         if snapshot is None:
             return None
-        keys = {snapshot.dataKey, snapshot.memoryKey, *self._since[ref]}
+        keys = {snapshot.dataKey, snapshot.memoryKey, *self._written_since[ref]}
         return sum(self._sizes.get(key, 0) for key in keys) or None
 
 

@@ -1,7 +1,22 @@
-"""One login at a vCenter or ESXi host, for the `vsphere` driver: blocking calls, and what their troubles mean.
+"""A session at a vCenter or ESXi host for the `vsphere` driver: login, calls, reads of properties, and errors.
 
-Nothing is read property by property: every question is one round trip of the property collector. A call that could not
-be sent is known from one whose answer was lost, so what changes something is never said to have failed in doubt.
+Session. All threads share one login. Objects at the provider that belong to it, the view of all machines and the
+property collectors, end with it. The first call logs in. A call that finds the login expired logs in again and is
+repeated once; if several threads find the same login expired, one of them logs in.
+
+Property collector. pyVmomi reads each property of a managed object with a separate request. The driver reads properties
+only through the property collector, which returns many properties of many objects in one request, in pages of up to
+1,000 objects. A *filter spec* says which: a start object, a traversal from it to other objects, and the properties of
+each type. `Login.collect` sends it.
+
+Errors. A read may be repeated, a write may not, so it matters whether a call was sent:
+
+* `Stub.GetConnection` fails before the call is sent: ProviderUnavailable, for reads and writes.
+* The connection fails afterwards: ProviderUnavailable for a read. OutcomeUnknown for a write, because it may have been
+  executed.
+* A read is repeated once after a ConnectionError: the provider may have closed an idle connection.
+* A fault is the provider's answer: the call was received and refused. After the fault NotAuthenticated a write is
+  repeated with a new login, because it was not executed.
 """
 
 import contextlib
@@ -28,40 +43,42 @@ from gateway.errors import (
 
 T = TypeVar("T")
 
-_API = "vim.version.version12"  # vSphere 6.7: the first that says when a machine was made
-_PAGE = 1_000  # objects in one answer
-_IDLE = 30  # seconds after which a connection is not used again, lest the provider has closed it
+_API_VERSION = "vim.version.version12"  # vSphere 6.7, the first version with the creation date of machines
+_PAGE_SIZE = 1_000  # objects
+_MAX_IDLE = 30  # seconds; an idle connection is then closed, because the provider may have closed it
 
-# What a fault means: the first that fits.
-_MEANINGS: tuple[tuple[Any, type[ProviderError], str], ...] = (
-    (vim.fault.NotAuthenticated, ProviderUnavailable, "the provider has ended the session"),
-    (vim.fault.InvalidLogin, ProviderDenied, "the provider does not accept the gateway's user and password"),
-    (vim.fault.NoPermission, ProviderDenied, "the provider does not allow this to the gateway's user"),
-    (vmodl.fault.ManagedObjectNotFound, ProviderMissing, "the provider has no such machine or snapshot"),
+_NOT_TRUSTED = "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
+
+# Types of faults and the errors that they stand for. The first match counts, so subtypes precede their supertypes.
+_FAULTS: tuple[tuple[Any, type[ProviderError], str], ...] = (
+    (vim.fault.NotAuthenticated, ProviderUnavailable, "The provider has ended the session."),
+    (vim.fault.InvalidLogin, ProviderDenied, "The provider does not accept the gateway's credentials."),
+    (vim.fault.NoPermission, ProviderDenied, "The gateway's user lacks a permission at the provider."),
+    (vmodl.fault.ManagedObjectNotFound, ProviderMissing, "The provider has no such machine or snapshot."),
     (
         (vim.fault.TaskInProgress, vim.fault.ConcurrentAccess),
         ProviderBusy,
-        "the provider is doing other work on this machine",
+        "The provider is executing another task on this machine.",
     ),
-    (vim.fault.InvalidPowerState, ProviderRefused, "the machine's power state does not allow this"),
-    (vim.fault.InvalidState, ProviderBusy, "the machine is in a state that does not allow this now"),
+    (vim.fault.InvalidPowerState, ProviderRefused, "The machine's power state does not allow this operation."),
+    (vim.fault.InvalidState, ProviderBusy, "The machine's present state does not allow this operation."),
     (
         (vim.fault.NoDiskSpace, vim.fault.InsufficientResourcesFault, vim.fault.TooManySnapshotLevels),
         ProviderFull,
-        "the provider has no room for this",
+        "The provider has not enough space or resources, or the machine has too many levels of snapshots.",
     ),
-    (vmodl.fault.HostNotConnected, ProviderUnavailable, "the machine's host is not connected"),
-    (vmodl.fault.HostCommunication, ProviderUnavailable, "the provider cannot reach the machine's host"),
-    (vmodl.fault.RequestCanceled, ProviderRefused, "the work was stopped on the provider"),
-    (vmodl.MethodFault, ProviderRefused, "the provider refused"),
+    (vmodl.fault.HostNotConnected, ProviderUnavailable, "The machine's host is not connected."),
+    (vmodl.fault.HostCommunication, ProviderUnavailable, "The provider cannot reach the machine's host."),
+    (vmodl.fault.RequestCanceled, ProviderRefused, "The task was canceled at the provider."),
+    (vmodl.MethodFault, ProviderRefused, "The provider refused the request."),
 )
 
-Query = vmodl.query.PropertyCollector
+PropertyCollector = vmodl.query.PropertyCollector
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One object of an answer: its reference, its type, and those of its properties that are set."""
+class CollectedObject:
+    """An object that the property collector returned: its ref, its type, and those of the properties that are set."""
 
     ref: str
     type: Any
@@ -70,11 +87,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What is made of a login is of no use after it has expired."""
+    """A login and its objects at the provider. They cannot be used after it has expired."""
 
     stub: Any
     content: Any
-    view: Any  # of all machines
+    view: Any  # the container view of all machines
 
     def machine(self, ref: str) -> Any:
         return vim.VirtualMachine(ref, self.stub)
@@ -85,25 +102,28 @@ class Login:
     def task(self, ref: str) -> Any:
         return vim.Task(ref, self.stub)
 
-    def collect(self, start: Any, step: Any, *wanted: tuple[Any, Sequence[str]]) -> list[Found]:
-        """The properties `wanted` of each type, of `start` and of what `step` leads to from there."""
-        collector, options = self.content.propertyCollector, Query.RetrieveOptions(maxObjects=_PAGE)
-        found: list[Found] = []
-        page = collector.RetrievePropertiesEx([selection(start, step, *wanted)], options)
+    def collect(self, start: Any, traversal: Any, *properties: tuple[Any, Sequence[str]]) -> list[CollectedObject]:
+        """Reads `properties`, pairs of a type and paths, of `start` and of the objects that `traversal` leads to.
+
+        Objects that are deleted during the read are left out.
+        """
+        collector, options = self.content.propertyCollector, PropertyCollector.RetrieveOptions(maxObjects=_PAGE_SIZE)
+        found: list[CollectedObject] = []
+        page = collector.RetrievePropertiesEx([filter_spec(start, traversal, *properties)], options)
         while page is not None:
-            found += [_found(thing) for thing in page.objects if not _is_gone(thing)]
+            found += [_collected_object(content) for content in page.objects if not _was_deleted(content)]
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
         return found
 
-    def values(self, start: Any, wanted: tuple[Any, Sequence[str]]) -> dict[str, Any]:
-        """The properties `wanted` of one object."""
-        for found in self.collect(start, None, wanted):
+    def values(self, managed: Any, properties: tuple[Any, Sequence[str]]) -> dict[str, Any]:
+        """Reads properties of one object. Raises ProviderMissing."""
+        for found in self.collect(managed, None, properties):
             return found.values
-        raise ProviderMissing("the provider has no such machine or snapshot")
+        raise ProviderMissing("The provider has no such machine or snapshot.")
 
 
 class Session:
-    """The login that all threads share: made by the first call, and anew by one that finds it expired."""
+    """The login that all threads share. See the module's description."""
 
     def __init__(self, stub: Callable[[], "Stub"], user: str, password: str) -> None:
         self._stub = stub
@@ -112,42 +132,43 @@ class Session:
         self._lock = threading.Lock()
         self._login: Login | None = None
 
-    def ask(self, question: Callable[[Login], T]) -> T:
-        """Calls what changes nothing."""
-        login = self._enter(None)
-        with placing(ProviderUnavailable):
+    def read(self, function: Callable[[Login], T]) -> T:
+        """Runs a function that changes nothing."""
+        login = self._current_login(None)
+        with translated_errors(ProviderUnavailable):
             try:
-                return question(login)
-            except ConnectionError:  # it had been idle, and the provider had closed it; the next one is new
-                return question(login)
+                return function(login)
+            except ConnectionError:  # the provider had closed the idle connection; the repeated call opens a new one
+                return function(login)
             except vim.fault.NotAuthenticated:
-                return question(self._enter(login))
+                return function(self._current_login(login))
             except vmodl.fault.ManagedObjectNotFound as fault:
-                if fault.obj != login.view:  # which ends with its session
+                if fault.obj != login.view:  # the view ends with the session
                     raise
-                return question(self._enter(login))
+                return function(self._current_login(login))
 
-    def tell(self, begin: Callable[[Login], T]) -> T:
-        """Calls what changes something. Raises OutcomeUnknown when the answer is lost."""
-        login = self._enter(None)
-        with placing(OutcomeUnknown):
+    def write(self, function: Callable[[Login], T]) -> T:
+        """Runs a function that makes one call, which changes something. Raises OutcomeUnknown if the answer is lost."""
+        login = self._current_login(None)
+        with translated_errors(OutcomeUnknown):
             try:
-                return begin(login)
+                return function(login)
             except vim.fault.NotAuthenticated:
-                return begin(self._enter(login))
+                return function(self._current_login(login))
 
-    def end(self) -> None:
-        """Logs out, if anybody is logged in."""
+    def log_out(self) -> None:
+        """Logs out, if there is a login, and closes its connections."""
         with self._lock:
             login, self._login = self._login, None
         if login is not None:
             try:
-                with placing(ProviderUnavailable):
+                with translated_errors(ProviderUnavailable):
                     login.content.sessionManager.Logout()
             finally:
                 login.stub.retire()
 
-    def _enter(self, expired: Login | None) -> Login:
+    def _current_login(self, expired: Login | None) -> Login:
+        """The login. Logs in for the first call, and again if the login is still the `expired` one."""
         with self._lock:
             if self._login is None or self._login is expired:
                 if expired is not None:
@@ -159,7 +180,7 @@ class Session:
     def _log_in(self) -> Login:
         stub = self._stub()
         try:
-            with placing(ProviderUnavailable):
+            with translated_errors(ProviderUnavailable):
                 content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
                 content.sessionManager.Login(self._user, self._password, None)
                 view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
@@ -169,8 +190,8 @@ class Session:
         return Login(stub, content, view)
 
 
-class _Connection(HTTPSConnection):
-    """Compares the certificate each time it connects; pyvmomi would the first time only."""
+class _PinnedConnection(HTTPSConnection):
+    """Checks the certificate's thumbprint at every connect; pyVmomi checks only the first connection."""
 
     def __init__(self, *arguments: Any, thumbprint: str | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -183,11 +204,11 @@ class _Connection(HTTPSConnection):
         certificate = self.sock.getpeercert(binary_form=True)
         if hashlib.sha256(certificate or b"").hexdigest() != self._thumbprint:
             self.close()
-            raise ssl.SSLCertVerificationError("it has another thumbprint")
+            raise ssl.SSLCertVerificationError("The certificate has another thumbprint.")
 
 
 class Stub(SoapStubAdapter):  # type: ignore[misc]
-    """The connections of one login. `thumbprint`: hexadecimal digits of the only certificate that is accepted."""
+    """The connection pool of one login. `thumbprint`: SHA-256 of the only accepted certificate, in hexadecimal."""
 
     def __init__(
         self, host: str, port: int, *, ca_file: str | None, thumbprint: str | None, timeout: float, connections: int
@@ -195,82 +216,94 @@ class Stub(SoapStubAdapter):  # type: ignore[misc]
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:
-            raise ProviderUnavailable("the file of certificates to trust cannot be read") from error
-        if thumbprint is not None:  # it says more than a chain of certificates does
+            raise ProviderUnavailable("The file of the option 'ca_file' cannot be read.") from error
+        if thumbprint is not None:  # the thumbprint replaces the verification of the chain
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         super().__init__(
             host=host,
             port=port,
-            version=_API,
+            version=_API_VERSION,
             poolSize=connections,
             sslContext=context,
             httpConnectionTimeout=timeout,
-            connectionPoolTimeout=_IDLE,
+            connectionPoolTimeout=_MAX_IDLE,
         )
-        self.scheme = _Connection
+        self.scheme = _PinnedConnection
         self.schemeArgs["thumbprint"] = thumbprint
 
     def retire(self) -> None:
-        """Closes the connections; those that are in use close when they are given back."""
+        """Closes the idle connections. Connections in use are closed when they are returned to the pool."""
         self.poolSize = 0
         self.DropConnections()
 
-    def GetConnection(self) -> Any:  # noqa: N802 - pyvmomi's name
-        with placing(ProviderUnavailable, "the provider cannot be reached"):
+    def GetConnection(self) -> Any:  # noqa: N802 - pyVmomi's name
+        with translated_errors(ProviderUnavailable, "The provider cannot be reached."):
             return super().GetConnection()
 
 
-def selection(start: Any, step: Any, *wanted: tuple[Any, Sequence[str]]) -> Any:
-    """What the property collector is asked: see `Login.collect`."""
-    return Query.FilterSpec(
-        objectSet=[Query.ObjectSpec(obj=start, skip=False, selectSet=[] if step is None else [step])],
-        propSet=[Query.PropertySpec(type=type_, all=False, pathSet=list(paths)) for type_, paths in wanted],
+def filter_spec(start: Any, traversal: Any, *properties: tuple[Any, Sequence[str]]) -> Any:
+    """A filter spec of the property collector; for the arguments see `Login.collect`."""
+    return PropertyCollector.FilterSpec(
+        objectSet=[
+            PropertyCollector.ObjectSpec(obj=start, skip=False, selectSet=[] if traversal is None else [traversal])
+        ],
+        propSet=[
+            PropertyCollector.PropertySpec(type=type_, all=False, pathSet=list(paths)) for type_, paths in properties
+        ],
     )
 
 
 def ref_of(managed: Any) -> str:
-    """The provider's own identifier of an object, such as vm-123."""
-    ref: str = managed._GetMoId()  # noqa: SLF001 - pyvmomi has no other name for it
+    """The provider's identifier of a managed object (its moref), such as vm-123."""
+    ref: str = managed._GetMoId()  # noqa: SLF001 - pyVmomi has no public accessor
     return ref
 
 
-def _is_gone(thing: Any) -> bool:
-    """Whether it was deleted while the answer was made."""
-    return any(isinstance(missing.fault, vmodl.fault.ManagedObjectNotFound) for missing in thing.missingSet)
+def _was_deleted(content: Any) -> bool:
+    """Whether the object was deleted during the read."""
+    return any(isinstance(missing.fault, vmodl.fault.ManagedObjectNotFound) for missing in content.missingSet)
 
 
-def _found(thing: Any) -> Found:
-    for missing in thing.missingSet:
+def _collected_object(content: Any) -> CollectedObject:
+    """Converts an object. Raises the fault if the user may not read all properties of a machine.
+
+    The name of a host is optional, but a machine with a part of its properties would be reported wrongly.
+    """
+    for missing in content.missingSet:
         if isinstance(missing.fault, vim.fault.NotAuthenticated):
             raise missing.fault
-        if isinstance(missing.fault, vim.fault.NoPermission) and not isinstance(thing.obj, vim.HostSystem):
-            raise missing.fault  # a host's name is worth little; a machine that is half known is worse than none
-    return Found(ref_of(thing.obj), type(thing.obj), {changed.name: changed.val for changed in thing.propSet})
+        if isinstance(missing.fault, vim.fault.NoPermission) and not isinstance(content.obj, vim.HostSystem):
+            raise missing.fault
+    return CollectedObject(
+        ref_of(content.obj), type(content.obj), {changed.name: changed.val for changed in content.propSet}
+    )
 
 
 @contextlib.contextmanager
-def placing(lost: type[ProviderError], words: str = "the connection to the provider was lost") -> Iterator[None]:
-    """Says what the troubles of a call mean; `lost` when there was no answer that could be understood."""
+def translated_errors(
+    lost: type[ProviderError], message: str = "The connection to the provider was lost."
+) -> Iterator[None]:
+    """Raises the errors of a call as ProviderErrors: `lost`, with `message`, if there was no well-formed answer."""
     try:
         yield
     except ProviderError:
         raise
     except vmodl.MethodFault as fault:
-        raise meaning(fault) from fault
+        raise translate_fault(fault) from fault
     except ssl.SSLCertVerificationError as error:
         reason = getattr(error, "verify_message", None) or str(error)
-        raise lost("the provider's certificate is not trusted", provider_message=reason) from error
+        raise lost(_NOT_TRUSTED, provider_message=reason) from error
     except TimeoutError as error:
-        raise lost("the provider did not answer in time") from error
+        raise lost("The provider did not answer in time.") from error
     except (OSError, HTTPException) as error:
-        raise lost(words, provider_message=str(error) or None) from error
-    except Exception as error:  # whatever pyvmomi makes of nonsense
-        raise lost("the provider's answer makes no sense") from error
+        raise lost(message, provider_message=str(error) or None) from error
+    except Exception as error:  # pyVmomi raises various exceptions for a malformed response
+        raise lost("The provider's response is malformed.") from error
 
 
-def meaning(fault: Any) -> ProviderError:
-    """The error that a fault of the provider's is, with all that the fault says."""
-    kind, words = next((kind, words) for type_, kind, words in _MEANINGS if isinstance(fault, type_))
-    told = [fault.msg, *(detail.message for detail in fault.faultMessage or ()), getattr(fault, "privilegeId", None)]
+def translate_fault(fault: Any) -> ProviderError:
+    """The error for a fault. The messages of the fault become its provider message."""
+    kind, message = next((kind, message) for type_, kind, message in _FAULTS if isinstance(fault, type_))
+    details = [fault.msg, *(detail.message for detail in fault.faultMessage or ()), getattr(fault, "privilegeId", None)]
     name = type(fault).__name__.rpartition(".")[2]
-    return kind(words, provider_message="; ".join(dict.fromkeys(filter(None, told))) or name)
+    return kind(message, provider_message="; ".join(dict.fromkeys(filter(None, details))) or name)

@@ -1,1 +1,1 @@
-"""Runs GraphQL documents: parse, validate, compile, bind, execute."""
+"""Executes GraphQL documents: parse, validate, compile, bind, load, finish. `executor` describes the steps."""

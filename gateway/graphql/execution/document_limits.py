@@ -1,6 +1,6 @@
-"""What one operation may hold: counted on the syntax tree, before anything that takes longer looks at it.
+"""Limits on the size of an operation, counted on the syntax tree before the slower validation.
 
-A fragment counts wherever it is spread, so that nesting them hides nothing.
+The selections of a fragment count at every spread, so nested fragments cannot hide fields.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from graphql.validation.rules import overlapping_fields_can_be_merged
 from gateway.config import Settings
 from gateway.graphql.error_format import LIMIT_EXCEEDED, RequestError
 
-# A validator compares every two fields, and every two fragments, that share a place in the answer: the square of how
-# often one is repeated. This is a tenth of a second, and about 220 times the same field.
+# The validation rule compares all pairs of fields, and of fragments, with the same response position, so its time grows
+# with the square of the repetitions. This budget is spent in about 0.1 s, by about 220 repetitions of one field.
 overlapping_fields_can_be_merged.MAX_COMPLEXITY_BUDGET = 50_000
 
 
-class Size(NamedTuple):
-    """How much there is in a selection."""
+class SelectionSize(NamedTuple):
+    """The size of a selection set, with everything nested in it."""
 
     levels: int = 0
     aliases: int = 0
@@ -36,57 +36,57 @@ class Size(NamedTuple):
 
 
 def check_size(document: DocumentNode, settings: Settings) -> None:
-    """Raises RequestError for an operation that holds more than `settings` allow. The document need not be valid."""
-    most = Size(settings.max_depth, settings.max_aliases, settings.max_directives, settings.max_fields)
-    measure = _Measure(document)
+    """Raises RequestError if an operation exceeds a limit of `settings`. The document need not be valid."""
+    limits = SelectionSize(settings.max_depth, settings.max_aliases, settings.max_directives, settings.max_fields)
+    counter = _SizeCounter(document)
     for node in document.definitions:
         if not isinstance(node, OperationDefinitionNode):
             continue
         try:
-            size = measure.selection(node.selection_set)
-        except RecursionError:  # through hundreds of fragments
-            raise _too_much("levels", most.levels, node) from None
+            size = counter.count(node.selection_set)
+        except RecursionError:  # hundreds of nested fragments
+            raise _limit_error("levels", limits.levels, node) from None
         size = size._replace(directives=size.directives + len(node.directives or ()))
-        for name, found, allowed in zip(Size._fields, size, most, strict=True):
-            if found > allowed:
-                raise _too_much(name, allowed, node)
+        for name, count, limit in zip(SelectionSize._fields, size, limits, strict=True):
+            if count > limit:
+                raise _limit_error(name, limit, node)
 
 
-def _too_much(name: str, allowed: int, node: OperationDefinitionNode) -> RequestError:
-    return RequestError([GraphQLError(f"The operation has more than {allowed} {name}.", node)], LIMIT_EXCEEDED)
+def _limit_error(name: str, limit: int, node: OperationDefinitionNode) -> RequestError:
+    return RequestError([GraphQLError(f"The operation has more than {limit} {name}.", node)], LIMIT_EXCEEDED)
 
 
-class _Measure:
+class _SizeCounter:
     def __init__(self, document: DocumentNode) -> None:
         self._fragments: Mapping[str, FragmentDefinitionNode] = {
             node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
         }
-        self._measured: dict[str, Size] = {}
+        self._fragment_sizes: dict[str, SelectionSize] = {}
 
-    def selection(self, selection_set: SelectionSetNode) -> Size:
+    def count(self, selection_set: SelectionSetNode) -> SelectionSize:
         levels = aliases = directives = fields = 0
         for node in selection_set.selections:
-            inner, own = Size(), 0
+            inner, own = SelectionSize(), 0
             if isinstance(node, FragmentSpreadNode):
-                inner = self._fragment(node.name.value)
+                inner = self._count_fragment(node.name.value)
             elif isinstance(node, InlineFragmentNode):
-                inner = self.selection(node.selection_set)
+                inner = self.count(node.selection_set)
             elif isinstance(node, FieldNode):
                 own = 1
                 fields += 1
                 aliases += node.alias is not None
                 if node.selection_set is not None:
-                    inner = self.selection(node.selection_set)
+                    inner = self.count(node.selection_set)
             fields += inner.fields
             levels = max(levels, own + inner.levels)
             aliases += inner.aliases
             directives += inner.directives + len(node.directives or ())
-        return Size(levels, aliases, directives, fields)
+        return SelectionSize(levels, aliases, directives, fields)
 
-    def _fragment(self, name: str) -> Size:
-        """Each is measured once. One that is unknown, or spreads itself, is for the validator to refuse."""
-        if name not in self._measured:
-            self._measured[name] = Size()
+    def _count_fragment(self, name: str) -> SelectionSize:
+        """Counts each fragment once. Unknown and recursive fragments count as empty here; validation rejects them."""
+        if name not in self._fragment_sizes:
+            self._fragment_sizes[name] = SelectionSize()
             if name in self._fragments:
-                self._measured[name] = self.selection(self._fragments[name].selection_set)
-        return self._measured[name]
+                self._fragment_sizes[name] = self.count(self._fragments[name].selection_set)
+        return self._fragment_sizes[name]

@@ -1,7 +1,8 @@
-"""Documents: parsed, validated and kept, so that this is paid once per document and not per request.
+"""The document cache: each GraphQL document is parsed and validated once, not at every request.
 
-A document earns its place. A new one is kept among a few newcomers; only one that is asked for again moves to the
-regulars, so a flood of documents that are used once pushes out nobody but its like, and memory stays bounded.
+The cache is a segmented LRU. A new document enters the probationary segment (128 documents); on its second use it moves
+to the protected segment (1,024 documents). Each segment evicts its least recently used document. So a flood of
+documents that are used once evicts only other new documents, and memory stays bounded.
 """
 
 from collections import OrderedDict
@@ -32,118 +33,122 @@ from gateway.graphql.error_format import LIMIT_EXCEEDED, VALIDATION_FAILED, Requ
 from gateway.graphql.execution.document_limits import check_size
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
 from gateway.graphql.execution.variables import VariableBinder
-from gateway.graphql.requests import GraphQLRequest, OperationKind
+from gateway.graphql.requests import GraphQLRequest, OperationType
 
-NEWCOMERS = 128
-REGULARS = 1_024
-LONGEST_KEPT = 20_000  # characters; a longer document is parsed every time
+PROBATIONARY_CAPACITY = 128
+PROTECTED_CAPACITY = 1_024
+MAX_CACHED_LENGTH = 20_000  # characters; longer documents are parsed at every request
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
+class ParsedOperation:
     """One operation of a valid document."""
 
     document: DocumentNode
     node: OperationDefinitionNode
-    kind: OperationKind
+    kind: OperationType
     fragments: Mapping[str, FragmentDefinitionNode]
-    introspects: bool  # asks for `__schema` or `__type`
-    conditions: tuple[str, ...]  # the variables that `@skip` and `@include` look at
+    introspects: bool  # whether it selects `__schema` or `__type`
+    conditions: tuple[str, ...]  # names of the variables in arguments of directives (`@skip`, `@include`)
     variables: VariableBinder
-    plans: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # by the values of `conditions`
+    plans: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # compiled root fields, by values of `conditions`
 
 
-class Documents:
-    """The operations of the documents that were asked for lately."""
+class DocumentCache:
+    """Parses and validates documents, and caches their operations."""
 
     def __init__(self, schema: GraphQLSchema, settings: Settings, persisted: PersistedDocuments) -> None:
         self._schema = schema
         self._settings = settings
         self._persisted = persisted
         self._rules = [*specified_rules, *([] if settings.introspection else [NoSchemaIntrospectionCustomRule])]
-        # A suggestion tells of the schema what introspection would.
+        # Suggestions in validation errors ("Did you mean ...") disclose the schema, as introspection does.
         self.hide_suggestions = not (settings.suggestions and settings.introspection)
-        self._newcomers: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
-        self._regulars: OrderedDict[str, Mapping[str | None, Operation]] = OrderedDict()
-        self.kept = 0  # times that one was in memory
-        self.read = 0  # times that one had to be read
+        self._probationary: OrderedDict[str, Mapping[str | None, ParsedOperation]] = OrderedDict()
+        self._protected: OrderedDict[str, Mapping[str | None, ParsedOperation]] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
 
-    def operation(self, request: GraphQLRequest) -> Operation:
-        """The operation that would run. Raises RequestError."""
+    def operation(self, request: GraphQLRequest) -> ParsedOperation:
+        """The operation that the request executes. Raises RequestError."""
         operations = self._operations(self._persisted.text(request))
         try:
             return operations[request.operation_name]
         except KeyError:
             if request.operation_name is None:
-                message = "The document has several operations: name one in `operationName`."
+                message = "The document has several operations. Name one of them in `operationName`."
             else:
                 message = f"The document has no operation named {request.operation_name!r}."
             raise RequestError([GraphQLError(message)]) from None
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """How many regulars and newcomers there are."""
-        return len(self._regulars), len(self._newcomers)
+        """The number of documents in the protected and in the probationary segment."""
+        return len(self._protected), len(self._probationary)
 
-    def label(self, request: GraphQLRequest) -> tuple[str, str]:
-        """Kind and name of what was run, for counting: only names of regulars are told apart."""
+    def metric_labels(self, request: GraphQLRequest) -> tuple[str, str]:
+        """Type and name of the executed operation, for metrics and traces.
+
+        Names are only returned for documents in the protected segment, so the number of label values is bounded; the
+        name is "other" for all other operations. The type is "unknown" if the document is in neither segment.
+        """
         try:
             text = self._persisted.text(request)
         except RequestError:
             return "unknown", "other"
-        if (kept := self._regulars.get(text)) is None:
-            operation = self._newcomers.get(text, {}).get(request.operation_name)
+        if (operations := self._protected.get(text)) is None:
+            operation = self._probationary.get(text, {}).get(request.operation_name)
             return "unknown" if operation is None else operation.kind, "other"
-        operation = kept.get(request.operation_name)
+        operation = operations.get(request.operation_name)
         if operation is None:
             return "unknown", "other"
         return operation.kind, operation.node.name.value if operation.node.name else "other"
 
-    def _operations(self, query: str) -> Mapping[str | None, Operation]:
-        if (kept := self._regulars.get(query)) is not None:
-            self._regulars.move_to_end(query)
-            self.kept += 1
-            return kept
-        if (again := self._newcomers.pop(query, None)) is not None:
-            self._regulars[query] = again
-            if len(self._regulars) > REGULARS:
-                self._regulars.popitem(last=False)
-            self.kept += 1
-            return again
-        self.read += 1
-        operations = self._read(query)
-        if len(query) <= LONGEST_KEPT:
-            self._newcomers[query] = operations
-            if len(self._newcomers) > NEWCOMERS:
-                self._newcomers.popitem(last=False)
+    def _operations(self, text: str) -> Mapping[str | None, ParsedOperation]:
+        if (operations := self._protected.get(text)) is not None:
+            self._protected.move_to_end(text)
+            self.hits += 1
+            return operations
+        if (operations := self._probationary.pop(text, None)) is not None:
+            self._protected[text] = operations
+            if len(self._protected) > PROTECTED_CAPACITY:
+                self._protected.popitem(last=False)
+            self.hits += 1
+            return operations
+        self.misses += 1
+        operations = self._parse(text)
+        if len(text) <= MAX_CACHED_LENGTH:
+            self._probationary[text] = operations
+            if len(self._probationary) > PROBATIONARY_CAPACITY:
+                self._probationary.popitem(last=False)
         return operations
 
-    def _read(self, query: str) -> Mapping[str | None, Operation]:
-        """Every operation by its name; an only one also by None."""
+    def _parse(self, text: str) -> Mapping[str | None, ParsedOperation]:
+        """The operations of a document by name. The only operation of a document also has the key None."""
         try:
-            document = parse(query, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
+            document = parse(text, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
         except GraphQLError as error:
             raise RequestError([error]) from None
         check_size(document, self._settings)
         if errors := validate(self._schema, document, self._rules, hide_suggestions=self.hide_suggestions):
             if isinstance(errors[0], ValidationAbortedError):
-                message = "The document repeats fields or fragments so often that it takes too long to compare them."
+                message = "The document repeats fields or fragments too often to be validated. Remove repetitions."
                 raise RequestError([GraphQLError(message)], LIMIT_EXCEEDED)
             raise RequestError(errors, VALIDATION_FAILED)
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        operations: dict[str | None, Operation] = {}
+        operations: dict[str | None, ParsedOperation] = {}
         nodes = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         for node in nodes:
-            found = _Survey(fragments)
-            found.visit(node.selection_set)
+            features = _OperationFeatures(fragments)
+            features.visit(node.selection_set)
             kind: Any = node.operation.value
-            operation = Operation(
+            operation = ParsedOperation(
                 document,
                 node,
                 kind,
                 fragments,
-                found.introspects,
-                tuple(sorted(found.conditions)),
+                features.introspects,
+                tuple(sorted(features.conditions)),
                 VariableBinder(self._schema, node, hide_suggestions=self.hide_suggestions),
             )
             operations[node.name.value if node.name else None] = operation
@@ -152,12 +157,12 @@ class Documents:
         return operations
 
 
-class _Survey:
-    """What an operation has anywhere in it, fragments included."""
+class _OperationFeatures:
+    """Collects whether an operation introspects, and the variables of its directives, also in fragments."""
 
     def __init__(self, fragments: Mapping[str, FragmentDefinitionNode]) -> None:
         self._fragments = fragments
-        self._seen: set[str] = set()
+        self._visited: set[str] = set()
         self.introspects = False
         self.conditions: set[str] = set()
 
@@ -173,6 +178,6 @@ class _Survey:
                     self.visit(node.selection_set)
             elif isinstance(node, InlineFragmentNode):
                 self.visit(node.selection_set)
-            elif isinstance(node, FragmentSpreadNode) and node.name.value not in self._seen:
-                self._seen.add(node.name.value)
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in self._visited:
+                self._visited.add(node.name.value)
                 self.visit(self._fragments[node.name.value].selection_set)

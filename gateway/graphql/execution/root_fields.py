@@ -1,4 +1,4 @@
-"""The root fields of an operation: compiled, priced, and bound to one request."""
+"""The root fields of an operation: compiled to plans, and bound to the variables of one request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,54 +7,54 @@ from typing import Any, NamedTuple
 from graphql import GraphQLError, GraphQLObjectType, is_non_null_type
 from graphql.execution.values import VariableValues
 
-from gateway.graphql.execution.costs import wish_price
+from gateway.graphql.execution.cost_limit import mutation_cost
 from gateway.graphql.schema.mutations import HANDLERS
-from gateway.reads.compiler import Compiler, Plan, UnboundArgument
-from gateway.reads.connections import ManyLevel
-from gateway.reads.cost import Price
+from gateway.reads.compiler import Compiler, InvalidArguments, Plan
+from gateway.reads.connections import PageNode
+from gateway.reads.cost import CostFunction
 from gateway.reads.pages import BoundPage
 from gateway.reads.selection import Field
 
-Pages = Mapping[ManyLevel, BoundPage]
+Pages = Mapping[PageNode, BoundPage]
 
 
 @dataclass(frozen=True, slots=True)
 class RootField:
-    """One root field of a query or a mutation. `plan` is None for `__typename`; a mutation's is of its payload."""
+    """One root field of a query or mutation. `plan` loads its value, or a mutation's payload; None for `__typename`."""
 
     field: Field
     plan: Plan | None
-    price: Price
-    required: bool  # its type is non-null, so without it there is no data at all
-    parent: str  # the root type's name
+    cost: CostFunction
+    required: bool  # its type is non-null, so if it fails the whole `data` is null
+    parent: str  # name of the root type
 
 
-class Bound(NamedTuple):
-    """The root fields in one request: what each is to be loaded with, what has its value already, and the cost."""
+class BoundRootFields(NamedTuple):
+    """The root fields of one request: what to load, the values known so far, and the cost."""
 
-    wanted: Sequence[tuple[str, Plan, Pages]]
-    values: dict[str, Any]  # by response key; a GraphQLError for what is wrong with a page, None for what is wanted
+    loads: Sequence[tuple[str, Plan, Pages]]  # response key, plan, and pages of the connections in the plan
+    values: dict[str, Any]  # by response key; a GraphQLError for invalid arguments, None for a value yet to be loaded
     cost: int
 
 
-def root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
+def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
     if field.name == "__typename":
         return RootField(field, None, _free, False, root.name)
     required = is_non_null_type(root.fields[field.name].type)
     if field.name not in HANDLERS:
         plan = compiler.root(root.name, field)
-        return RootField(field, plan, plan.price, required, root.name)
-    payload = compiler.given(field.selection)
+        return RootField(field, plan, plan.cost, required, root.name)
+    payload = compiler.payload(field.selection)
 
-    def price(pages: Any, variables: VariableValues) -> int:
-        return wish_price(payload.price(pages, variables), field.arguments(variables))
+    def cost(pages: Any, variables: VariableValues) -> int:
+        return mutation_cost(payload.cost(pages, variables), field.arguments(variables))
 
-    return RootField(field, payload, price, required, root.name)
+    return RootField(field, payload, cost, required, root.name)
 
 
-def bind(roots: Sequence[RootField], variables: VariableValues) -> Bound:
-    """Looks at every argument before anything is loaded or done."""
-    wanted: list[tuple[str, Plan, Pages]] = []
+def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFields:
+    """Checks all arguments and computes the cost, before anything is loaded or changed."""
+    loads: list[tuple[str, Plan, Pages]] = []
     values: dict[str, Any] = {}
     cost = 0
     for root in roots:
@@ -65,19 +65,19 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> Bound:
         values[key] = None
         try:
             pages = plan.bind(variables)
-            cost += root.price(pages, variables)
-        except UnboundArgument as error:
+            cost += root.cost(pages, variables)
+        except InvalidArguments as error:
             values[key] = located(error)
-        except GraphQLError as error:  # an argument that is null
+        except GraphQLError as error:  # a non-null argument whose value is null
             values[key] = error
         else:
-            wanted.append((key, plan, pages))
-    return Bound(wanted, values, cost)
+            loads.append((key, plan, pages))
+    return BoundRootFields(loads, values, cost)
 
 
-def located(error: UnboundArgument) -> GraphQLError:
-    """The fault at the field whose argument it is, and not at the root field that cannot be loaded for it."""
-    return GraphQLError(error.error.message, nodes=[error.field.origin], original_error=error)
+def located(error: InvalidArguments) -> GraphQLError:
+    """The error with the location of the field that has the argument, which may be below the root field."""
+    return GraphQLError(error.error.message, nodes=[error.field.ast_node], original_error=error)
 
 
 def _free(_pages: Any, _variables: VariableValues) -> int:

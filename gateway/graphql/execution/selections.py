@@ -1,4 +1,4 @@
-"""From GraphQL's syntax tree to `reads.selection`: fragments merged, `@skip` and `@include` applied, by type."""
+"""Converts GraphQL's syntax tree to `reads.selection`: merges fragments and applies `@skip` and `@include`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,16 +34,19 @@ Fragments = Mapping[str, FragmentDefinitionNode]
 
 
 class Selections:
-    """The selections of one operation. The same nodes under several concrete types become one Field."""
+    """The selections of one operation, for one set of variables.
+
+    The same syntax nodes under several concrete types become one `Field` object, so that a plan loads it once.
+    """
 
     def __init__(self, schema: GraphQLSchema, fragments: Fragments, variables: VariableValues) -> None:
         self._schema = schema
         self._fragments = fragments
         self._variables = variables
-        self._made: dict[tuple[int, ...], Field] = {}
+        self._fields_by_nodes: dict[tuple[int, ...], Field] = {}
 
     def roots(self, root: GraphQLObjectType, selection_set: SelectionSetNode) -> list[Field]:
-        """The fields of an operation, but not introspection's."""
+        """The root fields of an operation, except the introspection fields `__schema` and `__type`."""
         groups = self._collect(root, [selection_set])
         return [
             self._field(root, key, nodes)
@@ -52,26 +55,26 @@ class Selections:
         ]
 
     def field(self, parent: GraphQLObjectType, nodes: Sequence[FieldNode]) -> Field:
-        """The field that these merged nodes select on `parent`."""
+        """The field that `nodes`, which have the same response key, select on `parent`."""
         node = nodes[0]
         return self._field(parent, (node.alias or node.name).value, nodes)
 
     def _field(self, parent: GraphQLObjectType, key: str, nodes: Sequence[FieldNode]) -> Field:
         identity = tuple(id(node) for node in nodes)
-        made = self._made.get(identity)
-        if made is None:
-            made = self._made[identity] = self._make(parent, key, nodes)
-        return made
+        field = self._fields_by_nodes.get(identity)
+        if field is None:
+            field = self._fields_by_nodes[identity] = self._new_field(parent, key, nodes)
+        return field
 
-    def _make(self, parent: GraphQLObjectType, key: str, nodes: Sequence[FieldNode]) -> Field:
+    def _new_field(self, parent: GraphQLObjectType, key: str, nodes: Sequence[FieldNode]) -> Field:
         node = nodes[0]
         name = node.name.value
         if name == "__typename":
-            return Field(key, name, {}, origin=node)
+            return Field(key, name, {}, ast_node=node)
         definition = parent.fields[name]
-        sets = [one.selection_set for one in nodes if one.selection_set is not None]
+        sets = [each.selection_set for each in nodes if each.selection_set is not None]
         selection = self._selection(get_named_type(definition.type), sets) if sets else {}
-        return Field(key, name, selection, _arguments(definition, node), origin=node)
+        return Field(key, name, selection, _arguments(definition, node), ast_node=node)
 
     def _selection(self, type_: GraphQLNamedType, sets: Sequence[SelectionSetNode]) -> Selection:
         return {
@@ -86,7 +89,7 @@ class Selections:
         return [type_]
 
     def _collect(self, concrete: GraphQLObjectType, sets: Sequence[SelectionSetNode]) -> dict[str, list[FieldNode]]:
-        """The field nodes that apply to `concrete`, by response key, in document order (GraphQL, CollectFields)."""
+        """The field nodes that apply to `concrete` by response key, in document order (GraphQL, CollectFields)."""
         groups: dict[str, list[FieldNode]] = {}
         visited: set[str] = set()
         for selection_set in sets:
@@ -130,10 +133,16 @@ class Selections:
 
 
 def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables], Arguments]:
-    """Binds a field's arguments. What is written out is coerced once; a variable's value is coerced already."""
+    """A function that returns the arguments of a field for the variables of a request.
+
+    Literals are coerced once, here. Variables that are whole arguments are coerced already (`VariableBinder`). Only
+    variables inside lists and objects need graphql-core at each request; its results are cached.
+    """
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    if any(not isinstance(value, VariableNode) and _mentioned(value) for value in given.values()):
-        return _remembered(definition, node, sorted({name for value in given.values() for name in _mentioned(value)}))
+    if any(not isinstance(value, VariableNode) and _variable_names(value) for value in given.values()):
+        return _cached_binding(
+            definition, node, sorted({name for value in given.values() for name in _variable_names(value)})
+        )
     constant: dict[str, Any] = {}
     variable: list[tuple[str, str, bool]] = []
     for name, argument in definition.args.items():
@@ -141,22 +150,22 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
         if isinstance(value, VariableNode):
             variable.append((name, value.name.value, is_required_argument(argument)))
         if not isinstance(value, VariableNode) or not is_required_argument(argument):
-            written = [
-                one
-                for one in node.arguments or ()
-                if one.name.value == name and not isinstance(one.value, VariableNode)
+            literals = [
+                each
+                for each in node.arguments or ()
+                if each.name.value == name and not isinstance(each.value, VariableNode)
             ]
-            alone = FieldNode(name=node.name, arguments=tuple(written))
-            constant |= get_argument_values(GraphQLField(definition.type, {name: argument}), alone, _NO_VARIABLES)
+            field = FieldNode(name=node.name, arguments=tuple(literals))
+            constant |= get_argument_values(GraphQLField(definition.type, {name: argument}), field, _NO_VARIABLES)
     if not variable:
-        return lambda _variables: constant  # always the same object, by which it is known again
+        return lambda _variables: constant  # the same object each time, so callers can cache by identity
 
     def bind(variables: Variables) -> Arguments:
         values = dict(constant)
         coerced = variables.coerced
         for name, source, required in variable:
             if required and coerced.get(source) is None:
-                return get_argument_values(definition, node, variables)  # says what is wrong
+                return get_argument_values(definition, node, variables)  # raises the GraphQLError
             if source in coerced:
                 values[name] = coerced[source]
         return values
@@ -166,35 +175,37 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
 
 _NO_VARIABLES = VariableValues({}, {})
 _ABSENT = object()
-_MOST_REMEMBERED = 32
-_LONGEST_REMEMBERED = 1_000  # characters of the variables
+_MAX_CACHED = 32  # sets of arguments per field
+_MAX_CACHED_LENGTH = 1_000  # characters of the variables
 
 
-def _remembered(definition: GraphQLField, node: FieldNode, names: Sequence[str]) -> Callable[[Variables], Arguments]:
-    """Arguments with variables inside them are graphql-core's to bind, which is dear: the same ones are bound once."""
-    known: dict[str, Arguments] = {}
+def _cached_binding(
+    definition: GraphQLField, node: FieldNode, names: Sequence[str]
+) -> Callable[[Variables], Arguments]:
+    """Binds arguments with nested variables by graphql-core, which is slow, and caches them by the variable values."""
+    cache: dict[str, Arguments] = {}
 
     def bind(variables: Variables) -> Arguments:
         coerced = variables.coerced
         key = repr([coerced.get(name, _ABSENT) for name in names])
-        arguments = known.get(key)
+        arguments = cache.get(key)
         if arguments is None:
             arguments = get_argument_values(definition, node, variables)
-            if len(key) <= _LONGEST_REMEMBERED:
-                if len(known) >= _MOST_REMEMBERED:
-                    known.clear()
-                known[key] = arguments
+            if len(key) <= _MAX_CACHED_LENGTH:
+                if len(cache) >= _MAX_CACHED:
+                    cache.clear()
+                cache[key] = arguments
         return arguments
 
     return bind
 
 
-def _mentioned(value: ValueNode) -> set[str]:
-    """The names of the variables in a value."""
+def _variable_names(value: ValueNode) -> set[str]:
+    """The names of the variables in a value, however deeply nested."""
     if isinstance(value, VariableNode):
         return {value.name.value}
     if isinstance(value, ListValueNode):
-        return {name for item in value.values for name in _mentioned(item)}
+        return {name for item in value.values for name in _variable_names(item)}
     if isinstance(value, ObjectValueNode):
-        return {name for field in value.fields for name in _mentioned(field.value)}
+        return {name for field in value.fields for name in _variable_names(field.value)}
     return set()

@@ -1,4 +1,9 @@
-"""Variables: simple ones are taken as they come, anything else is graphql-core's to coerce and to explain."""
+"""Coerces the variables of a request.
+
+Strings, booleans, integers and ids that need no coercion are used unchanged, which is much faster than graphql-core. If
+an operation has other types or defaults, or a value is invalid, graphql-core coerces all variables and formats the
+errors.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,15 +18,15 @@ from graphql import (
 from graphql.execution.get_variable_signature import GraphQLVariableSignature, get_variable_signature
 from graphql.execution.values import VariableValues, VariableValueSource
 
-_MOST_ERRORS = 20
-_LARGEST_INT = 2**31
+_MAX_ERRORS = 20
+_INT_LIMIT = 2**31
 
-# By name of the scalar: whether a value needs no coercion.
-_SIMPLE: Mapping[str, Callable[[Any], bool]] = {
+# By the name of a scalar: whether a value needs no coercion.
+_IS_COERCED: Mapping[str, Callable[[Any], bool]] = {
     "ID": lambda value: type(value) is str,
     "String": lambda value: type(value) is str,
     "Boolean": lambda value: type(value) is bool,
-    "Int": lambda value: type(value) is int and -_LARGEST_INT <= value < _LARGEST_INT,
+    "Int": lambda value: type(value) is int and -_INT_LIMIT <= value < _INT_LIMIT,
 }
 
 
@@ -32,30 +37,30 @@ class VariableBinder:
         self._schema = schema
         self._hide_suggestions = hide_suggestions
         self._definitions = operation.variable_definitions or ()
-        self._simple: list[tuple[str, GraphQLVariableSignature, Callable[[Any], bool], bool]] | None = []
+        self._scalars: list[tuple[str, GraphQLVariableSignature, Callable[[Any], bool], bool]] | None = []
         for definition in self._definitions:
             signature = get_variable_signature(schema, definition)
             if isinstance(signature, GraphQLError) or signature.default is not None:
-                self._simple = None
+                self._scalars = None
                 return
             required = isinstance(signature.type, GraphQLNonNull)
             inner: Any = signature.type.of_type if isinstance(signature.type, GraphQLNonNull) else signature.type
-            simple = _SIMPLE.get(getattr(inner, "name", ""), lambda _value: False)
-            self._simple.append((signature.name, signature, simple, required))
+            is_coerced = _IS_COERCED.get(getattr(inner, "name", ""), lambda _value: False)
+            self._scalars.append((signature.name, signature, is_coerced, required))
 
-    def bind(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
-        """The coerced values, or every fault."""
-        if self._simple is not None:
+    def bind(self, values: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
+        """The coerced values, or up to 20 errors."""
+        if self._scalars is not None:
             sources: dict[str, VariableValueSource] = {}
             coerced: dict[str, Any] = {}
-            for name, signature, simple, required in self._simple:
-                value = given.get(name)
+            for name, signature, is_coerced, required in self._scalars:
+                value = values.get(name)
                 if value is None:
                     if required:
                         break
-                    if name not in given:
+                    if name not in values:
                         continue
-                elif not simple(value):
+                elif not is_coerced(value):
                     break
                 sources[name] = VariableValueSource(signature, value)
                 coerced[name] = value
@@ -64,7 +69,7 @@ class VariableBinder:
         return get_variable_values(
             self._schema,
             self._definitions,
-            dict(given),
-            max_errors=_MOST_ERRORS,
+            dict(values),
+            max_errors=_MAX_ERRORS,
             hide_suggestions=self._hide_suggestions,
         )

@@ -1,4 +1,4 @@
-"""The record of who did what, as administrators read it. Nothing in the schema can change it."""
+"""The audit log, readable by administrators. The schema has no mutation that changes it."""
 
 from collections.abc import Sequence
 
@@ -13,52 +13,74 @@ from gateway.graphql.schema.types import Machine, Node, Operation, Snapshot
 from gateway.models import AuditAction, AuditOutcome, MachineKind, Surface
 from gateway.reads.context import Context
 from gateway.reads.ids import machine_id
-from gateway.reads.sources import Computed, IdOf, One
+from gateway.reads.sources import Computed, ForeignId, ToOne
 
 
 def roles(_context: Context, text: str) -> Sequence[str]:
+    """Decodes the stored JSON list."""
     found: list[str] = orjson.loads(text)
     return found
 
 
-def shown_machine_id(_context: Context, kind: str | None, number: int | None) -> str | None:
-    """Null also when only a number was given: that names no machine."""
+def audited_machine_id(_context: Context, kind: str | None, number: int | None) -> str | None:
+    """The id of the machine. Null also if only the number is known: without the kind it identifies no machine."""
     return None if kind is None or number is None else machine_id(MachineKind(kind), number)
 
 
-@strawberry.type(description="One thing that was asked for, or the end of it. Entries are never changed.")
+@strawberry.type(
+    description="An entry in the audit log: a requested action, or the end of an operation. Entries are immutable."
+)
 class AuditEntry(Node):
-    created_at: Moment = column("created_at", "When it was recorded; of an operation's end: when that ended.")
-    action: AuditAction = column("action", "What was asked for.")
-    outcome: AuditOutcome = column("outcome", "What became of it.")
-    code: ErrorCode | None = column("code", "Why it was refused or failed, for programs. Null otherwise.")
-    message: str | None = column("message", "The same for people.")
+    created_at: Moment = column(
+        "created_at", "When the entry was recorded. For the end of an operation: when the operation ended."
+    )
+    action: AuditAction = column("action", "The requested action.")
+    outcome: AuditOutcome = column("outcome", "The outcome of the action.")
+    code: ErrorCode | None = column("code", "Machine-readable reason for a refusal or failure. Null otherwise.")
+    message: str | None = column("message", "Human-readable reason for a refusal or failure. Null otherwise.")
     repeats: int = column(
         "repeats",
-        "More than 0: so many refusals more, of the same caller, action and code, were counted instead of recorded.",
+        "Number of further refusals with the same caller, action and code that were counted instead of recorded. 0 if"
+        " none.",
     )
-    caller_name: str | None = column("caller_name", "The name of who asked. Null when nobody known did.")
+    caller_name: str | None = column("caller_name", "The caller's name. Null if the caller was not authenticated.")
     caller_key: str | None = column(
-        "caller_key", "Tells callers of the same name apart. Null when nobody known asked; empty for the local caller."
+        "caller_key",
+        "Identifier of the caller, which distinguishes callers of the same name. Null if the caller was not"
+        " authenticated; empty for the local caller.",
     )
-    caller_roles: list[str] = sourced(Computed(("caller_roles",), roles), "The roles that the caller had.")
-    address: str | None = column("address", "Where the request came from. Null on the command line.")
-    surface: Surface = column("surface", "The way it was asked for.")
+    caller_roles: list[str] = sourced(Computed(("caller_roles",), roles), "The caller's roles at that time.")
+    address: str | None = column("address", "Network address of the client. Null for the command line.")
+    surface: Surface = column("surface", "The surface through which the action was requested.")
     request_id: str | None = column(
-        "request_id", "The id of the request, which its answer and the log have too. Null on the command line."
+        "request_id", "The request id, which is also in the response and in the log. Null for the command line."
     )
-    machine: Machine | None = sourced(One("machine", "machine_id"), "The machine it was about. Null once that is gone.")
+    machine: Machine | None = sourced(
+        ToOne("machine", "machine_id"),
+        "The affected machine. Null if there is none, or if it was removed from the inventory.",
+    )
     machine_id: ID | None = sourced(
-        Computed(("machine_kind", "machine_id"), shown_machine_id), "The id of that machine, which stays."
+        Computed(("machine_kind", "machine_id"), audited_machine_id),
+        "The id of the affected machine, kept after the machine is removed. Null if there is none.",
     )
-    machine_name: str | None = column("machine_name", "The name that the machine had.")
+    machine_name: str | None = column("machine_name", "The machine's name at that time. Null if there is none.")
     snapshot: Snapshot | None = sourced(
-        One("snapshot", "snapshot_id"), "The snapshot it was about. Null once that is gone."
+        ToOne("snapshot", "snapshot_id"), "The affected snapshot. Null if there is none, or if it no longer exists."
     )
-    snapshot_id: ID | None = sourced(IdOf("snapshot", "snapshot_id"), "The id of that snapshot, which stays.")
-    snapshot_name: str | None = column("snapshot_name", "The name that the snapshot had.")
+    snapshot_id: ID | None = sourced(
+        ForeignId("snapshot", "snapshot_id"),
+        "The id of the affected snapshot, kept after the snapshot is deleted. Null if there is none.",
+    )
+    snapshot_name: str | None = column("snapshot_name", "The snapshot's name at that time. Null if there is none.")
     operation: Operation | None = sourced(
-        One("operation", "operation_id"), "The operation that came of it, as long as that is kept."
+        ToOne("operation", "operation_id"),
+        "The resulting operation. Null if there is none, or if its retention period has passed.",
     )
-    operation_id: ID | None = sourced(IdOf("operation", "operation_id"), "The id of that operation, which stays.")
-    subject: str | None = column("subject", "What it was about when that is none of these, such as a token's name.")
+    operation_id: ID | None = sourced(
+        ForeignId("operation", "operation_id"),
+        "The id of the resulting operation, kept after its retention period. Null if there is none.",
+    )
+    subject: str | None = column(
+        "subject",
+        "What was affected if it is not a machine, snapshot or operation, such as the name of a token. Null otherwise.",
+    )

@@ -1,4 +1,4 @@
-"""The schema: put together, printed, and read for the compiler."""
+"""Builds the schema, prints it as SDL, and prepares it for execution and for the read compiler."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -17,11 +17,11 @@ from gateway.graphql.schema.subscriptions import Subscription
 from gateway.graphql.schema.types import Instance, Vm
 from gateway.reads.sources import Catalog, SourcedField
 
-assert enums  # describes the enums, which the types only name
+assert enums  # imported for its side effect: it describes the enums that the types use
 
 
 def build_schema() -> strawberry.Schema:
-    """A schema of its own: nothing is shared between two of them."""
+    """Builds a new schema that shares no objects with other schemas."""
     return strawberry.Schema(
         query=Query,
         mutation=Mutation,
@@ -32,25 +32,27 @@ def build_schema() -> strawberry.Schema:
 
 
 def print_sdl() -> str:
-    """The schema definition, as `schema.graphql` holds it."""
+    """The schema in SDL: the content of `schema.graphql`."""
     return build_schema().as_str() + "\n"
 
 
 def executable(schema: strawberry.Schema) -> GraphQLSchema:
-    """The graphql-core schema behind it, whose objects are the reader's: values by response key.
+    """The underlying graphql-core schema, with resolvers for the rows that the read compiler loads.
 
-    Strawberry's own resolvers would look for attributes and copy every input into a class; nobody here needs either.
+    Such a row maps response keys to values. Strawberry's own resolvers would look up attributes and copy every input
+    into a class, neither of which is needed. Fields of the mutation type keep their resolvers.
     """
-    core = schema._schema  # noqa: SLF001 - the only way to it
+    core = schema._schema  # noqa: SLF001 - there is no public accessor
     roots = {core.mutation_type}
     for type_ in _object_types(core):
         if type_ not in roots:
             for field in type_.fields.values():
-                field.resolve = _loaded
+                field.resolve = _resolve_loaded
     return core
 
 
-def _loaded(source: Mapping[str | int, Any], info: GraphQLResolveInfo[Any], **_arguments: Any) -> Any:
+def _resolve_loaded(source: Mapping[str | int, Any], info: GraphQLResolveInfo[Any], **_arguments: Any) -> Any:
+    """The loaded value. Raises it if loading the field failed."""
     value = source[info.path.key]
     if isinstance(value, Exception):
         raise value
@@ -64,7 +66,7 @@ def _object_types(core: GraphQLSchema) -> Iterator[GraphQLObjectType]:
 
 
 def catalog(core: GraphQLSchema) -> Catalog:
-    """Where every field's value comes from, as the types declare it."""
+    """The source of every field's value, as declared by the types, for the read compiler."""
     return {
         type_.name: {
             name: SourcedField(source, get_named_type(field.type).name, is_non_null_type(field.type))

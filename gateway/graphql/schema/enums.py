@@ -1,4 +1,4 @@
-"""The enums of the schema: the models' own, described here."""
+"""The enums of the schema: those of the models, with their descriptions, and those for sorting."""
 
 from enum import StrEnum
 
@@ -20,7 +20,7 @@ from gateway.models import (
 
 
 def _describe(enum: type[StrEnum], description: str, *, name: str | None = None, **values: str) -> None:
-    """Makes `enum` an enum of the schema. Every member needs a description."""
+    """Registers `enum` as an enum of the schema. `values` must hold a description for every member."""
     strawberry.enum(enum, name=name, description=description)
     definition = enum.__strawberry_definition__  # type: ignore[attr-defined]
     for value in definition.values:
@@ -29,21 +29,21 @@ def _describe(enum: type[StrEnum], description: str, *, name: str | None = None,
 
 
 class SortDirection(StrEnum):
-    """From small to large, or the other way."""
+    """The direction of a sort key."""
 
     ASC = "ASC"
     DESC = "DESC"
 
 
 class NullsOrder(StrEnum):
-    """Where what has no value goes."""
+    """The position of rows without a value for the sort key."""
 
     FIRST = "FIRST"
     LAST = "LAST"
 
 
 class SnapshotSortField(StrEnum):
-    """What snapshots can be sorted by."""
+    """The sort fields of snapshots."""
 
     ID = "ID"
     NAME = "NAME"
@@ -55,7 +55,7 @@ class SnapshotSortField(StrEnum):
 
 
 class MachineSortField(StrEnum):
-    """What machines can be sorted by."""
+    """The sort fields of machines."""
 
     ID = "ID"
     NAME = "NAME"
@@ -66,7 +66,7 @@ class MachineSortField(StrEnum):
 
 
 class OperationSortField(StrEnum):
-    """What operations can be sorted by."""
+    """The sort fields of operations."""
 
     ID = "ID"
     CREATED_AT = "CREATED_AT"
@@ -74,7 +74,7 @@ class OperationSortField(StrEnum):
 
 
 class AuditEntrySortField(StrEnum):
-    """What the record of who did what can be sorted by."""
+    """The sort fields of audit log entries."""
 
     ID = "ID"
     CREATED_AT = "CREATED_AT"
@@ -82,134 +82,134 @@ class AuditEntrySortField(StrEnum):
 
 _describe(
     MachineKind,
-    "What a machine is.",
-    VM="A virtual machine: its snapshots can be reverted to.",
-    INSTANCE="A cloud instance: its snapshots cannot be reverted to.",
+    "The kind of a machine.",
+    VM="A virtual machine. It can be reverted to its snapshots.",
+    INSTANCE="A cloud instance. It cannot be reverted to its snapshots.",
 )
 _describe(
     PowerState,
-    "Whether a machine runs.",
-    ON="It runs.",
-    OFF="It is shut down.",
-    SUSPENDED="It stands still with its memory kept.",
-    UNKNOWN="The provider does not say.",
+    "The power state of a machine.",
+    ON="The machine is running.",
+    OFF="The machine is shut down.",
+    SUSPENDED="The machine is suspended and its memory is preserved.",
+    UNKNOWN="The provider does not report the power state.",
 )
 _describe(
     SnapshotState,
-    "Where a snapshot is in its life. Values may be added.",
-    CREATING="Its creation was accepted and has not ended.",
-    READY="It exists on the provider.",
-    REVERTING="Its machine is being taken back to it.",
-    DELETING="Its deletion was accepted and has not ended.",
-    ERROR="Its creation failed. It can be deleted.",
+    "The lifecycle state of a snapshot. Values may be added.",
+    CREATING="The creation was accepted and is not finished.",
+    READY="The snapshot exists on the provider.",
+    REVERTING="The machine is being reverted to the snapshot.",
+    DELETING="The deletion was accepted and is not finished.",
+    ERROR="The creation failed. The snapshot can be deleted.",
 )
 _describe(
     SnapshotAction,
-    "Something that can be done with a machine's snapshots. Values may be added.",
-    READ="See them.",
-    CREATE="Create one without the machine's memory.",
-    CREATE_WITH_MEMORY="Create one that holds the machine's memory.",
-    REVERT="Take the machine back to one.",
-    DELETE="Delete one.",
+    "An action on the snapshots of a machine. Values may be added.",
+    READ="Read the snapshots.",
+    CREATE="Create a snapshot without the machine's memory.",
+    CREATE_WITH_MEMORY="Create a snapshot that includes the machine's memory.",
+    REVERT="Revert the machine to a snapshot.",
+    DELETE="Delete a snapshot.",
 )
 _describe(
     OperationKind,
-    "What an operation does. Values may be added.",
+    "The kind of an operation. Values may be added.",
     CREATE_SNAPSHOT="Creates a snapshot.",
-    REVERT_VM_SNAPSHOT="Takes a Vm back to a snapshot.",
+    REVERT_VM_SNAPSHOT="Reverts a Vm to a snapshot.",
     DELETE_SNAPSHOT="Deletes one snapshot.",
-    REFRESH_MACHINE="Reads a machine and its snapshots from its provider again.",
+    REFRESH_MACHINE="Reloads a machine and its snapshots from the provider.",
 )
 _describe(
     OperationState,
-    "Where an operation is. Values may be added: `isDone` says whether one is final.",
-    QUEUED="It waits for its turn; each machine's operations run one after the other.",
-    RUNNING="It has begun.",
-    SUCCEEDED="The provider has confirmed it. Final.",
-    FAILED="It did not happen, or nobody can tell: see `error`. Final.",
-    CANCELED="It was stopped as wished, and nothing of it is left. Final.",
+    "The state of an operation. Values may be added; `isDone` states whether a state is final.",
+    QUEUED="The operation waits to be executed. The operations of a machine run one at a time, in order.",
+    RUNNING="The operation has started.",
+    SUCCEEDED="The provider confirmed completion. Final.",
+    FAILED="The operation had no effect, or its outcome is unknown: see `error`. Final.",
+    CANCELED="The operation was canceled on request and left nothing behind. Final.",
 )
 _describe(
     Change,
-    "What happened to a snapshot.",
+    "The kind of a change of a snapshot.",
     name="SnapshotChangeKind",
-    CREATED="It was added to the inventory.",
-    UPDATED="Something about it changed.",
-    DELETED="It is gone.",
+    CREATED="The snapshot was added to the inventory.",
+    UPDATED="At least one field of the snapshot changed.",
+    DELETED="The snapshot was removed from the inventory.",
 )
 _describe(
     ErrorCode,
-    "What went wrong, for programs. Values may be added.",
+    "A machine-readable error code. Values may be added.",
     **{code.value: meaning.advice for code, meaning in MEANINGS.items()},
 )
-_describe(SortDirection, "Which way a key sorts.", ASC="From small to large.", DESC="From large to small.")
+_describe(SortDirection, "The direction of a sort key.", ASC="Ascending order.", DESC="Descending order.")
 _describe(
     NullsOrder,
-    "Where rows without a value for the key go, whatever the direction.",
-    FIRST="Before the others.",
-    LAST="After the others.",
+    "The position of items without a value for the sort key, in either direction.",
+    FIRST="Before all items with a value.",
+    LAST="After all items with a value.",
 )
 _describe(
     SnapshotSortField,
-    "What snapshots can be sorted by.",
-    ID="The number in the id.",
-    NAME="The name, by code point.",
-    DESCRIPTION="The description, by code point; null without one.",
-    STATE="The state, in the order that the enum declares.",
-    SIZE_BYTES="The size; null while unknown.",
-    CREATED_AT="When it was created.",
-    MACHINE_NAME="The name of its machine, by code point.",
+    "The fields by which snapshots can be sorted.",
+    ID="Sort by the number in the id.",
+    NAME="Sort by name, by code point.",
+    DESCRIPTION="Sort by description, by code point. No value if the description is null.",
+    STATE="Sort by state, in the order of the values of SnapshotState.",
+    SIZE_BYTES="Sort by size. No value while the size is unknown.",
+    CREATED_AT="Sort by creation time.",
+    MACHINE_NAME="Sort by the name of the machine, by code point.",
 )
 _describe(
     MachineSortField,
-    "What machines can be sorted by.",
-    ID="The number in the id.",
-    NAME="The name, by code point.",
-    POWER_STATE="The power state, in the order that the enum declares.",
-    CREATED_AT="When it was created.",
-    UPDATED_AT="When something about it last changed.",
-    SNAPSHOT_COUNT="How many snapshots it has.",
+    "The fields by which machines can be sorted.",
+    ID="Sort by the number in the id.",
+    NAME="Sort by name, by code point.",
+    POWER_STATE="Sort by power state, in the order of the values of PowerState.",
+    CREATED_AT="Sort by creation time.",
+    UPDATED_AT="Sort by the time of the last change.",
+    SNAPSHOT_COUNT="Sort by the number of snapshots.",
 )
 _describe(
     OperationSortField,
-    "What operations can be sorted by.",
-    ID="The number in the id.",
-    CREATED_AT="When it was asked for.",
-    FINISHED_AT="When it ended; null until then.",
+    "The fields by which operations can be sorted.",
+    ID="Sort by the number in the id.",
+    CREATED_AT="Sort by the time at which the operation was requested.",
+    FINISHED_AT="Sort by the time at which the operation ended. No value until then.",
 )
 _describe(
     AuditAction,
-    "What was asked for. Values may be added.",
-    CREATE_SNAPSHOT="To create a snapshot.",
-    REVERT_VM_SNAPSHOT="To take a Vm back to a snapshot.",
-    DELETE_SNAPSHOT="To delete one snapshot.",
-    REFRESH_MACHINE="To read a machine and its snapshots from its provider again.",
-    CANCEL_OPERATION="To stop an operation.",
-    READ="To see something, or to know by a dry run whether something could be done. Recorded when it is forbidden.",
-    LOG_IN="To be let in. Recorded when it is refused.",
-    CREATE_TOKEN="To issue an API token.",  # noqa: S106 - the name of an action
-    REVOKE_TOKEN="To make an API token worthless.",  # noqa: S106
-    IMPORT="To import a file.",
+    "A requested action in the audit log. Values may be added.",
+    CREATE_SNAPSHOT="Create a snapshot.",
+    REVERT_VM_SNAPSHOT="Revert a Vm to a snapshot.",
+    DELETE_SNAPSHOT="Delete one snapshot.",
+    REFRESH_MACHINE="Reload a machine and its snapshots from the provider.",
+    CANCEL_OPERATION="Cancel an operation.",
+    READ="Read data, or check an action with a dry run. Recorded only if it is forbidden.",
+    LOG_IN="Authenticate. Recorded only if it is refused.",
+    CREATE_TOKEN="Create an API token.",  # noqa: S106 - the name of an action
+    REVOKE_TOKEN="Revoke an API token.",  # noqa: S106
+    IMPORT="Import a file.",
 )
 _describe(
     AuditOutcome,
-    "What became of what was asked for. Values may be added.",
-    ACCEPTED="It was accepted, and goes on as an operation; when that has ended, another entry says how.",
-    REFUSED="It was refused, and nothing was changed: see `code` and `message`.",
-    SUCCEEDED="It is done; of an operation: the provider has confirmed it.",
-    FAILED="The operation failed, or nobody can tell: see `code` and `message`.",
-    CANCELED="The operation was stopped as wished.",
+    "The outcome of a requested action. Values may be added.",
+    ACCEPTED="The action was accepted and continues as an operation. Another entry records how the operation ended.",
+    REFUSED="The action was refused and nothing was changed: see `code` and `message`.",
+    SUCCEEDED="The action is complete. For an operation: the provider confirmed completion.",
+    FAILED="The operation failed, or its outcome is unknown: see `code` and `message`.",
+    CANCELED="The operation was canceled on request.",
 )
 _describe(
     Surface,
-    "The way something was asked for. Values may be added.",
-    GRAPHQL="GraphQL, over HTTP or WebSocket.",
-    REST="ManageIQ's REST routes.",
-    COMMAND_LINE="A command on the gateway's own host.",
+    "The interface through which an action was requested. Values may be added.",
+    GRAPHQL="The GraphQL API, over HTTP or WebSocket.",
+    REST="The ManageIQ-compatible REST API.",
+    COMMAND_LINE="A command on the host of the gateway.",
 )
 _describe(
     AuditEntrySortField,
-    "What the record of who did what can be sorted by.",
-    ID="The number in the id.",
-    CREATED_AT="When it was recorded.",
+    "The fields by which audit log entries can be sorted.",
+    ID="Sort by the number in the id.",
+    CREATED_AT="Sort by the time at which the entry was recorded.",
 )

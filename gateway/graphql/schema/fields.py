@@ -1,4 +1,4 @@
-"""How a field of the schema says where its value comes from (see `reads/sources.py`), and its arguments."""
+"""Helpers that declare schema fields with the source of their value (see `reads/sources.py`) and their arguments."""
 
 from typing import Any
 
@@ -6,22 +6,34 @@ import strawberry
 from strawberry.annotation import StrawberryAnnotation
 from strawberry.types.arguments import StrawberryArgument
 
-from gateway.reads.pages import DEFAULT_SIZE, LARGEST
-from gateway.reads.sources import Column, Many, Source
+from gateway.reads.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from gateway.reads.sources import Column, Source, ToMany
 
-SOURCE = "source"  # in the metadata of a field
+SOURCE = "source"  # key in the metadata of a field
 
 _PAGE_ARGUMENTS = {
-    "first": (int, f"The first so many of the list, 0 to {LARGEST}. Without `first` and `last`: {DEFAULT_SIZE}."),
-    "after": (str, "Only what comes after this cursor, which must be of the same sort."),
-    "last": (int, f"The last so many of the list, 0 to {LARGEST}. Does not go with `first`."),
-    "before": (str, "Only what comes before this cursor, which must be of the same sort."),
-    "offset": (int, "Leave out so many at the front, for screens with page numbers. Goes with `first` only."),
+    "first": (
+        int,
+        (
+            f"Return at most N items from the start of the list (0 to {MAX_PAGE_SIZE})."
+            f" Default {DEFAULT_PAGE_SIZE} without `last`."
+        ),
+    ),
+    "after": (str, "Return only items after this cursor. The cursor must come from a list with the same `sort`."),
+    "last": (
+        int,
+        f"Return at most N items from the end of the list (0 to {MAX_PAGE_SIZE}). Cannot be combined with `first`.",
+    ),
+    "before": (str, "Return only items before this cursor. The cursor must come from a list with the same `sort`."),
+    "offset": (
+        int,
+        "Skip the first N items, for navigation by page number. Cannot be combined with `after`, `before` or `last`.",
+    ),
 }
 
 
 def sourced(source: Source, description: str, **arguments: tuple[Any, str]) -> Any:
-    """A field with this source. `arguments` are types and descriptions by name."""
+    """A field whose value comes from `source`. `arguments` maps argument names to types and descriptions."""
     field = strawberry.field(description=description, metadata={SOURCE: source})
     field.arguments = [
         StrawberryArgument(
@@ -33,17 +45,20 @@ def sourced(source: Source, description: str, **arguments: tuple[Any, str]) -> A
 
 
 def column(name: str, description: str) -> Any:
-    """A field that shows a column."""
+    """A field whose value is a column."""
     return sourced(Column(name), description)
 
 
-def connection(source: Many, filter_type: Any, sort_type: Any, description: str) -> Any:
-    """A paged, filtered and sorted list."""
-    default = "Without one: by name." if source.noun == "machine" else "Without one: the newest first."
+def connection(source: ToMany, filter_type: Any, sort_type: Any, description: str) -> Any:
+    """A connection field with the arguments `filter`, `sort` and those for pagination."""
+    default = "`name` ascending" if source.noun == "machine" else "newest first"
     return sourced(
         source,
         description,
-        filter=(filter_type | None, "Only what matches. Without one, or with `{}`: everything."),
-        sort=(list[sort_type] | None, f"The keys, the first one first; the id comes last by itself. {default}"),
+        filter=(filter_type | None, "Return only items that match. All items match if it is omitted or `{}`."),
+        sort=(
+            list[sort_type] | None,
+            f"Sort keys in order of precedence. The id is always the last key. Default: {default}.",
+        ),
         **{name: (type_ | None, text) for name, (type_, text) in _PAGE_ARGUMENTS.items()},
     )

@@ -1,6 +1,7 @@
-"""The mutations of the schema: ids are read, `operations` decides, the payload's dict is filled.
+"""The mutations of the schema. A handler parses ids, calls `Operations` and builds the payload as a dict.
 
-A handler never raises a refusal: it goes into the payload, so that the results of its neighbours stay.
+A handler does not raise refusals but returns them in the payload, so that other mutations of the request keep their
+results.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,70 +14,72 @@ from gateway.access.origin import RequestOrigin
 from gateway.errors import NotFound, Refusal
 from gateway.graphql.schema import payloads
 from gateway.graphql.schema.fields import sourced
-from gateway.graphql.schema.payloads import several, user_errors
+from gateway.graphql.schema.payloads import bulk_payload, user_errors
 from gateway.operations.service import MachineId, MachineTarget, Operations, Outcome, Target
 from gateway.reads.ids import parse_id
-from gateway.reads.sources import Given
+from gateway.reads.sources import PayloadValue
 
 Input = Mapping[str, Any]
 Payload = dict[str, Any]
 Handler = Callable[[Operations, Caller, RequestOrigin, Input], Awaitable[Payload]]
 
 
-def _mutation(name: str, input_type: type, description: str) -> Any:
-    return sourced(Given(name), description, input=(input_type, "What is wished for."))
+def _mutation(name: str, argumentstype: type, description: str) -> Any:
+    return sourced(PayloadValue(name), description, input=(argumentstype, "The parameters of the mutation."))
 
 
-@strawberry.type(description="What can be changed. Each mutation is its own transaction.")
+@strawberry.type(description="The mutation root. Each mutation runs in its own transaction.")
 class Mutation:
     create_snapshot: payloads.CreateSnapshotPayload = _mutation(
-        "createSnapshot", payloads.CreateSnapshotInput, "Creates a snapshot of a Vm or an Instance."
+        "createSnapshot", payloads.CreateSnapshotInput, "Create a snapshot of a Vm or Instance."
     )
     create_snapshots: payloads.CreateSnapshotsPayload = _mutation(
         "createSnapshots",
         payloads.CreateSnapshotsInput,
-        "The same snapshot on up to 100 machines; each succeeds or fails on its own.",
+        "Create snapshots with the same name on up to 100 machines. Each machine is accepted or refused independently.",
     )
     revert_vm_snapshot: payloads.RevertVmSnapshotPayload = _mutation(
         "revertVmSnapshot",
         payloads.RevertVmSnapshotInput,
-        "Takes a Vm back to a snapshot. For snapshots of a `Vm` only. Refused, not queued, while the machine has"
-        " unfinished operations.",
+        "Revert a Vm to a snapshot. Not available for Instances. Refused, not queued, while the machine has unfinished"
+        " operations.",
     )
     delete_snapshots: payloads.DeleteSnapshotsPayload = _mutation(
         "deleteSnapshots",
         payloads.DeleteSnapshotsInput,
-        "Deletes up to 100 snapshots, of any machines; each succeeds or fails on its own unless `allOrNothing`. What"
-        " was taken on top of one becomes its parent's.",
+        "Delete up to 100 snapshots of any machines. Each snapshot is accepted or refused independently, unless"
+        " `allOrNothing` is set. The children of a deleted snapshot become children of its parent.",
     )
     refresh_machine: payloads.RefreshMachinePayload = _mutation(
         "refreshMachine",
         payloads.RefreshMachineInput,
-        "Reads the machine and its snapshots from the provider again.",
+        "Reload a machine and its snapshots from the provider.",
     )
     cancel_operation: payloads.CancelOperationPayload = _mutation(
         "cancelOperation",
         payloads.CancelOperationInput,
-        "Stops an operation: at once while QUEUED; while RUNNING a wish that the provider may not be able to grant.",
+        "Cancel an operation: immediately while QUEUED; best effort while RUNNING, as the provider may not support it.",
     )
 
 
 def _machine(text: str) -> MachineTarget:
+    """The machine with this id, or the refusal if the id is malformed or of another type."""
     try:
         id_ = parse_id(text)
     except Refusal as refusal:
         return refusal
     if id_.noun != "machine" or id_.kind is None:
-        return NotFound(f"there is no machine {text}")
+        return NotFound(f"Machine '{text}' was not found.")
     return MachineId(id_.kind, id_.number)
 
 
 def _number(noun: str, text: str) -> Target:
+    """The number of the row of `noun` with this id, or the refusal if the id is malformed or of another type."""
     try:
         id_ = parse_id(text)
     except Refusal as refusal:
         return refusal
-    return id_.number if id_.noun == noun else NotFound(f"there is no {noun} {text}")
+    return id_.number if id_.noun == noun else NotFound(f"{noun.capitalize()} '{text}' was not found.")
 
 
 def _rows(outcome: Outcome | None) -> Payload:
@@ -88,69 +91,73 @@ def _rows(outcome: Outcome | None) -> Payload:
 
 
 async def _single(outcome: Awaitable[Outcome]) -> Payload:
-    """The payload of a mutation about one thing."""
+    """The payload of a mutation of a single object. A refusal becomes its `errors`."""
     try:
         return {**_rows(await outcome), "errors": []}
     except Refusal as refusal:
         return {**_rows(None), "errors": user_errors(refusal)}
 
 
-async def create_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
+async def create_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
     return await _single(
         operations.create_snapshot(
             caller,
             origin,
-            _machine(wish["machineId"]),
-            wish["name"],
-            wish.get("description"),
-            wish["memory"],
-            wish.get("idempotencyKey"),
+            _machine(arguments["machineId"]),
+            arguments["name"],
+            arguments.get("description"),
+            arguments["memory"],
+            arguments.get("idempotencyKey"),
         )
     )
 
 
-async def create_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
-    ids: Sequence[str] = wish["machineIds"]
+async def create_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
+    ids: Sequence[str] = arguments["machineIds"]
     try:
         outcomes = await operations.create_snapshots(
             caller,
             origin,
             [_machine(text) for text in ids],
-            wish["name"],
-            wish.get("description"),
-            wish["memory"],
-            wish.get("idempotencyKey"),
+            arguments["name"],
+            arguments.get("description"),
+            arguments["memory"],
+            arguments.get("idempotencyKey"),
         )
     except Refusal as refusal:
-        return several([], 0, refusal)
+        return bulk_payload([], 0, refusal)
     results = [
         {"machineId": text, **_rows(outcome), "errors": user_errors(outcome.refusal)}
         for text, outcome in zip(ids, outcomes, strict=True)
     ]
-    return several(results, _accepted(outcomes), None)
+    return bulk_payload(results, _accepted(outcomes), None)
 
 
-async def revert_vm_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
-    snapshot = _number("snapshot", wish["snapshotId"])
+async def revert_vm_snapshot(
+    operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input
+) -> Payload:
+    snapshot = _number("snapshot", arguments["snapshotId"])
     return await _single(
-        operations.revert_vm_snapshot(caller, origin, snapshot, dry_run=wish["dryRun"], key=wish.get("idempotencyKey"))
+        operations.revert_vm_snapshot(
+            caller, origin, snapshot, dry_run=arguments["dryRun"], key=arguments.get("idempotencyKey")
+        )
     )
 
 
-async def delete_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
-    ids: Sequence[str] = wish["ids"]
+async def delete_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
+    ids: Sequence[str] = arguments["ids"]
     try:
         outcomes = await operations.delete_snapshots(
             caller,
             origin,
             [_number("snapshot", text) for text in ids],
-            with_descendants=wish["withDescendants"],
-            all_or_nothing=wish["allOrNothing"],
-            dry_run=wish["dryRun"],
-            key=wish.get("idempotencyKey"),
+            with_descendants=arguments["withDescendants"],
+            all_or_nothing=arguments["allOrNothing"],
+            dry_run=arguments["dryRun"],
+            key=arguments.get("idempotencyKey"),
         )
     except Refusal as refusal:
-        return several([], 0, refusal)
+        return bulk_payload([], 0, refusal)
     results = [
         {
             "snapshotId": ids[number] if number < len(ids) else f"snapshot-{outcome.snapshot_id}",
@@ -160,21 +167,21 @@ async def delete_snapshots(operations: Operations, caller: Caller, origin: Reque
         }
         for number, outcome in enumerate(outcomes)
     ]
-    return several(results, _accepted(outcomes), None)
+    return bulk_payload(results, _accepted(outcomes), None)
 
 
 def _accepted(outcomes: Sequence[Outcome]) -> int:
-    """Snapshots that will be worked on: one named twice, or pulled in as well, counts once. So in a dry run."""
+    """Number of distinct snapshots that were accepted. A repeated id, or one that is also a descendant, counts once."""
     return len({outcome.snapshot_id or id(outcome) for outcome in outcomes if outcome.refusal is None})
 
 
-async def refresh_machine(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
-    machine = _machine(wish["machineId"])
-    return await _single(operations.refresh_machine(caller, origin, machine, wish.get("idempotencyKey")))
+async def refresh_machine(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
+    machine = _machine(arguments["machineId"])
+    return await _single(operations.refresh_machine(caller, origin, machine, arguments.get("idempotencyKey")))
 
 
-async def cancel_operation(operations: Operations, caller: Caller, origin: RequestOrigin, wish: Input) -> Payload:
-    return await _single(operations.cancel_operation(caller, origin, _number("operation", wish["operationId"])))
+async def cancel_operation(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
+    return await _single(operations.cancel_operation(caller, origin, _number("operation", arguments["operationId"])))
 
 
 HANDLERS: Mapping[str, Handler] = {

@@ -1,4 +1,4 @@
-"""What mutations take and answer, and what subscriptions send: the types, and the dicts that fill them."""
+"""Inputs and payloads of mutations, payloads of subscriptions, and the functions that build payload values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from gateway.errors import ErrorCode, Refusal
 from gateway.graphql.schema.fields import sourced
 from gateway.graphql.schema.types import Edge, Machine, Node, Operation, Snapshot, Vm
 from gateway.models import Change
-from gateway.reads.sources import Given, GivenEdge, GivenOne
+from gateway.reads.sources import PayloadEdge, PayloadRow, PayloadValue
 
 KEY = (
-    "Makes a retry safe: for 24 hours the same key with the same arguments answers with the same operation in its"
-    " present state. 1 to 255 characters."
+    "Idempotency key for safe retries, 1 to 255 characters. For 24 hours, a request with the same key and arguments"
+    " returns the original operation in its current state."
 )
-NAME = "1 to 255 characters after trimming. It need not be unique."
-DESCRIPTION = "What it is for. At most 4000 characters."
-MEMORY = "Whether the machine's memory becomes part of it: see CREATE_WITH_MEMORY in `capabilities`."
-DRY_RUN = "Decide and answer, but change nothing."
+NAME = "The name of the snapshot, 1 to 255 characters after trimming. Need not be unique."
+DESCRIPTION = "The description of the snapshot. At most 4000 characters."
+MEMORY = "Whether to include the machine's memory. Requires CREATE_WITH_MEMORY in `capabilities`."
+DRY_RUN = "Check the request and return the result, but change nothing."
 
 
 def _optional(description: str) -> Any:
@@ -35,28 +35,31 @@ def _required(description: str) -> Any:
 
 
 def _given(name: str, description: str) -> Any:
-    return sourced(Given(name), description)
+    return sourced(PayloadValue(name), description)
 
 
 def _row(noun: str | None, name: str, description: str) -> Any:
-    return sourced(GivenOne(noun, name), description)
+    return sourced(PayloadRow(noun, name), description)
 
 
 # ---- refusals
 
 
-@strawberry.type(description="A refusal that a person can act on.")
+@strawberry.type(description="A reason why a mutation, or one item of it, was refused.")
 class UserError:
-    code: ErrorCode = _given("code", "What went wrong, for programs.")
-    message: str = _given("message", "What went wrong, for people.")
-    path: list[str] = _given("path", 'Path to the offending argument, such as ["input", "ids", "2"].')
+    code: ErrorCode = _given("code", "The machine-readable error code.")
+    message: str = _given("message", "The human-readable error message.")
+    path: list[str] = _given("path", 'The path of the invalid argument, for example ["input", "ids", "2"].')
     conflict: Node | None = _row(
-        None, "conflict", "What stands in the way: the running operation, the snapshot that has the name. Often null."
+        None,
+        "conflict",
+        "The object that prevents the action: an unfinished operation, or the snapshot that has the requested name."
+        " Null if there is none.",
     )
 
 
 def user_errors(refusal: Refusal | None) -> list[dict[str, Any]]:
-    """A UserError, or none. Its path starts at the mutation's argument."""
+    """The UserErrors for a refusal: one, or none if `refusal` is None. The path starts at the argument `input`."""
     if refusal is None:
         return []
     return [
@@ -69,149 +72,157 @@ def user_errors(refusal: Refusal | None) -> list[dict[str, Any]]:
     ]
 
 
-_ERRORS = "Why it was refused. Empty when it was accepted; when not, nothing was changed."
+_ERRORS = "Why the request was refused; nothing was changed in that case. Empty if it was accepted."
 
 # ---- create
 
 
-@strawberry.input(description="A snapshot to create.")
+@strawberry.input(description="Input of `createSnapshot`.")
 class CreateSnapshotInput:
-    machine_id: ID = _required("The Vm or Instance.")
+    machine_id: ID = _required("The id of the Vm or Instance.")
     name: str = _required(NAME)
     description: str | None = _optional(DESCRIPTION)
     memory: bool = _flag(MEMORY)
     idempotency_key: str | None = _optional(KEY)
 
 
-@strawberry.type(description="A snapshot that is being created. `snapshotEdge` carries a cursor of the default sort.")
+@strawberry.type(description="Payload of `createSnapshot`.")
 class CreateSnapshotPayload:
-    operation: Operation | None = _row("operation", "operation", "The work. Null when refused.")
-    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot, CREATING. Null when refused.")
+    operation: Operation | None = _row("operation", "operation", "The operation. Null if refused.")
+    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The new snapshot, in state CREATING. Null if refused.")
     snapshot_edge: Edge[Snapshot] | None = sourced(
-        GivenEdge("snapshot", "snapshot"), "The snapshot as an edge of its machine's list. Null when refused."
+        PayloadEdge("snapshot", "snapshot"),
+        "The new snapshot as an edge of `Machine.snapshots`, with a cursor of the default sort. Null if refused.",
     )
-    machine: Machine | None = _row("machine", "machine", "The machine. Null when refused.")
+    machine: Machine | None = _row("machine", "machine", "The machine. Null if refused.")
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
-@strawberry.input(description="The same snapshot to create on several machines.")
+@strawberry.input(description="Input of `createSnapshots`.")
 class CreateSnapshotsInput:
-    machine_ids: list[ID] = _required("The Vms and Instances, 1 to 100.")
+    machine_ids: list[ID] = _required("The ids of the Vms and Instances, 1 to 100.")
     name: str = _required(NAME)
     description: str | None = _optional(DESCRIPTION)
     memory: bool = _flag(MEMORY)
     idempotency_key: str | None = _optional(KEY)
 
 
-@strawberry.type(description="What became of one machine of the request.")
+@strawberry.type(description="The result of `createSnapshots` for one machine.")
 class CreateSnapshotResult:
-    machine_id: ID = _given("machineId", "The id as it was given.")
-    operation: Operation | None = _row("operation", "operation", "The work. Null when refused.")
-    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot, CREATING. Null when refused.")
+    machine_id: ID = _given("machineId", "The machine id as given in the input.")
+    operation: Operation | None = _row("operation", "operation", "The operation. Null if refused.")
+    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The new snapshot, in state CREATING. Null if refused.")
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
-@strawberry.type(description="What became of each machine.")
+@strawberry.type(description="Payload of `createSnapshots`.")
 class CreateSnapshotsPayload:
-    results: list[CreateSnapshotResult] = _given("results", "One per machine of the input, in that order.")
-    accepted_count: int = _given("acceptedCount", "How many snapshots are being created.")
-    refused_count: int = _given("refusedCount", "How many machines were refused.")
-    errors: list[UserError] = _given("errors", "Why the whole request was refused. Empty when it was not.")
+    results: list[CreateSnapshotResult] = _given("results", "One result per id in `machineIds`, in the same order.")
+    accepted_count: int = _given("acceptedCount", "Number of snapshots accepted for creation.")
+    refused_count: int = _given("refusedCount", "Number of machines that were refused.")
+    errors: list[UserError] = _given("errors", "Why the request as a whole was refused. Empty if it was not.")
 
 
 # ---- revert
 
 
-@strawberry.input(description="A snapshot to take its Vm back to.")
+@strawberry.input(description="Input of `revertVmSnapshot`.")
 class RevertVmSnapshotInput:
-    snapshot_id: ID = _required("The snapshot, of a Vm.")
+    snapshot_id: ID = _required("The id of a snapshot of a Vm.")
     dry_run: bool = _flag(DRY_RUN)
     idempotency_key: str | None = _optional(KEY)
 
 
-@strawberry.type(description="A Vm that is being reverted.")
+@strawberry.type(description="Payload of `revertVmSnapshot`.")
 class RevertVmSnapshotPayload:
-    operation: Operation | None = _row("operation", "operation", "The work. Null when refused, and for a dry run.")
-    vm: Vm | None = _row("machine", "machine", "The Vm. Null when refused.")
-    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot. Null when refused.")
+    operation: Operation | None = _row("operation", "operation", "The operation. Null if refused, and for a dry run.")
+    vm: Vm | None = _row("machine", "machine", "The Vm that is being reverted. Null if refused.")
+    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot. Null if refused.")
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
 # ---- delete
 
 
-@strawberry.input(description="Snapshots to delete.")
+@strawberry.input(description="Input of `deleteSnapshots`.")
 class DeleteSnapshotsInput:
-    ids: list[ID] = _required("The snapshots, 1 to 100, of any machines.")
-    with_descendants: bool = _flag("Also everything taken on top of them, at most 1000 in all.")
-    all_or_nothing: bool = _flag("When one is refused, refuse all.")
+    ids: list[ID] = _required("The ids of the snapshots, 1 to 100. They may belong to different machines.")
+    with_descendants: bool = _flag("Also delete all descendants of the snapshots. At most 1000 snapshots in total.")
+    all_or_nothing: bool = _flag("Refuse all snapshots if one of them is refused.")
     dry_run: bool = _flag(DRY_RUN)
     idempotency_key: str | None = _optional(KEY)
 
 
-@strawberry.type(description="What became of one snapshot of the request.")
+@strawberry.type(description="The result of `deleteSnapshots` for one snapshot.")
 class DeleteSnapshotResult:
-    snapshot_id: ID = _given("snapshotId", "The id as it was given, or of a descendant.")
-    is_descendant: bool = _given("isDescendant", "Pulled in by `withDescendants`.")
-    operation: Operation | None = _row("operation", "operation", "The work. Null when refused, and for a dry run.")
-    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot. Null when unknown.")
+    snapshot_id: ID = _given("snapshotId", "The snapshot id as given in the input, or the id of a descendant.")
+    is_descendant: bool = _given("isDescendant", "Whether the snapshot was included by `withDescendants`.")
+    operation: Operation | None = _row("operation", "operation", "The operation. Null if refused, and for a dry run.")
+    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot. Null if it does not exist.")
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
-@strawberry.type(description="What became of each snapshot.")
+@strawberry.type(description="Payload of `deleteSnapshots`.")
 class DeleteSnapshotsPayload:
     results: list[DeleteSnapshotResult] = _given(
-        "results", "One per id of the input, in that order; then the descendants pulled in."
+        "results", "One result per id in `ids`, in the same order, followed by the descendants."
     )
-    accepted_count: int = _given("acceptedCount", "How many snapshots are being deleted, each counted once.")
-    refused_count: int = _given("refusedCount", "How many results are refusals.")
-    errors: list[UserError] = _given("errors", "Why the whole request was refused. Empty when it was not.")
+    accepted_count: int = _given("acceptedCount", "Number of distinct snapshots accepted for deletion.")
+    refused_count: int = _given("refusedCount", "Number of results that are refusals.")
+    errors: list[UserError] = _given("errors", "Why the request as a whole was refused. Empty if it was not.")
 
 
 # ---- refresh and cancel
 
 
-@strawberry.input(description="A machine to read again.")
+@strawberry.input(description="Input of `refreshMachine`.")
 class RefreshMachineInput:
-    machine_id: ID = _required("The Vm or Instance.")
+    machine_id: ID = _required("The id of the Vm or Instance.")
     idempotency_key: str | None = _optional(KEY)
 
 
-@strawberry.type(description="A machine that is being read again.")
+@strawberry.type(description="Payload of `refreshMachine`.")
 class RefreshMachinePayload:
-    operation: Operation | None = _row("operation", "operation", "The work. Null when refused.")
-    machine: Machine | None = _row("machine", "machine", "The machine. Null when refused.")
+    operation: Operation | None = _row("operation", "operation", "The operation. Null if refused.")
+    machine: Machine | None = _row("machine", "machine", "The machine. Null if refused.")
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
-@strawberry.input(description="An operation to stop.")
+@strawberry.input(description="Input of `cancelOperation`.")
 class CancelOperationInput:
-    operation_id: ID = _required("The operation.")
+    operation_id: ID = _required("The id of the operation.")
 
 
-@strawberry.type(description="An operation that was stopped, or is wished to.")
+@strawberry.type(description="Payload of `cancelOperation`.")
 class CancelOperationPayload:
-    operation: Operation | None = _row("operation", "operation", "The operation. Null when refused.")
+    operation: Operation | None = _row(
+        "operation", "operation", "The operation, canceled or with a pending cancel request. Null if refused."
+    )
     errors: list[UserError] = _given("errors", _ERRORS)
 
 
 # ---- changes
 
 
-@strawberry.type(description="A change of a snapshot.")
+@strawberry.type(description="A change of a snapshot, sent by `snapshotChanged`.")
 class SnapshotChange:
-    kind: Change = _given("kind", "What happened.")
-    snapshot_id: ID = _given("snapshotId", "The snapshot's id.")
-    machine: Machine = _row("machine", "machine", "Its machine.")
-    snapshot: Snapshot | None = _row("snapshot", "snapshot", "The snapshot as it is now. Null when deleted.")
-    snapshot_edge: Edge[Snapshot] | None = sourced(
-        GivenEdge("snapshot", "snapshot"), "With a cursor of the default sort. Null when deleted."
+    kind: Change = _given("kind", "The kind of the change.")
+    snapshot_id: ID = _given("snapshotId", "The id of the snapshot.")
+    machine: Machine = _row("machine", "machine", "The machine of the snapshot.")
+    snapshot: Snapshot | None = _row(
+        "snapshot", "snapshot", "The snapshot in its current state. Null if it was deleted."
     )
-    deleted_snapshot_id: ID | None = _given("deletedSnapshotId", "Set only when deleted, for client caches.")
+    snapshot_edge: Edge[Snapshot] | None = sourced(
+        PayloadEdge("snapshot", "snapshot"),
+        "The snapshot as an edge, with a cursor of the default sort. Null if it was deleted.",
+    )
+    deleted_snapshot_id: ID | None = _given(
+        "deletedSnapshotId", "The id of the snapshot if it was deleted, for client caches. Null otherwise."
+    )
 
 
-def several(results: Sequence[dict[str, Any]], accepted: int, refusal: Refusal | None) -> dict[str, Any]:
-    """The payload of a mutation with a result per item."""
+def bulk_payload(results: Sequence[dict[str, Any]], accepted: int, refusal: Refusal | None) -> dict[str, Any]:
+    """The payload of a mutation that returns one result per item."""
     return {
         "results": list(results),
         "acceptedCount": accepted,

@@ -18,44 +18,46 @@ from gateway.graphql.schema.filters import (
     SnapshotSort,
 )
 from gateway.graphql.schema.types import Connection, Instance, Machine, Node, Operation, Provider, Snapshot, Viewer, Vm
-from gateway.reads.sources import Every, Given, Lookup, Lookups, Many
+from gateway.reads.sources import AllRows, PayloadValue, RowById, RowsByIds, ToMany
 
 
 def _lookup(noun: str | None, description: str) -> Any:
-    return sourced(Lookup(noun), description, id=(ID, "The id, such as vm-11."))
+    return sourced(RowById(noun), description, id=(ID, "The id, for example `vm-11`."))
 
 
-@strawberry.type(description="What can be read.")
+@strawberry.type(description="The query root.")
 class Query:
-    viewer: Viewer = sourced(Given("viewer"), "Who is asking.")
+    viewer: Viewer = sourced(PayloadValue("viewer"), "The authenticated caller.")
     providers: list[Provider] = sourced(
-        Every("provider"), "The configured providers and the sources of imports, by name."
+        AllRows("provider"), "All configured providers and import sources, ordered by name."
     )
-    node: Node | None = _lookup(None, "Anything by its id. Null when there is nothing by that id.")
+    node: Node | None = _lookup(None, "Look up an object by id. Null if it does not exist.")
     nodes: list[Node | None] = sourced(
-        Lookups(),
-        "Up to 1000 things by their ids, with the length and order of `ids`; null in the place of an id that is unknown"
-        " or malformed.",
-        ids=(list[ID], "The ids."),
+        RowsByIds(),
+        "Look up objects by id. The result has the length and order of `ids`, with null for each id that is unknown or"
+        " malformed.",
+        ids=(list[ID], "The ids. At most 1000."),
     )
-    vm: Vm | None = _lookup("machine", "A Vm by its id. Null when there is none.")
-    vms: Connection[Vm] = connection(Many("machine"), MachineFilter, MachineSort, "The Vms.")
-    instance: Instance | None = _lookup("machine", "An Instance by its id. Null when there is none.")
-    instances: Connection[Instance] = connection(Many("machine"), MachineFilter, MachineSort, "The Instances.")
+    vm: Vm | None = _lookup("machine", "Look up a Vm by id. Null if it does not exist.")
+    vms: Connection[Vm] = connection(ToMany("machine"), MachineFilter, MachineSort, "The Vms that the caller can see.")
+    instance: Instance | None = _lookup("machine", "Look up an Instance by id. Null if it does not exist.")
+    instances: Connection[Instance] = connection(
+        ToMany("machine"), MachineFilter, MachineSort, "The Instances that the caller can see."
+    )
     machines: Connection[Machine] = connection(
-        Many("machine"), MachineFilter, MachineSort, "Vms and Instances in one list."
+        ToMany("machine"), MachineFilter, MachineSort, "The machines (Vms and Instances) that the caller can see."
     )
-    snapshot: Snapshot | None = _lookup("snapshot", "A snapshot by its id. Null when there is none.")
+    snapshot: Snapshot | None = _lookup("snapshot", "Look up a snapshot by id. Null if it does not exist.")
     snapshots: Connection[Snapshot] = connection(
-        Many("snapshot"), SnapshotFilter, SnapshotSort, "Snapshots of all machines the caller may see."
+        ToMany("snapshot"), SnapshotFilter, SnapshotSort, "The snapshots of all machines that the caller can see."
     )
-    operation: Operation | None = _lookup("operation", "An operation by its id. Null when there is none.")
+    operation: Operation | None = _lookup("operation", "Look up an operation by id. Null if it does not exist.")
     operations: Connection[Operation] = connection(
-        Many("operation"), OperationFilter, OperationSort, "The work on all machines the caller may see."
+        ToMany("operation"), OperationFilter, OperationSort, "The operations on all machines that the caller can see."
     )
     audit_entries: Connection[AuditEntry] = connection(
-        Many("audit_entry"),
+        ToMany("audit_entry"),
         AuditEntryFilter,
         AuditEntrySort,
-        "The record of who did what, for administrators. Others are refused.",
+        "The audit log. Administrators only; for other callers the error `FORBIDDEN`.",
     )

@@ -1,4 +1,4 @@
-"""The scalars of the schema: how they are written and what is taken for one."""
+"""The custom scalars of the schema: serialization and input parsing."""
 
 import re
 from datetime import UTC, datetime
@@ -16,50 +16,51 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|
 
 
 def parse_big_int(value: Any) -> int:
+    """Accepts a decimal string or an integer of magnitude below 2^63. Raises ValueError."""
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = int(value)
     if type(value) is not int or not -_LARGEST <= value <= _LARGEST:
-        raise ValueError("a BigInt is a whole number of at most 64 bits, as a decimal string or a JSON integer")
+        raise ValueError("A BigInt must be an integer of at most 64 bits, as a decimal string or a JSON integer.")
     return value
 
 
 def parse_moment(value: Any) -> datetime:
-    """RFC 3339 with an offset; digits beyond microseconds are cut off."""
+    """Accepts RFC 3339 with `Z` or an offset. Digits beyond microseconds are truncated. Raises ValueError."""
     if not isinstance(value, str) or not (match := _RFC3339.fullmatch(value)):
-        raise ValueError("a DateTime reads like 2026-11-23T18:25:44Z, with Z or an offset")
+        raise ValueError("A DateTime must be in RFC 3339 format with Z or an offset, such as 2026-11-23T18:25:44Z.")
     fraction = match[1]
     if fraction and len(fraction) > 7:
         value = value.replace(fraction, fraction[:7])
     try:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("a DateTime names a day and time that exist") from None
+        raise ValueError("A DateTime must be an existing date and time.") from None
 
 
-def as_it_is(value: Any) -> Any:
-    """The reader hands out values that are ready for JSON."""
+def serialize_unchanged(value: Any) -> Any:
+    """Returns the value unchanged: the read compiler produces values that are ready for JSON."""
     return value
 
 
-def show_moment(value: Any) -> Any:
-    """As orjson writes it: RFC 3339 with Z, and microseconds where there are any."""
+def serialize_moment(value: Any) -> Any:
+    """RFC 3339 with `Z`, and with microseconds unless they are 0, in the same format as orjson."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
 SCALARS: dict[object, ScalarDefinition] = {
     BigInt: strawberry.scalar(
         name="BigInt",
-        description="A whole number of up to 64 bits. A decimal string on output; a decimal string or a JSON integer on"
-        " input.",
+        description="A signed 64-bit integer. Output: a decimal string. Input: a decimal string or a JSON integer.",
         specified_by_url=None,
-        serialize=as_it_is,
+        serialize=serialize_unchanged,
         parse_value=parse_big_int,
     ),
     Moment: strawberry.scalar(
         name="DateTime",
-        description="An instant, RFC 3339, UTC with a trailing Z and up to microseconds. Input needs Z or an offset.",
+        description="A point in time in RFC 3339 format. Output: UTC with a trailing Z and up to microsecond precision."
+        " Input: requires Z or an offset.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time.html",
-        serialize=show_moment,
+        serialize=serialize_moment,
         parse_value=parse_moment,
     ),
 }

@@ -1,4 +1,14 @@
-"""The subscriptions of the schema: what wakes each of them, and which rows it then sends."""
+"""The subscriptions of the schema.
+
+For each subscription a source listens to the change feed and yields steps. A step is an async function that the
+executor calls in a read transaction; it selects the rows to send, and the executor loads them in the same transaction.
+A message therefore shows the present state of its row. Several changes of one operation may result in one message;
+of a snapshot, each change is sent.
+
+`operationChanged` and `snapshotChanged` can be resumed: every message carries an event id, and a client that
+reconnects with `extensions.lastEventId` receives the changes after that event, or the error `LIMIT_EXCEEDED` if they
+are no longer stored. `operationUpdated` starts with the present state and therefore needs no event id.
+"""
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,59 +27,64 @@ from gateway.graphql.schema.payloads import SnapshotChange
 from gateway.graphql.schema.types import Operation
 from gateway.models import UNFINISHED, Change, OperationState
 from gateway.reads.ids import parse_id
-from gateway.reads.matching import matching, operation_state
-from gateway.reads.sources import Given, GivenOne
+from gateway.reads.matching import operation_state, row_matcher
+from gateway.reads.sources import PayloadRow, PayloadValue
 from gateway.store.database import Database, Transaction
 
 Arguments = Mapping[str, Any]
 
 
-@strawberry.type(description="What can be followed, over graphql-transport-ws or server-sent events.")
+@strawberry.type(
+    description="The subscription root. Transports: WebSocket (graphql-transport-ws) and server-sent events."
+)
 class Subscription:
     operation_updated: Operation = sourced(
-        GivenOne("operation", "operation"),
-        "The operation at once, then each change, ending after its final state.",
-        id=(ID, "The operation."),
+        PayloadRow("operation", "operation"),
+        "The current state of an operation, then each change. Completes after the final state.",
+        id=(ID, "The id of the operation."),
     )
     operation_changed: Operation = sourced(
-        GivenOne("operation", "operation"),
-        "Each change of an operation that matches, from now on.",
-        filter=(OperationFilter | None, "Only operations that match. Without one: all."),
+        PayloadRow("operation", "operation"),
+        "Each change of the operations that match, from the time of the subscription or after the event id in the"
+        " request extension `lastEventId`.",
+        filter=(OperationFilter | None, "Return only operations that match. All match if omitted."),
     )
     snapshot_changed: SnapshotChange = sourced(
-        Given("change"),
-        "Each change of a snapshot, of one machine or of all the caller may see.",
-        machine_id=(ID | None, "Only snapshots of this machine."),
+        PayloadValue("change"),
+        "Each change of a snapshot, of one machine or of all machines that the caller can see, from the time of the"
+        " subscription or after the event id in the request extension `lastEventId`.",
+        machine_id=(ID | None, "Return only snapshots of the machine with this id."),
     )
 
 
 class Step(NamedTuple):
-    """What a source sends next: chosen in the same read that then loads the rows. `last`: nothing follows."""
+    """The messages to send next, selected in the transaction that then loads their rows."""
 
-    given: Sequence[dict[str, Any]]
-    events: Sequence[str] = ()  # the id of each, where the subscription can be taken up again
-    last: bool = False
+    given: Sequence[dict[str, Any]]  # one per message: the payloads that the sources `Payload…` of the fields refer to
+    events: Sequence[str] = ()  # the event id of each message, if the subscription can be resumed
+    last: bool = False  # the subscription completes after this step
 
 
-class Opened(NamedTuple):
-    """The source listens; what follows comes after this event."""
+class Listening(NamedTuple):
+    """Reports that the source listens, and the event id after which it started."""
 
     event: str
 
 
-class Missed(LimitExceeded):
-    """Changes are lost to this subscriber: nothing can be taken up again."""
+class MissedChanges(LimitExceeded):
+    """Changes were lost for this subscriber, so that the subscription cannot be resumed."""
 
 
 Choose = Callable[[Transaction], Any]  # an async function of the transaction that returns a Step
-Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Opened]]
+Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Listening]]
 
 _EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
 async def operation_updated(
     feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
-) -> AsyncIterator[Choose | Opened]:
+) -> AsyncIterator[Choose | Listening]:
+    """The source of `operationUpdated`. Raises InvalidInput and, at a step, NotFound."""
     id_ = parse_id(arguments["id"], ("id",))
 
     async def choose(transaction: Transaction) -> Step:
@@ -77,13 +92,13 @@ async def operation_updated(
         if id_.noun == "operation":
             state = await operation_state(transaction, caller, id_.number)
         if state is None:
-            raise NotFound(f"there is no operation {arguments['id']}")
+            raise NotFound(f"Operation '{arguments['id']}' was not found.")
         return Step([{"operation": id_.number}], last=OperationState(state) not in UNFINISHED)
 
-    def wants(event: ChangeEvent) -> bool:
+    def is_wanted(event: ChangeEvent) -> bool:
         return event.noun == "operation" and event.subject_id == id_.number and event.tenant == caller.tenant
 
-    async with feed.listen(wants) as listener:
+    async with feed.listen(is_wanted) as listener:
         yield choose
         while True:
             await _batch(listener)
@@ -92,61 +107,66 @@ async def operation_updated(
 
 async def operation_changed(
     feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, after: Any
-) -> AsyncIterator[Choose | Opened]:
-    match = matching("operation", arguments.get("filter"))
+) -> AsyncIterator[Choose | Listening]:
+    """The source of `operationChanged`. Raises InvalidInput and MissedChanges."""
+    match = row_matcher("operation", arguments.get("filter"))
 
-    def wants(event: ChangeEvent) -> bool:
+    def is_wanted(event: ChangeEvent) -> bool:
         return event.noun == "operation" and event.tenant == caller.tenant
 
-    async with _listening(feed, wants, after) as listener:
-        if opened := _opened(listener):
-            yield opened
+    async with _listening(feed, is_wanted, after) as listener:
+        if start := _start(listener):
+            yield start
         while True:
-            # Of several changes the last: its row shows them all, and so does its id.
+            # Only the last of several changes of an operation is sent: its row and its event id cover all of them.
             changed = {event.subject_id: event for event in await _batch(listener)}
             last = sorted(changed.values(), key=lambda event: event.position)
 
             async def choose(transaction: Transaction, last: Sequence[ChangeEvent] = last) -> Step:
                 found = set(await match(transaction, caller, [event.subject_id for event in last]))
-                told = [event for event in last if event.subject_id in found]
-                return Step([{"operation": event.subject_id} for event in told], _ids(told))
+                sent = [event for event in last if event.subject_id in found]
+                return Step([{"operation": event.subject_id} for event in sent], _ids(sent))
 
             yield choose
 
 
 async def snapshot_changed(
     feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
-) -> AsyncIterator[Choose | Opened]:
+) -> AsyncIterator[Choose | Listening]:
+    """The source of `snapshotChanged`. Raises InvalidInput, NotFound and MissedChanges."""
     text = arguments.get("machineId")
     machine = None if text is None else parse_id(text, ("machineId",)).number
 
-    def wants(event: ChangeEvent) -> bool:
+    def is_wanted(event: ChangeEvent) -> bool:
         mine = event.noun == "snapshot" and event.tenant == caller.tenant
         return mine and (machine is None or event.machine_id == machine)
 
-    find_snapshots, find_machines = matching("snapshot", None), matching("machine", None)
-    # Before anything is waited for: what happens from now on is told.
-    async with _listening(feed, wants, after) as listener:
+    find_snapshots, find_machines = row_matcher("snapshot", None), row_matcher("machine", None)
+    # Listens before the machine is looked up, so that no change is missed in between.
+    async with _listening(feed, is_wanted, after) as listener:
         if text is not None:
-            await _known_machine(database, caller, text)
-        if opened := _opened(listener):
-            yield opened
+            await _check_machine(database, caller, text)
+        if start := _start(listener):
+            yield start
         while True:
             events = await _batch(listener)
 
             async def choose(transaction: Transaction, events: Sequence[ChangeEvent] = events) -> Step:
-                there = set(await find_snapshots(transaction, caller, [event.subject_id for event in events]))
+                existing = set(await find_snapshots(transaction, caller, [event.subject_id for event in events]))
                 machines = {event.machine_id for event in events if event.machine_id is not None}
                 known = set(await find_machines(transaction, caller, list(machines)))
-                told = [event for event in events if _shown(event, there, known)]
-                return Step([{"change": _change(event)} for event in told], _ids(told))
+                sent = [event for event in events if _is_sent(event, existing, known)]
+                return Step([{"change": _change(event)} for event in sent], _ids(sent))
 
             yield choose
 
 
-def _shown(event: ChangeEvent, there: set[int], machines: set[int]) -> bool:
-    """What has since been deleted is told by its own event; a machine that was cleared away tells nothing more."""
-    return (event.change == Change.DELETED or event.subject_id in there) and event.machine_id in machines
+def _is_sent(event: ChangeEvent, snapshots: set[int], machines: set[int]) -> bool:
+    """Whether to send the event, given the snapshots and machines that still exist and that the caller can see.
+
+    A snapshot that has since been deleted has a DELETED event of its own. Events of a removed machine are not sent.
+    """
+    return (event.change == Change.DELETED or event.subject_id in snapshots) and event.machine_id in machines
 
 
 def _change(event: ChangeEvent) -> dict[str, Any]:
@@ -161,36 +181,40 @@ def _change(event: ChangeEvent) -> dict[str, Any]:
     }
 
 
-async def _known_machine(database: Database, caller: Caller, text: str) -> None:
-    """Raises NotFound unless the caller may see a machine with this id."""
-    find = matching("machine", {"id": {"eq": text}})
+async def _check_machine(database: Database, caller: Caller, text: str) -> None:
+    """Raises NotFound unless a machine with this id exists that the caller can see."""
+    find = row_matcher("machine", {"id": {"eq": text}})
 
     async def read(transaction: Transaction) -> Sequence[int]:
         return await find(transaction, caller, [parse_id(text).number])
 
     if not await database.read(read, single=True):
-        raise NotFound(f"there is no machine {text}")
+        raise NotFound(f"Machine '{text}' was not found.")
 
 
 @asynccontextmanager
-async def _listening(feed: ChangeFeed, wants: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
-    """Listens, from after the event with the id `after` on if there is one. Raises InvalidInput and Missed."""
+async def _listening(feed: ChangeFeed, is_wanted: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
+    """Listens to the feed, after the event id `after` if it is given. Raises InvalidInput and MissedChanges."""
     position: Position | None = None
     if after is not None:
         match = _EVENT.fullmatch(after) if isinstance(after, str) else None
         if match is None:
-            raise InvalidInput("`lastEventId` is not the id of an event", path=("lastEventId",))
+            raise InvalidInput(
+                "The extension `lastEventId` must be an event id that the gateway has sent.", path=("lastEventId",)
+            )
         position = int(match[1]), int(match[2])
     try:
-        async with feed.listen(wants, position) as listener:
+        async with feed.listen(is_wanted, position) as listener:
             yield listener
     except Lagged:
-        raise Missed("changes since then are no longer known: read again, then subscribe without an id") from None
+        raise MissedChanges(
+            "Changes after the event `lastEventId` are no longer stored. Reload the data and subscribe without it."
+        ) from None
 
 
-def _opened(listener: Listener) -> Opened | None:
-    """Nothing, if the client knows already where it is, or nothing has ever happened."""
-    return Opened(_id(listener.start)) if listener.start and any(listener.start) else None
+def _start(listener: Listener) -> Listening | None:
+    """The position at which the listener started; None if the client resumed, or if there are no events yet."""
+    return Listening(_id(listener.start)) if listener.start and any(listener.start) else None
 
 
 def _id(position: Position) -> str:
@@ -202,10 +226,13 @@ def _ids(events: Sequence[ChangeEvent]) -> list[str]:
 
 
 async def _batch(listener: Listener) -> list[ChangeEvent]:
+    """Waits for the next events. Raises MissedChanges."""
     try:
         return await listener.batch()
     except Lagged:
-        raise Missed("the subscriber fell too far behind and has missed changes: read again, then subscribe") from None
+        raise MissedChanges(
+            "The subscriber was too slow and has missed changes. Reload the data and subscribe again."
+        ) from None
 
 
 SOURCES: Mapping[str, Source] = {

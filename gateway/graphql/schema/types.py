@@ -1,6 +1,6 @@
-"""The things that clients read: machines, snapshots, operations, providers, and the lists of them.
+"""The output types of the schema: machines, snapshots, operations, providers, and their connections.
 
-Each field says where its value comes from, and nothing here runs when it is read.
+Each field declares the source of its value for the read compiler; there are no resolvers.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import strawberry
 from graphql import GraphQLAbstractType, GraphQLResolveInfo
 from strawberry import ID
 
-from gateway.access.capabilities import FACTS, MachineFacts, machine_refusal, snapshot_refusal
+from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, machine_refusal, snapshot_refusal
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.graphql.schema.fields import column, connection, sourced
 from gateway.graphql.schema.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
@@ -18,43 +18,45 @@ from gateway.graphql.schema.scalars import BigInt, Moment
 from gateway.models import OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
 from gateway.reads.context import Context
 from gateway.reads.rendering import Record
-from gateway.reads.sources import Computed, Given, IdOf, Inline, Many, One, OwnId
+from gateway.reads.sources import Computed, ForeignId, Inline, OwnId, PayloadValue, ToMany, ToOne
 
 NodeType = TypeVar("NodeType")
 
 # ---- lists
 
 
-@strawberry.type(description="Where a page lies in its list. All four fields are exact, in both directions.")
+@strawberry.type(description="Information about a page of a list. All fields are exact in both directions.")
 class PageInfo:
-    has_next_page: bool = strawberry.field(description="Whether anything follows the page.")
-    has_previous_page: bool = strawberry.field(description="Whether anything comes before the page.")
-    start_cursor: str | None = strawberry.field(description="The cursor of the first edge. Null when there is none.")
-    end_cursor: str | None = strawberry.field(description="The cursor of the last edge. Null when there is none.")
+    has_next_page: bool = strawberry.field(description="Whether there are items after the page.")
+    has_previous_page: bool = strawberry.field(description="Whether there are items before the page.")
+    start_cursor: str | None = strawberry.field(description="The cursor of the first edge. Null if the page is empty.")
+    end_cursor: str | None = strawberry.field(description="The cursor of the last edge. Null if the page is empty.")
 
 
-@strawberry.type(description="An item of a list and its place in it.")
+@strawberry.type(description="An item of a list, with its cursor.")
 class Edge(Generic[NodeType]):
-    cursor: str = strawberry.field(description="The place in the list, for `after` and `before`, under the same sort.")
+    cursor: str = strawberry.field(description="The position in the list, for `after` and `before` with the same sort.")
     node: NodeType = strawberry.field(description="The item.")
 
 
 @strawberry.type(description="A page of a list.")
 class Connection(Generic[NodeType]):
-    edges: list[Edge[NodeType]] = strawberry.field(description="The items with their cursors.")
-    nodes: list[NodeType] = strawberry.field(description="The items.")
-    page_info: PageInfo = strawberry.field(description="Where the page lies in the list.")
-    total_count: int = strawberry.field(description="How many there are with this filter, on all pages.")
+    edges: list[Edge[NodeType]] = strawberry.field(description="The items of the page, with their cursors.")
+    nodes: list[NodeType] = strawberry.field(description="The items of the page.")
+    page_info: PageInfo = strawberry.field(description="Information about the page.")
+    total_count: int = strawberry.field(description="The total number of items that match the filter, on all pages.")
 
 
 # ---- capabilities
 
 
-@strawberry.type(description="Whether something can be done, and why not.")
+@strawberry.type(description="Whether the caller can perform an action, and the reason if not.")
 class Capability:
-    action: SnapshotAction = strawberry.field(description="What is to be done.")
-    supported: bool = strawberry.field(description="Whether the caller can do it now.")
-    reason: str | None = strawberry.field(description="Why not, for people. Null when supported.")
+    action: SnapshotAction = strawberry.field(description="The action.")
+    supported: bool = strawberry.field(description="Whether the caller can currently perform the action.")
+    reason: str | None = strawberry.field(
+        description="Human-readable reason why the action is not supported. Null if it is."
+    )
 
 
 def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, Any]:
@@ -66,11 +68,11 @@ def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, An
 
 
 def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
-    """Every action, for a machine."""
-    answer = context.answers.get(columns)
+    """The capabilities of a machine: one per action."""
+    answer = context.computed_cache.get(columns)
     if answer is None:
         facts = MachineFacts.of(*columns)
-        answer = context.answers[columns] = [
+        answer = context.computed_cache[columns] = [
             _capability(action, machine_refusal(action, facts, context.matrices, context.caller))
             for action in SnapshotAction
         ]
@@ -78,25 +80,25 @@ def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
 
 
 def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *columns: Any) -> Sequence[Any]:
-    """REVERT and DELETE, for a snapshot."""
+    """The capabilities of a snapshot: REVERT and DELETE."""
     on_provider = provider_ref is not None
     key = (state, on_provider, *columns)
-    answer = context.answers.get(key)
+    answer = context.computed_cache.get(key)
     if answer is None:
         facts, now = MachineFacts.of(*columns), SnapshotState(state)
-        answer = context.answers[key] = [
+        answer = context.computed_cache[key] = [
             _capability(action, snapshot_refusal(action, now, on_provider, facts, context.matrices, context.caller))
             for action in (SnapshotAction.REVERT, SnapshotAction.DELETE)
         ]
     return answer
 
 
-# ---- nouns
+# ---- nodes
 
 
-@strawberry.interface(description="Anything that can be fetched again by its `id`.")
+@strawberry.interface(description="An object with an id, which can be looked up with `node(id:)`.")
 class Node:
-    id: ID = sourced(OwnId(), "Reads as TYPE-NUMBER: vm-11, instance-201, snapshot-3, operation-7. Never used twice.")
+    id: ID = sourced(OwnId(), "The id, in the form TYPE-NUMBER, for example `vm-11` or `snapshot-3`. Never reused.")
 
     @classmethod
     def resolve_type(cls, value: Record, _info: GraphQLResolveInfo[Any], _type: GraphQLAbstractType) -> str:
@@ -107,149 +109,185 @@ class Node:
         return isinstance(value, Record)
 
 
-@strawberry.interface(description="A computer whose state can be snapshotted: a `Vm` or an `Instance`.")
+@strawberry.interface(description="A machine that can have snapshots: a `Vm` or an `Instance`.")
 class Machine(Node):
-    name: str = column("name", "The name that people know it by. Empty when its source has none.")
-    description: str | None = column("description", "What it is for. Null without one.")
-    provider: str = column("provider", "Name of the configured provider that runs it, or of the import it came with.")
-    provider_ref: str = column("provider_ref", "The provider's own identifier of the machine.")
-    power_state: PowerState = column("power_state", "Whether it runs.")
-    created_at: Moment = column("created_at", "When it was created.")
-    updated_at: Moment = column("updated_at", "When something about it last changed.")
-    observed_at: Moment = column("observed_at", "When the provider last confirmed what is shown here.")
-    gone_at: Moment | None = column("gone_at", "When the provider stopped reporting it. Null while it exists.")
+    name: str = column("name", "The name of the machine. Empty if the provider or import has none.")
+    description: str | None = column("description", "The description. Null if there is none.")
+    provider: str = column("provider", "The name of the configured provider, or of the import source.")
+    provider_ref: str = column("provider_ref", "The provider's identifier of the machine.")
+    power_state: PowerState = column("power_state", "The power state.")
+    created_at: Moment = column("created_at", "When the machine was created.")
+    updated_at: Moment = column("updated_at", "When the machine was last changed.")
+    observed_at: Moment = column("observed_at", "When the provider last confirmed the data of the machine.")
+    gone_at: Moment | None = column(
+        "gone_at", "When the provider stopped reporting the machine. Null while the provider reports it."
+    )
     capabilities: list[Capability] = sourced(
-        Computed(FACTS, machine_capabilities),
-        "What the caller can do with this machine's snapshots now, and why not where they cannot: provider, power"
-        " state, rights.",
+        Computed(MACHINE_COLUMNS, machine_capabilities),
+        "Which actions on the machine's snapshots the caller can currently perform, and why not otherwise. Depends on"
+        " the provider, the power state and the caller's rights.",
     )
     snapshots: Connection[Annotated["Snapshot", strawberry.lazy("gateway.graphql.schema.types")]] = connection(
-        Many("snapshot", match="machine_id", counter="snapshot_count"), SnapshotFilter, SnapshotSort, "Its snapshots."
+        ToMany("snapshot", match="machine_id", counter="snapshot_count"),
+        SnapshotFilter,
+        SnapshotSort,
+        "The snapshots of the machine.",
     )
     current_snapshot: Annotated["Snapshot", strawberry.lazy("gateway.graphql.schema.types")] | None = sourced(
-        One("snapshot", "id", match="machine_id", where="{t}.is_current"),
-        "The snapshot the machine now runs on top of. Null when there is none, or its provider keeps no tree.",
+        ToOne("snapshot", "id", match="machine_id", where="{t}.is_current"),
+        "The snapshot that the machine's current state is based on. Null if there is none, or if the provider has no"
+        " snapshot tree.",
     )
     operations: Connection[Annotated["Operation", strawberry.lazy("gateway.graphql.schema.types")]] = connection(
-        Many("operation", match="machine_id"), OperationFilter, OperationSort, "The work done on it."
+        ToMany("operation", match="machine_id"), OperationFilter, OperationSort, "The operations on the machine."
     )
 
 
 @strawberry.type(description="A virtual machine. Its snapshots can be created, reverted to and deleted.")
 class Vm(Machine):
-    host: str | None = column("host", "The host it runs on. Null when the provider does not say.")
+    host: str | None = column("host", "The host that runs the machine. Null if the provider does not report it.")
 
 
 @strawberry.type(description="A cloud instance. Its snapshots can be created and deleted.")
 class Instance(Machine):
-    flavor: str | None = column("flavor", "Its size, in the provider's words. Null when the provider does not say.")
-    availability_zone: str | None = column("availability_zone", "Where it runs. Null when the provider does not say.")
+    flavor: str | None = column(
+        "flavor", "The provider's name of the instance type or flavor. Null if the provider does not report it."
+    )
+    availability_zone: str | None = column(
+        "availability_zone", "The availability zone. Null if the provider does not report it."
+    )
 
 
-@strawberry.type(description="A machine's state at one time.")
+@strawberry.type(description="A snapshot: the saved state of a machine at a point in time.")
 class Snapshot(Node):
-    name: str = column("name", "The name it was given. Names need not be unique. Empty when its source has none.")
-    description: str | None = column("description", "What it is for. Null without one.")
-    state: SnapshotState = column("state", "Where it is in its life.")
-    memory: bool = column("memory", "Whether the machine's memory is part of it.")
-    is_current: bool = column("is_current", "Whether the machine now runs on top of it.")
-    size_bytes: BigInt | None = column("size_bytes", "Its size in bytes. Null while unknown, never 0 for unknown.")
+    name: str = column(
+        "name", "The name of the snapshot. Not necessarily unique. Empty if the provider or import has none."
+    )
+    description: str | None = column("description", "The description. Null if there is none.")
+    state: SnapshotState = column("state", "The lifecycle state.")
+    memory: bool = column("memory", "Whether the snapshot includes the machine's memory.")
+    is_current: bool = column("is_current", "Whether the machine's current state is based on this snapshot.")
+    size_bytes: BigInt | None = column("size_bytes", "The size in bytes. Null if unknown, never 0 instead of unknown.")
     provider_ref: str | None = column(
-        "provider_ref", "The provider's own identifier. Null until the provider has made it."
+        "provider_ref", "The provider's identifier of the snapshot. Null until the provider has created it."
     )
-    created_at: Moment = column("created_at", "When it was made, or, until then, asked for.")
-    created_by: str | None = column("created_by", "Who asked for it, when the gateway knows.")
+    created_at: Moment = column(
+        "created_at", "When the provider created the snapshot. Until then, when it was requested."
+    )
+    created_by: str | None = column("created_by", "The name of the caller who requested the snapshot. Null if unknown.")
     observed_at: Moment | None = column(
-        "observed_at", "When the provider last confirmed it. Null until the provider has made it."
+        "observed_at", "When the provider last confirmed the snapshot. Null until the provider has created it."
     )
-    machine: Machine = sourced(One("machine", "machine_id"), "The machine whose state it is.")
+    machine: Machine = sourced(ToOne("machine", "machine_id"), "The machine of the snapshot.")
     capabilities: list[Capability] = sourced(
-        Computed(("state", "provider_ref", *(f"machine.{column}" for column in FACTS)), snapshot_capabilities),
-        "What the caller can do with this snapshot now: REVERT, DELETE.",
+        Computed(
+            ("state", "provider_ref", *(f"machine.{column}" for column in MACHINE_COLUMNS)), snapshot_capabilities
+        ),
+        "Whether the caller can currently revert to (REVERT) or delete (DELETE) the snapshot.",
     )
     parent: "Snapshot | None" = sourced(
-        One("snapshot", "parent_id"),
-        "The snapshot it was taken on top of. Known once the provider has made it; null for a root, or where the"
-        " provider keeps no tree.",
+        ToOne("snapshot", "parent_id"),
+        "The snapshot on which this snapshot is based. Null for a root, if the provider has no snapshot tree, and until"
+        " the provider has created the snapshot.",
     )
     children: Connection["Snapshot"] = connection(
-        Many("snapshot", match="parent_id"), SnapshotFilter, SnapshotSort, "The snapshots taken on top of it."
+        ToMany("snapshot", match="parent_id"), SnapshotFilter, SnapshotSort, "The snapshots based on this snapshot."
     )
 
 
 def error_retryable(_context: Context, code: str) -> bool:
+    """Whether a request that failed with this code may be retried unchanged."""
     return MEANINGS[ErrorCode(code)].retryable
 
 
-@strawberry.type(description="Why an operation failed.")
+@strawberry.type(description="The reason why an operation failed.")
 class OperationError:
-    code: ErrorCode = column("error_code", "What went wrong, for programs.")
-    message: str = column("error_message", "What went wrong, for people.")
+    code: ErrorCode = column("error_code", "The machine-readable error code.")
+    message: str = column("error_message", "The human-readable error message.")
     retryable: bool = sourced(
-        Computed(("error_code",), error_retryable), "Whether the same request may succeed later, unchanged."
+        Computed(("error_code",), error_retryable), "Whether the same request may succeed if it is retried later."
     )
     provider_message: str | None = column(
-        "error_provider_message", "The provider's own words. Null when it said nothing."
+        "error_provider_message", "The provider's own error message. Null if there is none."
     )
 
 
 def is_done(_context: Context, state: str) -> bool:
+    """Whether the state is final. A state that this version does not know is final."""
     return state not in ("QUEUED", "RUNNING")
 
 
 def is_cancelable(_context: Context, state: str, cancel_requested_at: Any) -> bool:
+    """Whether the operation is queued, or running without a cancel request."""
     return state == "QUEUED" or (state == "RUNNING" and cancel_requested_at is None)
 
 
-@strawberry.type(description="Work that goes on after a mutation has answered.")
+@strawberry.type(description="An asynchronous operation on a machine, for example the creation of a snapshot.")
 class Operation(Node):
-    kind: OperationKind = column("kind", "What it does.")
-    state: OperationState = column("state", "Where it is.")
+    kind: OperationKind = column("kind", "The kind of the operation.")
+    state: OperationState = column("state", "The state of the operation.")
     is_done: bool = sourced(Computed(("state",), is_done), "Whether `state` is final.")
-    progress_percent: int | None = column("progress_percent", "0 to 100. Null unless the provider reports it.")
-    phase: str | None = column("phase", "What is being done now, for people. Null when there is nothing to say.")
+    progress_percent: int | None = column(
+        "progress_percent", "Progress in percent, 0 to 100. Null if the provider does not report it."
+    )
+    phase: str | None = column("phase", "Human-readable description of the current step. Null if there is none.")
     is_cancelable: bool = sourced(
         Computed(("state", "cancel_requested_at"), is_cancelable),
-        "Whether `cancelOperation` would be taken: surely while QUEUED, as a wish while RUNNING.",
+        "Whether the operation can be canceled: always while QUEUED, best effort while RUNNING. False once cancellation"
+        " was requested.",
     )
     cancel_requested_at: Moment | None = column(
-        "cancel_requested_at", "When somebody wished it to stop. Null when nobody has."
+        "cancel_requested_at", "When cancellation was requested. Null if it was not."
     )
-    requested_by: str | None = column("requested_by", "Who asked. Null when the gateway itself did.")
-    created_at: Moment = column("created_at", "When it was asked for.")
-    started_at: Moment | None = column("started_at", "When it began. Null while QUEUED.")
-    finished_at: Moment | None = column("finished_at", "When it ended. Null until then.")
-    error: OperationError | None = sourced(Inline("error_code"), "Why it failed. Null unless `state` is FAILED.")
+    requested_by: str | None = column(
+        "requested_by", "The name of the caller who requested the operation. Null if the gateway started it itself."
+    )
+    created_at: Moment = column("created_at", "When the operation was requested.")
+    started_at: Moment | None = column("started_at", "When the operation started. Null while QUEUED.")
+    finished_at: Moment | None = column("finished_at", "When the operation ended. Null until then.")
+    error: OperationError | None = sourced(
+        Inline("error_code"), "The reason for the failure. Null unless `state` is FAILED."
+    )
     machine: Machine | None = sourced(
-        One("machine", "machine_id"), "The machine it works on. Null once that is cleared away."
+        ToOne("machine", "machine_id"), "The machine. Null if it was removed from the inventory."
     )
     snapshot: Snapshot | None = sourced(
-        One("snapshot", "snapshot_id"),
-        "The snapshot it makes, reverts to or deletes. Null once the snapshot is gone; `snapshotId` stays.",
+        ToOne("snapshot", "snapshot_id"),
+        "The snapshot that is created, reverted to or deleted. Null for a refresh, and if the snapshot no longer"
+        " exists; `snapshotId` is kept.",
     )
     snapshot_id: ID | None = sourced(
-        IdOf("snapshot", "snapshot_id"), "The id of that snapshot. Null for a refresh, which has none."
+        ForeignId("snapshot", "snapshot_id"),
+        "The id of the snapshot, kept after the snapshot is deleted. Null for a refresh.",
     )
-    snapshot_name: str | None = column("snapshot_name", "The name of that snapshot when the operation was asked for.")
+    snapshot_name: str | None = column(
+        "snapshot_name", "The name of the snapshot when the operation was requested. Null for a refresh."
+    )
 
 
-_MACHINES = (
+_MACHINE_COUNT = (
     "(SELECT count(*) FROM machine counted WHERE counted.provider = {t}.name"
     " AND counted.tenant = {t}.tenant AND counted.kind IN ({kinds}))"
 )
 
 
-@strawberry.type(description="A configured provider, or the source of an import.")
+@strawberry.type(description="A configured provider, or an import source.")
 class Provider:
-    name: str = column("name", "Its name, unique.")
-    driver: str = column("driver", "The kind of driver that speaks to it; `none` for the source of an import.")
-    machine_count: int = column(_MACHINES, "How many machines it has, gone ones included.")
-    observed_at: Moment | None = column("observed_at", "When it was last read whole. Null when it never was.")
-    problem: str | None = column("problem", "Why it cannot be reached. Null when it can.")
+    name: str = column("name", "The name of the provider. Unique.")
+    driver: str = column("driver", "The driver that is used to access the provider, or `none` for an import source.")
+    machine_count: int = column(
+        _MACHINE_COUNT, "The number of machines that the caller can see, including those with `goneAt`."
+    )
+    observed_at: Moment | None = column(
+        "observed_at", "When the provider was last read completely. Null if it never was."
+    )
+    problem: str | None = column("problem", "Why the provider cannot be read. Null if there is no problem.")
 
 
-@strawberry.type(description="Who is asking, and what they may do.")
+@strawberry.type(description="The authenticated caller.")
 class Viewer:
-    name: str = sourced(Given("name"), "The name that is recorded with what they do.")
-    roles: list[str] = sourced(Given("roles"), "What they may do, by name.")
-    tenant: str | None = sourced(Given("tenant"), "Whose machines they see. Null: everybody's.")
+    name: str = sourced(PayloadValue("name"), "The name of the caller, which is recorded with every change.")
+    roles: list[str] = sourced(PayloadValue("roles"), "The names of the caller's roles.")
+    tenant: str | None = sourced(
+        PayloadValue("tenant"), "The tenant whose machines the caller can see. Null: all tenants."
+    )

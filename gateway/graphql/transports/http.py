@@ -1,6 +1,6 @@
-"""GraphQL over HTTP (draft of 2026-08) at one URL: JSON by POST, queries by GET, events where a client asks for them.
+"""GraphQL over HTTP (draft of 2026-08) at one URL: queries and mutations by POST, queries by GET, subscriptions by SSE.
 
-A raw ASGI application: every request passes here, and what Starlette's Request would add is not needed.
+A raw ASGI application, because every request passes here and Starlette's `Request` is not needed.
 """
 
 import logging
@@ -18,32 +18,32 @@ from gateway.graphql.requests import (
     Authenticate,
     Executor,
     GraphQLRequest,
-    may_change,
-    may_subscribe,
-    request_from_json,
-    request_from_url,
+    may_hold_mutation,
+    may_hold_subscription,
+    parse_json_request,
+    parse_url_request,
 )
-from gateway.graphql.transports.credentials_expiry import credentials_end
-from gateway.graphql.transports.sse import EventStreams, one
-from gateway.http.body import ClientGone, read_json_body
-from gateway.http.client_disconnect import Reads
+from gateway.graphql.transports.sse import EventStreams, single_response
+from gateway.graphql.transports.streams import wait_for_expiry
+from gateway.http.body import ClientDisconnected, read_json_body
+from gateway.http.client_disconnect import DisconnectWatcher
 from gateway.http.errors import HttpError
 from gateway.http.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.http.request_id import request_id
 from gateway.models import Surface
 
-URL_LIMIT = 32_768  # bytes of a URL's query; what is longer belongs in a body
+MAX_QUERY_STRING = 32_768  # bytes; longer requests must be sent by POST
 
 _METHODS = b"GET, HEAD, POST, OPTIONS"
 _CONTENT_TYPES = {name: f"{name}; charset=utf-8".encode() for name in (JSON_TYPE, RESPONSE_TYPE)}
 _VARY = (b"vary", b"Accept")
-_NO_STORE = (b"cache-control", b"no-store")  # what one caller may see now, another may not, or not any more
+_NO_STORE = (b"cache-control", b"no-store")  # the response depends on the caller's rights, which can change
 
 log = logging.getLogger(__name__)
 
 
 class GraphQLEndpoint:
-    """An ASGI application for HTTP scopes; `middleware` hands it every request to `/graphql`."""
+    """An ASGI application for HTTP scopes. `gateway.http.middleware` passes it every request to `/graphql`."""
 
     def __init__(
         self,
@@ -55,131 +55,138 @@ class GraphQLEndpoint:
         max_body_bytes: int,
         body_timeout: float,
         page: str = "/graphiql",
-        refused: Callable[[int], None] = lambda _status: None,
+        on_rejection: Callable[[int], None] = lambda _status: None,
     ) -> None:
-        """`refused` is told the status of what never was GraphQL."""
+        """`on_rejection` is called with the HTTP status of each request that is rejected before GraphQL sees it."""
         self._executor = executor
         self._authenticate = authenticate
         self._admission = admission
-        self._reads = Reads()
+        self._disconnects = DisconnectWatcher()
         self._events = events
         self._max_body_bytes = max_body_bytes
-        self._body = Deadline(body_timeout)
+        self._body_deadline = Deadline(body_timeout)
         self._page = page
-        self._refused = refused
+        self._on_rejection = on_rejection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
-        wants = accepted(headers.get(b"accept", b""))
+        accepts = accepted(headers.get(b"accept", b""))
         try:
-            await self._serve(scope, headers, wants, receive, send)
-        except ClientGone:
+            await self._serve(scope, headers, accepts, receive, send)
+        except ClientDisconnected:
             return
-        except HttpError as fault:
-            await self._refuse(send, wants, fault)
+        except HttpError as error:
+            await self._reject(send, accepts, error)
         except GatewayError as error:
-            await self._refuse(send, wants, HttpError.of(error))
+            await self._reject(send, accepts, HttpError.of(error))
         except Exception:
-            name = request_id(scope)
-            log.exception("a request failed, request id %s", name)
-            await self._refuse(send, wants, HttpError.internal(name))
+            id_ = request_id(scope)
+            log.exception("Request failed request_id=%s", id_)
+            await self._reject(send, accepts, HttpError.internal(id_))
 
     async def _serve(
-        self, scope: Scope, headers: dict[bytes, bytes], wants: Accepted, receive: Receive, send: Send
+        self, scope: Scope, headers: dict[bytes, bytes], accepts: Accepted, receive: Receive, send: Send
     ) -> None:
         method = scope["method"]
         if method == "POST":
-            caller = await self._admit(scope, wants)
-            body = await read_json_body(headers, receive, self._max_body_bytes, self._body)
-            request = request_from_json(body)
+            caller = await self._admit(scope, accepts)
+            body = await read_json_body(headers, receive, self._max_body_bytes, self._body_deadline)
+            request = parse_json_request(body)
         elif method in {"GET", "HEAD"}:
             query_string: bytes = scope["query_string"]
-            if wants.page:
-                await self._show_page(scope, query_string, send)
+            if accepts.page:
+                await self._redirect_to_page(scope, query_string, send)
                 return
-            if len(query_string) > URL_LIMIT:
-                raise HttpError(414, f"The URL's query is longer than {URL_LIMIT} bytes: send it by POST.")
-            caller = await self._admit(scope, wants)
-            request = request_from_url(query_string)
+            if len(query_string) > MAX_QUERY_STRING:
+                message = f"The query string of the URL is longer than {MAX_QUERY_STRING} bytes. Use POST."
+                raise HttpError(414, message)
+            caller = await self._admit(scope, accepts)
+            request = parse_url_request(query_string)
         elif method == "OPTIONS":
-            await _reply(send, 204, None, b"", [(b"allow", _METHODS), (b"accept-post", b"application/json")])
+            await _respond(send, 204, None, b"", [(b"allow", _METHODS), (b"accept-post", b"application/json")])
             return
         else:
-            raise HttpError(405, f"{method} is not served here.", headers=[(b"allow", _METHODS)])
+            message = f"The method {method} is not supported. Use POST, or GET for queries."
+            raise HttpError(405, message, headers=[(b"allow", _METHODS)])
         if b"last-event-id" in headers:
-            known = {"lastEventId": headers[b"last-event-id"].decode("latin-1"), **request.extensions}
-            request = replace(request, extensions=known)
-        await self._run(request, caller, wants, scope, receive, send)
+            extensions = {"lastEventId": headers[b"last-event-id"].decode("latin-1"), **request.extensions}
+            request = replace(request, extensions=extensions)
+        await self._execute(request, caller, accepts, scope, receive, send)
 
-    async def _admit(self, scope: Scope, wants: Accepted) -> Caller:
-        """Who is asking, before anything of theirs is read.
+    async def _admit(self, scope: Scope, accepts: Accepted) -> Caller:
+        """Authenticates the caller and applies its quota, before the body is read.
 
         Raises HttpError 406, Unauthenticated, Forbidden and LimitExceeded.
         """
-        if wants.media_type is None and not wants.events:
-            offered = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
-            raise HttpError(406, f"Nothing in `Accept` can be served: ask for {offered}.")
+        if accepts.media_type is None and not accepts.events:
+            supported = f"`{RESPONSE_TYPE}`, `{JSON_TYPE}` or, for subscriptions, `text/event-stream`"
+            raise HttpError(406, f"`Accept` has no supported media type. Accept {supported}.")
         caller = await self._authenticate(scope, {})
         self._admission.admit(scope, caller)
         return caller
 
-    async def _run(
-        self, request: GraphQLRequest, caller: Caller, wants: Accepted, scope: Scope, receive: Receive, send: Send
+    async def _execute(
+        self, request: GraphQLRequest, caller: Caller, accepts: Accepted, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if may_subscribe(request) and self._executor.kind(request) == "subscription":
-            if not wants.events or scope["method"] == "HEAD":
+        if may_hold_subscription(request) and self._executor.kind(request) == "subscription":
+            if not accepts.events or scope["method"] == "HEAD":
                 raise HttpError(
                     406,
-                    "A subscription needs a stream: WebSocket with the subprotocol `graphql-transport-ws`, "
-                    "or server-sent events with `Accept: text/event-stream`.",
+                    "A subscription requires a streaming transport: WebSocket with the subprotocol"
+                    " `graphql-transport-ws`, or server-sent events with `Accept: text/event-stream`.",
                 )
-            # urql accepts events with every request, so that alone does not ask for a stream.
-            reads_json = wants.media_type is not None
-            with self._admission.subscribed(scope):
-                ends = credentials_end(lambda: self._authenticate(scope, {}), caller, self._events.recheck_after)
-                answers = self._executor.subscribe(request, caller)
-                refused = await self._events.serve(
-                    answers, request_id(scope), receive, send, reads_json=reads_json, ends=ends
+            # urql accepts events at every request, so this alone does not mean that the client only reads events.
+            accepts_json = accepts.media_type is not None
+            with self._admission.event_stream(scope):
+                expiry = wait_for_expiry(lambda: self._authenticate(scope, {}), caller, self._events.recheck_interval)
+                responses = self._executor.subscribe(request, caller)
+                error = await self._events.serve(
+                    responses, request_id(scope), receive, send, accepts_json=accepts_json, expiry=expiry
                 )
-            if refused is not None:
-                await _reply(send, 400, wants.media_type, refused.body)
+            if error is not None:
+                await _respond(send, 400, accepts.media_type, error.body)
             return
         origin = origin_of(scope, Surface.GRAPHQL)
-        running = self._executor.execute(request, caller, origin, queries_only=scope["method"] != "POST")
-        # What a mutation has begun it ends, whoever is there to hear of it.
-        answer = await (running if may_change(request) else self._reads.unless_gone(running, receive))
-        if answer.refused_method:
-            await _reply(send, 405, wants.media_type, answer.body, [(b"allow", b"POST")])
-        elif wants.media_type is None:
-            await self._events.serve(one(answer), request_id(scope), receive, send, reads_json=False)
+        execution = self._executor.execute(request, caller, origin, queries_only=scope["method"] != "POST")
+        # A mutation that has started runs to its end, also if the client disconnects.
+        response = await (execution if may_hold_mutation(request) else self._disconnects.run(execution, receive))
+        if response.method_not_allowed:
+            await _respond(send, 405, accepts.media_type, response.body, [(b"allow", b"POST")])
+        elif accepts.media_type is None:
+            await self._events.serve(single_response(response), request_id(scope), receive, send, accepts_json=False)
         else:
-            # Clients that know only `application/json` take any other status for a failure of the network.
-            status = 200 if answer.ran or not wants.strict else 400
-            await _reply(send, status, wants.media_type, answer.body)
+            # Clients that accept only `application/json` take any status but 200 for a network error.
+            status = 200 if response.ran or not accepts.strict else 400
+            await _respond(send, status, accepts.media_type, response.body)
 
-    async def _refuse(self, send: Send, wants: Accepted, fault: HttpError) -> None:
-        self._refused(fault.status)
-        await _reply(send, fault.status, wants.media_type, fault.body(), fault.headers)
+    async def _reject(self, send: Send, accepts: Accepted, error: HttpError) -> None:
+        self._on_rejection(error.status)
+        await _respond(send, error.status, accepts.media_type, error.body(), error.headers)
 
-    async def _show_page(self, scope: Scope, query_string: bytes, send: Send) -> None:
+    async def _redirect_to_page(self, scope: Scope, query_string: bytes, send: Send) -> None:
         location = (scope.get("root_path", "") + self._page).encode("latin-1")
         if query_string:
             location += b"?" + query_string
-        await _reply(send, 303, None, b"", [(b"location", location), _VARY])
+        await _respond(send, 303, None, b"", [(b"location", location), _VARY])
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """The headers by name; a repeated one is a list (RFC 9110, 5.3)."""
-    found: dict[bytes, bytes] = {}
+    """The headers by name. The values of a repeated header are joined by commas (RFC 9110, 5.3)."""
+    headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
-async def _reply(
-    send: Send, status: int, media_type: str | None, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()
+async def _respond(
+    send: Send,
+    status: int,
+    media_type: str | None,
+    body: bytes,
+    extra_headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    headers = [*more]
+    """Sends a whole response. A body without a `media_type` is sent as `application/json`."""
+    headers = [*extra_headers]
     if body:
         headers.append((b"content-type", _CONTENT_TYPES[media_type or JSON_TYPE]))
         headers.append((b"content-length", str(len(body)).encode()))

@@ -1,4 +1,4 @@
-"""Subscriptions as server-sent events: graphql-sse's "distinct connections" mode, one response per operation."""
+"""GraphQL over server-sent events: graphql-sse's "distinct connections mode", one HTTP response per operation."""
 
 import asyncio
 import logging
@@ -8,16 +8,15 @@ from typing import Any
 from starlette.types import Receive, Send
 
 from gateway.errors import ErrorCode, GatewayError, internal_message
-from gateway.graphql.requests import Answer
-from gateway.graphql.transports.credentials_expiry import RECHECK_AFTER
-from gateway.graphql.transports.streams import Streams
+from gateway.graphql.requests import GraphQLResponse
+from gateway.graphql.transports.streams import RECHECK_INTERVAL, OpenStreams
 from gateway.http.errors import errors_json
 
-PING_AFTER = 12.0  # seconds of silence; proxies commonly cut a connection after 15 to 60
-FIRST_ANSWER_WAIT = 0.25  # seconds that a request error has to become a plain 400 rather than an event
-SEND_TIMEOUT = 30.0  # seconds a client may take no data before it is dropped
+PING_AFTER = 12.0  # seconds without an event; proxies commonly close idle connections after 15 to 60 s
+FIRST_RESPONSE_TIMEOUT = 0.25  # seconds in which a request error is still sent as a plain 400 instead of an event
+SEND_TIMEOUT = 30.0  # seconds after which a client that reads no data is dropped
 
-# LF alone ends a line: urql cannot read CR LF. EventSource gives no event without a `data` line.
+# Lines end with LF only, because urql cannot parse CR LF. EventSource ignores events without a `data` line.
 _PING = b":\n\n"
 _COMPLETE = b"event: complete\ndata: \n\n"
 _HEADERS = [
@@ -31,117 +30,125 @@ log = logging.getLogger(__name__)
 
 
 class EventStreams:
-    """Answers requests with events, and knows how long to wait for what."""
+    """Sends GraphQL responses as event streams. All times are in seconds."""
 
     def __init__(
         self,
-        streams: Streams,
+        streams: OpenStreams,
         *,
         ping_after: float = PING_AFTER,
-        first_answer_wait: float = FIRST_ANSWER_WAIT,
+        first_response_timeout: float = FIRST_RESPONSE_TIMEOUT,
         send_timeout: float = SEND_TIMEOUT,
-        recheck_after: float = RECHECK_AFTER,
+        recheck_interval: float = RECHECK_INTERVAL,
     ) -> None:
         self._streams = streams
         self.ping_after = ping_after
-        self.first_answer_wait = first_answer_wait
+        self.first_response_timeout = first_response_timeout
         self.send_timeout = send_timeout
-        self.recheck_after = recheck_after
+        self.recheck_interval = recheck_interval
 
     async def serve(
         self,
-        answers: AsyncIterator[Answer],
+        responses: AsyncIterator[GraphQLResponse],
         request_id: str,
         receive: Receive,
         send: Send,
         *,
-        reads_json: bool,
-        ends: Coroutine[Any, Any, GatewayError] | None = None,
-    ) -> Answer | None:
-        """Streams `answers` until they or the client or the server end, and closes them. Also when `ends` tells why.
+        accepts_json: bool,
+        expiry: Coroutine[Any, Any, GatewayError] | None = None,
+    ) -> GraphQLResponse | None:
+        """Streams `responses` until they end, the client disconnects, the server stops or `expiry` returns an error.
 
-        For a client that `reads_json` too, returns a request error that is known at once: then nothing was sent. Any
-        other gets it as an event (graphql-sse, "Distinct connections mode", 2).
+        Always closes `responses`. The error of `expiry` is sent as the last event.
+
+        If the client also accepts JSON, and the first response is a request error that is available at once, this error
+        is returned and nothing has been sent. Other clients receive it as an event (graphql-sse, "Distinct connections
+        mode", 2).
         """
-        response = _Response(self, answers, request_id, send, reads_json)
-        pump = asyncio.create_task(response.pump())
-        gone = asyncio.create_task(_gone(receive))
-        ending = None if ends is None else asyncio.create_task(ends)
-        tasks = [task for task in (pump, gone, ending) if task is not None]
+        stream = _EventStream(self, responses, request_id, send, accepts_json)
+        sending = asyncio.create_task(stream.run())
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        expiring = None if expiry is None else asyncio.create_task(expiry)
+        tasks = [task for task in (sending, disconnect, expiring) if task is not None]
         try:
-            with self._streams.opened(lambda: _stop(gone)):
+            with self._streams.track(lambda: _cancel(disconnect)):
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if pump.done():
-                    return pump.result()
-                if ending is not None and ending.done() and not gone.done():
-                    await _stopped(pump)
-                    await response.refuse(ending.result())
+                if sending.done():
+                    return sending.result()
+                if expiring is not None and expiring.done() and not disconnect.done():
+                    await _canceled(sending)
+                    await stream.send_error(expiring.result())
         finally:
-            await _stopped(*tasks)
-            # Without `complete`: a client that is still there must see a broken stream and come again.
-            await response.finish()
+            await _canceled(*tasks)
+            # Without `complete`, so that a client that is still connected sees a broken stream and reconnects.
+            await stream.end()
         return None
 
 
-class _Response:
-    """One stream of events."""
+class _EventStream:
+    """One event stream."""
 
     def __init__(
-        self, settings: EventStreams, answers: AsyncIterator[Answer], request_id: str, send: Send, reads_json: bool
+        self,
+        settings: EventStreams,
+        responses: AsyncIterator[GraphQLResponse],
+        request_id: str,
+        send: Send,
+        accepts_json: bool,
     ) -> None:
         self._settings = settings
-        self._answers = answers
+        self._responses = responses
         self._request_id = request_id
         self._send = send
-        self._reads_json = reads_json
+        self._accepts_json = accepts_json
         self._started = False
 
-    async def pump(self) -> Answer | None:
-        """Everything from the first answer to `complete`."""
-        coming = asyncio.create_task(self._next())
+    async def run(self) -> GraphQLResponse | None:
+        """Sends all responses and `complete`. Returns a first request error instead, as `EventStreams.serve` does."""
+        pending = asyncio.create_task(self._next())
         try:
-            if self._reads_json:
-                done, _ = await asyncio.wait({coming}, timeout=self._settings.first_answer_wait)
-                if done and (first := coming.result()) is not None and not first.ran:
+            if self._accepts_json:
+                done, _ = await asyncio.wait({pending}, timeout=self._settings.first_response_timeout)
+                if done and (first := pending.result()) is not None and not first.ran:
                     return first
             await self._start()
             while True:
-                done, _ = await asyncio.wait({coming}, timeout=self._settings.ping_after)
+                done, _ = await asyncio.wait({pending}, timeout=self._settings.ping_after)
                 if not done:
                     await self._write(_PING)
-                elif (answer := coming.result()) is None:
+                elif (response := pending.result()) is None:
                     break
                 else:
-                    await self._write(_event(answer))
-                    coming = asyncio.create_task(self._next())
+                    await self._write(_event(response))
+                    pending = asyncio.create_task(self._next())
             await self._write(_COMPLETE)
         except TimeoutError:
-            log.info("dropped an event stream whose client takes no data, request id %s", self._request_id)
+            log.info("Dropped the event stream of a client that reads no data request_id=%s", self._request_id)
         except Exception:
             if not self._started:
                 raise
-            log.exception("an event stream failed, request id %s", self._request_id)
+            log.exception("Event stream failed request_id=%s", self._request_id)
             errors = errors_json(internal_message(self._request_id), ErrorCode.INTERNAL)
-            await self._write(_event(Answer(b'{"errors":' + errors + b"}", ran=False)) + _COMPLETE)
+            await self._write(_event(GraphQLResponse(b'{"errors":' + errors + b"}", ran=False)) + _COMPLETE)
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-            if close := getattr(self._answers, "aclose", None):
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+            if close := getattr(self._responses, "aclose", None):
                 await close()
         return None
 
-    async def refuse(self, error: GatewayError) -> None:
-        """An error for its last event, in place of what would have come."""
+    async def send_error(self, error: GatewayError) -> None:
+        """Sends `error` as the last event, and `complete`."""
         try:
             if not self._started:
                 await self._start()
             body = b'{"errors":' + errors_json(error.message, error.code) + b"}"
-            await self._write(_event(Answer(body, ran=False)) + _COMPLETE)
+            await self._write(_event(GraphQLResponse(body, ran=False)) + _COMPLETE)
         except (TimeoutError, OSError):
             pass
 
-    async def finish(self) -> None:
-        """Ends the response, if it began and its client still takes data."""
+    async def end(self) -> None:
+        """Ends the HTTP response if it has started and the client still reads data."""
         if self._started:
             try:
                 async with asyncio.timeout(1):
@@ -149,13 +156,13 @@ class _Response:
             except (TimeoutError, OSError):
                 pass
 
-    async def _next(self) -> Answer | None:
-        return await anext(self._answers, None)
+    async def _next(self) -> GraphQLResponse | None:
+        return await anext(self._responses, None)
 
     async def _start(self) -> None:
         self._started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        # Something to read at once, so that proxies and clients see the stream open.
+        # Proxies and clients regard the stream as open only once they have received data.
         await self._write(_PING)
 
     async def _write(self, chunk: bytes) -> None:
@@ -163,30 +170,31 @@ class _Response:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
-async def one(answer: Answer) -> AsyncIterator[Answer]:
-    """A query's or a mutation's answer as the stream that a client which reads only events wants."""
-    yield answer
+async def single_response(response: GraphQLResponse) -> AsyncIterator[GraphQLResponse]:
+    """The response to a query or mutation as a stream, for clients that accept only events."""
+    yield response
 
 
-def _event(answer: Answer) -> bytes:
-    """EventSource keeps the id, and sends it as `Last-Event-ID` when it comes again; an empty one it forgets."""
-    id = b"" if answer.event is None else b"id: %b\n" % answer.event.encode()
-    if not answer.body:
+def _event(response: GraphQLResponse) -> bytes:
+    """The event of a response. EventSource sends its id as `Last-Event-ID` on reconnect; an empty id resets that."""
+    id = b"" if response.event is None else b"id: %b\n" % response.event.encode()
+    if not response.body:
         return id + b"\n"
-    # A newline in JSON is only ever white space, but would end the event's data.
-    return b"event: next\n%bdata: %b\n\n" % (id, answer.body.replace(b"\n", b" "))
+    # A newline would end the data of the event. In JSON it can only be white space between tokens.
+    return b"event: next\n%bdata: %b\n\n" % (id, response.body.replace(b"\n", b" "))
 
 
-async def _stopped(*tasks: asyncio.Task[Any]) -> None:
+async def _canceled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels the tasks and waits until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _stop(task: asyncio.Task[None]) -> None:
+def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

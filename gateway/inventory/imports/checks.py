@@ -1,25 +1,26 @@
-"""What can be wrong with an imported file as a whole: asked of the staged rows, before anything is locked."""
+"""Checks the staged rows of an imported file against each other, before the merge locks any table."""
 
 from gateway.inventory.imports.records import ImportRefused
-from gateway.inventory.imports.staging import Session
+from gateway.inventory.imports.staging import ImportSession
 
 _INDEXES = (
     "CREATE INDEX staged_machine_id ON staged_machine (id)",
     "CREATE INDEX staged_snapshot_id ON staged_snapshot (id)",
 )
-_MACHINE_TWICE = """
+_DUPLICATE_MACHINE = """
     SELECT m.id, m.position FROM staged_machine m JOIN (
         SELECT id FROM staged_machine GROUP BY id HAVING count(*) > 1 LIMIT 1
     ) twice ON twice.id = m.id ORDER BY m.no LIMIT 2
 """
-_SNAPSHOT_TWICE = """
+_DUPLICATE_SNAPSHOT = """
     SELECT s.id, m.position, s.place FROM (
         SELECT id FROM staged_snapshot GROUP BY id HAVING count(*) > 1 LIMIT 1
     ) twice JOIN staged_snapshot s ON s.id = twice.id JOIN staged_machine m ON m.no = s.machine_no
     ORDER BY s.machine_no, s.place LIMIT 2
 """
-# What is wrong is found first and looked at then: with one LIMIT over all of it PostgreSQL walks every machine's rows.
-_STRANGE_PARENT = """
+# MATERIALIZED finds the wrong rows first and sorts only them. With a LIMIT over the whole query, PostgreSQL would walk
+# the rows of every machine in order.
+_FOREIGN_PARENT = """
     WITH wrong AS MATERIALIZED (
         SELECT s.machine_no, s.place, s.parent_id
         FROM staged_snapshot s LEFT JOIN staged_snapshot p ON p.id = s.parent_id
@@ -34,17 +35,18 @@ _TWO_CURRENT = """
         GROUP BY machine_no HAVING count(*) > 1
     ) c JOIN staged_machine m ON m.no = c.machine_no ORDER BY m.no LIMIT 1
 """
-# A ring of parents goes up in number somewhere and down elsewhere, or is a single snapshot. A parent is nearly always
-# the older and smaller one, so the walk from the roots, to find what they do not lead to, is seldom needed.
-_UPWARDS = "SELECT 1 FROM staged_snapshot WHERE parent_id >= id LIMIT 1"
-_DOWNWARDS = "SELECT 1 FROM staged_snapshot WHERE parent_id < id LIMIT 1"
+# A cycle of parents is a snapshot that is its own parent, or has at least one parent with a larger id and one with a
+# smaller id. Parents are older and nearly always have the smaller id, so the recursive query, which finds the snapshots
+# that cannot be reached from a root, is rarely needed.
+_HAS_LARGER_PARENT = "SELECT 1 FROM staged_snapshot WHERE parent_id >= id LIMIT 1"
+_HAS_SMALLER_PARENT = "SELECT 1 FROM staged_snapshot WHERE parent_id < id LIMIT 1"
 _OWN_PARENT = """
     WITH wrong AS MATERIALIZED (SELECT machine_no, place FROM staged_snapshot WHERE parent_id = id)
     SELECT m.position, w.place FROM wrong w JOIN staged_machine m ON m.no = w.machine_no
     ORDER BY w.machine_no, w.place LIMIT 1
 """
-_BY_PARENT = "CREATE INDEX staged_snapshot_parent ON staged_snapshot (parent_id)"
-_RING = """
+_PARENT_INDEX = "CREATE INDEX staged_snapshot_parent ON staged_snapshot (parent_id)"
+_CYCLE = """
     WITH RECURSIVE reached (id) AS (
         SELECT id FROM staged_snapshot WHERE parent_id IS NULL
         UNION ALL SELECT s.id FROM reached JOIN staged_snapshot s ON s.parent_id = reached.id
@@ -56,34 +58,38 @@ _RING = """
 """
 
 
-def check_staged(session: Session) -> None:
-    """Raises ImportRefused when the staged rows contradict each other. Indexes them on the way."""
+def check_staged(session: ImportSession) -> None:
+    """Raises ImportRefused for duplicate ids, parents on other machines, cycles, and several current snapshots.
+
+    Creates indexes on the staged rows, which the merge uses too.
+    """
     for statement in _INDEXES:
         session.execute(statement)
     if session.dialect == "postgresql":
-        session.execute("ANALYZE staged_machine, staged_snapshot")  # nobody else does it for temporary tables
-    if twice := session.rows(_MACHINE_TWICE):
-        (id, first), (_id, second) = twice
-        raise ImportRefused(second, f"machine {id} is in the file already, at {first}")
-    if twice := session.rows(_SNAPSHOT_TWICE):
-        (id, first, place), (_id, second, other) = twice
-        raise _refused(second, other, f"snapshot {id} is in the file already, at {first}.snapshots[{place}]")
-    for position, place, parent in session.rows(_STRANGE_PARENT):
-        raise _refused(position, place, f"parent_id {parent} is not a snapshot in this machine's list")
-    for position, place in session.rows(_TWO_CURRENT):
-        raise _refused(position, place, "is current, and so is an earlier snapshot of the same machine")
-    if session.rows(_UPWARDS):
-        _check_rings(session)
+        session.execute("ANALYZE staged_machine, staged_snapshot")  # autovacuum skips temporary tables
+    if duplicates := session.rows(_DUPLICATE_MACHINE):
+        (id, first), (_id, second) = duplicates
+        raise ImportRefused(second, f"The file already contains machine {id}, at {first}.")
+    if duplicates := session.rows(_DUPLICATE_SNAPSHOT):
+        (id, first, index), (_id, second, other) = duplicates
+        reason = f"The file already contains snapshot {id}, at {first}.snapshots[{index}]."
+        raise _refused(second, other, reason)
+    for position, index, parent in session.rows(_FOREIGN_PARENT):
+        raise _refused(position, index, f"Attribute 'parent_id' must be a snapshot of the same machine, not {parent}.")
+    for position, index in session.rows(_TWO_CURRENT):
+        raise _refused(position, index, "The snapshot is current, but so is an earlier snapshot of the same machine.")
+    if session.rows(_HAS_LARGER_PARENT):
+        _check_cycles(session)
 
 
-def _check_rings(session: Session) -> None:
-    ring = session.rows(_OWN_PARENT)
-    if not ring and session.rows(_DOWNWARDS):
-        session.execute(_BY_PARENT)
-        ring = session.rows(_RING)
-    for position, place in ring:
-        raise _refused(position, place, "descends from itself")
+def _check_cycles(session: ImportSession) -> None:
+    cycle = session.rows(_OWN_PARENT)
+    if not cycle and session.rows(_HAS_SMALLER_PARENT):
+        session.execute(_PARENT_INDEX)
+        cycle = session.rows(_CYCLE)
+    for position, index in cycle:
+        raise _refused(position, index, "The snapshot is its own ancestor: the values of 'parent_id' form a cycle.")
 
 
-def _refused(position: str, place: int, reason: str) -> ImportRefused:
-    return ImportRefused(f"{position}.snapshots[{place}]", reason)
+def _refused(position: str, index: int, reason: str) -> ImportRefused:
+    return ImportRefused(f"{position}.snapshots[{index}]", reason)

@@ -1,6 +1,6 @@
-"""What the attributes of ManageIQ's Vms, Instances and snapshots mean, and which values are not sense. Pure.
+"""Converts the attributes of ManageIQ's Vms, Instances and snapshots into columns of the gateway. Pure.
 
-A mistake is a ValueError whose text is the reason; whoever reads the file knows the position.
+An invalid value raises ValueError with the reason. The caller, which reads the file, adds the position.
 """
 
 import re
@@ -11,8 +11,8 @@ from gateway.columns import folded
 from gateway.models import MachineKind, PowerState
 
 _LARGEST = 2**63 - 1
-_LARGEST_ID = 4 * 10**18  # leaves more than half of the numbers for rows to come
-_TEXT_LIMIT = 4_000  # longer than anything a provider allows; names may have been made where 255 was not the limit
+_LARGEST_ID = 4 * 10**18  # leaves more than half of the 64-bit ids for new rows
+_TEXT_LIMIT = 4_000  # characters; more than any provider allows. Imported names may exceed the gateway's limit of 255
 _ID_IN_HREF = re.compile(r"/(\d+)/?(?:\?.*)?$")
 _KIND_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
 _KINDS = {"vms": MachineKind.VM, "instances": MachineKind.INSTANCE}
@@ -29,7 +29,7 @@ _CURRENT = {None: False, 0: False, 1: True, "0": False, "1": True, "false": Fals
 
 
 class ImportedMachine(NamedTuple):
-    """One machine, in the words of the gateway. `created_at` is None where the file does not say."""
+    """A machine as columns of the table `machine`. `created_at` is None when the file does not contain it."""
 
     id: int
     kind: MachineKind
@@ -49,7 +49,7 @@ class ImportedMachine(NamedTuple):
 
 
 class ImportedSnapshot(NamedTuple):
-    """One snapshot, in the words of the gateway. `created_at` is None where the file does not say."""
+    """A snapshot as columns of the table `snapshot`. `created_at` is None when the file does not contain it."""
 
     id: int
     parent_id: int | None
@@ -65,13 +65,13 @@ class ImportedSnapshot(NamedTuple):
 
 
 def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachine:
-    """Raises ValueError."""
+    """Converts a machine. `collection` is `vms`, `instances` or None when unknown. Raises ValueError."""
     id = _id(attributes)
     name = _text(attributes, "name") or ""
     description = _text(attributes, "description")
     uid = _text(attributes, "uid_ems")
     ref = _text(attributes, "ems_ref") or uid or str(id)
-    host = _named(attributes, "host")
+    host = _name_of(attributes, "host")
     power = _text(attributes, "power_state")
     return ImportedMachine(
         id=id,
@@ -86,14 +86,14 @@ def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachi
         power_state=_POWER.get((power or "").lower(), PowerState.UNKNOWN),
         host=host,
         host_folded=folded(host),
-        flavor=_named(attributes, "flavor"),
-        availability_zone=_named(attributes, "availability_zone"),
+        flavor=_name_of(attributes, "flavor"),
+        availability_zone=_name_of(attributes, "availability_zone"),
         created_at=_moment(attributes, "created_on"),
     )
 
 
 def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
-    """Raises ValueError."""
+    """Converts a snapshot. Raises ValueError."""
     id = _id(attributes)
     name = _text(attributes, "name") or ""
     description = _text(attributes, "description")
@@ -124,7 +124,7 @@ def _kind(attributes: dict[str, Any], collection: str | None) -> MachineKind:
         return MachineKind.INSTANCE if cloud else MachineKind.VM
     if isinstance(type_ := attributes.get("type"), str) and "Manager" in type_:
         return MachineKind.INSTANCE if "CloudManager" in type_ else MachineKind.VM
-    raise ValueError("neither a Vm nor an Instance: it has no href, cloud or type that says which")
+    raise ValueError("The machine has no 'href', 'cloud' or 'type' that says whether it is a Vm or an Instance.")
 
 
 def _id(attributes: dict[str, Any]) -> int:
@@ -134,15 +134,15 @@ def _id(attributes: dict[str, Any]) -> int:
     href = attributes.get("href")
     if isinstance(href, str) and (match := _ID_IN_HREF.search(href)):
         return _number("href", match[1])
-    raise ValueError("has neither an id nor an href that ends in one")
+    raise ValueError("The record has neither an 'id' nor an 'href' that ends in an id.")
 
 
 def _number(name: str, value: Any) -> int:
-    # Only ASCII digits, and few enough that int() is cheap.
+    # ASCII digits only, since int() accepts others, and at most 20, since int() of a long text is slow.
     if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_ID:
-        raise ValueError(f"{name} {_shown(value)} is not a number from 1 to {_LARGEST_ID}")
+        raise ValueError(f"Attribute {name!r} must be a whole number from 1 to {_LARGEST_ID}, not {_format(value)}.")
     return value
 
 
@@ -151,18 +151,18 @@ def _text(attributes: dict[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # some providers' references are numbers
+        return str(value)  # the references of some providers are numbers
     if not isinstance(value, str):
-        raise ValueError(f"{name} {_shown(value)} is not text")  # noqa: TRY004
+        raise ValueError(f"Attribute {name!r} must be text, not {_format(value)}.")  # noqa: TRY004
     if len(value) > _TEXT_LIMIT and name != "description":
-        raise ValueError(f"{name} is longer than {_TEXT_LIMIT:,} characters")
+        raise ValueError(f"Attribute {name!r} is longer than {_TEXT_LIMIT:,} characters.")
     if "\0" in value:
-        raise ValueError(f"{name} contains a NUL character")
+        raise ValueError(f"Attribute {name!r} contains a NUL character.")
     return value
 
 
-def _named(attributes: dict[str, Any], name: str) -> str | None:
-    """Text, or the `name` of an object."""
+def _name_of(attributes: dict[str, Any], name: str) -> str | None:
+    """The text of an attribute, or the `name` of the object that it holds."""
     value = attributes.get(name)
     return _text(value, "name") if isinstance(value, dict) else _text(attributes, name)
 
@@ -175,14 +175,14 @@ def _moment(attributes: dict[str, Any], name: str) -> datetime | None:
         moment = datetime.fromisoformat(value.removesuffix(" UTC"))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, AttributeError, OverflowError):
-        raise ValueError(f"{name} {_shown(value)} is not an ISO 8601 time") from None
+        raise ValueError(f"Attribute {name!r} must be an ISO 8601 time, not {_format(value)}.") from None
 
 
 def _current(value: Any) -> bool:
     try:
         return _CURRENT[value]
     except (KeyError, TypeError):
-        raise ValueError(f"current {_shown(value)} is neither 0 nor 1") from None
+        raise ValueError(f"Attribute 'current' must be 0 or 1, not {_format(value)}.") from None
 
 
 def _size(value: Any) -> int | None:
@@ -193,11 +193,11 @@ def _size(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-        raise ValueError(f"total_size {_shown(value)} is not a number of bytes")
+        raise ValueError(f"Attribute 'total_size' must be a number of bytes, not {_format(value)}.")
     return value
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, dict):
         return "(an object)"
     text = '"' + value + '"' if isinstance(value, str) else str(value)

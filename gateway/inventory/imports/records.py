@@ -1,7 +1,8 @@
-"""Machines and snapshots from a stream of JSON, one at a time, whatever their order and however large the file is.
+"""Parses machines and snapshots from a stream of JSON, one at a time, in memory that does not grow with the file.
 
-Knows the shape of ManageIQ's collections (one object with `resources`, several of them one after the other, or a bare
-list of machines) and nothing of what the attributes mean. A machine comes after its snapshots: its attributes may.
+Accepts ManageIQ's collections: one object with a list `resources`, several such objects one after the other, or a bare
+list of machines. The attributes are not interpreted here. A machine is yielded after its snapshots, because some of
+its attributes may follow them in the file.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ Events = Iterator[tuple[str, Any]]
 
 
 class ImportRefused(StartupError):
-    """The file cannot be imported, and nothing of it was. `position` is where in the file, such as `resources[17]`."""
+    """The file cannot be imported; nothing was written. `position` is a place in the file, such as `resources[17]`."""
 
     def __init__(self, position: str, reason: str) -> None:
         super().__init__(f"{position}: {reason}" if position else reason)
@@ -28,18 +29,18 @@ class ImportRefused(StartupError):
 
 
 @dataclass(slots=True)
-class Record:
-    """A machine, or a snapshot of the machine that comes next."""
+class ImportRecord:
+    """A machine, or a snapshot of the machine that is yielded next."""
 
     position: str
     attributes: dict[str, Any]
-    collection: str | None = None  # of a machine: the name of what it was listed in
-    snapshot: int | None = None  # of a snapshot: its place in the machine's list
-    listed: bool = False  # of a machine: it came with a list of snapshots, be it empty
+    collection: str | None = None  # of a machine: the name of its collection, `vms` or `instances`
+    snapshot: int | None = None  # of a snapshot: its index in the machine's list; None for a machine
+    listed: bool = False  # of a machine: whether it has a list of snapshots, which may be empty
 
 
-def records(file: IO[bytes]) -> Iterator[Record]:
-    """Every snapshot, followed by its machine. Raises ImportRefused for what is not such a file."""
+def records(file: IO[bytes]) -> Iterator[ImportRecord]:
+    """Yields all snapshots and machines. Raises ImportRefused when the file is not a ManageIQ collection."""
     if file.read(len(_BOM)) != _BOM:
         file.seek(0)
     events: Events = ijson.basic_parse(file, buf_size=_CHUNK, use_float=True, multiple_values=True)
@@ -53,22 +54,22 @@ def records(file: IO[bytes]) -> Iterator[Record]:
             elif event == "start_array":
                 yield from _machines(events, prefix, None)
             else:
-                raise ImportRefused(prefix.removesuffix(": "), "is not a ManageIQ collection: expected an object")
+                raise ImportRefused(prefix.removesuffix(": "), "Expected a JSON object with a ManageIQ collection.")
     except ijson.JSONError as error:
-        raise ImportRefused("", _not_json(str(error))) from None
+        raise ImportRefused("", _json_error(str(error))) from None
 
 
-def _not_json(message: str) -> str:
-    """One line from the parser's several, which come as the text of a bytes object when they are not UTF-8."""
+def _json_error(message: str) -> str:
+    """A sentence from the parser's message of several lines, which is the repr of bytes when it is not UTF-8."""
     if "premature EOF" in message:
-        return "ends too early: the JSON is not whole"
+        return "The file ends before the JSON is complete."
     if "UTF8" in message:
-        return "is not UTF-8"
+        return "The file is not UTF-8."
     reason = message.removeprefix("b'").replace("\\n", "\n").splitlines()[0].partition("error: ")[2].rstrip(".")
-    return f"is not JSON: {reason}"
+    return f"The file is not valid JSON: {reason}."
 
 
-def _page(events: Events, prefix: str) -> Iterator[Record]:
+def _page(events: Events, prefix: str) -> Iterator[ImportRecord]:
     collection: str | None = None
     found = False
     key = ""
@@ -85,24 +86,25 @@ def _page(events: Events, prefix: str) -> Iterator[Record]:
         elif key == "name":
             collection = value
             if value not in ("vms", "instances"):
-                raise ImportRefused(prefix + "name", f"{value!r} is not a collection of machines: vms or instances")
+                raise ImportRefused(prefix + "name", f"The collection must be 'vms' or 'instances', not {value!r}.")
     if not found:
         raise ImportRefused(
-            prefix.removesuffix(": "), 'has no list "resources": ask ManageIQ with expand=resources,snapshots'
+            prefix.removesuffix(": "),
+            "The collection has no list 'resources'. Request it from ManageIQ with expand=resources,snapshots.",
         )
 
 
-def _machines(events: Events, prefix: str, collection: str | None) -> Iterator[Record]:
+def _machines(events: Events, prefix: str, collection: str | None) -> Iterator[ImportRecord]:
     for number, (event, _value) in enumerate(events):
         if event == "end_array":
             return
         position = f"{prefix}[{number}]"
         if event != "start_map":
-            raise ImportRefused(position, "a machine must be an object")
+            raise ImportRefused(position, "A machine must be a JSON object.")
         yield from _machine(events, position, collection)
 
 
-def _machine(events: Events, position: str, collection: str | None) -> Iterator[Record]:
+def _machine(events: Events, position: str, collection: str | None) -> Iterator[ImportRecord]:
     attributes: dict[str, Any] = {}
     listed = False
     key = ""
@@ -116,27 +118,27 @@ def _machine(events: Events, position: str, collection: str | None) -> Iterator[
                 listed = True
                 yield from _snapshots(events, position)
             elif event != "null":
-                raise ImportRefused(f"{position}.snapshots", "must be one list")
+                raise ImportRefused(f"{position}.snapshots", "Attribute 'snapshots' must be a list and occur once.")
         elif event == "start_map":
             attributes[key] = _object(events)
         elif event == "start_array":
             _skip(events)
         else:
             attributes[key] = value
-    yield Record(position, attributes, collection=collection, listed=listed)
+    yield ImportRecord(position, attributes, collection=collection, listed=listed)
 
 
-def _snapshots(events: Events, position: str) -> Iterator[Record]:
+def _snapshots(events: Events, position: str) -> Iterator[ImportRecord]:
     for number, (event, _value) in enumerate(events):
         if event == "end_array":
             return
         if event != "start_map":
-            raise ImportRefused(f"{position}.snapshots[{number}]", "a snapshot must be an object")
-        yield Record(position, _object(events), snapshot=number)
+            raise ImportRefused(f"{position}.snapshots[{number}]", "A snapshot must be a JSON object.")
+        yield ImportRecord(position, _object(events), snapshot=number)
 
 
 def _object(events: Events) -> dict[str, Any]:
-    """The attributes that are neither objects nor lists."""
+    """Reads an object and returns its attributes that are neither objects nor lists."""
     attributes: dict[str, Any] = {}
     key = ""
     for event, value in events:
@@ -152,7 +154,7 @@ def _object(events: Events) -> dict[str, Any]:
 
 
 def _skip(events: Events) -> None:
-    """Passes over the rest of the object or list that has just begun."""
+    """Skips the rest of the object or list whose start event has just been read."""
     depth = 1
     for event, _value in events:
         if event in ("start_map", "start_array"):

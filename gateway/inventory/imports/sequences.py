@@ -1,9 +1,10 @@
-"""Keeps numbers that came from elsewhere from being given out again.
+"""Advances id sequences past ids that were inserted explicitly, so that they are not assigned a second time.
 
-SQLite's AUTOINCREMENT remembers the largest id by itself; PostgreSQL's sequences do not see ids that are given.
+SQLite's AUTOINCREMENT tracks the largest id itself. PostgreSQL's sequences ignore explicit ids.
 """
 
-# Never backwards: a number of a row that is gone stays used. Run where nobody else can insert meanwhile.
+# Sequences never move backwards, so ids of deleted rows are not reused. Run with LOCK_TABLES held, which prevents
+# concurrent inserts.
 ADVANCE_SEQUENCES = {
     "sqlite": (),
     "postgresql": tuple(
@@ -12,6 +13,7 @@ ADVANCE_SEQUENCES = {
         for table in ("machine", "snapshot")
     ),
 }
-# What must be held for that until the transaction ends. As on SQLite, readers go on and writers wait: also those that
-# only lock rows so far, or we would wait for each other. Machines first, as everywhere.
-LOCK = {"sqlite": (), "postgresql": ("LOCK TABLE machine, snapshot IN EXCLUSIVE MODE",)}
+# Locks out writers until the transaction ends, as on SQLite; readers continue. EXCLUSIVE mode also waits for
+# transactions that have only locked rows so far, which prevents deadlocks with them. The order of the tables, machines
+# first, is the same everywhere.
+LOCK_TABLES = {"sqlite": (), "postgresql": ("LOCK TABLE machine, snapshot IN EXCLUSIVE MODE",)}

@@ -1,7 +1,7 @@
-"""A connection of an import's own, with temporary tables that hold a whole file before any of it becomes visible.
+"""The connection of an import, with temporary tables that hold the whole file before any of it is merged.
 
-Not the gateway's `Database`: reading a long file would hold its single writer up. The SQL here and in `merging` is the
-same text for both databases; parameters are written `:name`.
+An import does not use `store.Database`, because reading a long file would block its single writer. The SQL here and in
+`merge` is the same text for both databases; parameters are written `:name`.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from gateway.columns import timestamp_text
 from gateway.errors import StartupError
-from gateway.store.opening import NEEDS_POSTGRES, check_file, scheme, sqlite_path
+from gateway.store.database_url import POSTGRES_EXTRA_MISSING, check_file, scheme, sqlite_path
 from gateway.store.sqlite import connect
 
-try:  # an extra
+try:  # an optional extra
     import psycopg
 except ImportError:
     psycopg = None  # type: ignore[assignment]
@@ -25,7 +25,7 @@ _MACHINE = """
     no INTEGER PRIMARY KEY, position TEXT, listed BOOLEAN,
     id BIGINT, kind TEXT, name TEXT, name_folded TEXT, description TEXT, description_folded TEXT,
     provider_ref TEXT, provider_ref_folded TEXT, provider_uid TEXT, power_state TEXT, host TEXT, host_folded TEXT,
-    flavor TEXT, availability_zone TEXT, created_at MOMENT, fate TEXT
+    flavor TEXT, availability_zone TEXT, created_at MOMENT, disposition TEXT
 """
 _SNAPSHOT = """
     machine_no INTEGER, place INTEGER,
@@ -35,43 +35,48 @@ _SNAPSHOT = """
 TABLES = {
     "staged_machine": _MACHINE,
     "staged_snapshot": _SNAPSHOT,
-    "changed": "id BIGINT",  # the rows of one kind that a merge has to update
+    "changed": "id BIGINT",  # the ids of one table's rows that the merge has to update
 }
 
 
-class Session(Protocol):
-    """One connection. Outside `transaction` every statement stands alone."""
+class ImportSession(Protocol):
+    """One connection. Outside of `transaction`, each statement is committed immediately."""
 
     dialect: str
 
     def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
-        """How many rows it changed."""
+        """Runs a statement and returns the number of rows it changed."""
         ...
 
-    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]: ...
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Runs a query and returns all its rows."""
+        ...
 
-    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Adds rows to one of TABLES, in the order of its columns; what is not given at the end stays null."""
+    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Inserts rows into one of TABLES, with values in the order of its columns. Omitted last columns are null."""
         ...
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All or nothing."""
+        """Commits all statements in the block, or none when it raises."""
         ...
 
 
 @contextmanager
-def open_session(url: str) -> Iterator[Session]:
-    """A session on the migrated database behind `url`, with empty TABLES. Raises StartupError, while it is used too."""
+def open_session(url: str) -> Iterator[ImportSession]:
+    """Opens a session on the migrated database at `url`, with empty TABLES.
+
+    Raises StartupError when the database cannot be used, also for an operational error inside the block.
+    """
     failures = (sqlite3.OperationalError, *((psycopg.OperationalError,) if psycopg else ()))
     try:
         with _connected(url) as session:
             yield session
     except failures as error:
-        raise StartupError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from None
+        raise StartupError(f"The database cannot be used: {str(error).strip().splitlines()[0]}") from None
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Session]:
+def _connected(url: str) -> Iterator[ImportSession]:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
         connection = connect(sqlite_path(url))
@@ -80,7 +85,7 @@ def _connected(url: str) -> Iterator[Session]:
         finally:
             connection.close()
     elif psycopg is None:
-        raise StartupError(NEEDS_POSTGRES)
+        raise StartupError(POSTGRES_EXTRA_MISSING)
     else:
         with psycopg.connect(url, autocommit=True, application_name="snapshot-gateway-import") as postgres:
             yield _PostgresSession(postgres)
@@ -91,7 +96,7 @@ class _SqliteSession:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        # Staged rows go to a file, and the database is not mapped: memory stays bounded however long the import is.
+        # Staged rows go to a temporary file, and the database is not memory-mapped, so that memory stays bounded.
         for pragma in ("temp_store = FILE", "temp.cache_size = -16384", "mmap_size = 0", "cache_size = -98304"):
             connection.execute(f"PRAGMA {pragma}")
         for table, columns in TABLES.items():
@@ -103,11 +108,11 @@ class _SqliteSession:
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         return self._connection.execute(_sqlite(sql), _sqlite_values(values)).fetchall()
 
-    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         width = len(rows[0])
         columns = ", ".join(_columns(table)[:width])
         marks = ", ".join("?" * width)
-        moment = width - 1  # the only moment is the last column given
+        moment = width - 1  # the last column with a value is `created_at`, the only time
         values = [(*row[:moment], row[moment] and timestamp_text(row[moment])) for row in rows]
         self._connection.execute("BEGIN")
         self._connection.executemany(f"INSERT INTO temp.{table} ({columns}) VALUES ({marks})", values)
@@ -119,7 +124,7 @@ class _SqliteSession:
         try:
             yield
         except BaseException:
-            if self._connection.in_transaction:  # SQLite takes some failures back by itself, such as for a full disk
+            if self._connection.in_transaction:  # after some errors, such as a full disk, SQLite has rolled back itself
                 self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
@@ -131,7 +136,7 @@ class _PostgresSession:
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self._connection = connection
         for table, columns in TABLES.items():
-            # The same collation as the tables' own, or the two could not be compared.
+            # The same collation as in the tables of the gateway; columns of different collations cannot be compared.
             typed = columns.replace("MOMENT", "TIMESTAMPTZ").replace("TEXT", 'TEXT COLLATE "C"')
             connection.execute(f"CREATE TEMP TABLE {table} ({typed})".encode())
         connection.execute("SET jit = off")
@@ -142,7 +147,7 @@ class _PostgresSession:
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         return self._connection.execute(_postgres(sql), values or None).fetchall()
 
-    def fill(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         columns = ", ".join(_columns(table)[: len(rows[0])])
         with self._connection.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
             for row in rows:
@@ -159,7 +164,7 @@ def _columns(table: str) -> list[str]:
 
 
 def _sqlite(sql: str) -> str:
-    return sql.replace("IS DISTINCT FROM", "IS NOT")  # which SQLite has known for longer
+    return sql.replace("IS DISTINCT FROM", "IS NOT")  # older SQLite versions support IS NOT only
 
 
 def _sqlite_values(values: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What a caller can ask the gateway to change: one file per command."""
+"""The commands: what a caller can ask the gateway to change, one file per command."""

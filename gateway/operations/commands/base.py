@@ -1,4 +1,4 @@
-"""What a caller can wish for and what is answered. Checked here as far as that goes without the database."""
+"""Arguments and outcomes of the commands, and the checks of arguments that need no database."""
 
 import re
 from collections.abc import Sequence, Sized
@@ -11,27 +11,30 @@ from gateway.models import MachineKind
 MAX_TARGETS = 100  # ids in one request
 MAX_DELETED = 1_000  # snapshots that one request deletes, descendants included
 
-_NAME = 255
-_DESCRIPTION = 4_000
-_KEY = 255
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
+_MAX_NAME = 255  # characters
+_MAX_DESCRIPTION = 4_000
+_MAX_KEY = 255
+_FORBIDDEN_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class MachineId:
-    """A machine by number and kind: nothing is found when the machine of that number is of another kind."""
+    """A machine by number and kind. A machine of that number and another kind is not found."""
 
     kind: MachineKind
     number: int
 
 
-Target = int | Refusal  # a row's number, or why what was given cannot be one
+Target = int | Refusal  # a row's number, or the refusal of an argument that is no id of the expected type
 MachineTarget = int | MachineId | Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item: what was recorded for it, or why it was refused. A dry run records nothing."""
+    """Outcome of one item of a request: the ids of what was recorded for it, or the refusal.
+
+    A dry run records nothing: `operation_id` is None. `is_descendant`: the item was added by `withDescendants`.
+    """
 
     operation_id: int | None = None
     snapshot_id: int | None = None
@@ -42,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class NewSnapshot:
-    """The snapshot that is wished for."""
+    """Validated arguments of a create."""
 
     name: str
     description: str | None
@@ -50,46 +53,48 @@ class NewSnapshot:
 
 
 def new_snapshot(name: str, description: str | None, memory: bool) -> NewSnapshot:
-    """Raises InvalidInput for a name or description that no snapshot can have."""
-    _check_characters(name, "the name", "name")
+    """Validates the arguments of a create and trims the name. Raises InvalidInput."""
+    _check_characters(name, "The name", "name")
     name = name.strip()
     if not name:
-        raise InvalidInput(f"the name is blank; it must have 1 to {_NAME} characters", path=("name",))
-    if len(name) > _NAME:
-        raise InvalidInput(f"the name has {len(name)} characters; at most {_NAME} are allowed", path=("name",))
+        raise InvalidInput(f"The name is blank. It must have 1 to {_MAX_NAME} characters.", path=("name",))
+    if len(name) > _MAX_NAME:
+        raise InvalidInput(f"The name has {len(name)} characters; at most {_MAX_NAME} are allowed.", path=("name",))
     if description is not None:
-        _check_characters(description, "the description", "description")
-        if len(description) > _DESCRIPTION:
+        _check_characters(description, "The description", "description")
+        if len(description) > _MAX_DESCRIPTION:
             raise InvalidInput(
-                f"the description has {len(description)} characters; at most {_DESCRIPTION} are allowed",
+                f"The description has {len(description)} characters; at most {_MAX_DESCRIPTION} are allowed.",
                 path=("description",),
             )
     return NewSnapshot(name, description, memory)
 
 
 def check_key(key: str | None) -> None:
-    """Raises InvalidInput for what cannot be an idempotency key."""
+    """Raises InvalidInput for an idempotency key of the wrong length or with forbidden characters."""
     if key is None:
         return
-    _check_characters(key, "the idempotency key", "idempotencyKey")
-    if not 1 <= len(key) <= _KEY:
+    _check_characters(key, "The idempotency key", "idempotencyKey")
+    if not 1 <= len(key) <= _MAX_KEY:
         raise InvalidInput(
-            f"the idempotency key has {len(key)} characters; it must have 1 to {_KEY}", path=("idempotencyKey",)
+            f"The idempotency key has {len(key)} characters; it must have 1 to {_MAX_KEY}.", path=("idempotencyKey",)
         )
 
 
 def check_count(targets: Sized, argument: str) -> None:
     """Raises InvalidInput for a list of ids that is empty or too long."""
     if not 1 <= len(targets) <= MAX_TARGETS:
-        raise InvalidInput(f"`{argument}` has {len(targets)} ids; it must have 1 to {MAX_TARGETS}", path=(argument,))
+        raise InvalidInput(
+            f"Argument {argument!r} has {len(targets)} ids; it must have 1 to {MAX_TARGETS}.", path=(argument,)
+        )
 
 
-def given(targets: Sequence[MachineTarget]) -> list[Any]:
-    """The targets as plain data, to tell one request from another."""
-    return [_given(target) for target in targets]
+def fingerprint_data(targets: Sequence[MachineTarget]) -> list[Any]:
+    """The targets as JSON data, for the fingerprint of a request."""
+    return [_fingerprint_data(target) for target in targets]
 
 
-def _given(target: MachineTarget) -> Any:
+def _fingerprint_data(target: MachineTarget) -> Any:
     match target:
         case MachineId():
             return [target.kind.value, target.number]
@@ -99,7 +104,7 @@ def _given(target: MachineTarget) -> Any:
             return target
 
 
-def _check_characters(text: str, what: str, argument: str) -> None:
-    if unfit := _UNFIT.search(text):
-        character = "a NUL character" if unfit.group() == "\x00" else "a lone surrogate, which is half a character"
-        raise InvalidInput(f"{what} contains {character}", path=(argument,))
+def _check_characters(text: str, subject: str, argument: str) -> None:
+    if match := _FORBIDDEN_CHARACTER.search(text):
+        character = "a NUL character" if match.group() == "\x00" else "a lone surrogate, which is half of a character"
+        raise InvalidInput(f"{subject} contains {character}.", path=(argument,))

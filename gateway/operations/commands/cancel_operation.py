@@ -1,4 +1,4 @@
-"""Decides on `cancelOperation`: at once while nothing has begun, a wish while it runs."""
+"""Decides on `cancelOperation`: cancels a QUEUED operation at once, requests the cancellation of a RUNNING one."""
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -23,7 +23,7 @@ _OPERATION = Statement(
         col(Operation.machine_id),
         col(Operation.machine_kind),
         col(Operation.snapshot_id),
-        col(Operation.wish),
+        col(Operation.payload),
     ).where(
         col(Operation.id) == bindparam("operation_id"),
         col(Operation.tenant) == bindparam("tenant"),
@@ -37,8 +37,8 @@ _CANCEL_QUEUED = Statement(
     .values(state=OperationState.CANCELED, cancel_requested_at=bindparam("at"), finished_at=bindparam("at"))
 )
 
-# One that waits for its provider is due at once, so that the wish is seen.
-_WISH = Statement(
+# An operation that waits for a retry becomes due at once, so that a worker handles the request.
+_REQUEST_CANCEL = Statement(
     sa.update(Operation)
     .where(col(Operation.id) == bindparam("operation_id"), col(Operation.state) == OperationState.RUNNING)
     .values(cancel_requested_at=sa.func.coalesce(col(Operation.cancel_requested_at), bindparam("at")), retry_at=None)
@@ -46,20 +46,21 @@ _WISH = Statement(
 
 
 async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> Outcome:
-    """Raises the refusal. Asking again changes nothing."""
+    """Raises the refusal. Idempotent: a second request changes nothing."""
     if isinstance(target, Refusal):
         raise target
-    operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.kinds)
+    operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.readable_kinds)
     if operation is None:
-        raise NotFound(f"there is no operation operation-{target}")
-    deed = f"cancel operation-{target}"
-    if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, deed):
+        raise NotFound(f"Operation 'operation-{target}' was not found.")
+    activity = f"Canceling operation-{target}"
+    if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, activity):
         raise refusal
     await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
     if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
         await undo(tx, operation)
-    # The worker may have begun meanwhile, which needs no lock on the machine: so look again in this order.
-    elif not await tx.run(_WISH, operation_id=target, at=now()):
-        operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.kinds)
-        raise Conflict(f"operation-{target} has already ended: {operation.state}")
+    # A worker may have claimed the operation meanwhile, which needs no lock on the machine. So the RUNNING state is
+    # tried second.
+    elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
+        operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.readable_kinds)
+        raise Conflict(f"Operation 'operation-{target}' has already ended in state {operation.state}.")
     return Outcome(target, operation.snapshot_id, operation.machine_id)

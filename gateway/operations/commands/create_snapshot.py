@@ -1,4 +1,4 @@
-"""Decides on `createSnapshot` and `createSnapshots`, and records what is accepted."""
+"""Decides on `createSnapshot` and `createSnapshots`, and records the accepted items."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,17 +8,17 @@ from gateway.access.capabilities import Matrices, machine_refusal
 from gateway.columns import now
 from gateway.errors import Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.admission import Backlog, Queues, Wished, enqueue
+from gateway.operations.admission import NewOperation, QueueAdmission, QueueLimits, enqueue
 from gateway.operations.commands.base import MachineTarget, NewSnapshot, Outcome
-from gateway.operations.targets import facts, lock_machines, machine_of
+from gateway.operations.targets import find_machine, lock_machines, machine_facts
 from gateway.store.database import Transaction
 from gateway.store.statements import InsertMany, Statement
 
 _INSERT = Statement(
     InsertMany(
         Snapshot,
-        once=("tenant", "name", "description", "state", "memory", "created_at", "created_by"),
-        each=("machine_id",),
+        shared=("tenant", "name", "description", "state", "memory", "created_at", "created_by"),
+        per_item=("machine_id",),
         returning=("id", "machine_id"),
     )
 )
@@ -30,24 +30,24 @@ async def create_snapshots(
     targets: Sequence[MachineTarget],
     new: NewSnapshot,
     matrices: Matrices,
-    backlog: Backlog,
+    limits: QueueLimits,
 ) -> list[Outcome]:
     """One outcome per target, in order. A machine that is named twice gets one snapshot."""
     machines = await lock_machines(tx, caller, targets)
-    queues = await Queues.load(tx, backlog, list(machines), len(machines))
+    admission = await QueueAdmission.load(tx, limits, list(machines), len(machines))
     accepted: dict[int, Any] = {}
     refused: dict[int, Refusal] = {}
-    outcomes: list[Outcome | int] = []  # or the machine that one is for
+    outcomes: list[Outcome | int] = []  # or the id of the machine, whose outcome follows
     for target in targets:
         try:
-            machine = machine_of(target, machines)
+            machine = find_machine(target, machines)
         except Refusal as refusal:
             outcomes.append(Outcome(refusal=refusal))
             continue
         outcomes.append(machine.id)
         if machine.id in accepted or machine.id in refused:
             continue
-        if refusal_ := _refusal(machine, new, matrices, caller) or queues.take(machine):
+        if refusal_ := _refusal(machine, new, matrices, caller) or admission.admit(machine):
             refused[machine.id] = refusal_
         else:
             accepted[machine.id] = machine
@@ -57,14 +57,14 @@ async def create_snapshots(
 
 
 def _refusal(machine: Any, new: NewSnapshot, matrices: Matrices, caller: Caller) -> Refusal | None:
-    # One or the other: some providers can snapshot a machine that runs with its memory only.
+    # Either action, not both: some providers can snapshot a running machine only with its memory.
     action = SnapshotAction.CREATE_WITH_MEMORY if new.memory else SnapshotAction.CREATE
-    return machine_refusal(action, facts(machine), matrices, caller)
+    return machine_refusal(action, machine_facts(machine), matrices, caller)
 
 
 async def _record(tx: Transaction, caller: Caller, machines: Sequence[Any], new: NewSnapshot) -> dict[int, Outcome]:
-    """The outcomes by machine."""
-    # No parent, and not current: that is known when the provider has made it.
+    """Inserts snapshots and operations. Returns the outcomes by machine."""
+    # Neither parent nor current: both are set when the provider has created the snapshot.
     rows = await tx.all(
         _INSERT,
         items=[{"machine_id": machine.id} for machine in machines],
@@ -77,9 +77,9 @@ async def _record(tx: Transaction, caller: Caller, machines: Sequence[Any], new:
         created_by=caller.name,
     )
     snapshots = {row.machine_id: row.id for row in rows}
-    wish = {"name": new.name, "description": new.description, "memory": new.memory}
-    wishes = [Wished(machine, snapshots[machine.id], new.name, wish) for machine in machines]
-    numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, wishes)
+    payload = {"name": new.name, "description": new.description, "memory": new.memory}
+    operations = [NewOperation(machine, snapshots[machine.id], new.name, payload) for machine in machines]
+    numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, operations)
     return {
         machine.id: Outcome(number, snapshots[machine.id], machine.id)
         for machine, number in zip(machines, numbers, strict=True)

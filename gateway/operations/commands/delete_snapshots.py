@@ -1,4 +1,4 @@
-"""Decides on `deleteSnapshots` and records what is accepted."""
+"""Decides on `deleteSnapshots` and records the accepted items."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +12,16 @@ from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices, snapshot_refusal
 from gateway.errors import Aborted, LimitExceeded, Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.admission import Backlog, Queues, Wished, enqueue
+from gateway.operations.admission import NewOperation, QueueAdmission, QueueLimits, enqueue
 from gateway.operations.commands.base import MAX_DELETED, Outcome, Target
 from gateway.operations.statements import SET_STATES
-from gateway.operations.targets import facts, lock_snapshots, name_conflicts, snapshot_of
+from gateway.operations.targets import find_snapshot, lock_snapshots, machine_facts, name_conflicts
 from gateway.store.database import Transaction
-from gateway.store.statements import Beside, OneOf, Statement
+from gateway.store.statements import OneOf, Statement, Unindexed
 
 _tree = (
     sa.select(col(Snapshot.id).label("id"))
-    .where(Beside(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
+    .where(Unindexed(col(Snapshot.tenant)) == bindparam("tenant"), OneOf(col(Snapshot.id), "ids"))
     .cte("tree", recursive=True)
 )
 _tree = _tree.union(sa.select(col(Snapshot.id)).where(col(Snapshot.parent_id) == _tree.c.id))
@@ -29,8 +29,8 @@ _SUBTREES = Statement(select(_tree.c.id).limit(MAX_DELETED + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How to delete."""
+class DeleteOptions:
+    """Options of a delete."""
 
     with_descendants: bool
     all_or_nothing: bool
@@ -39,7 +39,7 @@ class Manner:
 
 @dataclass(slots=True)
 class _Plan:
-    """Every snapshot that the request is about, descendants included, and what is to become of each."""
+    """All snapshots of the request, descendants included, and the outcome of each."""
 
     given: set[int]
     snapshots: Mapping[int, Any]
@@ -47,63 +47,66 @@ class _Plan:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def order(self) -> list[int]:
-        """Leaves first."""
-        return sorted(self.snapshots, key=lambda number: (-len(self.line(number)), number))
+        """All snapshots, descendants before their ancestors."""
+        return sorted(self.snapshots, key=lambda number: (-len(self.ancestry(number)), number))
 
-    def line(self, number: int) -> list[int]:
-        """The snapshot and what it was taken on top of, as far as that is part of the request."""
-        line = [number]
-        while (parent := self.snapshots[line[-1]].parent_id) in self.snapshots:
-            line.append(parent)
-        return line
+    def ancestry(self, number: int) -> list[int]:
+        """The snapshot and its ancestors, nearest first, up to the first that is not part of the request."""
+        ancestry = [number]
+        while (parent := self.snapshots[ancestry[-1]].parent_id) in self.snapshots:
+            ancestry.append(parent)
+        return ancestry
 
 
 async def delete_snapshots(
     tx: Transaction,
     caller: Caller,
     targets: Sequence[Target],
-    manner: Manner,
+    options: DeleteOptions,
     matrices: Matrices,
-    backlog: Backlog,
+    limits: QueueLimits,
 ) -> list[Outcome]:
-    """One outcome per target, in order, then the descendants pulled in, in order of deletion.
+    """One outcome per target, in order, then those of the added descendants, in order of deletion.
 
-    Raises LimitExceeded when descendants make the request too large.
+    Raises LimitExceeded when the targets and their descendants are more than `MAX_DELETED`.
     """
     given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
-    plan = await _plan(tx, caller, given, manner)
-    queues = await Queues.load(tx, backlog, list(plan.machines), len(plan.snapshots))
-    order = plan.order() if manner.with_descendants else [number for number in given if number in plan.snapshots]
+    plan = await _plan(tx, caller, given, options)
+    admission = await QueueAdmission.load(tx, limits, list(plan.machines), len(plan.snapshots))
+    order = plan.order() if options.with_descendants else [number for number in given if number in plan.snapshots]
     refusals = await _refusals(tx, caller, plan, matrices)
     for number in order:
         machine = plan.machines[plan.snapshots[number].machine_id]
-        refusal = refusals.get(number) or queues.take(machine)
+        refusal = refusals.get(number) or admission.admit(machine)
         plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
     outcomes = _in_order_of_request(plan, targets, order)
-    if manner.all_or_nothing and any(outcome.refusal for outcome in outcomes):
+    if options.all_or_nothing and any(outcome.refusal for outcome in outcomes):
         return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
-    if manner.dry_run:
+    if options.dry_run:
         return outcomes
     await _record(tx, caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
     return _in_order_of_request(plan, targets, order)
 
 
-async def _plan(tx: Transaction, caller: Caller, given: list[int], manner: Manner) -> _Plan:
+async def _plan(tx: Transaction, caller: Caller, given: list[int], options: DeleteOptions) -> _Plan:
     snapshots, machines = await lock_snapshots(tx, caller, given)
-    if manner.with_descendants and snapshots:
+    if options.with_descendants and snapshots:
         rows = await tx.all(_SUBTREES, tenant=caller.tenant, ids=list(snapshots))
         if len(rows) > MAX_DELETED:
-            raise LimitExceeded(f"with their descendants these are more than {MAX_DELETED} snapshots", path=("ids",))
-        # A snapshot and its descendants have one machine, so this locks nothing more.
+            raise LimitExceeded(
+                f"The snapshots and their descendants are more than {MAX_DELETED}, the limit of one request.",
+                path=("ids",),
+            )
+        # A snapshot and its descendants have one machine, so this locks no further machines.
         snapshots, machines = await lock_snapshots(tx, caller, [row.id for row in rows])
     return _Plan(set(given), snapshots, machines)
 
 
 async def _refusals(tx: Transaction, caller: Caller, plan: _Plan, matrices: Matrices) -> dict[int, Refusal]:
-    """Why snapshots cannot be deleted, by number; those that can are left out."""
+    """Refusals by snapshot number. Snapshots that can be deleted are left out."""
     refusals = {}
     for number, snapshot in plan.snapshots.items():
-        on_provider, machine = snapshot.provider_ref is not None, facts(plan.machines[snapshot.machine_id])
+        on_provider, machine = snapshot.provider_ref is not None, machine_facts(plan.machines[snapshot.machine_id])
         refusal = snapshot_refusal(SnapshotAction.DELETE, snapshot.state, on_provider, machine, matrices, caller)
         if refusal is not None:
             refusals[number] = refusal
@@ -111,17 +114,17 @@ async def _refusals(tx: Transaction, caller: Caller, plan: _Plan, matrices: Matr
 
 
 async def _record(tx: Transaction, caller: Caller, plan: _Plan, numbers: Sequence[int]) -> None:
-    """Accepts these, and says so in their outcomes."""
+    """Inserts the operations of these snapshots and stores their ids in the outcomes."""
     if not numbers:
         return
     await tx.run(SET_STATES, ids=numbers, new_state=SnapshotState.DELETING)
     snapshots = [plan.snapshots[number] for number in numbers]
-    wishes = [
-        Wished(plan.machines[snapshot.machine_id], snapshot.id, snapshot.name, {"previous": snapshot.state})
+    operations = [
+        NewOperation(plan.machines[snapshot.machine_id], snapshot.id, snapshot.name, {"previous": snapshot.state})
         for snapshot in snapshots
     ]
     for number, operation in zip(
-        numbers, await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, wishes), strict=True
+        numbers, await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, operations), strict=True
     ):
         plan.outcomes[number] = replace(plan.outcomes[number], operation_id=operation)
 
@@ -130,7 +133,7 @@ def _in_order_of_request(plan: _Plan, targets: Sequence[Target], order: Sequence
     outcomes = []
     for index, target in enumerate(targets):
         try:
-            number = snapshot_of(target, plan.snapshots).id
+            number = find_snapshot(target, plan.snapshots).id
         except Refusal as refusal:
             outcomes.append(Outcome(refusal=refusal.at("ids", index)))
             continue
@@ -143,11 +146,11 @@ def _in_order_of_request(plan: _Plan, targets: Sequence[Target], order: Sequence
 
 
 def _index(plan: _Plan, targets: Sequence[Target], number: int) -> int:
-    """Where the request names the snapshot, or what it was pulled in by."""
-    return targets.index(next(step for step in plan.line(number) if step in plan.given))
+    """Index of the target that is the snapshot or added it as a descendant."""
+    return targets.index(next(step for step in plan.ancestry(number) if step in plan.given))
 
 
 def _aborted(plan: _Plan, targets: Sequence[Target], outcome: Outcome) -> Outcome:
     assert outcome.snapshot_id is not None
-    refusal = Aborted("nothing was deleted because another snapshot of the request was refused")
+    refusal = Aborted("No snapshot was deleted, because another snapshot of the request was refused.")
     return replace(outcome, refusal=refusal.at("ids", _index(plan, targets, outcome.snapshot_id)))

@@ -1,27 +1,29 @@
-"""Decides on `refreshMachine` and records it when accepted."""
+"""Decides on `refreshMachine` and records it if accepted."""
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import NOUNS, Matrices, operation_refusal
+from gateway.access.capabilities import KIND_PLURALS, Matrices, operation_refusal
 from gateway.errors import Unsupported
 from gateway.models import OperationKind
-from gateway.operations.admission import Backlog, Queues, Wished, enqueue
+from gateway.operations.admission import NewOperation, QueueAdmission, QueueLimits, enqueue
 from gateway.operations.commands.base import MachineTarget, Outcome
-from gateway.operations.targets import lock_machines, machine_of
+from gateway.operations.targets import find_machine, lock_machines
 from gateway.store.database import Transaction
 
 
 async def refresh_machine(
-    tx: Transaction, caller: Caller, target: MachineTarget, matrices: Matrices, backlog: Backlog
+    tx: Transaction, caller: Caller, target: MachineTarget, matrices: Matrices, limits: QueueLimits
 ) -> Outcome:
-    """Raises the refusal. A machine that is gone may be refreshed: it may be back."""
-    machine = machine_of(target, await lock_machines(tx, caller, [target]))
-    deed = f"refresh {NOUNS[machine.kind]}"
-    if refusal := operation_refusal(OperationKind.REFRESH_MACHINE, machine.kind, caller, deed):
+    """Raises the refusal. A machine that is gone can be refreshed, because its provider may report it again."""
+    machine = find_machine(target, await lock_machines(tx, caller, [target]))
+    activity = f"Refreshing {KIND_PLURALS[machine.kind]}"
+    if refusal := operation_refusal(OperationKind.REFRESH_MACHINE, machine.kind, caller, activity):
         raise refusal
     if (machine.provider, machine.kind) not in matrices:
-        raise Unsupported(f"no driver is configured for provider {machine.provider!r}, so it cannot be asked")
-    queues = await Queues.load(tx, backlog, [machine.id])
-    if full := queues.take(machine):
-        raise full
-    (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [Wished(machine)])
+        raise Unsupported(
+            f"No driver is configured for provider {machine.provider!r}, so the machine cannot be refreshed."
+        )
+    admission = await QueueAdmission.load(tx, limits, [machine.id])
+    if queue_refusal := admission.admit(machine):
+        raise queue_refusal
+    (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)])
     return Outcome(operation_id, None, machine.id)

@@ -1,1 +1,1 @@
-"""Alembic migrations, shipped with the package and run by `gateway migrate` and at start."""
+"""Alembic migrations, shipped with the package, and run by `gateway migrate` and at startup."""

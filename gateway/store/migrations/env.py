@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates the connection that `store.migrate` hands over."""
+"""Alembic's entry point. Migrates the connection that `store.migrate` passes in `config.attributes`."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from gateway.models import Machine
 
 
 def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
-    """Spells our column types as `migrations.types` does, so that no migration imports the models."""
+    """Renders the gateway's column types as names of `migrations.types`, so that no migration imports the models."""
     if kind != "type":
         return False
     if isinstance(item, columns.Text):
@@ -23,14 +23,14 @@ def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
 
 
 def compare_type(_context: Any, _inspected: Any, column: Any, _inspected_type: Any, model_type: Any) -> bool | None:
-    """Leaves our own types alone: what the databases report of them never looks the same."""
+    """Skips the gateway's own types, because the types that the databases report for them always differ."""
     return False if isinstance(model_type, columns.Text | columns.UtcDateTime | sa.Enum) else None
 
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Machine.metadata,  # all tables share it
+    target_metadata=Machine.metadata,  # shared by all tables
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=compare_type,
     render_item=render_item,

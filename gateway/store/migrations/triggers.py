@@ -1,10 +1,10 @@
-"""What the database does by itself: it counts each machine's snapshots and writes the outbox.
+"""The triggers of the first schema: they maintain `machine.snapshot_count` and write the table `event`, the outbox.
 
-Kept here and not in the code, so that no code can forget it. Frozen like every released migration; a later change
-replaces the triggers in a migration of its own.
+Triggers do this, and not the code that writes, so that no write can omit it. Frozen like every released migration: a
+later change replaces the triggers in a migration of its own.
 """
 
-_SHOWN = {
+_PUBLISHED = {
     "snapshot": "name description state memory is_current size_bytes provider_ref created_at created_by parent_id",
     "operation": "state progress_percent phase cancel_requested_at started_at finished_at error_code snapshot_id",
 }
@@ -15,8 +15,8 @@ def create(dialect: str) -> list[str]:
     return _sqlite() if dialect == "sqlite" else _postgresql()
 
 
-def _shown(table: str, row: str) -> str:
-    return "(" + ", ".join(f"{row}.{column}" for column in _SHOWN[table].split()) + ")"
+def _published_row(table: str, row: str) -> str:
+    return "(" + ", ".join(f"{row}.{column}" for column in _PUBLISHED[table].split()) + ")"
 
 
 # ---- SQLite
@@ -32,9 +32,9 @@ def _sqlite() -> list[str]:
 
     statements = [
         f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table}"
-        f" WHEN {_shown(table, 'OLD')} IS NOT {_shown(table, 'NEW')}"
+        f" WHEN {_published_row(table, 'OLD')} IS NOT {_published_row(table, 'NEW')}"
         f" BEGIN {event(table, 'UPDATED', 'NEW')} END"
-        for table in _SHOWN
+        for table in _PUBLISHED
     ]
     statements.append(
         f"CREATE TRIGGER operation_inserted AFTER INSERT ON operation BEGIN {event('operation', 'CREATED', 'NEW')} END"
@@ -56,7 +56,7 @@ def _sqlite() -> list[str]:
 
 def _postgresql() -> list[str]:
     statements = [
-        # The transaction's number lets readers stay behind the oldest one that is still open.
+        # With the transaction id, a reader can stop before the oldest transaction that is still open.
         """CREATE FUNCTION gateway_event() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE row record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
         BEGIN
@@ -72,7 +72,7 @@ def _postgresql() -> list[str]:
             RETURN NULL;
         END $$""",
         "CREATE TRIGGER event_inserted AFTER INSERT ON event FOR EACH STATEMENT EXECUTE FUNCTION gateway_notify()",
-        # Counted per statement, so that a bulk insert updates each machine once.
+        # A statement-level trigger, so that a bulk insert updates each machine once.
         """CREATE FUNCTION gateway_count() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE step integer := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
         BEGIN
@@ -91,8 +91,8 @@ def _postgresql() -> list[str]:
     ]
     updates = [
         f"CREATE TRIGGER {table}_updated AFTER UPDATE ON {table} FOR EACH ROW"
-        f" WHEN ({_shown(table, 'OLD')} IS DISTINCT FROM {_shown(table, 'NEW')})"
+        f" WHEN ({_published_row(table, 'OLD')} IS DISTINCT FROM {_published_row(table, 'NEW')})"
         " EXECUTE FUNCTION gateway_event()"
-        for table in _SHOWN
+        for table in _PUBLISHED
     ]
     return statements + updates

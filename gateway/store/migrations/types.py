@@ -1,4 +1,4 @@
-"""The column types that migrations use. Frozen: a released migration must mean for ever what it meant."""
+"""The column types that migrations use. Frozen: a released migration must always produce the same schema."""
 
 import sqlalchemy as sa
 

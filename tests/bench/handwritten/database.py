@@ -1,4 +1,4 @@
-"""The engine, and a session for each piece of work."""
+"""The engine, and a session per unit of work."""
 
 import asyncio
 import os

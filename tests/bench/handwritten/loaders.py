@@ -1,4 +1,4 @@
-"""DataLoaders: what the fields of one request want is read together."""
+"""DataLoaders: batch the reads of one request."""
 
 from collections import defaultdict
 from typing import Any

@@ -62,7 +62,7 @@ class Mutation:
         async with writing() as session:
             machine = await session.get(models.Machine, number(input.machine_id))
             if machine is None:
-                missing = UserError(code="NOT_FOUND", message=f"there is no machine {input.machine_id}")
+                missing = UserError(code="NOT_FOUND", message=f"Machine '{input.machine_id}' was not found.")
                 return CreateSnapshotPayload(operation=None, snapshot=None, errors=[missing])
             snapshot = models.Snapshot(
                 tenant=machine.tenant,
@@ -79,8 +79,8 @@ class Mutation:
             )
             session.add(snapshot)
             await session.flush()
-            wish = f'{{"name": "{input.name}"}}'
-            operation = _operation(OperationKind.CREATE_SNAPSHOT, machine, snapshot, wish)
+            payload = f'{{"name": "{input.name}"}}'
+            operation = _operation(OperationKind.CREATE_SNAPSHOT, machine, snapshot, payload)
             session.add(operation)
         return CreateSnapshotPayload(operation=Operation.of(operation), snapshot=Snapshot.of(snapshot), errors=[])
 
@@ -98,8 +98,8 @@ class Mutation:
             operations: dict[int, models.Operation] = {}
             for key, (snapshot, machine) in found.items():
                 if snapshot.state in (SnapshotState.READY, SnapshotState.ERROR):
-                    wish = f'{{"previous": "{snapshot.state}"}}'
-                    operations[key] = _operation(OperationKind.DELETE_SNAPSHOT, machine, snapshot, wish)
+                    payload = f'{{"previous": "{snapshot.state}"}}'
+                    operations[key] = _operation(OperationKind.DELETE_SNAPSHOT, machine, snapshot, payload)
                     snapshot.state = SnapshotState.DELETING
                     session.add(operations[key])
         results = [_result(id, number(id) in found, operations.get(number(id))) for id in input.ids]
@@ -113,7 +113,7 @@ def number(id: strawberry.ID) -> int:
     return int(id.rpartition("-")[2])
 
 
-def _operation(kind: OperationKind, machine: Any, snapshot: Any, wish: str) -> models.Operation:
+def _operation(kind: OperationKind, machine: Any, snapshot: Any, payload: str) -> models.Operation:
     return models.Operation(
         tenant=machine.tenant,
         kind=kind,
@@ -127,7 +127,7 @@ def _operation(kind: OperationKind, machine: Any, snapshot: Any, wish: str) -> m
         requested_by_folded=_CALLER,
         created_at=now(),
         token=uuid4().hex,
-        wish=wish,
+        payload=payload,
     )
 
 

@@ -172,7 +172,7 @@ async function createSnapshot (_, { input }) {
     })
     const snapshot = made.rows[0]
     if (snapshot === undefined) {
-      return { errors: [{ code: 'NOT_FOUND', message: `there is no machine ${input.machineId}` }] }
+      return { errors: [{ code: 'NOT_FOUND', message: `Machine '${input.machineId}' was not found.` }] }
     }
     const { rows } = await client.query({
       name: 'create operation',

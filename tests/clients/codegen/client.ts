@@ -1,4 +1,4 @@
-// A typed client: what it asks for is checked against the schema when it is compiled, and so is what it does with it.
+// A typed client: its documents and its use of the results are checked against the schema at compile time.
 
 import type { TypedDocumentNode } from '@graphql-typed-document-node/core';
 import { print } from 'graphql';
@@ -22,17 +22,17 @@ export const FOLLOW = graphql(`
   subscription Follow($id: ID!) { operationUpdated(id: $id) { state isDone error { code providerMessage } } }
 `);
 
-/** What `document` answers, typed by it, as are its variables. */
+/** Executes `document` and returns its data. Data and variables have the types of the document. */
 export async function ask<Result, Variables>(
   url: string, document: TypedDocumentNode<Result, Variables>, variables: Variables,
 ): Promise<Result> {
   const body = JSON.stringify({ query: print(document), variables });
-  const answer = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
-  const { data } = (await answer.json()) as { data: Result };
+  const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+  const { data } = (await response.json()) as { data: Result };
   return data;
 }
 
-/** The sizes of the largest two snapshots of a machine, in GiB where they are known, with where each machine is. */
+/** The two largest snapshots of a machine: sizes in GiB (null if unknown), and the host or flavor of the machine. */
 export async function largest(url: string, machineId: string) {
   const filter: SnapshotFilter = { machineId: { eq: machineId }, sizeBytes: { gt: 0 } };
   const { snapshots } = await ask(url, SNAPSHOTS, { filter, sort: [{ field: 'SIZE_BYTES', direction: 'DESC' }] });
@@ -44,13 +44,13 @@ export async function largest(url: string, machineId: string) {
   }));
 }
 
-/** The state in which a snapshot's creation was accepted; why, when it was not. */
+/** Creates a snapshot. Returns the state of the operation, or the error codes and paths if it was refused. */
 export async function create(url: string, machineId: string, name: string): Promise<OperationState | string> {
   const { createSnapshot } = await ask(url, CREATE, { input: { machineId, name } });
   return createSnapshot.operation?.state ?? createSnapshot.errors.map(({ code, path }) => `${code} ${path}`).join();
 }
 
-// What must not compile.
+// Each of these must be a compile-time error.
 export const mistakes = [
   // @ts-expect-error: the name is required
   (url: string) => ask(url, CREATE, { input: { machineId: 'vm-11' } }),

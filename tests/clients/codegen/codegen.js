@@ -1,4 +1,4 @@
-// Types for the documents of `client.ts` from the schema as it is committed.
+// Generates types for the documents of `client.ts` from the committed schema.
 
 export default {
   schema: '../../../schema.graphql',
@@ -9,7 +9,7 @@ export default {
   },
   config: {
     enumsAsTypes: true,
-    strictScalars: true, // a scalar that is not named here is an error
+    strictScalars: true, // a scalar that is not listed here is an error
     scalars: { BigInt: { input: 'string | number', output: 'string' }, DateTime: 'string' },
     useTypeImports: true,
   },

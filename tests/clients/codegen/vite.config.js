@@ -1,1 +1,1 @@
-export default { build: { ssr: 'story.js', outDir: 'built' }, logLevel: 'warn' };
+export default { build: { ssr: 'scenario.js', outDir: 'built' }, logLevel: 'warn' };

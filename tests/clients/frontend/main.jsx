@@ -6,7 +6,7 @@ const client = new Client({ url: import.meta.env.VITE_GATEWAY, exchanges, fetchS
 const LIST = gql`query ($id: ID!) { vm(id: $id) { name snapshots { nodes { id name state } } } }`;
 const CREATE = gql`mutation ($input: CreateSnapshotInput!) { createSnapshot(input: $input) { operation { id } } }`;
 const FOLLOW = gql`subscription ($id: ID!) { operationUpdated(id: $id) { state } }`;
-const context = { additionalTypenames: ['Snapshot'] }; // whatever has it makes urql ask for its lists of them again
+const context = { additionalTypenames: ['Snapshot'] }; // results with this type make urql refetch its lists
 
 function Machine({ id }) {
   const [{ data: list }] = useQuery({ query: LIST, variables: { id } });

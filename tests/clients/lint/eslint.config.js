@@ -1,4 +1,4 @@
-// The schema by graphql-eslint's rules for schemas and for Relay. Run from the root of the repository.
+// graphql-eslint's recommended and Relay rules for the schema. Run from the root of the repository.
 
 import graphql from '@graphql-eslint/eslint-plugin';
 
@@ -14,7 +14,7 @@ export default [
     rules: {
       ...recommended,
       ...relay,
-      // Also what the recommended rules leave out: everything is described, and mutations have one shape.
+      // Not in the recommended rules: every element has a description, and all mutations have the same shape.
       '@graphql-eslint/require-description': [
         'error',
         {
@@ -28,24 +28,24 @@ export default [
       ],
       '@graphql-eslint/input-name': ['error', { checkInputType: true, caseSensitiveInputType: false }],
       '@graphql-eslint/no-scalar-result-type-on-mutation': 'error',
-      // What can be fetched again has an id. These are parts of an answer: no cache should keep one by itself.
+      // Objects that can be refetched have an id. The following are parts of a response that are never cached alone.
       '@graphql-eslint/strict-id-in-types': [
         'error',
         {
           exceptions: {
             suffixes: ['Connection', 'Edge', 'Error', 'Payload', 'Result'],
             types: [
-              'Capability', // belongs to its machine or snapshot, and to the caller of the moment
-              'PageInfo', // named by Relay
-              'Provider', // known by its name, which is unique
+              'Capability', // depends on its machine or snapshot and on the caller
+              'PageInfo', // defined by Relay
+              'Provider', // identified by its unique name
               'SnapshotChange', // an event; its snapshot has an id
               'Viewer', // the caller: there is one
             ],
           },
         },
       ],
-      // Lists that have no pages: a connection's `nodes`, a payload's `results` and `errors`, `capabilities`,
-      // `providers`, and `nodes(ids:)` as Relay has it.
+      // Lists without pagination: `nodes` of a connection, `results` and `errors` of a payload, `capabilities`,
+      // `providers`, and Relay's `nodes(ids:)`.
       '@graphql-eslint/relay-edge-types': ['error', { listTypeCanWrapOnlyEdgeType: false }],
     },
   },

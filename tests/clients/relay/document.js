@@ -1,4 +1,4 @@
-// A document for React where there is no browser.
+// Provides a DOM for React without a browser.
 
 import { JSDOM } from 'jsdom';
 

@@ -1,4 +1,4 @@
-// A machine on a screen: its snapshots page by page, a new one on top, and the work on it as it goes on.
+// A screen for one machine: its snapshots in pages, a button to create one, and the progress of the operation.
 
 import { Suspense, useMemo, useState } from 'react';
 import { graphql, useLazyLoadQuery, useMutation, usePaginationFragment, useSubscription } from 'react-relay';

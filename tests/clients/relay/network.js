@@ -1,4 +1,4 @@
-// Relay's network: queries and mutations over HTTP, subscriptions over graphql-ws.
+// Relay's network layer: queries and mutations over HTTP, subscriptions over graphql-ws.
 
 import { createClient } from 'graphql-ws';
 import { Environment, Network, Observable, RecordSource, Store } from 'relay-runtime';
@@ -12,11 +12,11 @@ export const sent = [];
 
 const byId = process.argv.includes('by-id');
 
-/** What is sent for a document of Relay's compiler: its text, or its id, for a gateway that has the compiler's manifest. */
+/** The request for a compiled document: by text, or by id for a gateway that has the compiler's manifest. */
 export function request({ name, text, id }, variables = {}) {
   sent.push(name);
   if (!byId) return { query: text, variables };
-  // graphql-ws insists on a `query`, for which `documentId` leaves no room.
+  // graphql-ws always requires `query`, which cannot be combined with `documentId`.
   return { query: '', extensions: { persistedQuery: { version: 1, sha256Hash: id } }, variables };
 }
 

@@ -1,9 +1,9 @@
 import relay from 'vite-plugin-relay';
 
-// Node runs what is built: one module with React and Relay in it, for theirs are not modules that Node can import from.
+// Bundles React and Relay into one module, because Node cannot import from Relay's own modules.
 export default {
   plugins: [relay],
-  build: { ssr: 'story.js', outDir: 'built', minify: false },
+  build: { ssr: 'scenario.js', outDir: 'built', minify: false },
   ssr: { noExternal: ['react-relay', 'relay-runtime'] },
   logLevel: 'warn',
 };

@@ -1,5 +1,5 @@
-"""One module per world that the contract is tried in, found by its name.
+"""The providers that the contract tests run against: one module each, discovered by name.
 
-It has `PART`, what `GATEWAY_TEST_REQUIRE` calls what it needs; `lacking()`, why it cannot be had here, or None; and
-`world(directory)`, an asynchronous context manager of a `Subject`.
+A module has `PART`, the name of its requirement in `GATEWAY_TEST_REQUIRE`; `lacking()`, the reason why it cannot run
+here, or None; and `world(directory)`, an asynchronous context manager of a `Subject`.
 """

@@ -1,4 +1,4 @@
-"""Instances of a cloud that moto plays."""
+"""The ec2 driver on moto."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ PART = "ec2"
 
 
 def lacking() -> str | None:
-    return None  # what it needs comes with the tests
+    return None  # its requirements are dependencies of the tests
 
 
 @asynccontextmanager

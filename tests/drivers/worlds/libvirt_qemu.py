@@ -1,4 +1,4 @@
-"""The libvirt driver on a libvirtd of its own that runs our guest with QEMU."""
+"""The libvirt driver on a private libvirtd that runs the test guest with QEMU."""
 
 import atexit
 import importlib
@@ -22,7 +22,7 @@ def lacking() -> str | None:
 
 @cache
 def shared() -> libvirtd.Libvirtd:
-    """One for all tests of the contract: it needs half a second to learn what QEMU can do."""
+    """One libvirtd for all contract tests: it needs half a second to detect QEMU's capabilities."""
     daemon = libvirtd.Libvirtd()
     atexit.register(daemon.stop)
     return daemon

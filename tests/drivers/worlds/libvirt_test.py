@@ -1,4 +1,4 @@
-"""The libvirt driver on libvirt's own test driver: the real library, and machines that exist in this process alone."""
+"""The libvirt driver on libvirt's test driver: the real library, with machines that exist only in this process."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ def lacking() -> str | None:
 
 
 def node_xml(machine: str = "", **more: str) -> str:
-    """A host with a machine that runs, one that is off and one that is paused. `machine` is put into the first."""
+    """A host with a running, a stopped and a paused machine. `machine` is inserted into the first one's XML."""
     states = (("machine", MACHINE, 1, machine), ("off", OFF, 5, ""), ("paused", PAUSED, 3, ""))
     domains = (_DOMAIN.format(name=name, uuid=uuid, state=state, more=text) for name, uuid, state, text in states)
     auth = more.get("auth", "")

@@ -1,4 +1,4 @@
-"""A double of OpenStack, which answers as the real one did; that one is the world `openstack_real`."""
+"""The openstack driver on a test double of OpenStack. The world `openstack_real` uses a real one."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +14,12 @@ PART = "openstack"
 
 
 def lacking() -> str | None:
-    return None  # what it needs comes with the tests
+    return None  # its requirements are dependencies of the tests
 
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    with patch.object(api, "LOOK", 0.001), cloud() as double:
+    with patch.object(api, "POLL_INTERVAL", 0.001), cloud() as double:
         machine = double.boot()
         for state in ("stopped", "building"):
             double.boot(state, state)

@@ -1,4 +1,4 @@
-"""A real OpenStack, where `make openstack-test` has started one."""
+"""The openstack driver on a real OpenStack, if `make openstack-test` has started one."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ PART = "openstack_real"
 
 
 def lacking() -> str | None:
-    return None if URL else "no real OpenStack runs: make openstack-test"
+    return None if URL else "No real OpenStack is running. Start it with: make openstack-test"
 
 
 @asynccontextmanager

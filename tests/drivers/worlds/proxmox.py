@@ -1,4 +1,4 @@
-"""A cluster of stand-ins for Proxmox VE, which can be told what to suffer."""
+"""The proxmox driver on a simulated Proxmox VE cluster with fault injection."""
 
 import json
 import subprocess
@@ -21,11 +21,11 @@ def lacking() -> str | None:
 
 
 class Cluster:
-    """`do` has any method of the stand-in called: those of fakepve's FakePve, and those of tests.hypervisors."""
+    """A simulated cluster. `do` calls its methods: those of fakepve's FakePve and of tests.hypervisors.proxmox."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        hello = self._hear()
+        hello = self._receive()
         self.address = f"https://127.0.0.1:{hello['port']}"
         self.ca_file: str = hello["ca_file"]
 
@@ -33,9 +33,9 @@ class Cluster:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([name, arguments, options]) + "\n")
         self._process.stdin.flush()
-        return self._hear()
+        return self._receive()
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
@@ -49,8 +49,8 @@ class Cluster:
 @contextmanager
 def cluster(directory: Path) -> Iterator[Cluster]:
     """A cluster for as long as the block lasts."""
-    command = [sys.executable, "-m", "tests.hypervisors.proxmox", str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    argv = [sys.executable, "-m", "tests.hypervisors.proxmox", str(directory)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Cluster(process)
         finally:

@@ -1,4 +1,4 @@
-"""The qcow2 driver on a folder of images: one that is free, one of a machine that runs, and what is none of its."""
+"""The qcow2 driver on a directory with an unused image, an image in use, and a file that is not a machine."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,8 +19,8 @@ def lacking() -> str | None:
 async def world(directory: Path) -> AsyncIterator[Subject]:
     folder = directory / "images"
     folder.mkdir()
-    image_files.image(folder / "vm.qcow2")
-    image_files.image(folder / "foreign")
-    image_files.image(directory / "foreign.qcow2")
-    with image_files.opened(image_files.image(folder / "running.qcow2")):
+    image_files.create_image(folder / "vm.qcow2")
+    image_files.create_image(folder / "foreign")
+    image_files.create_image(directory / "foreign.qcow2")
+    with image_files.held_open(image_files.create_image(folder / "running.qcow2")):
         yield Subject(make("p", Options(directory=str(folder)), 2), "vm.qcow2", descriptions=False)

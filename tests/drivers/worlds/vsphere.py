@@ -1,4 +1,4 @@
-"""The vsphere driver on a vCenter that govmomi's simulator plays."""
+"""The vsphere driver on vcsim, govmomi's vCenter simulator."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

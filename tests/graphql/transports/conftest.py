@@ -1,4 +1,4 @@
-"""One server for all tests of the transports; those that change its limits start their own."""
+"""A server that all tests of the transports share. Tests that change limits start their own."""
 
 from collections.abc import Iterator
 

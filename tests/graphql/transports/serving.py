@@ -1,4 +1,4 @@
-"""The transports behind a real uvicorn on a free port of 127.0.0.1, in a thread."""
+"""Runs the transports with uvicorn on a free port of 127.0.0.1, in a thread, with the test schema of `world`."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from gateway.access.quotas import Quotas
 from gateway.config import Settings
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
-from gateway.graphql.transports.streams import Streams
+from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import SUBPROTOCOL, WebSocketEndpoint
 from gateway.http.middleware import middleware
@@ -29,16 +29,16 @@ from .world import World, authenticate
 
 T = TypeVar("T")
 
-LIMIT = 100_000
+MAX_BODY = 100_000  # bytes
 SETTINGS = Settings(
-    max_body_bytes=LIMIT,
+    max_body_bytes=MAX_BODY,
     cors_origins=("http://localhost:5173",),
     allowed_hosts=("gateway.example", "only.example:81"),
 )
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
+    def __init__(self, config: uvicorn.Config, streams: OpenStreams) -> None:
         super().__init__(config)
         self._streams = streams
 
@@ -48,9 +48,9 @@ class _Server(uvicorn.Server):
 
 
 class Serving:
-    """A running server: its addresses, its world, and a way into its event loop."""
+    """A running server: its addresses, its world, and access to its event loop."""
 
-    def __init__(self, port: int, world: World, streams: Streams, server: uvicorn.Server) -> None:
+    def __init__(self, port: int, world: World, streams: OpenStreams, server: uvicorn.Server) -> None:
         self.origin = f"http://127.0.0.1:{port}"
         self.url = f"{self.origin}/graphql"
         self.world = world
@@ -59,39 +59,40 @@ class Serving:
         self.server = server
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def within(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of `work` in the server's loop."""
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work` in the event loop of the server."""
         assert self.loop is not None
         return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
 
-    def closed(self) -> None:
-        """Waits until one endless subscription has been closed."""
-        self.within(self.world.closed.acquire)
+    def wait_for_closed_subscription(self) -> None:
+        """Waits until one endless subscription has been closed that no earlier call has waited for."""
+        self.run(self.world.closed.acquire)
 
-    def go_on(self) -> None:
-        """Lets everything that waits go on."""
+    def release(self) -> None:
+        """Lets all blocked resolvers continue."""
 
-        async def release() -> None:
-            self.world.go_on.set()
+        async def set_released() -> None:
+            self.world.released.set()
 
-        self.within(release)
+        self.run(set_released)
 
     def socket(self, *, host: str | None = None, **options: Any) -> ClientConnection:
-        """A WebSocket, that names `host` as its host if given. Uncompressed, so that sizes are what they look like."""
-        usual = {"subprotocols": [SUBPROTOCOL], "proxy": None, "compression": None}
+        """A WebSocket, with `host` in the `Host` header. It is not compressed, so that limits count the sent bytes."""
+        defaults = {"subprotocols": [SUBPROTOCOL], "proxy": None, "compression": None}
         uri = f"ws://{host or f'127.0.0.1:{self.port}'}/graphql"
         wire = socket.create_connection(("127.0.0.1", self.port), 10)
-        connected: ClientConnection = connect(uri, sock=wire, **{**usual, **options})
+        connected: ClientConnection = connect(uri, sock=wire, **{**defaults, **options})
         return connected
 
     def raw(self, request: bytes) -> bytes:
-        """The answer to bytes that no client library sends, up to the end of the connection."""
+        """Sends bytes that no client library would send. Returns the response, up to the end of the connection."""
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
-def application(world: World, streams: Streams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
+def application(world: World, streams: OpenStreams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
+    """The transports, and a route `/elsewhere` that returns the request id."""
     admission = Admission(Quotas(limits.pop("settings", SETTINGS)))
     events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
     http = GraphQLEndpoint(
@@ -105,7 +106,7 @@ def application(world: World, streams: Streams, serving: Callable[[], Serving], 
     ws = WebSocketEndpoint(
         world,
         authenticate,
-        admission.callers,
+        admission.quotas,
         streams,
         max_message_bytes=SETTINGS.max_body_bytes,
         limits=WebSocketLimits(**limits),
@@ -119,14 +120,17 @@ def application(world: World, streams: Streams, serving: Callable[[], Serving], 
         WebSocketRoute("/graphql", ws),
         Route("/elsewhere", elsewhere, methods=["GET", "POST", "DELETE"]),
     ]
-    return Starlette(routes=routes, middleware=middleware(SETTINGS, admission.guarded(http)))
+    return Starlette(routes=routes, middleware=middleware(SETTINGS, admission.wrap(http)))
 
 
 @contextmanager
 def serve(**limits: Any) -> Iterator[Serving]:
-    """Serves while the block runs. `limits` are WebSocketLimits', `settings`, `sse_ping`, two timeouts."""
-    world, streams = World(), Streams()
-    listener = socket.create_server(("127.0.0.1", 0))  # listens already, so nobody needs to wait for the thread
+    """Serves while the block runs.
+
+    `limits` may have `settings`, `sse_ping`, `send_timeout` and `body_timeout`; the others are for `WebSocketLimits`.
+    """
+    world, streams = World(), OpenStreams()
+    listener = socket.create_server(("127.0.0.1", 0))  # listens at once, so clients need not wait for the thread
     app = application(world, streams, lambda: serving, **limits)
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: what is served, in which form, and what each fault of a request is answered with."""
+"""GraphQL over HTTP: methods, content negotiation, and the response to each kind of invalid request."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import httpx2
 import orjson
 import pytest
 
-from .serving import LIMIT, Serving, serve
+from .serving import MAX_BODY, Serving, serve
 
 GRAPHQL = "application/graphql-response+json"
 JSON = {"content-type": "application/json"}
@@ -19,7 +19,7 @@ def post(client: httpx2.Client, body: Any, **headers: str) -> httpx2.Response:
 
 
 def code(response: httpx2.Response) -> str:
-    """The one code of a refusal, which has the shape of a GraphQL request error."""
+    """The code of the only error of a response that has the shape of a GraphQL request error."""
     assert response.headers["content-type"] in {"application/json; charset=utf-8", f"{GRAPHQL}; charset=utf-8"}
     (error,) = response.json()["errors"]
     assert list(response.json()) == ["errors"]
@@ -56,15 +56,15 @@ BAD_BODIES = [
 
 @pytest.mark.parametrize("accept", ["application/json", GRAPHQL])
 @pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: repr(body[:40]))
-def test_what_is_no_request_is_400_in_either_type(client: httpx2.Client, body: bytes, accept: str) -> None:
+def test_malformed_bodies_are_400_with_either_media_type(client: httpx2.Client, body: bytes, accept: str) -> None:
     response = post(client, body, accept=accept)
     assert (response.status_code, code(response)) == (400, "BAD_USER_INPUT")
     assert response.headers["content-type"] == f"{accept}; charset=utf-8"
 
 
-def test_a_batch_is_refused_in_words(client: httpx2.Client) -> None:
+def test_batches_are_rejected(client: httpx2.Client) -> None:
     response = post(client, [{"query": "mutation { touch }"}])
-    assert "batches are not served" in response.json()["errors"][0]["message"]
+    assert "Batching is not supported" in response.json()["errors"][0]["message"]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_batch_is_refused_in_words(client: httpx2.Client) -> None:
         ("", 415),
     ],
 )
-def test_only_json_in_utf8_is_read(client: httpx2.Client, content_type: str, status: int) -> None:
+def test_only_json_in_utf8_is_accepted(client: httpx2.Client, content_type: str, status: int) -> None:
     response = post(client, {"query": "{ hello }"}, content_type=content_type)
     assert response.status_code == status
     if status == 415:
         assert code(response) == "BAD_USER_INPUT"
 
 
-def test_no_content_type_and_a_compressed_body_are_refused(client: httpx2.Client) -> None:
+def test_a_missing_content_type_and_a_compressed_body_are_rejected(client: httpx2.Client) -> None:
     assert client.post("/graphql", content=b'{"query":"{ hello }"}').status_code == 415
     assert post(client, {"query": "{ hello }"}, content_encoding="gzip").status_code == 415
 
@@ -120,7 +120,7 @@ def test_no_content_type_and_a_compressed_body_are_refused(client: httpx2.Client
         ("*/*;q=0", 406, "application/json"),
     ],
 )
-def test_the_type_of_the_answer_follows_accept(
+def test_the_media_type_of_the_response_follows_accept(
     client: httpx2.Client, accept: str | None, status: int, served: str
 ) -> None:
     request = client.build_request("POST", "/graphql", content=b'{"query":"{ hello }"}', headers=JSON)
@@ -142,14 +142,16 @@ def test_the_type_of_the_answer_follows_accept(
         ("query ($n: String!) { hello(name: $n) }", "BAD_USER_INPUT"),
     ],
 )
-def test_a_request_error_is_400_under_the_type_that_tells_it(client: httpx2.Client, query: str, wrong: str) -> None:
+def test_a_request_error_is_400_with_the_graphql_media_type_and_200_with_json(
+    client: httpx2.Client, query: str, wrong: str
+) -> None:
     strict = post(client, {"query": query}, accept=GRAPHQL)
     assert (strict.status_code, code(strict)) == (400, wrong)
     legacy = post(client, {"query": query}, accept="application/json")
     assert (legacy.status_code, code(legacy)) == (200, wrong)
 
 
-def test_a_whole_request_by_post(client: httpx2.Client) -> None:
+def test_all_parameters_by_post(client: httpx2.Client) -> None:
     response = post(
         client,
         {
@@ -164,7 +166,7 @@ def test_a_whole_request_by_post(client: httpx2.Client) -> None:
     assert response.headers["cache-control"] == "no-store"
 
 
-def test_a_whole_request_by_get(client: httpx2.Client) -> None:
+def test_all_parameters_by_get(client: httpx2.Client) -> None:
     parameters = {
         "query": "query A($n: String) { hello(name: $n) } query B { __typename }",
         "operationName": "A",
@@ -191,21 +193,23 @@ def test_a_whole_request_by_get(client: httpx2.Client) -> None:
         'query=%7B+hello+%7D&variables={"n":"\\ud800"}',
     ],
 )
-def test_what_is_no_request_by_get(client: httpx2.Client, query_string: str) -> None:
+def test_malformed_requests_by_get(client: httpx2.Client, query_string: str) -> None:
     response = client.get(f"/graphql?{query_string}", headers={"accept": GRAPHQL})
     assert response.status_code == 400
     assert code(response) in {"BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED"}
 
 
-def test_a_long_url_is_refused(serving: Serving) -> None:
+def test_a_long_url_is_rejected(serving: Serving) -> None:
     target = b"/graphql?query=" + b"x" * 33_000
-    answer = serving.raw(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 414 ")
+    response = serving.raw(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 414 ")
 
 
 @pytest.mark.parametrize("query", ["mutation { touch }", "subscription { never }"])
 @pytest.mark.parametrize("accept", ["application/json", GRAPHQL])
-def test_only_queries_come_by_get(client: httpx2.Client, serving: Serving, query: str, accept: str) -> None:
+def test_mutations_and_subscriptions_by_get_are_rejected(
+    client: httpx2.Client, serving: Serving, query: str, accept: str
+) -> None:
     before = serving.world.touched
     response = client.get("/graphql", params={"query": query}, headers={"accept": accept})
     assert code(response) == "BAD_USER_INPUT"
@@ -220,30 +224,30 @@ def test_a_mutation_by_post_runs(client: httpx2.Client, serving: Serving) -> Non
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-def test_other_methods_are_refused(client: httpx2.Client, method: str) -> None:
+def test_other_methods_are_rejected(client: httpx2.Client, method: str) -> None:
     response = client.request(method, "/graphql")
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, POST, OPTIONS")
     assert code(response) == "BAD_USER_INPUT"
 
 
-def test_options_tells_what_is_served(client: httpx2.Client) -> None:
+def test_options_returns_the_supported_methods(client: httpx2.Client) -> None:
     response = client.options("/graphql")
     assert (response.status_code, response.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
     assert response.headers["accept-post"] == "application/json"
 
 
-def test_a_browser_is_shown_the_page(client: httpx2.Client) -> None:
+def test_a_browser_is_redirected_to_graphiql(client: httpx2.Client) -> None:
     browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
     response = client.get("/graphql?query=%7B+hello+%7D", headers=browser)
     assert (response.status_code, response.headers["location"]) == (303, "/graphiql?query=%7B+hello+%7D")
     assert client.get("/graphql", headers=browser).headers["location"] == "/graphiql"
-    # Programs that name both want the answer, not the page.
+    # Programs that accept both types receive JSON.
     both = {"accept": "application/json, text/html"}
     assert client.get("/graphql", params={"query": "{ hello }"}, headers=both).status_code == 200
 
 
 @pytest.mark.parametrize("accept", ["application/json", GRAPHQL, "*/*"])
-def test_a_subscription_by_plain_post_is_told_where_to_go(client: httpx2.Client, accept: str) -> None:
+def test_a_subscription_by_plain_post_names_the_streaming_transports(client: httpx2.Client, accept: str) -> None:
     response = post(client, {"query": "subscription { never }"}, accept=accept)
     assert (response.status_code, code(response)) == (406, "BAD_USER_INPUT")
     message = response.json()["errors"][0]["message"]
@@ -251,7 +255,7 @@ def test_a_subscription_by_plain_post_is_told_where_to_go(client: httpx2.Client,
     assert "text/event-stream" in message
 
 
-def test_a_bug_is_masked_and_named_by_the_request_id(client: httpx2.Client) -> None:
+def test_an_unexpected_exception_is_masked_and_reported_with_the_request_id(client: httpx2.Client) -> None:
     response = post(client, {"query": "{ bug }"}, accept=GRAPHQL, x_request_id="abc-123")
     assert (response.status_code, code(response)) == (500, "INTERNAL_SERVER_ERROR")
     assert response.headers["x-request-id"] == "abc-123"
@@ -259,7 +263,7 @@ def test_a_bug_is_masked_and_named_by_the_request_id(client: httpx2.Client) -> N
     assert "passwd" not in response.text
 
 
-def test_who_is_not_known_is_not_heard(client: httpx2.Client, serving: Serving) -> None:
+def test_unauthenticated_and_forbidden_requests_are_not_executed(client: httpx2.Client, serving: Serving) -> None:
     before = serving.world.touched
     unknown = post(client, {"query": "mutation { touch }"}, authorization="wrong")
     assert (unknown.status_code, code(unknown)) == (401, "UNAUTHENTICATED")
@@ -269,38 +273,38 @@ def test_who_is_not_known_is_not_heard(client: httpx2.Client, serving: Serving) 
     assert serving.world.touched == before
 
 
-def test_a_body_up_to_the_limit_is_read(client: httpx2.Client) -> None:
+def test_a_body_up_to_the_limit_is_accepted(client: httpx2.Client) -> None:
     body = b'{"query":"{ hello }"}'
-    assert post(client, body + b" " * (LIMIT - len(body))).status_code == 200
+    assert post(client, body + b" " * (MAX_BODY - len(body))).status_code == 200
 
 
-def test_a_longer_body_is_refused(client: httpx2.Client) -> None:
-    announced = post(client, b" " * (LIMIT + 1))
-    assert (announced.status_code, code(announced)) == (413, "LIMIT_EXCEEDED")
-    chunks = (b" " * 10_000 for _ in range(LIMIT // 10_000 + 1))
+def test_a_longer_body_is_rejected(client: httpx2.Client) -> None:
+    with_length = post(client, b" " * (MAX_BODY + 1))
+    assert (with_length.status_code, code(with_length)) == (413, "LIMIT_EXCEEDED")
+    chunks = (b" " * 10_000 for _ in range(MAX_BODY // 10_000 + 1))
     streamed = client.post("/graphql", content=chunks, headers=JSON)
     assert (streamed.status_code, code(streamed)) == (413, "LIMIT_EXCEEDED")
 
 
-def test_a_body_in_pieces_is_read(client: httpx2.Client) -> None:
+def test_a_body_in_chunks_is_read(client: httpx2.Client) -> None:
     pieces = (bytes([byte]) for byte in b'{"query":"{ hello }"}')
     assert client.post("/graphql", content=pieces, headers=JSON).json() == {"data": {"hello": "hello world"}}
 
 
-def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+def test_an_incomplete_body_times_out() -> None:
     head = b"POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
     with serve(body_timeout=0.05) as serving:
-        answer = serving.raw(head)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"code":"BAD_USER_INPUT"' in answer
+        response = serving.raw(head)
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"BAD_USER_INPUT"' in response
 
 
-def test_the_request_id(client: httpx2.Client) -> None:
+def test_a_valid_request_id_is_returned_and_an_invalid_one_is_replaced(client: httpx2.Client) -> None:
     given = client.get("/elsewhere", headers={"x-request-id": "A-z_0.9:/+="})
     assert (given.headers["x-request-id"], given.text) == ("A-z_0.9:/+=", "A-z_0.9:/+=")
-    for insane in ("", "a b", 'x"y', "x" * 65):
-        made = client.get("/elsewhere", headers={"x-request-id": insane})
-        assert made.headers["x-request-id"] == made.text
-        assert made.text.isalnum()
-        assert made.text != insane
+    for invalid in ("", "a b", 'x"y', "x" * 65):
+        generated = client.get("/elsewhere", headers={"x-request-id": invalid})
+        assert generated.headers["x-request-id"] == generated.text
+        assert generated.text.isalnum()
+        assert generated.text != invalid
     assert client.get("/elsewhere").text != client.get("/elsewhere").text

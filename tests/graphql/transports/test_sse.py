@@ -1,4 +1,4 @@
-"""Server-sent events: graphql-sse's distinct connections mode, for graphql-sse, urql and EventSource."""
+"""Server-sent events: graphql-sse's distinct connections mode, as used by graphql-sse, urql and EventSource."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import pytest
 from .serving import Serving, serve
 
 EVENTS = {"accept": "text/event-stream"}
-# As urql sends it with every request.
+# urql sends this with every request.
 URQL = {"accept": "application/graphql-response+json, application/json, text/event-stream, multipart/mixed"}
 
 
@@ -26,7 +26,7 @@ def stream(
 
 
 def events(response: httpx2.Response) -> list[tuple[str, Any]]:
-    """All events up to the end, as a parser that knows only LF sees them."""
+    """All events up to the end of the stream, parsed with LF as the only line end."""
     found = []
     for block in response.read().decode().removesuffix("\n\n").split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
@@ -35,7 +35,7 @@ def events(response: httpx2.Response) -> list[tuple[str, Any]]:
     return found
 
 
-def counted(to: int) -> list[tuple[str, Any]]:
+def expected_events(to: int) -> list[tuple[str, Any]]:
     return [*(("next", {"data": {"count": number}}) for number in range(1, to + 1)), ("complete", None)]
 
 
@@ -46,35 +46,35 @@ def test_a_subscription_streams(client: httpx2.Client, headers: dict[str, str]) 
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["x-accel-buffering"] == "no"
-        assert events(response) == counted(3)
+        assert events(response) == expected_events(3)
 
 
-def test_event_source_subscribes_by_url(client: httpx2.Client) -> None:
+def test_a_subscription_by_get_with_event_source(client: httpx2.Client) -> None:
     response = client.get("/graphql", params={"query": "subscription { count(to: 2) }"}, headers=EVENTS)
-    assert events(response) == counted(2)
+    assert events(response) == expected_events(2)
 
 
-def test_only_a_subscription_streams_to_a_client_that_reads_json(client: httpx2.Client) -> None:
+def test_queries_of_clients_that_accept_json_are_not_streamed(client: httpx2.Client) -> None:
     with stream(client, "{ hello }", URQL) as response:
         assert response.headers["content-type"].startswith("application/graphql-response+json")
         assert orjson.loads(response.read()) == {"data": {"hello": "hello world"}}
 
 
 @pytest.mark.parametrize(
-    ("query", "answer"),
+    ("query", "expected"),
     [
         ("{ hello }", {"data": {"hello": "hello world"}}),
         ("mutation { __typename }", {"data": {"__typename": "Mutation"}}),
     ],
 )
-def test_everything_streams_to_a_client_that_reads_nothing_else(
-    client: httpx2.Client, query: str, answer: dict[str, Any]
+def test_queries_and_mutations_are_streamed_to_clients_that_accept_only_events(
+    client: httpx2.Client, query: str, expected: dict[str, Any]
 ) -> None:
     with stream(client, query, EVENTS) as response:
-        assert events(response) == [("next", answer), ("complete", None)]
+        assert events(response) == [("next", expected), ("complete", None)]
 
 
-def test_a_mutation_does_not_stream_by_get(client: httpx2.Client, serving: Serving) -> None:
+def test_a_mutation_by_get_is_rejected(client: httpx2.Client, serving: Serving) -> None:
     before = serving.world.touched
     response = client.get("/graphql", params={"query": "mutation { touch }"}, headers=EVENTS)
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
@@ -82,7 +82,7 @@ def test_a_mutation_does_not_stream_by_get(client: httpx2.Client, serving: Servi
 
 
 @pytest.mark.parametrize("query", ["subscription { nope }", "subscription {", "{ nope }"])
-def test_a_request_error_comes_in_a_form_that_the_client_reads(client: httpx2.Client, query: str) -> None:
+def test_a_request_error_has_a_form_that_the_client_accepts(client: httpx2.Client, query: str) -> None:
     with stream(client, query, URQL) as response:
         assert response.status_code == 400
         (error,) = orjson.loads(response.read())["errors"]
@@ -91,25 +91,23 @@ def test_a_request_error_comes_in_a_form_that_the_client_reads(client: httpx2.Cl
         assert events(response) == [("next", {"errors": [error]}), ("complete", None)]
 
 
-def test_a_failure_on_the_way_is_masked_and_ends_the_stream(client: httpx2.Client) -> None:
-    with stream(client, "subscription { failing }", {**EVENTS, "x-request-id": "on-the-way"}) as response:
+def test_a_failure_within_a_stream_is_masked_and_ends_it(client: httpx2.Client) -> None:
+    with stream(client, "subscription { failing }", {**EVENTS, "x-request-id": "mid-stream"}) as response:
         first, failed, last = events(response)
     assert (first, last) == (("next", {"data": {"failing": 1}}), ("complete", None))
     (error,) = failed[1]["errors"]
     assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
-    assert "on-the-way" in error["message"]
+    assert "mid-stream" in error["message"]
 
 
 @pytest.mark.parametrize("headers", [EVENTS, URQL], ids=["graphql-sse", "urql"])
-def test_a_client_that_leaves_ends_its_subscription(
-    client: httpx2.Client, serving: Serving, headers: dict[str, str]
-) -> None:
+def test_a_disconnect_ends_the_subscription(client: httpx2.Client, serving: Serving, headers: dict[str, str]) -> None:
     with stream(client, "subscription { never }", headers) as response:
         assert response.status_code == 200
-    serving.closed()
+    serving.wait_for_closed_subscription()
 
 
-def test_silence_is_filled_and_a_stopping_server_ends_the_stream() -> None:
+def test_idle_streams_are_pinged_and_end_when_the_server_stops() -> None:
     with (
         serve(sse_ping=0.01) as serving,
         httpx2.Client(base_url=serving.origin, timeout=10) as client,
@@ -120,15 +118,15 @@ def test_silence_is_filled_and_a_stopping_server_ends_the_stream() -> None:
         while len(seen) < 9:
             seen += next(chunks)
         serving.server.should_exit = True
-        # No `complete`: the client must know that the stream broke, and come again.
+        # No `complete`: the client must see that the stream is broken, and reconnect.
         assert (seen + b"".join(chunks)).replace(b":\n\n", b"") == b""
 
 
-def test_a_client_that_takes_no_data_is_dropped() -> None:
+def test_a_client_that_reads_no_data_is_dropped() -> None:
     with (
         serve(send_timeout=0.05) as serving,
         httpx2.Client(base_url=serving.origin, timeout=10) as client,
         stream(client, "subscription { flood(size: 65536) }", EVENTS) as response,
     ):
         assert response.status_code == 200
-        serving.closed()
+        serving.wait_for_closed_subscription()

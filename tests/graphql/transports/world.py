@@ -1,4 +1,4 @@
-"""A tiny schema behind the real transports: what they need to be tried with, and nothing of the gateway's own."""
+"""A small schema for testing the transports without the gateway's own schema and database."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -23,7 +23,7 @@ from starlette.types import Scope
 from gateway.access.caller import Caller, local_caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import Forbidden, Unauthenticated
-from gateway.graphql.requests import Answer, GraphQLRequest, OperationKind
+from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
 
 SDL = """
 type Query { hello(name: String = "world"): String!  wait: String  bug: String }
@@ -33,35 +33,41 @@ type Subscription { count(to: Int!): Int!  never: Int!  flood(size: Int!): Strin
 
 
 class World:
-    """The executor of the tests, and what they look at and steer by."""
+    """The executor of the tests, with its observable state.
+
+    `touched` counts completed mutations, `opened` those that have started, `closed` closed endless subscriptions.
+    Resolvers that block wait for `released`.
+    """
 
     def __init__(self) -> None:
         self.touched = 0
         self.opened = 0
         self.closed = asyncio.Semaphore(0)
-        self.go_on = asyncio.Event()
+        self.released = asyncio.Event()
         self.schema = _schema(self)
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
-    ) -> Answer:
+    ) -> GraphQLResponse:
         if "bug" in request.query:
             raise RuntimeError("secret at /etc/passwd")
         if queries_only and self.kind(request) in {"mutation", "subscription"}:
-            return Answer(_errors("Only queries come by GET.", "BAD_USER_INPUT"), ran=False, refused_method=True)
+            return GraphQLResponse(
+                _errors("Only queries can be sent by GET.", "BAD_USER_INPUT"), ran=False, method_not_allowed=True
+            )
         document = self._prepare(request)
-        if isinstance(document, Answer):
+        if isinstance(document, GraphQLResponse):
             return document
         result = execute(
             self.schema, document, variable_values=request.variables, operation_name=request.operation_name
         )
         if not isinstance(result, ExecutionResult):
             result = await result
-        return _answer(result)
+        return _response(result)
 
-    async def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[Answer]:
+    async def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         document = self._prepare(request)
-        if isinstance(document, Answer):
+        if isinstance(document, GraphQLResponse):
             yield document
             return
         results = subscribe(
@@ -70,47 +76,47 @@ class World:
         if not isinstance(results, AsyncIterator | ExecutionResult):
             results = await results
         if isinstance(results, ExecutionResult):
-            yield _answer(results)
+            yield _response(results)
             return
         async with aclosing(results) as stream:  # type: ignore[type-var]
             async for result in stream:
                 if result.errors and "failing" in request.query:
                     raise RuntimeError("secret at /etc/passwd")
-                yield _answer(result)
+                yield _response(result)
 
-    def kind(self, request: GraphQLRequest) -> OperationKind | None:
+    def kind(self, request: GraphQLRequest) -> OperationType | None:
         try:
             operation = get_operation_ast(parse(request.query), request.operation_name)
         except GraphQLError:
             return None
         return operation.operation.value if operation else None
 
-    def _prepare(self, request: GraphQLRequest) -> DocumentNode | Answer:
+    def _prepare(self, request: GraphQLRequest) -> DocumentNode | GraphQLResponse:
         try:
             document = parse(request.query)
         except GraphQLError as error:
-            return Answer(_errors(error.message, "GRAPHQL_PARSE_FAILED"), ran=False)
+            return GraphQLResponse(_errors(error.message, "GRAPHQL_PARSE_FAILED"), ran=False)
         if errors := validate(self.schema, document):
-            return Answer(_errors(errors[0].message, "GRAPHQL_VALIDATION_FAILED"), ran=False)
+            return GraphQLResponse(_errors(errors[0].message, "GRAPHQL_VALIDATION_FAILED"), ran=False)
         return document
 
 
 async def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
-    """Knows everybody but two, and does not know what to do with a third."""
-    given = payload.get("authorization") or dict(scope["headers"]).get(b"authorization", b"").decode()
-    if given == "wrong":
+    """Accepts all callers, except for the credentials `wrong` (401), `banned` (403) and `failing` (a bug)."""
+    credentials = payload.get("authorization") or dict(scope["headers"]).get(b"authorization", b"").decode()
+    if credentials == "wrong":
         raise Unauthenticated("The token is not valid.")
-    if given == "banned":
-        raise Forbidden("You may not come here.")
-    if given == "strange":
-        raise ValueError("a mistake of ours")
+    if credentials == "banned":
+        raise Forbidden("Access is denied.")
+    if credentials == "failing":
+        raise ValueError("a bug")
     return local_caller("default")
 
 
 def _schema(world: World) -> GraphQLSchema:
     schema = build_schema(SDL)
-    _resolve(schema, "Query", hello=lambda _, __, name: f"hello {name}", wait=_waiting(world))
-    _resolve(schema, "Mutation", touch=_touching(world), slowTouch=_touching_slowly(world))
+    _resolve(schema, "Query", hello=lambda _, __, name: f"hello {name}", wait=_blocking_query(world))
+    _resolve(schema, "Mutation", touch=_mutation(world), slowTouch=_blocking_mutation(world))
     streams = {"count": _count, "never": _never(world), "flood": _flood(world), "failing": _failing}
     _resolve(schema, "Subscription", **dict.fromkeys(streams, lambda value, *_, **__: value))
     for name, source in streams.items():
@@ -118,15 +124,15 @@ def _schema(world: World) -> GraphQLSchema:
     return schema
 
 
-def _waiting(world: World) -> Any:
+def _blocking_query(world: World) -> Any:
     async def wait(*_: Any) -> str:
-        await world.go_on.wait()
-        return "went on"
+        await world.released.wait()
+        return "released"
 
     return wait
 
 
-def _touching(world: World) -> Any:
+def _mutation(world: World) -> Any:
     def touch(*_: Any) -> int:
         world.touched += 1
         return world.touched
@@ -134,10 +140,10 @@ def _touching(world: World) -> Any:
     return touch
 
 
-def _touching_slowly(world: World) -> Any:
+def _blocking_mutation(world: World) -> Any:
     async def slow_touch(*_: Any) -> int:
         world.opened += 1
-        await world.go_on.wait()
+        await world.released.wait()
         world.touched += 1
         return world.touched
 
@@ -181,10 +187,10 @@ def _resolve(schema: GraphQLSchema, type_name: str, **resolvers: Any) -> None:
         schema.type_map[type_name].fields[name].resolve = resolver  # type: ignore[attr-defined]
 
 
-def _answer(result: ExecutionResult) -> Answer:
+def _response(result: ExecutionResult) -> GraphQLResponse:
     if result.data is None and result.errors and all(error.path is None for error in result.errors):
-        return Answer(_errors(result.errors[0].message, "BAD_USER_INPUT"), ran=False)
-    return Answer(orjson.dumps(result.formatted), ran=True)
+        return GraphQLResponse(_errors(result.errors[0].message, "BAD_USER_INPUT"), ran=False)
+    return GraphQLResponse(orjson.dumps(result.formatted), ran=True)
 
 
 def _errors(message: str, code: str) -> bytes:

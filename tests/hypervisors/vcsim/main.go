@@ -1,11 +1,12 @@
-// A vCenter to test the vsphere driver on: govmomi's simulator, made to behave like one where it does not by itself.
+// A vCenter simulator for the tests of the vsphere driver: govmomi's simulator, extended where it differs from vCenter.
 //
-// Its machines, snapshots, sessions and the property collector are the simulator's own. Added here: work on snapshots
-// is a task that takes time, knows its progress, can be canceled and is among its machine's recent tasks; a snapshot's
-// state says whether it has memory, and a revert turns the machine on or off by it; long answers come in pages.
+// Machines, snapshots, sessions and the property collector are the simulator's own. Added here: creating, reverting to
+// and deleting snapshots are tasks that take time, report progress, can be canceled and are among the recent tasks of
+// their machine; the state of a snapshot says whether it has memory, and a revert turns the machine on or off
+// accordingly; long answers are paged. Calls and tasks can be made to fail by rules.
 //
-// `vcsim FILE` writes its certificate to FILE, prints its address, and obeys the orders that come as lines of JSON,
-// each answered by one. It ends with its standard input.
+// `vcsim FILE` writes its certificate to FILE and prints its address. It then reads orders from standard input, one JSON
+// object per line, and answers each with one line of JSON. It ends when standard input closes.
 package main
 
 import (
@@ -43,7 +44,7 @@ const (
 	password = "sesame"
 )
 
-// rule says what becomes of calls of one method. It strikes once, or Times times.
+// rule changes the result of calls of one method. It applies once, or Times times.
 type rule struct {
 	On    string // a method, such as CreateSnapshot_Task
 	How   string // see ServeHTTP and perform
@@ -52,7 +53,7 @@ type rule struct {
 	Times int
 }
 
-// front stands before the simulator's own handler.
+// front is the HTTP handler. It applies the rules and passes other requests to the simulator's own handler.
 type front struct {
 	inner    http.Handler
 	sessions *simulator.SessionManager
@@ -61,7 +62,7 @@ type front struct {
 	rules    []*rule
 	calls    []string
 	cookies  map[string]bool
-	held     chan struct{} // closed when what is held may go on
+	held     chan struct{} // closed by the order "release"; held calls and tasks then continue
 	canceled map[types.ManagedObjectReference]bool
 }
 
@@ -102,7 +103,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	if found := f.rule(method.Name, "drop", "lose", "hang", "garble", "code", "fault"); found != nil {
 		switch found.How {
-		case "lose": // it is done, and nobody hears of it
+		case "lose": // the call is executed, and its response is lost
 			f.answer(&discard{http.Header{}}, r, method, body)
 			fallthrough
 		case "drop":
@@ -165,7 +166,7 @@ func background() *simulator.Context {
 	return &simulator.Context{Context: context.Background(), Map: simulator.Map, Session: &simulator.Session{}}
 }
 
-// perform makes a task of work and answers with it; the work goes on.
+// perform starts a task that executes work, and responds with the task.
 func (f *front) perform(
 	w http.ResponseWriter, method *simulator.Method, of types.ManagedObjectReference, id string, work func() types.AnyType,
 ) {
@@ -220,7 +221,7 @@ func create(req *types.CreateSnapshot_Task) (made types.AnyType) {
 		for i := range vm.LayoutEx.Snapshot {
 			if layout := &vm.LayoutEx.Snapshot[i]; layout.Key == node.Snapshot {
 				if req.Memory {
-					layout.MemoryKey = layout.DataKey // as it is in some versions, where one file holds both
+					layout.MemoryKey = layout.DataKey // as in vSphere versions that store both in one file
 				}
 				for j := range vm.LayoutEx.File {
 					if file := &vm.LayoutEx.File[j]; file.Key == layout.DataKey {
@@ -242,7 +243,7 @@ func revert(snapshot *simulator.VirtualMachineSnapshot, req *types.RevertToSnaps
 
 func remove(snapshot *simulator.VirtualMachineSnapshot, req *types.RemoveSnapshot_Task) types.AnyType {
 	vm := simulator.Map.Get(snapshot.Vm).(*simulator.VirtualMachine)
-	simulator.Map.WithLock(vm.Self, func() { // the simulator breaks down when a root that is current goes
+	simulator.Map.WithLock(vm.Self, func() { // the simulator panics if a root snapshot that is current is deleted
 		for _, root := range vm.Snapshot.RootSnapshotList {
 			if current := vm.Snapshot.CurrentSnapshot; current != nil && *current == req.This && root.Snapshot == req.This {
 				vm.Snapshot.CurrentSnapshot = nil
@@ -272,7 +273,7 @@ func named(fault string) types.BaseMethodFault {
 	}
 	made := reflect.New(kind).Interface().(types.BaseMethodFault)
 	some := types.ManagedObjectReference{Type: "Task", Value: "task-0"}
-	switch fault := made.(type) { // what they never come without
+	switch fault := made.(type) { // fields that are required in these faults
 	case *types.TaskInProgress:
 		fault.Task = some
 	case *types.ManagedObjectNotFound:
@@ -301,14 +302,14 @@ func fail(w http.ResponseWriter, fault string) {
 		`<detail><%[1]sFault xmlns="urn:vim25" xsi:type="%[1]s"></%[1]sFault></detail></soapenv:Fault>`, fault))
 }
 
-// pager is the property collector, with answers in pages of the length that is asked for, and at most `longest`.
+// pager is the property collector with paging: pages have the requested length, at most `longest`.
 type pager struct {
 	simulator.PropertyCollector
 }
 
 var (
 	longest = int32(1000)
-	pages   sync.Map // of what is left, by token
+	pages   sync.Map // the remaining objects, by token
 )
 
 func (p *pager) page(objects []types.ObjectContent, length int32) *types.RetrieveResult {
@@ -341,11 +342,11 @@ func (p *pager) ContinueRetrievePropertiesEx(r *types.ContinueRetrieveProperties
 	}}
 }
 
-// order is a line of standard input: a rule, or something to do.
+// order is a line of standard input: Do names the action; the embedded rule is used by the action "rule".
 type order struct {
 	rule
 	Do      string
-	Machine string // a name
+	Machine string // its name
 	Path    string
 	Value   string
 	Length  int32
@@ -361,7 +362,7 @@ func (f *front) obey(o *order) (any, error) {
 	case "release":
 		close(f.held)
 		f.held = make(chan struct{})
-	case "calls": // since the last time it was asked
+	case "calls": // since the last order "calls"
 		calls := f.calls
 		f.calls = nil
 		return calls, nil
@@ -369,7 +370,7 @@ func (f *front) obey(o *order) (any, error) {
 		for cookie := range f.cookies {
 			f.sessions.TerminateSession(background(), &types.TerminateSession{SessionId: []string{cookie}})
 		}
-	case "forget": // the tasks, as a vCenter does some minutes after their end
+	case "forget": // deletes all tasks, as a vCenter does some minutes after their end
 		for _, vm := range simulator.Map.All("VirtualMachine") {
 			machine := vm.(*simulator.VirtualMachine)
 			for _, task := range machine.RecentTask {

@@ -1,21 +1,21 @@
-"""The messages of graphql-transport-ws: read strictly, because its rule is that anything else closes the connection."""
+"""The messages of graphql-transport-ws. Parsing is strict: the protocol closes the connection at an invalid message."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from gateway.graphql.requests import GraphQLRequest, request_from
+from gateway.graphql.requests import GraphQLRequest, parse_request
 from gateway.http.errors import HttpError
 
-ID_LENGTH = 256  # an id comes back with every message
+MAX_ID_LENGTH = 256  # characters; the id is repeated in every message of the operation
 
 ACK = b'{"type":"connection_ack"}'
 PING = b'{"type":"ping"}'
 
 
-class Malformed(Exception):
-    """Not a message of the protocol. The message is written for the reason of a close."""
+class InvalidMessage(Exception):
+    """The text is not a message of the protocol. The exception's message becomes the reason of the close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ ClientMessage = Init | Ping | Pong | Subscribe | Complete
 
 
 def parse(text: str) -> ClientMessage:
-    """The message in `text`. Raises Malformed."""
+    """Parses a message of the client. Raises InvalidMessage."""
     try:
         members = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise Malformed("The message is not JSON.") from None
+        raise InvalidMessage("The message is not JSON.") from None
     if not isinstance(members, dict):
-        raise Malformed("The message is not a JSON object.")
+        raise InvalidMessage("The message is not a JSON object.")
     match members.get("type"):
         case "connection_init":
             return Init(_payload(members) or {})
@@ -68,46 +68,48 @@ def parse(text: str) -> ClientMessage:
         case "complete":
             return Complete(_id(members))
         case _:
-            raise Malformed("The type of the message is unknown.")
+            raise InvalidMessage("The message type is unknown.")
 
 
 def _payload(members: dict[str, Any]) -> dict[str, Any] | None:
     payload = members.get("payload")
     if payload is None or isinstance(payload, dict):
         return payload
-    raise Malformed("`payload` is not an object.")
+    raise InvalidMessage("`payload` must be an object or null.")
 
 
 def _id(members: dict[str, Any]) -> str:
     id = members.get("id")
-    if not isinstance(id, str) or not id or len(id) > ID_LENGTH:
-        raise Malformed(f"`id` is not a string of 1 to {ID_LENGTH} characters.")
+    if not isinstance(id, str) or not id or len(id) > MAX_ID_LENGTH:
+        raise InvalidMessage(f"`id` must be a string of 1 to {MAX_ID_LENGTH} characters.")
     return id
 
 
 def _request(members: dict[str, Any]) -> GraphQLRequest:
     payload = _payload(members)
     if payload is None:
-        raise Malformed("`payload` is missing.")
+        raise InvalidMessage("`payload` is missing.")
     try:
-        return request_from(payload)
-    except HttpError as fault:
-        raise Malformed(fault.message) from None
+        return parse_request(payload)
+    except HttpError as error:
+        raise InvalidMessage(error.message) from None
 
 
-def pong(payload: dict[str, Any] | None) -> bytes:
+def pong_message(payload: dict[str, Any] | None) -> bytes:
+    """A `pong` message that returns the payload of the ping."""
     return b'{"type":"pong"}' if payload is None else b'{"type":"pong","payload":' + orjson.dumps(payload) + b"}"
 
 
 def next_message(id: bytes, body: bytes) -> bytes:
-    """`id` as JSON; `body` is a whole GraphQL response."""
+    """A `next` message. `id` is JSON; `body` is a whole GraphQL response."""
     return b'{"id":' + id + b',"type":"next","payload":' + body + b"}"
 
 
 def error_message(id: bytes, errors: bytes) -> bytes:
-    """`errors` is a JSON list. Ends the operation: no `complete` follows."""
+    """An `error` message, which ends the operation: no `complete` follows. `errors` is a JSON list."""
     return b'{"id":' + id + b',"type":"error","payload":' + errors + b"}"
 
 
 def complete_message(id: bytes) -> bytes:
+    """A `complete` message, which ends the operation. `id` is JSON."""
     return b'{"id":' + id + b',"type":"complete"}'

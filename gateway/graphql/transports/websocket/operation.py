@@ -1,4 +1,4 @@
-"""One operation on a WebSocket: its task, from `subscribe` to `complete` or `error`."""
+"""One operation on a WebSocket, from `subscribe` to `complete` or `error`."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ import orjson
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import ErrorCode, internal_message
-from gateway.graphql.requests import Answer, Executor, GraphQLRequest, OperationKind
+from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.transports.websocket.messages import complete_message, error_message, next_message
 from gateway.http.errors import errors_json
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class WebSocketOperation:
-    """Runs at once. What it has to say goes to `put`."""
+    """Starts executing when it is created. `put` receives the messages to send."""
 
     def __init__(
         self,
         executor: Executor,
         request: GraphQLRequest,
-        kind: OperationKind | None,
+        kind: OperationType | None,
         caller: Caller,
         origin: RequestOrigin,
         id: str,
@@ -36,52 +36,52 @@ class WebSocketOperation:
         self._id = orjson.dumps(id)
         self._put = put
         self._kind = kind
-        self._silent = False
+        self._stopped = False
         self.task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Says nothing from now on, and stops; a mutation runs to its end, because half of one helps nobody."""
-        self._silent = True
+        """Sends no more messages and cancels the execution. A mutation runs to its end, but its result is dropped."""
+        self._stopped = True
         if self._kind != "mutation":
             self.task.cancel()
 
     async def _run(self) -> None:
         try:
             if self._kind == "subscription":
-                fine = await self._stream()
+                completed = await self._stream()
             else:
-                fine = self._tell(await self._executor.execute(self._request, self._caller, self._origin))
+                completed = self._send(await self._executor.execute(self._request, self._caller, self._origin))
         except Exception:
-            name = self._origin.request_id or "-"
-            log.exception("an operation failed, request id %s", name)
-            self._say(error_message(self._id, errors_json(internal_message(name), ErrorCode.INTERNAL)))
+            id_ = self._origin.request_id or "-"
+            log.exception("WebSocket operation failed request_id=%s", id_)
+            self._put_unless_stopped(error_message(self._id, errors_json(internal_message(id_), ErrorCode.INTERNAL)))
         else:
-            if fine:
-                self._say(complete_message(self._id))
+            if completed:
+                self._put_unless_stopped(complete_message(self._id))
 
     async def _stream(self) -> bool:
-        answers = self._executor.subscribe(self._request, self._caller)
+        responses = self._executor.subscribe(self._request, self._caller)
         try:
-            async for answer in answers:
-                if not self._tell(answer):
+            async for response in responses:
+                if not self._send(response):
                     return False
-                # A source that has much to say at once must let it be sent, or it would look like a slow client.
+                # Lets the writing task run, so that a burst of responses does not fill the queue of a fast client.
                 await asyncio.sleep(0)
         finally:
-            if close := getattr(answers, "aclose", None):
+            if close := getattr(responses, "aclose", None):
                 await close()
         return True
 
-    def _tell(self, answer: Answer) -> bool:
-        """False for a request error, which ends the operation."""
-        if not answer.body:
-            return True  # ids of events are in the answers themselves
-        if answer.ran:
-            self._say(next_message(self._id, answer.body))
+    def _send(self, response: GraphQLResponse) -> bool:
+        """Sends a response. Returns False for a request error, which ends the operation without `complete`."""
+        if not response.body:
+            return True  # clients of this transport read event ids from the `extensions` of responses
+        if response.ran:
+            self._put_unless_stopped(next_message(self._id, response.body))
         else:
-            self._say(error_message(self._id, orjson.dumps(orjson.loads(answer.body)["errors"])))
-        return answer.ran
+            self._put_unless_stopped(error_message(self._id, orjson.dumps(orjson.loads(response.body)["errors"])))
+        return response.ran
 
-    def _say(self, message: bytes) -> None:
-        if not self._silent:
+    def _put_unless_stopped(self, message: bytes) -> None:
+        if not self._stopped:
             self._put(message)

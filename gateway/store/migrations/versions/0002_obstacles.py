@@ -1,4 +1,4 @@
-"""Machines of which no snapshot can be made say why."""
+"""Adds `machine.obstacle`: why no snapshot of the machine can be created."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""API tokens, and the sessions of `/api/auth`."""
+"""Adds API tokens and the sessions that `/api/auth` creates."""
 
 import sqlalchemy as sa
 from alembic import op

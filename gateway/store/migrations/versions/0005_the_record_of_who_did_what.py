@@ -1,4 +1,4 @@
-"""The record of who did what: entries are added, never changed, and an operation's end is recorded by the database."""
+"""Adds the audit log. Triggers make it append-only and record the end of each operation in it."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,8 @@
-"""On PostgreSQL the outbox is written once per statement, not once per row; and rows have room to change in place.
+"""On PostgreSQL, writes events once per statement instead of once per row, and lowers the fill factor of pages.
 
-An operation's updates stay with the row: most of them, such as heartbeats, show nothing, and a condition tells that
-for less than a function does. SQLite knows triggers of rows only, and runs them without a function.
+Updates of operations keep their row-level trigger: most of them, such as heartbeats, change no published column, and
+the trigger's WHEN condition checks that at a lower cost than a function. SQLite has row-level triggers only, and runs
+them without calling a function. The fill factor leaves space for new versions of rows in the same page (HOT updates).
 """
 
 from alembic import op

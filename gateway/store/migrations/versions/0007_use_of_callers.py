@@ -1,4 +1,4 @@
-"""Heavy callers' use of their quotas, which processes share."""
+"""Adds `caller_use`: the quota use of callers with many requests, shared between processes."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What waits on a simulated machine, and what is old there, is found without reading all that it ever did."""
+"""Indexes `simulated_task` so that pending and old tasks of a machine are found without reading all its tasks."""
 
 from alembic import op
 

@@ -1,1 +1,1 @@
-"""One file per schema change, in the order of their numbers. A released one is never edited."""
+"""One module per schema change, numbered in order. A released migration is never changed."""

@@ -1,0 +1,233 @@
+"""Reads of the REST API: compiles plans, caches them by the shape of the response, and runs them.
+
+All statements of a request run in one transaction, so a response shows one state of the database.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.access.caller import Caller
+from gateway.access.origin import RequestOrigin
+from gateway.operations.service import Operations
+from gateway.reads import conditions as c
+from gateway.reads.compiler import Compiler, Plan
+from gateway.reads.conditions import Condition, Frame
+from gateway.reads.dialects import DIALECTS
+from gateway.reads.entities import ENTITIES
+from gateway.reads.ids import PREFIXES
+from gateway.reads.pages import BoundPage, Page
+from gateway.reads.selection import Field
+from gateway.reads.sorts import SortOrder, with_id_key
+from gateway.rest import selections
+from gateway.rest.attributes import RestContext
+from gateway.rest.catalog import CATALOG, ROOT
+from gateway.rest.classes import SNAPSHOTS, ResourceClass
+from gateway.rest.errors import not_found
+from gateway.rest.filters import Filter
+from gateway.rest.query import LINKS_ONLY, MAX_LIMIT, RowShape, Window
+from gateway.store.database import Database, Transaction
+
+_MAX_PLANS = 256
+_ID_AND_NAME = RowShape(expanded=True, attributes=("id", "name"), actions=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """The caller of a request, its origin, and the URL that the links of the response begin with."""
+
+    caller: Caller
+    origin: RequestOrigin
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """A request for a list."""
+
+    shape: RowShape
+    window: Window
+    order: SortOrder
+    filter: Filter | None = None
+    hidden: bool = False  # show only the counts
+    counted: bool = True  # load the number of matching rows
+
+    @property
+    def condition(self) -> Condition | None:
+        """The condition of the filter, if there is one."""
+        return None if self.filter is None else self.filter.condition
+
+    @property
+    def rows(self) -> bool:
+        """Whether rows are loaded."""
+        return not self.hidden and self.window.limit > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListResult:
+    """A loaded list: its rows, the number of rows that match the filter, and the number of rows without the filter."""
+
+    rows: list[Any]
+    matched: int
+    count: int
+
+
+class Reader:
+    """Reads for every route."""
+
+    def __init__(self, database: Database, operations: Operations) -> None:
+        self._database = database
+        self._operations = operations
+        self._dialect = DIALECTS[database.dialect]
+        self._compiler = Compiler(CATALOG, database.dialect, typed=False)
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+
+    # ---- for the routes
+
+    async def collection(self, requester: Requester, class_: ResourceClass, query: ListQuery) -> ListResult:
+        """A collection. Raises RestError for a regular expression that is too expensive."""
+        shape = query.shape if query.rows else None
+        plan = self._plan(("list", class_, shape), lambda: selections.collection(class_, shape))
+        counting = self._plan(("list", class_, None), lambda: selections.collection(class_, None))
+
+        async def work(transaction: Transaction) -> ListResult:
+            await self._search_regexes(transaction, requester, query, class_, c.match_all)
+            page = self._page(query, query.condition)
+            found = await plan.load(self._context(transaction, requester, plan, page), {})
+            count = found["totalCount"]
+            if query.filter is not None:
+                everything = self._page(query, None)
+                count = (await counting.load(self._context(transaction, requester, counting, everything), {}))[
+                    "totalCount"
+                ]
+            return ListResult(found.get("nodes", []), found["totalCount"], count)
+
+        found = await self._database.read(work)
+        for row in found.rows:
+            _flatten(row, query.shape)
+        return found
+
+    async def resource(self, requester: Requester, class_: ResourceClass, number: int, shape: RowShape) -> Any:
+        """A row by its number. Raises RestError if there is none."""
+        plan = self._plan(("one", class_, shape), lambda: selections.resource(class_, shape))
+        return _flatten(await self._load_row(requester, plan, class_, number, _NO_FILTER), shape)
+
+    async def machine(self, requester: Requester, parent: ResourceClass, number: int) -> Any:
+        """A machine's `id`, `name` and `refusals`. Raises RestError if there is none."""
+        plan = self._plan(("machine", parent), lambda: selections.machine(parent))
+        return await self._load_row(requester, plan, parent, number, _NO_FILTER)
+
+    async def subcollection(
+        self, requester: Requester, parent: ResourceClass, number: int, query: ListQuery
+    ) -> tuple[Any, ListResult]:
+        """A machine as `machine` returns it, and a list of its snapshots. Raises RestError if it does not exist."""
+        shape = query.shape if query.rows else None
+        counted = query.counted
+        plan = self._plan(
+            ("sub", parent, shape, counted), lambda: selections.subcollection(parent, shape, counted=counted)
+        )
+        machine = await self._load_row(requester, plan, parent, number, query)
+        found = machine[selections.RESOURCES]
+        rows = found.get("nodes", [])
+        return machine, ListResult(rows, found.get("totalCount", len(rows)), machine["snapshot_count"])
+
+    async def snapshot(
+        self, requester: Requester, parent: ResourceClass, machine: int, number: int, shape: RowShape
+    ) -> Any:
+        """A snapshot of this machine. Raises RestError if there is no such machine or snapshot."""
+        _, rows = await self.subcollection(requester, parent, machine, _query_by_numbers([number], shape))
+        if not rows.rows:
+            raise not_found(SNAPSHOTS.name, number)
+        return rows.rows[0]
+
+    async def names(
+        self, requester: Requester, parent: ResourceClass, machine: int, numbers: list[int]
+    ) -> tuple[Any, dict[int, str]]:
+        """A machine, and the names of its snapshots among `numbers`. Raises RestError if there is no such machine."""
+        found, rows = await self.subcollection(requester, parent, machine, _query_by_numbers(numbers, _ID_AND_NAME))
+        return found, {int(row["id"]): row["name"] for row in rows.rows}
+
+    # ---- plans
+
+    def _plan(self, key: tuple[Any, ...], field: Callable[[], Field]) -> Plan:
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._compiler.root(ROOT, field())
+            if len(self._plans) > _MAX_PLANS:
+                self._plans.popitem(last=False)
+        else:
+            self._plans.move_to_end(key)
+        return plan
+
+    def _page(self, query: ListQuery, condition: Condition | None) -> BoundPage:
+        page = Page(size=query.window.limit, offset=query.window.offset)
+        if condition is not None and query.filter is not None and query.filter.regexes:
+            # Fetch nodes cache statements by the identity of the condition. That of a regular expression holds rows
+            # of this request, so it is wrapped in a new object.
+            condition = c.all_of([condition, c.match_all])
+        return BoundPage(page, query.order, condition, after=None, before=None)
+
+    def _context(self, transaction: Transaction, requester: Requester, plan: Plan, page: BoundPage) -> RestContext:
+        """`page` applies to the list itself. Embedded lists have the largest page."""
+        pages = {
+            node: page if field.key == selections.RESOURCES else _EMBEDDED_PAGE for field, node in plan.connections
+        }
+        return RestContext(
+            transaction, self._dialect, requester.caller, self._operations.matrices, pages, base=requester.base
+        )
+
+    async def _load_row(
+        self, requester: Requester, plan: Plan, class_: ResourceClass, number: int, query: ListQuery
+    ) -> Any:
+        variables: Mapping[str, Any] = {"id": f"{PREFIXES[class_.type_name]}-{number}"}
+
+        def below(frame: Frame) -> str:
+            return f"t.machine_id = {frame.parameters(number)}"
+
+        async def work(transaction: Transaction) -> Any:
+            await self._search_regexes(transaction, requester, query, SNAPSHOTS, below)
+            page = self._page(query, query.condition)
+            return await plan.load(self._context(transaction, requester, plan, page), variables)
+
+        found = await self._database.read(work)
+        if found is None:
+            raise not_found(class_.name, number)
+        return found
+
+    async def _search_regexes(
+        self, transaction: Transaction, requester: Requester, query: ListQuery, class_: ResourceClass, bounds: Condition
+    ) -> None:
+        """Searches the rows of all regular expressions. Those on the list's own rows search only the list."""
+        if query.filter is None:
+            return
+        kind = f"t.kind = '{class_.kind}'" if class_.kind else c.TRUE_SQL
+        within = c.all_of([bounds, lambda _frame: kind, query.filter.narrowing])
+        for regex in query.filter.regexes:
+            bounds_of_regex = within if regex.own_rows else c.match_all
+            await regex.search_rows(transaction, self._dialect, requester.caller, bounds_of_regex)
+
+
+def _flatten(row: Any, shape: RowShape) -> Any:
+    """Replaces the connections of embedded lists by their rows."""
+    for name in shape.subcollections:
+        row[name] = row[name]["nodes"]
+    return row
+
+
+def _query_by_numbers(numbers: list[int], shape: RowShape) -> ListQuery:
+    """A query for the snapshots with these numbers."""
+
+    def condition(frame: Frame) -> str:
+        return frame.dialect.in_list(f"{frame.alias}.id", numbers, "bigint", frame.parameters)
+
+    window = Window(limit=MAX_LIMIT)
+    return ListQuery(shape, window, _order(SNAPSHOTS), Filter(condition, condition), counted=False)
+
+
+def _order(class_: ResourceClass) -> SortOrder:
+    return with_id_key(ENTITIES[class_.noun].default_sort)
+
+
+_NO_FILTER = ListQuery(LINKS_ONLY, Window(), ())
+_EMBEDDED_PAGE = BoundPage(Page(size=MAX_LIMIT), _order(SNAPSHOTS), None, after=None, before=None)

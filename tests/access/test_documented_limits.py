@@ -1,0 +1,69 @@
+"""The limits in `docs/identity.md` are those of the code, and no credential appears in any output."""
+
+from pathlib import Path
+
+from gateway.access import credentials, jwks, login_throttle, opaque_tokens, sessions
+from gateway.access.authentication import REJECTED_TTL
+from gateway.access.keys import MIN_SECRET_BYTES
+from gateway.config import Settings
+from tests.access.clients import VM, Socket, basic, bearer, create_token
+from tests.access.issuer import AUDIENCE, ISSUER, SECRET, signed
+from tests.cli.programs import serving
+from tests.databases import Databases
+
+
+def test_documented_limits_are_those_of_the_code(root: Path) -> None:
+    text = " ".join((root / "docs/identity.md").read_text().split())
+    for sentence in (
+        f"{login_throttle.BURST} at once, then one every {login_throttle.SECONDS_PER_FAILURE:g} seconds",
+        f"repeated within {REJECTED_TTL:g} seconds is refused",
+        f"revocation takes effect within `GATEWAY_CREDENTIALS_TRUSTED` ({Settings().credentials_trusted:g} seconds)",
+        f"after {sessions.MAX_LIFETIME.total_seconds() / 3_600:g} hours",
+        f"A caller has at most {sessions.MAX_PER_CALLER};",
+        f"a shared secret of at least {MIN_SECRET_BYTES} bytes",
+        f"when they are {jwks.REFRESH_AFTER / 60:g} minutes old",
+        f"at most every {jwks.MIN_INTERVAL:g} seconds",
+        f"A fetch takes at most {jwks.FETCH_TIMEOUT:g} seconds and {jwks.MAX_BYTES // 1_024} KiB",
+        f"credentials of more than {credentials.MAX_BYTES} bytes",
+    ):
+        assert sentence in text, sentence
+    assert (jwks.MAX_AGE, sessions.IDLE_TIMEOUT.total_seconds(), sessions.TOUCH_INTERVAL.total_seconds()) == (
+        3_600,
+        600,
+        60,
+    )
+    assert opaque_tokens.parse(f"sgw_1_{'0' * 64}") is not None
+
+
+def test_no_credential_is_logged_or_printed(databases: Databases) -> None:
+    """With the level debug, and credentials sent over every transport and in every header."""
+    url = databases.new("sqlite")
+    token = create_token(url)
+    jwt = signed(SECRET, "HS256")
+    wrong = f"sgw_1_{'0123456789abcdef' * 4}"
+    settings = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET, "log_level": "debug"}
+    with serving("--demo", "--database-url", url, **settings) as program:
+        assert "Every request needs a token" in program.greeting
+        credentials_sent = [
+            bearer(token),
+            basic("ci", token),
+            {"x-auth-token": token},
+            bearer(jwt),
+            bearer(wrong),
+            basic("x", wrong),
+        ]
+        statuses = [
+            program.http.post("/graphql", json={"query": VM}, headers=headers).status_code
+            for headers in credentials_sent
+        ]
+        assert statuses == [200, 200, 200, 200, 401, 401]
+        session = program.http.get("/api/auth", headers=bearer(token)).json()["auth_token"]
+        for payload in ({"authorization": f"Bearer {token}"}, {"authorization": f"Bearer {wrong}"}):
+            with Socket(program, payload, bearer(session)) as socket:
+                socket.await_close() if wrong in payload["authorization"] else socket.receive()
+        program.process.terminate()
+        out, err = program.process.communicate(timeout=30)
+    output = program.greeting + out + err
+    assert "Authentication failed address=127.0.0.1 token=sgw_1_… " in output
+    for secret in (token, token[6:], jwt, jwt.rpartition(".")[2], wrong, wrong[6:], session, session[6:], SECRET):
+        assert secret not in output

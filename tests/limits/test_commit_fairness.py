@@ -1,0 +1,46 @@
+"""Writes that commit in one group are answered a few per loop iteration, so that new requests are served in between."""
+
+import asyncio
+import threading
+from itertools import groupby
+from typing import Any
+
+from tests.databases import Databases
+from tests.operations.world import open_world
+
+WRITES = 20
+
+
+def test_writes_of_one_commit_are_answered_two_per_loop_iteration(databases: Databases) -> None:
+    """The event loop polls its sockets after every two of them."""
+
+    async def story() -> None:
+        gate, events = threading.Event(), []
+
+        async def blocked(_: Any) -> None:
+            gate.wait()
+
+        async def nothing(_: Any) -> None:
+            return None
+
+        async def write() -> None:
+            await database.write(nothing)
+            events.append("answered")
+
+        database = open_world(databases.new("sqlite"))
+        try:
+            first = asyncio.create_task(database.write(blocked))
+            await asyncio.sleep(0)
+            group = [asyncio.create_task(write()) for _ in range(WRITES)]
+            await asyncio.sleep(0)
+            gate.set()
+            while not all(task.done() for task in group):
+                events.append("iteration")
+                await asyncio.sleep(0)
+            await asyncio.gather(first, *group)
+        finally:
+            gate.set()
+            await database.close()
+        assert max(len(list(some)) for what, some in groupby(events) if what == "answered") == 2
+
+    asyncio.run(story())

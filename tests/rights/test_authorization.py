@@ -1,0 +1,272 @@
+"""Every field of the schema and every route, requested by every caller, responds as `table.py` states."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import httpx2
+import pytest
+from graphql import GraphQLInterfaceType, get_named_type, is_leaf_type
+
+from gateway.access.roles import Roles
+from gateway.access.tokens import create_token
+from gateway.config import Settings
+from gateway.graphql.schema.build import build_schema, executable
+from gateway.models import MachineKind, SnapshotAction
+from gateway.rest.classes import COLLECTIONS
+from tests.databases import SLOW_KINDS, Databases
+from tests.graphql.client import execute_sql, set_latency
+from tests.graphql.subscription_clients import subscribe_by_sse
+from tests.rights.callers import ANONYMOUS, BUILT_IN, CALLERS, CUSTOM_ROLES, OTHER_TENANT_ADMIN, TENANT, RoleCaller
+from tests.rights.probes import (
+    ALLOWED,
+    FORBIDDEN,
+    NOT_FOUND,
+    UNAUTHENTICATED,
+    machine,
+    operation,
+    prepare,
+    probe_of,
+)
+from tests.rights.table import GRAPHQL, PAGES, REST, TABLE, Rule
+from tests.rules.markdown import ROOT, table
+from tests.serving import Served, served
+
+Outcomes = Mapping[tuple[str, MachineKind, str], str]  # by row, kind and caller
+
+SCHEMA = executable(build_schema())
+
+
+class ProbedGateway(NamedTuple):
+    """A gateway, a client of every caller, and the outcome of every request."""
+
+    gateway: Served
+    clients: Mapping[str, httpx2.Client]
+    outcomes: Outcomes
+
+
+@pytest.fixture(scope="module", params=SLOW_KINDS)
+def probed(request: pytest.FixtureRequest, databases: Databases) -> Iterator[ProbedGateway]:
+    """The demo world, after every caller has sent every request once."""
+    settings = Settings(
+        database_url=databases.new(request.param), roles=CUSTOM_ROLES, drain_timeout=0.01, keep_operations=1e9
+    )
+    with served(settings, demo=True) as gateway, ExitStack() as stack:
+        set_latency(gateway, 0)
+        prepare(gateway)
+        roles = Roles.read(settings.roles)
+        clients = {}
+        for caller in CALLERS:
+            headers = {}
+            if caller is not ANONYMOUS:
+                creation = create_token(gateway.gateway.database, roles, caller.name, caller.roles, caller.tenant, None)
+                headers = {"authorization": f"Bearer {gateway.run(creation)}"}
+            clients[caller.name] = stack.enter_context(httpx2.Client(base_url=gateway.url, timeout=30, headers=headers))
+        yield ProbedGateway(gateway, clients, _send_all(clients))
+
+
+def _send_all(clients: Mapping[str, httpx2.Client]) -> Outcomes:
+    return {
+        (name, kind, caller.name): probe_of(name, kind, caller).outcome(clients[caller.name])
+        for name, rule in TABLE.items()
+        for kind in rule.kinds
+        for caller in CALLERS
+        if name != _TESTED_BY_EVENTS or caller is ANONYMOUS
+    }
+
+
+_TESTED_BY_EVENTS = "Subscription.operationChanged"
+
+
+def expected(rule: Rule, kind: MachineKind, caller: RoleCaller) -> str:
+    """The outcome that the rule requires for a caller."""
+    if rule.public:
+        return ALLOWED
+    if caller is ANONYMOUS:
+        return UNAUTHENTICATED
+    can_read = caller.tenant == TENANT and (SnapshotAction.READ, kind) in caller.rights
+    if rule.administers and not caller.administers:
+        return NOT_FOUND if rule.bound else FORBIDDEN
+    needed = rule.actions or ([SnapshotAction.READ] if rule.bound else [])
+    lacks = bool(needed) and not any((action, kind) in caller.rights for action in needed)
+    if lacks and (rule.forbidden_first or can_read):
+        return FORBIDDEN
+    return NOT_FOUND if rule.bound and not can_read else ALLOWED
+
+
+def test_all_outcomes_are_those_of_the_table(probed: ProbedGateway) -> None:
+    wrong = {
+        (name, str(kind), caller.name): (found, wanted)
+        for name, rule in TABLE.items()
+        for kind in rule.kinds
+        for caller in CALLERS
+        if (found := probed.outcomes.get((name, kind, caller.name))) is not None
+        if found != (wanted := expected(rule, kind, caller))
+    }
+    assert wrong == {}
+
+
+# ---- the table is complete
+
+
+def test_every_field_has_a_row() -> None:
+    """Every field of the root types, and every field of a node type that leads to other rows."""
+    roots = [SCHEMA.query_type, SCHEMA.mutation_type, SCHEMA.subscription_type]
+    fields = {f"{root.name}.{name}" for root in roots if root is not None for name in root.fields}
+    node = SCHEMA.type_map["Node"]
+    assert isinstance(node, GraphQLInterfaceType)
+    for type_ in SCHEMA.get_possible_types(node):
+        relations = (name for name, field in type_.fields.items() if not is_leaf_type(get_named_type(field.type)))
+        fields |= {f"{type_.name}.{name}" for name in relations}
+    assert {name.partition(" ")[0] for name in GRAPHQL} == fields
+
+
+def test_every_route_has_a_row(probed: ProbedGateway) -> None:
+    """Every combination of method, path and action that REST does not reject as unknown has a row."""
+    admin = probed.clients["admin"]
+    paths = {"/api": "/api", "/api/auth": "/api/auth"}
+    for class_ in COLLECTIONS.values():
+        name = f"/api/{class_.collection if class_.kind is None else 'MACHINES'}"
+        at = f"/api/{class_.collection}"
+        paths |= {f"{at}": name, f"{at}/0": f"{name}/ID"}
+        for inner in class_.subcollections:
+            paths |= {f"{at}/0/{inner}": f"{name}/ID/{inner}", f"{at}/0/{inner}/0": f"{name}/ID/{inner}/ID"}
+    found = set()
+    for path, name in paths.items():
+        for method in ("GET", "DELETE", "OPTIONS", "PUT", "PATCH"):
+            if not _is_no_route(admin.request(method, path)):
+                found.add(f"{method} {name}")
+        for action in ("create", "delete", "revert", "edit", "query"):
+            if not _is_no_route(admin.post(path, json={"action": action})):
+                found.add(f"POST {name}" if path == "/api/auth" else f"POST {name} {action}")
+    assert found == set(REST)
+
+
+def _is_no_route(response: httpx2.Response) -> bool:
+    return response.status_code >= 400 and response.json()["error"]["message"].startswith(
+        ("No route matches", "Unsupported Action")
+    )
+
+
+def test_every_page_has_a_row(probed: ProbedGateway) -> None:
+    paths = {getattr(route, "path", "") for route in probed.gateway.gateway.app.routes}
+    assert paths - {"/graphql", "/api", "/api/{path:path}"} == {name.removeprefix("GET ") for name in PAGES}
+
+
+# ---- capabilities, messages and subscriptions
+
+CAPABILITIES = "query ($id: ID!) { node(id: $id) { ... on Machine { capabilities { action supported reason } } } }"
+
+
+def test_capabilities_agree_with_the_outcomes(probed: ProbedGateway) -> None:
+    mutations = {"CREATE": "createSnapshot", "REVERT": "revertVmSnapshot", "DELETE": "deleteSnapshots"}
+    for caller in CALLERS:
+        for kind in MachineKind:
+            if probed.outcomes["Query.node", kind, caller.name] != ALLOWED:
+                continue
+            body = {"query": CAPABILITIES, "variables": {"id": machine(kind)}}
+            rows = probed.clients[caller.name].post("/graphql", json=body).json()["data"]["node"]["capabilities"]
+            supported = {row["action"]: row["supported"] for row in rows}
+            required = {
+                row["action"]: row["reason"].removesuffix(".").rpartition(" ")[2]
+                for row in rows
+                if not row["supported"]
+            }
+            for action, mutation in mutations.items():
+                outcome = probed.outcomes.get((f"Mutation.{mutation}", kind, caller.name))
+                assert supported[action] is (outcome == ALLOWED), (caller.name, kind, action)
+                if outcome == FORBIDDEN:
+                    assert required[action] == f"{kind.lower()}:{action.lower()}"
+
+
+def test_a_refusal_names_the_right(probed: ProbedGateway) -> None:
+    viewer = probed.clients["viewer"]
+    for name, message in (
+        ("Mutation.createSnapshot", "Creating snapshots of Vms requires the right vm:create."),
+        ("Mutation.createSnapshots", "Creating snapshots of Vms requires the right vm:create."),
+        ("Mutation.deleteSnapshots", "Deleting snapshots of Vms requires the right vm:delete."),
+        ("Mutation.revertVmSnapshot", "Reverting Vms requires the right vm:revert."),
+        (
+            "Mutation.refreshMachine",
+            "Refreshing Vms requires one of the rights vm:create, vm:revert, vm:delete.",
+        ),
+    ):
+        probe = probe_of(name, MachineKind.VM, BUILT_IN[0])
+        response = viewer.request(probe.method, probe.path, **probe.options).text
+        assert f'"message":"{message}"' in response
+
+
+class Subscriber(NamedTuple):
+    """The argument of `subscribe_by_sse`."""
+
+    http: httpx2.Client
+
+
+def test_events_of_operations(probed: ProbedGateway) -> None:
+    """All callers subscribe at once. The streams are closed after the expected events, to detect further ones."""
+    query = "subscription { operationChanged(filter: {state: {eq: FAILED}}) { id } }"
+    authenticated = [caller for caller in CALLERS if caller is not ANONYMOUS]
+    wanted: dict[str, list[str]] = {
+        caller.name: [
+            f"operation-{operation(kind)}"
+            for kind in MachineKind
+            if expected(GRAPHQL[_TESTED_BY_EVENTS], kind, caller) == ALLOWED
+        ]
+        for caller in authenticated
+    }  # fmt: skip
+    with ExitStack() as stack:
+        streams = {
+            caller.name: stack.enter_context(subscribe_by_sse(Subscriber(probed.clients[caller.name]), query))
+            for caller in authenticated
+        }
+        for kind in MachineKind:
+            execute_sql(probed.gateway, f"UPDATE operation SET phase = 'changed' WHERE id = {operation(kind)}")
+        received = {name: [_id(next(streams[name])) for _ in ids] for name, ids in wanted.items()}
+        probed.gateway.run(probed.gateway.gateway.streams.close())
+        for name, stream in streams.items():
+            received[name] += [_id(body) for body in stream]
+    assert received == wanted
+
+
+def _id(body: dict[str, Any]) -> str:
+    id_: str = body["data"]["operationChanged"]["id"]
+    return id_
+
+
+# ---- documentation
+
+_CELLS = {ALLOWED: "yes", NOT_FOUND: "not found", FORBIDDEN: "forbidden", UNAUTHENTICATED: "401"}
+
+
+def test_the_documented_table_has_the_outcomes(probed: ProbedGateway) -> None:
+    assert table(ROOT / "docs/rights.md", "Operation") == _table(probed.outcomes)
+
+
+def _table(outcomes: Outcomes) -> list[str]:
+    columns = [*BUILT_IN, OTHER_TENANT_ADMIN, ANONYMOUS]
+    heads = [caller.name for caller in columns]
+    rows = [f"| Operation | Requires | {' | '.join(heads)} |", "| --- " * (len(heads) + 2) + "|"]
+    for name, rule in TABLE.items():
+        cells = [_cell(outcomes, name, rule, caller) for caller in columns]
+        rows.append(f"| `{name}` | {_requires(rule)} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(outcomes: Outcomes, name: str, rule: Rule, caller: RoleCaller) -> str:
+    # The row without outcomes has its own test, `test_events_of_operations`.
+    found = {outcomes.get((name, kind, caller.name), expected(rule, kind, caller)) for kind in rule.kinds}
+    (outcome,) = found
+    return _CELLS[outcome]
+
+
+def _requires(rule: Rule) -> str:
+    if rule.administers:
+        return "`administration`" + (", `read`" if rule.bound else "")
+    if not rule.bound:
+        return "nothing" if rule.public else "authentication"
+    actions: Sequence[str] = [f"`{action.lower()}`" for action in rule.actions]
+    return "`read`" + (f", {' or '.join(actions)}" if actions else "")
+
+
+if __name__ == "__main__":  # prints the table of docs/rights.md
+    print("\n".join(_table({})))
