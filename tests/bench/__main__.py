@@ -18,7 +18,7 @@ from tests.bench.data import FULL, QUICK, SMALL, Data, Database
 from tests.bench.machine import Cores
 from tests.bench.postgres import OPTIONS, Postgres
 from tests.bench.processes import Failed
-from tests.bench.systems import EXPERIMENTS, SYSTEMS
+from tests.bench.systems import EXPERIMENTS, SYSTEMS, baseline
 from tests.bench.workloads import WORKLOADS
 
 _HERE = Path(__file__).absolute().parent
@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), help=", ".join(WORKLOADS))
     for name, experiment in EXPERIMENTS.items():
         parser.add_argument(f"--{name}", dest="experiment", action="store_const", const=name, help=experiment.about)
+    parser.add_argument("--baseline", type=Path, help="another checkout, whose gateway to compare this one with")
     parser.add_argument("--seconds", type=float, help="of each measurement (5; quick: 0.7)")
     parser.add_argument("--rounds", type=int, help="A B A B (5; quick: 2)")
     parser.add_argument("--no-floor", action="store_true", help="leave out the echo and the bare SQL")
@@ -63,6 +64,9 @@ def _arguments() -> argparse.Namespace:
     if given.experiment:
         experiment = EXPERIMENTS[given.experiment]
         given.systems, given.workloads, given.no_floor = experiment.systems, experiment.workloads, True
+    if given.baseline:
+        gateways = [system for system in given.systems if system.gateway]
+        given.systems, given.no_floor = [*gateways, *baseline(given.baseline.resolve())], True
     given.seconds = given.seconds or (0.7 if given.quick else 5.0)
     given.rounds = given.rounds or (2 if given.quick else 5)
     if not (0 < given.seconds <= 60 and 0 < given.rounds <= 20):

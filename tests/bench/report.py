@@ -6,7 +6,7 @@ from statistics import median
 
 from tests.bench.floor import Floor
 from tests.bench.measuring import Figures, Plan, Results
-from tests.bench.systems import EXPERIMENTS, SYSTEMS
+from tests.bench.systems import SYSTEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +41,28 @@ COMPARISONS = (
     ),
     Comparison("gateway-sqlite", "tuned-sqlite", {"W1": 20, "W3": 20, "W4": 20}),
     Comparison("gateway-postgresql", "tuned-postgresql", {"W1": 20, "W3": 20, "W4": 20}),
+    Comparison("gateway-sqlite", "baseline-sqlite", {}),
+    Comparison("gateway-postgresql", "baseline-postgresql", {}),
     Comparison("gateway-jwt", "gateway-open", {"W1": 0.9}),
     Comparison("gateway-token", "gateway-open", {"W1": 0.9}),
     Comparison("many-sqlite", "few-sqlite", {"W1": 0.83, "W3": 0.83}),
     Comparison("many-postgresql", "few-postgresql", {"W1": 0.83, "W3": 0.83}),
     Comparison("workers-2", "workers-1", {"W1": 1.4}),
 )
-_ALL = {**SYSTEMS, **{system.name: system for one in EXPERIMENTS.values() for system in one.systems}}
 _FLOOR_TARGET = 0.6  # of W1 on SQLite
 
 
 def markdown(plan: Plan, results: Results, floors: Mapping[str, Floor], heading: Sequence[str]) -> str:
     parts = ["\n".join(heading)]
     workloads = [workload.name for workload in plan.workloads]
-    systems = [system.name for system in plan.systems]
-    parts.append("Requests per second, median of the rounds\n\n" + _grid(workloads, systems, results, _rate))
-    parts.append(_ratios(workloads, systems, results))
-    parts.append("Latency in ms, p50 / p99\n\n" + _grid(workloads, systems, results, _latency))
-    parts.append("CPU per request in us, server / PostgreSQL\n\n" + _grid(workloads, systems, results, _cpu))
+    titles = {system.name: system.title for system in plan.systems}
+    parts.append("Requests per second, median of the rounds\n\n" + _grid(workloads, titles, results, _rate))
+    parts.append(_ratios(workloads, titles, results))
+    parts.append("Latency in ms, p50 / p99\n\n" + _grid(workloads, titles, results, _latency))
+    parts.append("CPU per request in us, server / PostgreSQL\n\n" + _grid(workloads, titles, results, _cpu))
     parts.append(
         "Memory of the server in MB, without what SQLite maps of its file\n\n"
-        + _grid(workloads, systems, results, _memory)
+        + _grid(workloads, titles, results, _memory)
     )
     if floors:
         parts.append(_floors(floors, results))
@@ -78,8 +79,8 @@ def ratio(results: Results, workload: str, one: str, other: str) -> float | None
     return median(a.rate / b.rate for a, b in zip(left.rounds, right.rounds, strict=True))
 
 
-def _ratios(workloads: Sequence[str], systems: Sequence[str], results: Results) -> str:
-    shown = [pair for pair in COMPARISONS if pair.gateway in systems and pair.peer in systems]
+def _ratios(workloads: Sequence[str], titles: Mapping[str, str], results: Results) -> str:
+    shown = [pair for pair in COMPARISONS if pair.gateway in titles and pair.peer in titles]
     if not shown:
         return ""
     rows = []
@@ -95,13 +96,13 @@ def _ratios(workloads: Sequence[str], systems: Sequence[str], results: Results) 
             else:
                 cells.append(f"{reached:.3g}x ({target:g}x{'' if reached >= target else ', MISSED'})")
         rows.append([workload, *cells])
-    head = ["", *(_head(pair) for pair in shown)]
+    head = ["", *(_head(pair, titles) for pair in shown)]
     return "The gateway on the same database, median of the rounds' ratios (target)\n\n" + _table(head, rows)
 
 
-def _head(pair: Comparison) -> str:
-    of_itself = "" if pair.gateway in SYSTEMS else f"{_ALL[pair.gateway].title} "
-    return f"{of_itself}vs {_ALL[pair.peer].title}"
+def _head(pair: Comparison, titles: Mapping[str, str]) -> str:
+    of_itself = "" if pair.gateway in SYSTEMS else f"{titles[pair.gateway]} "
+    return f"{of_itself}vs {titles[pair.peer]}"
 
 
 def _floors(floors: Mapping[str, Floor], results: Results) -> str:
@@ -119,12 +120,12 @@ def _floors(floors: Mapping[str, Floor], results: Results) -> str:
     return "The floor: a bare ASGI echo of the same bytes, and the bare SQL in process\n\n" + _table(head, rows)
 
 
-def _grid(workloads: Sequence[str], systems: Sequence[str], results: Results, cell: Callable[[Figures], str]) -> str:
+def _grid(workloads: Sequence[str], titles: Mapping[str, str], results: Results, cell: Callable[[Figures], str]) -> str:
     head = ["", *workloads]
     rows = []
-    for system in systems:
+    for system, title in titles.items():
         figures = [results.get((workload, system)) for workload in workloads]
-        rows.append([_ALL[system].title, *("-" if found is None else cell(found) for found in figures)])
+        rows.append([title, *("-" if found is None else cell(found) for found in figures)])
     return _table(head, rows)
 
 

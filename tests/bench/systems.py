@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jwt
@@ -43,6 +43,7 @@ class System:
     tuned: bool = False
     credentials: str = ""  # credentials of requests to a gateway: jwt, token, or none
     workers: int = 0  # processes of a gateway on all cores; 0: one process on one core
+    checkout: Path = ROOT  # whose gateway is served
 
     @property
     def gateway(self) -> bool:
@@ -76,7 +77,7 @@ class System:
             cores=cores.server | cores.load if self.workers else cores.server,
             log=logs / f"{self.name}.log",
             environment=environment,
-            directory=ROOT,
+            directory=self.checkout,
         )
 
     def _command(self, url: str, port: int) -> tuple[list[str | Path], Mapping[str, str]]:
@@ -122,6 +123,15 @@ SYSTEMS: Mapping[str, System] = {
         System("postgraphile", "PostGraphile 5, PostgreSQL", "postgresql", "node", POSTGRAPHILE),
     )
 }
+
+
+def baseline(checkout: Path) -> list[System]:
+    """The gateway of another checkout on both databases, whose schema must be the same."""
+    gateways = (system for system in SYSTEMS.values() if system.gateway)
+    return [
+        replace(system, name=f"baseline-{system.database}", title=f"baseline, {system.title}", checkout=checkout)
+        for system in gateways
+    ]
 
 
 @dataclass(frozen=True, slots=True)
