@@ -12,7 +12,7 @@ import click
 
 from gateway.access.issuer import read_jwt_verifier
 from gateway.access.roles import Roles
-from gateway.access.tokens import list_tokens, parse_lifetime
+from gateway.access.tokens import NewToken, list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
 from gateway.config import Settings, environment_variable
 from gateway.drivers.simulator.behavior import simulate as simulate_machine
@@ -203,14 +203,12 @@ def token() -> None:
 def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: Any) -> None:
     """Create an API token with the name NAME and print it. It is shown only once."""
     settings = Settings.from_environment(**overrides)
-    lifetime = parse_lifetime(expires)
+    new = NewToken(name, roles, settings.tenant, parse_lifetime(expires))
     migrate_database(settings.database_url)
 
     async def create() -> str:
         async with opened_database(settings) as database:
-            return await create_audited_token(
-                database, Roles.read(settings.roles), name, roles, settings.tenant, lifetime
-            )
+            return await create_audited_token(database, Roles.read(settings.roles), new)
 
     click.echo(asyncio.run(create()))
 

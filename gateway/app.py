@@ -5,10 +5,11 @@ It is the only module that knows all concrete parts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol
 
 from sqlmodel import col, select
@@ -29,6 +30,7 @@ from gateway.drivers.base import Driver
 from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.errors import GatewayError
+from gateway.graphql.error_format import GRAPHQL_FORMAT
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
 from gateway.graphql.requests import Executor
@@ -38,23 +40,26 @@ from gateway.graphql.transports.sse import EventStreams
 from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import WebSocketEndpoint
+from gateway.http.errors import ErrorFormats
 from gateway.http.health import Health, Part
 from gateway.http.middleware import middleware
 from gateway.http.pages import page_routes
 from gateway.inventory.change_watcher import ChangeWatcher
 from gateway.inventory.demo import load_demo
 from gateway.inventory.provider_configuration import SIMULATED, ConfiguredProvider, read_providers
-from gateway.inventory.provider_rows import register_provider
+from gateway.inventory.provider_rows import ProviderName, register_provider
 from gateway.inventory.refresh import InventoryRefresher
 from gateway.models import Provider, Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.rest.endpoint import rest_routes
+from gateway.rest.errors import REST_FORMAT
+from gateway.rest.requests import PREFIX
 from gateway.store.database import Database
 from gateway.store.database_url import open_database
 from gateway.store.migrate import revisions
-from gateway.store.statements import Statement
+from gateway.store.statements import Query
 from gateway.telemetry.gauges import process_gauges
 from gateway.telemetry.instrumentation import (
     InstrumentedDriver,
@@ -71,12 +76,14 @@ from gateway.web import routes as web_routes
 
 log = logging.getLogger(__name__)
 
+ERROR_FORMATS = ErrorFormats({"/graphql": GRAPHQL_FORMAT, PREFIX: REST_FORMAT})
+
 _STUCK_AFTER_LEASES = 3  # operation leases without progress after which a background part is reported as stuck
 
-_SIMULATED = Statement(select(Provider.name).where(col(Provider.driver) == "simulated"))
+_SIMULATED = Query(select(Provider.name).where(col(Provider.driver) == "simulated"), ProviderName)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """A running gateway. `streams` must be closed before the connections that carry them."""
 
@@ -90,7 +97,7 @@ class Gateway:
     metrics: Metrics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surfaces:
     """The parts that serve requests, and the ASGI application made of them."""
 
@@ -107,7 +114,7 @@ class Surfaces:
 
     def application(self) -> Starlette:
         """Create the ASGI application. Raises StartupError for an invalid origin in the settings."""
-        named, *others = middleware(self.settings, self.admission.wrap(self._http()))
+        named, *others = middleware(self.settings, ERROR_FORMATS, self.admission.wrap(self._http()))
         log_requests = [Middleware(RequestLogMiddleware)] if self.settings.log_requests else []
         return Starlette(
             routes=[
@@ -117,6 +124,7 @@ class Surfaces:
                 *page_routes(self.health, print_sdl() if self.settings.introspection else None),
             ],
             middleware=[*self.tracing.middleware(), named, *log_requests, *others],
+            exception_handlers={404: ERROR_FORMATS.no_route},
         )
 
     def _executor(self, transport: str) -> Executor:
@@ -218,19 +226,24 @@ async def prepare(settings: Settings, *, demo: bool) -> bool:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    settings: Settings, *, demo: bool = False, refreshes: bool = True, clock: Callable[[], float] = monotonic
+) -> AsyncIterator[Gateway]:
     """Run a gateway on a migrated database: its worker, refresh and change feed run until the block is left.
 
     `demo`: load the demo world if the database has no machines. `refreshes`: refresh the providers periodically, which
-    only one of several processes does. Raises StartupError.
+    only one of several processes does. `clock`: monotonic seconds, for rate limits and cached credentials. Raises
+    StartupError.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
-    jwts, quotas, metrics, streams = read_jwt_verifier(settings, roles), Quotas(settings), Metrics(), OpenStreams()
+    jwts, metrics, streams = read_jwt_verifier(settings, roles), Metrics(), OpenStreams()
+    quotas = Quotas(settings, clock)
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(open_tracing(settings))
         database = tracing.wrap_database(await stack.enter_async_context(opened_database(settings)))
-        refusals = RefusalLog(database, settings.tenant)
-        authenticator = Authenticator(database, roles, jwts, settings, partial(_record_refused_login, refusals))
+        refusals = RefusalLog(database, settings.tenant, clock)
+        on_refusal = partial(_record_refused_login, refusals)
+        authenticator = Authenticator(database, roles, jwts, settings, on_refusal=on_refusal, clock=clock)
         await _start_all(stack, refusals, authenticator, QuotaSync(database, quotas))
         if demo:
             await load_demo(database, settings.tenant)
@@ -253,17 +266,36 @@ async def running_gateway(settings: Settings, *, demo: bool = False, refreshes: 
         if not refreshes:
             del parts["inventory"]
         await _start_all(stack, *parts.values())
-        operations = Operations(database, drivers, settings, worker.wake, refusals, tracing.record_accepted)
+        operations = Operations(
+            database, drivers, settings, wake=worker.wake, refusals=refusals, on_accepted=tracing.record_accepted
+        )
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
         metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker))
         health = Health(database, parts, revisions(), stuck_after=_STUCK_AFTER_LEASES * settings.operation_lease)
-        admission = Admission(quotas)
         surfaces = Surfaces(
-            settings, database, operations, executor, authenticator, admission, streams, health, metrics, tracing
+            settings=settings,
+            database=database,
+            operations=operations,
+            executor=executor,
+            authenticator=authenticator,
+            admission=Admission(quotas),
+            streams=streams,
+            health=health,
+            metrics=metrics,
+            tracing=tracing,
         )
         measuring = asyncio.create_task(measure_loop_lag(metrics))
         stack.callback(measuring.cancel)
-        yield Gateway(surfaces.application(), authenticator, database, inventory, streams, worker, health, metrics)
+        yield Gateway(
+            app=surfaces.application(),
+            authenticator=authenticator,
+            database=database,
+            inventory=inventory,
+            streams=streams,
+            worker=worker,
+            health=health,
+            metrics=metrics,
+        )
 
 
 async def _start_all(stack: AsyncExitStack, *parts: _Startable) -> None:

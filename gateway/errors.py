@@ -30,103 +30,88 @@ class Meaning:
     """How an error code is represented on each surface, and what the caller can do about the error."""
 
     extensions_code: str  # `extensions.code` of a top-level GraphQL error
-    http_status: int  # of a REST response
-    rest_kind: str  # `error.kind` of a ManageIQ error body
+    http_status: int  # of a REST response, and of a GraphQL request that is refused before it is executed
     retryable: bool  # the same request may succeed later without changes
     advice: str  # what the code means and what the caller should do; also the description in the GraphQL schema
 
 
 MEANINGS: dict[ErrorCode, Meaning] = {
     ErrorCode.INVALID: Meaning(
-        "BAD_USER_INPUT", 400, "bad_request", False, "The input is invalid. Correct the argument named by `path`."
+        "BAD_USER_INPUT", 400, False, "The input is invalid. Correct the argument named by `path`."
     ),
     ErrorCode.UNAUTHENTICATED: Meaning(
         "UNAUTHENTICATED",
         401,
-        "unauthorized",
         False,
         "The credentials are missing or invalid. Send valid credentials.",
     ),
     ErrorCode.FORBIDDEN: Meaning(
         "FORBIDDEN",
         403,
-        "forbidden",
         False,
         "The caller lacks the right named in the message. Ask an administrator for it.",
     ),
     ErrorCode.NOT_FOUND: Meaning(
         "NOT_FOUND",
         404,
-        "not_found",
         False,
         "The object does not exist, or the caller may not see it. Check the id.",
     ),
     ErrorCode.CONFLICT: Meaning(
         "CONFLICT",
         409,
-        "bad_request",
         False,
         "Another operation or snapshot prevents the action; see `conflict`. Wait for it or change it, then retry.",
     ),
     ErrorCode.UNSUPPORTED: Meaning(
         "UNSUPPORTED",
         400,
-        "bad_request",
         False,
         "The machine or snapshot does not support the action. The message states why; see `capabilities`.",
     ),
     ErrorCode.LIMIT_EXCEEDED: Meaning(
         "LIMIT_EXCEEDED",
         429,
-        "too_many_requests",
         True,
         "A limit or quota is exceeded. Send a smaller request, or retry later.",
     ),
     ErrorCode.IDEMPOTENCY_KEY_REUSED: Meaning(
         "IDEMPOTENCY_KEY_REUSED",
         409,
-        "bad_request",
         False,
         "The idempotency key was used with different arguments. Use a new key.",
     ),
     ErrorCode.ABORTED: Meaning(
         "ABORTED",
         409,
-        "bad_request",
         False,
         "This item is valid, but another item of the all-or-nothing request was refused. Correct the refused items.",
     ),
     ErrorCode.PROVIDER_UNAVAILABLE: Meaning(
         "PROVIDER_UNAVAILABLE",
         503,
-        "service_unavailable",
         True,
         "The provider is unreachable or busy. Nothing was changed. Retry later.",
     ),
     ErrorCode.PROVIDER_FAILED: Meaning(
         "PROVIDER_FAILED",
         502,
-        "bad_gateway",
         False,
         "The provider refused the request or failed to complete it. See `providerMessage`.",
     ),
     ErrorCode.OUTCOME_UNKNOWN: Meaning(
         "OUTCOME_UNKNOWN",
         504,
-        "gateway_timeout",
         False,
         "The operation may have taken effect. Check the machine before retrying.",
     ),
     ErrorCode.UNAVAILABLE: Meaning(
         "SERVICE_UNAVAILABLE",
         503,
-        "service_unavailable",
         True,
         "The gateway is temporarily unavailable. Nothing was changed. Retry after a short delay.",
     ),
-    ErrorCode.INTERNAL: Meaning(
-        "INTERNAL_SERVER_ERROR", 500, "internal_server_error", False, "Internal error. Report it with the request id."
-    ),
+    ErrorCode.INTERNAL: Meaning("INTERNAL_SERVER_ERROR", 500, False, "Internal error. Report it with the request id."),
 }
 
 

@@ -3,24 +3,43 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import uvicorn
 
 from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
+from gateway.graphql.transports.streams import OpenStreams
+
+T = TypeVar("T")
+
+
+class Clock:
+    """The monotonic clock, which tests can set forward."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
 
 
 class Served:
-    """A running gateway and a client for it."""
+    """A running gateway and a client for it. `clock` is that of its rate limits and cached credentials."""
 
-    def __init__(self, url: str, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, url: str, gateway: Gateway, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.url = url
         self.gateway = gateway
-        self.http = httpx2.Client(base_url=url, timeout=30)
+        self.clock = clock
+        self.http = httpx2.Client(base_url=url, timeout=30, verify=False)  # reads no certificates, which takes longest
         self._loop = loop
 
     def post(self, query: str, variables: dict[str, Any] | None = None, **members: Any) -> dict[str, Any]:
@@ -57,9 +76,13 @@ class Served:
         assert operation["isDone"], operation
         return operation
 
-    def run(self, work: Any, timeout: float = 30) -> Any:
-        """Runs a coroutine on the event loop of the gateway."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts a coroutine on the event loop of the gateway."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 30) -> T:
+        """Runs a coroutine on the event loop of the gateway and returns its result."""
+        return self.submit(work).result(timeout)
 
     @property
     def statements(self) -> int:
@@ -67,53 +90,79 @@ class Served:
         return self.gateway.database.statement_count
 
 
+class Server(uvicorn.Server):
+    """Stops at once. uvicorn's server pauses for 0.1 seconds several times, which adds up over hundreds of tests."""
+
+    def __init__(self, config: uvicorn.Config, streams: OpenStreams, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._streams = streams
+        self._on_started = on_started
+        self._stopping = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop
+
+    def stop(self) -> None:
+        """Ends `serve`. May be called in any thread."""
+        self.loop.call_soon_threadsafe(self._stopping.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._on_started()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the `Date` header
+        await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._streams.close()
+        for listening in self.servers:
+            listening.close()
+        connections, requests = self.server_state.connections, self.server_state.tasks
+        for connection in list(connections):
+            connection.shutdown()
+        deadline = time.monotonic() + 20
+        while connections or requests:
+            assert time.monotonic() < deadline, (
+                f"{len(connections)} connections and {len(requests)} requests did not end"
+            )
+            await asyncio.sleep(0.001)
+
+
 @contextmanager
 def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> Iterator[Served]:
     """Runs a gateway while the block runs."""
-    ready = threading.Event()
-    found: dict[str, Any] = {}
+    started: Future[tuple[Gateway, Server]] = Future()
+    ended: Future[None] = Future()
+    clock = Clock()
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
 
-    async def main() -> None:
-        with socket.socket(proto=socket.IPPROTO_TCP) as listening:
-            listening.bind(("127.0.0.1", 0))
-            async with running_gateway(settings, demo=demo, refreshes=refreshes) as gateway:
-                config = uvicorn.Config(
-                    gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
-                )
-                server = uvicorn.Server(config)
-                found["server"], found["loop"] = server, asyncio.get_running_loop()
-                # `serve` would install signal handlers, which only the main thread can.
-                serving = asyncio.create_task(server._serve([listening]))
-                while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-                    await asyncio.sleep(0.005)
-                port = listening.getsockname()[1]
-                found["served"] = Served(f"http://127.0.0.1:{port}", gateway, asyncio.get_running_loop())
-                stop = found["stop"] = asyncio.Event()
-                ready.set()
-                await stop.wait()
-                await gateway.streams.close()
-                server.should_exit = True
-                await serving
+    async def serve() -> None:
+        async with running_gateway(settings, demo=demo, refreshes=refreshes, clock=clock) as gateway:
+            config = uvicorn.Config(
+                gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
+            )
+            server = Server(config, gateway.streams, lambda: started.set_result((gateway, server)))
+            await server.serve([listening])
 
     def target() -> None:
         try:
-            asyncio.run(main())
+            asyncio.run(serve())
         except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
-            found["error"] = error
-        finally:
-            ready.set()
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
 
-    thread = threading.Thread(target=target, name="gateway")
-    thread.start()
-    ready.wait(30)
-    try:
-        if "error" in found:
-            raise found["error"]
-        yield found["served"]
-    finally:
-        if "stop" in found:
-            found["served"].http.close()
-            found["loop"].call_soon_threadsafe(found["stop"].set)
-        thread.join(30)
-    if "error" in found:
-        raise found["error"]
+    with listening:
+        threading.Thread(target=target, name="gateway").start()
+        wait([started, ended], 30, FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        gateway, server = started.result(0)
+        found = Served(f"http://127.0.0.1:{listening.getsockname()[1]}", gateway, server.loop, clock)
+        try:
+            yield found
+        finally:
+            found.http.close()
+            server.stop()
+            ended.result(60)

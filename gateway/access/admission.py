@@ -77,7 +77,7 @@ class _CountedRequest:
             self._begun = False
 
     def headers(self, quota: CallerQuota) -> list[tuple[bytes, bytes]]:
-        remaining = max(int(quota.remaining), 0)
+        remaining = max(int(quota.bucket.tokens), 0)
         limit = b'"caller";r=%d;t=%d' % (remaining, self._admission.seconds_per_request)
         return [(b"ratelimit", limit), self._admission.policy]
 

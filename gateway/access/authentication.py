@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from hashlib import sha256
 from time import monotonic, time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from gateway.access import opaque_tokens
 from gateway.access.caller import CALLER, Caller, local_caller
@@ -21,15 +21,14 @@ from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
 from gateway.access.sessions import create_session, end_session, session_caller, touch_session
 from gateway.access.tokens import any_token_exists, token_caller, touch_token
+from gateway.bounded_cache import BoundedCache
 from gateway.config import Settings
 from gateway.errors import BadCredentials, GatewayError, StartupError, Throttled, Unauthenticated
 from gateway.store.database import Database
 
-MAX_VERIFIED = 10_000  # cached credentials; the one that was verified longest ago is evicted first
+MAX_VERIFIED = 10_000  # cached credentials
 MAX_REJECTED = 1_000
 REJECTED_TTL = 2.0  # seconds for which a rejected credential is rejected again without verifying it
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +40,11 @@ async def ignore_refusal(_scope: Mapping[str, Any], _error: GatewayError) -> Non
     """The `OnRefusal` that records nothing."""
 
 
-class _VerifiedCredential(NamedTuple):
-    caller: Caller
-    until: float  # of time.monotonic()
-
-
-class _RejectedCredential(NamedTuple):
-    message: str
-    until: float  # of time.monotonic()
-
-
 class Authenticator:
-    """Verifies credentials. A verified credential is trusted for `GATEWAY_CREDENTIALS_TRUSTED` seconds."""
+    """Verifies credentials. A verified credential is trusted for `GATEWAY_CREDENTIALS_TRUSTED` seconds.
+
+    `clock` returns monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -60,7 +52,9 @@ class Authenticator:
         roles: Roles,
         jwts: JwtVerifier | None,
         settings: Settings,
+        *,
         on_refusal: OnRefusal = ignore_refusal,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._database = database
         self._on_refusal = on_refusal
@@ -70,12 +64,12 @@ class Authenticator:
         self._local = local_caller(settings.tenant)
         self._public_host = None if settings.listens_on_loopback else settings.host
         self._requires_authentication = jwts is not None
-        self._login_throttle = LoginThrottle()
+        self._login_throttle = LoginThrottle(clock)
         # Both caches are keyed by the SHA-256 of the credential, so that a lookup costs the same for every length and
         # no credential stays in memory. An expired entry of `_verified` stays until it is evicted: its credential is
         # exempt from the login throttle, so its owner is not slowed down by failures of others at the same address.
-        self._verified: dict[bytes, _VerifiedCredential] = {}
-        self._rejected: dict[bytes, _RejectedCredential] = {}
+        self._verified = BoundedCache[bytes, Caller](MAX_VERIFIED, clock=clock)
+        self._rejected = BoundedCache[bytes, str](MAX_REJECTED, clock=clock)  # the messages of the errors
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -106,31 +100,31 @@ class Authenticator:
         """
         credential = credential_from_request(scope, payload)
         digest = sha256(credential).digest()
-        verified = self._verified.get(digest)
-        if verified is not None and verified.until > monotonic():
-            CALLER.set(verified.caller.name)
-            return verified.caller
-        rejected = self._rejected.get(digest)
-        if rejected is not None and rejected.until > monotonic():
-            error = BadCredentials(rejected.message)
+        caller = self._verified.get(digest)
+        if caller is not None:
+            CALLER.set(caller.name)
+            return caller
+        message = self._rejected.get(digest)
+        if message is not None:
+            error = BadCredentials(message)
             await self._on_refusal(scope, error)
             raise error
         try:
-            caller = await self._verify(scope, credential, verified_before=verified is not None)
+            verified_before = self._verified.peek(digest) is not None
+            caller = await self._verify(scope, credential, verified_before=verified_before)
         except Throttled as error:
             await self._on_refusal(scope, error)
             raise
         except Unauthenticated as error:
             await self._on_refusal(scope, error)
-            self._verified.pop(digest, None)
+            self._verified.pop(digest)
             if isinstance(error, BadCredentials):
-                entry = _RejectedCredential(error.message, monotonic() + REJECTED_TTL)
-                _store(self._rejected, digest, entry, MAX_REJECTED)
+                self._rejected.put(digest, error.message, REJECTED_TTL)
             raise
         seconds = self._trust_seconds
         if caller.expires_at is not None:
             seconds = min(seconds, caller.expires_at - time())
-        _store(self._verified, digest, _VerifiedCredential(caller, monotonic() + seconds), MAX_VERIFIED)
+        self._verified.put(digest, caller, seconds)
         CALLER.set(caller.name)
         return caller
 
@@ -151,8 +145,7 @@ class Authenticator:
         if session is None or session.prefix != opaque_tokens.SESSION_PREFIX:
             return False
         await end_session(self._database, session)
-        for digest in [digest for digest, verified in self._verified.items() if verified.caller.key == caller.key]:
-            del self._verified[digest]
+        self._verified.remove_where(lambda verified: verified.key == caller.key)
         return True
 
     async def _verify(self, scope: Mapping[str, Any], credential: bytes, *, verified_before: bool) -> Caller:
@@ -210,14 +203,6 @@ class Authenticator:
         task = asyncio.create_task(_logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _store(entries: dict[bytes, T], digest: bytes, entry: T, limit: int) -> None:
-    """Store the entry as the newest. Over the limit, the oldest one is evicted."""
-    entries.pop(digest, None)
-    entries[digest] = entry
-    if len(entries) > limit:
-        del entries[next(iter(entries))]
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -34,8 +34,9 @@ _BUSY = {
 }
 
 
-# The columns of `machine` that the decision depends on, in the order of the parameters of `MachineFacts.of`.
+# The columns that the decisions depend on, in the order of the parameters of `MachineFacts.of` and `SnapshotFacts.of`.
 MACHINE_COLUMNS = ("kind", "provider", "power_state", "gone_at", "obstacle")
+SNAPSHOT_COLUMNS = ("state", "provider_ref", *(f"machine.{column}" for column in MACHINE_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,20 @@ class MachineFacts:
     ) -> "MachineFacts":
         """Convert the values of `MACHINE_COLUMNS` as they are stored."""
         return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, snapshot_blocker)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """The columns of a snapshot and its machine that the decision depends on."""
+
+    state: SnapshotState
+    on_provider: bool  # whether the snapshot has a `providerRef`
+    machine: MachineFacts
+
+    @classmethod
+    def of(cls, state: str, provider_ref: str | None, *machine: Any) -> "SnapshotFacts":
+        """Convert the values of `SNAPSHOT_COLUMNS` as they are stored."""
+        return cls(SnapshotState(state), provider_ref is not None, MachineFacts.of(*machine))
 
 
 def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, activity: str) -> Forbidden | None:
@@ -97,22 +112,17 @@ def machine_refusal(
 
 
 def snapshot_refusal(
-    action: SnapshotAction,
-    state: SnapshotState,
-    on_provider: bool,
-    machine: MachineFacts,
-    matrices: Matrices,
-    caller: Caller,
+    action: SnapshotAction, snapshot: SnapshotFacts, matrices: Matrices, caller: Caller
 ) -> Refusal | None:
     """Return why `caller` cannot REVERT to or DELETE the snapshot in its current state, or None if it is possible.
 
-    `on_provider`: whether the snapshot has a `providerRef`. An ERROR snapshot without one, which a failed creation
-    leaves, can always be deleted by a caller with the right.
+    An ERROR snapshot that is not on the provider, which a failed creation leaves, can always be deleted by a caller
+    with the right.
     """
-    refusal = machine_refusal(action, machine, matrices, caller)
+    state, refusal = snapshot.state, machine_refusal(action, snapshot.machine, matrices, caller)
     if isinstance(refusal, Forbidden):
         return refusal
-    leftover = action is SnapshotAction.DELETE and state is SnapshotState.ERROR and not on_provider
+    leftover = action is SnapshotAction.DELETE and state is SnapshotState.ERROR and not snapshot.on_provider
     if refusal is not None and not leftover:
         return refusal
     if state in _BUSY:

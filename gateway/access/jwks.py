@@ -78,7 +78,7 @@ class JwksKeySource:
         """Start a fetch unless one is running or the last one is too recent. Return the running fetch, if any."""
         if self._fetching is None and self._clock() - self._tried_at >= MIN_INTERVAL:
             self._tried_at = self._clock()
-            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching = asyncio.create_task(self._fetch(), name="jwks")
         return self._fetching
 
     async def _fetch(self) -> None:

@@ -9,57 +9,55 @@ from collections.abc import Callable
 from math import ceil
 from time import monotonic
 
+from gateway.access.token_bucket import Rate, TokenBucket
+from gateway.bounded_cache import BoundedCache, CacheStats
 from gateway.errors import Throttled
 
 BURST = 20  # failures without a delay
 SECONDS_PER_FAILURE = 3.0  # in which one further failure is allowed
 MAX_ENTRIES = 10_000  # addresses, and as many tokens; the one that failed longest ago is evicted first
 
+_RATE = Rate(BURST, SECONDS_PER_FAILURE)
+
 
 class LoginThrottle:
-    """Counts failed authentications in leaky buckets. `clock` returns monotonic seconds."""
+    """Counts failed authentications, each of which takes a token from two buckets. `clock` returns monotonic seconds.
+
+    A failure is counted also if the bucket is empty, because several verifications may run at the same time.
+    """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._addresses = _LeakyBuckets(clock)
-        self._tokens = _LeakyBuckets(clock)
+        self._clock = clock
+        self._addresses = BoundedCache[str, TokenBucket](MAX_ENTRIES)
+        self._tokens = BoundedCache[str, TokenBucket](MAX_ENTRIES)
 
     def check(self, address: str, token: str | None) -> None:
         """Raises Throttled if a credential from `address` must not be verified now."""
-        network = _network(address)
-        wait = self._addresses.wait(network)
-        if token is not None and self._addresses.level(network) > 0:
-            wait = max(wait, self._tokens.wait(token))
+        failures = self._addresses.peek(_network(address))
+        if failures is None or failures.is_full():
+            return
+        wait = failures.wait()
+        if token is not None and (failures_of_token := self._tokens.peek(token)) is not None:
+            wait = max(wait, failures_of_token.wait())
         if wait > 0:
             raise Throttled("Too many failed login attempts. Retry later.", retry_after=ceil(wait))
 
     def record_failure(self, address: str, token: str | None) -> None:
         """Count a failure. `token` is the public form of the credential, such as `sgw_7_…`, or None for other forms."""
-        self._addresses.add(_network(address))
+        self._count(self._addresses, _network(address))
         if token is not None:
-            self._tokens.add(token)
+            self._count(self._tokens, token)
 
+    def stats(self) -> tuple[CacheStats, CacheStats]:
+        """Return the counts of the caches of addresses and of tokens."""
+        return self._addresses.stats(), self._tokens.stats()
 
-class _LeakyBuckets:
-    """One bucket per key. Each failure adds 1, and 1 drains away every `SECONDS_PER_FAILURE`."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._levels: dict[str, tuple[float, float]] = {}  # by key: the level, and the clock when it had that level
-
-    def level(self, key: str) -> float:
-        level, at = self._levels.get(key, (0.0, 0.0))
-        return max(0.0, level - (self._clock() - at) / SECONDS_PER_FAILURE)
-
-    def wait(self, key: str) -> float:
-        """Return the seconds until one more failure fits into the bucket."""
-        return max(0.0, self.level(key) - (BURST - 1)) * SECONDS_PER_FAILURE
-
-    def add(self, key: str) -> None:
-        level = self.level(key) + 1
-        self._levels.pop(key, None)
-        self._levels[key] = (level, self._clock())
-        if len(self._levels) > MAX_ENTRIES:
-            del self._levels[next(iter(self._levels))]
+    def _count(self, buckets: BoundedCache[str, TokenBucket], key: str) -> None:
+        bucket = buckets.get(key)
+        if bucket is None:
+            bucket = TokenBucket(_RATE, self._clock)
+            buckets.put(key, bucket)
+        bucket.take_in_advance()
 
 
 def _network(address: str) -> str:

@@ -11,6 +11,7 @@ The row stores one number, `full_at`: the Unix time at which the quota is full a
 import asyncio
 import logging
 import time
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import col
@@ -18,18 +19,24 @@ from sqlmodel import col
 from gateway.access.quotas import CallerQuota, Quotas
 from gateway.models import CallerUse
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, Statement, insert
 
 log = logging.getLogger(__name__)
 
 _INTERVAL = 0.1  # seconds between two rounds
 
+
+class _Usage(NamedTuple):
+    full_at: float
+
+
 _now, _seconds = sa.bindparam("now", type_=sa.Float()), sa.bindparam("seconds", type_=sa.Float())
-_USE = Statement(
+_USE = Query(
     sa.update(CallerUse)
     .where(col(CallerUse.caller) == sa.bindparam("name"))
     .values(full_at=sa.case((col(CallerUse.full_at) > _now, col(CallerUse.full_at)), else_=_now) + _seconds)
-    .returning(sa.literal_column("full_at"))  # a literal column has no type, so the driver's float is returned as it is
+    .returning(sa.literal_column("full_at")),  # has no type, so the driver's float is returned as it is
+    _Usage,
 )
 _INSERT = insert(CallerUse, "caller", "full_at")
 _DELETE_FULL = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
@@ -40,7 +47,6 @@ class QuotaSync:
 
     def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
-        self._quotas = quotas
         self._limit = quotas.settings.caller_quota
         self._seconds_per_request = quotas.settings.caller_window / self._limit
         self._due: dict[str, CallerQuota] = {}
@@ -82,8 +88,7 @@ class QuotaSync:
         async def work(tx: Transaction) -> float:
             row = await tx.first(_USE, name=quota.name, now=now, seconds=used * self._seconds_per_request)
             if row is not None:
-                full_at: float = row.full_at
-                return full_at
+                return row.full_at
             full_at = now + used * self._seconds_per_request
             await tx.run(_INSERT, caller=quota.name, full_at=full_at)
             return full_at
@@ -91,4 +96,4 @@ class QuotaSync:
         full_at = await self._database.write(work)
         quota.unsynced -= used  # requests admitted during the transaction stay unsynced
         remaining = self._limit - max(full_at - time.time(), 0.0) / self._seconds_per_request
-        self._quotas.set_remaining(quota, remaining - quota.unsynced)
+        quota.bucket.set(remaining - quota.unsynced)

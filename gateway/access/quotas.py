@@ -5,16 +5,17 @@ again after `caller_window` seconds. Pure: no transport, no SQL.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 
+from gateway.access.token_bucket import Rate, TokenBucket
+from gateway.bounded_cache import BoundedCache, CacheStats
 from gateway.config import Settings
 from gateway.errors import Throttled
 
-MAX_CALLERS = 10_000  # in memory; the one that was idle the longest is evicted first
+MAX_CALLERS = 10_000  # in memory; the idle one that sent its last request longest ago is evicted first
 
 
 @dataclass(slots=True, eq=False)
@@ -22,8 +23,7 @@ class CallerQuota:
     """The usage of one caller."""
 
     name: str
-    remaining: float  # requests in the bucket at `updated_at`
-    updated_at: float  # of the clock of `Quotas`
+    bucket: TokenBucket  # of requests
     unsynced: int = 0  # admitted requests that `QuotaSync` has not yet added to the database
     requests: int = 0  # running now
     streams: int = 0
@@ -43,23 +43,23 @@ class Quotas:
         self.sync_threshold = max(1, settings.caller_quota // 20)  # unsynced requests at which `on_sync_due` is called
         self.on_sync_due: Callable[[CallerQuota], None] = lambda _quota: None
         self._clock = clock
-        self._rate = settings.caller_quota / settings.caller_window
+        self._rate = Rate(settings.caller_quota, settings.caller_window / settings.caller_quota)
         self._subscriptions = 0
-        self._known: OrderedDict[str, CallerQuota] = OrderedDict()
+        # A busy caller is kept, because its counts must not be lost. Busy callers have connections and are fewer than
+        # MAX_CALLERS.
+        self._known = BoundedCache[str, CallerQuota](MAX_CALLERS, keep=lambda quota: quota.busy)
 
     def find(self, name: str) -> CallerQuota:
         """Return the usage of the caller with this quota key, creating it with a full bucket."""
-        known = self._known.get(name)
-        if known is not None:
-            self._known.move_to_end(name)
-            return known
-        found = self._known[name] = CallerQuota(name, self.settings.caller_quota, self._clock())
-        # A busy caller is kept. The loop ends, because busy callers have connections and are fewer than MAX_CALLERS.
-        while len(self._known) > MAX_CALLERS:
-            _, oldest = self._known.popitem(last=False)
-            if oldest.busy:
-                self._known[oldest.name] = oldest
-        return found
+        quota = self._known.get(name)
+        if quota is None:
+            quota = CallerQuota(name, TokenBucket(self._rate, self._clock))
+            self._known.put(name, quota)
+        return quota
+
+    def stats(self) -> CacheStats:
+        """Return the counts of the cache of callers."""
+        return self._known.stats()
 
     # ---- requests
 
@@ -85,26 +85,17 @@ class Quotas:
             self.end_request(quota)
 
     def _charge(self, quota: CallerQuota) -> None:
-        """Refill the bucket for the elapsed time and take one request from it. Raises LimitExceeded."""
-        now = self._clock()
-        remaining = quota.remaining + (now - quota.updated_at) * self._rate
-        quota.remaining = remaining = min(remaining, self.settings.caller_quota)
-        quota.updated_at = now
-        if remaining < 1:
-            wait = ceil((1 - remaining) / self._rate)
+        """Take one request from the bucket. Raises LimitExceeded."""
+        if not quota.bucket.take():
+            wait = max(1, ceil(quota.bucket.wait()))
             raise Throttled(
                 f"Rate limit exceeded: at most {self.settings.caller_quota} requests in"
                 f" {self.settings.caller_window:g} seconds. Retry after {wait} seconds.",
                 retry_after=wait,
             )
-        quota.remaining = remaining - 1
         quota.unsynced += 1
         if quota.unsynced >= self.sync_threshold:
             self.on_sync_due(quota)
-
-    def set_remaining(self, quota: CallerQuota, remaining: float) -> None:
-        """Set the requests that the caller has left now, computed from the usage of all processes."""
-        quota.remaining, quota.updated_at = remaining, self._clock()
 
     # ---- streams
 

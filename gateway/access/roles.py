@@ -71,7 +71,7 @@ class Roles:
     def caller(self, name: str, tenant: str, roles: tuple[str, ...], *, key: str, expires_at: float | None) -> Caller:
         """Return the caller with the rights of these roles."""
         rights, administers = self.rights(roles)
-        return Caller(name, tenant, roles, rights, administers, key, expires_at)
+        return Caller(name, tenant, roles, rights, administers=administers, key=key, expires_at=expires_at)
 
     def check(self, names: Iterable[str]) -> None:
         """Raises InvalidInput for the first unknown role."""

@@ -5,6 +5,7 @@ It is stored in the database, so every process accepts it and it survives a rest
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -20,20 +21,36 @@ from gateway.access.tokens import api_token_id
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, Statement, insert
 
 IDLE_TIMEOUT = timedelta(minutes=10)  # since the last use; ManageIQ's default
 MAX_LIFETIME = timedelta(hours=12)
 TOUCH_INTERVAL = timedelta(minutes=1)  # a use is recorded at most this often, so a session may live this much longer
 MAX_PER_CALLER = 100  # the oldest are deleted first
 
+
+class _TokenRevocation(NamedTuple):
+    revoked_at: datetime | None
+
+
+class _Session(NamedTuple):
+    secret_hash: str
+    caller: str
+    name: str
+    roles: str
+    tenant: str
+    expires_at: datetime
+    last_used_at: datetime
+
+
 _INSERT = insert(
     ApiSession, "secret_hash", "token_id", "caller", "name", "roles", "tenant", "expires_at", "last_used_at"
 )
-_LOCK_TOKEN = Statement(
-    sa.select(col(ApiToken.revoked_at)).where(col(ApiToken.id) == bindparam("api_token_id")).with_for_update(read=True)
+_LOCK_TOKEN = Query(
+    sa.select(col(ApiToken.revoked_at)).where(col(ApiToken.id) == bindparam("api_token_id")).with_for_update(read=True),
+    _TokenRevocation,
 )
-_FIND = Statement(
+_FIND = Query(
     sa.select(
         col(ApiSession.secret_hash),
         col(ApiSession.caller),
@@ -42,7 +59,8 @@ _FIND = Statement(
         col(ApiSession.tenant),
         col(ApiSession.expires_at),
         col(ApiSession.last_used_at),
-    ).where(col(ApiSession.id) == bindparam("session_id"))
+    ).where(col(ApiSession.id) == bindparam("session_id")),
+    _Session,
 )
 _TOUCH = Statement(
     sa.update(ApiSession)
@@ -81,12 +99,12 @@ async def create_session(database: Database, caller: Caller) -> str:
     async def work(tx: Transaction) -> int:
         if token_id is not None:
             # The lock makes a concurrent revocation wait for this session, so that the revocation ends it too.
-            row = await tx.first(_LOCK_TOKEN, api_token_id=token_id)
-            if row is None or row.revoked_at is not None:
+            token = await tx.first(_LOCK_TOKEN, api_token_id=token_id)
+            if token is None or token.revoked_at is not None:
                 raise BadCredentials("The token has been revoked.")
         await tx.run(_DELETE_EXPIRED, at=at, unused_since=at - IDLE_TIMEOUT - TOUCH_INTERVAL)
         await tx.run(_DELETE_OLDEST, caller_key=caller.key)
-        row = await tx.first(
+        (row,) = await tx.all(
             _INSERT,
             secret_hash=opaque_tokens.hash_secret(secret),
             token_id=token_id,
@@ -97,8 +115,7 @@ async def create_session(database: Database, caller: Caller) -> str:
             expires_at=expires_at,
             last_used_at=at,
         )
-        number: int = row.id
-        return number
+        return row.id
 
     return OpaqueToken(opaque_tokens.SESSION_PREFIX, await database.write(work), secret).text()
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from gateway.access.roles import Roles
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials, Conflict, InvalidInput, NotFound
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, RowId, Statement, insert
 
 TOUCH_INTERVAL = timedelta(minutes=5)  # the last use of a token is recorded at most this often
 
@@ -27,11 +28,38 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _MAX_LIFETIME = timedelta(days=3_650)
 _KEY_PREFIX = "token:"  # of the key of a caller with an API token, followed by the id of the token
 
-_ANY = Statement(select(ApiToken.id).limit(1))
+
+class _TokenOwner(NamedTuple):
+    id: int
+    tenant: str
+
+
+class _Token(NamedTuple):
+    name: str
+    secret_hash: str
+    roles: str
+    tenant: str
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class _ListedToken(NamedTuple):
+    id: int
+    name: str
+    roles: str
+    tenant: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+_ANY = Query(select(ApiToken.id).limit(1), RowId)
 _INSERT = insert(ApiToken, "name", "secret_hash", "roles", "tenant", "created_at", "expires_at")
 _UNREVOKED = (col(ApiToken.name) == bindparam("token_name"), col(ApiToken.revoked_at).is_(None))
-_BY_NAME = Statement(select(ApiToken.id, ApiToken.tenant).where(*_UNREVOKED).with_for_update())
-_BY_ID = Statement(
+_BY_NAME = Query(select(ApiToken.id, ApiToken.tenant).where(*_UNREVOKED).with_for_update(), _TokenOwner)
+_BY_ID = Query(
     sa.select(
         col(ApiToken.name),
         col(ApiToken.secret_hash),
@@ -40,9 +68,10 @@ _BY_ID = Statement(
         col(ApiToken.expires_at),
         col(ApiToken.last_used_at),
         col(ApiToken.revoked_at),
-    ).where(col(ApiToken.id) == bindparam("api_token_id"))
+    ).where(col(ApiToken.id) == bindparam("api_token_id")),
+    _Token,
 )
-_ALL = Statement(
+_ALL = Query(
     sa.select(
         col(ApiToken.id),
         col(ApiToken.name),
@@ -52,7 +81,8 @@ _ALL = Statement(
         col(ApiToken.expires_at),
         col(ApiToken.last_used_at),
         col(ApiToken.revoked_at),
-    ).order_by(col(ApiToken.id))
+    ).order_by(col(ApiToken.id)),
+    _ListedToken,
 )
 _REVOKE = Statement(
     sa.update(ApiToken)
@@ -79,39 +109,40 @@ async def record_nothing(_transaction: Transaction, _tenant: str) -> None:
     """The `RecordChange` that writes no audit entry."""
 
 
-async def create_token(
-    database: Database,
-    roles: Roles,
-    name: str,
-    role_names: Sequence[str],
-    tenant: str,
-    lifetime: timedelta | None,
-    record: RecordChange = record_nothing,
-) -> str:
-    """Create a token and return its text, which cannot be recovered later. Without a lifetime it never expires.
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """The arguments of a token to create. Without a lifetime it never expires."""
+
+    name: str
+    roles: Sequence[str]
+    tenant: str
+    lifetime: timedelta | None = None
+
+
+async def create_token(database: Database, roles: Roles, new: NewToken, record: RecordChange = record_nothing) -> str:
+    """Create a token and return its text, which cannot be recovered later.
 
     Raises InvalidInput, and Conflict if an unrevoked token has this name.
     """
-    name, tenant = _checked_name(name, "name of a token"), _checked_name(tenant, "tenant of a token")
-    roles.check(role_names)
+    name, tenant = _checked_name(new.name, "name of a token"), _checked_name(new.tenant, "tenant of a token")
+    roles.check(new.roles)
     at = now()
     secret = opaque_tokens.new_secret()
 
     async def work(tx: Transaction) -> int:
         if await tx.first(_BY_NAME, token_name=name) is not None:
             raise Conflict(f"Token {name!r} already exists. Revoke it or choose another name.")
-        row = await tx.first(
+        (row,) = await tx.all(
             _INSERT,
             name=name,
             secret_hash=opaque_tokens.hash_secret(secret),
-            roles=orjson.dumps(sorted(set(role_names))).decode(),
+            roles=orjson.dumps(sorted(set(new.roles))).decode(),
             tenant=tenant,
             created_at=at,
-            expires_at=None if lifetime is None else at + lifetime,
+            expires_at=None if new.lifetime is None else at + new.lifetime,
         )
         await record(tx, tenant)
-        number: int = row.id
-        return number
+        return row.id
 
     return OpaqueToken(opaque_tokens.TOKEN_PREFIX, await database.write(work), secret).text()
 
@@ -147,7 +178,19 @@ class TokenInfo:
 async def list_tokens(database: Database) -> list[TokenInfo]:
     """Return all tokens, also revoked and expired ones, in order of creation."""
     rows = await database.read(lambda tx: tx.all(_ALL), single=True)
-    return [TokenInfo(id_, name, tuple(orjson.loads(roles)), *rest) for id_, name, roles, *rest in rows]
+    return [
+        TokenInfo(
+            number=row.id,
+            name=row.name,
+            roles=tuple(orjson.loads(row.roles)),
+            tenant=row.tenant,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            last_used_at=row.last_used_at,
+            revoked_at=row.revoked_at,
+        )
+        for row in rows
+    ]
 
 
 async def revoke_token(database: Database, name: str, record: RecordChange = record_nothing) -> None:

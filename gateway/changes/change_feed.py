@@ -51,23 +51,23 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
 
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlmodel import col
+
 from gateway.errors import Unavailable
-from gateway.models import Change
+from gateway.models import Change, Event
 from gateway.store.database import Database, Transaction
 from gateway.store.retry import Backoff
+from gateway.store.statements import Query
 
 log = logging.getLogger(__name__)
 
 _IDLE_INTERVAL = 0.1  # seconds between reads without listeners
 _BATCH = 1_000  # events per read
 _MAX_PENDING = 10_000  # changes that a listener may be behind
-
-_PARAMETERS = {"sqlite": ("?1", "?2"), "postgresql": ("$1", "$2")}
-_HORIZON = {
-    "sqlite": "9223372036854775807",
-    "postgresql": "pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
-}
-
 
 Position = tuple[int, int]  # of an event, in the order of the feed: xid and id
 
@@ -88,6 +88,57 @@ class ChangeEvent(NamedTuple):
     @property
     def position(self) -> Position:
         return self.xid, self.id
+
+
+class _LastEvent(NamedTuple):
+    xid: int
+    id: int
+
+
+class _Horizon(sa.ColumnElement[int]):
+    """The id of the oldest open transaction, below which no event can appear any more. There is none on SQLite."""
+
+    inherit_cache = False
+    type = sa.BigInteger()
+
+
+@compiles(_Horizon, "sqlite")
+def _horizon_sqlite(element: _Horizon, compiler: SQLCompiler, **kw: object) -> str:
+    return "9223372036854775807"
+
+
+@compiles(_Horizon, "postgresql")
+def _horizon_postgresql(element: _Horizon, compiler: SQLCompiler, **kw: object) -> str:
+    return "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+
+_LAST = Query(
+    sa.select(col(Event.xid), col(Event.id))
+    .where(col(Event.xid) < _Horizon())
+    .order_by(col(Event.xid).desc(), col(Event.id).desc())
+    .limit(sa.literal_column("1")),
+    _LastEvent,
+)
+_FROM_POSITION = Query(
+    sa.select(
+        col(Event.xid),
+        col(Event.id),
+        col(Event.tenant),
+        col(Event.noun),
+        col(Event.change),
+        col(Event.machine_id),
+        col(Event.subject_id),
+    )
+    .where(
+        sa.tuple_(col(Event.xid), col(Event.id))
+        >= sa.tuple_(bindparam("xid", type_=sa.BigInteger()), bindparam("id", type_=sa.BigInteger())),
+        col(Event.xid) < _Horizon(),
+    )
+    .order_by(col(Event.xid), col(Event.id))
+    # A literal: for a parameter, a generic plan of PostgreSQL assumes a tenth of the table.
+    .limit(sa.literal_column(str(_BATCH + 1))),
+    ChangeEvent,
+)
 
 
 class Lagged(Exception):
@@ -259,10 +310,7 @@ class ChangeFeed:
 
 async def _end(transaction: Transaction) -> Position:
     """Position of the last event below the horizon, before which no event can appear any more."""
-    horizon = _HORIZON[transaction.dialect]
-    end = f"SELECT xid, id FROM event WHERE xid < {horizon} ORDER BY xid DESC, id DESC LIMIT 1"
-    rows = await transaction.rows(end)
-    return (rows[0][0], rows[0][1]) if rows else _START
+    return await transaction.first(_LAST) or _START
 
 
 async def _after(transaction: Transaction, position: Position) -> list[ChangeEvent]:
@@ -272,18 +320,13 @@ async def _after(transaction: Transaction, position: Position) -> list[ChangeEve
     housekeeping, or the database is a standby that took over without the last changes, whose ids continue from where
     it was.
     """
-    one, two = _PARAMETERS[transaction.dialect]
-    rows = await transaction.rows(
-        "SELECT xid, id, tenant, noun, change, machine_id, subject_id FROM event"
-        f" WHERE (xid, id) >= ({one}, {two}) AND xid < {_HORIZON[transaction.dialect]}"
-        f" ORDER BY xid, id LIMIT {_BATCH + 1}",
-        position,
-    )
+    xid, id_ = position
+    events = await transaction.all(_FROM_POSITION, xid=xid, id=id_)
     if position == _START:
-        return [ChangeEvent(*row) for row in rows[:_BATCH]]
-    if not rows or (rows[0][0], rows[0][1]) != position:
+        return events[:_BATCH]
+    if not events or events[0].position != position:
         raise Lagged
-    return [ChangeEvent(*row) for row in rows[1:]]
+    return events[1:]
 
 
 async def _between(

@@ -8,9 +8,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
+from gateway.http.errors import ErrorFormat, HttpError
 from gateway.http.request_id import REQUEST_ID
 from gateway.reads.compiler import InvalidArguments
 
@@ -60,6 +62,22 @@ def format_error(error: GraphQLError) -> dict[str, Any]:
         formatted["message"] = internal_message(request_id)
         formatted["extensions"] = {"code": MEANINGS[ErrorCode.INTERNAL].extensions_code}
     return formatted
+
+
+def errors_json(error: HttpError) -> bytes:
+    """An error of a request that is rejected before it is executed: the JSON list `errors`."""
+    extensions: dict[str, str | bool] = {"code": MEANINGS[error.code].extensions_code}
+    if error.retryable:
+        extensions["retryable"] = True
+    return orjson.dumps([{"message": error.message, "extensions": extensions}])
+
+
+def error_body(error: HttpError) -> bytes:
+    """The same as a whole response body."""
+    return b'{"errors":' + errors_json(error) + b"}"
+
+
+GRAPHQL_FORMAT = ErrorFormat("application/json; charset=utf-8", error_body)
 
 
 def _with_location(error: GraphQLError) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Reads JSON request bodies, with limits on media type, length and time."""
+"""Reads request bodies, with limits on media type, length and time."""
+
+from collections.abc import Mapping
 
 from starlette.types import Receive
 
@@ -15,13 +17,14 @@ class ClientDisconnected(Exception):
     """The client has disconnected, so no response can be sent."""
 
 
-async def read_json_body(headers: dict[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """Returns the bytes of a JSON body of at most `limit` bytes.
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline, *, json_only: bool
+) -> bytes:
+    """Returns a body of at most `limit` bytes. `json_only`: its media type must be `application/json`.
 
     Raises HttpError 415 (media type or content encoding), 413 (length) or 408 (time), and ClientDisconnected.
     """
-    content_type = headers.get(b"content-type", b"")
-    if not is_json(content_type):
+    if json_only and not is_json(headers.get(b"content-type", b"")):
         raise HttpError(
             415, "The body must be JSON in UTF-8. Send `Content-Type: application/json`.", headers=[_ACCEPT_POST]
         )

@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.access.credentials import Headers
 from gateway.config import Settings
 from gateway.errors import ErrorCode
-from gateway.http.errors import HttpError
+from gateway.http.errors import ErrorFormats, HttpError
 from gateway.http.origins import configured_origins, host_and_port, parse_origin
+from gateway.http.scope import path_of
 
 GRAPHQL_PATHS = frozenset({"/graphql"})
 
@@ -35,9 +36,10 @@ _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 class BrowserSafetyMiddleware:
     """Rejects unknown hosts (421) and foreign origins (403), and adds security headers to every response."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, formats: ErrorFormats) -> None:
         """Raises StartupError for a malformed origin in `settings.cors_origins`."""
         self._app = app
+        self._formats = formats
         named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
         # Behind a proxy, the gateway's own origin is that of the proxy.
@@ -48,6 +50,7 @@ class BrowserSafetyMiddleware:
         secure = settings.tls_certificate or (public is not None and public.scheme == "https")
         self._headers = [*_SECURITY_HEADERS, *([_STRICT_TRANSPORT] if secure else [])]
         # Most requests have one of a few hosts and origins. The bound keeps invented values from filling memory.
+        # These are pure functions of one header, for which lru_cache is faster than BoundedCache.
         self._host_is_known = lru_cache(maxsize=64)(self._check_host)
         self._origin_is_allowed = lru_cache(maxsize=64)(self._check_origin)
 
@@ -60,8 +63,7 @@ class BrowserSafetyMiddleware:
             if error is None:
                 await self._app(scope, receive, send)
             else:
-                await receive()
-                await _deny(scope, send, error)
+                await self._deny(scope, receive, send, error)
             return
         is_post = scope["method"] == "POST"
 
@@ -73,7 +75,15 @@ class BrowserSafetyMiddleware:
         if error is None:
             await self._app(scope, receive, send_with_headers)
         else:
-            await error.send(send_with_headers)
+            await self._formats.response(scope, error)(scope, receive, send_with_headers)
+
+    async def _deny(self, scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
+        """Rejects a WebSocket handshake, with a body if the server supports it (ASGI, "WebSocket Denial Response")."""
+        await receive()
+        if "websocket.http.response" in scope.get("extensions", ()):
+            await self._formats.response(scope, error)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close"})
 
     def _add_headers(self, headers: Iterable[tuple[bytes, bytes]], *, no_store: bool) -> Headers:
         """Returns `headers` with the security headers added that the response does not set itself."""
@@ -108,7 +118,7 @@ class BrowserSafetyMiddleware:
         Other reads pass: CORS keeps foreign pages from reading their responses.
         """
         writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
-        if not writes and (scope["method"] == "OPTIONS" or _path(scope) not in GRAPHQL_PATHS):
+        if not writes and (scope["method"] == "OPTIONS" or path_of(scope) not in GRAPHQL_PATHS):
             return True
         origins = found.get(b"origin")
         if origins:
@@ -135,16 +145,3 @@ class BrowserSafetyMiddleware:
             return False
         own = parse_origin(f"{_HTTP_SCHEMES.get(scheme, scheme)}://{host.decode('latin-1')}")
         return origin == own or origin in self._origins
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).rstrip("/")
-
-
-async def _deny(scope: Scope, send: Send, error: HttpError) -> None:
-    """Rejects a WebSocket handshake, with a body if the server supports it (ASGI, "WebSocket Denial Response")."""
-    if "websocket.http.response" in scope.get("extensions", ()):
-        await error.send(send, "websocket.http.response")
-    else:
-        await send({"type": "websocket.close"})

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from gateway.deadlines import Watchdog
 from gateway.http.body import ClientDisconnected
 
 T = TypeVar("T")
@@ -17,50 +18,30 @@ T = TypeVar("T")
 _CHECK_INTERVAL = 0.1  # seconds
 
 
-class DisconnectWatcher:
+class DisconnectWatcher(Watchdog[Receive]):
     """Runs reads, and cancels those whose client has disconnected."""
 
-    def __init__(self) -> None:
-        self._running: dict[asyncio.Task[Any], Receive] = {}
-        self._watches: dict[asyncio.Task[Any], asyncio.Task[None]] = {}  # by the task of the read
-        self._disconnected: set[asyncio.Task[Any]] = set()
-        self._check_scheduled = False
+    error = ClientDisconnected
 
-    async def run(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
-        """Returns the result of `work`. Raises ClientDisconnected when the client disconnects before it ends.
+    def __init__(self) -> None:
+        super().__init__(_CHECK_INTERVAL)
+
+    def run(self, work: Coroutine[Any, Any, T], receive: Receive) -> Coroutine[Any, Any, T]:
+        """Await `work` and return its result. Raises ClientDisconnected when the client disconnects before it ends.
 
         `work` must change nothing, because it can be canceled at any point. The body must have been read, because
         `receive` is called from here on.
         """
-        task: Any = asyncio.current_task()
-        self._running[task] = receive
-        if not self._check_scheduled:
-            self._check_scheduled = True
-            asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if task in self._disconnected:
-                raise ClientDisconnected from None
-            raise
-        finally:
-            del self._running[task]
-            if watch := self._watches.pop(task, None):
-                watch.cancel()
-                self._disconnected.discard(task)
+        return self._run(work, receive)
 
     def _check(self) -> None:
-        """Starts a watch for each read that has none, and schedules the next check while any read runs."""
+        """Start a watch for each read that has none."""
         for task, receive in self._running.items():
-            if task not in self._watches:
-                self._watches[task] = asyncio.create_task(self._watch(task, receive))
-        self._check_scheduled = bool(self._running)
-        if self._check_scheduled:
-            asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check)
+            if task not in self._on_end:
+                self._on_end[task] = asyncio.create_task(self._watch(task, receive)).cancel
 
     async def _watch(self, task: asyncio.Task[Any], receive: Receive) -> None:
-        """Cancels `task` when the client disconnects."""
+        """Cancel `task` when the client disconnects."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._disconnected.add(task)
-        task.cancel()
+        self._cancel(task)

@@ -47,7 +47,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Unavailable
-from gateway.http.errors import HttpError
+from gateway.http.errors import ErrorFormats, HttpError
 
 _EXEMPT_PATHS = frozenset({"/healthz", "/readyz"})
 _ALWAYS_ADMITTED = 32  # requests in flight up to which none is rejected, whatever the estimate
@@ -58,8 +58,11 @@ _TURN_SECONDS = 0.01  # after the start of a turn, in which further requests run
 class LoadSheddingMiddleware:
     """Rejects HTTP requests that would wait for more than `max_wait` seconds. `clock` is monotonic, in seconds."""
 
-    def __init__(self, app: ASGIApp, max_wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, app: ASGIApp, max_wait: float, formats: ErrorFormats, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
+        self._formats = formats
         self._max_wait = max_wait
         self._clock = clock
         self._in_flight = 0
@@ -76,7 +79,7 @@ class LoadSheddingMiddleware:
             return
         arrived = self._clock()
         if self._in_flight >= _ALWAYS_ADMITTED and self._estimated_wait(arrived) > self._max_wait:
-            await self._rejection.send(send)
+            await self._formats.response(scope, self._rejection)(scope, receive, send)
             return
         self._in_flight += 1
         if self._in_flight == _ALWAYS_ADMITTED:

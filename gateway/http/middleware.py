@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Settings
 from gateway.http.browser_safety import GRAPHQL_PATHS, BrowserSafetyMiddleware
+from gateway.http.errors import ErrorFormats
 from gateway.http.load_shedding import LoadSheddingMiddleware
 from gateway.http.origins import configured_origins
 from gateway.http.request_id import RequestIdMiddleware
@@ -36,9 +37,9 @@ class GraphQLMiddleware:
             await self._app(scope, receive, send)
 
 
-def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
+def middleware(settings: Settings, formats: ErrorFormats, graphql: ASGIApp) -> list[Middleware]:
     """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin in `settings`."""
-    stack = [Middleware(RequestIdMiddleware), Middleware(BrowserSafetyMiddleware, settings)]
+    stack = [Middleware(RequestIdMiddleware), Middleware(BrowserSafetyMiddleware, settings, formats)]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]
     if origins:
         # CORS only lets browsers read responses; BrowserSafetyMiddleware has rejected foreign origins before.
@@ -52,4 +53,8 @@ def middleware(settings: Settings, graphql: ASGIApp) -> list[Middleware]:
                 max_age=600,
             )
         )
-    return [*stack, Middleware(LoadSheddingMiddleware, settings.longest_wait), Middleware(GraphQLMiddleware, graphql)]
+    return [
+        *stack,
+        Middleware(LoadSheddingMiddleware, settings.longest_wait, formats),
+        Middleware(GraphQLMiddleware, graphql),
+    ]

@@ -32,7 +32,7 @@ def accepted(header: bytes) -> Accepted:
     return _cached(header)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # faster than BoundedCache, and enough for a pure function of a short header
 def _cached(header: bytes) -> Accepted:
     return _negotiate(header)
 

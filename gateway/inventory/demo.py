@@ -14,16 +14,17 @@ from gateway.columns import now
 from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot
 from gateway.inventory.demo_world import INSTANCES, VMS, DemoMachine, DemoSnapshot, demo_machines
 from gateway.inventory.imports.sequences import ADVANCE_SEQUENCES, LOCK_TABLES
+from gateway.inventory.provider_rows import ProviderName
 from gateway.models import Machine, Operation, OperationKind, OperationState, Provider, Snapshot, SnapshotState
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, RowId, insert
 
 _LATENCY_MS = 1_500
 _OPERATIONS_SINCE = timedelta(days=60)  # older operations would be deleted soon by housekeeping
 _OPERATION_DURATION = timedelta(seconds=42)
 
-_ANY_MACHINE = Statement(select(Machine.id).limit(1))
-_HAS_PROVIDER = Statement(sa.select(col(Provider.name)).where(col(Provider.name) == sa.bindparam("of")))
+_ANY_MACHINE = Query(select(Machine.id).limit(1), RowId)
+_HAS_PROVIDER = Query(sa.select(col(Provider.name)).where(col(Provider.name) == sa.bindparam("of")), ProviderName)
 _INSERT_PROVIDER = insert(Provider, "name", "tenant", "driver", "observed_at")
 
 _MACHINE_COLUMNS = ("kind", "name", "description", "provider", "power_state", "host", "flavor", "availability_zone")
@@ -117,7 +118,7 @@ async def _insert(tx: Transaction, machine: DemoMachine, tenant: str, moment: da
         )
 
 
-def _snapshot_values(snapshot: DemoSnapshot, moment: datetime) -> dict[str, Any]:
+def _snapshot_values(snapshot: DemoSnapshot, moment: datetime) -> dict[str, object]:
     return {
         "name": snapshot.name,
         "description": snapshot.description,

@@ -105,8 +105,17 @@ def _vm_11() -> DemoMachine:
         host="esx-01",
         snapshots=[
             DemoSnapshot(3, "test-base", 40 * _DAY, size_bytes=12 * _GIB, created_by="alice"),
-            DemoSnapshot(4, "test-before-upgrade", 21 * _DAY, 0, True, "Before the upgrade to 2.0", 18 * _GIB, "alice"),
-            DemoSnapshot(5, "test-new-driver", 9 * _DAY, 0, size_bytes=13 * _GIB, created_by="bob"),
+            DemoSnapshot(
+                4,
+                "test-before-upgrade",
+                21 * _DAY,
+                parent=0,
+                memory=True,
+                description="Before the upgrade to 2.0",
+                size_bytes=18 * _GIB,
+                created_by="alice",
+            ),
+            DemoSnapshot(5, "test-new-driver", 9 * _DAY, parent=0, size_bytes=13 * _GIB, created_by="bob"),
         ],
         current=1,
     )

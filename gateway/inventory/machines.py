@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -11,9 +11,10 @@ from sqlmodel import col
 
 from gateway.drivers.base import ReportedMachine
 from gateway.inventory.counts import RowCounts
-from gateway.models import Machine, Provider
+from gateway.inventory.provider_rows import ProviderName
+from gateway.models import Machine, PowerState, Provider
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement, assignments, insert
+from gateway.store.statements import OneOf, Query, Statement, assignments, insert
 
 _REPORTED = (
     "name",
@@ -25,17 +26,41 @@ _REPORTED = (
     "snapshot_blocker",
     "provider_uid",
 )
-_COLUMNS = [col(getattr(Machine, name)) for name in ("id", "gone_at", "provider_ref", *_REPORTED)]
 
+
+class KnownMachine(NamedTuple):
+    """A machine of the inventory, with the columns that a provider reports."""
+
+    id: int
+    gone_at: datetime | None
+    provider_ref: str
+    name: str
+    description: str | None
+    power_state: PowerState
+    host: str | None
+    flavor: str | None
+    availability_zone: str | None
+    snapshot_blocker: str | None
+    provider_uid: str | None
+
+
+class _PresentMachine(NamedTuple):
+    id: int
+    provider_ref: str
+
+
+_COLUMNS = [col(getattr(Machine, name)) for name in KnownMachine._fields]
 _MANAGED = sa.text("NOT machine.imported")  # the same text as in the partial unique index, so that the index is used
 _machine_by_ref = sa.select(*_COLUMNS).where(
     col(Machine.provider) == bindparam("of"), col(Machine.provider_ref) == bindparam("ref"), _MANAGED
 )
-FIND_MACHINE = Statement(_machine_by_ref)
-_LOCK_MACHINE = Statement(_machine_by_ref.with_for_update())
+FIND_MACHINE = Query(_machine_by_ref, KnownMachine)
+_LOCK_MACHINE = Query(_machine_by_ref.with_for_update(), KnownMachine)
 # Locked while a machine is inserted, so that two gateways do not insert the same machine.
-_LOCK_PROVIDER = Statement(sa.select(col(Provider.name)).where(col(Provider.name) == bindparam("of")).with_for_update())
-_CANDIDATES = Statement(
+_LOCK_PROVIDER = Query(
+    sa.select(col(Provider.name)).where(col(Provider.name) == bindparam("of")).with_for_update(), ProviderName
+)
+_CANDIDATES = Query(
     sa.select(*_COLUMNS)
     .where(
         sa.text("machine.imported"),
@@ -44,7 +69,8 @@ _CANDIDATES = Statement(
         sa.or_(col(Machine.provider_uid) == bindparam("uid"), col(Machine.provider_ref) == bindparam("ref")),
     )
     .order_by(col(Machine.id))
-    .with_for_update()
+    .with_for_update(),
+    KnownMachine,
 )
 _BY_ID = col(Machine.id) == bindparam("machine_id")
 _ADOPT = Statement(
@@ -61,13 +87,14 @@ _INSERT = insert(
     *("tenant", "kind", "provider", "provider_ref", *_REPORTED),
     *("created_at", "updated_at", "observed_at"),
 )
-_PRESENT_BEFORE = Statement(
+_PRESENT_BEFORE = Query(
     sa.select(col(Machine.id), col(Machine.provider_ref)).where(
         col(Machine.provider) == bindparam("of"),
         _MANAGED,
         col(Machine.gone_at).is_(None),
         col(Machine.observed_at) < bindparam("before"),
-    )
+    ),
+    _PresentMachine,
 )
 _MARK_GONE = Statement(
     sa.update(Machine)
@@ -101,13 +128,21 @@ async def merge_machine(
         return MergedMachine(await _insert(tx, reported, provider, tenant, moment), adopted=False)
     if adopted:
         await tx.run(_ADOPT, machine_id=row.id, provider=provider, provider_ref=reported.ref, updated_at=moment)
-    values = {name: getattr(reported, name) for name in _REPORTED if name != "provider_uid"}
-    values["provider_uid"] = reported.uid or row.provider_uid
-    changed = row.gone_at is not None or any(getattr(row, name) != value for name, value in values.items())
-    if changed:
-        await tx.run(_UPDATE, machine_id=row.id, updated_at=moment, **values)
+    merged = row._replace(
+        gone_at=None,
+        name=reported.name,
+        description=reported.description,
+        power_state=reported.power_state,
+        host=reported.host,
+        flavor=reported.flavor,
+        availability_zone=reported.availability_zone,
+        snapshot_blocker=reported.snapshot_blocker,
+        provider_uid=reported.uid or row.provider_uid,
+    )
+    if merged != row:
+        await tx.run(_UPDATE, machine_id=row.id, updated_at=moment, **merged._asdict())
     await tx.run(_OBSERVED, machine_id=row.id, observed_at=moment)
-    if changed or adopted:
+    if adopted or merged != row:
         counts.updated += 1
     else:
         counts.unchanged += 1
@@ -129,7 +164,7 @@ async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime) -> in
     return await tx.run(_MARK_GONE, ids=list(ids), gone_at=moment, updated_at=moment) if ids else 0
 
 
-async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> Any:
+async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> KnownMachine | None:
     """The imported machine that is the reported one; None when there is none or more than one candidate.
 
     Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`.
@@ -142,7 +177,7 @@ async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str
 
 
 async def _insert(tx: Transaction, reported: ReportedMachine, provider: str, tenant: str, moment: datetime) -> int:
-    row = await tx.first(
+    (row,) = await tx.all(
         _INSERT,
         tenant=tenant,
         kind=reported.kind,
@@ -160,5 +195,4 @@ async def _insert(tx: Transaction, reported: ReportedMachine, provider: str, ten
         updated_at=moment,
         observed_at=moment,
     )
-    number: int = row.id
-    return number
+    return row.id

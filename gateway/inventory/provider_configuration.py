@@ -42,7 +42,7 @@ class ConfiguredProvider:
     driver: str
     tenant: str
     concurrency: int
-    options: Any
+    options: object
 
     def make(self) -> Driver:
         """Creates the driver, which has not connected yet."""
@@ -63,9 +63,9 @@ def read_providers(settings: Settings) -> list[ConfiguredProvider]:
     return list(providers.values())
 
 
-def _tables(settings: Settings) -> dict[str, Any]:
+def _tables(settings: Settings) -> dict[str, object]:
     """The tables of all configuration sources, by provider name."""
-    tables: dict[str, Any] = {}
+    tables: dict[str, object] = {}
     if settings.providers_file:
         try:
             text = Path(settings.providers_file).read_text("utf-8")
@@ -85,7 +85,7 @@ def _tables(settings: Settings) -> dict[str, Any]:
     return tables
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def _parse(text: str, source: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -96,7 +96,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str | None:
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8"
 
 
-def _read(name: str, table: Any, settings: Settings) -> tuple[ConfiguredProvider | None, list[str]]:
+def _read(name: str, table: object, settings: Settings) -> tuple[ConfiguredProvider | None, list[str]]:
     if not _NAME.fullmatch(name):
         return None, ["The name must be 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit."]
     if not isinstance(table, dict):
@@ -137,7 +137,7 @@ def _extra_missing(driver: str, error: ImportError) -> str:
     )
 
 
-def _reveal(name: str, value: Any) -> Secret:
+def _reveal(name: str, value: object) -> Secret:
     """Reads the secret that an option refers to, from the environment or a file. Raises ValueError."""
     match value:
         case {"env": str(variable), **others} if not others:
@@ -161,6 +161,6 @@ def _reveal(name: str, value: Any) -> Secret:
     return Secret(found)
 
 
-def provider_names(providers: Mapping[str, Any]) -> str:
+def provider_names(providers: Mapping[str, object]) -> str:
     """The sorted names of the providers for a message, or `none`."""
     return ", ".join(sorted(providers)) or "none"

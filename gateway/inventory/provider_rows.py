@@ -1,5 +1,7 @@
 """The database rows of configured providers."""
 
+from typing import NamedTuple
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
@@ -7,14 +9,33 @@ from sqlmodel import col
 from gateway.errors import StartupError
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement, assignments, insert
+from gateway.store.statements import Query, RowId, Statement, assignments, insert
+
+
+class ProviderName(NamedTuple):
+    """The name of a provider that has a row."""
+
+    name: str
+
+
+class RegisteredProvider(NamedTuple):
+    """The driver of a provider that has a row, and the tenant that it belongs to."""
+
+    driver: str
+    tenant: str
+
 
 _OF = col(Provider.name) == bindparam("of")
-_LOCK_PROVIDER = Statement(sa.select(col(Provider.driver), col(Provider.tenant)).where(_OF).with_for_update())
+_LOCK_PROVIDER = Query(
+    sa.select(col(Provider.driver), col(Provider.tenant)).where(_OF).with_for_update(), RegisteredProvider
+)
 _INSERT = insert(Provider, "name", "tenant", "driver")
 _UPDATE = Statement(sa.update(Provider).where(_OF).values(**assignments(Provider, "tenant", "driver")))
-_HAS_MACHINES = Statement(
-    sa.select(col(Machine.id)).where(col(Machine.provider) == bindparam("of"), sa.text("NOT machine.imported")).limit(1)
+_HAS_MACHINES = Query(
+    sa.select(col(Machine.id))
+    .where(col(Machine.provider) == bindparam("of"), sa.text("NOT machine.imported"))
+    .limit(1),
+    RowId,
 )
 
 

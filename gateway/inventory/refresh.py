@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -34,7 +34,7 @@ from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
 from gateway.store.retry import Backoff
-from gateway.store.statements import Statement, assignments, insert
+from gateway.store.statements import Query, Statement, assignments, insert
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,21 @@ T = TypeVar("T")
 _CONCURRENT_READS = 8  # machines of one provider that are read at the same time
 _TIMEOUT = 60.0  # seconds, for each request to a provider
 
-_MACHINE_REF = Statement(
-    sa.select(col(Machine.provider), col(Machine.provider_ref)).where(col(Machine.id) == bindparam("machine_id"))
+
+class _MachineRef(NamedTuple):
+    provider: str
+    provider_ref: str
+
+
+class _ProviderTenant(NamedTuple):
+    tenant: str
+
+
+_MACHINE_REF = Query(
+    sa.select(col(Machine.provider), col(Machine.provider_ref)).where(col(Machine.id) == bindparam("machine_id")),
+    _MachineRef,
 )
-_PROVIDER_TENANT = Statement(sa.select(col(Provider.tenant)).where(col(Provider.name) == bindparam("of")))
+_PROVIDER_TENANT = Query(sa.select(col(Provider.tenant)).where(col(Provider.name) == bindparam("of")), _ProviderTenant)
 _INSERT_PROVIDER = insert(Provider, "name", "tenant", "driver")
 _OF = col(Provider.name) == bindparam("of")
 _SET_REFRESHED = Statement(sa.update(Provider).where(_OF).values(problem=None, **assignments(Provider, "observed_at")))
@@ -198,13 +209,13 @@ class InventoryRefresher:
         """The tenant of the provider. Inserts the provider's row if it does not exist."""
 
         async def work(tx: Transaction) -> str:
-            if await tx.first(_PROVIDER_TENANT, of=name) is None:
-                await tx.run(_INSERT_PROVIDER, name=name, tenant=self._settings.tenant, driver=driver.name)
-            tenant: str = (await tx.first(_PROVIDER_TENANT, of=name)).tenant
-            return tenant
+            if (row := await tx.first(_PROVIDER_TENANT, of=name)) is not None:
+                return row.tenant
+            await tx.run(_INSERT_PROVIDER, name=name, tenant=self._settings.tenant, driver=driver.name)
+            return self._settings.tenant
 
         row = await self._database.read(lambda tx: tx.first(_PROVIDER_TENANT, of=name), single=True)
-        return await self._database.write(work) if row is None else str(row.tenant)
+        return await self._database.write(work) if row is None else row.tenant
 
     async def _set_problem(self, name: str, problem: str) -> None:
         await self._database.write(lambda tx: tx.run(_SET_PROBLEM, of=name, problem=problem))

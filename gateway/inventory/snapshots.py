@@ -6,7 +6,7 @@ The merge runs in one transaction with the machine's row locked, and writes only
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -16,18 +16,54 @@ from gateway.drivers.base import ReportedSnapshot, ReportedSnapshots
 from gateway.inventory.counts import RowCounts
 from gateway.models import Operation, OperationKind, OperationState, Snapshot, SnapshotState
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement, assignments, insert
+from gateway.store.statements import OneOf, Query, RowId, Statement, assignments, insert
 
 _SAME_TIME = timedelta(seconds=1)  # tolerance, as some providers report fractions of seconds in some answers only
 
-_REPORTED = ("name", "description", "memory", "is_current", "size_bytes", "created_at", "parent_id", "state")
+
+class _ReportedColumns(TypedDict):
+    """The values of the columns that a provider reports."""
+
+    name: str
+    description: str | None
+    memory: bool
+    is_current: bool
+    size_bytes: int | None
+    created_at: datetime
+    parent_id: int | None
+    state: SnapshotState
+
+
+class _KnownSnapshot(NamedTuple):
+    """A snapshot of the inventory."""
+
+    id: int
+    provider_ref: str | None
+    name: str
+    description: str | None
+    memory: bool
+    is_current: bool
+    size_bytes: int | None
+    created_at: datetime
+    parent_id: int | None
+    state: SnapshotState
+
+
+class _Create(NamedTuple):
+    """A CREATE_SNAPSHOT operation."""
+
+    snapshot_id: int | None
+    token: str
+
+
+_REPORTED = tuple(_ReportedColumns.__annotations__)
 _OF_MACHINE = col(Snapshot.machine_id) == bindparam("of")
 
 # The merge is skipped when an operation works on the machine, or has ended since the listing was requested. The listing
 # may predate the operation's effect, and the merge would undo it; or contain a snapshot that the operation is about to
 # record, and the merge would insert it a second time. Operations that only wait in the queue do not count, nor does
 # REFRESH_MACHINE, which causes the merge.
-_CONFLICTING_OPERATION = Statement(
+_CONFLICTING_OPERATION = Query(
     sa.select(col(Operation.id))
     .where(
         col(Operation.machine_id) == bindparam("of"),
@@ -38,19 +74,22 @@ _CONFLICTING_OPERATION = Statement(
             col(Operation.finished_at) >= bindparam("listed_at"),
         ),
     )
-    .limit(1)
+    .limit(1),
+    RowId,
 )
-_ROWS = Statement(
-    sa.select(col(Snapshot.id), col(Snapshot.provider_ref), *(col(getattr(Snapshot, name)) for name in _REPORTED))
+_ROWS = Query(
+    sa.select(*(col(getattr(Snapshot, name)) for name in _KnownSnapshot._fields))
     .where(_OF_MACHINE)
-    .order_by(col(Snapshot.id))
+    .order_by(col(Snapshot.id)),
+    _KnownSnapshot,
 )
-_CREATES_BY_TOKEN = Statement(
+_CREATES_BY_TOKEN = Query(
     sa.select(col(Operation.snapshot_id), col(Operation.token)).where(
         col(Operation.machine_id) == bindparam("of"),
         col(Operation.kind) == OperationKind.CREATE_SNAPSHOT,
         OneOf(col(Operation.token), "tokens"),
-    )
+    ),
+    _Create,
 )
 _INSERT = insert(Snapshot, "tenant", "machine_id", "provider_ref", *_REPORTED, "observed_at")
 _BY_ID = col(Snapshot.id) == bindparam("snapshot_id")
@@ -104,11 +143,12 @@ async def merge_snapshots(
         if ref not in kept:
             values = _values(snapshot, None, ids, listing.current_ref, moment - stuck_after)
             keys = {"tenant": tenant, "machine_id": machine_id, "provider_ref": ref, "observed_at": moment}
-            ids[ref] = (await tx.first(_INSERT, **values, **keys)).id
+            (inserted,) = await tx.all(_INSERT, **values, **keys)
+            ids[ref] = inserted.id
     updated = 0
     for ref, row in kept.items():
         values = _values(reported[ref], row, ids, listing.current_ref, moment - stuck_after)
-        if any(getattr(row, name) != value for name, value in values.items()):
+        if row._replace(**values) != row:
             await tx.run(_UPDATE, snapshot_id=row.id, **values)
             updated += 1
     await _delete_vanished(tx, rows, vanished)
@@ -117,8 +157,8 @@ async def merge_snapshots(
 
 
 async def _match_failed_creates(
-    tx: Transaction, machine_id: int, rows: list[Any], reported: Mapping[str, ReportedSnapshot]
-) -> list[Any]:
+    tx: Transaction, machine_id: int, rows: list[_KnownSnapshot], reported: Mapping[str, ReportedSnapshot]
+) -> list[_KnownSnapshot]:
     """Finds rows whose create was recorded as failed although the provider did create the snapshot, by the operation's
     token, and sets their `provider_ref`. Returns all rows, with these updated.
     """
@@ -139,16 +179,20 @@ async def _match_failed_creates(
     return updated
 
 
-def _is_same_snapshot(row: Any, reported: ReportedSnapshot) -> bool:
+def _is_same_snapshot(row: _KnownSnapshot, reported: ReportedSnapshot) -> bool:
     """Compares the times of creation. Some providers identify snapshots by name only, so a snapshot with the same ref
     and another time of creation is a new one.
     """
-    return bool(abs(row.created_at - reported.created_at) < _SAME_TIME)
+    return abs(row.created_at - reported.created_at) < _SAME_TIME
 
 
 def _values(
-    reported: ReportedSnapshot, row: Any, ids: Mapping[str, int], current_ref: str | None, stuck_since: datetime
-) -> dict[str, Any]:
+    reported: ReportedSnapshot,
+    row: _KnownSnapshot | None,
+    ids: Mapping[str, int],
+    current_ref: str | None,
+    stuck_since: datetime,
+) -> _ReportedColumns:
     """The column values of a reported snapshot. One that the gateway created keeps the name that the caller gave it."""
     named = reported if row is None or reported.token is None else row
     state = SnapshotState.CREATING if row is None else row.state
@@ -168,7 +212,7 @@ def _values(
     }
 
 
-async def _delete_vanished(tx: Transaction, rows: list[Any], vanished: Mapping[int, Any]) -> None:
+async def _delete_vanished(tx: Transaction, rows: list[_KnownSnapshot], vanished: Mapping[int, _KnownSnapshot]) -> None:
     """Deletes the rows of snapshots that the provider no longer has. Their children that the provider has not created
     yet are moved to the nearest ancestor that remains.
     """
@@ -177,7 +221,7 @@ async def _delete_vanished(tx: Transaction, rows: list[Any], vanished: Mapping[i
     for row in rows:
         if row.provider_ref is None and row.parent_id in vanished:
             parent = row.parent_id
-            while parent in vanished:
+            while parent is not None and parent in vanished:
                 parent = vanished[parent].parent_id
             await tx.run(_SET_PARENT, snapshot_id=row.id, parent_id=parent)
     await tx.run(_DELETE, ids=list(vanished))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from secrets import token_hex
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -16,27 +16,45 @@ from gateway.columns import now
 from gateway.config import Settings
 from gateway.errors import Conflict, LimitExceeded, Reference
 from gateway.models import Operation, OperationKind, OperationState
-from gateway.operations.statements import machine_name, unfinished
+from gateway.operations.statements import LockedMachine, machine_name, unfinished
 from gateway.store.database import Transaction
-from gateway.store.statements import InsertMany, OneOf, Statement
+from gateway.store.statements import InsertMany, OneOf, Query
 
-_PER_MACHINE = Statement(
+
+class _MachineQueue(NamedTuple):
+    machine_id: int | None
+    unfinished: int
+    first: int
+
+
+class _Count(NamedTuple):
+    n: int
+
+
+class _InsertedOperation(NamedTuple):
+    id: int
+    token: str
+
+
+_PER_MACHINE = Query(
     sa.select(
         col(Operation.machine_id), sa.func.count().label("unfinished"), sa.func.min(col(Operation.id)).label("first")
     )
     .where(OneOf(col(Operation.machine_id), "ids"), unfinished())
-    .group_by(col(Operation.machine_id))
+    .group_by(col(Operation.machine_id)),
+    _MachineQueue,
 )
 
-_TOTAL = Statement(select(sa.func.count().label("n")).select_from(Operation).where(unfinished()))
+_TOTAL = Query(select(sa.func.count().label("n")).select_from(Operation).where(unfinished()), _Count)
 
-_INSERT = Statement(
+_INSERT = Query(
     InsertMany(
         Operation,
         shared=("tenant", "kind", "state", "requested_by", "created_at"),
         per_item=("machine_id", "machine_kind", "machine_name", "snapshot_id", "snapshot_name", "token", "payload"),
         returning=("id", "token"),
-    )
+    ),
+    _InsertedOperation,
 )
 
 _TOKEN_LENGTH = 32  # hexadecimal digits of an operation's token
@@ -60,7 +78,8 @@ class QueueLimits:
     async def refresh(self, tx: Transaction, wanted: int) -> None:
         """Counts all unfinished operations if the count is over a second old or leaves no space for `wanted` more."""
         if self._total + wanted > self._limit or time.monotonic() - self._counted_at > _COUNT_MAX_AGE:
-            self._total, self._counted_at = (await tx.first(_TOTAL)).n, time.monotonic()
+            (count,) = await tx.all(_TOTAL)
+            self._total, self._counted_at = count.n, time.monotonic()
 
     def admit(self) -> LimitExceeded | None:
         """Admits one operation, or returns the refusal."""
@@ -75,22 +94,21 @@ class QueueLimits:
 class QueueAdmission:
     """Admission to the queues of some machines, whose rows the transaction has locked."""
 
-    def __init__(self, limits: QueueLimits, unfinished: dict[int, int], first: Mapping[int, int]) -> None:
+    def __init__(self, limits: QueueLimits, queues: Sequence[_MachineQueue]) -> None:
         self._limits = limits
-        self._unfinished = unfinished
-        self._first = first
+        self._unfinished = {queue.machine_id: queue.unfinished for queue in queues}
+        self._first = {queue.machine_id: queue.first for queue in queues}
 
     @classmethod
     async def load(
         cls, tx: Transaction, limits: QueueLimits, machine_ids: Sequence[int], wanted: int = 1
     ) -> "QueueAdmission":
         """Reads the queues. `wanted` is the maximum number of operations that will be admitted."""
-        rows = await tx.all(_PER_MACHINE, ids=machine_ids)
+        queues = await tx.all(_PER_MACHINE, ids=machine_ids)
         await limits.refresh(tx, wanted)
-        counts = {row.machine_id: row.unfinished for row in rows}
-        return cls(limits, counts, {row.machine_id: row.first for row in rows})
+        return cls(limits, queues)
 
-    def conflict(self, machine: Any) -> Conflict | None:
+    def conflict(self, machine: LockedMachine) -> Conflict | None:
         """Conflict of a command that cannot be queued; None if the machine has no unfinished operation."""
         first = self._first.get(machine.id)
         if first is None:
@@ -100,7 +118,7 @@ class QueueAdmission:
             f"Machine '{name}' has an unfinished operation: operation-{first}.", conflict=Reference("operation", first)
         )
 
-    def admit(self, machine: Any) -> LimitExceeded | None:
+    def admit(self, machine: LockedMachine) -> LimitExceeded | None:
         """Admits one more operation of the machine, or returns the refusal."""
         count = self._unfinished.get(machine.id, 0)
         if count >= self._limits.per_machine:
@@ -116,9 +134,9 @@ class QueueAdmission:
 
 @dataclass(frozen=True, slots=True)
 class NewOperation:
-    """An operation to insert. `machine` is the machine's row; the snapshot is None for a refresh."""
+    """An operation to insert. The snapshot is None for a refresh."""
 
-    machine: Any
+    machine: LockedMachine
     snapshot_id: int | None = None
     snapshot_name: str | None = None
     payload: Mapping[str, Any] | None = None  # stored as JSON in the column `payload`
@@ -129,6 +147,7 @@ async def enqueue(
 ) -> list[int]:
     """Inserts operations at the end of their machines' queues, in this order. Returns their ids in the same order."""
     digits = token_hex(_TOKEN_LENGTH // 2 * len(operations))  # once for all, because every call is a system call
+    tokens = [digits[start : start + _TOKEN_LENGTH] for start in range(0, len(digits), _TOKEN_LENGTH)]
     items = [
         {
             "machine_id": operation.machine.id,
@@ -136,10 +155,10 @@ async def enqueue(
             "machine_name": operation.machine.name,
             "snapshot_id": operation.snapshot_id,
             "snapshot_name": operation.snapshot_name,
-            "token": digits[index * _TOKEN_LENGTH : (index + 1) * _TOKEN_LENGTH],
+            "token": token,
             "payload": orjson.dumps(operation.payload or {}).decode(),
         }
-        for index, operation in enumerate(operations)
+        for operation, token in zip(operations, tokens, strict=True)
     ]
     rows = await tx.all(
         _INSERT,
@@ -151,4 +170,4 @@ async def enqueue(
         created_at=now(),
     )
     ids = {row.token: row.id for row in rows}
-    return [ids[item["token"]] for item in items]
+    return [ids[token] for token in tokens]

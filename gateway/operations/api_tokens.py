@@ -1,23 +1,17 @@
 """Creates and revokes API tokens, with audit entries. Used by the command line."""
 
-from collections.abc import Sequence
-from datetime import timedelta
-
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin, os_user
 from gateway.access.roles import Roles
-from gateway.access.tokens import RecordChange, create_token, revoke_token
+from gateway.access.tokens import NewToken, RecordChange, create_token, revoke_token
 from gateway.models import AuditAction, Surface
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_done
 from gateway.store.database import Database, Transaction
 
 
-async def create_audited_token(
-    database: Database, roles: Roles, name: str, role_names: Sequence[str], tenant: str, lifetime: timedelta | None
-) -> str:
+async def create_audited_token(database: Database, roles: Roles, new: NewToken) -> str:
     """Like `create_token`. The audit entry names the operating system user of this process."""
-    record = _audit_record(AuditAction.CREATE_TOKEN, name)
-    return await create_token(database, roles, name, role_names, tenant, lifetime, record)
+    return await create_token(database, roles, new, _audit_record(AuditAction.CREATE_TOKEN, new.name))
 
 
 async def revoke_audited_token(database: Database, name: str) -> None:

@@ -3,7 +3,7 @@
 The statements copy the names from the rows, so that entries keep them after the rows are deleted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ from gateway.access.origin import RequestOrigin
 from gateway.columns import now
 from gateway.models import AuditAction, AuditEntry, AuditOutcome, Machine, MachineKind, Operation, Snapshot
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import OneOf, Statement, table_of
 
-_ENTRY = AuditEntry.__table__  # type: ignore[attr-defined]
+_ENTRY = table_of(AuditEntry)
 _MAX_MESSAGE = 1_000  # characters; the rest of a message is cut off
 
 
@@ -46,12 +46,12 @@ class AuditSubject:
     subject: str | None = None
 
 
-def _parameters(*names: str) -> dict[str, Any]:
+def _parameters(*names: str) -> dict[str, sa.ColumnElement[Any]]:
     return {name: bindparam(name, type_=_ENTRY.c[name].type) for name in names}
 
 
-def _insert(values: Mapping[str, Any], select: sa.Select[Any]) -> Statement:
-    return Statement(sa.insert(_ENTRY).from_select(list(values), select))
+def _insert(columns: Iterable[str], select: sa.Select[Any]) -> Statement:
+    return Statement(sa.insert(_ENTRY).from_select(list(columns), select))
 
 
 _CONTEXT = _parameters(
@@ -118,7 +118,7 @@ async def record_done(tx: Transaction, context: AuditContext, subject: AuditSubj
     await record_entries(tx, [entry_values(context, tenant, AuditOutcome.SUCCEEDED, subject)])
 
 
-async def record_entries(tx: Transaction, entries: Sequence[Mapping[str, Any]]) -> None:
+async def record_entries(tx: Transaction, entries: Sequence[Mapping[str, object]]) -> None:
     """Inserts entries made by `entry_values`, and fills in the names of their subjects."""
     compiled = _NAMED.compiled(tx.dialect)
     await tx.run_many(compiled.sql, [compiled.parameters(entry) for entry in entries])
@@ -133,7 +133,7 @@ def entry_values(
     code: str | None = None,
     message: str | None = None,
     repeats: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Column values of an entry, without those that are read from the database."""
     caller, origin, subject = context.caller, context.origin, subject or AuditSubject()
     return {

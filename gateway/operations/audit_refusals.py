@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
+from gateway.access.token_bucket import Rate, TokenBucket
 from gateway.errors import ErrorCode, GatewayError, Refusal
 from gateway.models import AuditAction, AuditOutcome
 from gateway.operations.audit_log import AuditContext, AuditSubject, entry_values, record_entries
@@ -33,37 +34,6 @@ class Refused(NamedTuple):
     error: GatewayError
 
 
-class _Rate(NamedTuple):
-    """Rate of a token bucket: its capacity, and the tokens added per second."""
-
-    burst: int
-    per_second: float
-
-
-class _TokenBucket:
-    """Token bucket. One token allows one entry."""
-
-    def __init__(self, rate: _Rate, now: float) -> None:
-        self._rate = rate
-        self._left: float = rate.burst
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        self._refill(now)
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-    def full(self, now: float) -> bool:
-        self._refill(now)
-        return self._left >= self._rate.burst
-
-    def _refill(self, now: float) -> None:
-        self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_second)
-        self._at = now
-
-
 class _Group(NamedTuple):
     """Common properties of refusals that are counted together."""
 
@@ -76,7 +46,7 @@ class _Group(NamedTuple):
 class _Source:
     """One caller at one address. `left_out` counts the refusals without an entry of their own."""
 
-    bucket: _TokenBucket
+    bucket: TokenBucket  # of entries
     left_out: Counter[_Group] = field(default_factory=Counter)
 
 
@@ -87,12 +57,13 @@ class _Pool:
     the others.
     """
 
-    def __init__(self, per_source: _Rate, total: _Rate, now: float) -> None:
+    def __init__(self, per_source: Rate, total: Rate, clock: Callable[[], float]) -> None:
         self._per_source = per_source
-        self._total = _TokenBucket(total, now)
-        self._sources: dict[Hashable, _Source] = {}
+        self._clock = clock
+        self._total = TokenBucket(total, clock)
+        self._sources: dict[Hashable, _Source] = {}  # no cache: a source stays until its counts are recorded
 
-    def take(self, group: _Group, now: float) -> bool:
+    def take(self, group: _Group) -> bool:
         """Whether a refusal may be recorded. If not, it is counted."""
         caller = group.context.caller
         key: Hashable = (group.tenant, caller and (caller.key, caller.name), group.context.origin.address)
@@ -100,19 +71,19 @@ class _Pool:
             key, group = None, _without_source(group)
         source = self._sources.get(key)
         if source is None:
-            source = self._sources[key] = _Source(_TokenBucket(self._per_source, now))
-        if source.bucket.take(now) and self._total.take(now):
+            source = self._sources[key] = _Source(TokenBucket(self._per_source, self._clock))
+        if source.bucket.take() and self._total.take():
             return True
         source.left_out[_without_request(group)] += 1
         return False
 
-    def left_out(self, now: float) -> list[tuple[_Group, int]]:
+    def left_out(self) -> list[tuple[_Group, int]]:
         """Removes and returns the counts, as many as may be recorded now."""
         found = []
         for key, source in list(self._sources.items()):
-            affordable = [group for group in source.left_out if self._total.take(now)]
+            affordable = [group for group in source.left_out if self._total.take()]
             found += [(group, source.left_out.pop(group)) for group in affordable]
-            if not source.left_out and source.bucket.full(now):
+            if not source.left_out and source.bucket.is_full():
                 del self._sources[key]
         return found
 
@@ -145,9 +116,8 @@ class RefusalLog:
     def __init__(self, database: Database, tenant: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._tenant = tenant
-        self._clock = clock
-        self._authenticated = _Pool(per_source=_Rate(1_000, 0.05), total=_Rate(5_000, 0.2), now=clock())
-        self._unauthenticated = _Pool(per_source=_Rate(20, 0.02), total=_Rate(1_000, 0.2), now=clock())
+        self._authenticated = _Pool(per_source=Rate(1_000, 20.0), total=Rate(5_000, 5.0), clock=clock)
+        self._unauthenticated = _Pool(per_source=Rate(20, 50.0), total=Rate(1_000, 5.0), clock=clock)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._record_counts_loop(), name="refusals")
@@ -174,7 +144,7 @@ class RefusalLog:
         entries = [
             entry_values(context, tenant, AuditOutcome.REFUSED, subject, code=code, message=message)
             for subject, code, message in distinct
-            if pool.take(_Group(context, tenant, code), self._clock())
+            if pool.take(_Group(context, tenant, code))
         ]
         await self._write(entries)
 
@@ -199,8 +169,7 @@ class RefusalLog:
 
     async def record_counts(self) -> None:
         """Records one entry with the count for each group of counted refusals."""
-        now = self._clock()
-        left_out = self._authenticated.left_out(now) + self._unauthenticated.left_out(now)
+        left_out = self._authenticated.left_out() + self._unauthenticated.left_out()
         await self._write(
             [
                 entry_values(group.context, group.tenant, AuditOutcome.REFUSED, code=group.code, repeats=count)

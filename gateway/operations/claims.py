@@ -6,7 +6,6 @@ stopped past its lease changes nothing. `gateway.operations.leases` describes th
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import orjson
 
@@ -14,9 +13,10 @@ from gateway.columns import now
 from gateway.drivers.base import CreateCommand, DeleteCommand, DriverCommand, RevertCommand
 from gateway.models import OperationKind, OperationState
 from gateway.operations import leases
+from gateway.operations.leases import ClaimedOperation, FencedWrite
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Database, Transaction, Work
-from gateway.store.statements import Statement
+from gateway.store.statements import Query
 
 _MAX_PROVIDER_MESSAGE = 4_000  # characters; the rest of a provider's message is cut off
 
@@ -32,16 +32,15 @@ class Interrupted(Exception):
 class Claim:
     """One claimed operation. `lost` is set when this process must not write to it any more.
 
-    `row` is a row of `leases.CLAIMED_OPERATIONS`. `percent` and `phase` are the last progress that the driver reported;
-    `final_state` is set when `end` has committed.
+    `percent` and `phase` are the last progress that the driver reported; `final_state` is set when `end` has committed.
     """
 
-    def __init__(self, database: Database, owner: str, row: Any) -> None:
+    def __init__(self, database: Database, owner: str, row: ClaimedOperation) -> None:
         self._database = database
         self._owner = owner
         self.row = row
-        self.dispatched: bool = row.dispatched
-        self.cancel_requested: bool = row.cancel_requested_at is not None
+        self.dispatched = row.dispatched
+        self.cancel_requested = row.cancel_requested_at is not None
         self.percent: int | None = None
         self.phase: str | None = None
         self.lost = False
@@ -143,10 +142,8 @@ class Claim:
             self.lost = True
             raise Interrupted from error
 
-    async def _save(self, tx: Transaction, statement: Statement, **values: Any) -> None:
-        row = await tx.first(
-            statement, operation_id=self.row.id, my_fence=self.row.fence, my_owner=self._owner, **values
-        )
+    async def _save(self, tx: Transaction, write: Query[FencedWrite], **values: object) -> None:
+        row = await tx.first(write, operation_id=self.row.id, my_fence=self.row.fence, my_owner=self._owner, **values)
         if row is None:
             self.lost = True
             raise LeaseLost
@@ -156,7 +153,7 @@ class Claim:
 async def claim(database: Database, owner: str, *, slots: int, providers: Sequence[str], lease: float) -> list[Claim]:
     """Claims up to `slots` operations, oldest first, of these providers or in need of no driver."""
 
-    async def work(tx: Transaction) -> list[Any]:
+    async def work(tx: Transaction) -> list[ClaimedOperation]:
         rows = await tx.all(leases.CLAIM, new_owner=owner, slots=slots, providers=providers, lease=lease, at=now())
         return await tx.all(leases.CLAIMED_OPERATIONS, ids=[row.id for row in rows]) if rows else []
 

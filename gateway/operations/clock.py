@@ -1,10 +1,10 @@
 """SQL expressions of the database's clock. Leases use it, so that the clocks of the gateway's hosts need not agree."""
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from gateway.columns import UtcDateTime
 
@@ -41,31 +41,30 @@ class LaterOfNow(sa.ColumnElement[datetime]):
 
 
 @compiles(LaterOfNow, "sqlite")
-def _later_of_now_sqlite(element: LaterOfNow, compiler: Any, **kw: Any) -> str:
-    moment: str = compiler.process(element.moment, **kw)
-    return moment
+def _later_of_now_sqlite(element: LaterOfNow, compiler: SQLCompiler, **kw: object) -> str:
+    return compiler.process(element.moment, **kw)
 
 
 @compiles(LaterOfNow, "postgresql")
-def _later_of_now_postgresql(element: LaterOfNow, compiler: Any, **kw: Any) -> str:
+def _later_of_now_postgresql(element: LaterOfNow, compiler: SQLCompiler, **kw: object) -> str:
     return f"GREATEST({compiler.process(element.moment, **kw)}, clock_timestamp())"
 
 
 @compiles(FromNow, "sqlite")
-def _from_now_sqlite(element: FromNow, compiler: Any, **kw: Any) -> str:
+def _from_now_sqlite(element: FromNow, compiler: SQLCompiler, **kw: object) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', {compiler.process(element.seconds, **kw)} || ' seconds')"
 
 
 @compiles(FromNow, "postgresql")
-def _from_now_postgresql(element: FromNow, compiler: Any, **kw: Any) -> str:
+def _from_now_postgresql(element: FromNow, compiler: SQLCompiler, **kw: object) -> str:
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.seconds, **kw)}))"
 
 
 @compiles(DatabaseNow, "sqlite")
-def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+def _now_sqlite(element: DatabaseNow, compiler: SQLCompiler, **kw: object) -> str:
     return "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
 
 
 @compiles(DatabaseNow, "postgresql")
-def _now_postgresql(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+def _now_postgresql(element: DatabaseNow, compiler: SQLCompiler, **kw: object) -> str:
     return "clock_timestamp()"

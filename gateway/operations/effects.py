@@ -1,6 +1,6 @@
 """Effects of the end of an operation on snapshots. Every function runs with the machine's row locked."""
 
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -12,18 +12,31 @@ from gateway.drivers.base import ReportedSnapshot
 from gateway.models import OperationKind, Snapshot, SnapshotState
 from gateway.operations.statements import DELETE_SNAPSHOT, SET_STATE
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import OneOf, Query, Statement
 
-_BY_REF = Statement(
+
+class _KnownSnapshot(NamedTuple):
+    id: int
+    provider_ref: str | None
+
+
+class _Position(NamedTuple):
+    parent_id: int | None
+    is_current: bool
+
+
+_BY_REF = Query(
     sa.select(col(Snapshot.id), col(Snapshot.provider_ref)).where(
         col(Snapshot.machine_id) == bindparam("machine_id"),
         OneOf(col(Snapshot.provider_ref), "refs"),
         col(Snapshot.id) != bindparam("snapshot_id"),
-    )
+    ),
+    _KnownSnapshot,
 )
 
-_POSITION = Statement(
-    sa.select(col(Snapshot.parent_id), col(Snapshot.is_current)).where(col(Snapshot.id) == bindparam("snapshot_id"))
+_POSITION = Query(
+    sa.select(col(Snapshot.parent_id), col(Snapshot.is_current)).where(col(Snapshot.id) == bindparam("snapshot_id")),
+    _Position,
 )
 
 _CREATED = Statement(
@@ -64,21 +77,23 @@ _MOVE_CHILDREN = Statement(
 )
 
 
-async def apply_create(tx: Transaction, operation: Any, reported: ReportedSnapshot, tree: bool) -> None:
+async def apply_create(
+    tx: Transaction, machine_id: int, snapshot_id: int, reported: ReportedSnapshot, tree: bool
+) -> None:
     """Makes the snapshot READY, as the provider reported it.
 
     `tree`: the provider's snapshots have parents, and the machine has a current one, which is now this one.
     """
     refs = [reported.ref] + ([reported.parent_ref] if reported.parent_ref is not None else [])
-    rows = await tx.all(_BY_REF, machine_id=operation.machine_id, refs=refs, snapshot_id=operation.snapshot_id)
+    rows = await tx.all(_BY_REF, machine_id=machine_id, refs=refs, snapshot_id=snapshot_id)
     known = {row.provider_ref: row.id for row in rows}
     if reported.ref in known:  # a refresh has inserted the snapshot already, so it has two rows
-        await _remove(tx, known[reported.ref], operation.snapshot_id)
+        await _remove(tx, known[reported.ref], snapshot_id)
     if tree:
-        await tx.run(_CLEAR_CURRENT, machine_id=operation.machine_id)
+        await tx.run(_CLEAR_CURRENT, machine_id=machine_id)
     await tx.run(
         _CREATED,
-        snapshot_id=operation.snapshot_id,
+        snapshot_id=snapshot_id,
         memory=reported.memory,
         is_current=tree,
         size_bytes=reported.size_bytes,
@@ -89,47 +104,47 @@ async def apply_create(tx: Transaction, operation: Any, reported: ReportedSnapsh
     )
 
 
-async def apply_revert(tx: Transaction, operation: Any, tree: bool) -> None:
+async def apply_revert(tx: Transaction, machine_id: int, snapshot_id: int, tree: bool) -> None:
     """Makes the snapshot READY again, and current if the provider has a tree of snapshots."""
     if tree:
         # First, because a unique index allows one current snapshot per machine.
-        await tx.run(_CLEAR_CURRENT, machine_id=operation.machine_id)
-    await tx.run(_REVERTED, snapshot_id=operation.snapshot_id, is_current=tree, observed_at=now())
+        await tx.run(_CLEAR_CURRENT, machine_id=machine_id)
+    await tx.run(_REVERTED, snapshot_id=snapshot_id, is_current=tree, observed_at=now())
 
 
-async def apply_delete(tx: Transaction, operation: Any) -> None:
+async def apply_delete(tx: Transaction, snapshot_id: int) -> None:
     """Deletes the snapshot's row. Its parent gets its children, and becomes current if the snapshot was.
 
     Does nothing if the row no longer exists.
     """
-    position = await tx.first(_POSITION, snapshot_id=operation.snapshot_id)
+    position = await tx.first(_POSITION, snapshot_id=snapshot_id)
     if position is None:
         return  # a refresh has deleted the row already
-    await _remove(tx, operation.snapshot_id, position.parent_id)
+    await _remove(tx, snapshot_id, position.parent_id)
     if position.is_current and position.parent_id is not None:
         await tx.run(_SET_CURRENT, snapshot_id=position.parent_id)
 
 
-async def apply_failure(tx: Transaction, operation: Any) -> None:
+async def apply_failure(tx: Transaction, kind: OperationKind, snapshot_id: int | None, payload: str) -> None:
     """Sets the snapshot of a failed create to ERROR, so that it can be deleted; restores the state of any other."""
-    if operation.kind is OperationKind.CREATE_SNAPSHOT:
-        await tx.run(SET_STATE, snapshot_id=operation.snapshot_id, new_state=SnapshotState.ERROR)
+    if kind is OperationKind.CREATE_SNAPSHOT:
+        await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=SnapshotState.ERROR)
     else:
-        await _restore(tx, operation)
+        await _restore(tx, snapshot_id, payload)
 
 
-async def undo(tx: Transaction, operation: Any) -> None:
+async def undo(tx: Transaction, kind: OperationKind, snapshot_id: int | None, payload: str) -> None:
     """Undoes what acceptance changed: deletes the snapshot of a create, restores the state of any other."""
-    if operation.kind is OperationKind.CREATE_SNAPSHOT:
-        await tx.run(DELETE_SNAPSHOT, snapshot_id=operation.snapshot_id)
+    if kind is OperationKind.CREATE_SNAPSHOT:
+        await tx.run(DELETE_SNAPSHOT, snapshot_id=snapshot_id)
     else:
-        await _restore(tx, operation)
+        await _restore(tx, snapshot_id, payload)
 
 
-async def _restore(tx: Transaction, operation: Any) -> None:
-    previous = orjson.loads(operation.payload).get("previous")
+async def _restore(tx: Transaction, snapshot_id: int | None, payload: str) -> None:
+    previous: str | None = orjson.loads(payload).get("previous")
     if previous is not None:
-        await tx.run(SET_STATE, snapshot_id=operation.snapshot_id, new_state=SnapshotState(previous))
+        await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=SnapshotState(previous))
 
 
 async def _remove(tx: Transaction, snapshot_id: int, heir: int | None) -> None:

@@ -85,6 +85,8 @@ class Execution:
             # Changes nothing on the provider, so it can be repeated without recovery.
             await self.refresh(row.machine_id)
             return _no_effect
+        snapshot_id = row.snapshot_id
+        assert snapshot_id is not None  # only a refresh has none
         command = claim.command or await self._resolve_create(claim)
         match command:
             case CreateCommand():
@@ -93,12 +95,12 @@ class Execution:
                 if not isinstance(reported, ReportedSnapshot):
                     raise OutcomeUnknown("The provider reported the create as done, but not which snapshot it created.")
                 tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.apply_create(tx, row, reported, tree)
+                return lambda tx: effects.apply_create(tx, row.machine_id, snapshot_id, reported, tree)
             case RevertCommand():
                 driver = self.drivers[row.provider]
                 await self._call(driver, claim, command)
                 tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.apply_revert(tx, row, tree)
+                return lambda tx: effects.apply_revert(tx, row.machine_id, snapshot_id, tree)
             case DeleteCommand():
                 try:
                     await self._call(self.drivers[row.provider], claim, command)
@@ -106,7 +108,7 @@ class Execution:
                     log.info("Snapshot did not exist on the provider operation=operation-%d", row.id)
         if command is None and row.kind is OperationKind.REVERT_VM_SNAPSHOT:
             raise ProviderMissing("The snapshot no longer exists.")
-        return lambda tx: effects.apply_delete(tx, row)
+        return lambda tx: effects.apply_delete(tx, snapshot_id)
 
     async def _resolve_create(self, claim: Claim) -> DriverCommand | None:
         """Command that deletes the snapshot of a create with an unknown outcome; None if the provider has none."""
@@ -151,9 +153,12 @@ class Execution:
     # ---- failure, cancellation and retry
 
     async def _end_unsuccessfully(self, claim: Claim, error: Exception, *, timed_out: bool) -> None:
+        row = claim.row
         match error:
             case Canceled():
-                await claim.end(OperationState.CANCELED, lambda tx: effects.undo(tx, claim.row))
+                await claim.end(
+                    OperationState.CANCELED, lambda tx: effects.undo(tx, row.kind, row.snapshot_id, row.payload)
+                )
             case ProviderUnavailable():
                 await self._reschedule(claim, error)
             case GatewayError():
@@ -162,9 +167,7 @@ class Execution:
                 deadline = f"{self.settings.operation_deadline:g} seconds"
                 await self._fail(claim, OutcomeUnknown(f"The provider did not report the outcome within {deadline}."))
             case _:
-                log.error(
-                    "Operation failed with an unexpected error operation=operation-%d", claim.row.id, exc_info=error
-                )
+                log.error("Operation failed with an unexpected error operation=operation-%d", row.id, exc_info=error)
                 await self._fail(
                     claim,
                     GatewayError(
@@ -173,17 +176,18 @@ class Execution:
                 )
 
     async def _fail(self, claim: Claim, error: GatewayError) -> None:
+        row = claim.row
         provider_message = error.provider_message if isinstance(error, ProviderError) else None
         await claim.end(
             OperationState.FAILED,
-            lambda tx: effects.apply_failure(tx, claim.row),
+            lambda tx: effects.apply_failure(tx, row.kind, row.snapshot_id, row.payload),
             code=error.code,
             message=error.message,
             provider_message=provider_message,
         )
 
     async def _reschedule(self, claim: Claim, error: ProviderUnavailable) -> None:
-        delay = min(_MAX_RETRY_DELAY, self.first_retry_delay * 2 ** min(claim.row.attempt - 1, 16))
+        delay: float = min(_MAX_RETRY_DELAY, self.first_retry_delay * 2 ** min(claim.row.attempt - 1, 16))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads the retries of many operations over time
         if delay < self._time_left(claim):
             await claim.reschedule(delay, f"Waiting: {error.message}")
@@ -193,8 +197,9 @@ class Execution:
             await self._fail(claim, error)
 
     def _time_left(self, claim: Claim) -> float:
-        elapsed: float = (now() - claim.row.started_at).total_seconds()
-        return self.settings.operation_deadline - elapsed
+        started_at = claim.row.started_at
+        assert started_at is not None  # set by the claim
+        return self.settings.operation_deadline - (now() - started_at).total_seconds()
 
 
 class _Progress:

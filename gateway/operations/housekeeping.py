@@ -12,7 +12,7 @@ from gateway.operations.clock import FromNow
 from gateway.operations.idempotency import LIFETIME
 from gateway.operations.statements import LOCK_MACHINE, unfinished
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import OneOf, Query, RowId, Statement
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +83,14 @@ _expired_machine = (
     col(Machine.gone_at) < FromNow("since"),
     ~sa.exists().where(col(Operation.machine_id) == col(Machine.id), unfinished()),
 )
-_EXPIRED_MACHINES = Statement(
-    sa.select(col(Machine.id)).where(*_expired_machine).order_by(col(Machine.id)).limit(_BATCH)
+_EXPIRED_MACHINES = Query(
+    sa.select(col(Machine.id)).where(*_expired_machine).order_by(col(Machine.id)).limit(_BATCH), RowId
 )
-_STILL_EXPIRED = Statement(
-    sa.select(col(Machine.id)).where(col(Machine.id) == bindparam("machine_id"), *_expired_machine)
+_STILL_EXPIRED = Query(
+    sa.select(col(Machine.id)).where(col(Machine.id) == bindparam("machine_id"), *_expired_machine), RowId
 )
-_SNAPSHOT_BATCH = Statement(
-    sa.select(col(Snapshot.id)).where(col(Snapshot.machine_id) == bindparam("machine_id")).limit(_BATCH)
+_SNAPSHOT_BATCH = Query(
+    sa.select(col(Snapshot.id)).where(col(Snapshot.machine_id) == bindparam("machine_id")).limit(_BATCH), RowId
 )
 _DETACH_CHILDREN = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.parent_id), "ids")).values(parent_id=None))
 _DELETE_SNAPSHOTS = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), "ids")))

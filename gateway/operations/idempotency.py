@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any
+from typing import NamedTuple, NotRequired, TypedDict
 
 import orjson
 import sqlalchemy as sa
@@ -17,13 +17,31 @@ from sqlmodel import col
 
 from gateway.access.caller import Caller
 from gateway.columns import Text, UtcDateTime, now
-from gateway.errors import IdempotencyKeyReused, Reference, Refusal
+from gateway.errors import ErrorCode, IdempotencyKeyReused, Reference, Refusal
 from gateway.models import IdempotencyKey
 from gateway.operations.commands.base import Outcome, check_key
 from gateway.store.database import Transaction
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Statement
 
 LIFETIME = timedelta(hours=24)
+
+
+class _RecordedUse(NamedTuple):
+    fingerprint: str
+    answer: str  # JSON: a list of _RecordedOutcome
+
+
+class _RecordedOutcome(TypedDict):
+    operation: int | None
+    snapshot: int | None
+    machine: int | None
+    descendant: bool
+    # The refusal, if there is one
+    code: NotRequired[str]
+    message: NotRequired[str]
+    path: NotRequired[Sequence[str]]
+    conflict: NotRequired[tuple[str, int]]
+
 
 _REFUSALS = {kind.code: kind for kind in Refusal.__subclasses__()}
 
@@ -50,7 +68,7 @@ _REUSE_EXPIRED = Statement(
     .values(fingerprint=bindparam("new_fingerprint"), created_at=bindparam("at"))
 )
 
-_READ = Statement(sa.select(col(IdempotencyKey.fingerprint), col(IdempotencyKey.answer)).where(*_THIS_KEY))
+_READ = Query(sa.select(col(IdempotencyKey.fingerprint), col(IdempotencyKey.answer)).where(*_THIS_KEY), _RecordedUse)
 
 _SET_ANSWER = Statement(sa.update(IdempotencyKey).where(*_THIS_KEY).values(answer=bindparam("new_answer")))
 
@@ -82,7 +100,8 @@ class Use:
                     "The idempotency key was used for a request with other arguments. Use a new key.",
                     path=("idempotencyKey",),
                 )
-            return [_outcome(item) for item in orjson.loads(row.answer)]
+            recorded: list[_RecordedOutcome] = orjson.loads(row.answer)
+            return [_outcome(item) for item in recorded]
 
     async def end(self, tx: Transaction, outcomes: Sequence[Outcome]) -> None:
         """Records the outcomes."""
@@ -93,7 +112,7 @@ class Use:
         return {"tenant": self.tenant, "caller": self.caller, "mutation": self.mutation, "key": self.key}
 
 
-def use(caller: Caller, mutation: str, key: str | None, arguments: Mapping[str, Any]) -> Use | None:
+def use(caller: Caller, mutation: str, key: str | None, arguments: Mapping[str, object]) -> Use | None:
     """The use of `key`, or None without a key. Raises InvalidInput for a malformed key."""
     check_key(key)
     if key is None:
@@ -102,8 +121,8 @@ def use(caller: Caller, mutation: str, key: str | None, arguments: Mapping[str, 
     return Use(caller.tenant, caller.key, mutation, key, fingerprint)
 
 
-def _data(outcome: Outcome) -> dict[str, Any]:
-    data: dict[str, Any] = {
+def _data(outcome: Outcome) -> _RecordedOutcome:
+    data: _RecordedOutcome = {
         "operation": outcome.operation_id,
         "snapshot": outcome.snapshot_id,
         "machine": outcome.machine_id,
@@ -112,13 +131,13 @@ def _data(outcome: Outcome) -> dict[str, Any]:
     if (refusal := outcome.refusal) is not None:
         data |= {"code": refusal.code, "message": refusal.message, "path": refusal.path}
         if refusal.conflict is not None:
-            data["conflict"] = [refusal.conflict.noun, refusal.conflict.id]
+            data["conflict"] = refusal.conflict.noun, refusal.conflict.id
     return data
 
 
-def _outcome(data: Mapping[str, Any]) -> Outcome:
+def _outcome(data: _RecordedOutcome) -> Outcome:
     refusal = None
     if "code" in data:
         conflict = Reference(*data["conflict"]) if "conflict" in data else None
-        refusal = _REFUSALS[data["code"]](data["message"], path=data["path"], conflict=conflict)
+        refusal = _REFUSALS[ErrorCode(data["code"])](data["message"], path=data["path"], conflict=conflict)
     return Outcome(data["operation"], data["snapshot"], data["machine"], data["descendant"], refusal)

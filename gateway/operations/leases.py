@@ -69,109 +69,159 @@ Example: two workers, a lease of 10 s
     16.0                                            recover returns the snapshot; END state SUCCEEDED, no owner
 """
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from gateway.errors import ErrorCode
-from gateway.models import Machine, Operation, OperationKind, OperationState, Snapshot
+from gateway.models import Machine, MachineKind, Operation, OperationKind, OperationState, Snapshot
 from gateway.operations.clock import DatabaseNow, FromNow, LaterOfNow
 from gateway.operations.statements import unfinished
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import OneOf, Query, RowId, Statement
 
-_O = Operation.__table__  # type: ignore[attr-defined]
-_candidate = _O.alias("candidate")
 
-_head = _O.alias("head")
-_heads = sa.select(sa.func.min(_head.c.id)).where(unfinished("head")).group_by(_head.c.machine_id)
+class ClaimedOperation(NamedTuple):
+    """An operation that was just claimed, with the provider's references of its machine and its snapshot."""
+
+    id: int
+    kind: OperationKind
+    machine_id: int
+    machine_kind: MachineKind
+    snapshot_id: int | None
+    token: str
+    payload: str
+    task_ref: str | None
+    dispatched: bool
+    attempt: int
+    fence: int
+    started_at: datetime | None
+    cancel_requested_at: datetime | None
+    provider: str
+    machine_ref: str
+    snapshot_ref: str | None
+
+
+class FencedWrite(NamedTuple):
+    """An operation that a fenced write has changed."""
+
+    cancel_requested_at: datetime | None
+
+
+class _UnresolvedCreate(NamedTuple):
+    token: str
+    task_ref: str | None
+    payload: str
+
+
+_candidate = aliased(Operation, name="candidate")
+
+_head = aliased(Operation, name="head")
+_heads = sa.select(sa.func.min(col(_head.id))).where(unfinished("head")).group_by(col(_head.machine_id))
 
 # A create that ended as OUTCOME_UNKNOWN: the provider may have created the snapshot without confirming it.
-_create = _O.alias("unresolved")
+_create = aliased(Operation, name="unresolved")
 _is_unresolved = sa.and_(
-    _create.c.kind == OperationKind.CREATE_SNAPSHOT,
-    _create.c.error_code == ErrorCode.OUTCOME_UNKNOWN,
+    col(_create.kind) == OperationKind.CREATE_SNAPSHOT,
+    col(_create.error_code) == ErrorCode.OUTCOME_UNKNOWN,
 )
-UNRESOLVED_CREATE = Statement(
-    sa.select(_create.c.token, _create.c.task_ref, _create.c.payload).where(
-        _create.c.snapshot_id == bindparam("snapshot_id"), _is_unresolved
-    )
+UNRESOLVED_CREATE = Query(
+    sa.select(col(_create.token), col(_create.task_ref), col(_create.payload)).where(
+        col(_create.snapshot_id) == bindparam("snapshot_id"), _is_unresolved
+    ),
+    _UnresolvedCreate,
 )
 
 # A delete that needs no driver: the snapshot was never created on the provider, or is known to be deleted there.
 _without_driver = sa.and_(
-    _candidate.c.kind == OperationKind.DELETE_SNAPSHOT,
+    col(_candidate.kind) == OperationKind.DELETE_SNAPSHOT,
     col(Snapshot.provider_ref).is_(None),
-    ~sa.exists().where(_create.c.snapshot_id == _candidate.c.snapshot_id, _is_unresolved),
+    ~sa.exists().where(col(_create.snapshot_id) == col(_candidate.snapshot_id), _is_unresolved),
 )
 
 _claimable = (
-    sa.select(_candidate.c.id)
-    .join(Machine, col(Machine.id) == _candidate.c.machine_id)
-    .outerjoin(Snapshot, col(Snapshot.id) == _candidate.c.snapshot_id)
+    sa.select(col(_candidate.id))
+    .join(Machine, col(Machine.id) == col(_candidate.machine_id))
+    .outerjoin(Snapshot, col(Snapshot.id) == col(_candidate.snapshot_id))
     .where(
-        OneOf(_candidate.c.id, _heads),
+        OneOf(col(_candidate.id), _heads),
         # Repeats the condition of `_heads`: when another transaction has changed the row before this one locks it,
         # PostgreSQL evaluates this WHERE again, but not the subquery. `finished_at` is in no index, so the condition
         # does not influence the plan.
-        _candidate.c.finished_at.is_(None),
+        col(_candidate.finished_at).is_(None),
         sa.or_(
-            _candidate.c.state == OperationState.QUEUED,
-            _candidate.c.lease_until.is_(None),
-            _candidate.c.lease_until < DatabaseNow(),
+            col(_candidate.state) == OperationState.QUEUED,
+            col(_candidate.lease_until).is_(None),
+            col(_candidate.lease_until) < DatabaseNow(),
         ),
-        sa.or_(_candidate.c.retry_at.is_(None), _candidate.c.retry_at <= DatabaseNow()),
+        sa.or_(col(_candidate.retry_at).is_(None), col(_candidate.retry_at) <= DatabaseNow()),
         sa.or_(OneOf(col(Machine.provider), "providers"), _without_driver),
     )
-    .order_by(_candidate.c.id)
+    .order_by(col(_candidate.id))
     .limit(bindparam("slots", type_=sa.Integer()))
     .with_for_update(skip_locked=True, of=_candidate)
 )
 
-CLAIM = Statement(
-    sa.update(_O)
-    .where(OneOf(_O.c.id, _claimable))
+CLAIM = Query(
+    sa.update(Operation)
+    .where(OneOf(col(Operation.id), _claimable))
     .values(
         state=OperationState.RUNNING,
         owner=bindparam("new_owner"),
-        fence=_O.c.fence + 1,
-        attempt=_O.c.attempt + 1,
+        fence=col(Operation.fence) + 1,
+        attempt=col(Operation.attempt) + 1,
         lease_until=FromNow("lease"),
         retry_at=None,
-        started_at=sa.func.coalesce(_O.c.started_at, LaterOfNow("at")),
+        started_at=sa.func.coalesce(col(Operation.started_at), LaterOfNow("at")),
     )
-    .returning(_O.c.id)
+    .returning(col(Operation.id)),
+    RowId,
 )
 
-CLAIMED_OPERATIONS = Statement(
+CLAIMED_OPERATIONS = Query(
     sa.select(
-        *(_O.c[name] for name in ("id", "kind", "machine_id", "machine_kind", "snapshot_id", "token", "payload")),
-        *(_O.c[name] for name in ("task_ref", "dispatched", "attempt", "fence", "started_at", "cancel_requested_at")),
+        col(Operation.id),
+        col(Operation.kind),
+        col(Machine.id).label("machine_id"),
+        col(Operation.machine_kind),
+        col(Operation.snapshot_id),
+        col(Operation.token),
+        col(Operation.payload),
+        col(Operation.task_ref),
+        col(Operation.dispatched),
+        col(Operation.attempt),
+        col(Operation.fence),
+        col(Operation.started_at),
+        col(Operation.cancel_requested_at),
         col(Machine.provider),
         col(Machine.provider_ref).label("machine_ref"),
         col(Snapshot.provider_ref).label("snapshot_ref"),
     )
-    .select_from(_O)
-    .join(Machine, col(Machine.id) == _O.c.machine_id)
-    .outerjoin(Snapshot, col(Snapshot.id) == _O.c.snapshot_id)
-    .where(OneOf(_O.c.id, "ids"))
-    .order_by(_O.c.id)
+    .select_from(Operation)
+    .join(Machine, col(Machine.id) == col(Operation.machine_id))
+    .outerjoin(Snapshot, col(Snapshot.id) == col(Operation.snapshot_id))
+    .where(OneOf(col(Operation.id), "ids"))
+    .order_by(col(Operation.id)),
+    ClaimedOperation,
 )
 
 
-def _fenced(**values: Any) -> Statement:
+def _fenced(**values: Any) -> Query[FencedWrite]:
     """Update that changes no row unless the parameters name the operation's last claim and it is still running."""
-    return Statement(
-        sa.update(_O)
+    return Query(
+        sa.update(Operation)
         .where(
-            _O.c.id == bindparam("operation_id"),
-            _O.c.fence == bindparam("my_fence"),
-            _O.c.owner == bindparam("my_owner"),
-            _O.c.state == OperationState.RUNNING,
+            col(Operation.id) == bindparam("operation_id"),
+            col(Operation.fence) == bindparam("my_fence"),
+            col(Operation.owner) == bindparam("my_owner"),
+            col(Operation.state) == OperationState.RUNNING,
         )
         .values(**values)
-        .returning(_O.c.cancel_requested_at)
+        .returning(col(Operation.cancel_requested_at)),
+        FencedWrite,
     )
 
 
@@ -193,8 +243,8 @@ END = _fenced(
     state=bindparam("new_state"),
     finished_at=bindparam("at"),
     progress_percent=sa.case(
-        (sa.and_(bindparam("succeeded", type_=sa.Boolean()), _O.c.progress_percent.is_not(None)), 100),
-        else_=_O.c.progress_percent,
+        (sa.and_(bindparam("succeeded", type_=sa.Boolean()), col(Operation.progress_percent).is_not(None)), 100),
+        else_=col(Operation.progress_percent),
     ),
     phase=None,
     error_code=bindparam("code"),
@@ -208,13 +258,16 @@ END = _fenced(
 _RUNNING = sa.text("operation.state = 'RUNNING'")
 
 RELEASE = Statement(
-    sa.update(_O).where(_O.c.owner == bindparam("my_owner"), _RUNNING).values(owner=None, lease_until=None)
+    sa.update(Operation)
+    .where(col(Operation.owner) == bindparam("my_owner"), _RUNNING)
+    .values(owner=None, lease_until=None)
 )
 
-CANCEL_REQUESTS = Statement(
-    sa.select(_O.c.id).where(
+CANCEL_REQUESTS = Query(
+    sa.select(col(Operation.id)).where(
         _RUNNING,
-        _O.c.owner == bindparam("my_owner"),
-        _O.c.cancel_requested_at.is_not(None),
-    )
+        col(Operation.owner) == bindparam("my_owner"),
+        col(Operation.cancel_requested_at).is_not(None),
+    ),
+    RowId,
 )

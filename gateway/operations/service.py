@@ -18,6 +18,7 @@ from gateway.operations.admission import QueueLimits
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
 from gateway.operations.audit_refusals import RefusalLog, Refused
 from gateway.operations.commands.base import (
+    CommandContext,
     MachineId,
     MachineTarget,
     Outcome,
@@ -57,6 +58,7 @@ class Operations:
         database: Database,
         drivers: Mapping[str, Driver],
         settings: Settings,
+        *,
         wake: Callable[[], None],
         refusals: RefusalLog,
         on_accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
@@ -78,6 +80,7 @@ class Operations:
         caller: Caller,
         origin: RequestOrigin,
         machine: MachineTarget,
+        *,
         name: str,
         description: str | None,
         memory: bool,
@@ -98,7 +101,7 @@ class Operations:
             use = idempotency.use(caller, "createSnapshot", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await create_snapshots(tx, caller, [machine], new, self.matrices, self._limits)
+                return await create_snapshots(tx, self._command_context(caller), [machine], new)
 
             outcomes = await self._accept(context, [subject], decide, use)
         return _single(outcomes, "machineId")
@@ -108,6 +111,7 @@ class Operations:
         caller: Caller,
         origin: RequestOrigin,
         machines: Sequence[MachineTarget],
+        *,
         name: str,
         description: str | None,
         memory: bool,
@@ -127,7 +131,7 @@ class Operations:
             use = idempotency.use(caller, "createSnapshots", key, arguments)
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                outcomes = await create_snapshots(tx, caller, machines, new, self.matrices, self._limits)
+                outcomes = await create_snapshots(tx, self._command_context(caller), machines, new)
                 for index, outcome in enumerate(outcomes):
                     if outcome.refusal is not None:
                         outcome.refusal.at("machineIds", index)
@@ -147,7 +151,7 @@ class Operations:
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await revert_vm_snapshot(tx, caller, snapshot, dry_run, self.matrices, self._limits)]
+                    return [await revert_vm_snapshot(tx, self._command_context(caller), snapshot, dry_run=dry_run)]
                 except Refusal as refusal:
                     raise refusal.at("snapshotId") from None
 
@@ -181,7 +185,7 @@ class Operations:
             }
 
             async def decide(tx: Transaction) -> list[Outcome]:
-                return await delete_snapshots(tx, caller, snapshots, options, self.matrices, self._limits)
+                return await delete_snapshots(tx, self._command_context(caller), snapshots, options)
 
             use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
             return await self._accept(context, [_snapshot_subject(snapshot) for snapshot in snapshots], decide, use)
@@ -197,7 +201,7 @@ class Operations:
 
             async def decide(tx: Transaction) -> list[Outcome]:
                 try:
-                    return [await refresh_machine(tx, caller, machine, self.matrices, self._limits)]
+                    return [await refresh_machine(tx, self._command_context(caller), machine)]
                 except Refusal as refusal:
                     raise refusal.at("machineId") from None
 
@@ -220,6 +224,9 @@ class Operations:
 
             outcomes = await self._accept(context, [subject], decide, None)
         return _single(outcomes, "operationId")
+
+    def _command_context(self, caller: Caller) -> CommandContext:
+        return CommandContext(caller, self.matrices, self._limits)
 
     async def _accept(
         self, context: AuditContext, subjects: Sequence[AuditSubject], decide: Decision, use: idempotency.Use | None

@@ -1,16 +1,45 @@
 """SQL statements that several commands share. A statement of one command is in the command's module."""
 
-from typing import Any
+from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col, select
 
-from gateway.models import Machine, MachineKind, Operation, Snapshot
-from gateway.store.statements import OneOf, Statement, Unindexed
+from gateway.models import Machine, MachineKind, Operation, PowerState, Snapshot, SnapshotState
+from gateway.store.statements import OneOf, Query, RowId, Statement, Unindexed
 
 
-def unfinished(table: str = "operation") -> Any:
+class LockedMachine(NamedTuple):
+    """A machine whose row the transaction has locked."""
+
+    id: int
+    kind: MachineKind
+    name: str
+    provider: str
+    power_state: PowerState
+    gone_at: datetime | None
+    snapshot_blocker: str | None
+
+
+class TargetSnapshot(NamedTuple):
+    """A snapshot of a locked machine."""
+
+    id: int
+    machine_id: int
+    name: str
+    state: SnapshotState
+    provider_ref: str | None
+    parent_id: int | None
+
+
+class _FirstUnfinished(NamedTuple):
+    snapshot_id: int | None
+    first: int
+
+
+def unfinished(table: str = "operation") -> sa.TextClause:
     """The text of the predicate of the index `ix_operation_unfinished`, so that both databases use it."""
     return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
 
@@ -19,9 +48,9 @@ def unfinished(table: str = "operation") -> Any:
 # the response time, is the same as for rows that do not exist.
 
 
-def _lock_machines(which: Any) -> Statement:
+def _lock_machines(which: sa.ColumnElement[bool]) -> Query[LockedMachine]:
     """Locks in ascending order of id, so that requests cannot deadlock. SQLite has one writer and no row locks."""
-    return Statement(
+    return Query(
         sa.select(
             col(Machine.id),
             col(Machine.kind),
@@ -33,7 +62,8 @@ def _lock_machines(which: Any) -> Statement:
         )
         .where(Unindexed(col(Machine.tenant)) == bindparam("tenant"), OneOf(col(Machine.kind), "kinds"), which)
         .order_by(col(Machine.id))
-        .with_for_update()
+        .with_for_update(),
+        LockedMachine,
     )
 
 
@@ -43,9 +73,9 @@ LOCK_MACHINES_OF_SNAPSHOTS = _lock_machines(
     col(Machine.id).in_(sa.select(col(Snapshot.machine_id)).where(OneOf(col(Snapshot.id), "ids")))
 )
 
-LOCK_MACHINE = Statement(select(Machine.id).where(col(Machine.id) == bindparam("machine_id")).with_for_update())
+LOCK_MACHINE = Query(select(Machine.id).where(col(Machine.id) == bindparam("machine_id")).with_for_update(), RowId)
 
-SNAPSHOTS = Statement(
+SNAPSHOTS = Query(
     sa.select(
         col(Snapshot.id),
         col(Snapshot.machine_id),
@@ -59,7 +89,8 @@ SNAPSHOTS = Statement(
         OneOf(
             sa.select(col(Machine.kind)).where(col(Machine.id) == col(Snapshot.machine_id)).scalar_subquery(), "kinds"
         ),
-    )
+    ),
+    TargetSnapshot,
 )
 
 SET_STATE = Statement(
@@ -70,10 +101,11 @@ SET_STATES = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.id), "ids"))
 
 DELETE_SNAPSHOT = Statement(sa.delete(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")))
 
-UNFINISHED_OF_SNAPSHOTS = Statement(
+UNFINISHED_OF_SNAPSHOTS = Query(
     sa.select(col(Operation.snapshot_id), sa.func.min(col(Operation.id)).label("first"))
     .where(OneOf(col(Operation.snapshot_id), "ids"), unfinished())
-    .group_by(col(Operation.snapshot_id))
+    .group_by(col(Operation.snapshot_id)),
+    _FirstUnfinished,
 )
 
 

@@ -1,10 +1,9 @@
 """Finds and locks the rows that a request names, or returns the refusals of those that the caller cannot see."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import MachineFacts
+from gateway.access.capabilities import MachineFacts, SnapshotFacts
 from gateway.errors import Conflict, NotFound, Reference, Refusal
 from gateway.operations.commands.base import MachineId, MachineTarget, Target
 from gateway.operations.statements import (
@@ -12,24 +11,31 @@ from gateway.operations.statements import (
     LOCK_MACHINES_OF_SNAPSHOTS,
     SNAPSHOTS,
     UNFINISHED_OF_SNAPSHOTS,
+    LockedMachine,
+    TargetSnapshot,
     machine_name,
 )
 from gateway.store.database import Transaction
 
 
-def machine_facts(machine: Any) -> MachineFacts:
-    """The columns that a machine's capabilities depend on, from a row of LOCK_MACHINES."""
+def machine_facts(machine: LockedMachine) -> MachineFacts:
+    """The columns that a machine's capabilities depend on."""
     return MachineFacts(machine.kind, machine.provider, machine.power_state, machine.gone_at, machine.snapshot_blocker)
 
 
-async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, Any]:
+def snapshot_facts(snapshot: TargetSnapshot, machine: LockedMachine) -> SnapshotFacts:
+    """The columns that a snapshot's capabilities depend on."""
+    return SnapshotFacts(snapshot.state, snapshot.provider_ref is not None, machine_facts(machine))
+
+
+async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, LockedMachine]:
     """Locks the machines that `targets` name and the caller may see. Returns their rows by number."""
     numbers = {_number(target) for target in targets if not isinstance(target, Refusal)}
     rows = await tx.all(LOCK_MACHINES, tenant=caller.tenant, kinds=caller.readable_kinds, ids=sorted(numbers))
     return {row.id: row for row in rows}
 
 
-def find_machine(target: MachineTarget, machines: Mapping[int, Any]) -> Any:
+def find_machine(target: MachineTarget, machines: Mapping[int, LockedMachine]) -> LockedMachine:
     """The row of the machine that `target` names. Raises `target` itself if it is a refusal, or NotFound."""
     if isinstance(target, Refusal):
         raise target
@@ -44,7 +50,7 @@ def find_machine(target: MachineTarget, machines: Mapping[int, Any]) -> Any:
 
 async def lock_snapshots(
     tx: Transaction, caller: Caller, numbers: Sequence[int]
-) -> tuple[dict[int, Any], dict[int, Any]]:
+) -> tuple[dict[int, TargetSnapshot], dict[int, LockedMachine]]:
     """Locks the machines of those snapshots that the caller may see. Returns snapshots and machines by number."""
     visible = {"tenant": caller.tenant, "kinds": caller.readable_kinds, "ids": numbers}
     machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, **visible)
@@ -53,7 +59,7 @@ async def lock_snapshots(
     return {row.id: row for row in rows}, {row.id: row for row in machines}
 
 
-def find_snapshot(target: Target, snapshots: Mapping[int, Any]) -> Any:
+def find_snapshot(target: Target, snapshots: Mapping[int, TargetSnapshot]) -> TargetSnapshot:
     """The row of the snapshot that `target` names. Raises `target` itself if it is a refusal, or NotFound."""
     if isinstance(target, Refusal):
         raise target
@@ -67,12 +73,14 @@ async def name_conflicts(tx: Transaction, refusals: Mapping[int, Refusal]) -> di
     """The refusals by snapshot number. Adds to every conflict the unfinished operation that causes it."""
     conflicts = [number for number, refusal in refusals.items() if isinstance(refusal, Conflict)]
     rows = await tx.all(UNFINISHED_OF_SNAPSHOTS, ids=conflicts) if conflicts else []
+    first = {row.snapshot_id: row.first for row in rows}
     named = {
-        row.snapshot_id: Conflict(
-            f"{refusals[row.snapshot_id].message} Wait for operation-{row.first}.",
-            conflict=Reference("operation", row.first),
+        number: Conflict(
+            f"{refusals[number].message} Wait for operation-{first[number]}.",
+            conflict=Reference("operation", first[number]),
         )
-        for row in rows
+        for number in conflicts
+        if number in first
     }
     return {**refusals, **named}
 

@@ -9,9 +9,10 @@ A plan is compiled once per selection and serves all requests that select the sa
 * *relations* (`relations`), which lead from the rows of one node to another node;
 * *renderers* (`rendering`), generated Python functions that make JSON-ready values from the rows.
 
-Compilation walks the selection from the root. Each field becomes one expression of a renderer, according to its
-source: a Column asks the node's RowLayout for the position of its column, and thereby adds the column to the SELECT; a
-ToOne or ToMany adds a relation, whose node is compiled first. When a node's renderer is complete, so is its layout.
+Compilation walks the selection from the root: `row_compiler` compiles rows, `connection_compiler` connections, and
+`payload_compiler` payloads. Each field becomes one expression of a renderer, according to its source: a Column asks
+the node's RowLayout for the position of its column, and thereby adds the column to the SELECT; a ToOne or ToMany adds a
+relation, whose node is compiled first. When a renderer is complete, so is the layout, and the node is made of both.
 
 Example. The query
 
@@ -79,25 +80,19 @@ Invariants:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.errors import InvalidInput
-from gateway.models import MachineKind
-from gateway.reads import cursors, sources
-from gateway.reads.connections import PageFields, PageNode
+from gateway.reads import sources
+from gateway.reads.connection_compiler import ConnectionCompiler
+from gateway.reads.connections import PageNode
 from gateway.reads.context import Pages
 from gateway.reads.cost import CostCompiler, CostFunction
 from gateway.reads.dialects import DIALECTS, Dialect
-from gateway.reads.entities import ENTITIES, Entity
-from gateway.reads.fetch_nodes import AllRowsNode, RowLayout, SingleRowNode
-from gateway.reads.ids import PREFIXES
+from gateway.reads.entities import ENTITIES
 from gateway.reads.pages import BoundPage
-from gateway.reads.payload_shapes import MultiEntityNode, PayloadShape
-from gateway.reads.relations import ToManyRelation, ToOneRelation
-from gateway.reads.rendering import Code, Record, Renderer, object_literal
+from gateway.reads.payload_compiler import PayloadCompiler
 from gateway.reads.roots import RootLoader, all_rows_root, page_root, payload_root, row_by_id_root, rows_by_ids_root
 from gateway.reads.selection import Field, Selection, Variables
-from gateway.reads.sorts import with_id_key
 
 
 class InvalidArguments(Exception):
@@ -108,8 +103,6 @@ class InvalidArguments(Exception):
         self.field = field
         self.error = error
 
-
-_ROW_PARAMETERS = "row, related, context"  # of a renderer of rows
 
 IsSingleStatement = Callable[[Pages], bool]  # whether a plan sends one statement at most
 
@@ -133,7 +126,7 @@ class Plan:
         pages = {}
         for connection, node in self.connections:
             try:
-                pages[node] = node.bind(connection.arguments(variables), self.dialect)
+                pages[node] = node.binder.bind(connection.arguments(variables))
             except InvalidInput as error:
                 raise InvalidArguments(connection, error) from None
         return pages
@@ -152,284 +145,45 @@ class Compiler:
 
     def root(self, parent_type: str, field: Field) -> Plan:
         """The plan of a root field. Its source is a ToMany, RowById, RowsByIds, AllRows or PayloadValue."""
-        compilation = _Compilation(self)
-        load, is_single_statement = self._root(compilation, parent_type, field)
-        return compilation.plan(load, compilation.costs().field(parent_type, field), is_single_statement)
+        connections = self._connections()
+        load, is_single_statement = self._root(connections, parent_type, field)
+        cost = self._costs(connections).field(parent_type, field)
+        return Plan(load, connections.nodes, self.dialect, cost, is_single_statement)
+
+    def payload(self, selection: Selection) -> Plan:
+        """The plan of a payload. `load` receives the payload as its third argument."""
+        connections = self._connections()
+        shape = PayloadCompiler(self.catalog, connections).payload_shape(selection)
+        cost = self._costs(connections).selection(selection)
+        return Plan(payload_root(shape, None), connections.nodes, self.dialect, cost, shape.is_single_statement)
 
     def _root(
-        self, compilation: "_Compilation", parent_type: str, field: Field
+        self, connections: ConnectionCompiler, parent_type: str, field: Field
     ) -> tuple[RootLoader, IsSingleStatement]:
         sourced = self.catalog[parent_type][field.name]
-        source = sourced.source
+        source, payloads = sourced.source, PayloadCompiler(self.catalog, connections)
         match source:
             case sources.ToMany():
-                page_node = compilation.page_node(source, field, sourced.type_name)
-                return (
-                    page_root(page_node),
-                    lambda pages: page_node.is_single_statement(pages[page_node], self.dialect),
-                )
+                page_node = connections.page_node(source, field, sourced.type_name)
+                return page_root(page_node), lambda pages: page_node.is_single_statement(pages[page_node])
             case sources.RowById():
-                node = compilation.multi_entity_node(field.selection)
+                node = payloads.multi_entity_node(field.selection)
                 return row_by_id_root(node, field, source.noun), node.is_single_statement
             case sources.RowsByIds():
-                node = compilation.multi_entity_node(field.selection)
+                node = payloads.multi_entity_node(field.selection)
                 return rows_by_ids_root(node, field), _several_statements
             case sources.AllRows():
-                all_rows = compilation.all_rows_node(ENTITIES[source.noun], field.selection)
+                all_rows = connections.rows.all_rows_node(ENTITIES[source.noun], field.selection)
                 return all_rows_root(all_rows), _several_statements
             case sources.PayloadValue():
-                shape = compilation.payload_shape(field.selection)
+                shape = payloads.payload_shape(field.selection)
                 return payload_root(shape, source.name), shape.is_single_statement
             case _:
                 raise TypeError(f"The source of {parent_type}.{field.name} is invalid for a root field.")
 
-    def payload(self, selection: Selection) -> Plan:
-        """The plan of a payload. `load` receives the payload as its third argument."""
-        compilation = _Compilation(self)
-        shape = compilation.payload_shape(selection)
-        load = payload_root(shape, None)
-        return compilation.plan(load, compilation.costs().selection(selection), shape.is_single_statement)
+    def _connections(self) -> ConnectionCompiler:
+        return ConnectionCompiler(self.catalog, self.dialect, typed=self.typed)
 
-
-class _Compilation:
-    """Compiles one plan."""
-
-    def __init__(self, compiler: Compiler) -> None:
-        self._catalog = compiler.catalog
-        self._typed = compiler.typed
-        self._dialect = compiler.dialect
-        self.connections: list[tuple[Field, PageNode]] = []
-
-    def plan(self, load: RootLoader, cost: CostFunction, is_single_statement: IsSingleStatement) -> Plan:
-        return Plan(load, self.connections, self._dialect, cost, is_single_statement)
-
-    def costs(self) -> CostCompiler:
+    def _costs(self, connections: ConnectionCompiler) -> CostCompiler:
         """Complete once every connection is compiled."""
-        return CostCompiler(self._catalog, dict(self.connections))
-
-    def _code(self) -> Code:
-        return Code(self._dialect)
-
-    def _object(self, type_name: str, items: Sequence[tuple[str, str]], code: Code) -> str:
-        values = object_literal(items)
-        return f"{code.name(Record)}({type_name!r}, {values})" if self._typed else values
-
-    # ---- rows of an entity
-
-    def renderer(self, entity: Entity, selection: Selection, layout: RowLayout) -> Renderer:
-        """Renders one row of `entity` according to its concrete type."""
-        code = self._code()
-        render: Renderer = code.function(_ROW_PARAMETERS, self._row(entity, selection, layout, code))
-        return render
-
-    def _row(self, entity: Entity, selection: Selection, layout: RowLayout, code: Code) -> str:
-        """The expression that renders `row`. It calls a renderer only if the row's type must be looked up."""
-        kinds = {
-            entity.types[type_name]: (type_name, fields)
-            for type_name, fields in selection.items()
-            if type_name in entity.types
-        }
-        if not entity.has_kinds or len(kinds) == 1:
-            return self._row_object(*next(iter(kinds.values())), layout, code)
-        renderers = {str(kind): self._row_renderer(*typed, layout) for kind, typed in kinds.items()}
-        return f"{code.name(renderers)}[row[{layout.column('kind')}]](row, related, context)"
-
-    def _row_renderer(self, type_name: str, fields: Sequence[Field], layout: RowLayout) -> Renderer:
-        code = self._code()
-        render: Renderer = code.function(_ROW_PARAMETERS, self._row_object(type_name, fields, layout, code))
-        return render
-
-    def _row_object(self, type_name: str, fields: Sequence[Field], layout: RowLayout, code: Code) -> str:
-        items = [(field.key, self._row_field(type_name, field, layout, code)) for field in fields]
-        return self._object(type_name, items, code)
-
-    def _row_field(self, type_name: str, field: Field, layout: RowLayout, code: Code) -> str:
-        if field.name == "__typename":
-            return repr(type_name)
-        sourced = self._catalog[type_name][field.name]
-        match sourced.source:
-            case sources.Column(name):
-                return code.leaf(f"row[{layout.column(name)}]", sourced.type_name, required=sourced.required)
-            case sources.OwnId():
-                return f"f'{PREFIXES[type_name]}-{{row[{layout.column('id')}]}}'"
-            case sources.ForeignId(prefix, column):
-                value = f"row[{layout.column(column)}]"
-                return f"(None if {value} is None else f'{prefix}-{{{value}}}')"
-            case sources.Computed(columns, compute):
-                values = "".join(f", row[{layout.column(column)}]" for column in columns)
-                call = f"{code.name(compute)}(context{values})"
-                return self._computed_list(call, field, code) if field.selection else call
-            case sources.Inline(present):
-                ((inner_type, fields),) = field.selection.items()
-                inner = self._row_object(inner_type, fields, layout, code)
-                return f"(None if row[{layout.column(present)}] is None else {inner})"
-            case sources.ToOne() as source:
-                return self._to_one(source, field, layout)
-            case sources.ToMany() as source:
-                return self._to_many(source, field, sourced.type_name, layout)
-            case _:
-                raise TypeError(f"The source of {type_name}.{field.name} is invalid for a field of a row.")
-
-    def _computed_list(self, call: str, field: Field, code: Code) -> str:
-        ((type_name, fields),) = field.selection.items()
-        items = [
-            (item.key, repr(type_name) if item.name == "__typename" else f"item[{item.name!r}]") for item in fields
-        ]
-        return f"[{self._object(type_name, items, code)} for item in {call}]"
-
-    def _to_one(self, source: sources.ToOne, field: Field, layout: RowLayout) -> str:
-        column = layout.column(source.column)
-
-        def make() -> ToOneRelation:
-            node = self.single_row_node(ENTITIES[source.noun], field.selection, source.match, source.where)
-            return ToOneRelation(node, column)
-
-        number = layout.relation((field, source), make)
-        return f"related[{number}].get(row[{column}])"
-
-    def _to_many(self, source: sources.ToMany, field: Field, type_name: str, layout: RowLayout) -> str:
-        column = layout.column("id")
-        counter = None if source.counter is None else layout.column(source.counter)
-        prefers_joins = self._dialect.prefers_joins
-
-        def make() -> ToManyRelation:
-            return ToManyRelation(self.page_node(source, field, type_name), column, counter, prefers_joins)
-
-        number = layout.relation((field, source), make)
-        return f"related[{number}][row[{column}]]"
-
-    def single_row_node(
-        self, entity: Entity, selection: Selection, match: str = "id", where: str = "TRUE"
-    ) -> SingleRowNode:
-        """The node of a row of `entity` that the column `match` identifies."""
-        layout = RowLayout()
-        node = SingleRowNode(entity, layout, match, where)
-        node.render = self.renderer(entity, selection, layout)
-        return node
-
-    def all_rows_node(self, entity: Entity, selection: Selection) -> AllRowsNode:
-        """The node of all rows of `entity`."""
-        layout = RowLayout()
-        return AllRowsNode(entity, layout, self.renderer(entity, selection, layout))
-
-    # ---- connections
-
-    def page_node(self, source: sources.ToMany, field: Field, type_name: str) -> PageNode:
-        """The node of a connection whose type is `type_name`."""
-        entity = ENTITIES[source.noun]
-        page_fields, layout, code = PageFields(), RowLayout(), self._code()
-        node = PageNode(entity, layout, page_fields, source.match, self._kind(entity, type_name))
-        self.connections.append((field, node))
-        ((connection_type, fields),) = field.selection.items()
-        items = [
-            (item.key, self._connection_field(connection_type, item, entity, layout, page_fields, code))
-            for item in fields
-        ]
-        node.render = code.function("page, related, context, cursor", self._object(connection_type, items, code))
-        return node
-
-    @staticmethod
-    def _kind(entity: Entity, connection_type: str) -> MachineKind | None:
-        """The kind of a connection of machines of one kind: `VmConnection`, `InstanceConnection`."""
-        return entity.types.get(connection_type.removesuffix("Connection"))
-
-    def _connection_field(
-        self, type_name: str, field: Field, entity: Entity, layout: RowLayout, page_fields: PageFields, code: Code
-    ) -> str:
-        match field.name:
-            case "__typename":
-                return repr(type_name)
-            case "totalCount":
-                page_fields.total = True
-                return "page.total"
-            case "nodes":
-                page_fields.rows = True
-                return f"[{self._row(entity, field.selection, layout, code)} for row in page.rows]"
-            case "edges":
-                page_fields.rows = True
-                edge = self._edge(field.selection, entity, layout, page_fields, code)
-                return f"[{edge} for row in page.rows]"
-            case _:
-                return self._page_info(field.selection, page_fields, code)
-
-    def _edge(
-        self, selection: Selection, entity: Entity, layout: RowLayout, page_fields: PageFields, code: Code
-    ) -> str:
-        ((type_name, fields),) = selection.items()
-        items = []
-        for field in fields:
-            if field.name == "__typename":
-                items.append((field.key, repr(type_name)))
-            elif field.name == "cursor":
-                page_fields.cursors = True
-                items.append((field.key, "cursor(row)"))
-            else:
-                items.append((field.key, self._row(entity, field.selection, layout, code)))
-        return self._object(type_name, items, code)
-
-    def _page_info(self, selection: Selection, page_fields: PageFields, code: Code) -> str:
-        ((type_name, fields),) = selection.items()
-        items = []
-        for field in fields:
-            match field.name:
-                case "__typename":
-                    expression = repr(type_name)
-                case "hasNextPage":
-                    page_fields.has_next = page_fields.rows = True
-                    expression = "page.has_next"
-                case "hasPreviousPage":
-                    page_fields.has_previous = page_fields.rows = True
-                    expression = "page.has_previous"
-                case name:
-                    page_fields.cursors = page_fields.rows = True
-                    row = "page.rows[0]" if name == "startCursor" else "page.rows[-1]"
-                    expression = f"(cursor({row}) if page.rows else None)"
-            items.append((field.key, expression))
-        return self._object(type_name, items, code)
-
-    # ---- payloads
-
-    def multi_entity_node(self, selection: Selection) -> MultiEntityNode:
-        """The node of rows of every entity that has a type in the selection."""
-        nodes = {}
-        for entity in ENTITIES.values():
-            selected = {type_name: fields for type_name, fields in selection.items() if type_name in entity.types}
-            if selected:
-                nodes[entity.noun] = self.single_row_node(entity, selected)
-        return MultiEntityNode(nodes)
-
-    def payload_shape(self, selection: Selection) -> PayloadShape:
-        """The shape of a payload."""
-        ((type_name, fields),) = selection.items()
-        shape, code = PayloadShape(), self._code()
-        items = [(field.key, self._payload_field(type_name, field, shape)) for field in fields]
-        shape.render = code.function("payload, parts, context", self._object(type_name, items, code))
-        return shape
-
-    def _payload_field(self, type_name: str, field: Field, shape: PayloadShape) -> str:
-        if field.name == "__typename":
-            return repr(type_name)
-        match self._catalog[type_name][field.name].source:
-            case sources.PayloadValue(name) if not field.selection:
-                return f"payload[{name!r}]"
-            case sources.PayloadValue(name):
-                return shape.nested(name, self.payload_shape(field.selection))
-            case sources.PayloadRow(noun, name):
-                return shape.reference(name, noun, self.multi_entity_node(field.selection))
-            case sources.PayloadEdge(noun, name):
-                return shape.reference(name, noun, MultiEntityNode({noun: self._edge_node(ENTITIES[noun], field)}))
-            case _:
-                raise TypeError(f"The source of {type_name}.{field.name} is invalid for a field of a payload.")
-
-    def _edge_node(self, entity: Entity, field: Field) -> SingleRowNode:
-        layout, code = RowLayout(), self._code()
-        order = with_id_key(entity.default_sort)
-        edge = self._edge(field.selection, entity, layout, PageFields(), code)
-        values = "".join(f"row[{layout.column(key.field.column)}], " for key in order)
-        code.names["encode"], code.names["order"] = cursors.encode, cursors.fingerprint(order)
-        inner: Callable[..., Any] = code.function("row, related, context, cursor", edge)
-        code.names["edge"] = inner
-        render: Renderer = code.function(
-            _ROW_PARAMETERS, f"edge(row, related, context, lambda row: encode(order, ({values})))"
-        )
-        return SingleRowNode(entity, layout, render=render)
+        return CostCompiler(self.catalog, dict(connections.nodes))

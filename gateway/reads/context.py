@@ -21,7 +21,7 @@ class BindVariable:
 
 Pages = Mapping[Any, BoundPage]  # by PageNode
 
-MAX_TEMPLATES = 32  # statement templates that one fetch node caches, one for each shape of its arguments
+MAX_TEMPLATES = 32  # that one cache of a fetch node holds, one for each shape of its arguments
 
 TENANT, PARENT, KEY = BindVariable("tenant"), BindVariable("parent"), BindVariable("key")
 AFTER = tuple(BindVariable(f"after {number}") for number in range(16))  # the sort values of the cursor `after`

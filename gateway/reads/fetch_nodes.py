@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.bounded_cache import BoundedCache
 from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
 from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Context, Pages, StatementTemplate
@@ -44,9 +45,13 @@ class RelationJoin:
 
 
 class RowLayout:
-    """The columns that one statement selects, and the relations of its rows. Grows while a plan is compiled."""
+    """The columns of an entity that one statement selects, and the relations of its rows.
 
-    def __init__(self) -> None:
+    Grows while a plan is compiled.
+    """
+
+    def __init__(self, entity: Entity) -> None:
+        self.entity = entity
         self.columns: list[str] = []
         self.relations: list[Relation] = []
         self._relation_numbers: dict[Hashable, int] = {}
@@ -73,16 +78,15 @@ class RowLayout:
 class SingleRowNode:
     """Loads at most one row of an entity for each key, by the unique column `match`."""
 
-    entity: Entity
     layout: RowLayout
+    render: Renderer
     match: str = "id"
     where: str = "TRUE"
-    render: Renderer | None = None  # set when its selection is compiled
-    _templates: dict[Hashable, StatementTemplate] = field(default_factory=dict)
+    _templates: BoundedCache[Hashable, StatementTemplate] = field(default_factory=lambda: BoundedCache(MAX_TEMPLATES))
 
     async def load(self, context: Context, keys: Sequence[Any], kind: MachineKind | None = None) -> dict[Any, Any]:
         """The rendered rows by key. Rows that do not exist or that the caller may not see are left out."""
-        if not keys or self.render is None or (self.entity.admin_only and not context.caller.administers):
+        if not keys or (self.layout.entity.admin_only and not context.caller.administers):
             return {}
         single = len(keys) == 1
         if single and (join := self._join(context.pages)) is not None:
@@ -90,7 +94,8 @@ class SingleRowNode:
         shape = (single, kind, context.caller.readable_kinds)
         template = self._templates.get(shape)
         if template is None:
-            template = self._templates[shape] = self._compile(context, single, kind)
+            template = self._compile(context, single, kind)
+            self._templates.put(shape, template)
         rows = await context.fetch(template, {KEY: keys[0] if single else context.dialect.number_list(keys)})
         related = await self.layout.load_relations(context, rows)
         return {row[-1]: self.render(row, related, context) for row in rows}
@@ -106,13 +111,11 @@ class SingleRowNode:
         self, context: Context, key: Any, kind: MachineKind | None, join: RelationJoin
     ) -> dict[Any, Any]:
         """One row and the page of its only relation, by one statement."""
-        assert self.render is not None
         shape = (kind, context.caller.readable_kinds, join.shape)
         template = self._templates.get(shape)
         if template is None:
-            if len(self._templates) >= MAX_TEMPLATES:
-                self._templates.clear()
-            template = self._templates[shape] = self._compile(context, True, kind, join)
+            template = self._compile(context, True, kind, join)
+            self._templates.put(shape, template)
         rows = await context.fetch(template, {KEY: key, **join.bindings})
         if not rows:
             return {}
@@ -129,8 +132,8 @@ class SingleRowNode:
             f"{frame.expression(column)} AS c{number}"
             for number, column in enumerate((*self.layout.columns, self.match))
         ]
-        where = f"{frame.expression(self.match)} = {key} AND {self.entity.visible(frame, TENANT)}"
-        source = f"{self.entity.noun} t{frame.joins()}"
+        where = f"{frame.expression(self.match)} = {key} AND {self.layout.entity.visible(frame, TENANT)}"
+        source = f"{self.layout.entity.noun} t{frame.joins()}"
         return f"SELECT {', '.join(columns)} FROM {source} WHERE {where} AND {self.where.format(t='t')}"
 
     def _compile(
@@ -142,8 +145,8 @@ class SingleRowNode:
         key = frame.parameters(KEY)
         found = f"{match} = {key}" if single else context.dialect.in_numbers(match, key)
         kind_sql = f" AND t.kind = '{kind}'" if kind else ""
-        where = f"{found} AND {self.entity.visible(frame, TENANT)}{kind_sql} AND {self.where.format(t='t')}"
-        source = f"{self.entity.noun} t{frame.joins()}"
+        where = f"{found} AND {self.layout.entity.visible(frame, TENANT)}{kind_sql} AND {self.where.format(t='t')}"
+        source = f"{self.layout.entity.noun} t{frame.joins()}"
         if join is None:
             return StatementTemplate(
                 f"SELECT {', '.join(columns)} FROM {source} WHERE {where}", frame.parameters.values
@@ -161,19 +164,17 @@ class SingleRowNode:
 class AllRowsNode:
     """Loads all rows of a small table, in its default order."""
 
-    entity: Entity
     layout: RowLayout
-    render: Renderer | None = None
+    render: Renderer
 
     async def load(self, context: Context) -> list[Any]:
         """The rendered rows that the caller may see."""
-        assert self.render is not None
-        render = self.render
+        entity, render = self.layout.entity, self.render
         frame = context.frame()
         columns = ", ".join(frame.expression(column) for column in self.layout.columns) or "1"
-        order = ", ".join(f"t.{key.field.column} {key.order_sql}" for key in self.entity.default_sort)
-        visible = self.entity.visible(frame, TENANT)
-        sql = f"SELECT {columns} FROM {self.entity.noun} t{frame.joins()} WHERE {visible} ORDER BY {order}"
+        order = ", ".join(f"t.{key.field.column} {key.order_sql}" for key in entity.default_sort)
+        visible = entity.visible(frame, TENANT)
+        sql = f"SELECT {columns} FROM {entity.noun} t{frame.joins()} WHERE {visible} ORDER BY {order}"
         rows = await context.fetch(StatementTemplate(sql, frame.parameters.values))
         related = await self.layout.load_relations(context, rows)
         return [render(row, related, context) for row in rows]

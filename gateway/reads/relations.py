@@ -8,6 +8,7 @@ from typing import Any
 from gateway.reads.connections import LoadedPage, PageNode
 from gateway.reads.context import Context, Pages
 from gateway.reads.fetch_nodes import RelationJoin, SingleRowNode
+from gateway.reads.page_statements import cursor_bindings
 
 
 @dataclass(slots=True)
@@ -35,7 +36,6 @@ class ToManyRelation:
     node: PageNode
     column: int  # position of the row's id
     counter: int | None  # position of the column that counts the rows that belong to it
-    prefers_joins: bool  # of the database, see `Dialect.prefers_joins`
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
         """The rendered connections by the id of the row that they belong to."""
@@ -45,23 +45,22 @@ class ToManyRelation:
 
     def join(self, pages: Pages) -> RelationJoin | None:
         """Joins the page if the database prefers that, the page has rows to fetch, and these have no relations."""
-        node, bound = self.node, pages[self.node]
-        if not self.prefers_joins or not node.fetches_rows(bound) or node.layout.relations:
+        node, layout, statements, bound = self.node, self.node.layout, self.node.statements, pages[self.node]
+        if not node.dialect.prefers_joins or layout.row_layout.relations or layout.limit(bound) == 0:
             return None
-        names = node.metadata_names(bound, counted=self.counter is not None)
+        names = layout.metadata_names(bound)
 
         def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            assert node.render is not None
             page = LoadedPage(list(rows), 0 if self.counter is None else row[self.counter])
-            node.trim(page, bound)
+            page.trim(bound.page)
             for name, value in zip(names, values, strict=True):
                 page.set_metadata(name, value)
             return {row[self.column]: node.render(page, (), context, node.cursor_encoder(bound.order))}
 
         return RelationJoin(
-            node.shape(bound),
-            node.bindings(bound),
-            [partial(node.metadata_sql, name, bound) for name in names],
-            lambda frame: node.select(bound, frame),
+            statements.shape(bound),
+            cursor_bindings(bound),
+            [partial(statements.joined_metadata, name, bound) for name in names],
+            partial(statements.joined_page, bound),
             finish,
         )

@@ -92,6 +92,7 @@ class Code:
     """Source text under construction, and the objects that it refers to by name."""
 
     dialect: Dialect
+    typed: bool  # objects are Records
     names: dict[str, Any] = field(default_factory=dict)
 
     def name(self, value: Any) -> str:
@@ -109,6 +110,11 @@ class Code:
         exec(f"def render({parameters}):\n    return {expression}", scope)  # noqa: S102
         return scope["render"]
 
+    def object(self, type_name: str, items: Sequence[tuple[str, str]]) -> str:
+        """The expression of an object: a dict display of response keys and expressions, or a Record made of it."""
+        values = "{" + ", ".join(f"{key!r}: {expression}" for key, expression in items) + "}"
+        return f"{self.name(Record)}({type_name!r}, {values})" if self.typed else values
+
     def leaf(self, value: str, type_name: str, *, required: bool) -> str:
         """The expression of a leaf of this GraphQL type. `value` is the expression of its column.
 
@@ -123,8 +129,3 @@ class Code:
         if template is None:
             return value
         return template.format(value) if required else f"(None if {value} is None else {template.format(value)})"
-
-
-def object_literal(items: Sequence[tuple[str, str]]) -> str:
-    """A dict display of response keys and expressions."""
-    return "{" + ", ".join(f"{key!r}: {expression}" for key, expression in items) + "}"

@@ -28,7 +28,6 @@ class SingleRowBatch:
         rendered: list[Any] = []
         start = 0
         for node in self._nodes:
-            assert node.render is not None
             end = start + len(node.layout.columns) + 1
             rendered.append(None if row[end - 1] is None else node.render(row[start:end], (), context))
             start = end

@@ -4,9 +4,8 @@ The id is always the last key, in the direction of the key before it, so that no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gateway.columns import FOLDED
 from gateway.errors import InvalidInput
@@ -15,8 +14,7 @@ from gateway.reads.conditions import FALSE_SQL, Frame, member_name
 Kind = Literal["text", "timestamp", "number"]
 
 
-@dataclass(frozen=True, slots=True)
-class SortField:
+class SortField(NamedTuple):
     """A column or expression (see `Frame.expression`) that rows can be sorted by."""
 
     column: str
@@ -24,8 +22,7 @@ class SortField:
     nullable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SortKey:
+class SortKey(NamedTuple):
     """One key of an order."""
 
     field: SortField
@@ -42,7 +39,7 @@ class SortKey:
 
     def reversed(self) -> "SortKey":
         """The key with the opposite direction and position of nulls."""
-        return replace(self, descending=not self.descending, nulls_first=not self.nulls_first)
+        return self._replace(descending=not self.descending, nulls_first=not self.nulls_first)
 
 
 SortOrder = tuple[SortKey, ...]
@@ -74,7 +71,7 @@ def parse_order(
                     f"sort[{number}]: `ignoreCase` requires a text key, which {name} is not.",
                     path=("sort", number, "ignoreCase"),
                 )
-            field = replace(field, column=field.column + FOLDED)
+            field = field._replace(column=field.column + FOLDED)
         descending = member_name(item.get("direction") or "ASC") == "DESC"
         nulls_first = member_name(item.get("nulls") or "LAST") == "FIRST"
         keys.append(SortKey(field, descending, nulls_first))

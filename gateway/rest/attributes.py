@@ -151,7 +151,7 @@ def exists(noun: str, on: str) -> ConditionScope:
     return scope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Association:
     """An association, as in `host.name`. `types` are the concrete types of the rows that `source` gives."""
 

@@ -16,24 +16,18 @@ from gateway.access.sessions import IDLE_TIMEOUT
 from gateway.columns import now
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
+from gateway.http.body import ClientDisconnected, read_body
+from gateway.http.errors import HttpError
+from gateway.http.request_id import request_id
+from gateway.http.scope import headers_of, path_of
 from gateway.models import Surface
 from gateway.operations.service import Operations
 from gateway.rest import responses
 from gateway.rest.bodies import parse_body
-from gateway.rest.errors import RestError, bad_request, internal, no_route
+from gateway.rest.errors import RestError, bad_request, error_body, no_route
 from gateway.rest.query import Query
 from gateway.rest.reader import Reader, Requester
-from gateway.rest.requests import (
-    MAX_QUERY_BYTES,
-    PREFIX,
-    ClientDisconnected,
-    Request,
-    api_root,
-    headers_of,
-    path_of,
-    read_body,
-    split_path,
-)
+from gateway.rest.requests import MAX_QUERY_BYTES, PREFIX, Request, api_root, split_path
 from gateway.rest.responses import RestResponse
 from gateway.rest.routes import Routes
 from gateway.rest.writer import Writer
@@ -72,8 +66,15 @@ def rest_routes(
     """
     reader = Reader(database, operations)
     routes = Routes(reader, Writer(operations, reader), operations.refusals)
-    endpoint = admission.wrap(RestEndpoint(routes, authenticator, admission, public_url, max_body_bytes, body_timeout))
-    return [Route(path, endpoint, middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
+    endpoint = RestEndpoint(
+        routes,
+        authenticator,
+        admission,
+        public_url=public_url,
+        max_body_bytes=max_body_bytes,
+        body_timeout=body_timeout,
+    )
+    return [Route(path, admission.wrap(endpoint), middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
 
 class RestEndpoint:
@@ -84,6 +85,7 @@ class RestEndpoint:
         routes: Routes,
         authenticator: Authenticator,
         admission: Admission,
+        *,
         public_url: str | None,
         max_body_bytes: int,
         body_timeout: float,
@@ -100,14 +102,14 @@ class RestEndpoint:
             response = await self._serve(scope, receive)
         except ClientDisconnected:
             return
-        except RestError as error:
+        except HttpError as error:
             response = _error_response(error)
         except GatewayError as error:
-            response = _error_response(RestError.of(error))
+            response = _error_response(HttpError.of(error, basic=True))
         except Exception:
-            request_id = str(scope.get("state", {}).get("request_id", "-"))
-            log.exception("Request failed request_id=%s", request_id)
-            response = _error_response(internal(request_id))
+            id_ = request_id(scope)
+            log.exception("Request failed request_id=%s", id_)
+            response = _error_response(HttpError.internal(id_))
         await responses.send_response(send, response)
 
     async def _serve(self, scope: Scope, receive: Receive) -> RestResponse:
@@ -123,17 +125,26 @@ class RestEndpoint:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         members: dict[str, Any] = {}
         if method in ("POST", "PUT", "PATCH"):
-            members = parse_body(await read_body(headers, receive, self._max_body_bytes, self._body))
+            # As in ManageIQ, the body is JSON whatever its `Content-Type` says.
+            body = await read_body(headers, receive, self._max_body_bytes, self._body, json_only=False)
+            members = parse_body(body)
         query_string: bytes = scope["query_string"]
         if len(query_string) > MAX_QUERY_BYTES:
-            message = f"The URL's query is longer than {MAX_QUERY_BYTES} bytes."
-            raise RestError(414, "uri_too_long", message, "Api::BadRequestError")
+            raise RestError(414, f"The URL's query is longer than {MAX_QUERY_BYTES} bytes.")
         path = path_of(scope)
         version, segments = split_path(path)
         root = api_root(scope, self._public_url)
         base = root if version is None else f"{root}/v{version}"
-        requester = Requester(caller, origin_of(scope, Surface.REST), base)
-        return Request(method, path, segments, Query(query_string), members, headers, requester, root)
+        return Request(
+            method=method,
+            path=path,
+            segments=segments,
+            query=Query(query_string),
+            members=members,
+            headers=headers,
+            requester=Requester(caller, origin_of(scope, Surface.REST), base),
+            root=root,
+        )
 
     async def _auth(self, request: Request, scope: Scope) -> RestResponse:
         """Issues a token that replaces the caller's credentials, or revokes the one that authenticated the request."""
@@ -158,5 +169,5 @@ class RestEndpoint:
                 raise no_route(request.method, request.path)
 
 
-def _error_response(error: RestError) -> RestResponse:
-    return RestResponse(error.body(), error.status, error.headers)
+def _error_response(error: HttpError) -> RestResponse:
+    return RestResponse(error_body(error), error.status, error.headers)

@@ -97,16 +97,22 @@ NAMED_OBJECTS: Mapping[str, Attribute] = {
 
 def _named_object(type_name: str) -> Association:
     attribute = NAMED_OBJECTS[type_name]
-    return Association(type_name, "machine", lambda: {"name": attribute}, Inline(attribute.column), (type_name,))
+    return Association(
+        class_name=type_name,
+        noun="machine",
+        attributes=lambda: {"name": attribute},
+        source=Inline(attribute.column),
+        types=(type_name,),
+    )
 
 
 _SNAPSHOTS = Association(
-    "Snapshot",
-    "snapshot",
-    lambda: snapshots.SNAPSHOT,
-    ToMany("snapshot", match="machine_id"),
-    ("Snapshot",),
-    exists("snapshot", "{s}.machine_id = {t}.id"),
+    class_name="Snapshot",
+    noun="snapshot",
+    attributes=lambda: snapshots.SNAPSHOT,
+    source=ToMany("snapshot", match="machine_id"),
+    types=("Snapshot",),
+    scope=exists("snapshot", "{s}.machine_id = {t}.id"),
 )
 
 VM_ASSOCIATIONS: Mapping[str, Association] = {

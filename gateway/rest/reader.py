@@ -3,13 +3,13 @@
 All statements of a request run in one transaction, so a response shows one state of the database.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
+from gateway.bounded_cache import BoundedCache
 from gateway.operations.service import Operations
 from gateway.reads import conditions as c
 from gateway.reads.compiler import Compiler, Plan
@@ -81,7 +81,7 @@ class Reader:
         self._operations = operations
         self._dialect = DIALECTS[database.dialect]
         self._compiler = Compiler(CATALOG, database.dialect, typed=False)
-        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        self._plans = BoundedCache[tuple[Any, ...], Plan](_MAX_PLANS)
 
     # ---- for the routes
 
@@ -153,11 +153,8 @@ class Reader:
     def _plan(self, key: tuple[Any, ...], field: Callable[[], Field]) -> Plan:
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._compiler.root(ROOT, field())
-            if len(self._plans) > _MAX_PLANS:
-                self._plans.popitem(last=False)
-        else:
-            self._plans.move_to_end(key)
+            plan = self._compiler.root(ROOT, field())
+            self._plans.put(key, plan)
         return plan
 
     def _page(self, query: ListQuery, condition: Condition | None) -> BoundPage:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
-from gateway.deadlines import Deadline
 from gateway.rest.entry_point import VERSIONS
-from gateway.rest.errors import RestError, bad_request
+from gateway.rest.errors import bad_request
 from gateway.rest.query import Query
 from gateway.rest.reader import Requester
 
@@ -19,11 +18,7 @@ MAX_QUERY_BYTES = 65_536  # of the URL's query; it contains the filters, which m
 _VERSION = re.compile(r"v\d[\w.\-]*")
 
 
-class ClientDisconnected(Exception):
-    """The client disconnected before it had sent the whole body."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """An authenticated request."""
 
@@ -48,20 +43,6 @@ class Request:
         return None if key is None else key.decode("latin-1")
 
 
-def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers by name. The values of a repeated header are joined by commas (RFC 9110, 5.3)."""
-    found: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
-
-
-def path_of(scope: Scope) -> str:
-    """The path below the application's root, without a trailing slash."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")).rstrip("/")
-
-
 def split_path(path: str) -> tuple[str | None, tuple[str, ...]]:
     """The version, if the path names one, and the segments after it. Raises RestError for an unsupported version."""
     segments = path.removeprefix(PREFIX).strip("/").split("/")
@@ -80,29 +61,3 @@ def api_root(scope: Scope, public_url: str | None) -> str:
         bracketed = f"[{host}]" if ":" in host else host
         public_url = f"{scope['scheme']}://{bracketed}" + ("" if port is None else f":{port}") + scope["root_path"]
     return public_url.rstrip("/") + PREFIX
-
-
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """The body. Raises RestError with status 415, 413 or 408, and ClientDisconnected."""
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        message = "Compressed bodies are not supported. Send the body without `Content-Encoding`."
-        raise RestError(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
-    try:
-        return await deadline.run(_read(receive, limit))
-    except TimeoutError:
-        message = f"The body did not arrive within {deadline.seconds:g} seconds."
-        raise RestError(408, "request_timeout", message, "Api::RequestTimeoutError") from None
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    whole = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        whole += message.get("body", b"")
-        if len(whole) > limit:
-            reason = f"The body is longer than {limit} bytes."
-            raise RestError(413, "payload_too_large", reason, "Api::PayloadTooLargeError")
-        if not message.get("more_body", False):
-            return bytes(whole)

@@ -224,5 +224,4 @@ def _check_action(request: Request, parent: ResourceClass, action: str) -> None:
 def _check_accept(request: Request) -> None:
     accept = request.headers.get(b"accept", b"").decode("latin-1")
     if accept and not any(part in accept.lower() for part in ("json", "*/*", "application/*")):
-        message = f"Invalid Response Format {accept} requested"
-        raise RestError(415, "unsupported_media_type", message, "Api::UnsupportedMediaTypeError")
+        raise RestError(415, f"Invalid Response Format {accept} requested")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, snapshot_refusal
-from gateway.models import MachineKind, SnapshotAction, SnapshotState
+from gateway.access.capabilities import SNAPSHOT_COLUMNS, SnapshotFacts, snapshot_refusal
+from gateway.models import MachineKind, SnapshotAction
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
@@ -20,11 +20,7 @@ from gateway.rest.attributes import (
 )
 
 HREF_COLUMNS = ("id", "machine_id", "machine.kind")
-ACTION_COLUMNS = (
-    *HREF_COLUMNS,
-    *("state", "provider_ref"),
-    *(f"machine.{column}" for column in MACHINE_COLUMNS),
-)
+ACTION_COLUMNS = (*HREF_COLUMNS, *SNAPSHOT_COLUMNS)
 
 
 def href(context: RestContext, id: int, machine_id: int, kind: str) -> str:
@@ -33,25 +29,15 @@ def href(context: RestContext, id: int, machine_id: int, kind: str) -> str:
     return f"{context.base}/{collection}/{machine_id}/snapshots/{id}"
 
 
-def actions(
-    context: RestContext,
-    id: int,
-    machine_id: int,
-    kind: str,
-    state: str,
-    provider_ref: str | None,
-    *columns: Any,
-) -> list[dict[str, str]]:
-    """The actions that the caller can perform on a snapshot now.
+def actions(context: RestContext, id: int, machine_id: int, kind: str, *columns: Any) -> list[dict[str, str]]:
+    """The actions that the caller can perform on a snapshot now. `columns`: the values of `SNAPSHOT_COLUMNS`.
 
     Clients use the first method that is listed for an action.
     """
-    facts = MachineFacts.of(*columns)
+    facts = SnapshotFacts.of(*columns)
 
     def can(action: SnapshotAction) -> bool:
-        on_provider = provider_ref is not None
-        matrices, caller = context.matrices, context.caller
-        return snapshot_refusal(action, SnapshotState(state), on_provider, facts, matrices, caller) is None
+        return snapshot_refusal(action, facts, context.matrices, context.caller) is None
 
     here = href(context, id, machine_id, kind)
     found = []

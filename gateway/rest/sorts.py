@@ -1,6 +1,5 @@
 """Parses `sort_by`, `sort_order` and `sort_options` into an order of `reads.sorts`."""
 
-from dataclasses import replace
 from typing import Literal
 
 from gateway.reads.entities import ENTITIES
@@ -51,4 +50,4 @@ def _field(class_: ResourceClass, name: str, ignore_case: bool) -> SortField:
 def _folded_field(class_: ResourceClass, name: str, attribute: Attribute, field: SortField) -> SortField:
     if attribute.folded_column is None:
         raise bad_request(f"{class_.name} cannot be sorted by {name} with sort_options={IGNORE_CASE}.")
-    return replace(field, column=attribute.folded_column)
+    return field._replace(column=attribute.folded_column)

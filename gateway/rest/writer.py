@@ -60,7 +60,7 @@ class Writer:
         async with self._operations.refusals.recording(audit_context, machine_subject(target)):
             name, description, memory = _parse_new_snapshot(item)
         outcome = await self._operations.create_snapshot(
-            requester.caller, requester.origin, target, name, description, memory, key
+            requester.caller, requester.origin, target, name=name, description=description, memory=memory, key=key
         )
         message = f"Creating snapshot {name.strip()} for {_target_label(parent, machine)}"
         link = f"{requester.base}/{parent.collection}/{machine['id']}/snapshots/{outcome.snapshot_id}"

@@ -6,37 +6,30 @@ depending on GATEWAY_HEAD_TIMEOUT), so requests need no timers of their own.
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.app import ERROR_FORMATS
 from gateway.config import Settings
+from gateway.errors import ErrorCode
+from gateway.graphql.error_format import GRAPHQL_FORMAT
+from gateway.http.errors import HttpError
 
 _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
 
-
-def _error_response(status: str, code: str, message: str, extra_headers: str = "") -> bytes:
-    body = f'{{"errors":[{{"message":"{message}","extensions":{{"code":"{code}"}}}}]}}'
-    return (
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nx-content-type-options: nosniff\r\n{extra_headers}connection: close\r\n\r\n{body}"
-    ).encode()
-
-
-_TOO_MANY_CONNECTIONS = _error_response(
-    "503 Service Unavailable",
-    "LIMIT_EXCEEDED",
+_TOO_MANY_CONNECTIONS = HttpError(
+    503,
     "The gateway has reached its maximum number of connections. Retry later.",
-    "retry-after: 5\r\n",
+    ErrorCode.LIMIT_EXCEEDED,
+    [(b"retry-after", b"5")],
 )
-_HEAD_TIMEOUT = _error_response(
-    "408 Request Timeout", "BAD_USER_INPUT", "The headers of the request did not arrive in time."
-)
-_HEAD_TOO_LONG = _error_response(
-    "431 Request Header Fields Too Large", "LIMIT_EXCEEDED", "The headers of the request are too long."
-)
+_HEAD_TIMEOUT = HttpError(408, "The headers of the request did not arrive in time.")
+_HEAD_TOO_LONG = HttpError(431, "The headers of the request are too long.", ErrorCode.LIMIT_EXCEEDED)
+_MALFORMED = HttpError(400, "The request is not valid HTTP/1.1.")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -44,6 +37,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     The head is the request line and the headers. Before the first byte, a connection is in the head of its first
     request.
+
+    Its errors are sent before the application runs, in the format of the surface that serves the path of the request
+    line, or in GraphQL's if the line has not arrived or no surface serves the path.
     """
 
     def __init__(
@@ -51,6 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, state, app_state)
         self._settings = settings
+        self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
         self._over_limit = False
         self._in_head = True
         self._heads = 0  # requests that have begun on this connection
@@ -67,13 +64,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._over_limit:
-            self._reject(_TOO_MANY_CONNECTIONS)
+            method, _, rest = data.partition(b" ")
+            self._reject(_TOO_MANY_CONNECTIONS, method, rest.partition(b" ")[0])
             return
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_head_bytes:
-                self._reject(_HEAD_TOO_LONG)
+                self._reject_request(_HEAD_TOO_LONG)
+
+    def send_400_response(self, msg: str) -> None:
+        """Replaces uvicorn's response to a request that it cannot parse."""
+        self._reject_request(_MALFORMED)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -93,11 +95,13 @@ class BoundedProtocol(HttpToolsProtocol):
         elif now - self._stalled_since > timeout:
             if stall[0] == "unsent":
                 self.transport.abort()
+            elif stall[0] == "head" and self._head_bytes:
+                self._reject_request(_HEAD_TIMEOUT)
             else:
-                self._reject(_HEAD_TIMEOUT if self._head_bytes else b"")
+                self.transport.close()
 
     def _current_stall(self) -> tuple[tuple[str, int] | None, float]:
-        """What the connection is waiting for, which differs after any progress, and for how many seconds it may."""
+        """What the connection is waiting for, a value that changes with any progress, and its timeout in seconds."""
         unsent = self.transport.get_write_buffer_size()
         if unsent:
             return ("unsent", unsent), self._settings.body_timeout
@@ -108,10 +112,38 @@ class BoundedProtocol(HttpToolsProtocol):
             return ("body", self._heads), self._settings.head_timeout
         return None, 0.0
 
-    def _reject(self, response: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # otherwise it would be sent inside another response
-            self.transport.write(response)
+    def _reject_request(self, error: HttpError) -> None:
+        """Rejects the request that is being received."""
+        self._reject(error, self.parser.get_method(), self.url)
+
+    def _reject(self, error: HttpError, method: bytes, target: bytes) -> None:
+        if self._may_respond():
+            self.transport.write(_response(error, method, target))
         self.transport.close()
+
+    def _may_respond(self) -> bool:
+        """Whether an error would be sent neither inside nor before the response to another request."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        # Outside a head, the error concerns the body of the request that is being served.
+        return not self._in_head and not self.cycle.response_started and not self.pipeline
+
+
+def _response(error: HttpError, method: bytes, target: bytes) -> bytes:
+    """The whole response to a request. `target` is its path and query, or the part that has arrived."""
+    path = target.partition(b"?")[0].decode("latin-1")
+    error_format = ERROR_FORMATS.find(path, default=GRAPHQL_FORMAT)
+    body = error_format.body(error)
+    lines = [
+        b"HTTP/1.1 %d %b" % (error.status, HTTPStatus(error.status).phrase.encode()),
+        b"content-type: " + error_format.media_type.encode(),
+        b"content-length: %d" % len(body),
+        b"cache-control: no-store",
+        b"x-content-type-options: nosniff",
+        *(b"%b: %b" % header for header in error.headers),
+        b"connection: close",
+    ]
+    return b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body])
 
 
 class BoundedServer(uvicorn.Server):
@@ -121,7 +153,7 @@ class BoundedServer(uvicorn.Server):
         super().__init__(config)
         config.load()  # sets `config.ssl`
         self._settings = settings
-        self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # between two checks; a tick is 0.1 s
+        self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # from check to check; a tick is 0.1 s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()

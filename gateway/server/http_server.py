@@ -92,9 +92,9 @@ async def serve_on(
 class _Server(BoundedServer):
     """Calls `on_started` once it listens, and ends streams before it closes connections.
 
-    On the first signal `/readyz` returns 503, and the server stops after GATEWAY_STOP_DELAY seconds, in which load
-    balancers notice that. A second signal stops it at once. uvicorn would raise the signal again at the end; this does
-    not.
+    On the first signal `/readyz` returns 503, and the server stops GATEWAY_STOP_DELAY seconds later, so that load
+    balancers remove it first. A second signal stops it immediately. Unlike uvicorn's server, it does not raise the
+    signal again at the end.
     """
 
     def __init__(self, config: uvicorn.Config, settings: Settings, gateway: Gateway, on_started: OnStarted) -> None:
@@ -140,7 +140,7 @@ class _MetricsServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serving_metrics(settings: Settings, listening: socket.socket, collect: Collect) -> AsyncIterator[None]:
-    """Serves the samples of `collect` to Prometheus. On loopback, pages of other origins are rejected."""
+    """Serves the samples of `collect` to Prometheus. On loopback, requests of pages of other origins are rejected."""
     app = metrics_app(collect, settings if ipaddress.ip_address(listening.getsockname()[0]).is_loopback else None)
     config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
     server = _MetricsServer(config)
@@ -181,7 +181,7 @@ def _url(listening: socket.socket, scheme: str = "http") -> str:
 
 
 def trusted_proxies(proxies: Sequence[str]) -> list[str]:
-    """The proxies whose `X-Forwarded-*` headers are used. Raises StartupError for a malformed address; `*` is one."""
+    """The proxies whose `X-Forwarded-*` headers are used. Raises StartupError for a malformed address, `*` included."""
     for proxy in proxies:
         try:
             ipaddress.ip_network(proxy)

@@ -1,7 +1,7 @@
 """The supervisor of `serve --workers N`: owns the listening socket and keeps N worker processes serving on it.
 
 The supervisor serves no API requests itself. A pair of sockets links it to each worker process: the process reports its
-metrics every second, and learns from the end of the link that the supervisor has ended.
+metrics every second, and stops when the link is closed, because the supervisor has ended.
 
 A process that ends is replaced. A process that has not reported for 30 s (for example after SIGSTOP) is killed and
 replaced; one that has not yet started has 300 s. Processes that end within 10 s are restarted with a backoff of 0.5 to
@@ -195,7 +195,7 @@ class _Supervisor:
                 await self._wait_unless_stopping(asyncio.sleep(delay))
 
     def _on_unexpected_end(self, process: _WorkerProcess, code: int) -> None:
-        """Stops the supervisor if processes cannot start. The service manager that started it then decides."""
+        """Stops the supervisor if processes cannot start, so that its service manager decides whether to restart it."""
         ready = process.ready.is_set()
         self._failed_starts += not ready
         hopeless = not self._first_ready.is_set() or self._failed_starts >= _MAX_FAILED_STARTS

@@ -29,7 +29,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
 def reload_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     """Reads the files again, for new connections. Files that cannot be used are logged and ignored."""
     try:
-        server_context(settings)  # checks the files, because a failed load would leave `context` half changed
+        server_context(settings)  # checks the files, because a failed load would leave `context` partly changed
         _load(context, settings)
     except StartupError as error:
         log.error("TLS certificate reload failed error=%s", error)  # noqa: TRY400 - the message is complete

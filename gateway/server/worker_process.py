@@ -1,8 +1,8 @@
 """One process of `serve --workers N`: serves on an inherited socket, and reports to the supervisor.
 
-A report is one line of JSON with the samples of the process's metrics. It is sent every second, and is also the sign of
-life that the supervisor expects. The link is a pair of sockets. The supervisor sends nothing, so the end of the link
-means that the supervisor has ended, and the process stops.
+A report is one line of JSON with the samples of the process's metrics. It is sent every second, and is also the
+heartbeat: the supervisor kills a process that stops reporting. The link is a pair of sockets. The supervisor sends
+nothing on it; when the link is closed, the supervisor has ended, and the process stops.
 """
 
 import asyncio
@@ -72,5 +72,5 @@ def _report(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
 
 
 async def _stop_with_supervisor(reader: asyncio.StreamReader, stop: Callable[[], None]) -> None:
-    await reader.read()  # returns at the end of the link
+    await reader.read()  # returns when the link is closed
     stop()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Row, Statement
 
 T = TypeVar("T")
 
@@ -23,12 +23,12 @@ class Transaction(Protocol):
         """Runs SQL text in the dialect and parameter style of the driver, and returns the driver's rows unconverted."""
         ...
 
-    async def all(self, statement: Statement, **values: Any) -> list[Any]:
-        """All rows of the statement, as named tuples of Python values."""
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        """All rows of the query."""
         ...
 
-    async def first(self, statement: Statement, **values: Any) -> Any:
-        """The first row of the statement as a named tuple, or None when it returns no row."""
+    async def first(self, query: Query[Row], **values: Any) -> Row | None:
+        """The first row of the query, or None when it returns no row."""
         ...
 
     async def run(self, statement: Statement, **values: Any) -> int:

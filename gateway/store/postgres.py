@@ -34,7 +34,7 @@ from gateway.store.postgres_errors import ConnectionLost, TransactionConflict, t
 from gateway.store.postgres_hosts import Connector
 from gateway.store.postgres_listener import CommitListener
 from gateway.store.postgres_pool import ConnectionPool
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Row, Statement
 
 T = TypeVar("T")
 
@@ -62,12 +62,12 @@ class PostgresTransaction:
         rows: list[Sequence[Any]] = await self._connection.fetch(sql, *parameters)
         return rows
 
-    async def all(self, statement: Statement, **values: Any) -> list[Any]:
-        compiled = statement.compiled("postgresql")
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        compiled = query.compiled("postgresql")
         return [compiled.row(row) for row in await self.rows(compiled.sql, compiled.parameters(values))]
 
-    async def first(self, statement: Statement, **values: Any) -> Any:
-        rows = await self.all(statement, **values)
+    async def first(self, query: Query[Row], **values: Any) -> Row | None:
+        rows = await self.all(query, **values)
         return rows[0] if rows else None
 
     async def run(self, statement: Statement, **values: Any) -> int:

@@ -72,7 +72,7 @@ from typing import Any, TypeVar
 from gateway.errors import LimitExceeded, Unavailable
 from gateway.store.database import DatabaseLimits, Load, Work
 from gateway.store.sqlite_errors import translate, translate_commit_error
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Row, Statement
 
 T = TypeVar("T")
 
@@ -85,7 +85,10 @@ BUSY_TIMEOUT = 30.0  # seconds that a connection waits for the lock of another p
 
 
 class ReadDeadline:
-    """The time, by time.monotonic(), at which a read is interrupted. May be moved during the read, from any thread."""
+    """The time, by time.monotonic(), at which a read is interrupted. May be moved during the read, from any thread.
+
+    It is no `Watchdog`: SQLite itself compares the time, in the thread of the read, where there is no task to cancel.
+    """
 
     __slots__ = ("at",)
 
@@ -113,12 +116,12 @@ class SqliteTransaction:
         self.statement_count += 1
         return self.connection.execute(sql, parameters).fetchall()
 
-    async def all(self, statement: Statement, **values: Any) -> list[Any]:
-        compiled = statement.compiled("sqlite")
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        compiled = query.compiled("sqlite")
         return [compiled.row(row) for row in await self.rows(compiled.sql, compiled.parameters(values))]
 
-    async def first(self, statement: Statement, **values: Any) -> Any:
-        rows = await self.all(statement, **values)
+    async def first(self, query: Query[Row], **values: Any) -> Row | None:
+        rows = await self.all(query, **values)
         return rows[0] if rows else None
 
     async def run(self, statement: Statement, **values: Any) -> int:

@@ -4,14 +4,21 @@ SQLAlchemy's own execution costs more than a small query does. So it is used as 
 
  * A statement is declared once, at module level, over the SQLModel tables. A misspelled column fails at import.
 
-       _BY_NAME = Statement(select(Machine.id, Machine.created_at).where(col(Machine.name) == bindparam("name")))
+       class _Found(NamedTuple):
+           id: int
+           created_at: datetime
+
+       _BY_NAME = Query(select(Machine.id, Machine.created_at).where(col(Machine.name) == bindparam("name")), _Found)
+
+   A `Query` returns rows of the declared type. Its fields are compared with the names, types and nullability of the
+   statement's columns at import, so that a column cannot be renamed or retyped without the code that reads it.
 
  * The first time that a transaction runs it, `Statement.compiled` compiles it for the transaction's dialect into a
-   `CompiledStatement`: the SQL text, the list of its bind parameters in positional order, each with its default and
-   with the function that converts a Python value for the driver, and the converters of the result columns. The
-   compiled form is kept with the statement.
+   `CompiledStatement`: the SQL text and the list of its bind parameters in positional order, each with its default and
+   with the function that converts a Python value for the driver. A `CompiledQuery` also has the functions that convert
+   the result columns. The compiled form is kept with the statement.
  * From then on, `await tx.first(_BY_NAME, name="web-01")` builds a tuple of parameters, calls the driver, and converts
-   each row into a named tuple. SQLAlchemy takes no part.
+   each row into a `_Found`. SQLAlchemy takes no part.
 
 Rules of bind parameters:
 
@@ -20,9 +27,9 @@ Rules of bind parameters:
  * A list is one parameter (`OneOf`, `InsertMany`), so the SQL text does not depend on its length.
 """
 
-from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar, get_args, get_type_hints, overload
 
 import orjson
 import sqlalchemy as sa
@@ -30,11 +37,13 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlmodel import SQLModel
 
 from gateway.columns import FOLDED, folded
 
 Convert = Callable[[Any], Any]
+Row = TypeVar("Row", bound=tuple[Any, ...])  # a NamedTuple
 
 _DIALECTS: dict[str, Callable[[], sa.Dialect]] = {
     "sqlite": lambda: sqlite_dialect(paramstyle="qmark"),
@@ -43,7 +52,7 @@ _DIALECTS: dict[str, Callable[[], sa.Dialect]] = {
 
 
 class CompiledStatement:
-    """A statement compiled for one dialect: SQL text, bind parameters and converters of result rows."""
+    """A statement compiled for one dialect: SQL text and bind parameters."""
 
     def __init__(self, clause: Any, dialect: sa.Dialect) -> None:
         compiled = clause.compile(dialect=dialect)
@@ -54,7 +63,6 @@ class CompiledStatement:
             bind = compiled.binds[name]
             processor = bind.type.dialect_impl(dialect).bind_processor(dialect)
             self._binds.append((bind.key, defaults.get(bind.key, bind.value), processor))
-        self._row, self._results = _row_type(clause, dialect)
 
     def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """`values` in positional order, converted for the driver. Fills in defaults and case-folded columns."""
@@ -69,11 +77,23 @@ class CompiledStatement:
             bound.append(value if convert is None else convert(value))
         return tuple(bound)
 
-    def row(self, values: Sequence[Any]) -> Any:
-        """Converts a row of the driver into a named tuple of Python values."""
-        return self._row._make(
-            value if convert is None else convert(value) for value, convert in zip(values, self._results, strict=True)
-        )
+
+class CompiledQuery(CompiledStatement, Generic[Row]):
+    """A query compiled for one dialect, with the converters of its result columns."""
+
+    def __init__(self, clause: Any, dialect: sa.Dialect, row_type: type[Row]) -> None:
+        super().__init__(clause, dialect)
+        self._row_type = row_type
+        types = [column.type.dialect_impl(dialect) for column in clause.exported_columns]
+        converts = [type_.result_processor(dialect, None) for type_ in types]
+        self._converts = [(index, convert) for index, convert in enumerate(converts) if convert is not None]
+
+    def row(self, values: Iterable[Any]) -> Row:
+        """Converts a row of the driver into a row of the query's type."""
+        converted = list(values)
+        for index, convert in self._converts:
+            converted[index] = convert(converted[index])
+        return tuple.__new__(self._row_type, converted)
 
 
 class Statement:
@@ -81,28 +101,100 @@ class Statement:
 
     def __init__(self, clause: Any) -> None:
         self._clause = clause
-        self._by_dialect: dict[str, CompiledStatement] = {}
+        self._compiled: dict[str, CompiledStatement] = {}
 
     def compiled(self, dialect: str) -> CompiledStatement:
         """The statement compiled for `sqlite` or `postgresql`; compiled on the first call, then cached."""
         try:
-            return self._by_dialect[dialect]
+            return self._compiled[dialect]
         except KeyError:
-            compiled = self._by_dialect[dialect] = CompiledStatement(self._clause, _DIALECTS[dialect]())
-            return compiled
+            return self._compiled.setdefault(dialect, CompiledStatement(self._clause, _DIALECTS[dialect]()))
 
 
-def insert(table: type[SQLModel], *columns: str) -> Statement:
-    """An INSERT of one row with the named columns and their case-folded copies. Returns `id` if the table has it."""
-    target = table.__table__  # type: ignore[attr-defined]
-    names = [*columns, *(name + FOLDED for name in columns if name + FOLDED in target.c)]
-    clause = sa.insert(target).values({name: sa.bindparam(name, type_=target.c[name].type) for name in names}).inline()
-    return Statement(clause.returning(target.c.id) if "id" in target.c else clause)
+class Query(Statement, Generic[Row]):
+    """A statement that returns rows of a NamedTuple. Raises TypeError, at import, if its fields are not the columns."""
+
+    def __init__(self, clause: Any, row_type: type[Row]) -> None:
+        super().__init__(clause)
+        _check_row_type(clause.exported_columns, row_type)
+        self._row_type = row_type
+        self._queries: dict[str, CompiledQuery[Row]] = {}
+
+    def compiled(self, dialect: str) -> CompiledQuery[Row]:
+        try:
+            return self._queries[dialect]
+        except KeyError:
+            return self._queries.setdefault(dialect, CompiledQuery(self._clause, _DIALECTS[dialect](), self._row_type))
 
 
-def assignments(table: type[SQLModel], *names: str) -> dict[str, Any]:
+def _check_row_type(columns: Iterable[Any], row_type: Any) -> None:
+    """Compares names in order, Python types, and nullability: a nullable column needs `X | None`.
+
+    `X | None` is also accepted for other columns, which are null without a row of an outer join. Types that SQLAlchemy
+    does not know, of raw SQL and of some functions, are not compared.
+    """
+    columns = list(columns)
+
+    def fail(problem: str) -> NoReturn:
+        raise TypeError(f"{row_type.__qualname__}: {problem}")
+
+    if (names := tuple(column.key for column in columns)) != row_type._fields:
+        fail(f"the fields are {row_type._fields}, the columns are {names}")
+    hints = get_type_hints(row_type)
+    for column in columns:
+        hint, type_ = hints[column.key], python_type(column)
+        if type_ is not None and hint not in (type_, type_ | None):
+            fail(f"{column.key} is declared {hint}, the column is {type_}")
+        if _is_nullable(column) and NoneType not in get_args(hint):
+            fail(f"{column.key} is declared {hint}, the column is nullable")
+
+
+def python_type(column: Any) -> Any:
+    """The Python type of the column's values, or None if SQLAlchemy does not know it."""
+    type_ = column.type.impl_instance if isinstance(column.type, sa.TypeDecorator) else column.type
+    return None if type_.python_type is object else type_.python_type
+
+
+def _is_nullable(column: Any) -> bool:
+    """Whether it is a nullable column of a table, possibly with a label."""
+    return bool(getattr(getattr(column, "element", column), "nullable", False))
+
+
+class RowId(NamedTuple):
+    """A row of which a query returns the id only."""
+
+    id: int
+
+
+def table_of(model: type[SQLModel]) -> sa.Table:
+    """The table of a SQLModel class."""
+    table: sa.Table = model.__table__  # type: ignore[attr-defined]
+    return table
+
+
+class _HasId(Protocol):
+    id: int
+
+
+@overload
+def insert(model: type[_HasId], *columns: str) -> Query[RowId]: ...
+
+
+@overload
+def insert(model: type[SQLModel], *columns: str) -> Statement: ...
+
+
+def insert(model: Any, *columns: str) -> Statement:
+    """An INSERT of one row with the named columns and their case-folded copies. Returns the id if the table has one."""
+    table = table_of(model)
+    names = [*columns, *(name + FOLDED for name in columns if name + FOLDED in table.c)]
+    clause = sa.insert(table).values({name: sa.bindparam(name, type_=table.c[name].type) for name in names}).inline()
+    return Query(clause.returning(table.c.id), RowId) if "id" in table.c else Statement(clause)
+
+
+def assignments(model: type[SQLModel], *names: str) -> dict[str, sa.BindParameter[Any]]:
     """The argument of `values()` of an UPDATE of the named columns and their case-folded copies, as bind parameters."""
-    columns = table.__table__.c  # type: ignore[attr-defined]
+    columns = table_of(model).c
     all_names = [*names, *(name + FOLDED for name in names if name + FOLDED in columns)]
     return {name: sa.bindparam(name, type_=columns[name].type) for name in all_names}
 
@@ -117,39 +209,39 @@ class InsertMany(sa.Executable, sa.ClauseElement):
     inherit_cache = False
 
     def __init__(
-        self, table: type[SQLModel], *, shared: Sequence[str], per_item: Sequence[str], returning: Sequence[str]
+        self, model: type[SQLModel], *, shared: Sequence[str], per_item: Sequence[str], returning: Sequence[str]
     ) -> None:
-        columns = table.__table__.c  # type: ignore[attr-defined]
-        self.columns = columns
-        self.table = table.__tablename__
+        self.table = table_of(model)
+        columns = self.table.c
         self.per_item = {name: columns[name].type for name in per_item}
         names = [*shared, *(name + FOLDED for name in shared if name + FOLDED in columns)]
         self.shared = {name: sa.bindparam(name, type_=columns[name].type) for name in names}
         for column in columns:
-            if column.default is not None and column.key not in self.per_item | self.shared:
+            if isinstance(column.default, sa.ColumnDefault) and column.key not in self.per_item | self.shared:
                 self.shared[column.key] = sa.bindparam(column.key, column.default.arg, type_=column.type)
         self.items = sa.bindparam("items", type_=_Items())
         self.exported_columns = [columns[name] for name in returning]
 
-    def sql(self, compiler: Any, source: str, item: str, order: str, **kw: Any) -> str:
+    def sql(self, compiler: SQLCompiler, source: str, item: str, order: str, **kw: object) -> str:
         """`source` is the FROM item with one row per object, `item` the format of an expression that reads a column of
         it, and `order` the expression that numbers its rows.
         """
         shared = [compiler.process(bind, **kw) for bind in self.shared.values()]
         values = ", ".join([*shared, *(item.format(name) for name in self.per_item)])
-        names = ", ".join(self.columns[key].name for key in [*self.shared, *self.per_item])
+        names = ", ".join(self.table.c[key].name for key in [*self.shared, *self.per_item])
+        rows = f"SELECT {values} FROM {source} ORDER BY {order}"
         returned = ", ".join(column.name for column in self.exported_columns)
-        return f"INSERT INTO {self.table} ({names}) SELECT {values} FROM {source} ORDER BY {order} RETURNING {returned}"
+        return f"INSERT INTO {self.table.name} ({names}) {rows} RETURNING {returned}"
 
 
 @compiles(InsertMany, "sqlite")
-def _insert_many_sqlite(element: InsertMany, compiler: Any, **kw: Any) -> str:
+def _insert_many_sqlite(element: InsertMany, compiler: SQLCompiler, **kw: object) -> str:
     source = f"json_each({compiler.process(element.items, **kw)}) AS item"
     return element.sql(compiler, source, "json_extract(item.value, '$.{}')", "item.key", **kw)
 
 
 @compiles(InsertMany, "postgresql")
-def _insert_many_postgresql(element: InsertMany, compiler: Any, **kw: Any) -> str:
+def _insert_many_postgresql(element: InsertMany, compiler: SQLCompiler, **kw: object) -> str:
     types = ", ".join(f"{name} {type_.compile(dialect=compiler.dialect)}" for name, type_ in element.per_item.items())
     source = (
         f"ROWS FROM (json_to_recordset({compiler.process(element.items, **kw)}::json) AS ({types}))"
@@ -191,24 +283,26 @@ class OneOf(sa.ColumnElement[Any]):
 
     def __init__(self, column: Any, values: str | sa.Select[Any]) -> None:
         self.column = coercions.expect(roles.ExpressionElementRole, column)
-        self.rows = None if isinstance(values, str) else values.scalar_subquery()
-        self.values = sa.bindparam(values, type_=_List()) if isinstance(values, str) else None
+        self.values: sa.BindParameter[Any] | sa.ScalarSelect[Any] = (
+            sa.bindparam(values, type_=_List()) if isinstance(values, str) else values.scalar_subquery()
+        )
 
 
 @compiles(OneOf, "sqlite")
-def _one_of_sqlite(element: OneOf, compiler: Any, **kw: Any) -> str:
+def _one_of_sqlite(element: OneOf, compiler: SQLCompiler, **kw: object) -> str:
     column = compiler.process(element.column, **kw)
-    if element.rows is not None:
-        return f"{column} IN {compiler.process(element.rows, **kw)}"
-    return f"{column} IN (SELECT value FROM json_each({compiler.process(element.values, **kw)}))"
+    values = compiler.process(element.values, **kw)
+    if isinstance(element.values, sa.ScalarSelect):
+        return f"{column} IN {values}"
+    return f"{column} IN (SELECT value FROM json_each({values}))"
 
 
 @compiles(OneOf, "postgresql")
-def _one_of_postgresql(element: OneOf, compiler: Any, **kw: Any) -> str:
+def _one_of_postgresql(element: OneOf, compiler: SQLCompiler, **kw: object) -> str:
     column = compiler.process(element.column, **kw)
-    if element.rows is not None:
-        return f"{column} = ANY(ARRAY{compiler.process(element.rows, **kw)})"
-    return f"{column} = ANY({compiler.process(element.values, **kw)})"
+    values = compiler.process(element.values, **kw)
+    array = f"ARRAY{values}" if isinstance(element.values, sa.ScalarSelect) else values
+    return f"{column} = ANY({array})"
 
 
 class Unindexed(sa.ColumnElement[Any]):
@@ -222,19 +316,11 @@ class Unindexed(sa.ColumnElement[Any]):
 
 
 @compiles(Unindexed, "sqlite")
-def _unindexed_sqlite(element: Unindexed, compiler: Any, **kw: Any) -> str:
+def _unindexed_sqlite(element: Unindexed, compiler: SQLCompiler, **kw: object) -> str:
     # A unary plus prevents the use of an index. Without statistics SQLite would assume that any equality is selective.
     return f"+{compiler.process(element.column, **kw)}"
 
 
 @compiles(Unindexed, "postgresql")
-def _unindexed_postgresql(element: Unindexed, compiler: Any, **kw: Any) -> str:
-    text: str = compiler.process(element.column, **kw)
-    return text
-
-
-def _row_type(clause: Any, dialect: sa.Dialect) -> tuple[Any, list[Convert | None]]:
-    columns = list(getattr(clause, "exported_columns", ()) or ())
-    names = [column.key for column in columns]
-    converts = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
-    return namedtuple("Row", names), converts
+def _unindexed_postgresql(element: Unindexed, compiler: SQLCompiler, **kw: object) -> str:
+    return compiler.process(element.column, **kw)

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from gateway.config import Settings
 from gateway.http.browser_safety import BrowserSafetyMiddleware
+from gateway.http.errors import ErrorFormats
 from gateway.telemetry.metrics import BUCKET_BOUNDS, FAMILIES, MetricFamily, Sample, Value
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,7 +36,7 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
     async def metrics(_request: Request) -> Response:
         return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
 
-    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings)]
+    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}))]
     return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)
 
 

@@ -1,9 +1,11 @@
-"""Gauges that are computed at each scrape: those of this process, and those in the database."""
+"""Gauges that are computed at each scrape: those of this process, and those computed from the database."""
 
 import os
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import col
@@ -16,20 +18,34 @@ from gateway.models import Operation, OperationState, Provider
 from gateway.operations.statements import unfinished
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Statement
+from gateway.store.statements import Query
 from gateway.telemetry import metrics as m
 from gateway.telemetry.metrics import Labels, MetricFamily, Sample
 
 _STATM = Path("/proc/self/statm")
 
-_UNFINISHED = Statement(
+
+class _UnfinishedOperations(NamedTuple):
+    state: OperationState
+    number: int
+    since: datetime
+
+
+class _ProviderState(NamedTuple):
+    name: str
+    observed_at: datetime | None
+    problem: str | None
+
+
+_UNFINISHED = Query(
     sa.select(
         col(Operation.state), sa.func.count().label("number"), sa.func.min(col(Operation.created_at)).label("since")
     )
     .where(unfinished())
-    .group_by(col(Operation.state))
+    .group_by(col(Operation.state)),
+    _UnfinishedOperations,
 )
-_PROVIDERS = Statement(sa.select(col(Provider.name), col(Provider.observed_at), col(Provider.problem)))
+_PROVIDERS = Query(sa.select(col(Provider.name), col(Provider.observed_at), col(Provider.problem)), _ProviderState)
 
 
 def process_gauges(
@@ -37,11 +53,11 @@ def process_gauges(
 ) -> Iterator[tuple[MetricFamily, Labels, float]]:
     """Yield the gauges of this process."""
     documents, at = executor.documents, time.monotonic()
-    protected, probationary = documents.sizes
-    yield m.LOOKUPS, ("kept",), documents.hits
-    yield m.LOOKUPS, ("read",), documents.misses
-    yield m.DOCUMENTS, ("regular",), protected
-    yield m.DOCUMENTS, ("new",), probationary
+    protected, probationary = documents.stats()
+    yield m.LOOKUPS, ("kept",), protected.hits + probationary.hits
+    yield m.LOOKUPS, ("read",), probationary.misses
+    yield m.DOCUMENTS, ("regular",), protected.size
+    yield m.DOCUMENTS, ("new",), probationary.size
     yield m.STREAMS, (), len(streams)
     yield m.LISTENERS, (), feed.listeners
     yield m.STATEMENTS, (), database.statement_count
@@ -69,10 +85,11 @@ async def database_gauges(database: Database) -> list[Sample]:
             found.append((m.UNFINISHED.name, (state,), row.number if row else 0))
             oldest = (at - row.since).total_seconds() if row else 0
             found.append((m.OLDEST.name, (state,), max(0, oldest)))
-        for row in await transaction.all(_PROVIDERS):
-            found.append((m.PROVIDER_PROBLEM.name, (row.name,), int(row.problem is not None)))
-            if row.observed_at is not None:
-                found.append((m.PROVIDER_AGE.name, (row.name,), max(0, (at - row.observed_at).total_seconds())))
+        for provider in await transaction.all(_PROVIDERS):
+            name = provider.name
+            found.append((m.PROVIDER_PROBLEM.name, (name,), int(provider.problem is not None)))
+            if provider.observed_at is not None:
+                found.append((m.PROVIDER_AGE.name, (name,), max(0, (at - provider.observed_at).total_seconds())))
         return found
 
     try:

@@ -43,7 +43,7 @@ _LAG_INTERVAL = 0.25  # seconds between two measurements of the event loop
 
 
 class InstrumentedExecutor:
-    """An `Executor` that counts and times the requests of one transport. Slower ones than `slow` seconds are logged."""
+    """An `Executor` that counts and times the requests of one transport, and logs those slower than `slow` seconds."""
 
     def __init__(self, executor: GraphQLExecutor, transport: str, metrics: Metrics, slow: float) -> None:
         self._executor = executor
@@ -129,7 +129,7 @@ def _outcome(status: int) -> str:
 
 
 class InstrumentedDriver(Driver):
-    """A driver that counts failures of another one and times its calls."""
+    """A wrapper that times the calls of a driver and counts those that failed."""
 
     def __init__(self, provider: str, driver: Driver, metrics: Metrics, tracing: TracingHooks) -> None:
         self.name = driver.name

@@ -5,7 +5,6 @@ Spans contain statements with placeholders, never the values of parameters or Gr
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -32,12 +31,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
+from gateway.bounded_cache import BoundedCache
 from gateway.graphql.execution.documents import DocumentCache
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.operations.claims import Claim
 from gateway.operations.service import Outcome
 from gateway.store.database import Database, Load, Transaction, Work
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Row, Statement
 from gateway.telemetry.tracing_hooks import TracingHooks
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class OpenTelemetryHooks(TracingHooks):
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._request_spans: OrderedDict[int, SpanContext] = OrderedDict()  # by operation id: its request
+        self._request_spans = BoundedCache[int, SpanContext](_MAX_REQUEST_SPANS)  # of the request, by operation id
 
     def middleware(self) -> list[Middleware]:
         return [Middleware(TracingMiddleware, self._tracer)]
@@ -80,17 +80,16 @@ class OpenTelemetryHooks(TracingHooks):
         ids = [outcome.operation_id for outcome in outcomes if outcome.operation_id is not None]
         if ids and span.is_recording():
             span.set_attribute("gateway.operations", [f"operation-{id}" for id in ids])
-            self._request_spans.update((id, span.get_span_context()) for id in ids)
-            while len(self._request_spans) > _MAX_REQUEST_SPANS:
-                self._request_spans.popitem(last=False)
+            for id in ids:
+                self._request_spans.put(id, span.get_span_context())
 
     @contextmanager
     def operation_span(self, claim: Claim) -> Iterator[None]:
-        """Start a trace of its own, because the operation may run long after its request.
+        """Start a separate trace, because the operation may run long after its request.
 
         The trace is linked with the span of the request if this process served it.
         """
-        request_span = self._request_spans.pop(claim.row.id, None)
+        request_span = self._request_spans.pop(claim.row.id)
         links = [] if request_span is None else [Link(request_span)]
         attributes = {"gateway.operation": f"operation-{claim.row.id}", "gateway.provider": claim.row.provider}
         with _span(self._tracer, claim.row.kind, Context(), attributes=attributes, links=links) as span:
@@ -108,7 +107,7 @@ def _span(tracer: Tracer, name: str, context: Context | None = None, **more: Any
 
 
 class TracingMiddleware:
-    """Creates a span for each HTTP request, as a child of the client's span if sent (W3C Trace Context)."""
+    """Creates a span for each HTTP request, as a child of the span in its headers, if any (W3C Trace Context)."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -227,13 +226,13 @@ class _TracingTransaction:
         with self._span(sql):
             return await self._transaction.rows(sql, parameters)
 
-    async def all(self, statement: Statement, **values: Any) -> list[Any]:
-        with self._span(self._sql(statement)):
-            return await self._transaction.all(statement, **values)
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        with self._span(self._sql(query)):
+            return await self._transaction.all(query, **values)
 
-    async def first(self, statement: Statement, **values: Any) -> Any:
-        with self._span(self._sql(statement)):
-            return await self._transaction.first(statement, **values)
+    async def first(self, query: Query[Row], **values: Any) -> Row | None:
+        with self._span(self._sql(query)):
+            return await self._transaction.first(query, **values)
 
     async def run(self, statement: Statement, **values: Any) -> int:
         with self._span(self._sql(statement)):

@@ -1,4 +1,4 @@
-"""The points at which the gateway can be traced. These do nothing; `tracing` implements them with OpenTelemetry."""
+"""The points at which the gateway can be traced. Here they do nothing; `tracing` implements them with OpenTelemetry."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

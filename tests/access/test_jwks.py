@@ -1,5 +1,6 @@
 """Fetching keys from a JWKS URL: rotation, withdrawal, and responses that are missing, slow, too long or malformed."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from gateway.access import jwks
 from gateway.access.jwks import MAX_AGE, MAX_BYTES, MIN_INTERVAL, REFRESH_AFTER
+from gateway.access.login_throttle import BURST, SECONDS_PER_FAILURE
 from gateway.config import Settings
 from tests.access.clients import VM_RESPONSE, bearer, error_of, graphql
 from tests.access.issuer import AUDIENCE, EC, ISSUER, OTHER_RSA, RSA, JwksServer, jwk, jwks_server, signed
@@ -39,8 +41,7 @@ class World:
 
     def status(self, **signing: Any) -> int:
         """The status of a response to a new token, without caches and throttle."""
-        self.gateway.gateway.authenticator._rejected.clear()
-        self.gateway.gateway.authenticator._login_throttle._addresses._levels.clear()
+        self.gateway.clock.advance(BURST * SECONDS_PER_FAILURE)
         response = graphql(self.gateway, bearer(signed(**signing)))
         assert response.status_code != 200 or response.json() == VM_RESPONSE
         status: int = response.status_code
@@ -50,9 +51,7 @@ class World:
         """Waits for the running fetch and asserts the number of fetches so far."""
 
         async def wait() -> None:
-            fetching = self.gateway.gateway.authenticator._jwts._keys._fetching  # type: ignore[union-attr]
-            if fetching is not None:
-                await fetching
+            await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "jwks"))
 
         self.gateway.run(wait())
         assert self.published.request_count == times

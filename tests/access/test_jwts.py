@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt.warnings import InsecureKeyLengthWarning
 
+from gateway.access.login_throttle import BURST, SECONDS_PER_FAILURE
 from gateway.config import Settings
 from tests.access.clients import VM, VM_RESPONSE, Socket, basic, bearer, create_token, error_of, graphql, identity
 from tests.access.issuer import (
@@ -60,15 +61,19 @@ def published() -> Iterator[JwksServer]:
         yield published
 
 
-def settings(databases: Databases, **more: Any) -> Settings:
-    url = databases.new("sqlite")
+@pytest.fixture(scope="module")
+def url(databases: Databases) -> str:
+    return databases.new("sqlite")
+
+
+def settings(url: str, **more: Any) -> Settings:
     return Settings(database_url=url, jwt_issuer=ISSUER, jwt_audience=(AUDIENCE, "other"), **more)
 
 
 @pytest.fixture(scope="module")
-def gateway(databases: Databases, published: JwksServer) -> Iterator[Served]:
+def gateway(url: str, published: JwksServer) -> Iterator[Served]:
     """A gateway that trusts the issuer's JWKS and has no API tokens."""
-    with served(settings(databases, jwt_jwks_url=published.url), demo=True) as gateway:
+    with served(settings(url, jwt_jwks_url=published.url), demo=True) as gateway:
         yield gateway
 
 
@@ -85,8 +90,7 @@ def rejection(gateway: Served, token: str) -> str:
 
 def reset_throttle(gateway: Served) -> None:
     """These tests cause more failures than the login throttle allows."""
-    throttle = gateway.gateway.authenticator._login_throttle
-    throttle._addresses._levels.clear()
+    gateway.clock.advance(BURST * SECONDS_PER_FAILURE)
 
 
 @pytest.fixture(autouse=True)
@@ -235,8 +239,8 @@ def test_malformed_tokens(gateway: Served) -> None:
     assert error_of(graphql(gateway, bearer(huge)))[2] == "The credentials are longer than 8192 bytes."
 
 
-def test_api_tokens_and_jwts_together(gateway: Served) -> None:
-    token = create_token(_url(gateway), "second")
+def test_api_tokens_and_jwts_together(gateway: Served, url: str) -> None:
+    token = create_token(url, "second")
     assert identity(gateway, bearer(token)) == ("second", "default", "operator")
 
 
@@ -244,11 +248,6 @@ def _weakly_signed() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)
         return signed(WEAK_RSA, "RS256", "weak")
-
-
-def _url(gateway: Served) -> str:
-    path: str = gateway.gateway.database._path  # type: ignore[attr-defined]
-    return f"sqlite:///{path}"
 
 
 def test_a_session_expires_with_its_jwt(gateway: Served) -> None:
@@ -265,7 +264,7 @@ def test_a_session_expires_with_its_jwt(gateway: Served) -> None:
 def test_custom_claim_names(databases: Databases, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(pem(EC))
     changed = settings(
-        databases,
+        databases.new("sqlite"),
         jwt_key_file=str(tmp_path / "key.pem"),
         jwt_name_claim="preferred_username",
         jwt_roles_claim="realm_access.roles",
@@ -285,7 +284,7 @@ def test_custom_claim_names(databases: Databases, tmp_path: Path) -> None:
 
 def test_a_shared_secret(databases: Databases, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET + "\n")
-    shared = settings(databases, jwt_secret_file=str(tmp_path / "secret"))
+    shared = settings(databases.new("sqlite"), jwt_secret_file=str(tmp_path / "secret"))
     with served(shared, demo=True) as gateway:
         assert graphql(gateway, bearer(signed(SECRET, "HS256", None))).json() == VM_RESPONSE
         assert graphql(gateway, bearer(signed(SECRET, "HS256", "any"))).json() == VM_RESPONSE
@@ -304,7 +303,7 @@ def test_a_certificate(databases: Databases, tmp_path: Path) -> None:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     built = builder.serial_number(1).not_valid_before(moment).not_valid_after(moment.replace(year=2027))
     (tmp_path / "key.pem").write_bytes(built.sign(RSA, SHA256()).public_bytes(Encoding.PEM))
-    with served(settings(databases, jwt_key_file=str(tmp_path / "key.pem")), demo=True) as gateway:
+    with served(settings(databases.new("sqlite"), jwt_key_file=str(tmp_path / "key.pem")), demo=True) as gateway:
         assert graphql(gateway, bearer(signed())).json() == VM_RESPONSE
         assert graphql(gateway, bearer(signed(OTHER_RSA))).status_code == 401
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.access.login_throttle import BURST, MAX_ENTRIES, SECONDS_PER_FAILURE, LoginThrottle
 from gateway.errors import Throttled
 from tests.access.clients import VM_RESPONSE, Socket, basic, bearer, create_token, error_of, graphql, identity
+from tests.access.conftest import CREDENTIALS_TRUSTED
 from tests.serving import Served
 
 TOO_MANY = (429, "LIMIT_EXCEEDED", "Too many failed login attempts. Retry later.")
@@ -88,7 +89,7 @@ def test_the_number_of_entries_is_limited() -> None:
     throttle = LoginThrottle(Clock())
     for number in range(MAX_ENTRIES + 10):
         throttle.record_failure(str(number), str(number))
-    assert len(throttle._addresses._levels) == len(throttle._tokens._levels) == MAX_ENTRIES
+    assert [stats.size for stats in throttle.stats()] == [MAX_ENTRIES, MAX_ENTRIES]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
@@ -116,9 +117,7 @@ def test_too_many_failures_are_answered_with_429(
         assert socket.await_close()[1] == TOO_MANY[2]
     # At the same address, a token that was verified before is still accepted; a new one must wait.
     assert identity(gateway, bearer(token))[0] == "ci"
-    gateway.gateway.authenticator._verified.update(
-        {digest: entry._replace(until=0.0) for digest, entry in gateway.gateway.authenticator._verified.items()}
-    )
+    gateway.clock.advance(CREDENTIALS_TRUSTED)
     assert identity(gateway, bearer(token))[0] == "ci"
     assert error_of(graphql(gateway, bearer(create_token(url, "late")))) == TOO_MANY
     assert graphql(gateway).status_code == 401  # a request without credentials is not a failed attempt

@@ -21,6 +21,7 @@ from tests.access.clients import (
     identity,
     revoke_token,
 )
+from tests.access.conftest import CREDENTIALS_TRUSTED
 from tests.cli.programs import refusal as command_refusal
 from tests.cli.programs import run
 from tests.databases import Databases
@@ -148,15 +149,9 @@ def test_a_revoked_token_is_rejected_when_its_cached_result_expires(gateway: Ser
     session = gateway.http.get("/api/auth", headers=basic("x", token)).json()["auth_token"]
     assert graphql(gateway, bearer(session)).json() == VM_RESPONSE
     revoke_token(url)
-    eventually(
-        lambda: (
-            error_of(graphql(gateway, bearer(token)))[1:]
-            if graphql(gateway, bearer(token)).status_code == 401
-            else None
-        ),
-        ("UNAUTHENTICATED", "The token has been revoked."),
-    )
-    eventually(lambda: graphql(gateway, bearer(session)).status_code, 401)
+    gateway.clock.advance(CREDENTIALS_TRUSTED)
+    assert error_of(graphql(gateway, bearer(token))) == (401, "UNAUTHENTICATED", "The token has been revoked.")
+    assert graphql(gateway, bearer(session)).status_code == 401
     assert error_of(graphql(gateway))[:2] == (401, "UNAUTHENTICATED")  # authentication is still required
 
 
@@ -296,7 +291,7 @@ def test_a_reachable_address_requires_authentication(url: str) -> None:
 
 def test_the_first_token_makes_authentication_required(databases: Databases) -> None:
     url = databases.new("sqlite")
-    settings = Settings(database_url=url, credentials_trusted=0.2)
+    settings = Settings(database_url=url)
     with served(settings, demo=True) as gateway:
         assert graphql(gateway).json() == VM_RESPONSE
         assert graphql(gateway, basic("admin", "smartvm")).json() == VM_RESPONSE
@@ -304,10 +299,12 @@ def test_the_first_token_makes_authentication_required(databases: Databases) -> 
             assert socket.receive() == ACK
         token = create_token(url)
         assert identity(gateway, bearer(token))[0] == "ci"  # immediately, because an unknown credential is looked up
-        eventually(lambda: graphql(gateway).status_code, 401)
-        eventually(lambda: graphql(gateway, basic("admin", "smartvm")).status_code, 401)
+        gateway.clock.advance(settings.credentials_trusted)
+        assert graphql(gateway).status_code == 401
+        assert graphql(gateway, basic("admin", "smartvm")).status_code == 401
         revoke_token(url)
-        eventually(lambda: graphql(gateway, bearer(token)).status_code, 401)
+        gateway.clock.advance(settings.credentials_trusted)
+        assert graphql(gateway, bearer(token)).status_code == 401
         assert graphql(gateway).status_code == 401
     with served(settings) as gateway:  # also after a restart
         assert graphql(gateway).status_code == 401

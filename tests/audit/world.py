@@ -75,7 +75,7 @@ class CallerClient:
         self.refusals = RefusalLog(database, "default")
         settings = Settings()
         async with opened_drivers(database, []) as drivers:  # simulated drivers need not be closed
-            operations = Operations(database, drivers, settings, worker.wake, self.refusals)
+            operations = Operations(database, drivers, settings, wake=worker.wake, refusals=self.refusals)
 
         authenticator = _RecordingAuthenticator(caller, self.refusals)
         executor = GraphQLExecutor(database, operations, ChangeFeed(database), settings)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.access.roles import Roles
-from gateway.access.tokens import create_token
+from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
 from tests.browser.test_graphiql import button, playwright, result, run
 from tests.databases import Databases
@@ -23,7 +23,7 @@ def token_and_gateway(databases: Databases) -> Iterator[tuple[str, Served]]:
     with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
         # Playwright runs an event loop in this thread, so the token is created in the gateway's loop.
         database = gateway.gateway.database
-        token = gateway.run(create_token(database, Roles({}), "ann", ["admin"], "default", None))
+        token = gateway.run(create_token(database, Roles({}), NewToken("ann", ["admin"], "default")))
         yield token, gateway
 
 

@@ -23,7 +23,7 @@ from gateway.operations.claims import Claim
 from gateway.operations.service import Operations
 from gateway.store import database_url
 from gateway.store.database import Database, Transaction, Work
-from gateway.store.statements import Statement
+from gateway.store.statements import Query, Row, Statement
 from tests.forked_gateway import CONTEXT
 
 _in_command: ContextVar[bool] = ContextVar("in_command", default=False)  # set while a request executes a command
@@ -79,13 +79,13 @@ class _Transaction:
         self._reach(_label(sql))
         return await self._transaction.rows(sql, parameters)
 
-    async def all(self, statement: Statement, **values: Any) -> Any:
-        self._reach(_label(statement.compiled(self.dialect).sql))
-        return await self._transaction.all(statement, **values)
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        self._reach(_label(query.compiled(self.dialect).sql))
+        return await self._transaction.all(query, **values)
 
-    async def first(self, statement: Statement, **values: Any) -> Any:
-        self._reach(_label(statement.compiled(self.dialect).sql))
-        return await self._transaction.first(statement, **values)
+    async def first(self, query: Query[Row], **values: Any) -> Row | None:
+        self._reach(_label(query.compiled(self.dialect).sql))
+        return await self._transaction.first(query, **values)
 
     async def run(self, statement: Statement, **values: Any) -> int:
         self._reach(_label(statement.compiled(self.dialect).sql))
@@ -105,8 +105,8 @@ class _Claiming:
         self.dialect = transaction.dialect
         self.has_rows = False
 
-    async def all(self, statement: Statement, **values: Any) -> Any:
-        rows = await self._transaction.all(statement, **values)
+    async def all(self, query: Query[Row], **values: Any) -> list[Row]:
+        rows = await self._transaction.all(query, **values)
         if rows:
             self.has_rows = True
             self._steps.stop_at("in a write: claimed")

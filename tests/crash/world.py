@@ -13,7 +13,7 @@ import pytest
 
 from gateway.columns import now, timestamp_text
 from tests.crash.rows import Rows
-from tests.databases import Databases, make_database
+from tests.databases import Databases, make_database, prepare
 from tests.postgres import PostgresServer, find_binaries
 from tests.tcp_relay import TcpRelay
 
@@ -158,7 +158,7 @@ def home(kind: str, databases: Databases) -> Iterator[Home]:
     server = PostgresServer(binaries, "synchronous_commit=on", "authentication_timeout=3s")
     relay = TcpRelay(server.port)
     try:
-        yield Home(make_database(server, "world"), server, relay)
+        yield Home(prepare(make_database(server, "world")), server, relay)
     finally:
         relay.close()
         server.stop()

@@ -121,7 +121,7 @@ def test_idle_transaction_is_terminated(url: str) -> None:
             await asyncio.Event().wait()
 
     with served(short_timeouts(url, write_timeout=0.3)) as gateway:
-        frozen = asyncio.run_coroutine_threadsafe(gateway.gateway.database.write(freeze_once), gateway._loop)
+        frozen = gateway.submit(gateway.gateway.database.write(freeze_once))
         until(lambda: begun == 1)
         assert retry_until_served(gateway, CREATE, INPUT)["createSnapshot"]["errors"] == []
         with pytest.raises(Unavailable):

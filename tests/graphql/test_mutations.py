@@ -1,5 +1,6 @@
 """Each mutation in the demo world until its operation ends, and the resulting snapshot tree."""
 
+import re
 from typing import Any
 
 from tests.graphql.client import (
@@ -270,6 +271,9 @@ def test_cancel(busy: Served) -> None:
         }
         canceling = mutate(busy, CANCEL, operationId=running)
         assert canceling["errors"] == []
+        for operation in (queued["id"], running):
+            requested = busy.ask("query ($id: ID!) { operation(id: $id) { cancelRequestedAt } }", id=operation)
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z", requested["operation"]["cancelRequestedAt"])
         assert await_final_state(busy, running) == ("CANCELED", None)
     assert tree(busy, "vm-34") == before
     at = dump(busy)

@@ -50,13 +50,13 @@ def insert_machines(gateway: Served, machines: int) -> None:
         for number in range(machines):
             attributes = {"kind": MachineKind.VM, "name": f"m{number:02}", "power_state": PowerState.ON}
             times = dict.fromkeys(("created_at", "updated_at", "observed_at"), START)
-            machine = await tx.first(
+            (machine,) = await tx.all(
                 _MACHINE, tenant="default", provider="lab", provider_ref=f"r{number}", **attributes, **times
             )
             parent = None
             for place in range(10):
                 made = {"state": SnapshotState.READY, "created_at": START + timedelta(hours=place)}
-                snapshot = await tx.first(
+                (snapshot,) = await tx.all(
                     _SNAPSHOT,
                     **made,
                     tenant="default",

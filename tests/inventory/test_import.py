@@ -14,6 +14,7 @@ from gateway.columns import now
 from gateway.inventory.counts import ImportProgress
 from gateway.inventory.imports.importer import import_file
 from gateway.models import Machine, MachineKind, PowerState, Snapshot, SnapshotState
+from gateway.store.database import Transaction
 from gateway.store.statements import insert
 from tests.inventory.files import collection, execute, import_pages, select, snapshot, vm
 from tests.make_dump import write_dump
@@ -179,9 +180,9 @@ def test_imported_ids_are_not_assigned_again(url: str, tmp_path: Path, opened_da
 
 def next_ids(opened_database: Callable[[], Any], provider: str = "manageiq") -> tuple[int, int]:
     async def run() -> tuple[int, int]:
-        async def work(tx: Any) -> tuple[int, int]:
+        async def work(tx: Transaction) -> tuple[int, int]:
             moment = now()
-            machine = await tx.first(
+            (machine,) = await tx.all(
                 NEW_MACHINE,
                 tenant="default",
                 kind=MachineKind.VM,
@@ -193,7 +194,7 @@ def next_ids(opened_database: Callable[[], Any], provider: str = "manageiq") -> 
                 updated_at=moment,
                 observed_at=moment,
             )
-            row = await tx.first(
+            (row,) = await tx.all(
                 NEW_SNAPSHOT,
                 tenant="default",
                 machine_id=machine.id,

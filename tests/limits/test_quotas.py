@@ -43,7 +43,7 @@ def test_no_interval_exceeds_the_quota(quota: int, window: float, steps: list[fl
             with quotas.request(caller):
                 served.append(clock.now)
         except Throttled as error:
-            assert caller.remaining < 1
+            assert caller.bucket.tokens < 1
             clock.now += error.retry_after
             with quotas.request(caller):  # `retry_after` is exact
                 served.append(clock.now)
@@ -106,4 +106,4 @@ def test_idle_callers_are_evicted_and_busy_callers_are_not() -> None:
             quotas.find(f"caller {number}")
         assert quotas.find("busy") is busy
         assert quotas.find("idle") is not idle
-        assert len(quotas._known) == MAX_CALLERS
+        assert quotas.stats().size == MAX_CALLERS

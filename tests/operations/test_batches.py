@@ -41,8 +41,7 @@ def test_number_of_statements_does_not_grow_with_the_targets(run: Run, monkeypat
             return world.database.statement_count - before
 
         async def create_on(numbers: list[int]) -> int:
-            command = world.operations.create_snapshots(world.caller, ORIGIN, numbers, "n", None, False, None)
-            return await statements_of_command(command)
+            return await statements_of_command(world.create_several(numbers))
 
         await create_on(several[:1])  # the first one counts all unfinished operations
         assert await create_on(several[:1]) == await create_on(several)
@@ -106,11 +105,9 @@ def test_queue_space_is_available_again_after_an_operation_has_ended(run: Run) -
     async def story(world: World) -> None:
         await machines(world, 4)
         small = world.with_settings(operation_queue_total=2)
-        several = small.operations.create_snapshots(small.caller, ORIGIN, [1, 2, 3], "n", None, False, None)
-        assert refusals(await several) == [None, None, ("LIMIT_EXCEEDED", "machineIds/2")]
+        assert refusals(await small.create_several([1, 2, 3])) == [None, None, ("LIMIT_EXCEEDED", "machineIds/2")]
         await small.operations.cancel_operation(small.caller, ORIGIN, 1)
-        more = small.operations.create_snapshots(small.caller, ORIGIN, [3, 4], "n", None, False, None)
-        assert refusals(await more) == [None, ("LIMIT_EXCEEDED", "machineIds/1")]
+        assert refusals(await small.create_several([3, 4])) == [None, ("LIMIT_EXCEEDED", "machineIds/1")]
 
     run(story)
 
@@ -125,8 +122,7 @@ def test_total_is_counted_again_when_the_count_is_old(run: Run, monkeypatch: pyt
         await there.create(2)
         await there.create(3)
         monkeypatch.setattr(admission, "_COUNT_MAX_AGE", -1.0)
-        several = here.operations.create_snapshots(here.caller, ORIGIN, [1], "n", None, False, None)
-        assert refusals(await several) == [("LIMIT_EXCEEDED", "machineIds/0")]
+        assert refusals(await here.create_several([1])) == [("LIMIT_EXCEEDED", "machineIds/0")]
 
     run(story)
 

@@ -10,12 +10,13 @@ from gateway.columns import now
 from gateway.models import Operation
 from gateway.operations import leases
 from gateway.store.database import Transaction
+from gateway.store.statements import table_of
 from tests.databases import Databases
 from tests.operations.world import World, play
 
 MACHINES, QUEUED = 40, 50
 
-_COLUMNS = ", ".join(column.name for column in Operation.__table__.c if column.name != "id")  # type: ignore[attr-defined]
+_COLUMNS = ", ".join(column.name for column in table_of(Operation).c if column.name != "id")
 _MORE = (
     f"INSERT INTO operation ({_COLUMNS}) SELECT {_COLUMNS.replace('machine_id', 'n % {machines} + 1')}"
     " FROM operation, generate_series(1, {count}) n WHERE id = 1"

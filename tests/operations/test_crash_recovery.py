@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from sqlmodel import col
 
-from gateway.store.statements import Statement
+from gateway.models import AuditEntry, AuditOutcome
+from gateway.store.statements import Query
 from tests.operations.crash_injection import (
     CrashingDatabase,
     CrashingDriver,
@@ -19,7 +21,7 @@ from tests.operations.crash_injection import (
     kill_worker,
     run_until_crash,
 )
-from tests.operations.world import SETTINGS, TABLES, World, until
+from tests.operations.world import SETTINGS, TABLES, World, all_rows, until
 
 pytestmark = pytest.mark.thorough
 
@@ -48,12 +50,17 @@ FAILED: dict[str, Picture] = {
 KINDS = list(AFTER)
 
 
-_TASKS = Statement(sa.select(TABLES["simulated_task"]))
-_entry = TABLES["audit_entry"].c
-_AUDIT_ENTRIES = Statement(
-    sa.select(_entry.outcome, _entry.code)
-    .where(_entry.operation_id == sa.bindparam("operation_id"))
-    .order_by(_entry.id)
+class AuditedOutcome(NamedTuple):
+    outcome: AuditOutcome
+    code: str | None
+
+
+_TASKS = all_rows(TABLES["simulated_task"])
+_AUDIT_ENTRIES = Query(
+    sa.select(col(AuditEntry.outcome), col(AuditEntry.code))
+    .where(col(AuditEntry.operation_id) == sa.bindparam("operation_id"))
+    .order_by(col(AuditEntry.id)),
+    AuditedOutcome,
 )
 
 

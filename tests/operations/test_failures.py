@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.columns import now
-from gateway.drivers.simulator.tables import SimulatedSnapshot, SimulatedTask
+from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SnapshotState
 from gateway.operations.claims import claim
@@ -308,7 +308,7 @@ def test_simulated_provider_keeps_earlier_work_when_it_refuses_the_next(run: Run
     async def story(world: World) -> None:
         await world.tree()
         for token in ("first", "second"):
-            task = SimulatedTask(
+            task = TaskRow(
                 ref=token,
                 machine_ref="m1",
                 token=token,

@@ -4,15 +4,12 @@ from collections.abc import Callable
 
 from gateway.models import IdempotencyKey, Operation, Snapshot
 from gateway.operations.housekeeping import sweep
+from gateway.store.statements import table_of
 from tests.operations.world import World
 
 Run = Callable[..., None]
 LONG_AGO = "'2020-01-01T00:00:00.000000Z'"
-COPIED = ", ".join(
-    column.name
-    for column in Operation.__table__.c  # type: ignore[attr-defined]
-    if column.name not in ("id", "finished_at")
-)
+COPIED = ", ".join(column.name for column in table_of(Operation).c if column.name not in ("id", "finished_at"))
 
 
 def test_expired_operations_keys_and_events_are_deleted(run: Run) -> None:

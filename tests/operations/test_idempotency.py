@@ -51,9 +51,7 @@ def test_key_is_scoped_to_caller_and_mutation(run: Run) -> None:
         numbers = [
             (await world.create(key="k")).operation_id,
             (await world.create(key="k", caller=other)).operation_id,
-            (await world.operations.create_snapshots(world.caller, ORIGIN, [1], "new", None, False, "k"))[
-                0
-            ].operation_id,
+            (await world.create_several([1], key="k"))[0].operation_id,
             (await world.operations.refresh_machine(world.caller, ORIGIN, 1, "k")).operation_id,
             (await world.delete(1, key="k"))[0].operation_id,
         ]

@@ -193,7 +193,7 @@ def test_too_few_or_too_many_ids(run: Run, count: int) -> None:
         await world.machine()
         message = f"Argument 'ids' has {count} ids; it must have 1 to 100."
         assert await refused(world, world.delete(*[1] * count)) == ("INVALID", "ids", message)
-        many = world.operations.create_snapshots(world.caller, ORIGIN, [1] * count, "n", None, False, None)
+        many = world.create_several([1] * count)
         message = f"Argument 'machineIds' has {count} ids; it must have 1 to 100."
         assert await refused(world, many) == ("INVALID", "machineIds", message)
 
@@ -293,9 +293,7 @@ def test_create_on_several_machines(run: Run) -> None:
         one, two = await world.machine("m1"), await world.machine("m2")
         await world.provider("file", driver="none")
         imported = await world.machine("m3", provider="file")
-        outcomes = await world.operations.create_snapshots(
-            world.caller, ORIGIN, [two, 99, one, imported, two], "n", None, False, None
-        )
+        outcomes = await world.create_several([two, 99, one, imported, two])
         assert refusals(outcomes) == [None, ("NOT_FOUND", "machineIds/1"), None, ("UNSUPPORTED", "machineIds/3"), None]
         assert [(o.machine_id, o.operation_id, o.snapshot_id) for o in outcomes] == [
             (two, 1, 1),

@@ -1,10 +1,10 @@
 """A test world: a migrated database, a simulated provider with machines, and the `Operations` service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import SQLModel
@@ -29,11 +29,11 @@ from gateway.models import (
     Surface,
 )
 from gateway.operations.audit_refusals import RefusalLog
-from gateway.operations.service import Operations
+from gateway.operations.service import MachineTarget, Operations, Outcome
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
 from gateway.store.database_url import open_database
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, insert, python_type
 
 PATIENCE = 20.0  # seconds to wait for a condition before the test fails
 
@@ -70,9 +70,16 @@ _SNAPSHOT = insert(
 
 TABLES = SQLModel.metadata.tables
 
-_WRITTEN: dict[Any, Statement] = {
-    table: Statement(sa.select(TABLES[table.__tablename__]).order_by(*TABLES[table.__tablename__].primary_key))
-    for table in (Snapshot, Operation, IdempotencyKey, SimulatedSnapshot)
+
+def all_rows(table: sa.Table) -> Query[Any]:
+    """A query of all columns of all rows, ordered by the primary key. The row type is made of the table's columns."""
+    named_tuple: Any = NamedTuple  # called with fields that are not literals
+    row_type = named_tuple(table.name, [(column.key, python_type(column) | None) for column in table.columns])
+    return Query(sa.select(table).order_by(*table.primary_key), row_type)
+
+
+_WRITTEN: dict[Any, Query[Any]] = {
+    model: all_rows(TABLES[model.__tablename__]) for model in (Snapshot, Operation, IdempotencyKey, SimulatedSnapshot)
 }
 
 
@@ -89,7 +96,7 @@ class World:
         self.woken = 0
         self.refreshed: list[int] = []
         self.refusals = RefusalLog(database, "default")
-        self.operations = Operations(database, self.drivers, settings, self._wake, self.refusals)
+        self.operations = Operations(database, self.drivers, settings, wake=self._wake, refusals=self.refusals)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -119,8 +126,8 @@ class World:
             ref, provider=provider, kind=kind, name=ref, power_state=power_state, latency_ms=latency_ms
         )
         at = now()
-        row = await self.database.write(
-            lambda tx: tx.first(
+        (row,) = await self.database.write(
+            lambda tx: tx.all(
                 _MACHINE,
                 tenant=tenant,
                 kind=kind,
@@ -133,8 +140,7 @@ class World:
                 observed_at=at,
             )
         )
-        number: int = row.id
-        return number
+        return row.id
 
     async def snapshot(
         self,
@@ -161,8 +167,8 @@ class World:
                 current=current,
                 created_at=at,
             )
-        row = await self.database.write(
-            lambda tx: tx.first(
+        (row,) = await self.database.write(
+            lambda tx: tx.all(
                 _SNAPSHOT,
                 tenant=tenant,
                 machine_id=machine_id,
@@ -176,8 +182,7 @@ class World:
                 size_bytes=None,
             )
         )
-        number: int = row.id
-        return number
+        return row.id
 
     async def tree(self) -> tuple[int, int, int, int]:
         """Creates a <- b <- c and a <- d on machine m1, with c current. Returns their numbers."""
@@ -271,7 +276,14 @@ class World:
 
     async def create(self, machine: Any = 1, name: str = "new", **options: Any) -> Any:
         arguments = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
-        return await self.operations.create_snapshot(arguments.pop("caller"), ORIGIN, machine, name, **arguments)
+        return await self.operations.create_snapshot(arguments.pop("caller"), ORIGIN, machine, name=name, **arguments)
+
+    async def create_several(
+        self, machines: Sequence[MachineTarget], name: str = "n", key: str | None = None
+    ) -> list[Outcome]:
+        return await self.operations.create_snapshots(
+            self.caller, ORIGIN, machines, name=name, description=None, memory=False, key=key
+        )
 
     async def delete(self, *snapshots: Any, **options: Any) -> Any:
         arguments = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options

@@ -37,7 +37,8 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tu
 def test_compiled_responses_equal_those_of_graphql_core(gateway: tuple[Served, World]) -> None:
     served_gateway, world = gateway
     database = served_gateway.gateway.database
-    operations = Operations(database, {}, Settings(), lambda: None, RefusalLog(database, "default"))
+    refusals = RefusalLog(database, "default")
+    operations = Operations(database, {}, Settings(), wake=lambda: None, refusals=refusals)
     compiled, executed = (
         GraphQLExecutor(database, operations, ChangeFeed(database), compiled=choice) for choice in (True, False)
     )

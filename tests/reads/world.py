@@ -66,7 +66,7 @@ class World:
             "observed_at": START,
             "gone_at": pick([None, None, START + timedelta(days=3)]),
         }
-        row = await tx.first(_MACHINE, **values)
+        (row,) = await tx.all(_MACHINE, **values)
         prefix = values["kind"].value.lower()
         self.machines.append({"number": row.id, "id": f"{prefix}-{row.id}", **values})
 
@@ -90,7 +90,7 @@ class World:
             "observed_at": None,
             "parent_id": parent and parent["number"],
         }
-        row = await tx.first(_SNAPSHOT, **values)
+        (row,) = await tx.all(_SNAPSHOT, **values)
         snapshot = {
             "number": row.id,
             "id": f"snapshot-{row.id}",

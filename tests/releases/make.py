@@ -75,10 +75,13 @@ async def _fill(settings: Settings) -> None:
 
         await database.write(shrink)
         async with opened_drivers(database, []) as drivers:
-            operations = Operations(database, drivers, settings, lambda: None, RefusalLog(database, "default"))
+            refusals = RefusalLog(database, "default")
+            operations = Operations(database, drivers, settings, wake=lambda: None, refusals=refusals)
             vm = MachineId(MachineKind.VM, 11)
             for name in ("running when it was killed", "waiting when it was killed"):
-                await operations.create_snapshot(caller, origin, vm, name, None, False, name)
+                await operations.create_snapshot(
+                    caller, origin, vm, name=name, description=None, memory=False, key=name
+                )
 
             async def refresh(_machine_id: int) -> None:
                 raise NotImplementedError

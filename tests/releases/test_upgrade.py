@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from gateway.config import Settings
 from gateway.store.migrate import check, migrate
@@ -24,22 +25,25 @@ SNAPSHOTS = (
 UNFINISHED = "{ operations(filter: {state: {in: [QUEUED, RUNNING]}}, sort: [{field: ID}]) { nodes { id state } } }"
 NEVER_DELETED = 1e9
 
+COUNTED = "SELECT snapshot_count FROM machine WHERE id = 12"
+ADD = (
+    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current, created_at)"
+    " SELECT tenant, machine_id, 'n', 'n', 'READY', FALSE, FALSE, created_at"
+    " FROM snapshot WHERE machine_id = 12 ORDER BY id LIMIT 1 RETURNING id"
+)
 
-def restored(databases: Databases, directory: Path, release: str, kind: str) -> str:
+
+def restored(databases: Databases, release: str, kind: str) -> str:
     """Restores the dump of a release into a new database and returns its URL."""
     text = (HERE / f"{release}.{kind}.sql").read_text()
+    url = databases.without_tables(kind)
     if kind == "sqlite":
-        with closing(sqlite3.connect(directory / "old.db")) as connection:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             connection.executescript(text)
-        return f"sqlite:///{directory}/old.db"
-    server = databases.postgres_server()
-    name = f"release_{release.replace('.', '_')}"
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-    with psycopg.connect(server.url(name)) as connection:
-        connection.execute(text.encode())
-    return server.url(name)
+    else:
+        with psycopg.connect(url) as postgres:
+            postgres.execute(text.encode())
+    return url
 
 
 def test_releases_have_dumps_of_both_databases() -> None:
@@ -49,10 +53,8 @@ def test_releases_have_dumps_of_both_databases() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("release", RELEASES)
-def test_release_is_upgraded_and_its_operations_are_finished(
-    databases: Databases, tmp_path: Path, release: str, kind: str
-) -> None:
-    url = restored(databases, tmp_path, release, kind)
+def test_release_is_upgraded_and_its_operations_are_finished(databases: Databases, release: str, kind: str) -> None:
+    url = restored(databases, release, kind)
     before, _ = migrate(url)
     assert before is not None
     check(url)
@@ -90,17 +92,37 @@ def check_snapshots(gateway: Served) -> None:
     assert [node["name"] for node in vm["snapshots"]["nodes"] if node["isCurrent"]] == ["new"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("release", RELEASES)
+def test_triggers_work_after_the_upgrade(databases: Databases, release: str, kind: str) -> None:
+    url = restored(databases, release, kind)
+    migrate(url)
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        run = connection.exec_driver_sql
+        old = run("SELECT id FROM snapshot WHERE machine_id = 12 ORDER BY id").scalars().all()
+        assert run(COUNTED).scalar() == len(old) >= 2
+        run("DELETE FROM event")
+        new = [run(ADD).scalar() for _ in range(2)]
+        run(f"UPDATE snapshot SET state = 'DELETING' WHERE id IN ({old[0]}, {new[0]})")
+        run(f"DELETE FROM snapshot WHERE id = {old[-1]}")
+        events = run("SELECT noun, change, subject_id FROM event ORDER BY id").all()
+        assert run(COUNTED).scalar() == len(old) + 1
+    engine.dispose()
+    assert [tuple(row) for row in events] == [
+        ("snapshot", "CREATED", new[0]),
+        ("snapshot", "CREATED", new[1]),
+        ("snapshot", "UPDATED", old[0]),
+        ("snapshot", "UPDATED", new[0]),
+        ("snapshot", "DELETED", old[-1]),
+    ]
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
-def test_concurrent_migrations(databases: Databases, tmp_path: Path, kind: str) -> None:
+def test_concurrent_migrations(databases: Databases, kind: str) -> None:
     """One of three processes migrates; the others wait for it and find nothing to do."""
-    if kind == "sqlite":
-        url = f"sqlite:///{tmp_path}/new.db"
-    else:
-        url = databases.postgres_server().url("migrated_at_once")
-        with psycopg.connect(databases.postgres_server().url(), autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS migrated_at_once")
-            connection.execute("CREATE DATABASE migrated_at_once")
+    url = databases.without_tables(kind)
     command = [*GATEWAY, "migrate", "--database-url", url]
     running = [
         subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -109,7 +109,7 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
     async def make() -> Any:
         async with opened_drivers(found.database, []) as drivers:  # simulated drivers, which need not be closed
             refusals = RefusalLog(found.database, settings.tenant)
-            operations = Operations(found.database, drivers, settings, found.worker.wake, refusals)
+            operations = Operations(found.database, drivers, settings, wake=found.worker.wake, refusals=refusals)
         limit = settings.max_body_bytes
         return rest_routes(
             found.database,

@@ -9,7 +9,7 @@ import pytest
 from graphql import GraphQLInterfaceType, get_named_type, is_leaf_type
 
 from gateway.access.roles import Roles
-from gateway.access.tokens import create_token
+from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
 from gateway.graphql.schema.build import build_schema, executable
 from gateway.models import MachineKind, SnapshotAction
@@ -59,7 +59,8 @@ def probed(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Pro
         for caller in CALLERS:
             headers = {}
             if caller is not ANONYMOUS:
-                creation = create_token(gateway.gateway.database, roles, caller.name, caller.roles, caller.tenant, None)
+                new = NewToken(caller.name, caller.roles, caller.tenant)
+                creation = create_token(gateway.gateway.database, roles, new)
                 headers = {"authorization": f"Bearer {gateway.run(creation)}"}
             clients[caller.name] = stack.enter_context(httpx2.Client(base_url=gateway.url, timeout=30, headers=headers))
         yield ProbedGateway(gateway, clients, _send_all(clients))

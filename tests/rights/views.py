@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import httpx2
 
 from gateway.access.roles import Roles
-from gateway.access.tokens import create_token
+from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
 from gateway.models import MachineKind
 from tests.databases import Databases
@@ -96,7 +96,7 @@ def _settings(url: str, roles: dict[str, str]) -> Settings:
 def client(gateway: Served, settings: Settings, name: str, roles: Sequence[str], tenant: str) -> httpx2.Client:
     """A client with an API token of its own."""
     database = gateway.gateway.database
-    token = gateway.run(create_token(database, Roles.read(settings.roles), name, roles, tenant, None))
+    token = gateway.run(create_token(database, Roles.read(settings.roles), NewToken(name, roles, tenant)))
     return httpx2.Client(base_url=gateway.url, timeout=30, headers={"authorization": f"Bearer {token}"})
 
 

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 from itertools import pairwise
@@ -25,6 +26,7 @@ from gateway.inventory.provider_configuration import DRIVERS, SIMULATED, read_pr
 from gateway.reads.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT_LENGTH, MAX_WILDCARDS
 from gateway.reads.ids import PREFIXES
 from gateway.reads.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from gateway.rest.errors import KINDS
 from tests.databases import Databases
 from tests.inventory.files import collection, snapshot, vm
 from tests.rules.markdown import DOCUMENTS, README, ROOT, Example, examples, fences, links, table
@@ -50,20 +52,34 @@ def test_the_error_codes_are_those_of_the_code() -> None:
     assert table(ROOT / "docs/errors.md", "Code") == errors_table()
 
 
-def test_the_statuses_of_transports_are_documented() -> None:
-    documented = {
-        int(status) for status in re.findall(r"^\| (\d{3}) \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
-    }
-    used = {
-        node.args[0].value
-        for module in modules().values()
-        if module.package in {"graphql", "http"}
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "HttpError"
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert documented == used
+def test_the_statuses_of_errors_are_documented() -> None:
+    """Each status that an HttpError can have, with its codes in GraphQL, and its kind and class in REST."""
+    codes = {meaning.http_status: set[str]() for meaning in MEANINGS.values()}
+    for meaning in MEANINGS.values():
+        codes[meaning.http_status].add(meaning.extensions_code)
+    for status, code in _http_errors():
+        codes.setdefault(status, set()).add(MEANINGS[code].extensions_code)
+    expected = [
+        f"| {status} | {', '.join(f'`{code}`' for code in sorted(codes[status]))} | `{kind}` | `{klass}`"
+        for status, (kind, klass) in KINDS.items()
+    ]
+    _, _, *rows = table(ROOT / "docs/errors.md", "Status")
+    assert [" | ".join(row.split(" | ")[:4]) for row in rows] == expected
+    assert list(KINDS) == sorted(codes)
+
+
+def _http_errors() -> Iterator[tuple[int, ErrorCode]]:
+    """The status and the code of each HttpError in the code. The only other statuses are those of MEANINGS."""
+    for module in modules().values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"HttpError", "RestError"}:
+                match node.args:
+                    case [ast.Constant(value=int(status)), _]:
+                        yield status, ErrorCode.INVALID
+                    case [ast.Constant(value=int(status)), _, ast.Attribute(attr=code), *_]:
+                        yield status, ErrorCode[code]
+                    case [status, *_]:
+                        assert ast.unparse(status) == "MEANINGS[error.code].http_status", module.place
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("access",),
     ("drivers",),
     ("store",),
-    ("models", "config", "deadlines"),
+    ("models", "config", "bounded_cache", "deadlines"),
     ("columns", "errors"),
     ("web",),
 )

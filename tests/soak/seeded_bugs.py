@@ -8,7 +8,7 @@ import pytest
 from gateway.operations import idempotency, leases, worker
 from gateway.operations.admission import QueueAdmission
 from gateway.store.database import Transaction
-from gateway.store.statements import Statement
+from gateway.store.statements import Query
 
 _FENCED = ("HEARTBEAT", "REPORT_PROGRESS", "MARK_DISPATCHED", "CHECKPOINT", "RESCHEDULE", "END")
 
@@ -30,7 +30,7 @@ def drop_the_fence() -> None:
     for name in _FENCED:
         clause = getattr(leases, name)._clause._clone()
         clause._where_criteria = clause._where_criteria[:1]  # the operation's id alone
-        patch.setattr(leases, name, Statement(clause))
+        patch.setattr(leases, name, Query(clause, leases.FencedWrite))
 
 
 def revert_at_any_time() -> None:

@@ -55,7 +55,7 @@ class InUse(ProviderBusy):
     """An image uses the EBS snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An AMI."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -10,20 +10,29 @@ from sqlmodel import col, select
 
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.errors import InvalidInput, NotFound, Unsupported
-from gateway.models import Machine, Provider
+from gateway.models import Machine, MachineKind, Provider
 from gateway.reads.ids import parse_id
 from gateway.store.database import Database
-from gateway.store.statements import Statement
+from gateway.store.statements import Query
 
 MAX_LATENCY = 86_400.0  # seconds
 
 _VERBS = ("create", "revert", "delete", "any", "read")
 _KINDS = ("refuse", "unavailable", "busy", "lost", "hang")
 
-_MACHINE = Statement(
+
+class _InventoryMachine(NamedTuple):
+    kind: MachineKind
+    provider: str
+    provider_ref: str
+    driver: str
+
+
+_MACHINE = Query(
     select(Machine.kind, Machine.provider, Machine.provider_ref, Provider.driver)
     .join(Provider, col(Provider.name) == col(Machine.provider))
-    .where(col(Machine.id) == sa.bindparam("machine_id"), col(Machine.tenant) == sa.bindparam("tenant"))
+    .where(col(Machine.id) == sa.bindparam("machine_id"), col(Machine.tenant) == sa.bindparam("tenant")),
+    _InventoryMachine,
 )
 
 
@@ -109,5 +118,4 @@ async def _reference(database: Database, tenant: str, machine: str) -> str:
         raise Unsupported(
             f"Machine '{machine}' is not simulated: its provider {row.provider!r} has the driver {row.driver!r}."
         )
-    reference: str = row.provider_ref
-    return reference
+    return row.provider_ref

@@ -38,7 +38,7 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot, SimulatedTask
+from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
@@ -76,15 +76,15 @@ class Options:
 class Storage(Protocol):
     """The storage of the simulated world. Every method returns the present state: due tasks are applied first."""
 
-    async def machines(self, provider: str) -> Sequence[SimulatedMachine]:
+    async def machines(self, provider: str) -> Sequence[MachineRow]:
         """All machines of a provider."""
         ...
 
-    async def contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]] | None:
+    async def contents(self, machine_ref: str) -> tuple[MachineRow, Sequence[SnapshotRow]] | None:
         """A machine and its snapshots, parents before children; None if there is no such machine."""
         ...
 
-    async def begin(self, task: SimulatedTask, snapshot_ref: str | None) -> SimulatedTask:
+    async def begin(self, task: TaskRow, snapshot_ref: str | None) -> TaskRow:
         """Starts a task, which takes the machine's latency, or returns an earlier task with the same token and verb.
 
         A completed delete is not returned: its snapshot is missing. Raises ProviderMissing if the machine or the
@@ -92,11 +92,11 @@ class Storage(Protocol):
         """
         ...
 
-    async def task(self, token: str, verb: str) -> SimulatedTask | None:
+    async def task(self, token: str, verb: str) -> TaskRow | None:
         """The task with this token and verb; None if there is none."""
         ...
 
-    async def refresh_task(self, task: SimulatedTask) -> SimulatedTask | None:
+    async def refresh_task(self, task: TaskRow) -> TaskRow | None:
         """The present state of a task; None if it was abandoned."""
         ...
 
@@ -165,7 +165,7 @@ class SimulatedDriver(Driver):
 
     # ---- work
 
-    def _check(self, machine: SimulatedMachine, action: SnapshotAction) -> None:
+    def _check(self, machine: MachineRow, action: SnapshotAction) -> None:
         if reason := self.matrix(machine.kind).unsupported_reason(action, machine.power_state):
             raise ProviderRefused("The provider refused the request.", provider_message=reason)
 
@@ -174,7 +174,7 @@ class SimulatedDriver(Driver):
     ) -> None:
         fault = await self._apply_fault(machine_ref, verb)
         task = await self.storage.begin(
-            SimulatedTask(
+            TaskRow(
                 ref=f"task-{uuid4().hex}",
                 machine_ref=machine_ref,
                 token=work.token,
@@ -193,10 +193,10 @@ class SimulatedDriver(Driver):
         if fault and fault["kind"] == "lost":
             raise OutcomeUnknown("The provider's response was lost.", provider_message=_fault_message(fault))
 
-    async def _wait(self, work: Work, task: SimulatedTask) -> None:
+    async def _wait(self, work: Work, task: TaskRow) -> None:
         """Waits until a task is applied. Raises ProviderRefused if the task failed, and Canceled if it was canceled."""
         whole = (task.done_at - task.started_at).total_seconds()
-        found: SimulatedTask | None = task
+        found: TaskRow | None = task
         while found is not None and not found.applied:
             remaining = (found.done_at - now()).total_seconds()
             if work.cancel_requested() and task.verb != "revert" and await self.storage.abandon(task.ref):
@@ -217,7 +217,7 @@ class SimulatedDriver(Driver):
                 return _snapshot(row, machine.kind)
         raise ProviderMissing("The snapshot was created, but it no longer exists.")
 
-    async def _contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]]:
+    async def _contents(self, machine_ref: str) -> tuple[MachineRow, Sequence[SnapshotRow]]:
         contents = await self.storage.contents(machine_ref)
         if contents is None or contents[0].provider != self.provider:
             raise ProviderMissing("The provider has no such machine.")
@@ -262,7 +262,7 @@ def _fault_message(fault: dict[str, Any]) -> str:
     return fault.get("message") or f"simulated fault: {fault['kind']}"
 
 
-def _machine(row: SimulatedMachine) -> ReportedMachine:
+def _machine(row: MachineRow) -> ReportedMachine:
     return ReportedMachine(
         ref=row.ref,
         kind=row.kind,
@@ -276,7 +276,7 @@ def _machine(row: SimulatedMachine) -> ReportedMachine:
     )
 
 
-def _snapshot(row: SimulatedSnapshot, kind: MachineKind) -> ReportedSnapshot:
+def _snapshot(row: SnapshotRow, kind: MachineKind) -> ReportedSnapshot:
     return ReportedSnapshot(
         ref=row.ref,
         name=row.name,

@@ -1,7 +1,7 @@
-"""The tables of the `simulated` driver: the provider's machines, separate from the gateway's inventory."""
+"""The tables of the `simulated` driver, and the types of their rows. They are separate from the gateway's inventory."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
@@ -61,3 +61,49 @@ class SimulatedTask(SQLModel, table=True):
     done_at: datetime = Field(sa_type=UtcDateTime)
     applied: bool = False  # whether its effect is stored in the tables above
     error: str | None = optional_column()  # the error message with which the task ends; null if it succeeds
+
+
+class MachineRow(NamedTuple):
+    """A row of `simulated_machine`."""
+
+    ref: str
+    provider: str
+    kind: MachineKind
+    name: str
+    description: str | None
+    power_state: PowerState
+    host: str | None
+    flavor: str | None
+    availability_zone: str | None
+    created_at: datetime
+    current_ref: str | None
+    latency_ms: int
+    fault: str | None
+
+
+class SnapshotRow(NamedTuple):
+    """A row of `simulated_snapshot`."""
+
+    ref: str
+    machine_ref: str
+    token: str | None
+    name: str
+    description: str | None
+    memory: bool
+    parent_ref: str | None
+    size_bytes: int | None
+    created_at: datetime
+
+
+class TaskRow(NamedTuple):
+    """A row of `simulated_task`."""
+
+    ref: str
+    machine_ref: str
+    token: str
+    verb: str
+    argument: str
+    started_at: datetime
+    done_at: datetime
+    applied: bool = False
+    error: str | None = None

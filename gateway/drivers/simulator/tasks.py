@@ -7,73 +7,91 @@ lock on the machine's row (`LOCK`).
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any
 from uuid import uuid4
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlmodel import col
 
 from gateway.columns import now
-from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot, SimulatedTask
+from gateway.drivers.simulator.tables import (
+    MachineRow,
+    SimulatedMachine,
+    SimulatedSnapshot,
+    SimulatedTask,
+    SnapshotRow,
+    TaskRow,
+)
 from gateway.models import MachineKind
 from gateway.store.database import Transaction
-from gateway.store.statements import Statement, insert
+from gateway.store.statements import Query, Statement, insert
 
 _GIB = 1 << 30
 TASKS_KEPT = timedelta(days=30)  # far longer than an operation may take until it queries its task
 
-_M, _S, _T = SimulatedMachine.__table__, SimulatedSnapshot.__table__, SimulatedTask.__table__  # type: ignore[attr-defined]
+_OF_MACHINE = col(SimulatedMachine.ref) == bindparam("machine_ref")
+_SNAPSHOT_OF_MACHINE = col(SimulatedSnapshot.machine_ref) == bindparam("machine_ref")
+_TASK_OF_MACHINE = col(SimulatedTask.machine_ref) == bindparam("machine_ref")
+_BY_SNAPSHOT_REF = col(SimulatedSnapshot.ref) == bindparam("snapshot_ref")
+_BY_TASK_REF = col(SimulatedTask.ref) == bindparam("task_ref")
 
-_MACHINE_COLUMNS = [column.key for column in _M.c]
-_SNAPSHOT_COLUMNS = [column.key for column in _S.c]
-_TASK_COLUMNS = [column.key for column in _T.c]
-
-MACHINES = Statement(sa.select(_M).where(_M.c.provider == bindparam("provider")).order_by(_M.c.ref))
-MACHINE = Statement(sa.select(_M).where(_M.c.ref == bindparam("machine_ref")))
-LOCK = Statement(sa.select(_M).where(_M.c.ref == bindparam("machine_ref")).with_for_update())
-SNAPSHOTS = Statement(
-    sa.select(_S).where(_S.c.machine_ref == bindparam("machine_ref")).order_by(_S.c.created_at, _S.c.ref)
+MACHINES = Query(
+    sa.select(SimulatedMachine)
+    .where(col(SimulatedMachine.provider) == bindparam("provider"))
+    .order_by(col(SimulatedMachine.ref)),
+    MachineRow,
 )
-SNAPSHOT = Statement(
-    sa.select(_S).where(_S.c.machine_ref == bindparam("machine_ref"), _S.c.ref == bindparam("snapshot_ref"))
+MACHINE = Query(sa.select(SimulatedMachine).where(_OF_MACHINE), MachineRow)
+LOCK = Query(sa.select(SimulatedMachine).where(_OF_MACHINE).with_for_update(), MachineRow)
+SNAPSHOTS = Query(
+    sa.select(SimulatedSnapshot)
+    .where(_SNAPSHOT_OF_MACHINE)
+    .order_by(col(SimulatedSnapshot.created_at), col(SimulatedSnapshot.ref)),
+    SnapshotRow,
 )
-TASK = Statement(
-    sa.select(_T).where(_T.c.token == bindparam("token"), _T.c.verb == bindparam("verb")).order_by(_T.c.started_at)
+SNAPSHOT = Query(sa.select(SimulatedSnapshot).where(_SNAPSHOT_OF_MACHINE, _BY_SNAPSHOT_REF), SnapshotRow)
+TASK = Query(
+    sa.select(SimulatedTask)
+    .where(col(SimulatedTask.token) == bindparam("token"), col(SimulatedTask.verb) == bindparam("verb"))
+    .order_by(col(SimulatedTask.started_at)),
+    TaskRow,
 )
-TASK_BY_REF = Statement(sa.select(_T).where(_T.c.ref == bindparam("task_ref")))
-PENDING = Statement(
-    sa.select(_T)
-    .where(_T.c.machine_ref == bindparam("machine_ref"), _T.c.applied == sa.false())
-    .order_by(_T.c.done_at, _T.c.ref)
+TASK_BY_REF = Query(sa.select(SimulatedTask).where(_BY_TASK_REF), TaskRow)
+PENDING = Query(
+    sa.select(SimulatedTask)
+    .where(_TASK_OF_MACHINE, col(SimulatedTask.applied) == sa.false())
+    .order_by(col(SimulatedTask.done_at), col(SimulatedTask.ref)),
+    TaskRow,
 )
-_SET_APPLIED = Statement(sa.update(_T).where(_T.c.ref == bindparam("task_ref")).values(applied=sa.true()))
-DELETE_TASK = Statement(sa.delete(_T).where(_T.c.ref == bindparam("task_ref")))
+_SET_APPLIED = Statement(sa.update(SimulatedTask).where(_BY_TASK_REF).values(applied=sa.true()))
+DELETE_TASK = Statement(sa.delete(SimulatedTask).where(_BY_TASK_REF))
 DELETE_OLD_TASKS = Statement(
-    sa.delete(_T).where(
-        _T.c.machine_ref == bindparam("machine_ref"),
-        _T.c.applied == sa.true(),
-        _T.c.done_at < bindparam("too_old"),
+    sa.delete(SimulatedTask).where(
+        _TASK_OF_MACHINE,
+        col(SimulatedTask.applied) == sa.true(),
+        col(SimulatedTask.done_at) < bindparam("too_old"),
     )
 )
-INSERT_MACHINE = insert(SimulatedMachine, *_MACHINE_COLUMNS)
-_DELETE_MACHINE = Statement(sa.delete(_M).where(_M.c.ref == bindparam("machine_ref")))
-INSERT_SNAPSHOT = insert(SimulatedSnapshot, *_SNAPSHOT_COLUMNS)
-INSERT_TASK = insert(SimulatedTask, *_TASK_COLUMNS)
-_DELETE_SNAPSHOT = Statement(sa.delete(_S).where(_S.c.ref == bindparam("snapshot_ref")))
+INSERT_MACHINE = insert(SimulatedMachine, *MachineRow._fields)
+_DELETE_MACHINE = Statement(sa.delete(SimulatedMachine).where(_OF_MACHINE))
+INSERT_SNAPSHOT = insert(SimulatedSnapshot, *SnapshotRow._fields)
+INSERT_TASK = insert(SimulatedTask, *TaskRow._fields)
+_DELETE_SNAPSHOT = Statement(sa.delete(SimulatedSnapshot).where(_BY_SNAPSHOT_REF))
 _MOVE_CHILDREN = Statement(
-    sa.update(_S)
-    .where(_S.c.machine_ref == bindparam("of_machine"), _S.c.parent_ref == bindparam("snapshot_ref"))
+    sa.update(SimulatedSnapshot)
+    .where(
+        col(SimulatedSnapshot.machine_ref) == bindparam("of_machine"),
+        col(SimulatedSnapshot.parent_ref) == bindparam("snapshot_ref"),
+    )
     .values(parent_ref=bindparam("to"))
 )
-SET_CURRENT = Statement(sa.update(_M).where(_M.c.ref == bindparam("machine_ref")).values(current_ref=bindparam("to")))
-SET_LATENCY = Statement(
-    sa.update(_M).where(_M.c.ref == bindparam("machine_ref")).values(latency_ms=bindparam("latency"))
-)
-SET_FAULT = Statement(sa.update(_M).where(_M.c.ref == bindparam("machine_ref")).values(fault=bindparam("new_fault")))
+SET_CURRENT = Statement(sa.update(SimulatedMachine).where(_OF_MACHINE).values(current_ref=bindparam("to")))
+SET_LATENCY = Statement(sa.update(SimulatedMachine).where(_OF_MACHINE).values(latency_ms=bindparam("latency")))
+SET_FAULT = Statement(sa.update(SimulatedMachine).where(_OF_MACHINE).values(fault=bindparam("new_fault")))
 
 
-async def apply_due_tasks(tx: Transaction, machine_ref: str) -> tuple[Any, bool]:
+async def apply_due_tasks(tx: Transaction, machine_ref: str) -> tuple[MachineRow | None, bool]:
     """Locks the machine and applies its due tasks, in order of `done_at`.
 
     Returns the machine's row, or None if there is none, and whether tasks are still pending.
@@ -90,11 +108,11 @@ async def apply_due_tasks(tx: Transaction, machine_ref: str) -> tuple[Any, bool]
     return machine, len(done) < len(pending)
 
 
-async def _apply(tx: Transaction, machine: Any, task: Any) -> str | None:
+async def _apply(tx: Transaction, machine: MachineRow, task: TaskRow) -> str | None:
     """Applies the effect of a task. Returns the ref of the snapshot that is current afterwards."""
     argument = orjson.loads(task.argument)
     tree = machine.kind is MachineKind.VM
-    current: str | None = machine.current_ref
+    current = machine.current_ref
     if task.verb == "create":
         ref = f"snap-{uuid4().hex[:12]}"
         made = {"ref": ref, "machine_ref": machine.ref, "token": task.token, "created_at": task.started_at}
@@ -119,14 +137,14 @@ async def _apply(tx: Transaction, machine: Any, task: Any) -> str | None:
 
 async def delete_machine(tx: Transaction, machine_ref: str) -> None:
     """Deletes a machine with its snapshots and its pending tasks."""
-    for row in await tx.all(SNAPSHOTS, machine_ref=machine_ref):
-        await tx.run(_DELETE_SNAPSHOT, snapshot_ref=row.ref)
-    for row in await tx.all(PENDING, machine_ref=machine_ref):
-        await tx.run(DELETE_TASK, task_ref=row.ref)
+    for snapshot in await tx.all(SNAPSHOTS, machine_ref=machine_ref):
+        await tx.run(_DELETE_SNAPSHOT, snapshot_ref=snapshot.ref)
+    for task in await tx.all(PENDING, machine_ref=machine_ref):
+        await tx.run(DELETE_TASK, task_ref=task.ref)
     await tx.run(_DELETE_MACHINE, machine_ref=machine_ref)
 
 
-def due(tasks: Sequence[Any]) -> list[Any]:
+def due(tasks: Sequence[TaskRow]) -> list[TaskRow]:
     """The tasks whose `done_at` has passed."""
     moment = now()
     return [task for task in tasks if task.done_at <= moment]

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.columns import now
 from gateway.drivers.simulator import tasks
-from gateway.drivers.simulator.tables import SimulatedMachine, SimulatedSnapshot, SimulatedTask
+from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow
 from gateway.errors import NotFound, ProviderBusy, ProviderError, ProviderMissing
 from gateway.models import MachineKind, PowerState
 from gateway.store.database import Database, Transaction
@@ -28,27 +28,23 @@ class SimulatedWorld:
 
     # ---- called by the driver
 
-    async def machines(self, provider: str) -> Sequence[SimulatedMachine]:
-        rows = await self._database.read(lambda tx: tx.all(tasks.MACHINES, provider=provider), single=True)
-        return [SimulatedMachine(**row._asdict()) for row in rows]
+    async def machines(self, provider: str) -> Sequence[MachineRow]:
+        return await self._database.read(lambda tx: tx.all(tasks.MACHINES, provider=provider), single=True)
 
-    async def contents(self, machine_ref: str) -> tuple[SimulatedMachine, Sequence[SimulatedSnapshot]] | None:
-        async def read(tx: Transaction) -> tuple[Any, list[Any], list[Any]]:
+    async def contents(self, machine_ref: str) -> tuple[MachineRow, Sequence[SnapshotRow]] | None:
+        async def read(tx: Transaction) -> tuple[MachineRow | None, list[SnapshotRow], list[TaskRow]]:
             machine = await tx.first(tasks.MACHINE, machine_ref=machine_ref)
             pending = await tx.all(tasks.PENDING, machine_ref=machine_ref)
             return machine, await tx.all(tasks.SNAPSHOTS, machine_ref=machine_ref), pending
 
         machine, snapshots, pending = await self._database.read(read)
-        if machine is None:
-            return None
         if tasks.due(pending):
             await self._database.write(lambda tx: tasks.apply_due_tasks(tx, machine_ref))
             machine, snapshots, _ = await self._database.read(read)
-        rows = [SimulatedSnapshot(**row._asdict()) for row in snapshots]
-        return SimulatedMachine(**machine._asdict()), _parents_first(rows)
+        return None if machine is None else (machine, _parents_first(snapshots))
 
-    async def begin(self, task: SimulatedTask, snapshot_ref: str | None) -> SimulatedTask:
-        async def work(tx: Transaction) -> SimulatedTask | ProviderError:
+    async def begin(self, task: TaskRow, snapshot_ref: str | None) -> TaskRow:
+        async def work(tx: Transaction) -> TaskRow | ProviderError:
             """Returns errors instead of raising them: raising would roll back the due tasks that it has applied."""
             machine, busy = await tasks.apply_due_tasks(tx, task.machine_ref)
             if machine is None:
@@ -56,7 +52,7 @@ class SimulatedWorld:
             earlier = await tx.first(tasks.TASK, token=task.token, verb=task.verb)
             # A completed delete does not return its earlier task: the snapshot is missing, also for the same token.
             if earlier is not None and (task.verb != "delete" or not earlier.applied):
-                return SimulatedTask(**earlier._asdict())
+                return earlier
             if busy:
                 return ProviderBusy("The provider is executing another task on this machine.")
             if snapshot_ref is not None:
@@ -65,39 +61,39 @@ class SimulatedWorld:
                     return ProviderMissing("The provider has no such snapshot.")
             started = now()
             await tx.run(tasks.DELETE_OLD_TASKS, machine_ref=task.machine_ref, too_old=started - tasks.TASKS_KEPT)
-            times = {"started_at": started, "done_at": started + timedelta(milliseconds=machine.latency_ms)}
-            await tx.run(tasks.INSERT_TASK, **(task.model_dump() | times))
-            return SimulatedTask(**(task.model_dump() | times))
+            done = started + timedelta(milliseconds=machine.latency_ms)
+            begun = task._replace(started_at=started, done_at=done)
+            await tx.run(tasks.INSERT_TASK, **begun._asdict())
+            return begun
 
         task_or_error = await self._database.write(work)
         if isinstance(task_or_error, ProviderError):
             raise task_or_error
         return task_or_error
 
-    async def task(self, token: str, verb: str) -> SimulatedTask | None:
+    async def task(self, token: str, verb: str) -> TaskRow | None:
         row = await self._database.read(lambda tx: tx.first(tasks.TASK, token=token, verb=verb), single=True)
-        return None if row is None else await self.refresh_task(SimulatedTask(**row._asdict()))
+        return None if row is None else await self.refresh_task(row)
 
-    async def refresh_task(self, task: SimulatedTask) -> SimulatedTask | None:
-        async def apply(tx: Transaction) -> Any:
+    async def refresh_task(self, task: TaskRow) -> TaskRow | None:
+        async def apply(tx: Transaction) -> TaskRow | None:
             await tasks.apply_due_tasks(tx, task.machine_ref)
             return await tx.first(tasks.TASK_BY_REF, task_ref=task.ref)
 
         if task.applied:
             return task
         if task.done_at <= now():
-            row = await self._database.write(apply)
-        else:
-            row = await self._database.read(lambda tx: tx.first(tasks.TASK_BY_REF, task_ref=task.ref), single=True)
-        return None if row is None else SimulatedTask(**row._asdict())
+            return await self._database.write(apply)
+        return await self._database.read(lambda tx: tx.first(tasks.TASK_BY_REF, task_ref=task.ref), single=True)
 
     async def abandon(self, task_ref: str) -> bool:
         async def work(tx: Transaction) -> bool:
             task = await tx.first(tasks.TASK_BY_REF, task_ref=task_ref)
+            if task is not None:
+                await tasks.apply_due_tasks(tx, task.machine_ref)
+                task = await tx.first(tasks.TASK_BY_REF, task_ref=task_ref)
             if task is None:
                 return True
-            await tasks.apply_due_tasks(tx, task.machine_ref)
-            task = await tx.first(tasks.TASK_BY_REF, task_ref=task_ref)
             if task.applied:
                 return False
             await tx.run(tasks.DELETE_TASK, task_ref=task_ref)
@@ -140,25 +136,25 @@ class SimulatedWorld:
         latency_ms: int = 1_500,
     ) -> None:
         """Adds a machine without snapshots, and replaces a machine with the same ref."""
-        values: dict[str, Any] = {
-            "ref": ref,
-            "provider": provider,
-            "kind": kind,
-            "name": name,
-            "description": description,
-            "power_state": power_state,
-            "host": host,
-            "flavor": flavor,
-            "availability_zone": availability_zone,
-            "created_at": created_at or now(),
-            "current_ref": None,
-            "latency_ms": latency_ms,
-            "fault": None,
-        }
+        machine = MachineRow(
+            ref=ref,
+            provider=provider,
+            kind=kind,
+            name=name,
+            description=description,
+            power_state=power_state,
+            host=host,
+            flavor=flavor,
+            availability_zone=availability_zone,
+            created_at=created_at or now(),
+            current_ref=None,
+            latency_ms=latency_ms,
+            fault=None,
+        )
 
         async def work(tx: Transaction) -> None:
             await tasks.delete_machine(tx, ref)
-            await tx.run(tasks.INSERT_MACHINE, **values)
+            await tx.run(tasks.INSERT_MACHINE, **machine._asdict())
 
         await self._database.write(work)
 
@@ -228,13 +224,13 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-def _parents_first(rows: Sequence[SimulatedSnapshot]) -> list[SimulatedSnapshot]:
+def _parents_first(rows: Sequence[SnapshotRow]) -> list[SnapshotRow]:
     """Ordered by creation time, except that a parent always precedes its children."""
-    waiting: dict[str | None, list[SimulatedSnapshot]] = {}
+    waiting: dict[str | None, list[SnapshotRow]] = {}
     known = {row.ref for row in rows}
     for row in rows:
         waiting.setdefault(row.parent_ref if row.parent_ref in known else None, []).append(row)
-    ordered: list[SimulatedSnapshot] = []
+    ordered: list[SnapshotRow] = []
     ready = list(reversed(waiting.get(None, [])))
     while ready:
         row = ready.pop()

@@ -5,7 +5,6 @@ to the protected segment (1,024 documents). Each segment evicts its least recent
 documents that are used once evicts only other new documents, and memory stays bounded.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +27,7 @@ from graphql import (
 )
 from graphql.validation.validate import ValidationAbortedError
 
+from gateway.bounded_cache import BoundedCache, CacheStats
 from gateway.config import Settings
 from gateway.graphql.error_format import LIMIT_EXCEEDED, VALIDATION_FAILED, RequestError
 from gateway.graphql.execution.document_limits import check_size
@@ -40,7 +40,7 @@ PROTECTED_CAPACITY = 1_024
 MAX_CACHED_LENGTH = 20_000  # characters; longer documents are parsed at every request
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class ParsedOperation:
     """One operation of a valid document."""
 
@@ -54,6 +54,9 @@ class ParsedOperation:
     plans: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # compiled root fields, by values of `conditions`
 
 
+Operations = Mapping[str | None, ParsedOperation]  # those of a document, by name; see `DocumentCache._parse`
+
+
 class DocumentCache:
     """Parses and validates documents, and caches their operations."""
 
@@ -64,14 +67,15 @@ class DocumentCache:
         self._rules = [*specified_rules, *([] if settings.introspection else [NoSchemaIntrospectionCustomRule])]
         # Suggestions in validation errors ("Did you mean ...") disclose the schema, as introspection does.
         self.hide_suggestions = not (settings.suggestions and settings.introspection)
-        self._probationary: OrderedDict[str, Mapping[str | None, ParsedOperation]] = OrderedDict()
-        self._protected: OrderedDict[str, Mapping[str | None, ParsedOperation]] = OrderedDict()
-        self.hits = 0
-        self.misses = 0
+        self._probationary = BoundedCache[str, Operations](PROBATIONARY_CAPACITY)
+        self._protected = BoundedCache[str, Operations](PROTECTED_CAPACITY)
 
     def operation(self, request: GraphQLRequest) -> ParsedOperation:
         """The operation that the request executes. Raises RequestError."""
-        operations = self._operations(self._persisted.text(request))
+        text = self._persisted.text(request)
+        operations = self._protected.get(text)
+        if operations is None:
+            operations = self._promote_or_parse(text)
         try:
             return operations[request.operation_name]
         except KeyError:
@@ -81,10 +85,9 @@ class DocumentCache:
                 message = f"The document has no operation named {request.operation_name!r}."
             raise RequestError([GraphQLError(message)]) from None
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """The number of documents in the protected and in the probationary segment."""
-        return len(self._protected), len(self._probationary)
+    def stats(self) -> tuple[CacheStats, CacheStats]:
+        """The lookups and sizes of the protected segment, and of the probationary one, which is looked up second."""
+        return self._protected.stats(), self._probationary.stats()
 
     def metric_labels(self, request: GraphQLRequest) -> tuple[str, str]:
         """Type and name of the executed operation, for metrics and traces.
@@ -96,34 +99,27 @@ class DocumentCache:
             text = self._persisted.text(request)
         except RequestError:
             return "unknown", "other"
-        if (operations := self._protected.get(text)) is None:
-            operation = self._probationary.get(text, {}).get(request.operation_name)
+        if (operations := self._protected.peek(text)) is None:
+            operation = (self._probationary.peek(text) or {}).get(request.operation_name)
             return "unknown" if operation is None else operation.kind, "other"
         operation = operations.get(request.operation_name)
         if operation is None:
             return "unknown", "other"
         return operation.kind, operation.node.name.value if operation.node.name else "other"
 
-    def _operations(self, text: str) -> Mapping[str | None, ParsedOperation]:
-        if (operations := self._protected.get(text)) is not None:
-            self._protected.move_to_end(text)
-            self.hits += 1
+    def _promote_or_parse(self, text: str) -> Operations:
+        """Move a document to the protected segment if it is in the probationary one. Otherwise parse and cache it."""
+        operations = self._probationary.get(text)
+        if operations is not None:
+            self._probationary.pop(text)
+            self._protected.put(text, operations)
             return operations
-        if (operations := self._probationary.pop(text, None)) is not None:
-            self._protected[text] = operations
-            if len(self._protected) > PROTECTED_CAPACITY:
-                self._protected.popitem(last=False)
-            self.hits += 1
-            return operations
-        self.misses += 1
         operations = self._parse(text)
         if len(text) <= MAX_CACHED_LENGTH:
-            self._probationary[text] = operations
-            if len(self._probationary) > PROBATIONARY_CAPACITY:
-                self._probationary.popitem(last=False)
+            self._probationary.put(text, operations)
         return operations
 
-    def _parse(self, text: str) -> Mapping[str | None, ParsedOperation]:
+    def _parse(self, text: str) -> Operations:
         """The operations of a document by name. The only operation of a document also has the key None."""
         try:
             document = parse(text, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
@@ -143,13 +139,13 @@ class DocumentCache:
             features.visit(node.selection_set)
             kind: Any = node.operation.value
             operation = ParsedOperation(
-                document,
-                node,
-                kind,
-                fragments,
-                features.introspects,
-                tuple(sorted(features.conditions)),
-                VariableBinder(self._schema, node, hide_suggestions=self.hide_suggestions),
+                document=document,
+                node=node,
+                kind=kind,
+                fragments=fragments,
+                introspects=features.introspects,
+                conditions=tuple(sorted(features.conditions)),
+                variables=VariableBinder(self._schema, node, hide_suggestions=self.hide_suggestions),
             )
             operations[node.name.value if node.name else None] = operation
             if len(nodes) == 1:

@@ -10,12 +10,9 @@ from graphql.execution.values import VariableValues
 from gateway.graphql.execution.cost_limit import mutation_cost
 from gateway.graphql.schema.mutations import HANDLERS
 from gateway.reads.compiler import Compiler, InvalidArguments, Plan
-from gateway.reads.connections import PageNode
+from gateway.reads.context import Pages
 from gateway.reads.cost import CostFunction
-from gateway.reads.pages import BoundPage
 from gateway.reads.selection import Field
-
-Pages = Mapping[PageNode, BoundPage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +27,12 @@ class RootField:
 
 
 class BoundRootFields(NamedTuple):
-    """The root fields of one request: what to load, the values known so far, and the cost."""
+    """The root fields of one request: what to load, the values known so far, and the cost. Keys are response keys."""
 
-    loads: Sequence[tuple[str, Plan, Pages]]  # response key, plan, and pages of the connections in the plan
-    values: dict[str, Any]  # by response key; a GraphQLError for invalid arguments, None for a value yet to be loaded
+    roots: Sequence[RootField]
+    variables: VariableValues
+    loads: Mapping[str, tuple[Plan, Pages]]  # the plan, and the pages of the connections in it
+    values: dict[str, Any]  # a GraphQLError for invalid arguments, None for a value yet to be loaded
     cost: int
 
 
@@ -54,7 +53,7 @@ def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field
 
 def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFields:
     """Checks all arguments and computes the cost, before anything is loaded or changed."""
-    loads: list[tuple[str, Plan, Pages]] = []
+    loads: dict[str, tuple[Plan, Pages]] = {}
     values: dict[str, Any] = {}
     cost = 0
     for root in roots:
@@ -71,8 +70,8 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFiel
         except GraphQLError as error:  # a non-null argument whose value is null
             values[key] = error
         else:
-            loads.append((key, plan, pages))
-    return BoundRootFields(loads, values, cost)
+            loads[key] = plan, pages
+    return BoundRootFields(roots, variables, loads, values, cost)
 
 
 def located(error: InvalidArguments) -> GraphQLError:

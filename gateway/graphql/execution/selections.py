@@ -28,6 +28,7 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues
 
+from gateway.bounded_cache import BoundedCache
 from gateway.reads.selection import Arguments, Field, Selection, Variables
 
 Fragments = Mapping[str, FragmentDefinitionNode]
@@ -183,7 +184,7 @@ def _cached_binding(
     definition: GraphQLField, node: FieldNode, names: Sequence[str]
 ) -> Callable[[Variables], Arguments]:
     """Binds arguments with nested variables by graphql-core, which is slow, and caches them by the variable values."""
-    cache: dict[str, Arguments] = {}
+    cache = BoundedCache[str, Arguments](_MAX_CACHED)
 
     def bind(variables: Variables) -> Arguments:
         coerced = variables.coerced
@@ -192,9 +193,7 @@ def _cached_binding(
         if arguments is None:
             arguments = get_argument_values(definition, node, variables)
             if len(key) <= _MAX_CACHED_LENGTH:
-                if len(cache) >= _MAX_CACHED:
-                    cache.clear()
-                cache[key] = arguments
+                cache.put(key, arguments)
         return arguments
 
     return bind

@@ -104,10 +104,10 @@ async def create_snapshot(operations: Operations, caller: Caller, origin: Reques
             caller,
             origin,
             _machine(arguments["machineId"]),
-            arguments["name"],
-            arguments.get("description"),
-            arguments["memory"],
-            arguments.get("idempotencyKey"),
+            name=arguments["name"],
+            description=arguments.get("description"),
+            memory=arguments["memory"],
+            key=arguments.get("idempotencyKey"),
         )
     )
 
@@ -119,10 +119,10 @@ async def create_snapshots(operations: Operations, caller: Caller, origin: Reque
             caller,
             origin,
             [_machine(text) for text in ids],
-            arguments["name"],
-            arguments.get("description"),
-            arguments["memory"],
-            arguments.get("idempotencyKey"),
+            name=arguments["name"],
+            description=arguments.get("description"),
+            memory=arguments["memory"],
+            key=arguments.get("idempotencyKey"),
         )
     except Refusal as refusal:
         return bulk_payload([], 0, refusal)

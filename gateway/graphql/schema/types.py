@@ -10,7 +10,14 @@ import strawberry
 from graphql import GraphQLAbstractType, GraphQLResolveInfo
 from strawberry import ID
 
-from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, machine_refusal, snapshot_refusal
+from gateway.access.capabilities import (
+    MACHINE_COLUMNS,
+    SNAPSHOT_COLUMNS,
+    MachineFacts,
+    SnapshotFacts,
+    machine_refusal,
+    snapshot_refusal,
+)
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.graphql.schema.fields import column, connection, sourced
 from gateway.graphql.schema.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
@@ -79,15 +86,14 @@ def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
     return answer
 
 
-def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *columns: Any) -> Sequence[Any]:
+def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *machine: Any) -> Sequence[Any]:
     """The capabilities of a snapshot: REVERT and DELETE."""
-    on_provider = provider_ref is not None
-    key = (state, on_provider, *columns)
+    key = (state, provider_ref is not None, *machine)
     answer = context.computed_cache.get(key)
     if answer is None:
-        facts, now = MachineFacts.of(*columns), SnapshotState(state)
+        facts = SnapshotFacts.of(state, provider_ref, *machine)
         answer = context.computed_cache[key] = [
-            _capability(action, snapshot_refusal(action, now, on_provider, facts, context.matrices, context.caller))
+            _capability(action, snapshot_refusal(action, facts, context.matrices, context.caller))
             for action in (SnapshotAction.REVERT, SnapshotAction.DELETE)
         ]
     return answer
@@ -180,9 +186,7 @@ class Snapshot(Node):
     )
     machine: Machine = sourced(ToOne("machine", "machine_id"), "The machine of the snapshot.")
     capabilities: list[Capability] = sourced(
-        Computed(
-            ("state", "provider_ref", *(f"machine.{column}" for column in MACHINE_COLUMNS)), snapshot_capabilities
-        ),
+        Computed(SNAPSHOT_COLUMNS, snapshot_capabilities),
         "Whether the caller can currently revert to (REVERT) or delete (DELETE) the snapshot.",
     )
     parent: "Snapshot | None" = sourced(

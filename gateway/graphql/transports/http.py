@@ -14,6 +14,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
+from gateway.graphql.error_format import error_body
 from gateway.graphql.requests import (
     Authenticate,
     Executor,
@@ -25,11 +26,12 @@ from gateway.graphql.requests import (
 )
 from gateway.graphql.transports.sse import EventStreams, single_response
 from gateway.graphql.transports.streams import wait_for_expiry
-from gateway.http.body import ClientDisconnected, read_json_body
+from gateway.http.body import ClientDisconnected, read_body
 from gateway.http.client_disconnect import DisconnectWatcher
 from gateway.http.errors import HttpError
 from gateway.http.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.http.request_id import request_id
+from gateway.http.scope import headers_of
 from gateway.models import Surface
 
 MAX_QUERY_STRING = 32_768  # bytes; longer requests must be sent by POST
@@ -69,7 +71,7 @@ class GraphQLEndpoint:
         self._on_rejection = on_rejection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
+        headers = headers_of(scope)
         accepts = accepted(headers.get(b"accept", b""))
         try:
             await self._serve(scope, headers, accepts, receive, send)
@@ -90,7 +92,7 @@ class GraphQLEndpoint:
         method = scope["method"]
         if method == "POST":
             caller = await self._admit(scope, accepts)
-            body = await read_json_body(headers, receive, self._max_body_bytes, self._body_deadline)
+            body = await read_body(headers, receive, self._max_body_bytes, self._body_deadline, json_only=True)
             request = parse_json_request(body)
         elif method in {"GET", "HEAD"}:
             query_string: bytes = scope["query_string"]
@@ -111,7 +113,7 @@ class GraphQLEndpoint:
         if b"last-event-id" in headers:
             extensions = {"lastEventId": headers[b"last-event-id"].decode("latin-1"), **request.extensions}
             request = replace(request, extensions=extensions)
-        await self._execute(request, caller, accepts, scope, receive, send)
+        await self._execute(scope, receive, send, request=request, caller=caller, accepts=accepts)
 
     async def _admit(self, scope: Scope, accepts: Accepted) -> Caller:
         """Authenticates the caller and applies its quota, before the body is read.
@@ -126,7 +128,7 @@ class GraphQLEndpoint:
         return caller
 
     async def _execute(
-        self, request: GraphQLRequest, caller: Caller, accepts: Accepted, scope: Scope, receive: Receive, send: Send
+        self, scope: Scope, receive: Receive, send: Send, *, request: GraphQLRequest, caller: Caller, accepts: Accepted
     ) -> None:
         if may_hold_subscription(request) and self._executor.kind(request) == "subscription":
             if not accepts.events or scope["method"] == "HEAD":
@@ -161,21 +163,13 @@ class GraphQLEndpoint:
 
     async def _reject(self, send: Send, accepts: Accepted, error: HttpError) -> None:
         self._on_rejection(error.status)
-        await _respond(send, error.status, accepts.media_type, error.body(), error.headers)
+        await _respond(send, error.status, accepts.media_type, error_body(error), error.headers)
 
     async def _redirect_to_page(self, scope: Scope, query_string: bytes, send: Send) -> None:
         location = (scope.get("root_path", "") + self._page).encode("latin-1")
         if query_string:
             location += b"?" + query_string
         await _respond(send, 303, None, b"", [(b"location", location), _VARY])
-
-
-def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """The headers by name. The values of a repeated header are joined by commas (RFC 9110, 5.3)."""
-    headers: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        headers[name] = headers[name] + b", " + value if name in headers else value
-    return headers
 
 
 async def _respond(

@@ -7,10 +7,11 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
-from gateway.errors import ErrorCode, GatewayError, internal_message
+from gateway.errors import GatewayError
+from gateway.graphql.error_format import error_body
 from gateway.graphql.requests import GraphQLResponse
 from gateway.graphql.transports.streams import RECHECK_INTERVAL, OpenStreams
-from gateway.http.errors import errors_json
+from gateway.http.errors import HttpError
 
 PING_AFTER = 12.0  # seconds without an event; proxies commonly close idle connections after 15 to 60 s
 FIRST_RESPONSE_TIMEOUT = 0.25  # seconds in which a request error is still sent as a plain 400 instead of an event
@@ -128,8 +129,7 @@ class _EventStream:
             if not self._started:
                 raise
             log.exception("Event stream failed request_id=%s", self._request_id)
-            errors = errors_json(internal_message(self._request_id), ErrorCode.INTERNAL)
-            await self._write(_event(GraphQLResponse(b'{"errors":' + errors + b"}", ran=False)) + _COMPLETE)
+            await self._write(_last_event(HttpError.internal(self._request_id)))
         finally:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
@@ -142,8 +142,7 @@ class _EventStream:
         try:
             if not self._started:
                 await self._start()
-            body = b'{"errors":' + errors_json(error.message, error.code) + b"}"
-            await self._write(_event(GraphQLResponse(body, ran=False)) + _COMPLETE)
+            await self._write(_last_event(HttpError.of(error)))
         except (TimeoutError, OSError):
             pass
 
@@ -182,6 +181,11 @@ def _event(response: GraphQLResponse) -> bytes:
         return id + b"\n"
     # A newline would end the data of the event. In JSON it can only be white space between tokens.
     return b"event: next\n%bdata: %b\n\n" % (id, response.body.replace(b"\n", b" "))
+
+
+def _last_event(error: HttpError) -> bytes:
+    """The events that end a stream with an error."""
+    return _event(GraphQLResponse(error_body(error), ran=False)) + _COMPLETE
 
 
 async def _canceled(*tasks: asyncio.Task[Any]) -> None:

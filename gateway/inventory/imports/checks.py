@@ -1,5 +1,7 @@
 """Checks the staged rows of an imported file against each other, before the merge locks any table."""
 
+from typing import NamedTuple
+
 from gateway.inventory.imports.records import ImportRefused
 from gateway.inventory.imports.staging import ImportSession
 
@@ -58,6 +60,28 @@ _CYCLE = """
 """
 
 
+class _StagedMachine(NamedTuple):
+    id: int
+    position: str
+
+
+class _StagedSnapshot(NamedTuple):
+    id: int
+    position: str  # of its machine
+    place: int
+
+
+class _SnapshotPlace(NamedTuple):
+    position: str
+    place: int
+
+
+class _ForeignParent(NamedTuple):
+    position: str
+    place: int
+    parent_id: int
+
+
 def check_staged(session: ImportSession) -> None:
     """Raises ImportRefused for duplicate ids, parents on other machines, cycles, and several current snapshots.
 
@@ -67,26 +91,26 @@ def check_staged(session: ImportSession) -> None:
         session.execute(statement)
     if session.dialect == "postgresql":
         session.execute("ANALYZE staged_machine, staged_snapshot")  # autovacuum skips temporary tables
-    if duplicates := session.rows(_DUPLICATE_MACHINE):
-        (id, first), (_id, second) = duplicates
+    if machines := session.rows(_DUPLICATE_MACHINE, _StagedMachine):
+        (id, first), (_id, second) = machines
         raise ImportRefused(second, f"The file already contains machine {id}, at {first}.")
-    if duplicates := session.rows(_DUPLICATE_SNAPSHOT):
-        (id, first, index), (_id, second, other) = duplicates
+    if snapshots := session.rows(_DUPLICATE_SNAPSHOT, _StagedSnapshot):
+        (id, first, index), (_id, second, other) = snapshots
         reason = f"The file already contains snapshot {id}, at {first}.snapshots[{index}]."
         raise _refused(second, other, reason)
-    for position, index, parent in session.rows(_FOREIGN_PARENT):
+    for position, index, parent in session.rows(_FOREIGN_PARENT, _ForeignParent):
         raise _refused(position, index, f"Attribute 'parent_id' must be a snapshot of the same machine, not {parent}.")
-    for position, index in session.rows(_TWO_CURRENT):
+    for position, index in session.rows(_TWO_CURRENT, _SnapshotPlace):
         raise _refused(position, index, "The snapshot is current, but so is an earlier snapshot of the same machine.")
-    if session.rows(_HAS_LARGER_PARENT):
+    if session.rows(_HAS_LARGER_PARENT, int):
         _check_cycles(session)
 
 
 def _check_cycles(session: ImportSession) -> None:
-    cycle = session.rows(_OWN_PARENT)
-    if not cycle and session.rows(_HAS_SMALLER_PARENT):
+    cycle = session.rows(_OWN_PARENT, _SnapshotPlace)
+    if not cycle and session.rows(_HAS_SMALLER_PARENT, int):
         session.execute(_PARENT_INDEX)
-        cycle = session.rows(_CYCLE)
+        cycle = session.rows(_CYCLE, _SnapshotPlace)
     for position, index in cycle:
         raise _refused(position, index, "The snapshot is its own ancestor: the values of 'parent_id' form a cycle.")
 

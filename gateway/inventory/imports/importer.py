@@ -7,7 +7,7 @@ it first, and locks out other writers only for the merge.
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from gateway.access.origin import os_user
 from gateway.columns import now
@@ -16,7 +16,7 @@ from gateway.inventory.imports import manageiq
 from gateway.inventory.imports.checks import check_staged
 from gateway.inventory.imports.merge import merge
 from gateway.inventory.imports.records import ImportRecord, ImportRefused, records
-from gateway.inventory.imports.staging import ImportSession, open_session
+from gateway.inventory.imports.staging import ImportSession, StagedRow, open_session
 
 _BATCH = 5_000  # rows per insert into a staging table
 _REPORT_INTERVAL = 1.0  # seconds between progress reports
@@ -67,7 +67,7 @@ class _Stager:
         self._report = report
         self._machines = 0
         self._snapshots = 0
-        self._pending: dict[str, list[tuple[Any, ...]]] = {"staged_machine": [], "staged_snapshot": []}
+        self._pending: dict[str, list[StagedRow]] = {"staged_machine": [], "staged_snapshot": []}
 
     def progress(self, *, merging: bool = False) -> ImportProgress:
         return ImportProgress(self._file.tell(), self._size, self._machines, self._snapshots, merging)

@@ -3,17 +3,18 @@
 The number of statements does not depend on the number of rows. Machines that a driver manages are skipped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from gateway.inventory.counts import MergeCounts, RowCounts
 from gateway.inventory.imports.records import ImportRefused
 from gateway.inventory.imports.sequences import ADVANCE_SEQUENCES, LOCK_TABLES
 from gateway.inventory.imports.staging import ImportSession
+from gateway.inventory.provider_rows import RegisteredProvider
 from gateway.models import MachineKind
 
-_KIND_NAMES = {MachineKind.VM: "Vm", MachineKind.INSTANCE: "Instance"}
+_KIND_NAMES: dict[str, str] = {MachineKind.VM: "Vm", MachineKind.INSTANCE: "Instance"}
 
 # ---- identity
 
@@ -56,6 +57,7 @@ _MACHINE_COLUMNS = (
     "name, name_folded, description, description_folded, provider_ref, provider_ref_folded, provider_uid, power_state,"
     " host, host_folded, flavor, availability_zone"
 )
+_COUNT_DISPOSITIONS = "SELECT disposition, count(*) FROM staged_machine GROUP BY disposition"
 _INSERT_MACHINES = f"""
     INSERT INTO machine (id, tenant, kind, provider, provider_folded, imported, {_MACHINE_COLUMNS},
         created_at, updated_at, observed_at)
@@ -121,6 +123,41 @@ _INSERT_AUDIT_ENTRY = """
 """
 
 
+class _ConflictingMachine(NamedTuple):
+    """A staged machine, and the other machine in the database that has its id."""
+
+    position: str
+    id: int
+    kind: str
+    name: str
+    provider_ref: str
+    other_kind: str
+    other_name: str
+    other_provider_ref: str
+    other_provider: str
+    other_tenant: str
+
+
+class _ConflictingSnapshot(NamedTuple):
+    """A staged snapshot, and the snapshot of another machine in the database that has its id."""
+
+    position: str
+    place: int
+    id: int
+    name: str
+    machine_kind: str
+    machine_id: int
+    other_name: str
+    other_machine_kind: str
+    other_machine_id: int
+    other_machine_name: str
+
+
+class _DispositionCount(NamedTuple):
+    disposition: str
+    machines: int
+
+
 def merge(session: ImportSession, *, tenant: str, provider: str, user: str, now: datetime) -> MergeCounts:
     """Merges the staged rows, which must have passed `check_staged`, and writes an audit entry for `user`.
 
@@ -138,54 +175,57 @@ def merge(session: ImportSession, *, tenant: str, provider: str, user: str, now:
             _INSERT_AUDIT_ENTRY, values | {"user": user, "user_folded": user.casefold(), "message": str(counts)}
         )
         for statement in ADVANCE_SEQUENCES[session.dialect]:
-            session.rows(statement)
+            session.execute(statement)
         return counts
 
 
-def _ensure_provider(session: ImportSession, values: dict[str, Any]) -> None:
+def _ensure_provider(session: ImportSession, values: Mapping[str, object]) -> None:
     name = values["provider"]
-    for driver, tenant in session.rows(_PROVIDER, {"provider": name}):
+    providers = session.rows(_PROVIDER, RegisteredProvider, values)
+    for driver, tenant in providers:
         if driver != "none":
             raise ImportRefused("", f"Provider {name!r} has the driver {driver!r}. Use another name with --provider.")
         if tenant != values["tenant"]:
             raise ImportRefused("", f"Provider {name!r} belongs to another tenant. Use another name with --provider.")
-        break
-    else:
+    if not providers:
         session.execute(_INSERT_PROVIDER, values)
     session.execute(_SET_OBSERVED, values)
 
 
-def _set_dispositions(session: ImportSession, values: dict[str, Any]) -> None:
+def _set_dispositions(session: ImportSession, values: Mapping[str, object]) -> None:
     """Sets each staged machine's disposition: `new`, `known` (imported before) or `managed` (by a driver).
 
     Raises ImportRefused when an id belongs to another machine or snapshot in the database.
     """
-    for position, id, kind, name, ref, *other in session.rows(_CONFLICTING_MACHINE, values):
-        existing = _describe(*other[:3]) + f" of provider {other[3]!r}"
+    for machine in session.rows(_CONFLICTING_MACHINE, _ConflictingMachine, values):
+        imported = _describe(machine.kind, machine.name, machine.provider_ref)
+        existing = "a machine of another tenant"
+        if machine.other_tenant == values["tenant"]:
+            other = _describe(machine.other_kind, machine.other_name, machine.other_provider_ref)
+            existing = f"{other} of provider {machine.other_provider!r}"
         raise ImportRefused(
-            position,
-            f"Id {id} belongs to different machines: in the file to {_describe(kind, name, ref)}, in the database to "
-            + (f"{existing}." if other[4] == values["tenant"] else "a machine of another tenant."),
+            machine.position,
+            f"Id {machine.id} belongs to different machines: in the file to {imported}, in the database to {existing}.",
         )
     session.execute(_SET_DISPOSITION)
-    for position, index, id, name, kind, machine, other_name, other_kind, other_id, other_machine in session.rows(
-        _CONFLICTING_SNAPSHOT
-    ):
+    for snapshot in session.rows(_CONFLICTING_SNAPSHOT, _ConflictingSnapshot):
+        kind, other_kind = _KIND_NAMES[snapshot.machine_kind], _KIND_NAMES[snapshot.other_machine_kind]
         raise ImportRefused(
-            f"{position}.snapshots[{index}]",
-            f"Id {id} belongs to different snapshots: in the file to {name!r} of {_KIND_NAMES[kind]} {machine},"
-            f" in the database to {other_name!r} of {_KIND_NAMES[other_kind]} {other_id} ({other_machine!r}).",
+            f"{snapshot.position}.snapshots[{snapshot.place}]",
+            f"Id {snapshot.id} belongs to different snapshots: in the file to {snapshot.name!r} of"
+            f" {kind} {snapshot.machine_id}, in the database to {snapshot.other_name!r} of"
+            f" {other_kind} {snapshot.other_machine_id} ({snapshot.other_machine_name!r}).",
         )
 
 
 def _describe(kind: str, name: str, ref: str) -> str:
-    return f"{_KIND_NAMES[MachineKind(kind)]} {name!r} ({ref})"
+    return f"{_KIND_NAMES[kind]} {name!r} ({ref})"
 
 
-def _merge_machines(session: ImportSession, values: dict[str, Any]) -> RowCounts:
+def _merge_machines(session: ImportSession, values: Mapping[str, object]) -> RowCounts:
     columns = _MACHINE_COLUMNS.split(", ")
     session.execute(_compare(_CHANGED_MACHINES, "m", columns))
-    machines = dict(session.rows("SELECT disposition, count(*) FROM staged_machine GROUP BY disposition"))
+    machines = dict(session.rows(_COUNT_DISPOSITIONS, _DispositionCount))
     counts = RowCounts(skipped=machines.get("managed", 0))
     counts.created = session.execute(_INSERT_MACHINES, values)
     counts.updated = session.execute(_assign(_UPDATE_MACHINES, "m", columns, "machine"), values)
@@ -195,11 +235,11 @@ def _merge_machines(session: ImportSession, values: dict[str, Any]) -> RowCounts
     return counts
 
 
-def _merge_snapshots(session: ImportSession, values: dict[str, Any]) -> RowCounts:
+def _merge_snapshots(session: ImportSession, values: Mapping[str, object]) -> RowCounts:
     columns = _SNAPSHOT_COLUMNS.split(", ")
     session.execute(_compare(_CHANGED_SNAPSHOTS, "s", columns))
-    (count,), *_ = session.rows("SELECT count(*) FROM staged_snapshot")
-    (skipped,), *_ = session.rows(_COUNT_SKIPPED)
+    (count,) = session.rows("SELECT count(*) FROM staged_snapshot", int)
+    (skipped,) = session.rows(_COUNT_SKIPPED, int)
     session.execute(_CLEAR_CURRENT)
     counts = RowCounts(skipped=skipped)
     counts.created = session.execute(_INSERT_SNAPSHOTS, values)

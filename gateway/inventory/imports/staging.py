@@ -6,10 +6,10 @@ An import does not use `store.Database`, because reading a long file would block
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gateway.columns import timestamp_text
 from gateway.errors import StartupError
@@ -20,6 +20,10 @@ try:  # an optional extra
     import psycopg
 except ImportError:
     psycopg = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+StagedRow = tuple[*tuple[object, ...], datetime | None]  # the last value is `created_at`
 
 _MACHINE = """
     no INTEGER PRIMARY KEY, position TEXT, listed BOOLEAN,
@@ -44,15 +48,15 @@ class ImportSession(Protocol):
 
     dialect: str
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+    def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         """Runs a statement and returns the number of rows it changed."""
         ...
 
-    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Runs a query and returns all its rows."""
+    def rows(self, sql: str, row_type: Callable[..., T], values: Mapping[str, object] | None = None) -> list[T]:
+        """Runs a query and returns `row_type(*columns)` of each row: a NamedTuple or, of a single column, an int."""
         ...
 
-    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    def append(self, table: str, rows: Sequence[StagedRow]) -> None:
         """Inserts rows into one of TABLES, with values in the order of its columns. Omitted last columns are null."""
         ...
 
@@ -102,18 +106,17 @@ class _SqliteSession:
         for table, columns in TABLES.items():
             connection.execute(f"CREATE TEMP TABLE {table} ({columns.replace('MOMENT', 'TEXT')})")
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+    def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         return self._connection.execute(_sqlite(sql), _sqlite_values(values)).rowcount
 
-    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._connection.execute(_sqlite(sql), _sqlite_values(values)).fetchall()
+    def rows(self, sql: str, row_type: Callable[..., T], values: Mapping[str, object] | None = None) -> list[T]:
+        return [row_type(*row) for row in self._connection.execute(_sqlite(sql), _sqlite_values(values))]
 
-    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    def append(self, table: str, rows: Sequence[StagedRow]) -> None:
         width = len(rows[0])
         columns = ", ".join(_columns(table)[:width])
         marks = ", ".join("?" * width)
-        moment = width - 1  # the last column with a value is `created_at`, the only time
-        values = [(*row[:moment], row[moment] and timestamp_text(row[moment])) for row in rows]
+        values = [(*others, moment and timestamp_text(moment)) for *others, moment in rows]
         self._connection.execute("BEGIN")
         self._connection.executemany(f"INSERT INTO temp.{table} ({columns}) VALUES ({marks})", values)
         self._connection.execute("COMMIT")
@@ -133,7 +136,7 @@ class _SqliteSession:
 class _PostgresSession:
     dialect = "postgresql"
 
-    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+    def __init__(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         self._connection = connection
         for table, columns in TABLES.items():
             # The same collation as in the tables of the gateway; columns of different collations cannot be compared.
@@ -141,13 +144,13 @@ class _PostgresSession:
             connection.execute(f"CREATE TEMP TABLE {table} ({typed})".encode())
         connection.execute("SET jit = off")
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> int:
+    def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         return self._connection.execute(_postgres(sql), values or None).rowcount
 
-    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._connection.execute(_postgres(sql), values or None).fetchall()
+    def rows(self, sql: str, row_type: Callable[..., T], values: Mapping[str, object] | None = None) -> list[T]:
+        return [row_type(*row) for row in self._connection.execute(_postgres(sql), values or None)]
 
-    def append(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    def append(self, table: str, rows: Sequence[StagedRow]) -> None:
         columns = ", ".join(_columns(table)[: len(rows[0])])
         with self._connection.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
             for row in rows:
@@ -167,7 +170,7 @@ def _sqlite(sql: str) -> str:
     return sql.replace("IS DISTINCT FROM", "IS NOT")  # older SQLite versions support IS NOT only
 
 
-def _sqlite_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+def _sqlite_values(values: Mapping[str, object] | None) -> dict[str, object]:
     return {
         name: timestamp_text(value) if isinstance(value, datetime) else value for name, value in (values or {}).items()
     }

@@ -1,12 +1,15 @@
-"""Arguments and outcomes of the commands, and the checks of arguments that need no database."""
+"""Context, arguments and outcomes of the commands, and the checks of arguments that need no database."""
 
 import re
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.access.caller import Caller
+from gateway.access.capabilities import Matrices
 from gateway.errors import InvalidInput, Refusal
 from gateway.models import MachineKind
+from gateway.operations.admission import QueueLimits
 
 MAX_TARGETS = 100  # ids in one request
 MAX_DELETED = 1_000  # snapshots that one request deletes, descendants included
@@ -15,6 +18,15 @@ _MAX_NAME = 255  # characters
 _MAX_DESCRIPTION = 4_000
 _MAX_KEY = 255
 _FORBIDDEN_CHARACTER = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandContext:
+    """What a command decides by, besides its arguments and the stored rows."""
+
+    caller: Caller
+    matrices: Matrices
+    limits: QueueLimits
 
 
 @dataclass(frozen=True, slots=True)

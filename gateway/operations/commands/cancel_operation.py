@@ -1,23 +1,34 @@
 """Decides on `cancelOperation`: cancels a QUEUED operation at once, requests the cancellation of a RUNNING one."""
 
+from typing import NamedTuple
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import operation_refusal
-from gateway.columns import now
+from gateway.columns import UtcDateTime, now
 from gateway.errors import Conflict, NotFound, Refusal
-from gateway.models import Operation, OperationState
+from gateway.models import MachineKind, Operation, OperationKind, OperationState
 from gateway.operations.commands.base import Outcome, Target
 from gateway.operations.effects import undo
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement
+from gateway.store.statements import OneOf, Query, Statement
 
-_OPERATION = Statement(
+
+class _TargetOperation(NamedTuple):
+    kind: OperationKind
+    state: OperationState
+    machine_id: int | None
+    machine_kind: MachineKind
+    snapshot_id: int | None
+    payload: str
+
+
+_OPERATION = Query(
     sa.select(
-        col(Operation.id),
         col(Operation.kind),
         col(Operation.state),
         col(Operation.machine_id),
@@ -28,7 +39,8 @@ _OPERATION = Statement(
         col(Operation.id) == bindparam("operation_id"),
         col(Operation.tenant) == bindparam("tenant"),
         OneOf(col(Operation.machine_kind), "kinds"),
-    )
+    ),
+    _TargetOperation,
 )
 
 _CANCEL_QUEUED = Statement(
@@ -41,7 +53,10 @@ _CANCEL_QUEUED = Statement(
 _REQUEST_CANCEL = Statement(
     sa.update(Operation)
     .where(col(Operation.id) == bindparam("operation_id"), col(Operation.state) == OperationState.RUNNING)
-    .values(cancel_requested_at=sa.func.coalesce(col(Operation.cancel_requested_at), bindparam("at")), retry_at=None)
+    .values(
+        cancel_requested_at=sa.func.coalesce(col(Operation.cancel_requested_at), bindparam("at", type_=UtcDateTime())),
+        retry_at=None,
+    )
 )
 
 
@@ -49,18 +64,24 @@ async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> O
     """Raises the refusal. Idempotent: a second request changes nothing."""
     if isinstance(target, Refusal):
         raise target
-    operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.readable_kinds)
-    if operation is None:
-        raise NotFound(f"Operation 'operation-{target}' was not found.")
+    operation = await _find(tx, caller, target)
     activity = f"Canceling operation-{target}"
     if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, activity):
         raise refusal
     await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
     if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
-        await undo(tx, operation)
+        await undo(tx, operation.kind, operation.snapshot_id, operation.payload)
     # A worker may have claimed the operation meanwhile, which needs no lock on the machine. So the RUNNING state is
     # tried second.
     elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
-        operation = await tx.first(_OPERATION, operation_id=target, tenant=caller.tenant, kinds=caller.readable_kinds)
-        raise Conflict(f"Operation 'operation-{target}' has already ended in state {operation.state}.")
+        state = (await _find(tx, caller, target)).state
+        raise Conflict(f"Operation 'operation-{target}' has already ended in state {state}.")
     return Outcome(target, operation.snapshot_id, operation.machine_id)
+
+
+async def _find(tx: Transaction, caller: Caller, number: int) -> _TargetOperation:
+    """The operation. Raises NotFound if it does not exist or the caller may not see it."""
+    operation = await tx.first(_OPERATION, operation_id=number, tenant=caller.tenant, kinds=caller.readable_kinds)
+    if operation is None:
+        raise NotFound(f"Operation 'operation-{number}' was not found.")
+    return operation

@@ -1,41 +1,44 @@
 """Decides on `createSnapshot` and `createSnapshots`, and records the accepted items."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices, machine_refusal
+from gateway.access.capabilities import machine_refusal
 from gateway.columns import now
 from gateway.errors import Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.admission import NewOperation, QueueAdmission, QueueLimits, enqueue
-from gateway.operations.commands.base import MachineTarget, NewSnapshot, Outcome
+from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
+from gateway.operations.commands.base import CommandContext, MachineTarget, NewSnapshot, Outcome
+from gateway.operations.statements import LockedMachine
 from gateway.operations.targets import find_machine, lock_machines, machine_facts
 from gateway.store.database import Transaction
-from gateway.store.statements import InsertMany, Statement
+from gateway.store.statements import InsertMany, Query
 
-_INSERT = Statement(
+
+class _InsertedSnapshot(NamedTuple):
+    id: int
+    machine_id: int
+
+
+_INSERT = Query(
     InsertMany(
         Snapshot,
         shared=("tenant", "name", "description", "state", "memory", "created_at", "created_by"),
         per_item=("machine_id",),
         returning=("id", "machine_id"),
-    )
+    ),
+    _InsertedSnapshot,
 )
 
 
 async def create_snapshots(
-    tx: Transaction,
-    caller: Caller,
-    targets: Sequence[MachineTarget],
-    new: NewSnapshot,
-    matrices: Matrices,
-    limits: QueueLimits,
+    tx: Transaction, context: CommandContext, targets: Sequence[MachineTarget], new: NewSnapshot
 ) -> list[Outcome]:
     """One outcome per target, in order. A machine that is named twice gets one snapshot."""
-    machines = await lock_machines(tx, caller, targets)
-    admission = await QueueAdmission.load(tx, limits, list(machines), len(machines))
-    accepted: dict[int, Any] = {}
+    machines = await lock_machines(tx, context.caller, targets)
+    admission = await QueueAdmission.load(tx, context.limits, list(machines), len(machines))
+    accepted: dict[int, LockedMachine] = {}
     refused: dict[int, Refusal] = {}
     outcomes: list[Outcome | int] = []  # or the id of the machine, whose outcome follows
     for target in targets:
@@ -47,22 +50,24 @@ async def create_snapshots(
         outcomes.append(machine.id)
         if machine.id in accepted or machine.id in refused:
             continue
-        if refusal_ := _refusal(machine, new, matrices, caller) or admission.admit(machine):
+        if refusal_ := _refusal(context, machine, new) or admission.admit(machine):
             refused[machine.id] = refusal_
         else:
             accepted[machine.id] = machine
-    done = await _record(tx, caller, list(accepted.values()), new) if accepted else {}
+    done = await _record(tx, context.caller, list(accepted.values()), new) if accepted else {}
     done |= {number: Outcome(machine_id=number, refusal=refusal) for number, refusal in refused.items()}
     return [done[outcome] if isinstance(outcome, int) else outcome for outcome in outcomes]
 
 
-def _refusal(machine: Any, new: NewSnapshot, matrices: Matrices, caller: Caller) -> Refusal | None:
+def _refusal(context: CommandContext, machine: LockedMachine, new: NewSnapshot) -> Refusal | None:
     # Either action, not both: some providers can snapshot a running machine only with its memory.
     action = SnapshotAction.CREATE_WITH_MEMORY if new.memory else SnapshotAction.CREATE
-    return machine_refusal(action, machine_facts(machine), matrices, caller)
+    return machine_refusal(action, machine_facts(machine), context.matrices, context.caller)
 
 
-async def _record(tx: Transaction, caller: Caller, machines: Sequence[Any], new: NewSnapshot) -> dict[int, Outcome]:
+async def _record(
+    tx: Transaction, caller: Caller, machines: Sequence[LockedMachine], new: NewSnapshot
+) -> dict[int, Outcome]:
     """Inserts snapshots and operations. Returns the outcomes by machine."""
     # Neither parent nor current: both are set when the provider has created the snapshot.
     rows = await tx.all(

@@ -2,22 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices, snapshot_refusal
+from gateway.access.capabilities import snapshot_refusal
 from gateway.errors import Aborted, LimitExceeded, Refusal
 from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.admission import NewOperation, QueueAdmission, QueueLimits, enqueue
-from gateway.operations.commands.base import MAX_DELETED, Outcome, Target
-from gateway.operations.statements import SET_STATES
-from gateway.operations.targets import find_snapshot, lock_snapshots, machine_facts, name_conflicts
+from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
+from gateway.operations.commands.base import MAX_DELETED, CommandContext, Outcome, Target
+from gateway.operations.statements import SET_STATES, LockedMachine, TargetSnapshot
+from gateway.operations.targets import find_snapshot, lock_snapshots, name_conflicts, snapshot_facts
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Statement, Unindexed
+from gateway.store.statements import OneOf, Query, RowId, Unindexed
 
 _tree = (
     sa.select(col(Snapshot.id).label("id"))
@@ -25,7 +24,7 @@ _tree = (
     .cte("tree", recursive=True)
 )
 _tree = _tree.union(sa.select(col(Snapshot.id)).where(col(Snapshot.parent_id) == _tree.c.id))
-_SUBTREES = Statement(select(_tree.c.id).limit(MAX_DELETED + 1))
+_SUBTREES = Query(select(_tree.c.id).limit(MAX_DELETED + 1), RowId)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +41,8 @@ class _Plan:
     """All snapshots of the request, descendants included, and the outcome of each."""
 
     given: set[int]
-    snapshots: Mapping[int, Any]
-    machines: Mapping[int, Any]
+    snapshots: Mapping[int, TargetSnapshot]
+    machines: Mapping[int, LockedMachine]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def order(self) -> list[int]:
@@ -53,28 +52,23 @@ class _Plan:
     def ancestry(self, number: int) -> list[int]:
         """The snapshot and its ancestors, nearest first, up to the first that is not part of the request."""
         ancestry = [number]
-        while (parent := self.snapshots[ancestry[-1]].parent_id) in self.snapshots:
+        while (parent := self.snapshots[ancestry[-1]].parent_id) is not None and parent in self.snapshots:
             ancestry.append(parent)
         return ancestry
 
 
 async def delete_snapshots(
-    tx: Transaction,
-    caller: Caller,
-    targets: Sequence[Target],
-    options: DeleteOptions,
-    matrices: Matrices,
-    limits: QueueLimits,
+    tx: Transaction, context: CommandContext, targets: Sequence[Target], options: DeleteOptions
 ) -> list[Outcome]:
     """One outcome per target, in order, then those of the added descendants, in order of deletion.
 
     Raises LimitExceeded when the targets and their descendants are more than `MAX_DELETED`.
     """
     given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
-    plan = await _plan(tx, caller, given, options)
-    admission = await QueueAdmission.load(tx, limits, list(plan.machines), len(plan.snapshots))
+    plan = await _plan(tx, context.caller, given, options)
+    admission = await QueueAdmission.load(tx, context.limits, list(plan.machines), len(plan.snapshots))
     order = plan.order() if options.with_descendants else [number for number in given if number in plan.snapshots]
-    refusals = await _refusals(tx, caller, plan, matrices)
+    refusals = await _refusals(tx, context, plan)
     for number in order:
         machine = plan.machines[plan.snapshots[number].machine_id]
         refusal = refusals.get(number) or admission.admit(machine)
@@ -84,7 +78,7 @@ async def delete_snapshots(
         return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
     if options.dry_run:
         return outcomes
-    await _record(tx, caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
+    await _record(tx, context.caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
     return _in_order_of_request(plan, targets, order)
 
 
@@ -102,12 +96,12 @@ async def _plan(tx: Transaction, caller: Caller, given: list[int], options: Dele
     return _Plan(set(given), snapshots, machines)
 
 
-async def _refusals(tx: Transaction, caller: Caller, plan: _Plan, matrices: Matrices) -> dict[int, Refusal]:
+async def _refusals(tx: Transaction, context: CommandContext, plan: _Plan) -> dict[int, Refusal]:
     """Refusals by snapshot number. Snapshots that can be deleted are left out."""
     refusals = {}
     for number, snapshot in plan.snapshots.items():
-        on_provider, machine = snapshot.provider_ref is not None, machine_facts(plan.machines[snapshot.machine_id])
-        refusal = snapshot_refusal(SnapshotAction.DELETE, snapshot.state, on_provider, machine, matrices, caller)
+        facts = snapshot_facts(snapshot, plan.machines[snapshot.machine_id])
+        refusal = snapshot_refusal(SnapshotAction.DELETE, facts, context.matrices, context.caller)
         if refusal is not None:
             refusals[number] = refusal
     return await name_conflicts(tx, refusals)

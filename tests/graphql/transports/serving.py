@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,18 +17,22 @@ from websockets.sync.client import ClientConnection, connect
 from gateway.access.admission import Admission
 from gateway.access.quotas import Quotas
 from gateway.config import Settings
+from gateway.graphql.error_format import GRAPHQL_FORMAT
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
 from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import SUBPROTOCOL, WebSocketEndpoint
+from gateway.http.errors import ErrorFormats
 from gateway.http.middleware import middleware
+from tests.serving import Server
 
 from .world import World, authenticate
 
 T = TypeVar("T")
 
 MAX_BODY = 100_000  # bytes
+FORMATS = ErrorFormats({"/graphql": GRAPHQL_FORMAT})
 SETTINGS = Settings(
     max_body_bytes=MAX_BODY,
     cors_origins=("http://localhost:5173",),
@@ -37,32 +40,20 @@ SETTINGS = Settings(
 )
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, streams: OpenStreams) -> None:
-        super().__init__(config)
-        self._streams = streams
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._streams.close()
-        await super().shutdown(sockets)
-
-
 class Serving:
     """A running server: its addresses, its world, and access to its event loop."""
 
-    def __init__(self, port: int, world: World, streams: OpenStreams, server: uvicorn.Server) -> None:
+    def __init__(self, port: int, world: World, streams: OpenStreams, server: Server) -> None:
         self.origin = f"http://127.0.0.1:{port}"
         self.url = f"{self.origin}/graphql"
         self.world = world
         self.streams = streams
         self.port = port
         self.server = server
-        self.loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work` in the event loop of the server."""
-        assert self.loop is not None
-        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work(), self.server.loop).result(10)
 
     def wait_for_closed_subscription(self) -> None:
         """Waits until one endless subscription has been closed that no earlier call has waited for."""
@@ -91,7 +82,7 @@ class Serving:
             return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
-def application(world: World, streams: OpenStreams, serving: Callable[[], Serving], **limits: Any) -> Starlette:
+def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
     """The transports, and a route `/elsewhere` that returns the request id."""
     admission = Admission(Quotas(limits.pop("settings", SETTINGS)))
     events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
@@ -113,14 +104,17 @@ def application(world: World, streams: OpenStreams, serving: Callable[[], Servin
     )
 
     async def elsewhere(request: Request) -> PlainTextResponse:
-        serving().loop = asyncio.get_running_loop()
         return PlainTextResponse(request.state.request_id)
 
     routes = [
         WebSocketRoute("/graphql", ws),
         Route("/elsewhere", elsewhere, methods=["GET", "POST", "DELETE"]),
     ]
-    return Starlette(routes=routes, middleware=middleware(SETTINGS, admission.wrap(http)))
+    return Starlette(
+        routes=routes,
+        middleware=middleware(SETTINGS, FORMATS, admission.wrap(http)),
+        exception_handlers={404: FORMATS.no_route},
+    )
 
 
 @contextmanager
@@ -130,25 +124,22 @@ def serve(**limits: Any) -> Iterator[Serving]:
     `limits` may have `settings`, `sse_ping`, `send_timeout` and `body_timeout`; the others are for `WebSocketLimits`.
     """
     world, streams = World(), OpenStreams()
-    listener = socket.create_server(("127.0.0.1", 0))  # listens at once, so clients need not wait for the thread
-    app = application(world, streams, lambda: serving, **limits)
+    listener, listening = socket.create_server(("127.0.0.1", 0)), threading.Event()
     config = uvicorn.Config(
-        app,
+        application(world, streams, **limits),
         log_config=None,
         access_log=False,
         ws="websockets-sansio",
         ws_max_size=SETTINGS.max_body_bytes,
-        timeout_graceful_shutdown=5,
         lifespan="off",
     )
-    server = _Server(config, streams)
-    serving = Serving(listener.getsockname()[1], world, streams, server)
+    server = Server(config, streams, on_started=listening.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
+    assert listening.wait(10), "The server did not start"
     try:
-        httpx2.get(f"{serving.origin}/elsewhere", timeout=10)
-        yield serving
+        yield Serving(listener.getsockname()[1], world, streams, server)
     finally:
-        server.should_exit = True
-        thread.join(20)
+        server.stop()
+        thread.join(30)
         assert not thread.is_alive()

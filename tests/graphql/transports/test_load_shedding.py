@@ -9,6 +9,8 @@ import orjson
 
 from gateway.http.load_shedding import LoadSheddingMiddleware
 
+from .serving import FORMATS
+
 SCOPE = {"type": "http", "path": "/graphql"}
 
 
@@ -52,7 +54,7 @@ def test_a_request_whose_estimated_wait_is_too_long_is_rejected() -> None:
 
     async def story() -> None:
         app, clock = App(), Clock()
-        middleware = LoadSheddingMiddleware(app, 1.0, clock)
+        middleware = LoadSheddingMiddleware(app, 1.0, FORMATS, clock)
 
         async def begin(number: int) -> "list[asyncio.Task[list[Any]]]":
             tasks = [asyncio.create_task(send_request(middleware)) for _ in range(number)]
@@ -100,7 +102,7 @@ def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
                 await send_request(middleware, "/healthz")
                 await asyncio.sleep(0)  # until the next iteration of the loop
 
-        middleware = LoadSheddingMiddleware(app, max_wait=60)
+        middleware = LoadSheddingMiddleware(app, 60, FORMATS)
         await asyncio.gather(*(send_request(middleware, f"/{number}") for number in range(4)), check_health())
         assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
         assert all("/healthz" in pair for pair in pairwise(order))
@@ -116,7 +118,7 @@ def test_a_canceled_request_does_not_take_its_turn() -> None:
             time.sleep(0.02)  # noqa: ASYNC251 - blocks the loop, as a read on SQLite does
             served.append(scope["path"])
 
-        middleware = LoadSheddingMiddleware(app, max_wait=60)
+        middleware = LoadSheddingMiddleware(app, 60, FORMATS)
         requests = [asyncio.create_task(send_request(middleware, f"/{number}")) for number in range(4)]
         await asyncio.sleep(0)
         requests[2].cancel()
@@ -137,7 +139,7 @@ def test_open_streams_do_not_count_as_in_flight() -> None:
             began.set()
             await end.wait()
 
-        middleware = LoadSheddingMiddleware(app, max_wait=1e-9)
+        middleware = LoadSheddingMiddleware(app, 1e-9, FORMATS)
         streams = []
         for _ in range(100):
             began.clear()

@@ -16,6 +16,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.quotas import CallerQuota, Quotas
 from gateway.errors import ErrorCode, GatewayError, Throttled, internal_message
+from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Authenticate, Executor, GraphQLRequest, OperationType
 from gateway.graphql.transports.streams import RECHECK_INTERVAL, wait_for_expiry
 from gateway.graphql.transports.websocket.messages import (
@@ -34,7 +35,7 @@ from gateway.graphql.transports.websocket.messages import (
 )
 from gateway.graphql.transports.websocket.operation import WebSocketOperation
 from gateway.graphql.transports.websocket.send_queue import QueueFull, SendQueue
-from gateway.http.errors import errors_json
+from gateway.http.errors import HttpError
 from gateway.http.request_id import request_id
 from gateway.models import Surface
 
@@ -75,14 +76,15 @@ class Connection:
 
     def __init__(
         self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
         executor: Executor,
         authenticate: Authenticate,
         quotas: Quotas,
         limits: WebSocketLimits,
         max_message_bytes: int,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
@@ -222,14 +224,16 @@ class Connection:
         elif len(self._tasks) >= self._limits.max_operations:
             limit = self._limits.max_operations
             message = f"The connection has {limit} operations, the maximum. Complete one or open another connection."
-            self._put(error_message(orjson.dumps(id), errors_json(message, ErrorCode.LIMIT_EXCEEDED)))
+            self._put_error(id, HttpError(429, message, ErrorCode.LIMIT_EXCEEDED))
         else:
             try:
                 kind, counted = self._count(request)
             except Throttled as error:
-                self._put(error_message(orjson.dumps(id), errors_json(error.message, error.code, retryable=True)))
+                self._put_error(id, HttpError.of(error))
                 return
-            operation = WebSocketOperation(self._executor, request, kind, self._caller, self._origin, id, self._put)
+            operation = WebSocketOperation(
+                self._executor, id, request, kind=kind, caller=self._caller, origin=self._origin, put=self._put
+            )
             self._operations[id] = operation
             self._tasks.add(operation.task)
             operation.task.add_done_callback(lambda task: self._done(id, operation, counted))
@@ -250,6 +254,9 @@ class Connection:
         self._tasks.discard(operation.task)
         if self._operations.get(id) is operation:
             del self._operations[id]
+
+    def _put_error(self, id: str, error: HttpError) -> None:
+        self._put(error_message(orjson.dumps(id), errors_json(error)))
 
     def _put(self, message: bytes) -> None:
         try:

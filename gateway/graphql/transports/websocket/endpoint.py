@@ -41,14 +41,14 @@ class WebSocketEndpoint:
             return
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
         connection = Connection(
-            self._executor,
-            self._authenticate,
-            self._quotas,
-            self._limits,
-            self._max_message_bytes,
             scope,
             receive,
             send,
+            executor=self._executor,
+            authenticate=self._authenticate,
+            quotas=self._quotas,
+            limits=self._limits,
+            max_message_bytes=self._max_message_bytes,
         )
         with self._streams.track(lambda: connection.close(Close.GOING_AWAY, "The server is stopping.")):
             await connection.run()

@@ -8,10 +8,10 @@ import orjson
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
-from gateway.errors import ErrorCode, internal_message
+from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.transports.websocket.messages import complete_message, error_message, next_message
-from gateway.http.errors import errors_json
+from gateway.http.errors import HttpError
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,12 @@ class WebSocketOperation:
     def __init__(
         self,
         executor: Executor,
+        id: str,
         request: GraphQLRequest,
+        *,
         kind: OperationType | None,
         caller: Caller,
         origin: RequestOrigin,
-        id: str,
         put: Callable[[bytes], None],
     ) -> None:
         self._executor = executor
@@ -54,7 +55,7 @@ class WebSocketOperation:
         except Exception:
             id_ = self._origin.request_id or "-"
             log.exception("WebSocket operation failed request_id=%s", id_)
-            self._put_unless_stopped(error_message(self._id, errors_json(internal_message(id_), ErrorCode.INTERNAL)))
+            self._put_unless_stopped(error_message(self._id, errors_json(HttpError.internal(id_))))
         else:
             if completed:
                 self._put_unless_stopped(complete_message(self._id))

@@ -1,0 +1,49 @@
+"""Loads queries: all root fields in one read transaction."""
+
+from typing import Any
+
+from gateway.access.caller import Caller
+from gateway.access.origin import RequestOrigin
+from gateway.errors import Forbidden, GatewayError
+from gateway.graphql.execution.root_fields import BoundRootFields
+from gateway.operations.service import Operations
+from gateway.reads.context import Context
+from gateway.store.database import Database, Transaction
+
+
+class QueryLoader:
+    """Loads the root fields of queries by their plans."""
+
+    def __init__(self, database: Database, operations: Operations) -> None:
+        self._database = database
+        self._operations = operations
+
+    async def load(self, bound: BoundRootFields, caller: Caller, origin: RequestOrigin) -> dict[str, Any]:
+        """The value of every root field, or the exception that its load raised, by response key.
+
+        Fields that the caller may not read are recorded as refused.
+        """
+        roots, variables, loads, values, _ = bound
+        payload = {"viewer": {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant}}
+
+        async def load(transaction: Transaction) -> None:
+            for key, (plan, pages) in loads.items():
+                context = Context(transaction, plan.dialect, caller, self._operations.matrices, pages)
+                try:
+                    values[key] = await plan.load(context, variables, payload)
+                except GatewayError as error:
+                    values[key] = error
+
+        if loads:
+            try:
+                single = False
+                if len(loads) == 1:
+                    ((plan, pages),) = loads.values()
+                    single = plan.is_single_statement(pages)
+                await self._database.read(load, single=single)
+            except Exception as error:  # noqa: BLE001 - reported or masked and logged like any other field error
+                values.update(dict.fromkeys(loads, error))
+        for root in roots:
+            if isinstance(refusal := values[root.field.key], Forbidden):
+                await self._operations.refusals.record_read(caller, origin, root.field.name, refusal)
+        return values

@@ -1,0 +1,105 @@
+"""Binds requests: from the text and variables of a request to compiled plans with checked arguments.
+
+A request that cannot be bound has sent no statement and changed nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from graphql import GraphQLError, GraphQLSchema
+from graphql.execution.values import VariableValues
+
+from gateway.graphql.error_format import RequestError
+from gateway.graphql.execution.cost_limit import CostLimit
+from gateway.graphql.execution.documents import DocumentCache, ParsedOperation
+from gateway.graphql.execution.root_fields import BoundRootFields, RootField, bind, compile_root_field, located
+from gateway.graphql.execution.selections import Selections
+from gateway.graphql.requests import GraphQLRequest
+from gateway.graphql.schema.build import catalog
+from gateway.reads.compiler import Compiler, InvalidArguments, Plan
+from gateway.reads.context import Pages
+from gateway.reads.selection import Arguments, Field
+
+_MAX_PLAN_VARIANTS = 16  # per operation, for different values of the variables in its conditions
+
+
+class BoundSubscription(NamedTuple):
+    """A subscription whose plan is bound, so that it can be loaded at every event."""
+
+    field: Field
+    arguments: Arguments
+    variables: VariableValues
+    plan: Plan
+    pages: Pages
+    extensions: Mapping[str, Any] | None  # of every response
+
+
+class RequestBinder:
+    """Binds the requests of one schema, for the dialect of one database."""
+
+    def __init__(self, schema: GraphQLSchema, dialect: str, documents: DocumentCache, cost_limit: CostLimit) -> None:
+        self._schema = schema
+        self._documents = documents
+        self._cost_limit = cost_limit
+        sources = catalog(schema)
+        self._compiler = Compiler(sources, dialect, typed=False)
+        self._typed_compiler = Compiler(sources, dialect, typed=True)  # for graphql-core
+
+    def bind(self, operation: ParsedOperation, request: GraphQLRequest, *, typed: bool) -> BoundRootFields:
+        """The root fields of a query or mutation.
+
+        Raises RequestError, and GraphQLError for a condition whose value is null.
+        """
+        variables = _coerced_variables(operation, request)
+        bound = bind(self._root_fields(operation, variables, typed), variables)
+        self._cost_limit.check(bound.cost, operation.node)
+        return bound
+
+    def bind_subscription(self, request: GraphQLRequest) -> BoundSubscription:
+        """Raises RequestError, and GraphQLError for a non-null argument or condition whose value is null."""
+        operation = self._documents.operation(request)
+        variables = _coerced_variables(operation, request)
+        root = self._schema.subscription_type
+        assert root is not None
+        if operation.kind != "subscription":
+            raise RequestError([GraphQLError("The operation is not a subscription.")])
+        selections = Selections(self._schema, operation.fragments, variables)
+        (field,) = selections.roots(root, operation.node.selection_set)
+        plan = self._compiler.payload({root.name: [field]})
+        try:
+            pages = plan.bind(variables)
+        except InvalidArguments as error:
+            raise RequestError([located(error)]) from None
+        cost = plan.cost(pages, variables)
+        self._cost_limit.check(cost, operation.node)
+        return BoundSubscription(
+            field=field,
+            arguments=field.arguments(variables),
+            variables=variables,
+            plan=plan,
+            pages=pages,
+            extensions=self._cost_limit.extensions(request, cost),
+        )
+
+    def _root_fields(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
+        """The compiled root fields of a query or mutation, for these values of the variables in its conditions."""
+        key = tuple(variables.coerced.get(name) for name in operation.conditions)
+        roots: Sequence[RootField] | None = operation.plans.get(key)
+        if roots is None:
+            root = self._schema.get_root_type(operation.node.operation)
+            assert root is not None
+            compiler = self._typed_compiler if typed else self._compiler
+            selections = Selections(self._schema, operation.fragments, variables)
+            fields = selections.roots(root, operation.node.selection_set)
+            roots = [compile_root_field(compiler, root, field) for field in fields]
+            if len(operation.plans) < _MAX_PLAN_VARIANTS:
+                operation.plans[key] = roots
+        return roots
+
+
+def _coerced_variables(operation: ParsedOperation, request: GraphQLRequest) -> VariableValues:
+    """Raises RequestError with all errors of the variables."""
+    values = operation.variables.bind(request.variables)
+    if isinstance(values, list):
+        raise RequestError(values)
+    return values

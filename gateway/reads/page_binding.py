@@ -1,0 +1,50 @@
+"""Binds a connection: checks the page arguments of a request and makes its sort order, condition and cursors."""
+
+from typing import Any
+
+from gateway.bounded_cache import BoundedCache
+from gateway.reads import cursors
+from gateway.reads.conditions import Condition
+from gateway.reads.dialects import Dialect
+from gateway.reads.entities import Entity
+from gateway.reads.filters import filter_condition
+from gateway.reads.pages import BoundPage, parse_page
+from gateway.reads.selection import Arguments
+from gateway.reads.sorts import SortOrder, parse_order
+
+_MAX_CACHED = 32  # pairs of a sort and a filter
+_MAX_CACHED_LENGTH = 1_000  # characters of a sort and a filter
+
+
+class PageBinder:
+    """Binds the arguments of one connection of `entity`."""
+
+    def __init__(self, entity: Entity, dialect: Dialect) -> None:
+        self._entity = entity
+        self._dialect = dialect
+        self._parsed = BoundedCache[str, tuple[SortOrder, Condition | None]](_MAX_CACHED)
+        self._last: tuple[Arguments, BoundPage] | None = None
+
+    def bind(self, arguments: Arguments) -> BoundPage:
+        """Checks the arguments. The same `arguments` object is checked once. Raises InvalidInput."""
+        if self._last is not None and self._last[0] is arguments:
+            return self._last[1]
+        page = parse_page(arguments)
+        order, condition = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
+        after = None if page.after is None else cursors.decode(page.after, order, self._dialect, "after")
+        before = None if page.before is None else cursors.decode(page.before, order, self._dialect, "before")
+        bound = BoundPage(page, order, condition, after, before)
+        self._last = (arguments, bound)
+        return bound
+
+    def _order_and_condition(self, sort: Any, value: Any) -> tuple[SortOrder, Condition | None]:
+        """Cached, because the next page and other callers often send the same sort and filter."""
+        key = repr((sort, value))
+        parsed = self._parsed.get(key)
+        if parsed is None:
+            order = parse_order(self._entity.sorts, self._entity.default_sort, sort)
+            condition = filter_condition(self._entity.filters, value) if value else None
+            parsed = (order, condition)
+            if len(key) <= _MAX_CACHED_LENGTH:
+                self._parsed.put(key, parsed)
+        return parsed
