@@ -27,8 +27,9 @@ setup: $(VENV)/.installed $(WEB)/static/index.html ## install everything and bui
 serve: setup ## serve the API and GraphiQL, with demo data in an empty database
 	@exec $(BIN)/gateway serve --demo $(ARGS)
 
+# Modules are compiled once, not by each of the processes that tests start.
 test: setup ## run the tests
-	@$(MEMORY) $(BIN)/pytest -n 2 -q $(ARGS)
+	@$(MEMORY) PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist worksteal -q $(ARGS)
 
 check: setup ## lint, formatting, types, schema.graphql against the code
 	@$(BIN)/ruff check

@@ -44,14 +44,14 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 @pytest.fixture(params=KINDS)
 def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     """A gateway that serves the demo world, on each kind of database. Each test has its own."""
-    with served(Settings(database_url=databases.new(request.param)), demo=True) as gateway:
+    with served(Settings(database_url=databases.new(request.param, demo=True))) as gateway:
         yield gateway
 
 
 @pytest.fixture
 def server(databases: Databases) -> Iterator[Served]:
     """The same on SQLite only, for tests that do not depend on the database."""
-    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
         yield gateway
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def prepare(url: str, *, demo: bool = False) -> str:
     with _MIGRATING:
         migrate(url)
     if demo:
-        asyncio.run(_load_demo(url))
+        with ThreadPoolExecutor(1) as thread:  # the thread of a test with a browser has a running event loop
+            thread.submit(asyncio.run, _load_demo(url)).result()
     return url
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import httpx2
@@ -101,8 +101,9 @@ class Server(uvicorn.Server):
         self.loop: asyncio.AbstractEventLoop
 
     def stop(self) -> None:
-        """Ends `serve`. May be called in any thread."""
-        self.loop.call_soon_threadsafe(self._stopping.set)
+        """Ends `serve`. May be called in any thread, also after it has ended."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._stopping.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -129,7 +130,7 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) -> Iterator[Served]:
+def served(settings: Settings, *, refreshes: bool = True) -> Iterator[Served]:
     """Runs a gateway while the block runs."""
     started: Future[tuple[Gateway, Server]] = Future()
     ended: Future[None] = Future()
@@ -138,7 +139,7 @@ def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) ->
     listening.bind(("127.0.0.1", 0))
 
     async def serve() -> None:
-        async with running_gateway(settings, demo=demo, refreshes=refreshes, clock=clock) as gateway:
+        async with running_gateway(settings, refreshes=refreshes, clock=clock) as gateway:
             config = uvicorn.Config(
                 gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
             )
@@ -155,7 +156,8 @@ def served(settings: Settings, *, demo: bool = False, refreshes: bool = True) ->
 
     with listening:
         threading.Thread(target=target, name="gateway").start()
-        wait([started, ended], 30, FIRST_COMPLETED)
+        either: list[Future[Any]] = [started, ended]
+        wait(either, 30, FIRST_COMPLETED)
         if ended.done():
             ended.result()
         gateway, server = started.result(0)

@@ -15,8 +15,8 @@ CREDENTIALS_TRUSTED = 0.2
 
 @pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
-    """The URL of an empty database, of each kind."""
-    return databases.new(request.param)
+    """The URL of a database with the demo world, of each kind."""
+    return databases.new(request.param, demo=True)
 
 
 @pytest.fixture
@@ -29,5 +29,5 @@ def token(url: str) -> str:
 def gateway(url: str, token: str) -> Iterator[Served]:
     """A gateway with the demo world, which requires authentication because `token` exists."""
     assert token
-    with served(Settings(database_url=url, credentials_trusted=CREDENTIALS_TRUSTED), demo=True) as gateway:
+    with served(Settings(database_url=url, credentials_trusted=CREDENTIALS_TRUSTED)) as gateway:
         yield gateway

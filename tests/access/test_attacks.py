@@ -40,12 +40,12 @@ def gateway(databases: Databases) -> Iterator[Served]:
     with jwks_server() as jwks:
         jwks.keys = [jwk(RSA, "one")]
         settings = Settings(
-            database_url=databases.new("sqlite"),
+            database_url=databases.new("sqlite", demo=True),
             jwt_issuer=ISSUER,
             jwt_audience=(AUDIENCE,),
             jwt_jwks_url=jwks.url,
         )
-        with served(settings, demo=True) as gateway:
+        with served(settings) as gateway:
             assert graphql(gateway, bearer(signed())).status_code == 200
             yield gateway
 

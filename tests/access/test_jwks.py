@@ -63,12 +63,12 @@ def world(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     monkeypatch.setattr(jwks.JwksKeySource.__init__, "__defaults__", (clock,))
     with jwks_server() as published:
         settings = Settings(
-            database_url=databases.new("sqlite"),
+            database_url=databases.new("sqlite", demo=True),
             jwt_issuer=ISSUER,
             jwt_audience=(AUDIENCE,),
             jwt_jwks_url=published.url,
         )
-        with served(settings, demo=True) as gateway:
+        with served(settings) as gateway:
             yield World(published, gateway, clock)
 
 

@@ -63,7 +63,7 @@ def published() -> Iterator[JwksServer]:
 
 @pytest.fixture(scope="module")
 def url(databases: Databases) -> str:
-    return databases.new("sqlite")
+    return databases.new("sqlite", demo=True)
 
 
 def settings(url: str, **more: Any) -> Settings:
@@ -73,7 +73,7 @@ def settings(url: str, **more: Any) -> Settings:
 @pytest.fixture(scope="module")
 def gateway(url: str, published: JwksServer) -> Iterator[Served]:
     """A gateway that trusts the issuer's JWKS and has no API tokens."""
-    with served(settings(url, jwt_jwks_url=published.url), demo=True) as gateway:
+    with served(settings(url, jwt_jwks_url=published.url)) as gateway:
         yield gateway
 
 
@@ -264,14 +264,14 @@ def test_a_session_expires_with_its_jwt(gateway: Served) -> None:
 def test_custom_claim_names(databases: Databases, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(pem(EC))
     changed = settings(
-        databases.new("sqlite"),
+        databases.new("sqlite", demo=True),
         jwt_key_file=str(tmp_path / "key.pem"),
         jwt_name_claim="preferred_username",
         jwt_roles_claim="realm_access.roles",
         jwt_tenant_claim="https://issuer.example/tenant",
         jwt_default_tenant="default",
     )
-    with served(changed, demo=True) as gateway:
+    with served(changed) as gateway:
         token = signed(EC, "ES256", preferred_username="Ann A.", realm_access={"roles": ["viewer"]}, tenant="ignored")
         assert identity(gateway, bearer(token)) == ("Ann A.", "default", "viewer")
         more = {"https://issuer.example/tenant": "acme"}
@@ -284,8 +284,8 @@ def test_custom_claim_names(databases: Databases, tmp_path: Path) -> None:
 
 def test_a_shared_secret(databases: Databases, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET + "\n")
-    shared = settings(databases.new("sqlite"), jwt_secret_file=str(tmp_path / "secret"))
-    with served(shared, demo=True) as gateway:
+    shared = settings(databases.new("sqlite", demo=True), jwt_secret_file=str(tmp_path / "secret"))
+    with served(shared) as gateway:
         assert graphql(gateway, bearer(signed(SECRET, "HS256", None))).json() == VM_RESPONSE
         assert graphql(gateway, bearer(signed(SECRET, "HS256", "any"))).json() == VM_RESPONSE
         for token in (
@@ -303,7 +303,7 @@ def test_a_certificate(databases: Databases, tmp_path: Path) -> None:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     built = builder.serial_number(1).not_valid_before(moment).not_valid_after(moment.replace(year=2027))
     (tmp_path / "key.pem").write_bytes(built.sign(RSA, SHA256()).public_bytes(Encoding.PEM))
-    with served(settings(databases.new("sqlite"), jwt_key_file=str(tmp_path / "key.pem")), demo=True) as gateway:
+    with served(settings(databases.new("sqlite", demo=True), jwt_key_file=str(tmp_path / "key.pem"))) as gateway:
         assert graphql(gateway, bearer(signed())).json() == VM_RESPONSE
         assert graphql(gateway, bearer(signed(OTHER_RSA))).status_code == 401
 

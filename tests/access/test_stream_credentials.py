@@ -61,7 +61,7 @@ def caching_gateway(url: str) -> Iterator[Served]:
         jwt_leeway=1.0,
         credentials_trusted=3_600.0,
     )
-    with served(settings, demo=True) as gateway:
+    with served(settings) as gateway:
         yield gateway
 
 

@@ -210,7 +210,7 @@ def test_token_commands(url: str) -> None:
 
 def test_every_gateway_accepts_a_session_until_it_is_ended(url: str, token: str) -> None:
     settings = Settings(database_url=url, credentials_trusted=0.2)
-    with served(settings, demo=True) as first:
+    with served(settings) as first:
         given = first.http.post("/api/auth", headers=basic("x", token)).json()
         session = {"x-auth-token": given["auth_token"]}
         assert given["token_ttl"] == 600
@@ -284,15 +284,15 @@ def test_a_reachable_address_requires_authentication(url: str) -> None:
     with pytest.raises(StartupError, match="authentication is not configured"), served(settings):
         pass
     token = create_token(url)
-    with served(settings, demo=True) as gateway:
+    with served(settings) as gateway:
         assert graphql(gateway).status_code == 401
         assert graphql(gateway, bearer(token)).json() == VM_RESPONSE
 
 
 def test_the_first_token_makes_authentication_required(databases: Databases) -> None:
-    url = databases.new("sqlite")
+    url = databases.new("sqlite", demo=True)
     settings = Settings(database_url=url)
-    with served(settings, demo=True) as gateway:
+    with served(settings) as gateway:
         assert graphql(gateway).json() == VM_RESPONSE
         assert graphql(gateway, basic("admin", "smartvm")).json() == VM_RESPONSE
         with Socket(gateway, None) as socket:

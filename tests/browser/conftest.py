@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def playwright() -> Any:
     """The Playwright module. Without it the test is skipped, or fails if CI requires it."""
     return (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium(playwright: Any) -> Iterator["Browser"]:
     if CHROMIUM is None:
         (pytest.fail if required("browser") else pytest.skip)("Chromium is not on PATH.")

@@ -54,8 +54,8 @@ def origin(site: Path) -> Iterator[str]:
 
 @pytest.fixture
 def gateway(databases: Databases, origin: str) -> Iterator[Served]:
-    settings = Settings(database_url=databases.new("sqlite"), cors_origins=(origin,), drain_timeout=0.1)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), cors_origins=(origin,), drain_timeout=0.1)
+    with served(settings) as gateway:
         set_latency(gateway, 0)
         yield gateway
 

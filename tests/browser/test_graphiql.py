@@ -3,30 +3,40 @@
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import httpx2
 import pytest
 
-from tests.databases import required
+from gateway.config import Settings
+from tests.databases import Databases, required
+from tests.serving import Served, served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 # Without Playwright the tests are skipped, except in CI, which requires it.
 playwright: Any = (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
 
 
-class Server(Protocol):
-    """The fixture `server`: a gateway that serves the demo world."""
+@pytest.fixture(scope="module")
+def server(databases: Databases) -> Iterator[Served]:
+    """The demo world."""
+    with served(Settings(database_url=databases.new("sqlite", demo=True), drain_timeout=0.1)) as gateway:
+        yield gateway
 
-    url: str
+
+@pytest.fixture(scope="module")
+def context(chromium: "Browser", server: Served) -> Iterator["BrowserContext"]:
+    """A browser profile whose cache has the files of GraphiQL after the first test."""
+    with chromium.new_context(base_url=server.url, viewport={"width": 1280, "height": 1000}) as context:
+        yield context
 
 
 @pytest.fixture
-def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
+def page(context: "BrowserContext", server: Served) -> Iterator["Page"]:
     """GraphiQL on a first visit. After each test: no console errors, and no requests to other hosts."""
-    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.add_init_script("localStorage.clear()")
     page.set_default_timeout(20_000)
     playwright.expect.set_options(timeout=20_000)
     socket_url = server.url.replace("http", "ws", 1)
@@ -38,7 +48,7 @@ def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
     page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda line: errors.append(line.text) if line.type in {"error", "warning"} else None)
-    page.goto(f"{server.url}/graphiql")
+    page.goto("/graphiql")
     # A click before both editors are loaded is lost.
     page.locator(".graphiql-query-editor .monaco-editor").wait_for()
     result(page).locator(".monaco-editor").wait_for()
@@ -49,8 +59,8 @@ def page(chromium: "Browser", server: Server) -> Iterator["Page"]:
     page.close()
 
 
-def test_first_visit_shows_the_demo_world(page: "Page", server: Server, tmp_path: Path) -> None:
-    vm = ask(server, '{ vm(id: "vm-11") { name snapshots(first: 5) { nodes { id } } } }')["vm"]
+def test_first_visit_shows_the_demo_world(page: "Page", server: Served, tmp_path: Path) -> None:
+    vm = server.ask('{ vm(id: "vm-11") { name snapshots(first: 5) { nodes { id } } } }')["vm"]
 
     button(page, "Execute query").click()
 
@@ -59,8 +69,8 @@ def test_first_visit_shows_the_demo_world(page: "Page", server: Server, tmp_path
     page.screenshot(path=tmp_path / "demo-world.png")
 
 
-def test_typed_query_runs_with_every_panel_open(page: "Page", server: Server, tmp_path: Path) -> None:
-    vm = ask(server, '{ vm(id: "vm-11") { name } }')["vm"]
+def test_typed_query_runs_with_every_panel_open(page: "Page", server: Served, tmp_path: Path) -> None:
+    vm = server.ask('{ vm(id: "vm-11") { name } }')["vm"]
     panel = page.locator(".graphiql-plugin")
 
     button(page, "Show Documentation Explorer").click()
@@ -80,7 +90,7 @@ def test_typed_query_runs_with_every_panel_open(page: "Page", server: Server, tm
     page.screenshot(path=tmp_path / "history.png")
 
 
-def test_mutation_returns_the_new_snapshot_and_operation(page: "Page", server: Server, tmp_path: Path) -> None:
+def test_mutation_returns_the_new_snapshot_and_operation(page: "Page", server: Served, tmp_path: Path) -> None:
     run(
         page,
         'mutation Take { createSnapshot(input: {machineId: "vm-11", name: "typed by hand"})'
@@ -90,21 +100,21 @@ def test_mutation_returns_the_new_snapshot_and_operation(page: "Page", server: S
     playwright.expect(result(page)).to_contain_text('"typed by hand"')
     playwright.expect(result(page)).to_contain_text('"CREATE_SNAPSHOT"')
     playwright.expect(result(page)).to_contain_text('"errors": []')
-    found = ask(server, '{ vm(id: "vm-11") { snapshots(first: 1) { nodes { id name } } } }')
+    found = server.ask('{ vm(id: "vm-11") { snapshots(first: 1) { nodes { id name } } } }')
     (newest,) = found["vm"]["snapshots"]["nodes"]
     assert newest["name"] == "typed by hand"
     playwright.expect(result(page)).to_contain_text(f'"{newest["id"]}"')
     page.screenshot(path=tmp_path / "mutation.png")
 
 
-def test_subscription_receives_an_operation_up_to_its_end(page: "Page", server: Server, tmp_path: Path) -> None:
+def test_subscription_receives_an_operation_up_to_its_end(page: "Page", server: Served, tmp_path: Path) -> None:
     create = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "seen live"}) { errors { message } } }'
 
     run(page, "subscription Live { operationChanged { kind state progressPercent snapshotName } }")
     button(page, "Stop query").wait_for()
     # Subscriptions are not acknowledged, so this one may start after the first of these mutations.
     for _ in range(20):
-        assert ask(server, create)["createSnapshot"]["errors"] == []
+        assert server.ask(create)["createSnapshot"]["errors"] == []
         if appears(result(page), "seen live"):
             break
 
@@ -115,18 +125,11 @@ def test_subscription_receives_an_operation_up_to_its_end(page: "Page", server: 
     button(page, "Execute query").wait_for()
 
 
-def ask(server: Server, query: str) -> Any:
-    """The data of a response over plain HTTP."""
-    answer = httpx2.post(f"{server.url}/graphql", json={"query": query}).json()
-    assert "errors" not in answer
-    return answer["data"]
-
-
 def run(page: "Page", operation: str) -> None:
     """Types `operation` into a new tab and runs it."""
     button(page, "New tab").click()
     page.locator(".graphiql-query-editor .monaco-editor").click()
-    page.keyboard.type(operation)
+    page.keyboard.insert_text(operation)
     # GraphiQL parses and stores the text when typing pauses. Before that, it would run the text that it parsed last.
     page.wait_for_function("typed => localStorage['graphiql:tabState']?.includes(JSON.stringify(typed))", arg=operation)
     page.keyboard.press("Control+Enter")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def token_and_gateway(databases: Databases) -> Iterator[tuple[str, Served]]:
-    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
         # Playwright runs an event loop in this thread, so the token is created in the gateway's loop.
         database = gateway.gateway.database
         token = gateway.run(create_token(database, Roles({}), NewToken("ann", ["admin"], "default")))

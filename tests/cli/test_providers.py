@@ -112,8 +112,8 @@ def test_secrets_must_be_references(secret: str, error: str) -> None:
 
 
 def test_a_provider_whose_driver_changes(databases: Databases) -> None:
-    url = databases.new("sqlite")
-    with served(Settings(database_url=url), demo=True) as gateway:
+    url = databases.new("sqlite", demo=True)
+    with served(Settings(database_url=url)) as gateway:
         [first, *_] = [row["name"] for row in gateway.ask("{ providers { name } }")["providers"]]
     settings = Settings(database_url=url, providers=f'["{first}"]\n{GOOD}')
     refused = "already has machines with the driver 'simulated'. Use another provider name."

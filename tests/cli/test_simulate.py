@@ -14,8 +14,8 @@ Demo = tuple[Served, str]
 
 @pytest.fixture(scope="module", params=KINDS)
 def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Demo]:
-    url = databases.new(request.param)
-    with served(Settings(database_url=url), demo=True) as gateway:
+    url = databases.new(request.param, demo=True)
+    with served(Settings(database_url=url)) as gateway:
         yield gateway, url
 
 
@@ -100,6 +100,6 @@ def test_invalid_arguments(databases: Databases, url: str, arguments: list[str],
 
 @pytest.fixture(scope="module")
 def url(databases: Databases) -> str:
-    url = databases.new("sqlite")
-    with served(Settings(database_url=url), demo=True):
+    url = databases.new("sqlite", demo=True)
+    with served(Settings(database_url=url)):
         return url

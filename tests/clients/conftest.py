@@ -14,7 +14,7 @@ HELD = "vm-12"  # the same as in gateway.js
 
 @pytest.fixture
 def gateway(databases: Databases) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new("sqlite"), drain_timeout=0.1), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), drain_timeout=0.1)) as gateway:
         set_latency(gateway, 0)
         with stalled(gateway, HELD):
             yield gateway

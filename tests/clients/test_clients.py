@@ -43,8 +43,10 @@ def test_relay(endpoint: str, databases: Databases) -> None:
     run("vite", "build", folder="relay")
     assert passed_tests(run("built/scenario.js", endpoint, folder="relay"))
 
-    settings = Settings(database_url=databases.new("sqlite"), documents_files=(str(manifest),), documents_only=True)
-    with served(settings, demo=True) as strict:
+    settings = Settings(
+        database_url=databases.new("sqlite", demo=True), documents_files=(str(manifest),), documents_only=True
+    )
+    with served(settings) as strict:
         set_latency(strict, 0)
         assert strict.errors("{ viewer { name } }")[0][0] == "QUERY_NOT_IN_SAFELIST"
         assert passed_tests(run("built/scenario.js", f"{strict.url}/graphql", "by-id", folder="relay"))

@@ -97,7 +97,7 @@ def send(request: pytest.FixtureRequest) -> Send:
 @pytest.fixture(scope="module")
 def shared(databases: Databases) -> Iterator[Served]:
     """A gateway for requests that change nothing."""
-    with served(Settings(database_url=databases.new("sqlite"), max_body_bytes=MAX_BODY), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), max_body_bytes=MAX_BODY)) as gateway:
         yield gateway
 
 
@@ -197,8 +197,8 @@ def test_head(shared: Served, send: Send) -> None:
 
 
 def test_an_exhausted_quota(databases: Databases, send: Send) -> None:
-    settings = Settings(database_url=databases.new("sqlite"), caller_quota=1, caller_window=600_000.0)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), caller_quota=1, caller_window=600_000.0)
+    with served(settings) as gateway:
         assert gateway.http.get("/api").status_code == 200
         answers = send(gateway.url, [GET_REST, POST_REST, POST_GRAPHQL])
     waits = [answer.retry_after for answer in answers]
@@ -228,7 +228,7 @@ def overloaded(gateway: Served) -> Iterator[None]:
 def test_load_shedding(databases: Databases, send: Send) -> None:
     message = "The gateway is overloaded. Retry the request after the delay in `Retry-After`."
     with (
-        served(Settings(database_url=databases.new("sqlite"), longest_wait=1e-9), demo=True) as gateway,
+        served(Settings(database_url=databases.new("sqlite", demo=True), longest_wait=1e-9)) as gateway,
         overloaded(gateway),
     ):
         assert send(gateway.url, [GET_REST, POST_REST, POST_GRAPHQL, INDEX]) == [

@@ -3,7 +3,6 @@
 `pytest -s` prints a table: the state of each operation after the kill, and its final state.
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ import httpx2
 import orjson
 import pytest
 
-from gateway.app import opened_database
-from gateway.inventory.demo import load_demo
 from tests.cli.programs import serving
 from tests.crash import victim
 from tests.crash.rows import Rows
@@ -65,13 +62,7 @@ def operations(rows: Rows) -> dict[str, Operation]:
 @pytest.fixture(params=KINDS)
 def rows(request: pytest.FixtureRequest, databases: Databases) -> Rows:
     """The demo world with providers that take 0.1 seconds."""
-    rows = Rows(databases.new(request.param))
-
-    async def load() -> None:
-        async with opened_database(rows.settings) as database:
-            await load_demo(database, "default")
-
-    asyncio.run(load())
+    rows = Rows(databases.new(request.param, demo=True))
     rows("UPDATE simulated_machine SET latency_ms = 100")
     return rows
 

@@ -1,6 +1,5 @@
 """Gateways whose connection to the database goes through a proxy."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app import opened_database
 from gateway.config import Settings
-from gateway.inventory.demo import load_demo
-from gateway.store.migrate import migrate
 from tests.databases import Databases
 from tests.faults.proxy import Proxy, running_proxy
 from tests.serving import Served, served
@@ -21,18 +17,6 @@ def short_timeouts(url: str, **changes: Any) -> Settings:
     """Settings with timeouts short enough for tests, and long enough for a slow machine."""
     short: dict[str, Any] = {"read_timeout": 3.0, "write_timeout": 3.0, "database_wait": 3.0, "drain_timeout": 2.0}
     return Settings(database_url=url, **(short | changes))
-
-
-def with_demo(url: str) -> str:
-    """Migrates the database and loads the demo world. Returns its URL."""
-
-    async def load() -> None:
-        async with opened_database(Settings(database_url=url)) as database:
-            await load_demo(database, "default")
-
-    migrate(url)
-    asyncio.run(load())
-    return url
 
 
 @dataclass
@@ -46,7 +30,7 @@ class ProxiedGateway:
 
 @contextmanager
 def proxied_gateway(databases: Databases, **changes: Any) -> Iterator[ProxiedGateway]:
-    url = with_demo(databases.new("postgresql"))
+    url = databases.new("postgresql", demo=True)
     port = databases.postgres_server().port
     with (
         running_proxy(port) as proxy,

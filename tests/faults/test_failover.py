@@ -10,9 +10,9 @@ import pytest
 
 from gateway.store.migrate import migrate
 from gateway.store.postgres_hosts import single_host_urls
-from tests.databases import Databases
+from tests.databases import Databases, prepare
 from tests.faults.client import COUNTS, create, retry_until_served, until
-from tests.faults.conftest import short_timeouts, with_demo
+from tests.faults.conftest import short_timeouts
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
 
@@ -44,7 +44,7 @@ def pair(databases: Databases) -> Iterator[tuple[PostgresServer, PostgresServer]
     assert binaries is not None
     primary = PostgresServer(binaries, "synchronous_commit=on")
     try:
-        with_demo(primary.url())
+        prepare(primary.url(), demo=True)
         standby = PostgresServer(binaries, "synchronous_commit=on", primary=primary)
         try:
             with psycopg.connect(primary.url(), autocommit=True) as connection:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.databases import KINDS, Databases
 from tests.faults.client import create
-from tests.faults.conftest import short_timeouts, with_demo
+from tests.faults.conftest import short_timeouts
 from tests.serving import served
 
 FOLLOW = "subscription { snapshotChanged { kind snapshot { name } } }"
@@ -16,7 +16,7 @@ FOLLOW = "subscription { snapshotChanged { kind snapshot { name } } }"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_subscribers_get_an_error(databases: Databases, kind: str) -> None:
-    url = with_demo(databases.new(kind))
+    url = databases.new(kind, demo=True)
     with served(short_timeouts(url, write_timeout=10.0)) as gateway:
         gateway.run(gateway.gateway.worker.stop())
         gateway.run(gateway.gateway.inventory.stop())

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from gateway.errors import Unavailable
-from tests.databases import Databases
+from tests.databases import Databases, prepare
 from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served, until
-from tests.faults.conftest import short_timeouts, with_demo
+from tests.faults.conftest import short_timeouts
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
 
@@ -26,7 +26,7 @@ OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname =
 
 @pytest.fixture
 def url(databases: Databases) -> str:
-    return with_demo(databases.new("postgresql"))
+    return databases.new("postgresql", demo=True)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_out_of_connections(databases: Databases) -> None:
     assert binaries is not None
     server = PostgresServer(binaries, f"max_connections={CONNECTIONS}", "superuser_reserved_connections=0")
     try:
-        url = with_demo(server.url())
+        url = prepare(server.url(), demo=True)
         with served(short_timeouts(url)) as gateway, contextlib.ExitStack() as taken:
             operator = taken.enter_context(psycopg.connect(url, autocommit=True))
             left = CONNECTIONS - 1

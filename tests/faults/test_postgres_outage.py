@@ -21,7 +21,7 @@ from tests.faults.client import (
     until,
     websocket_error,
 )
-from tests.faults.conftest import ProxiedGateway, proxied_gateway, with_demo
+from tests.faults.conftest import ProxiedGateway, proxied_gateway
 from tests.faults.proxy import running_proxy
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
@@ -134,7 +134,7 @@ def test_operations_and_their_subscribers_survive_an_outage(databases: Databases
 @pytest.mark.thorough
 def test_stop_on_sigterm_during_an_outage(databases: Databases) -> None:
     """The process stops although the database does not respond."""
-    url = with_demo(databases.new("postgresql"))
+    url = databases.new("postgresql", demo=True)
     port = databases.postgres_server().port
     with running_proxy(port) as proxy:
         proxied_url = url.replace(f":{port}/", f":{proxy.port}/")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import Unavailable
-from tests.databases import Databases
+from tests.databases import Databases, prepare
 from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served
-from tests.faults.conftest import short_timeouts, with_demo
+from tests.faults.conftest import short_timeouts
 from tests.serving import served
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
@@ -26,7 +26,7 @@ BUSY = ("SERVICE_UNAVAILABLE", True, "The database is locked by another transact
 
 @pytest.fixture
 def url(databases: Databases) -> str:
-    return with_demo(databases.new("sqlite"))
+    return databases.new("sqlite", demo=True)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def fill(filler: Path) -> None:
 
 def test_full_disk(small_disk: Path) -> None:
     """Reads are served and writes are refused without effect. When there is space again, writes are served."""
-    url = with_demo(f"sqlite:///{small_disk}/gateway.db")
+    url = prepare(f"sqlite:///{small_disk}/gateway.db", demo=True)
     filler = small_disk / "filler"
     with served(short_timeouts(url)) as gateway:
         before = gateway.ask(COUNTS)

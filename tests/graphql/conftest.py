@@ -13,7 +13,7 @@ from tests.serving import Served, served
 @pytest.fixture(scope="module", params=KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     """The demo world, read-only: the fixture fails if a test of the module changed the database."""
-    with served(Settings(database_url=databases.new(request.param)), demo=True) as gateway:
+    with served(Settings(database_url=databases.new(request.param, demo=True))) as gateway:
         before = dump(gateway)
         yield gateway
         assert dump(gateway) == before
@@ -25,7 +25,7 @@ def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Serve
 
     Periodic refreshes are disabled, because some tests change the inventory directly in the database.
     """
-    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
-    with served(settings, demo=True, refreshes=False) as gateway:
+    settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)
+    with served(settings, refreshes=False) as gateway:
         set_latency(gateway, 0)
         yield gateway

@@ -13,21 +13,21 @@ from tests.serving import Served, served
 
 @pytest.fixture(scope="module")
 def gateway(databases: Databases) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def without_suggestions(databases: Databases) -> Iterator[Served]:
     """A gateway without suggestions in validation errors."""
-    with served(Settings(database_url=databases.new("sqlite"), suggestions=False), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), suggestions=False)) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def without_introspection(databases: Databases) -> Iterator[Served]:
     """A gateway without introspection, and therefore also without suggestions."""
-    with served(Settings(database_url=databases.new("sqlite"), introspection=False), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), introspection=False)) as gateway:
         yield gateway
 
 

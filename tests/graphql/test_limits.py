@@ -18,14 +18,14 @@ LIMIT = Settings().max_cost
 
 @pytest.fixture(scope="module")
 def gateway(databases: Databases) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def strict(databases: Databases) -> Iterator[Served]:
     settings = Settings(
-        database_url=databases.new("sqlite"),
+        database_url=databases.new("sqlite", demo=True),
         max_tokens=60,
         max_fields=12,
         max_depth=5,
@@ -34,7 +34,7 @@ def strict(databases: Databases) -> Iterator[Served]:
         max_cost=100,
         credentials_trusted=3_600,  # otherwise the check whether users are configured needs a statement
     )
-    with served(settings, demo=True) as gateway:
+    with served(settings) as gateway:
         gateway.ask("{ viewer { name } }")
         yield gateway
 

@@ -62,15 +62,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def gateway(databases: Databases, files: tuple[str, ...]) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new("sqlite"), documents_files=files), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), documents_files=files)) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def listed(databases: Databases, files: tuple[str, ...]) -> Iterator[Served]:
     """Serves persisted documents only."""
-    settings = Settings(database_url=databases.new("sqlite"), documents_files=files, documents_only=True)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), documents_files=files, documents_only=True)
+    with served(settings) as gateway:
         yield gateway
 
 

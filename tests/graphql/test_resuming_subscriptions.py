@@ -24,7 +24,7 @@ NO_EVENT_ID = "The extension `lastEventId` must be an event id that the gateway 
 
 @pytest.fixture(scope="module", params=KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new(request.param), drain_timeout=0.1), demo=True) as gateway:
+    with served(Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)) as gateway:
         set_latency(gateway, 0)
         yield gateway
 

@@ -26,8 +26,8 @@ from tests.serving import Served, served
 
 @pytest.fixture(scope="module", params=KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    settings = Settings(database_url=databases.new(request.param), drain_timeout=0.1)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)
+    with served(settings) as gateway:
         set_latency(gateway, 0)
         yield gateway
 

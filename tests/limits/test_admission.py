@@ -24,16 +24,16 @@ MESSAGE = "Rate limit exceeded: at most 3 requests in 600000 seconds. Retry afte
 @pytest.fixture
 def three_requests(databases: Databases) -> Iterator[Served]:
     """A gateway with a quota of three requests."""
-    settings = Settings(database_url=databases.new("sqlite"), caller_quota=3, caller_window=LONG_WINDOW)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), caller_quota=3, caller_window=LONG_WINDOW)
+    with served(settings) as gateway:
         yield gateway
 
 
 @pytest.fixture
 def two_streams(databases: Databases) -> Iterator[Served]:
     """A gateway with a limit of two streams and two subscriptions per caller."""
-    settings = Settings(database_url=databases.new("sqlite"), caller_streams=2, caller_subscriptions=2)
-    with served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), caller_streams=2, caller_subscriptions=2)
+    with served(settings) as gateway:
         yield gateway
 
 

@@ -58,13 +58,13 @@ def test_sqlite_stops_a_canceled_read(databases: Databases) -> None:
 
 @pytest.fixture
 def url(databases: Databases) -> str:
-    return databases.new("postgresql")
+    return databases.new("postgresql", demo=True)
 
 
 @pytest.fixture
 def gateway(url: str) -> Iterator[Served]:
     settings = Settings(database_url=url, read_timeout=600.0, read_connections=32)
-    with served(settings, demo=True) as found:
+    with served(settings) as found:
         yield found
 
 

@@ -10,33 +10,33 @@ from tests.rest.world import Rest, rest_served
 
 
 def _settings(databases: Databases, kind: str) -> Settings:
-    """Settings with which the gateway stops without waiting for running operations."""
-    return Settings(database_url=databases.new(kind), drain_timeout=0.01)
+    """The demo data, and a gateway that stops without waiting for running operations."""
+    return Settings(database_url=databases.new(kind, demo=True), drain_timeout=0.01)
 
 
 @pytest.fixture(scope="package", params=KINDS)
 def shared_both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The demo data on both databases, for tests that only read."""
-    with rest_served(_settings(databases, request.param), demo=True) as rest:
+    with rest_served(_settings(databases, request.param)) as rest:
         yield rest
 
 
 @pytest.fixture(scope="package")
 def shared(databases: Databases) -> Iterator[Rest]:
     """The demo data on SQLite, for tests that only read and do not depend on the database."""
-    with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
+    with rest_served(_settings(databases, "sqlite")) as rest:
         yield rest
 
 
 @pytest.fixture
 def rest(databases: Databases) -> Iterator[Rest]:
     """The demo data on SQLite, for one test."""
-    with rest_served(_settings(databases, "sqlite"), demo=True) as rest:
+    with rest_served(_settings(databases, "sqlite")) as rest:
         yield rest
 
 
 @pytest.fixture(params=KINDS)
 def rest_both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The demo data on both databases, for one test."""
-    with rest_served(_settings(databases, request.param), demo=True) as rest:
+    with rest_served(_settings(databases, request.param)) as rest:
         yield rest

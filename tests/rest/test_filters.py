@@ -25,7 +25,7 @@ NO_RE2 = " RE2 has no look-around and no back-references."
 
 @pytest.fixture(scope="module", params=KINDS)
 def filtered(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
-    with rest_served(Settings(database_url=databases.new(request.param)), demo=False) as rest:
+    with rest_served(Settings(database_url=databases.new(request.param))) as rest:
         rest.sql("INSERT INTO provider (name, tenant, driver) VALUES ('lab', 'default', 'none')")
         for id, kind, host in ((11, "VM", "'esx-1'"), (12, "VM", "NULL"), (201, "INSTANCE", "NULL")):
             rest.sql(

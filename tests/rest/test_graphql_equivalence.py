@@ -29,7 +29,7 @@ class PopulatedGateway(NamedTuple):
 
 @pytest.fixture(scope="module", params=SLOW_KINDS)
 def world(request: pytest.FixtureRequest, databases: Databases) -> Iterator[PopulatedGateway]:
-    with rest_served(Settings(database_url=databases.new(request.param)), demo=False) as rest:
+    with rest_served(Settings(database_url=databases.new(request.param))) as rest:
         found = populate(rest.gateway)
         # No text has several lines, in which Ruby's anchors would match elsewhere.
         yield PopulatedGateway(rest, found, next(row["number"] for row in found.machines if row["kind"] == "VM"))

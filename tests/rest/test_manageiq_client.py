@@ -28,9 +28,9 @@ def api(rest: Rest) -> Any:
 @pytest.fixture
 def authenticated(databases: Databases) -> Iterator[tuple[Rest, str]]:
     """A gateway that requires authentication, and an operator's token."""
-    settings = Settings(database_url=databases.new("sqlite"), drain_timeout=0.01)
+    settings = Settings(database_url=databases.new("sqlite", demo=True), drain_timeout=0.01)
     token = create_token(settings.database_url)
-    with served(settings, demo=True) as gateway:
+    with served(settings) as gateway:
         yield Rest(gateway, settings), token
 
 

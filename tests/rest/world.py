@@ -83,9 +83,9 @@ class Rest:
 
 
 @contextmanager
-def rest_served(settings: Settings, *, demo: bool) -> Iterator[Rest]:
-    """A gateway with the demo data, whose operations take 1 ms, or an empty gateway."""
-    with served(settings, demo=demo) as gateway:
+def rest_served(settings: Settings) -> Iterator[Rest]:
+    """A gateway whose operations take 1 ms."""
+    with served(settings) as gateway:
         rest = Rest(gateway, settings)
         rest.sql("UPDATE simulated_machine SET latency_ms = 1")
         yield rest

@@ -49,9 +49,12 @@ class ProbedGateway(NamedTuple):
 def probed(request: pytest.FixtureRequest, databases: Databases) -> Iterator[ProbedGateway]:
     """The demo world, after every caller has sent every request once."""
     settings = Settings(
-        database_url=databases.new(request.param), roles=CUSTOM_ROLES, drain_timeout=0.01, keep_operations=1e9
+        database_url=databases.new(request.param, demo=True),
+        roles=CUSTOM_ROLES,
+        drain_timeout=0.01,
+        keep_operations=1e9,
     )
-    with served(settings, demo=True) as gateway, ExitStack() as stack:
+    with served(settings) as gateway, ExitStack() as stack:
         set_latency(gateway, 0)
         prepare(gateway)
         roles = Roles.read(settings.roles)

@@ -11,6 +11,7 @@ import pytest
 
 import gateway
 from gateway.config import Settings
+from gateway.inventory.demo import load_demo
 from gateway.store.migrations import triggers
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.statements import Statement
@@ -88,7 +89,9 @@ def sent(databases: Databases) -> list[str]:
         return await rows(self, sql, parameters)
 
     patch.setattr(PostgresTransaction, "rows", recorded)
-    with served(Settings(database_url=databases.new("postgresql")), demo=True) as server:
+    with served(Settings(database_url=databases.new("postgresql"))) as server:
+        server.run(load_demo(server.gateway.database, "default"))
+    with served(Settings(database_url=databases.new("postgresql", demo=True))) as server:
         server.ask(_READ)
         created = server.ask(CREATE, input={"machineId": "vm-11", "name": "new"})["createSnapshot"]
         server.await_operation(created["operation"]["id"])

@@ -1,7 +1,6 @@
 """The migrations create the schema of the models, from an empty database, on both databases."""
 
 import re
-from pathlib import Path
 
 import pytest
 

@@ -75,8 +75,8 @@ def test_a_message_cannot_forge_a_line(words: str) -> None:
 
 
 def test_requests_are_logged_without_their_content(databases: Databases, caplog: pytest.LogCaptureFixture) -> None:
-    settings = Settings(database_url=databases.new("sqlite"), log_requests=True, log_slower_than=1e-9)
-    with caplog.at_level(logging.INFO), served(settings, demo=True) as gateway:
+    settings = Settings(database_url=databases.new("sqlite", demo=True), log_requests=True, log_slower_than=1e-9)
+    with caplog.at_level(logging.INFO), served(settings) as gateway:
         for _ in range(2):
             gateway.ask(NAMED, name=SECRET)
         gateway.http.get("/api/vms", params={"filter[]": f"name='{SECRET}'"})

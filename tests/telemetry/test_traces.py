@@ -28,8 +28,8 @@ def ask(gateway: object, query: str, **variables: object) -> dict[str, object]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_spans_of_a_request_and_its_operation(databases: Databases, kind: str) -> None:
     with running_collector() as collector:
-        settings = Settings(database_url=databases.new(kind), traces_endpoint=collector.endpoint)
-        with served(settings, demo=True) as gateway:
+        settings = Settings(database_url=databases.new(kind, demo=True), traces_endpoint=collector.endpoint)
+        with served(settings) as gateway:
             for _ in range(2):
                 ask(gateway, NAMES, id="vm-11")
             made = ask(gateway, CREATE, input={"machineId": "vm-12", "name": "hunter2"})
@@ -71,7 +71,7 @@ def test_idle_background_loops_are_not_traced(databases: Databases) -> None:
 def test_an_unavailable_collector_does_not_affect_requests(databases: Databases) -> None:
     with running_collector() as collector:
         gone = collector.endpoint
-    with served(Settings(database_url=databases.new("sqlite"), traces_endpoint=gone), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True), traces_endpoint=gone)) as gateway:
         assert ask(gateway, NAMES, id="vm-11")["vm"] == {"name": "web-01"}
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -51,13 +52,13 @@ class Serving:
         self.port = port
         self.server = server
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of `work` in the event loop of the server."""
-        return asyncio.run_coroutine_threadsafe(work(), self.server.loop).result(10)
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts a coroutine on the event loop of the server."""
+        return asyncio.run_coroutine_threadsafe(work, self.server.loop)
 
     def wait_for_closed_subscription(self) -> None:
         """Waits until one endless subscription has been closed that no earlier call has waited for."""
-        self.run(self.world.closed.acquire)
+        self.submit(self.world.closed.acquire()).result(10)
 
     def release(self) -> None:
         """Lets all blocked resolvers continue."""
@@ -65,7 +66,7 @@ class Serving:
         async def set_released() -> None:
             self.world.released.set()
 
-        self.run(set_released)
+        self.submit(set_released()).result(10)
 
     def socket(self, *, host: str | None = None, **options: Any) -> ClientConnection:
         """A WebSocket, with `host` in the `Host` header. It is not compressed, so that limits count the sent bytes."""

@@ -23,7 +23,7 @@ SUBSCRIPTION = 'subscription { operationUpdated(id: "operation-1") { id } }'
 
 @pytest.fixture(scope="module")
 def gateway(databases: Databases) -> Iterator[Served]:
-    with served(Settings(database_url=databases.new("sqlite")), demo=True) as gateway:
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
         yield gateway
 
 

@@ -117,7 +117,7 @@ def test_idle_streams_are_pinged_and_end_when_the_server_stops() -> None:
         seen = b""
         while len(seen) < 9:
             seen += next(chunks)
-        serving.server.should_exit = True
+        serving.server.stop()
         # No `complete`: the client must see that the stream is broken, and reconnect.
         assert (seen + b"".join(chunks)).replace(b":\n\n", b"") == b""
 

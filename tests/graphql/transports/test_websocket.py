@@ -288,9 +288,10 @@ def test_1001_when_the_server_stops() -> None:
     with serve() as serving, serving.socket() as socket:
         subscribe(initialize(socket), "subscription { never }")
         assert_no_more_messages(socket)
-        serving.server.should_exit = True
+        closed = serving.submit(serving.world.closed.acquire())
+        serving.server.stop()
         assert close_of(socket) == (1001, "The server is stopping.")
-        serving.wait_for_closed_subscription()
+        closed.result(10)
 
 
 def test_1013_for_a_client_that_does_not_read() -> None:
