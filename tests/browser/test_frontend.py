@@ -105,6 +105,7 @@ def test_it_lists_snapshots_and_shows_the_progress_of_a_create(
     page.screenshot(path=tmp_path / "succeeded.png")
 
 
+@pytest.mark.thorough  # the other test subscribes too, with fetch
 def test_a_page_subscribes_with_event_source(page: "Page", gateway: Served) -> None:
     (last,) = gateway.ask("{ operations(first: 1) { nodes { id state } } }")["operations"]["nodes"]
     query = f'subscription {{ operationUpdated(id: "{last["id"]}") {{ id state }} }}'

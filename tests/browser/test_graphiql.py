@@ -90,6 +90,7 @@ def test_typed_query_runs_with_every_panel_open(page: "Page", server: Served, tm
     page.screenshot(path=tmp_path / "history.png")
 
 
+@pytest.mark.thorough  # a query and a subscription run by default
 def test_mutation_returns_the_new_snapshot_and_operation(page: "Page", server: Served, tmp_path: Path) -> None:
     run(
         page,
@@ -126,7 +127,7 @@ def test_subscription_receives_an_operation_up_to_its_end(page: "Page", server: 
 
 
 def run(page: "Page", operation: str) -> None:
-    """Types `operation` into a new tab and runs it."""
+    """Types `operation` into a new tab, as one key, and runs it."""
     button(page, "New tab").click()
     page.locator(".graphiql-query-editor .monaco-editor").click()
     page.keyboard.insert_text(operation)

@@ -35,6 +35,7 @@ def test_client(endpoint: str, client: str) -> None:
     assert passed_tests(run(f"{client}.js", endpoint))
 
 
+@pytest.mark.thorough  # two compilers; the other clients run by default
 def test_relay(endpoint: str, databases: Databases) -> None:
     """Compiles the app against the schema and runs it without a browser, then with persisted documents only."""
     manifest = HERE / "relay/documents.json"
@@ -52,6 +53,7 @@ def test_relay(endpoint: str, databases: Databases) -> None:
         assert passed_tests(run("built/scenario.js", f"{strict.url}/graphql", "by-id", folder="relay"))
 
 
+@pytest.mark.thorough  # two compilers; the other clients run by default
 def test_graphql_codegen(endpoint: str) -> None:
     """The generated types of all documents and of the whole schema compile, and do not use `any`."""
     run("graphql-codegen", "--config", "codegen.js", folder="codegen")

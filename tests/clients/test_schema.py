@@ -56,6 +56,7 @@ def test_the_schema_is_valid(root: Path) -> None:
     assert validate_schema(schema) == []
 
 
+@pytest.mark.thorough  # starts ESLint; the result changes only with the schema
 def test_graphql_eslint_reports_nothing(root: Path) -> None:
     """The recommended rules and those for Relay. The configuration lists the exceptions with their reasons."""
     check_installed()

@@ -101,7 +101,7 @@ def test_only_reads_are_retried(lab: Lab) -> None:
 def test_malformed_responses(lab: Lab, body: str, http: int) -> None:
     lab.cloud.on("DescribeInstances", respond(body, http), times=3)
     assert machines_error(lab, lab.driver, ProviderUnavailable).provider_message in {None, "Bad Gateway (502)"}
-    lab.cloud._faults.clear()
+    lab.cloud.faults.clear()
     lab.cloud.on("CreateImage", respond(body, http))
     with pytest.raises(OutcomeUnknown):
         lab.create()

@@ -129,7 +129,7 @@ def test_errors_while_waiting_for_an_image(lab: Lab) -> None:
         lab.cloud.on("DescribeImages", fault, times=3)
         with pytest.raises(OutcomeUnknown):
             lab.create()
-        lab.cloud._faults.clear()
+        lab.cloud.faults.clear()
         assert [lab.recover()] == lab.snapshots()
         lab.delete(lab.cloud.images()[0])
     ref = lab.create().ref
@@ -138,7 +138,7 @@ def test_errors_while_waiting_for_an_image(lab: Lab) -> None:
             lab.cloud.on("DescribeImages", refuse(code), times=3)
             with pytest.raises(error):
                 lab.recover(task_ref=task_ref)
-            lab.cloud._faults.clear()
+            lab.cloud.faults.clear()
 
 
 def test_an_interrupted_cancellation(lab: Lab) -> None:

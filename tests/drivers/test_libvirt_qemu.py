@@ -13,7 +13,6 @@ from uuid import uuid4
 import pytest
 
 from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
-from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -43,12 +42,12 @@ def daemon() -> Iterator[Libvirtd]:
 
 
 @pytest.fixture
-def run(daemon: Libvirtd) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
+def run(daemon: Libvirtd) -> Callable[..., None]:
     module = import_module("gateway.drivers.libvirt.driver")
 
-    def run(test: Callable[[Any], Awaitable[None]]) -> None:
+    def run(test: Callable[[Any], Awaitable[None]], **more: Any) -> None:
         async def inside() -> None:
-            driver = module.make("p", module.Options(address=daemon.address), 2)
+            driver = module.LibvirtDriver(module.Options(address=daemon.address), 2, **more)
             try:
                 await test(driver)
             finally:
@@ -59,7 +58,7 @@ def run(daemon: Libvirtd) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
     return run
 
 
-Run = Callable[[Callable[[Any], Awaitable[None]]], None]
+Run = Callable[..., None]
 
 
 @pytest.fixture
@@ -92,11 +91,7 @@ async def interrupted(daemon: Libvirtd, reason: str, call: Awaitable[Any]) -> as
     return task
 
 
-def test_a_snapshot_is_not_ready_while_it_is_being_written(
-    run: Run, daemon: Libvirtd, big: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.drivers.libvirt.driver._POLL_INTERVAL", 0.01)
-
+def test_a_snapshot_is_not_ready_while_it_is_being_written(run: Run, daemon: Libvirtd, big: str) -> None:
     async def test(driver: Any) -> None:
         before = await create(driver, big, "before")
         task = await interrupted(daemon, "SAVE", create(driver, big, "a"))
@@ -232,12 +227,13 @@ def test_a_revert_restores_the_power_state(run: Run, daemon: Libvirtd) -> None:
 def test_the_driver_reconnects_after_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         machines = await driver.machines()
-        connection = driver._read_connection
+        hint = asyncio.ensure_future(anext(driver.change_hints()))
+        await driver.health()
         daemon.kill()
+        with pytest.raises(StopAsyncIteration):  # the connection is lost
+            await asyncio.wait_for(hint, 20)
         daemon.start()
-        await asyncio.to_thread(await_true, lambda: not connection.is_alive())
         assert await driver.machines() == machines
-        assert driver._read_connection is not connection
 
     run(test)
 
@@ -245,7 +241,6 @@ def test_the_driver_reconnects_after_libvirtd_was_restarted(run: Run, daemon: Li
 def test_a_libvirtd_that_hangs_is_unavailable(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
         await driver.health()
-        driver._read_threads = Threads(4, timeout=0.2)
         pid = int((daemon.directory / "libvirtd.pid").read_text())
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -255,7 +250,7 @@ def test_a_libvirtd_that_hangs_is_unavailable(run: Run, daemon: Libvirtd) -> Non
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    run(test)
+    run(test, read_timeout=0.2)
 
 
 def test_snapshot_blockers_match_the_refusals_of_libvirt(run: Run, daemon: Libvirtd) -> None:

@@ -199,7 +199,7 @@ def test_an_unreachable_cloud(lab: Lab) -> None:
     lab.cloud.on("GET identity", drop)
     lab.cloud.on("POST identity", drop)
     assert error_of(lab, lab.driver.health())[0] is ProviderUnavailable
-    lab.cloud._faults.clear()
+    lab.cloud.faults.clear()
     lab.run(lab.driver.health())
 
 
@@ -326,7 +326,7 @@ def test_temporary_errors_while_polling_are_retried(lab: Lab) -> None:
     work.checkpoint = checkpoint
     made = lab.create(work)
     assert (made.ready, lab.writes()) == (True, ["POST compute servers"])
-    assert lab.cloud._faults == []
+    assert lab.cloud.faults == []
 
 
 def test_failed_volume_snapshots() -> None:

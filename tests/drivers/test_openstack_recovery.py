@@ -105,7 +105,7 @@ def test_nova_drops_one_of_two_concurrent_requests(lab: Lab) -> None:
 
     def race(forward: Callable[[], Any]) -> Any:
         forward()
-        lab.cloud._work.clear()  # Nova continues the other request
+        lab.cloud.tasks.clear()  # Nova continues the other request
         return fault("computeFault", 500, "UnexpectedTaskStateError")
 
     lab.cloud.on("POST compute", race)
@@ -150,7 +150,7 @@ def test_recovery_waits_for_a_task_that_may_be_the_create(lab: Lab) -> None:
 
     lab.cloud.on("GET image/images", lambda forward: (200, {"images": []}), done)
     assert lab.recover() is Recovery.NOT_STARTED
-    assert lab.cloud._faults == []
+    assert lab.cloud.faults == []
 
 
 def test_a_server_deleted_during_a_create(lab: Lab) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from proxmoxer import ProxmoxAPI
+from proxmoxer.backends.https import Backend
 
 from gateway.drivers.base import (
     CreateCommand,
@@ -19,6 +20,7 @@ from gateway.drivers.base import (
     Work,
 )
 from gateway.drivers.options import Secret
+from gateway.drivers.proxmox.api import Client
 from gateway.drivers.proxmox.driver import ProxmoxDriver
 from gateway.errors import (
     OutcomeUnknown,
@@ -300,9 +302,12 @@ def test_an_unreachable_provider_is_unavailable(pve: Cluster, options: dict[str,
         assert (type(error), error.message, error.provider_message) == (ProviderUnavailable, message, None)
 
 
-def test_a_change_that_cannot_be_sent_is_unavailable(pve: Cluster) -> None:
-    token = {"token_name": "snapshots", "token_value": Secret("token")}
-    client = pve.driver(address=f"https://127.0.0.1:{closed_port()}", **token)._client
+def test_a_change_that_cannot_be_sent_is_unavailable() -> None:
+    def log_in() -> Backend:
+        token = {"user": "root@pam", "token_name": "snapshots", "token_value": "token"}
+        return Backend("127.0.0.1", port=closed_port(), verify_ssl=True, timeout=10.0, **token)
+
+    client = Client(log_in, 1, login_expires=False)
     with pytest.raises(ProviderUnavailable):
         client.call(True, "post", "nodes/pve1/qemu/100/snapshot", {"snapname": "before"})
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.options import Secret
-from gateway.drivers.proxmox.driver import Options, _endpoint
+from gateway.drivers.proxmox.driver import Options, endpoint
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_invalid_options(options: dict[str, Any], fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "endpoint"),
+    ("address", "expected"),
     [
         ("pve.example", ("pve.example", 8006)),
         ("https://pve.example/", ("pve.example", 8006)),
@@ -38,5 +38,5 @@ def test_invalid_options(options: dict[str, Any], fault: str) -> None:
         ("https://[2001:db8::7]:8007", ("[2001:db8::7]", 8007)),
     ],
 )
-def test_address_defaults(address: str, endpoint: tuple[str, int]) -> None:
-    assert _endpoint(address) == endpoint
+def test_address_defaults(address: str, expected: tuple[str, int]) -> None:
+    assert endpoint(address) == expected

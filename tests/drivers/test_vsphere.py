@@ -32,9 +32,10 @@ def run(vc: VCenter, test: Test, **options: Any) -> None:
     running(vc.driver(**options), test)
 
 
-def raw(driver: VsphereDriver, start: Callable[[Any], Any], traversal: Any, *properties: Any) -> list[Any]:
+def raw(vc: VCenter, start: Callable[[Any], Any], traversal: Any, *properties: Any) -> list[Any]:
     """Reads properties directly from the provider."""
-    return driver._session.read(lambda login: login.collect(start(login), traversal, *properties))
+    with vc.session() as session:
+        return session.read(lambda login: login.collect(start(login), traversal, *properties))
 
 
 # ---- machines
@@ -45,7 +46,7 @@ def test_machines_are_reported_with_all_properties(vc: VCenter) -> None:
         machines = {machine.name: machine for machine in await driver.machines()}
         (template,) = [
             each
-            for each in raw(driver, lambda login: login.view, parsing.VIEW_TO_MACHINES, parsing.MACHINE_NAME)
+            for each in raw(vc, lambda login: login.view, parsing.VIEW_TO_MACHINES, parsing.MACHINE_NAME)
             if each.values["name"] == "template"
         ]
         assert {name: machine.power_state for name, machine in machines.items()} == {
@@ -65,7 +66,7 @@ def test_machines_are_reported_with_all_properties(vc: VCenter) -> None:
             created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         )
         assert on.ref.startswith("vm-")
-        (found,) = raw(driver, lambda login: login.machine(on.ref), None, (vim.VirtualMachine, ("config.uuid",)))
+        (found,) = raw(vc, lambda login: login.machine(on.ref), None, (vim.VirtualMachine, ("config.uuid",)))
         assert on.uid == found.values["config.uuid"]  # the BIOS UUID, as in ManageIQ, not the instance UUID
         for _ in range(2):
             with pytest.raises(ProviderMissing):
@@ -109,7 +110,7 @@ def test_names_are_escaped_as_by_vsphere_clients(vc: VCenter) -> None:
         vc.order("set", machine="on", path="name", value="web%2f1")
         assert (await driver.machine(ref)).name == "web/1"
         made = await driver.create(Work("t"), CreateCommand(ref, name, "why\x1b", False))
-        (found,) = raw(driver, lambda login: login.machine(ref), None, parsing.SNAPSHOTS)
+        (found,) = raw(vc, lambda login: login.machine(ref), None, parsing.SNAPSHOTS)
         (node,) = found.values["snapshot"].rootSnapshotList
         assert (made.name, node.name) == (name, "8%2f23%2f2023 %5c 100 %25 ☃")
         assert made.description == "why\ufffd"  # XML cannot represent an escape character
@@ -241,20 +242,19 @@ def test_only_trusted_certificates_are_accepted(vc: VCenter, tmp_path: Path) -> 
 
 
 def test_the_thumbprint_is_checked_at_every_connect(vc: VCenter) -> None:
-    async def test(driver: VsphereDriver) -> None:
-        await driver.health()
-        stub = driver._session._current_login(None).stub
+    certificate = hashlib.sha256(ssl.PEM_cert_to_DER_cert(vc.ca_file.read_text())).hexdigest()
+    stub = vc.stub(ca_file=None, thumbprint=certificate)
+    with vc.session(stub) as session:
+        assert session.read(lambda login: login.content.about.name)
         stub.DropConnections()
         stub.schemeArgs["thumbprint"] = "0" * 64  # as if another server answered at the address
         with pytest.raises(ProviderUnavailable) as error:
-            await driver.health()
+            session.read(lambda login: login.collect(login.view, parsing.VIEW_TO_MACHINES, parsing.MACHINE_NAME))
         assert (
             error.value.message
             == "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
         )
-
-    certificate = hashlib.sha256(ssl.PEM_cert_to_DER_cert(vc.ca_file.read_text())).hexdigest()
-    run(vc, test, ca_file=None, thumbprint=certificate)
+        stub.schemeArgs["thumbprint"] = certificate
 
 
 def test_wrong_credentials_are_denied(vc: VCenter) -> None:

@@ -121,9 +121,7 @@ def test_operations_and_their_subscribers_survive_an_outage(databases: Databases
             assert next(states)["state"] in {"QUEUED", "RUNNING"}
             proxied.proxy.refuse()
             until(lambda: "errors" in gateway.post(READ))
-            until(
-                lambda: not gateway.gateway.worker._jobs
-            )  # the lease has expired, so the worker has canceled its task
+            until(lambda: gateway.gateway.worker.running == 0)  # the lease has expired: the worker canceled its task
             proxied.proxy.heal()
             assert [state["state"] for state in states][-1] == "SUCCEEDED"
         with psycopg.connect(proxied.url) as connection:

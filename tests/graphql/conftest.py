@@ -10,9 +10,9 @@ from tests.graphql.client import dump, set_latency
 from tests.serving import Served, served
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="package", params=KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """The demo world, read-only: the fixture fails if a test of the module changed the database."""
+    """The demo world, read-only: the fixture fails if a test changed the database."""
     with served(Settings(database_url=databases.new(request.param, demo=True))) as gateway:
         before = dump(gateway)
         yield gateway

@@ -20,9 +20,7 @@ from unittest.mock import patch
 from urllib.parse import parse_qsl, urlencode
 
 import boto3
-from botocore.loaders import create_loader
 from botocore.retries.standard import ExponentialBackoff
-from botocore.session import get_session
 
 from gateway.drivers.ec2.driver import Ec2Driver, Options, make
 from gateway.drivers.options import Secret
@@ -35,8 +33,6 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-
-_LOADER = create_loader()
 
 Form = dict[str, str]  # the parameters of a call; `Action` names its action
 Answer = tuple[int, str]  # HTTP status and body
@@ -106,11 +102,11 @@ class Cloud:
     server: ThreadingHTTPServer
     forms: list[Form] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
-    _faults: list[tuple[str, Fault, int]] = field(default_factory=list)
+    faults: list[tuple[str, Fault, int]] = field(default_factory=list)
 
     def on(self, action: str, fault: Fault, times: int = 1) -> None:
         """Applies `fault` to the next `times` calls of an action, after the faults already registered for it."""
-        self._faults += [(action, fault, times)]
+        self.faults += [(action, fault, times)]
 
     def hold(self, form: Form, forward: Forward) -> Answer | None:
         """A fault: no response until the test ends."""
@@ -159,18 +155,15 @@ class Cloud:
         """A driver with a short poll interval."""
         driver = make("aws", self.options(**options), 2)
         driver.poll_interval = 0.01
-        session = get_session()  # shares the loader, because reading botocore's model of EC2 is slow
-        session.register_component("data_loader", _LOADER)
-        driver.api._session = {**driver.api._session, "botocore_session": session}
         return driver
 
     def answer(self, form: Form, forward: Forward) -> Answer | None:
         """The response to a call."""
         action = form["Action"]
         self.forms.append(form)
-        for place, (of, fault, times) in enumerate(self._faults):
+        for place, (of, fault, times) in enumerate(self.faults):
             if of == action:
-                self._faults[place : place + 1] = [(of, fault, times - 1)] if times > 1 else []
+                self.faults[place : place + 1] = [(of, fault, times - 1)] if times > 1 else []
                 return fault(form, lambda form: self._do(form, forward))
         return self._do(form, forward)
 

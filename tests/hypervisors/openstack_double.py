@@ -47,7 +47,7 @@ class Cloud(Services):
     writes: list[str] = field(default_factory=list)  # the requests that change something, as "POST compute/servers/…"
     reads: list[str] = field(default_factory=list)
     end: threading.Event = field(default_factory=threading.Event)
-    _faults: list[tuple[str, Fault]] = field(default_factory=list)
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def driver(self, **options: Any) -> OpenStackDriver:
@@ -57,7 +57,7 @@ class Cloud(Services):
 
     def on(self, request: str, *faults: Fault, times: int = 1) -> None:
         """Applies faults to the next requests that start with `request`, such as "DELETE image/images"."""
-        self._faults += [(request, fault) for fault in faults for _ in range(times)]
+        self.faults += [(request, fault) for fault in faults for _ in range(times)]
 
     def hang(self, forward: Forward) -> Answer | None:
         """The request is neither executed nor answered until the cloud ends."""
@@ -76,8 +76,8 @@ class Cloud(Services):
         key = f"{method} {service}/{path}"
         with self._lock:
             (self.reads if method == "GET" or service == "identity" else self.writes).append(key)
-            found = next((place for place, (start, _) in enumerate(self._faults) if key.startswith(start)), None)
-            act = None if found is None else self._faults.pop(found)[1]
+            found = next((place for place, (start, _) in enumerate(self.faults) if key.startswith(start)), None)
+            act = None if found is None else self.faults.pop(found)[1]
         made = str(uuid4())
 
         def forward() -> Answer:

@@ -60,7 +60,8 @@ class Services:
     volume_snapshots: dict[str, Row] = field(default_factory=dict)
     steps: tuple[tuple[str | None, str | None], ...] = STEPS  # of the next images
     tokens: set[str] = field(default_factory=set)
-    _work: dict[str, tuple[str, list[tuple[str | None, str | None]]]] = field(default_factory=dict)
+    # The image that Nova creates of a server, and the steps that are left.
+    tasks: dict[str, tuple[str, list[tuple[str | None, str | None]]]] = field(default_factory=dict)
     _seconds: Iterator[int] = field(default_factory=count)
 
     def boot(
@@ -172,7 +173,7 @@ class Services:
             self._snap_volumes(self.images[ref], server)
         else:
             server["OS-EXT-STS:task_state"] = "image_snapshot_pending"
-            self._work[server["id"]] = (ref, list(self.steps))
+            self.tasks[server["id"]] = (ref, list(self.steps))
         return 202, {"image_id": ref}
 
     def _image(self, server: Row, name: str, metadata: Row) -> str:
@@ -197,7 +198,7 @@ class Services:
         return ref
 
     def _step(self, server: str) -> None:
-        image, steps = self._work.get(server, ("", []))
+        image, steps = self.tasks.get(server, ("", []))
         if not steps:
             return
         task, status = steps.pop(0)

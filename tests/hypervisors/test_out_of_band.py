@@ -65,6 +65,7 @@ def test_changes_without_events_appear_after_a_refresh(daemon: Libvirtd, gateway
     assert gateway.tree("vm") == [("theirs", None), ("*off", "theirs")]
 
 
+@pytest.mark.thorough  # starts QEMU and waits for the next second
 def test_a_snapshot_with_the_same_name_and_another_time_is_a_new_one(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.virsh("snapshot-create-as", "vm", "name")
     await_true(lambda: gateway.tree("vm") == [("*name", None)])
@@ -77,6 +78,7 @@ def test_a_snapshot_with_the_same_name_and_another_time_is_a_new_one(daemon: Lib
     assert gateway.tree("vm") == [("*name", None)]
 
 
+@pytest.mark.thorough  # starts QEMU; a refresh is tested by default
 def test_an_undefined_machine_disappears(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.add("brief")
     await_true(lambda: "brief" in gateway.vms())

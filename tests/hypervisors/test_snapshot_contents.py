@@ -55,6 +55,7 @@ def test_revert_restores_memory_and_disk(daemon: Libvirtd, gateway: GatewayClien
     assert (gateway.tree("running"), daemon.tags("running")) == ([], [])
 
 
+@pytest.mark.thorough  # boots a guest five times; memory and disk are tested by default
 def test_revert_restores_the_disk_of_a_stopped_guest(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.add("stopped")
     vm = gateway.vm("stopped")["id"]

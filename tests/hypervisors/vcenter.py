@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.drivers.options import Secret
 from gateway.drivers.vsphere.driver import Options, VsphereDriver
+from gateway.drivers.vsphere.session import Session, Stub
 
 _SOURCE = Path(__file__).parent / "vcsim" / "main.go"
 _LIBRARY = Path("/usr/share/gocode")  # of Debian's package golang-github-vmware-govmomi-dev
@@ -93,6 +94,21 @@ class VCenter:
     def driver(self, **others: Any) -> VsphereDriver:
         """A new driver, which has not logged in."""
         return VsphereDriver(self.options(**others), concurrency=3, settle=0.05)
+
+    def stub(self, **others: Any) -> Stub:
+        """A connection pool for another client's login."""
+        host, _, port = self.address.removeprefix("https://").partition(":")
+        options = {"ca_file": str(self.ca_file), "thumbprint": None, "timeout": 10.0, "connections": 1}
+        return Stub(host, int(port), **options | others)
+
+    @contextmanager
+    def session(self, stub: Stub | None = None) -> Iterator[Session]:
+        """Another client's login."""
+        session = Session(lambda: stub or self.stub(), self.user, self.password)
+        try:
+            yield session
+        finally:
+            session.log_out()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None

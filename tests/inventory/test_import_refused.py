@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import StartupError
 from gateway.inventory.imports.importer import import_file
 from gateway.inventory.imports.records import ImportRefused
+from tests.databases import KINDS, Databases
 from tests.inventory.files import all_rows, collection, execute, import_pages, snapshot, vm
 
 LONG = "resources[1].snapshots[0]: Attribute 'name' is longer than 4,000 characters."
@@ -17,6 +18,12 @@ CYCLE = "resources[0].snapshots[1]: The snapshot is its own ancestor: the values
 NO_RESOURCES = (
     "vms.json: The collection has no list 'resources'. Request it from ManageIQ with expand=resources,snapshots."
 )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def empty(request: pytest.FixtureRequest, databases: Databases) -> str:
+    """The URL of a database that stays empty, because every file is refused."""
+    return databases.new(request.param)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +73,14 @@ NO_RESOURCES = (
         ),
     ],
 )
-def test_file_that_is_not_a_collection(url: str, tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_file_that_is_not_a_collection(empty: str, tmp_path: Path, content: str | bytes, message: str) -> None:
     path = tmp_path / "vms.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    before = all_rows(url)
+    before = all_rows(empty)
     with pytest.raises(ImportRefused) as refused:
-        import_file(url, path, tenant="default")
+        import_file(empty, path, tenant="default")
     assert str(refused.value) == message
-    assert all_rows(url) == before
+    assert all_rows(empty) == before
 
 
 @pytest.mark.parametrize(
@@ -98,37 +105,37 @@ def test_file_that_is_not_a_collection(url: str, tmp_path: Path, content: str | 
          CYCLE),
     ],
 )  # fmt: skip
-def test_invalid_records(url: str, tmp_path: Path, machines: list[Any], message: str) -> None:
-    before = all_rows(url)
+def test_invalid_records(empty: str, tmp_path: Path, machines: list[Any], message: str) -> None:
+    before = all_rows(empty)
     with pytest.raises(ImportRefused) as refused:
-        import_pages(url, tmp_path, collection(*machines))
+        import_pages(empty, tmp_path, collection(*machines))
     assert str(refused.value) == f"vms.json: {message}"
-    assert all_rows(url) == before
+    assert all_rows(empty) == before
 
 
-def test_error_on_the_second_page(url: str, tmp_path: Path) -> None:
+def test_error_on_the_second_page(empty: str, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused) as refused:
-        import_pages(url, tmp_path, collection(vm(1)), collection(vm(1)))
+        import_pages(empty, tmp_path, collection(vm(1)), collection(vm(1)))
     assert str(refused.value) == (
         "vms.json: page 2: resources[0]: The file already contains machine 1, at resources[0]."
     )
 
 
-def test_truncated_long_file(url: str, tmp_path: Path) -> None:
+def test_truncated_long_file(empty: str, tmp_path: Path) -> None:
     path = tmp_path / "vms.json"
     complete = json.dumps(collection(*(vm(number, padding="x" * 1_000) for number in range(1, 1_000))))
     path.write_text(complete[:-100_000])
-    before = all_rows(url)
+    before = all_rows(empty)
     with pytest.raises(
         ImportRefused, match=r"^vms.json: after resources\[\d+\]: The file ends before the JSON is complete"
     ):
-        import_file(url, path, tenant="default")
-    assert all_rows(url) == before
+        import_file(empty, path, tenant="default")
+    assert all_rows(empty) == before
 
 
-def test_missing_file(url: str, tmp_path: Path) -> None:
+def test_missing_file(empty: str, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused) as refused:
-        import_file(url, tmp_path / "none.json", tenant="default")
+        import_file(empty, tmp_path / "none.json", tenant="default")
     assert str(refused.value) == f"{tmp_path}/none.json: The file cannot be opened: No such file or directory."
 
 

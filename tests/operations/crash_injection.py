@@ -1,5 +1,6 @@
 """Crashes a gateway at one step: before or after a write to the database, or before or after a call of the driver."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -95,12 +96,14 @@ async def run_until_crash(world: World, worker: Worker, crash_point: CrashPoint)
         return crash_point.reached or not {"QUEUED", "RUNNING"} & set(await world.states())
 
     await until(is_over)
-    await kill_worker(worker)
+    await kill_workers()
 
 
-async def kill_worker(worker: Worker) -> None:
-    """Cancels the tasks of a worker without releasing its claims."""
-    tasks = [worker._claimer, worker._sweeper, *worker._jobs]
+async def kill_workers() -> None:
+    """Cancels the tasks of all workers, without releasing their claims."""
+    tasks = [
+        task for task in asyncio.all_tasks() if task.get_name().partition("-")[0] in {"claim", "sweep", "operation"}
+    ]
     for task in tasks:
         task.cancel()
 

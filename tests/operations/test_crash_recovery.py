@@ -18,7 +18,7 @@ from tests.operations.crash_injection import (
     CrashingDriver,
     CrashPoint,
     expire_leases,
-    kill_worker,
+    kill_workers,
     run_until_crash,
 )
 from tests.operations.world import SETTINGS, TABLES, World, all_rows, until
@@ -176,7 +176,7 @@ def test_failing_writes(run: Run, kind: str) -> None:
             await worker.start()
 
             await until(partial(ended, world, trial.operation))
-            await kill_worker(worker)
+            await kill_workers()
             await trial.check(AFTER[kind], "SUCCEEDED", None)
 
     run(story, replace(SETTINGS, operation_lease=0.3))

@@ -1,7 +1,8 @@
 """Claims, leases and the fence against late owners."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from gateway.models import OperationState
 from gateway.operations.claims import Claim, LeaseLost, claim, release
-from tests.operations.crash_injection import expire_leases, kill_worker
-from tests.operations.world import PATIENCE, SETTINGS, World, open_world, until
+from gateway.operations.worker import Worker
+from tests.operations.crash_injection import expire_leases, kill_workers
+from tests.operations.world import SETTINGS, World, open_world, until
 
 Run = Callable[..., None]
 PATIENT = replace(SETTINGS, operation_lease=600.0)
@@ -98,17 +100,33 @@ def test_heartbeat_without_response_does_not_renew_the_lease(run: Run, monkeypat
         await world.machine(latency_ms=600_000)
         await world.create()
         monkeypatch.setattr(Claim, "heartbeat", hang)
-        async with world.working() as worker:
+        canceled: list[Claim] = []
 
-            async def is_running() -> bool:
-                return bool(worker._jobs)
+        @contextmanager
+        def recorded(claimed: Claim) -> Iterator[None]:
+            try:
+                yield
+            except asyncio.CancelledError:
+                canceled.append(claimed)
+                raise
 
-            await until(is_running)
-            job, claimed = next(iter(worker._jobs.items()))
-            await asyncio.wait([job], timeout=PATIENCE)
-            assert (job.cancelled(), claimed.lost) == (True, True)
+        async with world.working(context=recorded) as worker:
+
+            async def is_canceled() -> bool:
+                return bool(canceled)
+
+            await until(is_canceled)
+            await until_idle(worker)
+            assert canceled[0].lost
 
     run(story, replace(SETTINGS, operation_lease=0.3, drain_timeout=0.1))
+
+
+async def until_idle(worker: Worker) -> None:
+    async def is_idle() -> bool:
+        return worker.running == 0
+
+    await until(is_idle)
 
 
 def test_stopped_worker_that_continues_changes_nothing(run: Run) -> None:
@@ -130,14 +148,13 @@ def test_stopped_worker_that_continues_changes_nothing(run: Run) -> None:
         await expire_leases(world)
         await world.finish()
         before = await world.everything()
-        (job,) = frozen._jobs
         gate.set()
-        await asyncio.wait([job])
+        await until_idle(frozen)
         assert await world.everything() == before
         row = await world.operation(outcome.operation_id)
         assert (row.state.value, row.attempt) == ("SUCCEEDED", 2)
         assert await world.provider_picture() == [("new", None, True)]
-        await kill_worker(frozen)
+        await kill_workers()
 
     run(story, PATIENT)
 

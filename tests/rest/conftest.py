@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import KINDS, SLOW_KINDS, Databases
 from tests.rest.world import Rest, rest_served
 
 
@@ -35,7 +35,7 @@ def rest(databases: Databases) -> Iterator[Rest]:
         yield rest
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def rest_both(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The demo data on both databases, for one test."""
     with rest_served(_settings(databases, request.param)) as rest:

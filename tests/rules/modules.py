@@ -49,8 +49,18 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from _files(inner)
 
 
-def imports(module: Module) -> Iterator[tuple[int, str]]:
+def imports(module: Module) -> list[tuple[int, str]]:
     """Line and dotted name of each import: a module where it can be resolved, otherwise a package."""
+    return _imports()[module.name]
+
+
+@cache
+def _imports() -> dict[str, list[tuple[int, str]]]:
+    """The imports of every module of the gateway, by the name of the module."""
+    return {module.name: [*_imports_of(module)] for module in modules().values()}
+
+
+def _imports_of(module: Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -131,15 +131,3 @@ def test_only_config_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv", "os.environb"}
     ]
     assert wrong == []
-
-
-def test_nothing_is_imported_inside_functions() -> None:
-    wrong = [
-        f"{module.place}:{inner.lineno} {ast.unparse(inner)}"
-        for module in (*modules().values(), *modules("tests").values())
-        for function in ast.walk(module.tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for inner in ast.walk(function)
-        if isinstance(inner, ast.Import | ast.ImportFrom)
-    ]
-    assert wrong == []

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
+from botocore.session import get_session
 
 from gateway.drivers.base import ReportedMachine
 from gateway.drivers.threads import Threads
@@ -176,7 +178,9 @@ class Ec2Api:
         """
         with self._lock:
             if not self._clients:
-                session = boto3.Session(**self._session)
+                core = get_session()
+                core.register_component("data_loader", _loader())
+                session = boto3.Session(botocore_session=core, **self._session)
                 for each in (_WRITE_ATTEMPTS, _READ_ATTEMPTS):
                     config = Config(
                         connect_timeout=self._timeout,
@@ -186,6 +190,12 @@ class Ec2Api:
                     )
                     self._clients[each] = session.client("ec2", endpoint_url=self._address, config=config)
             return self._clients[attempts]
+
+
+@cache
+def _loader() -> Any:
+    """What loads botocore's model of EC2, once for all providers. Each copy takes 0.25 s and 37 MB."""
+    return get_session().get_component("data_loader")
 
 
 # ---- errors and responses of EC2

@@ -109,13 +109,13 @@ def make(provider: str, options: Options, concurrency: int) -> "LibvirtDriver":
 
 
 class LibvirtDriver(Driver):
-    """One libvirt host. The ref of a machine is its UUID, the ref of a snapshot its name."""
+    """One libvirt host. The ref of a machine is its UUID, the ref of a snapshot its name. Reads may take a minute."""
 
     name = "libvirt"
 
-    def __init__(self, options: Options, concurrency: int) -> None:
+    def __init__(self, options: Options, concurrency: int, *, read_timeout: float = 60.0) -> None:
         self._options = options
-        self._read_threads = Threads(_READ_THREADS)
+        self._read_threads = Threads(_READ_THREADS, read_timeout)
         self._write_threads = Threads(concurrency, timeout=math.inf)  # saving memory has no time limit
         self._read_connection: LibvirtConnection | None = None  # used by one read at a time
         self._read_lock = threading.Lock()

@@ -118,7 +118,7 @@ class Options:
     timeout: float = option("Timeout of an API call, in seconds.", 30.0)
 
     def __post_init__(self) -> None:
-        _endpoint(self.address)
+        endpoint(self.address)
         if "@" not in self.user:
             raise ValueError(f"Option 'user' must include the realm, such as gateway@pve, not {self.user!r}.")
         token = self.token_name is not None
@@ -130,7 +130,7 @@ class Options:
 
 def make(provider: str, options: Options, concurrency: int) -> "ProxmoxDriver":
     """Makes a driver, without connecting."""
-    host, port = _endpoint(options.address)
+    host, port = endpoint(options.address)
 
     def log_in() -> Backend:
         return Backend(
@@ -149,7 +149,7 @@ def make(provider: str, options: Options, concurrency: int) -> "ProxmoxDriver":
     return ProxmoxDriver(client, Threads(_READ_THREADS, timeout), Threads(concurrency, timeout))
 
 
-def _endpoint(address: str) -> tuple[str, int]:
+def endpoint(address: str) -> tuple[str, int]:
     """Host and port of an address. Raises ValueError."""
     url = urlsplit(address if "://" in address else f"https://{address}")
     try:

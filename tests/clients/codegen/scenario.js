@@ -13,5 +13,5 @@ test('a typed query and its filter', async () => {
 
 test('a typed mutation, and its refusal', async () => {
   assert.equal(await create(url, VM, ' '), 'INVALID input,name');
-  assert.equal(await create(url, VM, 'typed'), 'QUEUED');
+  assert.match(await create(url, VM, 'typed'), /^(QUEUED|RUNNING)$/); // or a worker was faster than the response
 });
