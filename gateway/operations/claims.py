@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import orjson
 
 from gateway.columns import now
-from gateway.drivers.base import CreateCommand, DeleteCommand, DriverCommand, RevertCommand
-from gateway.models import OperationKind, OperationState
+from gateway.drivers.base import CreateCommand
+from gateway.models import OperationState
 from gateway.operations import leases
 from gateway.operations.leases import ClaimedOperation, FencedWrite
 from gateway.operations.statements import LOCK_MACHINE
@@ -46,33 +46,16 @@ class Claim:
         self.lost = False
         self.final_state: OperationState | None = None
 
-    @property
-    def command(self) -> DriverCommand | None:
-        """Command for the driver; None if the operation needs no driver."""
-        row = self.row
-        match row.kind:
-            case OperationKind.CREATE_SNAPSHOT:
-                return self._create_command(row.payload)
-            case OperationKind.REVERT_VM_SNAPSHOT if row.snapshot_ref is not None:
-                return RevertCommand(row.machine_ref, row.snapshot_ref)
-            case OperationKind.DELETE_SNAPSHOT if row.snapshot_ref is not None:
-                return DeleteCommand(row.machine_ref, row.snapshot_ref)
-        return None
-
     async def unresolved_create(self) -> tuple[str, str | None, CreateCommand] | None:
-        """Token, task and command of the create that ended as OUTCOME_UNKNOWN and whose snapshot is to be deleted.
-
-        None if the operation is no delete, or the outcome of the create is known.
-        """
-        if self.row.kind is not OperationKind.DELETE_SNAPSHOT:
-            return None
+        """Token, task and command of the create of this operation's snapshot, if it ended as OUTCOME_UNKNOWN."""
         snapshot_id = self.row.snapshot_id
         create = await self._database.read(
             lambda tx: tx.first(leases.UNRESOLVED_CREATE, snapshot_id=snapshot_id), single=True
         )
-        return (create.token, create.task_ref, self._create_command(create.payload)) if create is not None else None
+        return (create.token, create.task_ref, self.create_command(create.payload)) if create is not None else None
 
-    def _create_command(self, payload: str) -> CreateCommand:
+    def create_command(self, payload: str) -> CreateCommand:
+        """Command of a create on this operation's machine, from the payload of the operation that creates."""
         return CreateCommand(machine_ref=self.row.machine_ref, **orjson.loads(payload))
 
     # ---- fenced writes. They raise LeaseLost, and Interrupted when the database did not confirm them.

@@ -1,6 +1,6 @@
 """Effects of the end of an operation on snapshots. Every function runs with the machine's row locked."""
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import orjson
 import sqlalchemy as sa
@@ -127,18 +127,28 @@ async def apply_delete(tx: Transaction, snapshot_id: int) -> None:
 
 async def apply_failure(tx: Transaction, kind: OperationKind, snapshot_id: int | None, payload: str) -> None:
     """Sets the snapshot of a failed create to ERROR, so that it can be deleted; restores the state of any other."""
-    if kind is OperationKind.CREATE_SNAPSHOT:
-        await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=SnapshotState.ERROR)
-    else:
-        await _restore(tx, snapshot_id, payload)
+    match kind:
+        case OperationKind.CREATE_SNAPSHOT:
+            await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=SnapshotState.ERROR)
+        case OperationKind.REVERT_VM_SNAPSHOT | OperationKind.DELETE_SNAPSHOT:
+            await _restore(tx, snapshot_id, payload)
+        case OperationKind.REFRESH_MACHINE:
+            pass  # has no snapshot
+        case _:
+            assert_never(kind)
 
 
 async def undo(tx: Transaction, kind: OperationKind, snapshot_id: int | None, payload: str) -> None:
     """Undoes what acceptance changed: deletes the snapshot of a create, restores the state of any other."""
-    if kind is OperationKind.CREATE_SNAPSHOT:
-        await tx.run(DELETE_SNAPSHOT, snapshot_id=snapshot_id)
-    else:
-        await _restore(tx, snapshot_id, payload)
+    match kind:
+        case OperationKind.CREATE_SNAPSHOT:
+            await tx.run(DELETE_SNAPSHOT, snapshot_id=snapshot_id)
+        case OperationKind.REVERT_VM_SNAPSHOT | OperationKind.DELETE_SNAPSHOT:
+            await _restore(tx, snapshot_id, payload)
+        case OperationKind.REFRESH_MACHINE:
+            pass  # has no snapshot
+        case _:
+            assert_never(kind)
 
 
 async def _restore(tx: Transaction, snapshot_id: int | None, payload: str) -> None:

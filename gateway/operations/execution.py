@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from gateway.columns import now
 from gateway.config import Settings
@@ -81,36 +82,53 @@ class Execution:
         row = claim.row
         if claim.cancel_requested and not claim.dispatched:
             raise Canceled
-        if row.kind is OperationKind.REFRESH_MACHINE:
-            # Changes nothing on the provider, so it can be repeated without recovery.
-            await self.refresh(row.machine_id)
-            return _no_effect
-        snapshot_id = row.snapshot_id
-        assert snapshot_id is not None  # only a refresh has none
-        command = claim.command or await self._resolve_create(claim)
-        match command:
-            case CreateCommand():
-                driver = self.drivers[row.provider]
-                reported = await self._call(driver, claim, command)
-                if not isinstance(reported, ReportedSnapshot):
-                    raise OutcomeUnknown("The provider reported the create as done, but not which snapshot it created.")
-                tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.apply_create(tx, row.machine_id, snapshot_id, reported, tree)
-            case RevertCommand():
-                driver = self.drivers[row.provider]
-                await self._call(driver, claim, command)
-                tree = driver.matrix(row.machine_kind).tree
-                return lambda tx: effects.apply_revert(tx, row.machine_id, snapshot_id, tree)
-            case DeleteCommand():
-                try:
-                    await self._call(self.drivers[row.provider], claim, command)
-                except ProviderMissing:
-                    log.info("Snapshot did not exist on the provider operation=operation-%d", row.id)
-        if command is None and row.kind is OperationKind.REVERT_VM_SNAPSHOT:
+        match row.kind:
+            case OperationKind.CREATE_SNAPSHOT:
+                return await self._create(claim)
+            case OperationKind.REVERT_VM_SNAPSHOT:
+                return await self._revert(claim)
+            case OperationKind.DELETE_SNAPSHOT:
+                return await self._delete(claim)
+            case OperationKind.REFRESH_MACHINE:
+                # Changes nothing on the provider, so it can be repeated without recovery.
+                await self.refresh(row.machine_id)
+                return _no_effect
+            case _:
+                assert_never(row.kind)
+
+    async def _create(self, claim: Claim) -> Effect:
+        row, snapshot_id = claim.row, _snapshot_id(claim)
+        driver = self.drivers[row.provider]
+        reported = await self._call(driver, claim, claim.create_command(row.payload))
+        if not isinstance(reported, ReportedSnapshot):
+            raise OutcomeUnknown("The provider reported the create as done, but not which snapshot it created.")
+        tree = driver.matrix(row.machine_kind).tree
+        return lambda tx: effects.apply_create(tx, row.machine_id, snapshot_id, reported, tree)
+
+    async def _revert(self, claim: Claim) -> Effect:
+        row, snapshot_id = claim.row, _snapshot_id(claim)
+        if row.snapshot_ref is None:
             raise ProviderMissing("The snapshot no longer exists.")
+        driver = self.drivers[row.provider]
+        await self._call(driver, claim, RevertCommand(row.machine_ref, row.snapshot_ref))
+        tree = driver.matrix(row.machine_kind).tree
+        return lambda tx: effects.apply_revert(tx, row.machine_id, snapshot_id, tree)
+
+    async def _delete(self, claim: Claim) -> Effect:
+        """Calls no driver if the snapshot is not on the provider."""
+        row, snapshot_id = claim.row, _snapshot_id(claim)
+        if row.snapshot_ref is not None:
+            command: DeleteCommand | None = DeleteCommand(row.machine_ref, row.snapshot_ref)
+        else:
+            command = await self._resolve_create(claim)
+        if command is not None:
+            try:
+                await self._call(self.drivers[row.provider], claim, command)
+            except ProviderMissing:
+                log.info("Snapshot did not exist on the provider operation=operation-%d", row.id)
         return lambda tx: effects.apply_delete(tx, snapshot_id)
 
-    async def _resolve_create(self, claim: Claim) -> DriverCommand | None:
+    async def _resolve_create(self, claim: Claim) -> DeleteCommand | None:
         """Command that deletes the snapshot of a create with an unknown outcome; None if the provider has none."""
         row = claim.row
         if (unresolved := await claim.unresolved_create()) is None:
@@ -224,6 +242,12 @@ class _Progress:
             log.warning("Progress could not be recorded operation=operation-%d", claim.row.id, exc_info=True)
 
 
+def _snapshot_id(claim: Claim) -> int:
+    """The snapshot of an operation that is not a refresh."""
+    assert claim.row.snapshot_id is not None
+    return claim.row.snapshot_id
+
+
 async def _dispatch(driver: Driver, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
     """Calls the driver; returns the created snapshot, or DONE for a revert or delete."""
     match command:
@@ -231,9 +255,12 @@ async def _dispatch(driver: Driver, work: Work, command: DriverCommand) -> Repor
             return await driver.create(work, command)
         case RevertCommand():
             await driver.revert(work, command)
+            return Recovery.DONE
         case DeleteCommand():
             await driver.delete(work, command)
-    return Recovery.DONE
+            return Recovery.DONE
+        case _:
+            assert_never(command)
 
 
 async def _no_effect(_: Transaction) -> None:

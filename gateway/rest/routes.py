@@ -146,19 +146,14 @@ class Routes:
 
     async def _post_list(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
         action = bodies.action_of(request.members)
-        if action not in ("create", "delete"):
+        write = {"create": self._writer.create, "delete": self._writer.delete_several}.get(action)
+        if write is None:
             raise bodies.unsupported_action(action, SNAPSHOTS.collection, of="collection")
         _check_action(request, parent, action)
         _check_accept(request)
         resources = bodies.items(request.members, action)
         bulk = "resources" in request.members
-        if action == "create":
-            bodies.check_new(resources)
-            found = await self._writer.create(request.requester, parent, number, resources, request.idempotency_key)
-        else:
-            found = await self._writer.delete_several(
-                request.requester, parent, number, resources, request.idempotency_key
-            )
+        found = await write(request.requester, parent, number, resources, request.idempotency_key)
         return responses.results(found, bulk=bulk)
 
     async def _snapshot(self, request: Request, parent: ResourceClass, machine: int, id: str) -> RestResponse:
@@ -186,11 +181,11 @@ class Routes:
 
     async def _post_one(self, request: Request, parent: ResourceClass, machine: int, id: str) -> RestResponse:
         action = bodies.action_of(request.members)
-        if action not in ("delete", "revert") or (action == "revert" and parent.kind is not MachineKind.VM):
+        write = {"delete": self._writer.delete, "revert": self._writer.revert}.get(action)
+        if write is None or (action == "revert" and parent.kind is not MachineKind.VM):
             raise bodies.unsupported_action(action, SNAPSHOTS.collection, of="resource")
         _check_action(request, parent, action)
         _check_accept(request)
-        write = self._writer.revert if action == "revert" else self._writer.delete
         return responses.result(
             await write(request.requester, parent, machine, _number(SNAPSHOTS, id), request.idempotency_key)
         )

@@ -33,7 +33,11 @@ class Writer:
     async def create(
         self, requester: Requester, parent: ResourceClass, number: int, resources: Sequence[Item], key: str | None
     ) -> list[Result]:
-        """Creates snapshots. A result for each item, in order. Raises RestError if there is no such machine."""
+        """Creates snapshots. A result for each item, in order.
+
+        Raises RestError, before any change, if an item has an id or href, or if there is no such machine.
+        """
+        bodies.check_new(resources)
         machine = await self._reader.machine(requester, parent, number)
         results = []
         for position, item in enumerate(resources):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from gateway.drivers.base import (
     Canceled,
@@ -163,6 +163,10 @@ class Ec2Driver(Driver):
                         )
                         await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
                         return Recovery.DONE
+            case RevertCommand():
+                pass  # is refused before anything is sent
+            case _:
+                assert_never(command)
         return Recovery.NOT_STARTED
 
     async def health(self) -> None:

@@ -25,7 +25,7 @@ import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import libvirt
 
@@ -209,6 +209,8 @@ class LibvirtDriver(Driver):
                 return Recovery.NOT_STARTED if exists else Recovery.DONE
             case RevertCommand():
                 return await self._recover_revert(work, command)
+            case _:
+                assert_never(command)
 
     async def health(self) -> None:
         await self._read(lambda conn: conn.connection.getLibVersion())

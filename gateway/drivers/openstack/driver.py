@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
@@ -225,7 +225,10 @@ class OpenStackDriver(Driver):
                         return Recovery.NOT_STARTED
                     await self._volume_snapshots.delete(orjson.loads(work.task_ref or "[]"))
                     return Recovery.DONE
-        return Recovery.NOT_STARTED
+                case RevertCommand():
+                    return Recovery.NOT_STARTED  # is refused before anything is sent
+                case _:
+                    assert_never(command)
 
     async def health(self) -> None:
         read_list(await self._api.read("compute", "/servers?limit=1"), "servers")

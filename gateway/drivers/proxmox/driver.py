@@ -37,7 +37,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from proxmoxer.backends.https import Backend
@@ -306,8 +306,18 @@ class ProxmoxDriver(Driver):
 
     async def _determine_outcome(self, work: Work, command: DriverCommand, exit_status: str | None) -> _Outcome:
         """The outcome of a command, as the module describes. `exit_status`: of its task; None if there is no task."""
-        if isinstance(command, RevertCommand):
-            return await self._revert_outcome(command, exit_status)
+        match command:
+            case RevertCommand():
+                return await self._revert_outcome(command, exit_status)
+            case CreateCommand() | DeleteCommand():
+                return await self._existence_outcome(work, command, exit_status)
+            case _:
+                assert_never(command)
+
+    async def _existence_outcome(
+        self, work: Work, command: CreateCommand | DeleteCommand, exit_status: str | None
+    ) -> _Outcome:
+        """The outcome of a create or delete, from whether the snapshot exists."""
         listing = await self._get_listing(command.machine_ref)
         target = _find_target(command, listing, work.token)
         if target is not None and not target.ready:  # a task whose response was lost may be working on it

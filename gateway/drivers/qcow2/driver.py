@@ -43,6 +43,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import assert_never
 
 from gateway.drivers.base import (
     CreateCommand,
@@ -309,6 +310,8 @@ def _snapshot_arguments(
                     " Delete the older snapshot first."
                 )
             return ["-d", entry.tag]  # -d accepts no id
+        case _:
+            assert_never(command)
 
 
 def _require_entry(image: images.Image, ref: str) -> images.SnapshotEntry:
@@ -353,6 +356,8 @@ def _determine_outcome(
             if not images.is_copy_on_write(disk):
                 raise _RevertIncomplete("The revert was interrupted. Revert again before you start the machine.")
             return Recovery.DONE
+        case _:
+            assert_never(command)
 
 
 def _translate_failure(code: int, err: str) -> ProviderError:

@@ -8,6 +8,7 @@ import orjson
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from gateway.drivers.simulator.tables import Verb
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.errors import InvalidInput, NotFound, Unsupported
 from gateway.models import Machine, MachineKind, Provider
@@ -17,7 +18,7 @@ from gateway.store.statements import Query
 
 MAX_LATENCY = 86_400.0  # seconds
 
-_VERBS = ("create", "revert", "delete", "any", "read")
+_VERBS = (*Verb, "any", "read")
 _KINDS = ("refuse", "unavailable", "busy", "lost", "hang")
 
 

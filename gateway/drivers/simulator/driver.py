@@ -18,7 +18,7 @@ The module imports errors, models and the port. It reaches the tables through th
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 from uuid import uuid4
 
 import orjson
@@ -38,7 +38,7 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
 )
-from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow
+from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow, Verb
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
@@ -62,9 +62,9 @@ _MATRICES = {
 }
 
 _PHASES = {
-    "create": "Copying the disks",
-    "revert": "Restoring the disks",
-    "delete": "Merging the disks",
+    Verb.CREATE: "Copying the disks",
+    Verb.REVERT: "Restoring the disks",
+    Verb.DELETE: "Merging the disks",
 }
 
 
@@ -92,7 +92,7 @@ class Storage(Protocol):
         """
         ...
 
-    async def task(self, token: str, verb: str) -> TaskRow | None:
+    async def task(self, token: str, verb: Verb) -> TaskRow | None:
         """The task with this token and verb; None if there is none."""
         ...
 
@@ -137,16 +137,16 @@ class SimulatedDriver(Driver):
         action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
         self._check(machine, action)
         argument = {"name": command.name, "description": command.description, "memory": command.memory}
-        await self._run_task(work, "create", command.machine_ref, argument, None)
+        await self._run_task(work, Verb.CREATE, command.machine_ref, argument, None)
         return await self._created(work, command)
 
     async def revert(self, work: Work, command: RevertCommand) -> None:
         machine, _ = await self._contents(command.machine_ref)
         self._check(machine, SnapshotAction.REVERT)
-        await self._run_task(work, "revert", command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
+        await self._run_task(work, Verb.REVERT, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
-        await self._run_task(work, "delete", command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
+        await self._run_task(work, Verb.DELETE, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
 
     async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         verb = _verb(command)
@@ -170,7 +170,7 @@ class SimulatedDriver(Driver):
             raise ProviderRefused("The provider refused the request.", provider_message=reason)
 
     async def _run_task(
-        self, work: Work, verb: str, machine_ref: str, argument: dict[str, Any], snapshot_ref: str | None
+        self, work: Work, verb: Verb, machine_ref: str, argument: dict[str, Any], snapshot_ref: str | None
     ) -> None:
         fault = await self._apply_fault(machine_ref, verb)
         task = await self.storage.begin(
@@ -199,10 +199,10 @@ class SimulatedDriver(Driver):
         found: TaskRow | None = task
         while found is not None and not found.applied:
             remaining = (found.done_at - now()).total_seconds()
-            if work.cancel_requested() and task.verb != "revert" and await self.storage.abandon(task.ref):
+            if work.cancel_requested() and task.verb != Verb.REVERT and await self.storage.abandon(task.ref):
                 raise Canceled
             if remaining > 0:
-                await work.progress(min(99, int(100 * (1 - remaining / whole))), _PHASES[task.verb])
+                await work.progress(min(99, int(100 * (1 - remaining / whole))), _PHASES[Verb(task.verb)])
                 await asyncio.sleep(min(remaining, _POLL_INTERVAL))
             found = await self.storage.refresh_task(found)
         if found is None:
@@ -248,14 +248,16 @@ class SimulatedDriver(Driver):
         return fault
 
 
-def _verb(command: DriverCommand) -> str:
+def _verb(command: DriverCommand) -> Verb:
     match command:
         case CreateCommand():
-            return "create"
+            return Verb.CREATE
         case RevertCommand():
-            return "revert"
+            return Verb.REVERT
         case DeleteCommand():
-            return "delete"
+            return Verb.DELETE
+        case _:
+            assert_never(command)
 
 
 def _fault_message(fault: dict[str, Any]) -> str:

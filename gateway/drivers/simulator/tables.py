@@ -1,6 +1,7 @@
 """The tables of the `simulated` driver, and the types of their rows. They are separate from the gateway's inventory."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import BigInteger, Index
@@ -8,6 +9,14 @@ from sqlmodel import Field, SQLModel
 
 from gateway.columns import Text, UtcDateTime
 from gateway.models import MachineKind, PowerState, enum_column, optional_column
+
+
+class Verb(StrEnum):
+    """What a task does."""
+
+    CREATE = "create"
+    REVERT = "revert"
+    DELETE = "delete"
 
 
 class SimulatedMachine(SQLModel, table=True):
@@ -55,7 +64,7 @@ class SimulatedTask(SQLModel, table=True):
     ref: str = Field(primary_key=True, sa_type=Text)
     machine_ref: str = Field(sa_type=Text)
     token: str = Field(sa_type=Text, index=True)
-    verb: str = Field(sa_type=Text)  # create, revert, delete
+    verb: str = Field(sa_type=Text)  # the value of a Verb
     argument: str = Field(sa_type=Text)  # JSON
     started_at: datetime = Field(sa_type=UtcDateTime)
     done_at: datetime = Field(sa_type=UtcDateTime)

@@ -7,6 +7,7 @@ lock on the machine's row (`LOCK`).
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
+from typing import Any, assert_never
 from uuid import uuid4
 
 import orjson
@@ -22,6 +23,7 @@ from gateway.drivers.simulator.tables import (
     SimulatedTask,
     SnapshotRow,
     TaskRow,
+    Verb,
 )
 from gateway.models import MachineKind
 from gateway.store.database import Transaction
@@ -111,28 +113,41 @@ async def apply_due_tasks(tx: Transaction, machine_ref: str) -> tuple[MachineRow
 async def _apply(tx: Transaction, machine: MachineRow, task: TaskRow) -> str | None:
     """Applies the effect of a task. Returns the ref of the snapshot that is current afterwards."""
     argument = orjson.loads(task.argument)
-    tree = machine.kind is MachineKind.VM
-    current = machine.current_ref
-    if task.verb == "create":
-        ref = f"snap-{uuid4().hex[:12]}"
-        made = {"ref": ref, "machine_ref": machine.ref, "token": task.token, "created_at": task.started_at}
-        parent = current if tree else None
-        await tx.run(
-            INSERT_SNAPSHOT, **made, **argument, parent_ref=parent, size_bytes=snapshot_size(ref, argument["memory"])
-        )
-        current = ref if tree else None
-    elif task.verb == "revert":
-        current = argument["ref"]
-    else:
-        gone = await tx.first(SNAPSHOT, machine_ref=machine.ref, snapshot_ref=argument["ref"])
-        if gone is None:
-            return current
-        await tx.run(_MOVE_CHILDREN, of_machine=machine.ref, snapshot_ref=gone.ref, to=gone.parent_ref)
-        await tx.run(_DELETE_SNAPSHOT, snapshot_ref=gone.ref)
-        current = gone.parent_ref if current == gone.ref else current
+    verb = Verb(task.verb)
+    match verb:
+        case Verb.CREATE:
+            current = await _create(tx, machine, task, argument)
+        case Verb.REVERT:
+            current = argument["ref"]
+        case Verb.DELETE:
+            current = await _delete(tx, machine, argument["ref"])
+        case _:
+            assert_never(verb)
     if current != machine.current_ref:
         await tx.run(SET_CURRENT, machine_ref=machine.ref, to=current)
     return current
+
+
+async def _create(tx: Transaction, machine: MachineRow, task: TaskRow, argument: dict[str, Any]) -> str | None:
+    """Inserts the snapshot. Returns the ref of the current one: the new one, if the machine has a tree."""
+    tree = machine.kind is MachineKind.VM
+    ref = f"snap-{uuid4().hex[:12]}"
+    made = {"ref": ref, "machine_ref": machine.ref, "token": task.token, "created_at": task.started_at}
+    parent = machine.current_ref if tree else None
+    await tx.run(
+        INSERT_SNAPSHOT, **made, **argument, parent_ref=parent, size_bytes=snapshot_size(ref, argument["memory"])
+    )
+    return ref if tree else None
+
+
+async def _delete(tx: Transaction, machine: MachineRow, ref: str) -> str | None:
+    """Deletes the snapshot if it exists. Returns the ref of the current one."""
+    gone = await tx.first(SNAPSHOT, machine_ref=machine.ref, snapshot_ref=ref)
+    if gone is None:
+        return machine.current_ref
+    await tx.run(_MOVE_CHILDREN, of_machine=machine.ref, snapshot_ref=gone.ref, to=gone.parent_ref)
+    await tx.run(_DELETE_SNAPSHOT, snapshot_ref=gone.ref)
+    return gone.parent_ref if machine.current_ref == gone.ref else machine.current_ref
 
 
 async def delete_machine(tx: Transaction, machine_ref: str) -> None:

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.columns import now
 from gateway.drivers.simulator import tasks
-from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow
+from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow, Verb
 from gateway.errors import NotFound, ProviderBusy, ProviderError, ProviderMissing
 from gateway.models import MachineKind, PowerState
 from gateway.store.database import Database, Transaction
@@ -51,7 +51,7 @@ class SimulatedWorld:
                 return ProviderMissing("The provider has no such machine.")
             earlier = await tx.first(tasks.TASK, token=task.token, verb=task.verb)
             # A completed delete does not return its earlier task: the snapshot is missing, also for the same token.
-            if earlier is not None and (task.verb != "delete" or not earlier.applied):
+            if earlier is not None and (task.verb != Verb.DELETE or not earlier.applied):
                 return earlier
             if busy:
                 return ProviderBusy("The provider is executing another task on this machine.")
@@ -71,7 +71,7 @@ class SimulatedWorld:
             raise task_or_error
         return task_or_error
 
-    async def task(self, token: str, verb: str) -> TaskRow | None:
+    async def task(self, token: str, verb: Verb) -> TaskRow | None:
         row = await self._database.read(lambda tx: tx.first(tasks.TASK, token=token, verb=verb), single=True)
         return None if row is None else await self.refresh_task(row)
 

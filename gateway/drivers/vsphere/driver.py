@@ -23,7 +23,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 from urllib.parse import urlsplit
 
 from pyVmomi import vim, vmodl
@@ -293,6 +293,8 @@ class VsphereDriver(Driver):
                 raise OutcomeUnknown(
                     "The provider no longer has the task, so it is unknown whether it reverted the machine."
                 )
+            case _:
+                assert_never(command)
 
     async def _unfinished_tasks(self, machine_ref: str) -> list[Any]:
         """The `info` of the machine's unfinished tasks that create, delete or revert to snapshots."""
@@ -341,6 +343,8 @@ def _phase(command: DriverCommand, info: Any) -> str:
             return "Reverting to the snapshot"
         case DeleteCommand():
             return "Deleting the snapshot"
+        case _:
+            assert_never(command)
 
 
 def _task_error(work: Work, info: Any) -> Exception | None:
