@@ -20,11 +20,17 @@ from sqlmodel import Field, SQLModel
 
 from gateway.columns import Number, Text, UtcDateTime
 
-# ---- enums. The order of the members is their sort order
+# ---- enums. The order of the members is their sort order. Rows of a newer version may have values that are no members
+
+UNKNOWN = "UNKNOWN"  # what the GraphQL API shows for such a value. It is stored only where it is a member
 
 
 class MachineKind(StrEnum):
-    """Kind of a machine: virtual machine or cloud instance."""
+    """Kind of a machine: virtual machine or cloud instance.
+
+    It decides a machine's GraphQL type, so a process cannot show a machine of a kind that it does not know. Rows of a
+    new kind may be stored only when the release before knows it.
+    """
 
     VM = "VM"
     INSTANCE = "INSTANCE"
@@ -84,6 +90,12 @@ class OperationState(StrEnum):
 
 
 UNFINISHED: tuple[OperationState, ...] = (OperationState.QUEUED, OperationState.RUNNING)
+
+
+def is_final(state: str, finished_at: object) -> bool:
+    """Whether an operation has ended. A state that this version does not know is final if the operation has an end."""
+    known = OperationState.__members__.get(state)
+    return finished_at is not None if known is None else known not in UNFINISHED
 
 
 class Change(StrEnum):

@@ -54,21 +54,22 @@ class MachineFacts:
         cls, kind: str, provider: str, power_state: str, gone_at: Any, snapshot_blocker: str | None
     ) -> "MachineFacts":
         """Convert the values of `MACHINE_COLUMNS` as they are stored."""
-        return cls(MachineKind(kind), provider, PowerState(power_state), gone_at, snapshot_blocker)
+        power = PowerState.__members__.get(power_state, PowerState.UNKNOWN)
+        return cls(MachineKind(kind), provider, power, gone_at, snapshot_blocker)
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFacts:
     """The columns of a snapshot and its machine that the decision depends on."""
 
-    state: SnapshotState
+    state: SnapshotState | None  # None: a state that this version does not know
     on_provider: bool  # whether the snapshot has a `providerRef`
     machine: MachineFacts
 
     @classmethod
     def of(cls, state: str, provider_ref: str | None, *machine: Any) -> "SnapshotFacts":
         """Convert the values of `SNAPSHOT_COLUMNS` as they are stored."""
-        return cls(SnapshotState(state), provider_ref is not None, MachineFacts.of(*machine))
+        return cls(SnapshotState.__members__.get(state), provider_ref is not None, MachineFacts.of(*machine))
 
 
 def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, activity: str) -> Forbidden | None:
@@ -125,6 +126,8 @@ def snapshot_refusal(
     leftover = action is SnapshotAction.DELETE and state is SnapshotState.ERROR and not snapshot.on_provider
     if refusal is not None and not leftover:
         return refusal
+    if state is None:
+        return Conflict("The snapshot is in a state that this version of the gateway does not know.")
     if state in _BUSY:
         return Conflict(_BUSY[state])
     if action is SnapshotAction.REVERT and state is SnapshotState.ERROR:

@@ -46,7 +46,7 @@ class _KnownSnapshot(NamedTuple):
     size_bytes: int | None
     created_at: datetime
     parent_id: int | None
-    state: SnapshotState
+    state: SnapshotState | None  # None: a state that this version does not know
 
 
 class _Create(NamedTuple):
@@ -119,14 +119,18 @@ async def merge_snapshots(
 ) -> None:
     """Makes the rows of the machine agree with `listing`, which was requested at `listed_at`, and adds to `counts`.
 
-    Does nothing while an operation works on the machine, or when one has ended since `listed_at`. A snapshot that the
-    provider has not completed after `stuck_after` becomes ERROR, so that it can be deleted. `adopted`: the rows come
-    from an import, whose times may be inexact, so `created_at` is not compared.
+    Does nothing while an operation works on the machine, or when one has ended since `listed_at`; nor while a snapshot
+    is in a state that this version does not know, since its row may be meant to differ from the listing. A snapshot
+    that the provider has not completed after `stuck_after` becomes ERROR, so that it can be deleted. `adopted`: the
+    rows come from an import, whose times may be inexact, so `created_at` is not compared.
     """
     if await tx.first(_CONFLICTING_OPERATION, of=machine_id, listed_at=listed_at) is not None:
         return
+    stored = await tx.all(_ROWS, of=machine_id)
+    if any(row.state is None for row in stored):
+        return
     reported = {snapshot.ref: snapshot for snapshot in listing.snapshots}
-    rows = await _match_failed_creates(tx, machine_id, await tx.all(_ROWS, of=machine_id), reported)
+    rows = await _match_failed_creates(tx, machine_id, stored, reported)
     kept = {
         row.provider_ref: row
         for row in rows
@@ -196,6 +200,7 @@ def _values(
     """The column values of a reported snapshot. One that the gateway created keeps the name that the caller gave it."""
     named = reported if row is None or reported.token is None else row
     state = SnapshotState.CREATING if row is None else row.state
+    assert state is not None  # `merge_snapshots` leaves unknown states alone
     if state in (SnapshotState.CREATING, SnapshotState.ERROR):
         incomplete = SnapshotState.CREATING if reported.created_at > stuck_since else SnapshotState.ERROR
         state = SnapshotState.READY if reported.ready else incomplete

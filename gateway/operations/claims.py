@@ -11,7 +11,7 @@ import orjson
 
 from gateway.columns import now
 from gateway.drivers.base import CreateCommand
-from gateway.models import OperationState
+from gateway.models import MachineKind, OperationKind, OperationState
 from gateway.operations import leases
 from gateway.operations.leases import ClaimedOperation, FencedWrite
 from gateway.operations.statements import LOCK_MACHINE
@@ -134,10 +134,19 @@ class Claim:
 
 
 async def claim(database: Database, owner: str, *, slots: int, providers: Sequence[str], lease: float) -> list[Claim]:
-    """Claims up to `slots` operations, oldest first, of these providers or in need of no driver."""
+    """Claims up to `slots` operations of known kinds, oldest first, of these providers or in need of no driver."""
 
     async def work(tx: Transaction) -> list[ClaimedOperation]:
-        rows = await tx.all(leases.CLAIM, new_owner=owner, slots=slots, providers=providers, lease=lease, at=now())
+        rows = await tx.all(
+            leases.CLAIM,
+            new_owner=owner,
+            slots=slots,
+            providers=providers,
+            kinds=list(OperationKind),
+            machine_kinds=list(MachineKind),
+            lease=lease,
+            at=now(),
+        )
         return await tx.all(leases.CLAIMED_OPERATIONS, ids=[row.id for row in rows]) if rows else []
 
     return [Claim(database, owner, row) for row in await database.write(work)]

@@ -152,9 +152,9 @@ async def undo(tx: Transaction, kind: OperationKind, snapshot_id: int | None, pa
 
 
 async def _restore(tx: Transaction, snapshot_id: int | None, payload: str) -> None:
-    previous: str | None = orjson.loads(payload).get("previous")
+    previous: str | None = orjson.loads(payload).get("previous")  # may be a state that this version does not know
     if previous is not None:
-        await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=SnapshotState(previous))
+        await tx.run(SET_STATE, snapshot_id=snapshot_id, new_state=previous)
 
 
 async def _remove(tx: Transaction, snapshot_id: int, heir: int | None) -> None:

@@ -28,9 +28,11 @@ Writers of the columns (CLAIM, HEARTBEAT ... are the statements below; cancel is
 "Now" is the database's clock, so the clocks of the hosts need not agree.
 
 Claim
-    CLAIM takes the first unfinished operation of each machine, unless it waits for `retry_at` or has a lease that has
-    not expired. PostgreSQL skips rows that another claim has locked; SQLite has one writer. The unique index
-    `one_running_per_machine` rejects a second RUNNING operation of a machine.
+    CLAIM takes the first unfinished operation of each machine, unless it waits for `retry_at`, has a lease that has not
+    expired, or is of a kind that this process does not know, because a newer version accepted it. Such an operation
+    keeps its place: the later ones of its machine wait, and those of other machines are claimed. PostgreSQL skips rows
+    that another claim has locked; SQLite has one writer. The unique index `one_running_per_machine` rejects a second
+    RUNNING operation of a machine.
 
 Fence
     Every later write compares id, `fence`, `owner` and `state`. If no row matches, the claim is lost: `Claim` raises
@@ -148,6 +150,8 @@ _claimable = (
     .outerjoin(Snapshot, col(Snapshot.id) == col(_candidate.snapshot_id))
     .where(
         OneOf(col(_candidate.id), _heads),
+        OneOf(col(_candidate.kind), "kinds"),
+        OneOf(col(_candidate.machine_kind), "machine_kinds"),
         # Repeats the condition of `_heads`: when another transaction has changed the row before this one locks it,
         # PostgreSQL evaluates this WHERE again, but not the subquery. `finished_at` is in no index, so the condition
         # does not influence the plan.

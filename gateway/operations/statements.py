@@ -29,7 +29,7 @@ class TargetSnapshot(NamedTuple):
     id: int
     machine_id: int
     name: str
-    state: SnapshotState
+    state: SnapshotState | None  # None: a state that this version does not know
     provider_ref: str | None
     parent_id: int | None
 

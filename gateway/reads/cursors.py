@@ -25,7 +25,8 @@ _INTEGER_LIMIT = 2**63
 @lru_cache(maxsize=1_024)  # faster than BoundedCache, and enough for a pure function of a short tuple
 def fingerprint(order: SortOrder) -> int:
     """A number that identifies a sort order."""
-    return crc32(repr([(key.field.column, key.descending, key.nulls_first) for key in order]).encode())
+    names = [(key.field.cursor_name or key.field.column, key.descending, key.nulls_first) for key in order]
+    return crc32(repr(names).encode())
 
 
 def encode(order_fingerprint: int, values: Sequence[Any]) -> str:

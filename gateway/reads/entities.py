@@ -7,11 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.models import MachineKind, PowerState, SnapshotState
+from gateway.errors import ErrorCode
+from gateway.models import (
+    AuditAction,
+    AuditOutcome,
+    MachineKind,
+    OperationKind,
+    OperationState,
+    PowerState,
+    SnapshotState,
+    Surface,
+)
 from gateway.reads.conditions import FALSE_SQL, Frame
 from gateway.reads.filters import (
     ChoiceFilter,
     ComparableFilter,
+    EnumFilter,
     Filters,
     IdFilter,
     MachineRowFilter,
@@ -76,13 +87,13 @@ MACHINE = Entity(
     visibility="{t}.kind IN ({kinds})",
     filters={
         "id": IdFilter("machine", "id", kind="kind"),
-        "kind": ChoiceFilter("kind"),
+        "kind": EnumFilter("kind", MachineKind),
         "name": TextFilter("name", indexed=True),
         "description": TextFilter("description", nullable=True),
         "provider": TextFilter("provider"),
         "providerRef": TextFilter("provider_ref"),
         "host": TextFilter("host", nullable=True),
-        "powerState": ChoiceFilter("power_state"),
+        "powerState": EnumFilter("power_state", PowerState),
         "createdAt": ComparableFilter("created_at"),
         "observedAt": ComparableFilter("observed_at"),
         "goneAt": ComparableFilter("gone_at", nullable=True),
@@ -108,7 +119,7 @@ SNAPSHOT = Entity(
         "id": IdFilter("snapshot", "id"),
         "name": TextFilter("name", indexed=True),
         "description": TextFilter("description", nullable=True),
-        "state": ChoiceFilter("state"),
+        "state": EnumFilter("state", SnapshotState),
         "memory": ComparableFilter("memory"),
         "isCurrent": ComparableFilter("is_current"),
         "sizeBytes": ComparableFilter("size_bytes", nullable=True),
@@ -138,8 +149,8 @@ OPERATION = Entity(
     visibility="{t}.machine_kind IN ({kinds})",
     filters={
         "id": IdFilter("operation", "id"),
-        "kind": ChoiceFilter("kind"),
-        "state": ChoiceFilter("state"),
+        "kind": EnumFilter("kind", OperationKind),
+        "state": EnumFilter("state", OperationState),
         "createdAt": ComparableFilter("created_at"),
         "finishedAt": ComparableFilter("finished_at", nullable=True),
         "requestedBy": TextFilter("requested_by", nullable=True),
@@ -162,13 +173,13 @@ AUDIT_ENTRY = Entity(
     filters={
         "id": IdFilter("audit_entry", "id"),
         "createdAt": ComparableFilter("created_at"),
-        "action": ChoiceFilter("action"),
-        "outcome": ChoiceFilter("outcome"),
-        "code": ChoiceFilter("code", nullable=True),
+        "action": EnumFilter("action", AuditAction),
+        "outcome": EnumFilter("outcome", AuditOutcome),
+        "code": EnumFilter("code", ErrorCode, nullable=True),
         "callerName": TextFilter("caller_name", nullable=True),
         "callerKey": ChoiceFilter("caller_key", nullable=True),
         "address": ChoiceFilter("address", nullable=True),
-        "surface": ChoiceFilter("surface"),
+        "surface": EnumFilter("surface", Surface),
         "requestId": ChoiceFilter("request_id", nullable=True),
         "machineId": IdFilter("machine", "machine_id", kind="machine_kind", nullable=True),
         "machineName": ChoiceFilter("machine_name", nullable=True),

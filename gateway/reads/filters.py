@@ -5,6 +5,7 @@ All errors of filters are found here, in literals and variables alike, and name 
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from gateway.columns import FOLDED
@@ -151,12 +152,35 @@ class ComparableFilter(_ScalarFilter):
 
 
 class ChoiceFilter(_ScalarFilter):
-    """Enums, and texts that are only compared whole."""
+    """Texts that are only compared whole."""
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "eq":
-            return c.comparison("=", c.member_name(operand))
-        return c.in_list([c.member_name(item) for item in operand], "text")
+            return c.comparison("=", operand)
+        return c.in_list(operand, "text")
+
+
+class EnumFilter(_ScalarFilter):
+    """Enums. Refuses a value that the schema has and the column's enum does not: UNKNOWN."""
+
+    def __init__(self, column: str, members: type[StrEnum], *, nullable: bool = False) -> None:
+        super().__init__(column, nullable=nullable)
+        self._members = members.__members__
+
+    def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
+        if name == "eq":
+            return c.comparison("=", self._known_name(operand, path))
+        return c.in_list([self._known_name(item, (*path, i)) for i, item in enumerate(operand)], "text")
+
+    def _known_name(self, operand: Any, path: Path) -> str:
+        name = c.member_name(operand)
+        if name not in self._members:
+            raise invalid_filter(
+                path,
+                f"{name} cannot be filtered by, because it is shown for every value that this version of the gateway"
+                " does not know. To find these, use `notIn` with all other values.",
+            )
+        return name
 
 
 class TextFilter(_ScalarFilter):

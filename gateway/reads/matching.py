@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.access.caller import Caller
+from gateway.models import is_final
 from gateway.reads.conditions import TRUE_SQL, Frame
 from gateway.reads.dialects import DIALECTS
 from gateway.reads.entities import ENTITIES, OPERATION
@@ -36,10 +37,11 @@ def row_matcher(noun: str, value: Mapping[str, Any] | None) -> RowMatcher:
     return match
 
 
-async def operation_state(transaction: Transaction, caller: Caller, number: int) -> str | None:
-    """The state of an operation. None if it does not exist or the caller may not see it."""
+async def has_ended(transaction: Transaction, caller: Caller, number: int) -> bool | None:
+    """Whether an operation has ended. None if it does not exist or the caller may not see it."""
     dialect = DIALECTS[transaction.dialect]
     frame = Frame(dialect, dialect.parameters(), caller.readable_kinds)
     where = f"t.id = {frame.parameters(number)} AND {OPERATION.visible(frame, caller.tenant)}"
-    rows = await transaction.rows(f"SELECT t.state FROM operation t WHERE {where}", frame.parameters.values)
-    return rows[0][0] if rows else None
+    columns = "t.state, t.finished_at"
+    rows = await transaction.rows(f"SELECT {columns} FROM operation t WHERE {where}", frame.parameters.values)
+    return is_final(*rows[0]) if rows else None

@@ -64,14 +64,17 @@ Invariants:
 * A renderer runs no SQL and does not wait: everything it needs is loaded before it is called.
 * Values are dicts, lists, strings, numbers, booleans and None, and on PostgreSQL also timezone-aware datetimes, which
   orjson writes. BigInt is written as a string.
+* A stored value that is none of the values of the leaf's enum, because a newer version stored it, is rendered as
+  UNKNOWN, so that it does not cost the list that its row is in.
 * The expression of a leaf depends on the type and the dialect (`Dialect.leaf_templates`), because the drivers return
   different types. A field that the schema declares non-null is not tested for None.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.models import UNKNOWN
 from gateway.reads.dialects import Dialect
 
 Renderer = Callable[[Any, Sequence[Any], Any], Any]
@@ -85,6 +88,16 @@ class Record(dict[str, Any]):
     def __init__(self, type_name: str, values: dict[str, Any]) -> None:
         super().__init__(values)
         self.type_name = type_name
+
+
+class _EnumValues(dict[str | None, str | None]):
+    """Maps the values of an enum to themselves, null to null, and any other text to UNKNOWN."""
+
+    def __init__(self, values: Collection[str]) -> None:
+        super().__init__({None: None} | {value: value for value in values})
+
+    def __missing__(self, value: str | None) -> str:
+        return UNKNOWN
 
 
 @dataclass(slots=True)
@@ -114,6 +127,10 @@ class Code:
         """The expression of an object: a dict display of response keys and expressions, or a Record made of it."""
         values = "{" + ", ".join(f"{key!r}: {expression}" for key, expression in items) + "}"
         return f"{self.name(Record)}({type_name!r}, {values})" if self.typed else values
+
+    def enum_value(self, value: str, values: Collection[str]) -> str:
+        """The expression of a leaf of an enum type with these values. `value` is the expression of its column."""
+        return f"{self.name(_EnumValues(values))}[{value}]"
 
     def leaf(self, value: str, type_name: str, *, required: bool) -> str:
         """The expression of a leaf of this GraphQL type. `value` is the expression of its column.

@@ -75,7 +75,10 @@ class RowCompiler:
         sourced = self._catalog[type_name][field.name]
         match sourced.source:
             case sources.Column(name):
-                return code.leaf(f"row[{layout.column(name)}]", sourced.type_name, required=sourced.required)
+                value = f"row[{layout.column(name)}]"
+                if sourced.enum_values is not None:
+                    return code.enum_value(value, sourced.enum_values)
+                return code.leaf(value, sourced.type_name, required=sourced.required)
             case sources.OwnId():
                 return f"f'{PREFIXES[type_name]}-{{row[{layout.column('id')}]}}'"
             case sources.ForeignId(prefix, column):

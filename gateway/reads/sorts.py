@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.columns import FOLDED
 from gateway.errors import InvalidInput
+from gateway.models import UNKNOWN
 from gateway.reads.conditions import FALSE_SQL, Frame, member_name
 
 Kind = Literal["text", "timestamp", "number"]
@@ -20,6 +21,7 @@ class SortField(NamedTuple):
     column: str
     kind: Kind
     nullable: bool = False
+    cursor_name: str | None = None  # what identifies the field in cursors, if it is not `column`
 
 
 class SortKey(NamedTuple):
@@ -48,9 +50,15 @@ ID = SortField("id", "number")
 
 
 def enum_rank(column: str, members: type[StrEnum]) -> SortField:
-    """An enum column, sorted in the order in which its members are declared."""
-    cases = " ".join(f"WHEN '{member}' THEN {rank}" for rank, member in enumerate(members))
-    return SortField(f"CASE {{t}}.{column} {cases} END", "number")
+    """An enum column, sorted in the order in which its members are declared.
+
+    Values that are no members come last, or with UNKNOWN if that is a member.
+    """
+    ranks = {str(member): rank for rank, member in enumerate(members)}
+    cases = f"CASE {{t}}.{column} " + " ".join(f"WHEN '{member}' THEN {rank}" for member, rank in ranks.items())
+    otherwise = ranks.get(UNKNOWN, len(ranks))
+    # Release 0.1.0 sorted by the expression without ELSE. Its cursors stay valid.
+    return SortField(f"{cases} ELSE {otherwise} END", "number", cursor_name=f"{cases} END")
 
 
 def parse_order(

@@ -135,6 +135,7 @@ class SourcedField:
     source: Source
     type_name: str
     required: bool = False  # never null
+    enum_values: frozenset[str] | None = None  # of a type that is an enum
 
 
 Catalog = Mapping[str, Mapping[str, SourcedField]]  # by type name and field name

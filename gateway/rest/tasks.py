@@ -5,6 +5,7 @@ Attributes that ManageIQ derives from other columns are SQL expressions, so that
 
 from typing import Any
 
+from gateway.models import OperationKind, OperationState
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
@@ -45,22 +46,28 @@ _TARGET = (
     " || coalesce(CAST({t}.machine_id AS text), '') || ' name:''' || {t}.machine_name || ''''"
 )
 _SNAPSHOT = "coalesce({t}.snapshot_name, '')"
-_NAME = (
-    f"(CASE WHEN {{t}}.kind = 'CREATE_SNAPSHOT' THEN 'Creating snapshot ' || {_SNAPSHOT} || ' for '"
-    f" WHEN {{t}}.kind = 'REVERT_VM_SNAPSHOT' THEN 'Reverting to snapshot ' || {_SNAPSHOT} || ' for '"
-    f" WHEN {{t}}.kind = 'DELETE_SNAPSHOT' THEN 'Deleting snapshot ' || {_SNAPSHOT} || ' for '"
-    f" ELSE 'Refreshing ' END || {_TARGET})"
-)
+_ACTIVITIES = {
+    OperationKind.CREATE_SNAPSHOT: f"'Creating snapshot ' || {_SNAPSHOT} || ' for '",
+    OperationKind.REVERT_VM_SNAPSHOT: f"'Reverting to snapshot ' || {_SNAPSHOT} || ' for '",
+    OperationKind.DELETE_SNAPSHOT: f"'Deleting snapshot ' || {_SNAPSHOT} || ' for '",
+    OperationKind.REFRESH_MACHINE: "'Refreshing '",
+}
+_CASES = "".join(f" WHEN {{t}}.kind = '{kind}' THEN {activity}" for kind, activity in _ACTIVITIES.items())
+_NAME = f"(CASE{_CASES} ELSE 'Unknown operation on ' END || {_TARGET})"
+
+# A state that this version does not know is final if the operation has an end. It is not reported as a success.
+_KNOWN_STATES = ", ".join(f"'{state}'" for state in OperationState)
+_IS_ACTIVE = f"({{t}}.state = 'RUNNING' OR ({{t}}.state NOT IN ({_KNOWN_STATES}) AND {{t}}.finished_at IS NULL))"
 _MESSAGE = (
-    f"(CASE {{t}}.state WHEN 'QUEUED' THEN 'Queued the action: [' || {_NAME} || '] being run for user: ['"
+    f"(CASE WHEN {{t}}.state = 'QUEUED' THEN 'Queued the action: [' || {_NAME} || '] being run for user: ['"
     " || coalesce({t}.requested_by, 'system') || ']'"
-    " WHEN 'RUNNING' THEN coalesce({t}.phase, 'In process')"
-    " WHEN 'SUCCEEDED' THEN 'Task completed successfully'"
-    " WHEN 'CANCELED' THEN 'Task was canceled'"
+    f" WHEN {_IS_ACTIVE} THEN coalesce({{t}}.phase, 'In process')"
+    " WHEN {t}.state = 'SUCCEEDED' THEN 'Task completed successfully'"
+    " WHEN {t}.state = 'CANCELED' THEN 'Task was canceled'"
     " ELSE coalesce({t}.error_message, 'Task did not complete successfully') END)"
 )
-_STATE = "CASE {t}.state WHEN 'QUEUED' THEN 'Queued' WHEN 'RUNNING' THEN 'Active' ELSE 'Finished' END"
-_STATUS = "CASE WHEN {t}.state IN ('FAILED', 'CANCELED') THEN 'Error' ELSE 'Ok' END"
+_STATE = f"CASE WHEN {{t}}.state = 'QUEUED' THEN 'Queued' WHEN {_IS_ACTIVE} THEN 'Active' ELSE 'Finished' END"
+_STATUS = f"CASE WHEN {{t}}.state IN ('QUEUED', 'SUCCEEDED') OR {_IS_ACTIVE} THEN 'Ok' ELSE 'Error' END"
 _PERCENT = "CASE WHEN {t}.state = 'SUCCEEDED' THEN 100 ELSE coalesce({t}.progress_percent, 0) END"
 
 TASK: Attributes = {

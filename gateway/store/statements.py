@@ -41,6 +41,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlmodel import SQLModel
 
 from gateway.columns import FOLDED, folded
+from gateway.models import UNKNOWN
 
 Convert = Callable[[Any], Any]
 Row = TypeVar("Row", bound=tuple[Any, ...])  # a NamedTuple
@@ -84,8 +85,8 @@ class CompiledQuery(CompiledStatement, Generic[Row]):
     def __init__(self, clause: Any, dialect: sa.Dialect, row_type: type[Row]) -> None:
         super().__init__(clause, dialect)
         self._row_type = row_type
-        types = [column.type.dialect_impl(dialect) for column in clause.exported_columns]
-        converts = [type_.result_processor(dialect, None) for type_ in types]
+        hints = get_type_hints(row_type)
+        converts = [_converter(column, hints[column.key], dialect) for column in clause.exported_columns]
         self._converts = [(index, convert) for index, convert in enumerate(converts) if convert is not None]
 
     def row(self, values: Iterable[Any]) -> Row:
@@ -94,6 +95,21 @@ class CompiledQuery(CompiledStatement, Generic[Row]):
         for index, convert in self._converts:
             converted[index] = convert(converted[index])
         return tuple.__new__(self._row_type, converted)
+
+
+def _converter(column: Any, hint: Any, dialect: sa.Dialect) -> Convert | None:
+    """The function that converts a value of the driver for a field with this type hint; None if none is needed.
+
+    A newer version may have stored a name that is no member of the column's enum. It becomes the member UNKNOWN if the
+    enum has one, or else None in a field `X | None`. In any other field it raises LookupError.
+    """
+    enum = getattr(column.type, "enum_class", None)
+    if enum is not None and (UNKNOWN in enum.__members__ or NoneType in get_args(hint)):
+        members: dict[str | None, Any] = {None: None, **enum.__members__}
+        otherwise = members.get(UNKNOWN)
+        return lambda name: members.get(name, otherwise)
+    convert: Convert | None = column.type.dialect_impl(dialect).result_processor(dialect, None)
+    return convert
 
 
 class Statement:

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from graphql import GraphQLSchema, build_schema, find_breaking_changes, validate_schema
+from graphql import GraphQLEnumType, GraphQLSchema, build_schema, find_breaking_changes, validate_schema
 
 from gateway.graphql.schema.build import print_sdl
 from tests.clients.node import check_installed, run
@@ -24,6 +24,17 @@ def released() -> str:
 
 def test_no_breaking_change_since_the_last_release(released: str) -> None:
     assert breaking(released, print_sdl()) == []
+
+
+def test_values_are_added_only_to_enums_that_announce_it(released: str) -> None:
+    """A client may treat the values of any other enum as all that there are."""
+    before, after = build_schema(released).type_map, build_schema(print_sdl()).type_map
+    unannounced = []
+    for name, enum in before.items():
+        now = after[name]
+        if isinstance(enum, GraphQLEnumType) and isinstance(now, GraphQLEnumType) and now.values.keys() - enum.values:
+            unannounced += [] if "Values may be added" in " ".join((enum.description or "").split()) else [name]
+    assert unannounced == []
 
 
 def test_released_schema_is_that_of_the_version(released: str, root: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.columns import now
-from gateway.models import Operation
+from gateway.models import MachineKind, Operation, OperationKind
 from gateway.operations import leases
 from gateway.store.database import Transaction
 from gateway.store.statements import table_of
@@ -45,7 +45,8 @@ def test_claim_reads_each_unfinished_operation_at_most_twice(databases: Database
 
 async def explain_claim(tx: Transaction) -> dict[str, Any]:
     claim = leases.CLAIM.compiled("postgresql")
-    values = {"new_owner": "me", "slots": 16, "providers": ["sim"], "lease": 1.0, "at": now()}
+    known = {"kinds": list(OperationKind), "machine_kinds": list(MachineKind)}
+    values = {"new_owner": "me", "slots": 16, "providers": ["sim"], "lease": 1.0, "at": now(), **known}
     ((explained,),) = await tx.rows(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim.sql}", claim.parameters(values))
     plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
     return plan

@@ -112,9 +112,7 @@ def test_rules_apply_to_the_code_that_dispatches() -> None:
     """Guards against a rule that finds nothing, for example after a rename."""
     found = {table.keyed_by for module in modules().values() for table in tables(module.tree)}
     assert found == {"DriverCommand", "MachineKind", "OperationKind", "SnapshotAction", "Verb"}
-    matches = [
-        node for node in ast.walk(modules()["gateway.operations.execution"].tree) if isinstance(node, ast.Match)
-    ]
+    matches = [node for node in ast.walk(modules()["gateway.operations.execution"].tree) if isinstance(node, ast.Match)]
     assert sum(any(_is_dispatch(case.pattern) for case in node.cases) for node in matches) == 2
 
 

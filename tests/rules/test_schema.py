@@ -17,7 +17,10 @@ from graphql import (
 )
 
 from gateway.errors import ErrorCode
-from gateway.graphql.schema.build import print_sdl
+from gateway.graphql.schema.build import build_schema as build_schema_of_code
+from gateway.graphql.schema.build import catalog, executable, print_sdl
+from gateway.models import UNKNOWN
+from gateway.reads.sources import Column
 from tests.rules.markdown import ROOT
 
 
@@ -37,7 +40,17 @@ def test_every_element_has_a_description(schema: GraphQLSchema) -> None:
 def test_every_error_code_is_in_it(schema: GraphQLSchema) -> None:
     codes = schema.type_map["ErrorCode"]
     assert isinstance(codes, GraphQLEnumType)
-    assert list(codes.values) == [code.value for code in ErrorCode]
+    assert list(codes.values) == [*(code.value for code in ErrorCode), UNKNOWN]
+
+
+def test_every_enum_of_a_column_has_a_value_for_what_a_newer_version_stored() -> None:
+    without = [
+        f"{type_name}.{name}"
+        for type_name, fields in catalog(executable(build_schema_of_code())).items()
+        for name, field in fields.items()
+        if isinstance(field.source, Column) and field.enum_values is not None and UNKNOWN not in field.enum_values
+    ]
+    assert without == []
 
 
 def _described(schema: GraphQLSchema) -> Iterator[tuple[str, str | None]]:

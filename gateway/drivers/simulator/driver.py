@@ -143,10 +143,14 @@ class SimulatedDriver(Driver):
     async def revert(self, work: Work, command: RevertCommand) -> None:
         machine, _ = await self._contents(command.machine_ref)
         self._check(machine, SnapshotAction.REVERT)
-        await self._run_task(work, Verb.REVERT, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
+        await self._run_task(
+            work, Verb.REVERT, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref
+        )
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
-        await self._run_task(work, Verb.DELETE, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref)
+        await self._run_task(
+            work, Verb.DELETE, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref
+        )
 
     async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
         verb = _verb(command)

@@ -25,6 +25,7 @@ from gateway.drivers.simulator.tables import (
     TaskRow,
     Verb,
 )
+from gateway.errors import ProviderBusy
 from gateway.models import MachineKind
 from gateway.store.database import Transaction
 from gateway.store.statements import Query, Statement, insert
@@ -113,7 +114,9 @@ async def apply_due_tasks(tx: Transaction, machine_ref: str) -> tuple[MachineRow
 async def _apply(tx: Transaction, machine: MachineRow, task: TaskRow) -> str | None:
     """Applies the effect of a task. Returns the ref of the snapshot that is current afterwards."""
     argument = orjson.loads(task.argument)
-    verb = Verb(task.verb)
+    verb = Verb.__members__.get(task.verb.upper())
+    if verb is None:
+        raise ProviderBusy("The provider is executing a task that this version of the gateway does not know.")
     match verb:
         case Verb.CREATE:
             current = await _create(tx, machine, task, argument)

@@ -24,7 +24,8 @@ def roles(_context: Context, text: str) -> Sequence[str]:
 
 def audited_machine_id(_context: Context, kind: str | None, number: int | None) -> str | None:
     """The id of the machine. Null also if only the number is known: without the kind it identifies no machine."""
-    return None if kind is None or number is None else machine_id(MachineKind(kind), number)
+    known = None if kind is None else MachineKind.__members__.get(kind)
+    return None if known is None or number is None else machine_id(known, number)
 
 
 @strawberry.type(

@@ -5,7 +5,15 @@ from functools import cache
 from typing import Any, cast
 
 import strawberry
-from graphql import GraphQLField, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema, get_named_type, is_non_null_type
+from graphql import (
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLObjectType,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+    get_named_type,
+    is_non_null_type,
+)
 from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 
@@ -16,7 +24,7 @@ from gateway.graphql.schema.query import Query
 from gateway.graphql.schema.scalars import SCALARS
 from gateway.graphql.schema.subscriptions import Subscription
 from gateway.graphql.schema.types import Instance, Vm
-from gateway.reads.sources import Catalog, SourcedField
+from gateway.reads.sources import Catalog, Source, SourcedField
 
 assert enums  # imported for its side effect: it describes the enums that the types use
 
@@ -71,12 +79,18 @@ def catalog(core: GraphQLSchema) -> Catalog:
     """The source of every field's value, as declared by the types, for the read compiler."""
     return {
         type_.name: {
-            name: SourcedField(source, get_named_type(field.type).name, is_non_null_type(field.type))
+            name: _sourced_field(source, field)
             for name, field in type_.fields.items()
             if (source := _source(field)) is not None
         }
         for type_ in _object_types(core)
     }
+
+
+def _sourced_field(source: Source, field: GraphQLField) -> SourcedField:
+    type_ = get_named_type(field.type)
+    enum_values = frozenset(type_.values) if isinstance(type_, GraphQLEnumType) else None
+    return SourcedField(source, type_.name, is_non_null_type(field.type), enum_values)
 
 
 def _source(field: GraphQLField) -> Any:

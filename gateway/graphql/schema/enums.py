@@ -1,11 +1,13 @@
 """The enums of the schema: those of the models, with their descriptions, and those for sorting."""
 
 from enum import StrEnum
+from typing import Any
 
 import strawberry
 
 from gateway.errors import MEANINGS, ErrorCode
 from gateway.models import (
+    UNKNOWN,
     AuditAction,
     AuditOutcome,
     Change,
@@ -18,6 +20,11 @@ from gateway.models import (
     Surface,
 )
 
+_UNKNOWN = (
+    "A value that this version of the gateway does not know, stored by a newer version. Output only: it cannot be"
+    " filtered by."
+)
+
 
 def _describe(enum: type[StrEnum], description: str, *, name: str | None = None, **values: str) -> None:
     """Registers `enum` as an enum of the schema. `values` must hold a description for every member."""
@@ -26,6 +33,17 @@ def _describe(enum: type[StrEnum], description: str, *, name: str | None = None,
     for value in definition.values:
         value.description = values.pop(value.name)
     assert not values, values
+
+
+def _describe_stored(enum: type[StrEnum], description: str, **values: str) -> None:
+    """Registers `enum`, which is the type of a column, as an enum of the schema, with the additional value UNKNOWN.
+
+    The schema's enum is another class, so that UNKNOWN is no member of `enum`: it is neither stored nor dispatched on.
+    """
+    make_enum: Any = StrEnum  # called with members that are no literals
+    widened = make_enum(enum.__name__, {**{member.name: member.value for member in enum}, UNKNOWN: UNKNOWN})
+    _describe(widened, description, **values, **{UNKNOWN: _UNKNOWN})
+    enum.__strawberry_definition__ = widened.__strawberry_definition__  # type: ignore[attr-defined]
 
 
 class SortDirection(StrEnum):
@@ -88,13 +106,13 @@ _describe(
 )
 _describe(
     PowerState,
-    "The power state of a machine.",
+    "The power state of a machine. Values may be added.",
     ON="The machine is running.",
     OFF="The machine is shut down.",
     SUSPENDED="The machine is suspended and its memory is preserved.",
-    UNKNOWN="The provider does not report the power state.",
+    UNKNOWN="The provider does not report the power state, or this version of the gateway does not know it.",
 )
-_describe(
+_describe_stored(
     SnapshotState,
     "The lifecycle state of a snapshot. Values may be added.",
     CREATING="The creation was accepted and is not finished.",
@@ -112,7 +130,7 @@ _describe(
     REVERT="Revert the machine to a snapshot.",
     DELETE="Delete a snapshot.",
 )
-_describe(
+_describe_stored(
     OperationKind,
     "The kind of an operation. Values may be added.",
     CREATE_SNAPSHOT="Creates a snapshot.",
@@ -120,7 +138,7 @@ _describe(
     DELETE_SNAPSHOT="Deletes one snapshot.",
     REFRESH_MACHINE="Reloads a machine and its snapshots from the provider.",
 )
-_describe(
+_describe_stored(
     OperationState,
     "The state of an operation. Values may be added; `isDone` states whether a state is final.",
     QUEUED="The operation waits to be executed. The operations of a machine run one at a time, in order.",
@@ -137,7 +155,7 @@ _describe(
     UPDATED="At least one field of the snapshot changed.",
     DELETED="The snapshot was removed from the inventory.",
 )
-_describe(
+_describe_stored(
     ErrorCode,
     "A machine-readable error code. Values may be added.",
     **{code.value: meaning.advice for code, meaning in MEANINGS.items()},
@@ -177,7 +195,7 @@ _describe(
     CREATED_AT="Sort by the time at which the operation was requested.",
     FINISHED_AT="Sort by the time at which the operation ended. No value until then.",
 )
-_describe(
+_describe_stored(
     AuditAction,
     "A requested action in the audit log. Values may be added.",
     CREATE_SNAPSHOT="Create a snapshot.",
@@ -191,7 +209,7 @@ _describe(
     REVOKE_TOKEN="Revoke an API token.",  # noqa: S106
     IMPORT="Import a file.",
 )
-_describe(
+_describe_stored(
     AuditOutcome,
     "The outcome of a requested action. Values may be added.",
     ACCEPTED="The action was accepted and continues as an operation. Another entry records how the operation ended.",
@@ -200,7 +218,7 @@ _describe(
     FAILED="The operation failed, or its outcome is unknown: see `code` and `message`.",
     CANCELED="The operation was canceled on request.",
 )
-_describe(
+_describe_stored(
     Surface,
     "The interface through which an action was requested. Values may be added.",
     GRAPHQL="The GraphQL API, over HTTP or WebSocket.",

@@ -25,9 +25,9 @@ from gateway.graphql.schema.fields import sourced
 from gateway.graphql.schema.filters import OperationFilter
 from gateway.graphql.schema.payloads import SnapshotChange
 from gateway.graphql.schema.types import Operation
-from gateway.models import UNFINISHED, Change, OperationState
+from gateway.models import Change
 from gateway.reads.ids import parse_id
-from gateway.reads.matching import operation_state, row_matcher
+from gateway.reads.matching import has_ended, row_matcher
 from gateway.reads.sources import PayloadRow, PayloadValue
 from gateway.store.database import Database, Transaction
 
@@ -88,12 +88,12 @@ async def operation_updated(
     id_ = parse_id(arguments["id"], ("id",))
 
     async def choose(transaction: Transaction) -> Step:
-        state = None
+        ended = None
         if id_.noun == "operation":
-            state = await operation_state(transaction, caller, id_.number)
-        if state is None:
+            ended = await has_ended(transaction, caller, id_.number)
+        if ended is None:
             raise NotFound(f"Operation '{arguments['id']}' was not found.")
-        return Step([{"operation": id_.number}], last=OperationState(state) not in UNFINISHED)
+        return Step([{"operation": id_.number}], last=ended)
 
     def is_wanted(event: ChangeEvent) -> bool:
         return event.noun == "operation" and event.subject_id == id_.number and event.tenant == caller.tenant

@@ -22,7 +22,7 @@ from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.graphql.schema.fields import column, connection, sourced
 from gateway.graphql.schema.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
 from gateway.graphql.schema.scalars import BigInt, Moment
-from gateway.models import OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState
+from gateway.models import OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState, is_final
 from gateway.reads.context import Context
 from gateway.reads.rendering import Record
 from gateway.reads.sources import Computed, ForeignId, Inline, OwnId, PayloadValue, ToMany, ToOne
@@ -200,8 +200,9 @@ class Snapshot(Node):
 
 
 def error_retryable(_context: Context, code: str) -> bool:
-    """Whether a request that failed with this code may be retried unchanged."""
-    return MEANINGS[ErrorCode(code)].retryable
+    """Whether a request that failed with this code may be retried unchanged. Not with a code that is unknown here."""
+    known = ErrorCode.__members__.get(code)
+    return known is not None and MEANINGS[known].retryable
 
 
 @strawberry.type(description="The reason why an operation failed.")
@@ -216,27 +217,28 @@ class OperationError:
     )
 
 
-def is_done(_context: Context, state: str) -> bool:
-    """Whether the state is final. A state that this version does not know is final."""
-    return state not in ("QUEUED", "RUNNING")
+def is_done(_context: Context, state: str, finished_at: Any) -> bool:
+    """Whether the operation has ended."""
+    return is_final(state, finished_at)
 
 
-def is_cancelable(_context: Context, state: str, cancel_requested_at: Any) -> bool:
-    """Whether the operation is queued, or running without a cancel request."""
-    return state == "QUEUED" or (state == "RUNNING" and cancel_requested_at is None)
+def is_cancelable(_context: Context, kind: str, state: str, cancel_requested_at: Any) -> bool:
+    """Whether the operation is queued, or running without a cancel request, and of a kind that this version knows."""
+    waits_or_runs = state == "QUEUED" or (state == "RUNNING" and cancel_requested_at is None)
+    return waits_or_runs and kind in OperationKind.__members__
 
 
 @strawberry.type(description="An asynchronous operation on a machine, for example the creation of a snapshot.")
 class Operation(Node):
     kind: OperationKind = column("kind", "The kind of the operation.")
     state: OperationState = column("state", "The state of the operation.")
-    is_done: bool = sourced(Computed(("state",), is_done), "Whether `state` is final.")
+    is_done: bool = sourced(Computed(("state", "finished_at"), is_done), "Whether `state` is final.")
     progress_percent: int | None = column(
         "progress_percent", "Progress in percent, 0 to 100. Null if the provider does not report it."
     )
     phase: str | None = column("phase", "Human-readable description of the current step. Null if there is none.")
     is_cancelable: bool = sourced(
-        Computed(("state", "cancel_requested_at"), is_cancelable),
+        Computed(("kind", "state", "cancel_requested_at"), is_cancelable),
         "Whether the operation can be canceled: always while QUEUED, best effort while RUNNING. False once cancellation"
         " was requested.",
     )

@@ -9,7 +9,7 @@ from sqlmodel import col
 from gateway.access.caller import Caller
 from gateway.access.capabilities import operation_refusal
 from gateway.columns import UtcDateTime, now
-from gateway.errors import Conflict, NotFound, Refusal
+from gateway.errors import Conflict, NotFound, Refusal, Unsupported
 from gateway.models import MachineKind, Operation, OperationKind, OperationState
 from gateway.operations.commands.base import Outcome, Target
 from gateway.operations.effects import undo
@@ -19,8 +19,8 @@ from gateway.store.statements import OneOf, Query, Statement
 
 
 class _TargetOperation(NamedTuple):
-    kind: OperationKind
-    state: OperationState
+    kind: OperationKind | None  # None: a kind that this version does not know
+    state: OperationState | None
     machine_id: int | None
     machine_kind: MachineKind
     snapshot_id: int | None
@@ -65,6 +65,11 @@ async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> O
     if isinstance(target, Refusal):
         raise target
     operation = await _find(tx, caller, target)
+    if operation.kind is None:  # what it requires, and what it has to undo, is known to newer versions only
+        raise Unsupported(
+            f"Operation 'operation-{target}' is of a kind that this version of the gateway does not know,"
+            " so it cannot be canceled here."
+        )
     activity = f"Canceling operation-{target}"
     if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, activity):
         raise refusal
@@ -75,6 +80,10 @@ async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> O
     # tried second.
     elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
         state = (await _find(tx, caller, target)).state
+        if state is None:
+            raise Conflict(
+                f"Operation 'operation-{target}' is in a state that this version of the gateway does not know."
+            )
         raise Conflict(f"Operation 'operation-{target}' has already ended in state {state}.")
     return Outcome(target, operation.snapshot_id, operation.machine_id)
 
