@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import KINDS, Databases
+from tests.examples import load_profile
 from tests.serving import Served, served
 
 # Collecting the tests creates millions of objects that live as long as the process. While it creates them, traversing
@@ -17,6 +18,10 @@ gc.disable()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="also run slow tests, as CI does")
+
+
+def pytest_configure() -> None:
+    load_profile()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

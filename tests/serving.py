@@ -15,8 +15,14 @@ import uvicorn
 from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
 from gateway.graphql.transports.streams import OpenStreams
+from tests.waiting import within
 
 T = TypeVar("T")
+
+
+def http_client(url: str, **options: Any) -> httpx2.Client:
+    """A client of the server at `url`, which is not TLS. Reading certificates takes longer than many tests."""
+    return httpx2.Client(base_url=url, **{"timeout": 30, "verify": False, "trust_env": False, **options})
 
 
 class Clock:
@@ -39,7 +45,7 @@ class Served:
         self.url = url
         self.gateway = gateway
         self.clock = clock
-        self.http = httpx2.Client(base_url=url, timeout=30, verify=False)  # reads no certificates, which takes longest
+        self.http = http_client(url)
         self._loop = loop
 
     def post(self, query: str, variables: dict[str, Any] | None = None, **members: Any) -> dict[str, Any]:
@@ -69,7 +75,7 @@ class Served:
         headers = {"accept": "text/event-stream"}
         body = {"query": query, "variables": {"id": id_}}
         with self.http.stream("POST", "/graphql", json=body, headers=headers) as response:
-            for line in response.iter_lines():
+            for line in within(response.iter_lines(), 240):
                 if line.startswith("data: {"):
                     last = httpx2.Response(200, content=line.removeprefix("data: ")).json()
         operation: dict[str, Any] = last["data"]["operationUpdated"]

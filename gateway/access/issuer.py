@@ -1,6 +1,8 @@
 """Creates the JWT verifier from the settings of the issuer, its keys and the claims."""
 
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 from gateway.access.jwks import JwksKeySource
 from gateway.access.jwts import JwtVerifier
@@ -14,8 +16,13 @@ _REQUIRED = ("jwt_issuer", "jwt_audience")
 _DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 
-def read_jwt_verifier(settings: Settings, roles: Roles) -> JwtVerifier | None:
-    """Return the verifier, or None if no JWT setting is set. Raises StartupError for an incomplete configuration."""
+def read_jwt_verifier(
+    settings: Settings, roles: Roles, *, clock: Callable[[], float] = monotonic
+) -> JwtVerifier | None:
+    """Return the verifier, or None if no JWT setting is set. Raises StartupError for an incomplete configuration.
+
+    `clock` returns monotonic seconds, by which fetched keys age.
+    """
     given = [name for name in (*_KEY_SOURCES, *_REQUIRED) if getattr(settings, name)]
     if not given:
         return None
@@ -36,13 +43,13 @@ def read_jwt_verifier(settings: Settings, roles: Roles) -> JwtVerifier | None:
             f"GATEWAY_JWT_ALGORITHMS with {environment_variable(sources[0])} must be among {', '.join(legal)},"
             f" not {wrong[0]!r}."
         )
-    return JwtVerifier(_key_source(settings, sources[0]), frozenset(algorithms), roles, settings)
+    return JwtVerifier(_key_source(settings, sources[0], clock), frozenset(algorithms), roles, settings)
 
 
-def _key_source(settings: Settings, setting: str) -> KeySource:
+def _key_source(settings: Settings, setting: str, clock: Callable[[], float]) -> KeySource:
     match setting:
         case "jwt_jwks_url":
-            return JwksKeySource(settings.jwt_jwks_url)
+            return JwksKeySource(settings.jwt_jwks_url, clock)
         case "jwt_key_file":
             return key_from_pem_file(settings.jwt_key_file)
         case "jwt_secret":

@@ -1,7 +1,7 @@
 """Admission to the queues of operations: limits per machine and in total, conflicts, and the insert of operations."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from secrets import token_hex
@@ -66,10 +66,11 @@ class QueueLimits:
 
     The total is counted when the last count is over a second old or the limit seems to be reached. Operations that this
     process admits in between are added. So a single process refuses exactly at the limit, and several processes can
-    exceed it by what they admit within a second.
+    exceed it by what they admit within a second. `clock` returns monotonic seconds.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.per_machine = settings.operation_queue_per_machine
         self._limit = settings.operation_queue_total
         self._total = 0
@@ -77,9 +78,9 @@ class QueueLimits:
 
     async def refresh(self, tx: Transaction, wanted: int) -> None:
         """Counts all unfinished operations if the count is over a second old or leaves no space for `wanted` more."""
-        if self._total + wanted > self._limit or time.monotonic() - self._counted_at > _COUNT_MAX_AGE:
+        if self._total + wanted > self._limit or self._clock() - self._counted_at > _COUNT_MAX_AGE:
             (count,) = await tx.all(_TOTAL)
-            self._total, self._counted_at = count.n, time.monotonic()
+            self._total, self._counted_at = count.n, self._clock()
 
     def admit(self) -> LimitExceeded | None:
         """Admits one operation, or returns the refusal."""

@@ -49,8 +49,8 @@ Reads
 =====
 
 Most reads take less time than waking a thread. `read` therefore runs the work on the event loop first, with a
-connection that waits for no lock and a time limit of `_INLINE_SECONDS`. SQLite calls a progress handler every
-`_PROGRESS_STEPS` virtual machine instructions; the handler interrupts a statement that is past its deadline. A read
+connection that waits for no lock and a time limit of `inline_seconds`. SQLite calls a progress handler every
+`progress_steps` virtual machine instructions; the handler interrupts a statement that is past its deadline. A read
 that is interrupted, or finds the database busy, runs again from the start in one of `read_connections` threads, with
 `read_timeout` as its limit. The work of a read may therefore run twice.
 
@@ -79,8 +79,6 @@ T = TypeVar("T")
 _MAX_GROUP = 256  # writes in one commit
 _RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
 _POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
-_PROGRESS_STEPS = 20_000  # virtual machine instructions between checks of the deadline: some tenths of a millisecond
-_INLINE_SECONDS = 0.005  # that a read may run on the event loop
 BUSY_TIMEOUT = 30.0  # seconds that a connection waits for the lock of another process, by default
 
 
@@ -100,17 +98,20 @@ _NEVER = ReadDeadline()
 
 
 class SqliteTransaction:
-    """A `Transaction` on an open connection. For use in the thread of that connection only."""
+    """A `Transaction` on an open connection. For use in the thread of that connection only.
+
+    `progress_steps` is the number of virtual machine instructions between two checks of the deadline.
+    """
 
     dialect = "sqlite"
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, progress_steps: int) -> None:
         self.connection = connection
         self.statement_count = 0
         self.deadline = _NEVER  # a statement that runs past it is interrupted
         # The handler compares the time instead of counting its calls, because SQLite counts the instructions of a
         # prepared statement over all its executions.
-        connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, _PROGRESS_STEPS)
+        connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, progress_steps)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         self.statement_count += 1
@@ -189,13 +190,21 @@ class _QueuedWrite:
 
 
 class SqliteDatabase:
-    """A `Database` in one SQLite file."""
+    """A `Database` in one SQLite file.
+
+    `inline_seconds`: time limit of a read on the event loop. `progress_steps`: virtual machine instructions between two
+    checks of a time limit; by default some tenths of a millisecond.
+    """
 
     dialect = "sqlite"
 
-    def __init__(self, path: str, limits: DatabaseLimits) -> None:
+    def __init__(
+        self, path: str, limits: DatabaseLimits, *, inline_seconds: float = 0.005, progress_steps: int = 20_000
+    ) -> None:
         self._path = path
         self._limits = limits
+        self._inline_seconds = inline_seconds
+        self._progress_steps = progress_steps
         self._local = threading.local()
         self._inline_transaction: SqliteTransaction | None = None
         self._inline_deadline = ReadDeadline()
@@ -208,7 +217,7 @@ class SqliteDatabase:
         self._wakes: list[Callable[[], None]] = []
         self._poll_task: asyncio.Task[None] | None = None
         self._read_statement_count = 0
-        self._write_transaction = SqliteTransaction(connect(path, limits.write_timeout))
+        self._write_transaction = SqliteTransaction(connect(path, limits.write_timeout), progress_steps)
         self._writer.start()
 
     @property
@@ -228,7 +237,7 @@ class SqliteDatabase:
 
     async def read(self, work: Work[T], *, single: bool = False) -> T:
         """Tries the read on the event loop; one that takes too long there runs again from the start in a thread."""
-        self._inline_deadline.at = time.monotonic() + _INLINE_SECONDS
+        self._inline_deadline.at = time.monotonic() + self._inline_seconds
         try:
             if self._inline_transaction is None:
                 self._inline_transaction = self._open_reader(0)
@@ -281,7 +290,7 @@ class SqliteDatabase:
         connection = connect(self._path, busy_timeout)
         connection.execute("PRAGMA query_only = ON")
         self._connections.append(connection)
-        return SqliteTransaction(connection)
+        return SqliteTransaction(connection, self._progress_steps)
 
     # ---- writes
 

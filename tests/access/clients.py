@@ -10,6 +10,7 @@ from websockets.sync.client import connect
 
 from tests.cli.programs import Program, run
 from tests.serving import Served
+from tests.waiting import at_most
 
 VM = '{ vm(id: "vm-11") { name } }'
 VM_RESPONSE = {"data": {"vm": {"name": "web-01"}}}
@@ -88,7 +89,7 @@ class Socket:
     def await_close(self) -> tuple[int, str]:
         """Skips messages until the server closes the connection, and returns the close code and reason."""
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - messages before the close are skipped
-            while True:
+            for _ in at_most(1_000):
                 self._socket.recv(10)
         assert closed.value.rcvd is not None
         return closed.value.rcvd.code, closed.value.rcvd.reason

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from gateway.access import jwks
+from gateway.access.issuer import read_jwt_verifier
 from gateway.access.jwks import MAX_AGE, MAX_BYTES, MIN_INTERVAL, REFRESH_AFTER
 from gateway.access.login_throttle import BURST, SECONDS_PER_FAILURE
 from gateway.config import Settings
@@ -60,7 +62,7 @@ class World:
 @pytest.fixture
 def world(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     clock = Clock()
-    monkeypatch.setattr(jwks.JwksKeySource.__init__, "__defaults__", (clock,))
+    monkeypatch.setattr("gateway.app.read_jwt_verifier", partial(read_jwt_verifier, clock=clock))
     with jwks_server() as published:
         settings = Settings(
             database_url=databases.new("sqlite", demo=True),

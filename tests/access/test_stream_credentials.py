@@ -12,6 +12,7 @@ from tests.access.clients import Socket, bearer, create_token, revoke_token
 from tests.access.issuer import AUDIENCE, ISSUER, SECRET, signed
 from tests.access.test_tokens import ACK
 from tests.serving import Served, served
+from tests.waiting import within
 
 SUBSCRIPTION = "subscription { operationChanged { id } }"
 REVOKED = {"errors": [{"message": "The token has been revoked.", "extensions": {"code": "UNAUTHENTICATED"}}]}
@@ -23,7 +24,7 @@ def events(gateway: Served, headers: dict[str, str], then: Any = lambda: None) -
     accept = {"accept": "text/event-stream", **headers}
     with gateway.http.stream("POST", "/graphql", json={"query": SUBSCRIPTION}, headers=accept) as response:
         assert response.status_code == 200
-        lines = response.iter_lines()
+        lines = within(response.iter_lines())
         assert next(lines) == ":"
         then()
         return [line for line in lines if line not in ("", ":") and not line.startswith("id:")]

@@ -1,7 +1,6 @@
 """API tokens and sessions: authentication, expiry, revocation and storage."""
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -26,16 +25,10 @@ from tests.cli.programs import refusal as command_refusal
 from tests.cli.programs import run
 from tests.databases import Databases
 from tests.serving import Served, served
+from tests.waiting import until
 
 ACK = {"type": "connection_ack"}
 INVALID = (401, "UNAUTHENTICATED", "The credentials are not valid.")
-
-
-def eventually(found: Any, wanted: Any) -> None:
-    """Calls `found` until it returns `wanted`. Fails after 20 s."""
-    until = time.monotonic() + 20
-    while (got := found()) != wanted:
-        assert time.monotonic() < until, got
 
 
 def dump(gateway: Served) -> str:
@@ -169,7 +162,7 @@ def test_a_token_expires(gateway: Served, url: str) -> None:
 def test_the_last_use_of_a_token_is_recorded(gateway: Served, url: str, token: str) -> None:
     assert "never used" in run("token", "list", "--database-url", url)[1]
     assert graphql(gateway, bearer(token)).json() == VM_RESPONSE
-    eventually(lambda: "last used 20" in run("token", "list", "--database-url", url)[1], True)
+    until(lambda: "last used 20" in run("token", "list", "--database-url", url)[1])
 
 
 def test_token_commands(url: str) -> None:

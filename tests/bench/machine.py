@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.process_memory import process_tree
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,47 +38,16 @@ def on(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def tree(pid: int) -> list[int]:
-    """The process and its descendants."""
-    found, waiting = [], [pid]
-    while waiting:
-        found.append(waiting.pop())
-        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
-            try:
-                waiting += map(int, task.read_text().split())
-            except OSError:
-                continue
-    return found
-
-
 def cpu_seconds(pid: int) -> float:
     """CPU used by the process tree, in user and kernel mode, ended children included."""
     ticks = 0
-    for member in tree(pid):
+    for member in process_tree(pid):
         try:
             fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         ticks += sum(int(field) for field in fields[11:15])
     return ticks / _TICKS
-
-
-def resident_bytes(pid: int, database: Path) -> int:
-    """Resident memory of the process tree, without mapped pages of the database file, which are cache."""
-    total, cache = 0, str(database.resolve())
-    for member in tree(pid):
-        try:
-            mappings = Path(f"/proc/{member}/smaps").read_text().splitlines()
-        except OSError:
-            continue
-        counts = True
-        for line in mappings:
-            words = line.split()
-            if not words[0].endswith(":"):  # first line of a mapping
-                counts = words[-1] != cache
-            elif words[0] == "Rss:" and counts:
-                total += int(words[1]) * 1_024
-    return total
 
 
 def description() -> str:

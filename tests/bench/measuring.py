@@ -28,6 +28,7 @@ from tests.bench.workloads import (
     differences,
     machine_id,
 )
+from tests.process_memory import resident_bytes
 
 PATH = "/graphql"
 _COMPARED = 6  # requests per workload whose responses must be equal
@@ -284,7 +285,7 @@ def _measured(plan: Plan, one: _Up, figures: Figures, work: Callable[[], Sample]
     figures.cpu += machine.cpu_seconds(one.server.pid) - cpu
     if database.is_postgresql:
         figures.database_cpu += plan.cpu_of_postgres() - database_cpu
-    figures.resident = max(figures.resident, machine.resident_bytes(one.server.pid, database.file))
+    figures.resident = max(figures.resident, resident_bytes(one.server.pid))
 
 
 def _tell(plan: Plan, workload: Workload, system: System, round_: int, figures: Figures) -> None:

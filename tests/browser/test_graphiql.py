@@ -3,16 +3,17 @@
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from gateway.config import Settings
 from tests.databases import Databases, required
+from tests.graphql.client import set_latency
 from tests.serving import Served, served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 # Without Playwright the tests are skipped, except in CI, which requires it.
 playwright: Any = (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
@@ -22,46 +23,53 @@ playwright: Any = (importlib.import_module if required("browser") else pytest.im
 def server(databases: Databases) -> Iterator[Served]:
     """The demo world."""
     with served(Settings(database_url=databases.new("sqlite", demo=True), drain_timeout=0.1)) as gateway:
+        set_latency(gateway, 0)
         yield gateway
 
 
+class Visit(NamedTuple):
+    """GraphiQL in one tab of the browser: the page, the addresses that it has requested, and its errors."""
+
+    page: "Page"
+    addresses: list[str]
+    errors: list[str]
+
+
 @pytest.fixture(scope="module")
-def context(chromium: "Browser", server: Served) -> Iterator["BrowserContext"]:
-    """A browser profile whose cache has the files of GraphiQL after the first test."""
+def visit(chromium: "Browser", server: Served) -> Iterator[Visit]:
+    """GraphiQL on a first visit. The tests share it, because loading takes most of the time. Each opens its own tab."""
+    playwright.expect.set_options(timeout=20_000)
     with chromium.new_context(base_url=server.url, viewport={"width": 1280, "height": 1000}) as context:
-        yield context
+        visit = Visit(context.new_page(), [], [])
+        page, addresses, errors = visit
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: addresses.append(request.url))
+        page.on("websocket", lambda socket: addresses.append(socket.url))
+        page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type in {"error", "warning"} else None)
+        page.goto("/graphiql")
+        # A click before both editors are loaded is lost.
+        page.locator(".graphiql-query-editor .monaco-editor").wait_for()
+        result(page).locator(".monaco-editor").wait_for()
+        yield visit
 
 
 @pytest.fixture
-def page(context: "BrowserContext", server: Served) -> Iterator["Page"]:
-    """GraphiQL on a first visit. After each test: no console errors, and no requests to other hosts."""
-    page = context.new_page()
-    page.add_init_script("localStorage.clear()")
-    page.set_default_timeout(20_000)
-    playwright.expect.set_options(timeout=20_000)
+def page(visit: Visit, server: Served) -> Iterator["Page"]:
+    """After each test: no console errors, and no requests to other hosts."""
     socket_url = server.url.replace("http", "ws", 1)
     own = (f"{server.url}/", f"{socket_url}/", "data:", "blob:")
-    addresses: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: addresses.append(request.url))
-    page.on("websocket", lambda socket: addresses.append(socket.url))
-    page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: errors.append(line.text) if line.type in {"error", "warning"} else None)
-    page.goto("/graphiql")
-    # A click before both editors are loaded is lost.
-    page.locator(".graphiql-query-editor .monaco-editor").wait_for()
-    result(page).locator(".monaco-editor").wait_for()
-    yield page
-    print(*addresses, sep="\n")
-    assert errors == []
-    assert [address for address in addresses if not address.startswith(own)] == []
-    page.close()
+    yield visit.page
+    print(*visit.addresses, sep="\n")
+    assert visit.errors == []
+    assert [address for address in visit.addresses if not address.startswith(own)] == []
 
 
 def test_first_visit_shows_the_demo_world(page: "Page", server: Served, tmp_path: Path) -> None:
     vm = server.ask('{ vm(id: "vm-11") { name snapshots(first: 5) { nodes { id } } } }')["vm"]
 
+    first_tab(page)
     button(page, "Execute query").click()
 
     for text in (vm["name"], *(node["id"] for node in vm["snapshots"]["nodes"])):
@@ -73,6 +81,7 @@ def test_typed_query_runs_with_every_panel_open(page: "Page", server: Served, tm
     vm = server.ask('{ vm(id: "vm-11") { name } }')["vm"]
     panel = page.locator(".graphiql-plugin")
 
+    first_tab(page)
     button(page, "Show Documentation Explorer").click()
     panel.get_by_role("link", name="Query", exact=True).click()
     playwright.expect(panel.get_by_role("link", name="vm", exact=True)).to_be_visible()
@@ -134,6 +143,13 @@ def run(page: "Page", operation: str) -> None:
     # GraphiQL parses and stores the text when typing pauses. Before that, it would run the text that it parsed last.
     page.wait_for_function("typed => localStorage['graphiql:tabState']?.includes(JSON.stringify(typed))", arg=operation)
     page.keyboard.press("Control+Enter")
+
+
+def first_tab(page: "Page") -> None:
+    """Shows the tab of the first visit. While it is the only one, it has no button."""
+    tabs = page.get_by_role("tab")
+    if tabs.count():
+        tabs.first.click()
 
 
 def button(page: "Page", name: str) -> "Locator":

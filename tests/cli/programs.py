@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx2
 from click.testing import CliRunner
 
 from gateway.__main__ import main
+from tests.serving import http_client
 
 GATEWAY = [sys.executable, "-m", "gateway"]
 
@@ -63,7 +63,7 @@ class Program:
         self.process = process
         self.greeting = greeting
         self.url = greeting.split()[5]
-        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.http = http_client(self.url)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a response, which must have no errors."""

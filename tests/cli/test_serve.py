@@ -9,8 +9,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from gateway.config import Settings
 from tests.cli.programs import Program, refusal, serving
 from tests.databases import SLOW_KINDS, Databases
+from tests.serving import served
+from tests.waiting import until, within
 
 SUBSCRIPTION = "subscription { snapshotChanged { kind } }"
 
@@ -50,7 +53,7 @@ def test_stop_with_open_streams(url: str, number: signal.Signals) -> None:
             connect(socket_url, subprotocols=["graphql-transport-ws"], proxy=None) as socket,  # type: ignore[list-item]
             program.http.stream("POST", "/graphql", json={"query": SUBSCRIPTION}, headers=headers) as stream,
         ):
-            lines = stream.iter_lines()
+            lines = within(stream.iter_lines())
             assert next(lines) == ":"
             socket.send('{"type": "connection_init"}')
             assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
@@ -65,26 +68,22 @@ def test_stop_with_open_streams(url: str, number: signal.Signals) -> None:
             assert closed.value.rcvd.code == 1001
 
 
-def test_an_operation_that_outlasts_the_stop_is_resumed_by_the_next_process(url: str) -> None:
-    """The operation does not finish within the drain timeout. The next process completes it without repeating it."""
+def test_an_operation_that_outlasts_the_stop_is_resumed_by_the_next_gateway(url: str) -> None:
+    """The operation does not finish within the drain timeout. The next gateway completes it without repeating it."""
     mutation = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'
     issued = "SELECT issued AND task_ref IS NOT NULL FROM operation WHERE id = ?"
     connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
     with serving("--demo", "--database-url", url, drain_timeout=0.2) as program:
+        connection.execute("UPDATE simulated_machine SET latency_ms = 600000")
         id_ = program.ask(mutation)["createSnapshot"]["operation"]["id"]
         number = int(id_.removeprefix("operation-"))
-        while connection.execute(issued, [number]).fetchone() != (1,):
-            pass
+        until(lambda: connection.execute(issued, [number]).fetchone() == (1,))
         stop_cleanly(program, signal.SIGTERM)
     found = connection.execute("SELECT state, owner, lease_until FROM operation WHERE id = ?", [number]).fetchone()
     assert found == ("RUNNING", None, None)
-    query = "subscription ($id: ID!) { operationUpdated(id: $id) { state } }"
-    with serving("--database-url", url) as program:
-        body = {"query": query, "variables": {"id": id_}}
-        with program.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as stream:
-            states = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
-        assert states[-1] == {"data": {"operationUpdated": {"state": "SUCCEEDED"}}}
-        stop_cleanly(program, signal.SIGINT)
+    connection.execute("UPDATE simulated_task SET done_at = started_at")
+    with served(Settings(database_url=url)) as gateway:
+        assert gateway.await_operation(id_)["state"] == "SUCCEEDED"
     assert connection.execute("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL").fetchone() == (1,)
     connection.close()
 
@@ -98,6 +97,7 @@ def test_a_port_in_use(url: str) -> None:
         )
 
 
+@pytest.mark.thorough  # starts a process
 def test_listening_on_ipv6(url: str) -> None:
     with serving("--database-url", url, "--host", "::1") as program:
         assert program.url.startswith("http://[::1]:")

@@ -5,7 +5,6 @@ import re
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from tests.cli.programs import GATEWAY, Program, environment, run, serving
 from tests.databases import KINDS, Databases
 from tests.graphql.client import CREATE
+from tests.waiting import attempts, until
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
@@ -25,15 +25,6 @@ OPERATION = "query ($id: ID!) { operation(id: $id) { state error { code } } }"
 REPLACED = re.compile(
     r"ERROR gateway.server.supervisor: Worker process ended unexpectedly pid=(\d+) end=(\w+); replacing it"
 )
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Polls the condition until it is true. Returns its value."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.02)
-    return found
 
 
 def children(program: Program) -> set[int]:
@@ -64,6 +55,17 @@ def query_any(program: Program, query: str, **variables: Any) -> dict[str, Any]:
     return data
 
 
+def query_while(program: Program, replacing: Callable[[], bool]) -> int:
+    """Queries until all processes have been replaced and report metrics. Returns the number of queries."""
+    queries = 0
+    for _ in attempts():
+        if not replacing() and metrics(program)["gateway_processes"] >= 2:
+            break
+        assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
+        queries += 1
+    return queries
+
+
 @contextmanager
 def workers(url: str, number: int = 2, **settings: Any) -> Iterator[Program]:
     given = {"metrics_address": "127.0.0.1:0", "operation_lease": 1, **settings}
@@ -77,7 +79,7 @@ def start_operation(program: Program, url: str, seconds: float) -> str:
     payload = query_any(program, CREATE, input={"machineId": "vm-11", "name": "n"})["createSnapshot"]
     assert payload["errors"] == []
     operation: str = payload["operation"]["id"]
-    wait_for(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "RUNNING")
+    until(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "RUNNING")
     return operation
 
 
@@ -101,15 +103,12 @@ def test_a_killed_process_is_replaced_and_operations_are_completed(databases: Da
         operation = start_operation(program, url, 3)
         killed = min(first)
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: killed not in children(program))
-        queries = 0
-        while len(children(program)) < 2 or metrics(program)["gateway_processes"] < 2:
-            assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
-            queries += 1
+        until(lambda: killed not in children(program))
+        queries = query_while(program, lambda: len(children(program)) < 2)
         assert queries > 0
-        wait_for(lambda: served_queries(program) >= queries)  # including those of the killed process
+        until(lambda: served_queries(program) >= queries)  # including those of the killed process
         assert metrics(program)["gateway_process_ends_total"] == 1
-        wait_for(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "SUCCEEDED")
+        until(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "SUCCEEDED")
         assert stored(url, operation) == ("SUCCEEDED", 1)
         another = start_operation(program, url, 2)
         code, out, err = program.stop(signal.SIGTERM)
@@ -142,7 +141,7 @@ def test_worker_processes_end_with_the_supervisor(databases: Databases) -> None:
     with workers(databases.new("sqlite")) as program:
         pids = children(program)
         os.kill(program.process.pid, signal.SIGKILL)
-        wait_for(lambda: not any(_runs(pid) for pid in pids))
+        until(lambda: not any(_runs(pid) for pid in pids))
         with pytest.raises(httpx2.ConnectError):
             query_any(program, NAME)
 
@@ -152,8 +151,7 @@ def test_sighup_replaces_all_processes_without_failed_requests(databases: Databa
     with workers(databases.new("sqlite")) as program:
         before = children(program)
         program.process.send_signal(signal.SIGHUP)
-        while children(program) & before or metrics(program)["gateway_processes"] < 2:
-            assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
+        query_while(program, lambda: bool(children(program) & before))
         assert len(children(program)) == 2
         assert metrics(program).get("gateway_process_ends_total", 0) == 0
         assert program.stop(signal.SIGTERM)[:2] == (0, "stopped\n")

@@ -14,6 +14,7 @@ from gql.transport.websockets import WebsocketsTransport
 from graphql import GraphQLError
 
 from tests.serving import Served
+from tests.waiting import PATIENCE
 
 VM = "vm-11"
 
@@ -110,8 +111,9 @@ def test_closing_a_subscription_does_not_affect_other_operations(gateway: Served
                 await session.execute(ask("{ __typename }"))
             await session.execute(ask(DELETE, ids=["snapshot-5"]))
             change = (await coming)["snapshotChanged"]
-            while change["kind"] != "DELETED":
-                change = (await anext(changes))["snapshotChanged"]
+            async with asyncio.timeout(PATIENCE):
+                while change["kind"] != "DELETED":
+                    change = (await anext(changes))["snapshotChanged"]
             assert change == {"kind": "DELETED", "deletedSnapshotId": "snapshot-5"}
             await changes.aclose()
             found = await session.execute(ask(SNAPSHOTS, id=VM))

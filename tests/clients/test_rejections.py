@@ -17,7 +17,7 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import Databases
-from tests.serving import Served, served
+from tests.serving import Served, http_client, served
 
 RUBY = shutil.which("ruby")
 MAX_BODY = 1_000  # bytes
@@ -48,7 +48,7 @@ Send = Callable[[str, list[Sent]], list[Answer]]
 
 
 def send_with_python(url: str, requests: list[Sent]) -> list[Answer]:
-    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as http:
+    with http_client(url) as http:
         responses = [http.request(sent.method, sent.path, headers=sent.headers, content=sent.body) for sent in requests]
     return [
         Answer(

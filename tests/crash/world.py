@@ -115,6 +115,15 @@ class Home:
         )
         return [(name, parent, bool(current)) for name, parent, current in rows]
 
+    def described(self, machine: int) -> tuple[list[str], list[str]]:
+        """The names of the snapshots with the description "new", in the inventory and on the provider."""
+        here = f"SELECT name FROM snapshot WHERE machine_id = {machine} AND description = 'new'"
+        there = (
+            "SELECT s.name FROM machine i JOIN simulated_snapshot s ON s.machine_ref = i.name"
+            f" WHERE i.id = {machine} AND s.description = 'new'"
+        )
+        return [name for (name,) in self.rows(here)], [name for (name,) in self.rows(there)]
+
     def counted(self, machine: int) -> tuple[int, int]:
         """The snapshot counter, which triggers maintain, and the number of snapshots."""
         (pair,) = self.rows(

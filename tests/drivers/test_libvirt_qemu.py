@@ -25,7 +25,8 @@ from gateway.models import PowerState
 from tests.databases import required
 from tests.drivers.worlds.libvirt_qemu import PART, lacking
 from tests.hypervisors.guest import domain_xml, write_image
-from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
+from tests.hypervisors.libvirtd import Libvirtd, kill
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough
 
@@ -137,7 +138,7 @@ def test_libvirtd_dies_while_memory_is_saved(run: Run, daemon: Libvirtd, big: st
         command = CreateCommand(big, "a", None, True)
         assert type(await error_of(driver.recover(Work("token-a"), command))) is ProviderUnavailable
         daemon.resume_qemu("big")
-        await asyncio.to_thread(await_true, lambda: daemon.tags("big") == ["a"])
+        await asyncio.to_thread(until, lambda: daemon.tags("big") == ["a"])
         daemon.start()
         assert await driver.recover(Work("token-a"), command) is Recovery.NOT_STARTED
         assert ((await driver.snapshots(big)).snapshots, daemon.tags("big")) == ([], ["a"])

@@ -17,7 +17,8 @@ from tests.drivers.vsphere_scenario import (
     started,
     was_executed_once,
 )
-from tests.hypervisors.vcenter import VCenter, until
+from tests.hypervisors.vcenter import VCenter
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.thorough
 
@@ -53,7 +54,7 @@ def test_killed_between_the_call_and_the_checkpoint(vc: VCenter, method: str) ->
         successor = Scenario(vc.driver(), scenario.machine, scenario.made)
         watched = Watched("token")
         recovery = asyncio.create_task(successor.driver.recover(watched.work, scenario.command(method)))
-        await until(lambda: bool(watched.reports) and watched.reports[-1][0] == 42)
+        await until_async(lambda: bool(watched.reports) and watched.reports[-1][0] == 42)
         assert not recovery.done()  # the task is still running
         vc.order("release")
         await asyncio.wait([recovery])

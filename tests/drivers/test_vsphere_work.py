@@ -37,7 +37,8 @@ from tests.drivers.vsphere_scenario import (
     started,
     was_executed_once,
 )
-from tests.hypervisors.vcenter import VCenter, named, until
+from tests.hypervisors.vcenter import VCenter, named
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.thorough
 
@@ -96,7 +97,7 @@ def test_progress_is_reported(vc: VCenter, method: str) -> None:
         task, watched = await started(scenario, method)
         assert {*watched.reports} == {(None, "Waiting in the provider's queue")}
         vc.order("release")
-        await until(lambda: watched.reports[-1][0] == 42)
+        await until_async(lambda: watched.reports[-1][0] == 42)
         vc.order("release")
         await task
         assert len(watched.tasks) == 1

@@ -19,7 +19,8 @@ from gateway.drivers.vsphere.driver import VsphereDriver
 from gateway.errors import OutcomeUnknown
 from gateway.models import PowerState
 from tests.drivers.test_contract import Watched
-from tests.hypervisors.vcenter import VCenter, named, running, until
+from tests.hypervisors.vcenter import VCenter, named, running
+from tests.waiting import until_async
 
 CREATE, REVERT, DELETE = "CreateSnapshot_Task", "RevertToSnapshot_Task", "RemoveSnapshot_Task"
 METHODS = (CREATE, REVERT, DELETE)
@@ -74,7 +75,7 @@ async def started(scenario: Scenario, method: str) -> tuple["asyncio.Task[Any]",
     """Starts a command, and returns when it has reported progress."""
     watched = Watched("token")
     task = asyncio.create_task(scenario.execute(method, watched.work))
-    await until(lambda: bool(watched.reports))
+    await until_async(lambda: bool(watched.reports))
     return task, watched
 
 

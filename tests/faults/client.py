@@ -1,14 +1,14 @@
 """Client helpers of the fault tests: requests on every surface, and the errors in their responses."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from websockets.sync.client import connect
 
 from tests.serving import Served
+from tests.waiting import until, within
 
 READ = '{ vm(id: "vm-11") { name } }'
 NAME = {"vm": {"name": "web-01"}}
@@ -19,8 +19,6 @@ CREATE = (
 COUNTS = '{ operations { totalCount } vm(id: "vm-11") { snapshots { totalCount } } }'
 FOLLOW = 'subscription { operationUpdated(id: "operation-1") { state } }'
 
-PATIENCE = 30.0  # seconds to wait for a condition before the test fails
-
 
 def create(gateway: Served, name: str = "new", **members: Any) -> dict[str, Any]:
     """Sends a create. Returns the whole response body."""
@@ -29,23 +27,15 @@ def create(gateway: Served, name: str = "new", **members: Any) -> dict[str, Any]
 
 def retry_until_served(gateway: Served, query: str = READ, variables: Any = None) -> dict[str, Any]:
     """Repeats the query until the gateway serves it, and returns the data. Allows no error but SERVICE_UNAVAILABLE."""
-    deadline = time.monotonic() + PATIENCE
-    while "errors" in (body := gateway.post(query, variables)):
-        assert [error["extensions"] for error in body["errors"]] == [
-            {"code": "SERVICE_UNAVAILABLE", "retryable": True}
-        ] * len(body["errors"]), body
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    data: dict[str, Any] = body["data"]
+
+    def served() -> dict[str, Any] | None:
+        body = gateway.post(query, variables)
+        for error in body.get("errors", []):
+            assert error["extensions"] == {"code": "SERVICE_UNAVAILABLE", "retryable": True}, body
+        return None if "errors" in body else body
+
+    data: dict[str, Any] = until(served, pause=0.02)["data"]
     return data
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits until a condition is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def query_error(gateway: Served, query: str, variables: Any = None) -> tuple[str, bool, str]:
@@ -69,7 +59,7 @@ def sse_error(gateway: Served) -> tuple[str, bool, str]:
     """The error in the first event of a subscription over server-sent events."""
     body = {"query": FOLLOW}
     with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
-        line = next(line for line in answer.iter_lines() if line.startswith("data: {"))
+        line = next(line for line in within(answer.iter_lines()) if line.startswith("data: {"))
     (error,) = json.loads(line.removeprefix("data: "))["errors"]
     return _error(error)
 
@@ -93,5 +83,5 @@ def following(gateway: Served, operation: str) -> Iterator[Iterator[dict[str, An
     query = "subscription ($id: ID!) { operationUpdated(id: $id) { state isDone } }"
     body = {"query": query, "variables": {"id": operation}}
     with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
-        lines = (line[6:] for line in answer.iter_lines() if line.startswith("data: {"))
+        lines = (line[6:] for line in within(answer.iter_lines()) if line.startswith("data: {"))
         yield (json.loads(line)["data"]["operationUpdated"] for line in lines)

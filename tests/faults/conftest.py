@@ -1,4 +1,4 @@
-"""Gateways whose connection to the database goes through a proxy."""
+"""Gateways whose connection to the database goes through a relay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ import pytest
 
 from gateway.config import Settings
 from tests.databases import Databases
-from tests.faults.proxy import Proxy, running_proxy
 from tests.serving import Served, served
+from tests.tcp_relay import TcpRelay, running_relay
 
 
 def short_timeouts(url: str, **changes: Any) -> Settings:
@@ -20,27 +20,26 @@ def short_timeouts(url: str, **changes: Any) -> Settings:
 
 
 @dataclass
-class ProxiedGateway:
-    """A gateway, and the proxy to its PostgreSQL. `url` bypasses the proxy."""
+class RelayedGateway:
+    """A gateway, and the relay to its PostgreSQL. `url` bypasses the relay."""
 
     gateway: Served
-    proxy: Proxy
+    relay: TcpRelay
     url: str
 
 
 @contextmanager
-def proxied_gateway(databases: Databases, **changes: Any) -> Iterator[ProxiedGateway]:
+def relayed_gateway(databases: Databases, **changes: Any) -> Iterator[RelayedGateway]:
     url = databases.new("postgresql", demo=True)
-    port = databases.postgres_server().port
     with (
-        running_proxy(port) as proxy,
-        served(short_timeouts(url.replace(f":{port}/", f":{proxy.port}/"), **changes)) as gateway,
+        running_relay(databases.postgres_server().port) as relay,
+        served(short_timeouts(relay.url(url.rpartition("/")[2]), **changes)) as gateway,
     ):
-        yield ProxiedGateway(gateway, proxy, url)
-        proxy.heal()
+        yield RelayedGateway(gateway, relay, url)
+        relay.heal()
 
 
 @pytest.fixture
-def proxied(databases: Databases) -> Iterator[ProxiedGateway]:
-    with proxied_gateway(databases) as made:
+def relayed(databases: Databases) -> Iterator[RelayedGateway]:
+    with relayed_gateway(databases) as made:
         yield made

@@ -11,10 +11,11 @@ import pytest
 from gateway.store.migrate import migrate
 from gateway.store.postgres_hosts import single_host_urls
 from tests.databases import Databases, prepare
-from tests.faults.client import COUNTS, create, retry_until_served, until
+from tests.faults.client import COUNTS, create, retry_until_served
 from tests.faults.conftest import short_timeouts
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
+from tests.waiting import until
 
 ALL = '{ vm(id: "vm-11") { snapshots(first: 1000, filter: {name: {like: "kept*"}}) { nodes { id name } } } }'
 

@@ -10,6 +10,7 @@ from tests.databases import KINDS, Databases
 from tests.faults.client import create
 from tests.faults.conftest import short_timeouts
 from tests.serving import served
+from tests.waiting import within
 
 FOLLOW = "subscription { snapshotChanged { kind snapshot { name } } }"
 
@@ -22,7 +23,7 @@ def test_subscribers_get_an_error(databases: Databases, kind: str) -> None:
         gateway.run(gateway.gateway.inventory.stop())
         headers = {"accept": "text/event-stream"}
         with gateway.http.stream("POST", "/graphql", json={"query": FOLLOW}, headers=headers) as answer:
-            bodies = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {"))
+            bodies = (json.loads(line[6:]) for line in within(answer.iter_lines()) if line.startswith("data: {"))
             create(gateway, "before")
             assert next(bodies)["data"]["snapshotChanged"]["snapshot"]["name"] == "before"
             delete_events(url)
@@ -30,7 +31,7 @@ def test_subscribers_get_an_error(databases: Databases, kind: str) -> None:
         assert error["extensions"] == {"code": "LIMIT_EXCEEDED", "retryable": True}
         assert error["message"].endswith("Reload the data and subscribe again.")
         with gateway.http.stream("POST", "/graphql", json={"query": FOLLOW}, headers=headers) as answer:
-            lines = answer.iter_lines()
+            lines = within(answer.iter_lines())
             assert next(lines) == ":"
             create(gateway, "after")
             body = next(json.loads(line[6:]) for line in lines if line.startswith("data: {"))

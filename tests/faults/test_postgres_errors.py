@@ -11,10 +11,11 @@ import pytest
 
 from gateway.errors import Unavailable
 from tests.databases import Databases, prepare
-from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served, until
+from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served
 from tests.faults.conftest import short_timeouts
 from tests.postgres import PostgresServer, find_binaries
 from tests.serving import Served, served
+from tests.waiting import attempts, until
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
@@ -179,7 +180,9 @@ def test_out_of_connections(databases: Databases) -> None:
         with served(short_timeouts(url)) as gateway, contextlib.ExitStack() as taken:
             operator = taken.enter_context(psycopg.connect(url, autocommit=True))
             left = CONNECTIONS - 1
-            while left:  # until the test holds all: one that the gateway has just closed may become free
+            for _ in attempts():  # until the test holds all: one that the gateway has just closed may become free
+                if not left:
+                    break
                 try:
                     taken.enter_context(psycopg.connect(url))
                     left -= 1

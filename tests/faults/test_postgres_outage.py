@@ -18,11 +18,11 @@ from tests.faults.client import (
     rest_error,
     retry_until_served,
     sse_error,
-    until,
     websocket_error,
 )
-from tests.faults.conftest import ProxiedGateway, proxied_gateway
-from tests.faults.proxy import running_proxy
+from tests.faults.conftest import RelayedGateway, relayed_gateway
+from tests.tcp_relay import running_relay
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
@@ -39,10 +39,10 @@ INPUT = {"input": {"machineId": "vm-11", "name": "never"}}
         pytest.param("hang", {SILENT, "All database connections are busy."}, marks=pytest.mark.thorough),
     ],
 )
-def test_every_surface_returns_an_error_and_recovers(proxied: ProxiedGateway, fault: str, messages: set[str]) -> None:
-    gateway = proxied.gateway
+def test_every_surface_returns_an_error_and_recovers(relayed: RelayedGateway, fault: str, messages: set[str]) -> None:
+    gateway = relayed.gateway
     before = gateway.ask(COUNTS)
-    getattr(proxied.proxy, fault)()
+    getattr(relayed.relay, fault)()
     for code, retryable, message in (
         query_error(gateway, READ),
         query_error(gateway, CREATE, INPUT),
@@ -58,7 +58,7 @@ def test_every_surface_returns_an_error_and_recovers(proxied: ProxiedGateway, fa
     assert (made.status_code, made.headers["retry-after"]) == (503, "1")
     assert gateway.http.get("/readyz").status_code == 503
     assert gateway.http.get("/healthz").status_code == 200
-    proxied.proxy.heal()
+    relayed.relay.heal()
     assert retry_until_served(gateway) == NAME
     assert retry_until_served(gateway, COUNTS) == before
     assert gateway.http.get("/api/vms/11").json()["name"] == "web-01"
@@ -66,13 +66,13 @@ def test_every_surface_returns_an_error_and_recovers(proxied: ProxiedGateway, fa
     assert gateway.await_operation(answer["operation"]["id"])["state"] == "SUCCEEDED"
 
 
-def test_lost_connections_cause_no_errors(proxied: ProxiedGateway) -> None:
+def test_lost_connections_cause_no_errors(relayed: RelayedGateway) -> None:
     """A request that certainly had no effect is repeated on a new connection, and takes effect once."""
-    gateway = proxied.gateway
+    gateway = relayed.gateway
     for number in range(4):
-        proxied.proxy.cut()
+        relayed.relay.cut()
         assert gateway.ask(READ) == NAME
-        proxied.proxy.cut()
+        relayed.relay.cut()
         answer = create(gateway, f"number {number}")["data"]["createSnapshot"]
         assert (answer["errors"], answer["snapshot"]["name"]) == ([], f"number {number}")
     names = gateway.ask('{ vm(id: "vm-11") { snapshots(filter: {name: {like: "number*"}}) { nodes { name } } } }')
@@ -80,9 +80,9 @@ def test_lost_connections_cause_no_errors(proxied: ProxiedGateway) -> None:
     assert found == [f"number {number}" for number in range(4)]
 
 
-def test_administrator_terminates_all_connections(proxied: ProxiedGateway) -> None:
-    gateway = proxied.gateway
-    with psycopg.connect(proxied.url, autocommit=True) as connection:
+def test_administrator_terminates_all_connections(relayed: RelayedGateway) -> None:
+    gateway = relayed.gateway
+    with psycopg.connect(relayed.url, autocommit=True) as connection:
         for _ in range(3):
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -92,9 +92,9 @@ def test_administrator_terminates_all_connections(proxied: ProxiedGateway) -> No
             assert create(gateway)["data"]["createSnapshot"]["errors"] == []
 
 
-def test_listening_connection_is_reopened(proxied: ProxiedGateway) -> None:
-    gateway = proxied.gateway
-    with psycopg.connect(proxied.url, autocommit=True) as connection:
+def test_listening_connection_is_reopened(relayed: RelayedGateway) -> None:
+    gateway = relayed.gateway
+    with psycopg.connect(relayed.url, autocommit=True) as connection:
 
         def listening() -> int:
             found = connection.execute(
@@ -105,26 +105,26 @@ def test_listening_connection_is_reopened(proxied: ProxiedGateway) -> None:
             return number
 
         until(lambda: listening() == 1)
-        proxied.proxy.refuse()
+        relayed.relay.refuse()
         until(lambda: listening() == 0)
-        proxied.proxy.heal()
+        relayed.relay.heal()
         until(lambda: listening() == 1)
     assert gateway.ask(READ) == NAME
 
 
 def test_operations_and_their_subscribers_survive_an_outage(databases: Databases) -> None:
     """The outage is longer than a lease: the operation is claimed again, runs once, and is reported to its end."""
-    with proxied_gateway(databases, operation_lease=0.5) as proxied:
-        gateway = proxied.gateway
+    with relayed_gateway(databases, operation_lease=0.5) as relayed:
+        gateway = relayed.gateway
         operation = create(gateway, "outlasting")["data"]["createSnapshot"]["operation"]["id"]
         with following(gateway, operation) as states:
             assert next(states)["state"] in {"QUEUED", "RUNNING"}
-            proxied.proxy.refuse()
+            relayed.relay.refuse()
             until(lambda: "errors" in gateway.post(READ))
             until(lambda: gateway.gateway.worker.running == 0)  # the lease has expired: the worker canceled its task
-            proxied.proxy.heal()
+            relayed.relay.heal()
             assert [state["state"] for state in states][-1] == "SUCCEEDED"
-        with psycopg.connect(proxied.url) as connection:
+        with psycopg.connect(relayed.url) as connection:
             made = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE name = 'outlasting'").fetchone()
         assert made == (1,)
 
@@ -133,15 +133,15 @@ def test_operations_and_their_subscribers_survive_an_outage(databases: Databases
 def test_stop_on_sigterm_during_an_outage(databases: Databases) -> None:
     """The process stops although the database does not respond."""
     url = databases.new("postgresql", demo=True)
-    port = databases.postgres_server().port
-    with running_proxy(port) as proxy:
-        proxied_url = url.replace(f":{port}/", f":{proxy.port}/")
-        with serving("--database-url", proxied_url, drain_timeout=0.5, database_wait=1) as program:
-            assert program.ask(READ) == NAME
-            program.ask(CREATE, input={"machineId": "vm-11", "name": "left over"})
-            proxy.hang()
-            code, out, _ = program.stop(signal.SIGTERM)
-            assert (code, out) == (0, "stopped\n")
+    with (
+        running_relay(databases.postgres_server().port) as relay,
+        serving("--database-url", relay.url(url.rpartition("/")[2]), drain_timeout=0.5, database_wait=1) as program,
+    ):
+        assert program.ask(READ) == NAME
+        program.ask(CREATE, input={"machineId": "vm-11", "name": "left over"})
+        relay.hang()
+        code, out, _ = program.stop(signal.SIGTERM)
+        assert (code, out) == (0, "stopped\n")
 
 
 def test_command_line_reports_the_outage_in_one_line() -> None:

@@ -17,6 +17,7 @@ from tests.databases import Databases, prepare
 from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served
 from tests.faults.conftest import short_timeouts
 from tests.serving import served
+from tests.waiting import at_most
 
 pytestmark = pytest.mark.thorough  # servers in processes of their own, and waits that are real
 
@@ -45,7 +46,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(filler: Path) -> None:
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
+        for _ in at_most(10_000):  # five times the size of the disk
             file.write(bytes(4_096))
 
 
@@ -58,8 +59,11 @@ def test_full_disk(small_disk: Path) -> None:
         fill(filler)
         # Space within the write-ahead log is reused: it takes some writes until the file has to grow.
         made = 0
-        while "errors" not in (body := create(gateway, f"number {made}")):
-            made += 1
+        for number in at_most(10_000):
+            body = create(gateway, f"number {number}")
+            if "errors" in body:
+                break
+            made = number
         (error,) = body["errors"]
         assert error["message"] == "The database is out of disk space."
         assert error["extensions"] == {"code": "SERVICE_UNAVAILABLE", "retryable": True}

@@ -9,7 +9,8 @@ import pytest
 
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
-from tests.faults.client import CREATE, until
+from tests.faults.client import CREATE
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.faults.client import CREATE, create, query_error, retry_until_served
-from tests.faults.conftest import ProxiedGateway
+from tests.faults.conftest import RelayedGateway
 
 COMMIT = b"COMMIT\x00"
 NAME = b"uncertain"
@@ -14,40 +14,40 @@ INPUT = {"machineId": "vm-11", "name": "uncertain"}
 
 
 @pytest.fixture
-def quiet(proxied: ProxiedGateway) -> ProxiedGateway:
+def quiet(relayed: RelayedGateway) -> RelayedGateway:
     """Stops the worker and the refreshes, so that nothing but the test changes the machines."""
-    proxied.gateway.run(proxied.gateway.gateway.worker.stop())
-    proxied.gateway.run(proxied.gateway.gateway.inventory.stop())
-    return proxied
+    relayed.gateway.run(relayed.gateway.gateway.worker.stop())
+    relayed.gateway.run(relayed.gateway.gateway.inventory.stop())
+    return relayed
 
 
-def count(proxied: ProxiedGateway) -> int:
-    number: int = retry_until_served(proxied.gateway, MINE)["vm"]["snapshots"]["totalCount"]
+def count(relayed: RelayedGateway) -> int:
+    number: int = retry_until_served(relayed.gateway, MINE)["vm"]["snapshots"]["totalCount"]
     return number
 
 
 @pytest.mark.parametrize("passed_on", [True, False], ids=["committed", "not committed"])
-def test_without_a_key_the_outcome_is_unknown(quiet: ProxiedGateway, passed_on: bool) -> None:
-    quiet.proxy.cut_at(COMMIT, after=NAME, passed_on=passed_on)
+def test_without_a_key_the_outcome_is_unknown(quiet: RelayedGateway, passed_on: bool) -> None:
+    quiet.relay.cut_at(COMMIT, after=NAME, passed_on=passed_on)
     code, retryable, message = query_error(quiet.gateway, CREATE, {"input": INPUT})
-    assert quiet.proxy.cuts == 1
+    assert quiet.relay.cuts == 1
     assert (code, retryable) == ("OUTCOME_UNKNOWN", False)
     assert message.endswith("Repeat it with the same idempotency key, or check the current state before repeating it.")
     assert count(quiet) == (1 if passed_on else 0)
 
 
 @pytest.mark.parametrize("passed_on", [True, False], ids=["committed", "not committed"])
-def test_with_a_key_the_outcome_is_found(quiet: ProxiedGateway, passed_on: bool) -> None:
-    quiet.proxy.cut_at(COMMIT, after=NAME, passed_on=passed_on)
+def test_with_a_key_the_outcome_is_found(quiet: RelayedGateway, passed_on: bool) -> None:
+    quiet.relay.cut_at(COMMIT, after=NAME, passed_on=passed_on)
     first = create(quiet.gateway, "uncertain", idempotencyKey="k")["data"]["createSnapshot"]
-    assert quiet.proxy.cuts == 1
+    assert quiet.relay.cuts == 1
     assert first["errors"] == []
     assert create(quiet.gateway, "uncertain", idempotencyKey="k")["data"]["createSnapshot"] == first
     assert count(quiet) == 1
 
 
-def test_outcome_is_unknown_over_rest(quiet: ProxiedGateway) -> None:
-    quiet.proxy.cut_at(COMMIT, after=NAME, passed_on=True)
+def test_outcome_is_unknown_over_rest(quiet: RelayedGateway) -> None:
+    quiet.relay.cut_at(COMMIT, after=NAME, passed_on=True)
     answer = quiet.gateway.http.post("/api/vms/11/snapshots", json={"name": "uncertain"})
     assert (answer.status_code, answer.json()["error"]["kind"]) == (504, "gateway_timeout")
     assert "retry-after" not in answer.headers
@@ -55,14 +55,14 @@ def test_outcome_is_unknown_over_rest(quiet: ProxiedGateway) -> None:
 
 
 @pytest.mark.thorough
-def test_accepted_mutation_is_not_reported_as_retryable(quiet: ProxiedGateway) -> None:
+def test_accepted_mutation_is_not_reported_as_retryable(quiet: RelayedGateway) -> None:
     """The database becomes unavailable between the commit and the read of the payload."""
     database = quiet.gateway.gateway.database
     write = database.write
 
     async def write_and_lose(work: Any) -> Any:
         result = await write(work)
-        quiet.proxy.refuse()
+        quiet.relay.refuse()
         return result
 
     database.write = write_and_lose  # type: ignore[method-assign]
@@ -71,11 +71,11 @@ def test_accepted_mutation_is_not_reported_as_retryable(quiet: ProxiedGateway) -
     assert message.startswith(
         "The mutation was decided, but the database became unavailable before its payload could be read."
     )
-    quiet.proxy.heal()
+    quiet.relay.heal()
     assert count(quiet) == 1
 
 
-def test_unknown_outcome_of_one_item_keeps_the_results_of_the_others(quiet: ProxiedGateway) -> None:
+def test_unknown_outcome_of_one_item_keeps_the_results_of_the_others(quiet: RelayedGateway) -> None:
     """REST creates one after the other. The second outcome is unknown, the others are reported."""
     database = quiet.gateway.gateway.database
     write, calls = database.write, 0
@@ -84,7 +84,7 @@ def test_unknown_outcome_of_one_item_keeps_the_results_of_the_others(quiet: Prox
         nonlocal calls
         calls += 1
         if calls == 2:
-            quiet.proxy.cut_at(COMMIT, after=b"n1", passed_on=False)
+            quiet.relay.cut_at(COMMIT, after=b"n1", passed_on=False)
         return await write(work)
 
     database.write = write_but_lose_the_second  # type: ignore[method-assign]

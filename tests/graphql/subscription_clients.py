@@ -9,6 +9,7 @@ import httpx2
 from websockets.sync.client import connect
 
 from tests.serving import Served
+from tests.waiting import within
 
 Bodies = Iterator[dict[str, Any]]
 Subscribe = Callable[..., Any]
@@ -30,7 +31,7 @@ def subscribe_by_sse(
     headers = {"accept": "text/event-stream", **(headers or {})}
     with gateway.http.stream("POST", "/graphql", json=body, headers=headers) as response:
         assert response.status_code == 200
-        lines = response.iter_lines()
+        lines = within(response.iter_lines())
         assert next(lines) == ":"
         yield (json.loads(line[6:]) for line in lines if line.startswith("data: {"))
 

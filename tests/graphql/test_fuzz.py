@@ -1,7 +1,6 @@
 """Fuzz tests with schemathesis: every request gets a valid response, and no response leaks internals."""
 
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -19,11 +18,11 @@ from schemathesis.core.result import Ok
 from gateway.errors import MEANINGS, ErrorCode
 from tests.cli.programs import Program, serving
 from tests.databases import SLOW_KINDS, Databases
+from tests.examples import EXAMPLES, SEED
 
 pytestmark = pytest.mark.thorough
 
-EXAMPLES = 5 * int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
-SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
+CASES = 5 * EXAMPLES
 
 KNOWN = {meaning.extensions_code for code, meaning in MEANINGS.items() if code is not ErrorCode.INTERNAL} | {
     "GRAPHQL_PARSE_FAILED",
@@ -51,7 +50,7 @@ schemathesis.graphql.scalar("BigInt", whole_numbers.map(nodes.Int) | whole_numbe
 
 
 EAGER = settings(
-    max_examples=EXAMPLES,
+    max_examples=CASES,
     deadline=None,
     database=None,
     derandomize=False,
@@ -88,8 +87,8 @@ def test_valid_requests(gateway: tuple[str, Program]) -> None:
     ask()
     seconds = time.perf_counter() - began
     print(f"{kind}: seed {SEED}, {dict(counts)}, {len(fields)} root fields, {seconds:.0f} s")
-    assert counts["cases"] >= EXAMPLES
-    assert counts["answered"] > EXAMPLES // 5
+    assert counts["cases"] >= CASES
+    assert counts["answered"] > CASES // 5
 
 
 NAMES = ["id", "n", "s", "filter", "sort", "after", "ids", "input", "machineId", "name", "not", "and", "eq", "field"]

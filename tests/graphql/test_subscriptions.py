@@ -22,6 +22,7 @@ from tests.graphql.client import (
 )
 from tests.graphql.subscription_clients import Subscribe, subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
+from tests.waiting import at_most
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -211,13 +212,13 @@ def test_every_state_of_a_snapshot_is_sent(gateway: Served) -> None:
 
         def expect(kind: str, state: str | None, *, after: str | None = None) -> None:
             """Waits for a change. Before it, a change with the state `after` may be sent repeatedly."""
-            while True:
+            for _ in at_most(1_000):
                 change = next(bodies)["data"]["snapshotChanged"]
                 if change["snapshotId"] != snapshot:
                     continue
                 found = change["snapshot"] and change["snapshot"]["state"]
                 if (change["kind"], found) == (kind, state):
-                    return
+                    break
                 assert (change["kind"], found) == ("UPDATED", after)
 
         with stalled(gateway, "vm-18"):

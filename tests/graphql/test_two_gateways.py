@@ -10,6 +10,7 @@ import pytest
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
 from tests.graphql.client import CREATE, DELETE
+from tests.waiting import within
 
 pytestmark = pytest.mark.thorough
 
@@ -29,7 +30,7 @@ def subscribed(program: Program, query: str, event: str | None = None, **variabl
     body = {"query": query, "variables": variables, "extensions": {"lastEventId": event} if event else None}
     headers = {"accept": "text/event-stream"}
     with program.http.stream("POST", "/graphql", json=body, headers=headers) as answer:
-        lines = answer.iter_lines()
+        lines = within(answer.iter_lines())
         assert next(lines) == ":"
         yield (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {"))
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.programs import Program
-from tests.hypervisors.libvirtd import Libvirtd, await_true
+from tests.hypervisors.libvirtd import Libvirtd
 from tests.serving import Served
+from tests.waiting import until, within
 
 VMS = (
     "{ vms { nodes { id name powerState goneAt"
@@ -32,7 +33,7 @@ class GatewayClient:
 
     def vm(self, name: str) -> dict[str, Any]:
         """The machine with this name. Waits until the gateway has imported it."""
-        found: dict[str, Any] = await_true(lambda: self.vms().get(name))
+        found: dict[str, Any] = until(lambda: self.vms().get(name))
         return found
 
     def vms(self) -> dict[str, dict[str, Any]]:
@@ -77,7 +78,7 @@ class GatewayClient:
         last: dict[str, Any] = {}
         headers = {"accept": "text/event-stream"}
         with self._gateway.http.stream("POST", "/graphql", json=body, headers=headers, timeout=120) as answer:
-            for line in answer.iter_lines():
+            for line in within(answer.iter_lines(), 240):
                 if line.startswith("data: {"):
                     last = json.loads(line.removeprefix("data: "))["data"]["operationUpdated"]
         assert last["isDone"]

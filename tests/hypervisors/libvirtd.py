@@ -11,13 +11,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from tests.hypervisors.guest import GuestLine, domain_xml, lines, write_image
+from tests.waiting import until
 
 _PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "tini")
 _MIN_WRITTEN = 10 << 20  # bytes of saved memory after which a save counts as in progress
@@ -34,15 +34,6 @@ def lacking() -> str | None:
     """Why libvirtd cannot be started on this host; None if it can."""
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     return f"{missing[0]} is not installed" if missing else None
-
-
-def await_true(condition: Any, seconds: float = 60, every: float = 0.01) -> Any:
-    """Calls `condition` until its result is true, and returns the result. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(every)
-    return found
 
 
 class Libvirtd:
@@ -94,7 +85,7 @@ class Libvirtd:
         assert self._supervisor.stdin is not None
         self._supervisor.stdin.write(b"\n")
         self._supervisor.stdin.flush()
-        await_true(lambda: self.virsh("uri", check=False))
+        until(lambda: self.virsh("uri", check=False))
 
     def kill(self) -> None:
         """Kills the daemon, not the guests; returns when it is dead."""
@@ -106,7 +97,7 @@ class Libvirtd:
         """Kills the daemon and all guests, and deletes their files."""
         pids = [int(file.read_text()) for file in self.directory.rglob("*.pid")]
         self._supervisor.communicate()
-        await_true(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # ---- guests
@@ -124,7 +115,7 @@ class Libvirtd:
         self.adopt(image)
         if running:
             self.virsh("start", name)
-            await_true(lambda: self.guest_lines(name))
+            until(lambda: self.guest_lines(name))
         return uuid
 
     def remove(self, name: str) -> None:
@@ -155,7 +146,7 @@ class Libvirtd:
         def find() -> GuestLine | None:
             return next((line for line in self.guest_lines(name)[skipped:] if condition(line)), None)
 
-        found: GuestLine = await_true(find)
+        found: GuestLine = until(find)
         return found
 
     def pause_qemu(self, name: str, reason: str) -> None:
@@ -168,10 +159,10 @@ class Libvirtd:
         connection = libvirt.open(self.address)
         domain, image = connection.lookupByName(name), self.image(name)
         wanted = [libvirt.VIR_DOMAIN_PAUSED, getattr(libvirt, f"VIR_DOMAIN_PAUSED_{reason}")]
-        await_true(lambda: domain.state(0) == wanted, every=0.001)
+        until(lambda: domain.state(0) == wanted, pause=0.001)
         if reason == "SAVE":
             written = image.stat().st_size + _MIN_WRITTEN
-            await_true(lambda: image.stat().st_size > written, every=0.001)
+            until(lambda: image.stat().st_size > written, pause=0.001)
         os.kill(self.qemu(name), signal.SIGSTOP)
         assert domain.state(0) == wanted
         connection.close()
@@ -227,4 +218,4 @@ _XDG_DIRECTORIES = {"RUNTIME_DIR": "run", "CONFIG_HOME": "conf", "CACHE_HOME": "
 def kill(pid: int) -> None:
     """Kills a process; returns when it is dead."""
     os.kill(pid, signal.SIGKILL)
-    await_true(lambda: not Path(f"/proc/{pid}").exists())
+    until(lambda: not Path(f"/proc/{pid}").exists())

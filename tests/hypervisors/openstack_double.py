@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from gateway.drivers.openstack.driver import OpenStackDriver, Options, make
 from gateway.drivers.options import Secret
-from tests.hypervisors.openstack_services import PASSWORD, PROJECT, Answer, Services, fault
+from tests.hypervisors.openstack_services import PASSWORD, PATCH_TYPE, PROJECT, Answer, Services, fault
 
 Forward = Callable[[], Answer]
 Fault = Callable[[Forward], Answer | None]  # None closes the connection without a response
@@ -105,6 +105,8 @@ def cloud() -> Iterator[Cloud]:
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
+            if self.command == "PATCH" and self.headers["Content-Type"] != PATCH_TYPE:
+                body = None
             answer, token = double.answer(self.command, self.path, self.headers.get("X-Auth-Token"), body)
             if answer is None:
                 self.close_connection = True
@@ -119,7 +121,7 @@ def cloud() -> Iterator[Cloud]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the names that http.server calls
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - the names that http.server calls
 
         def log_message(self, *_: Any) -> None:
             return None

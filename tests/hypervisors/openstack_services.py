@@ -6,12 +6,14 @@ Time does not pass by itself: Nova's work advances one step per GET of the serve
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 PASSWORD, PROJECT = "hush", "ours"
+PATCH_TYPE = "application/openstack-images-v2.1-json-patch"  # the only type of a PATCH that the double accepts
 
 Row = dict[str, Any]
 Answer = tuple[int, Any]  # HTTP status, and an object for JSON or text for HTML
@@ -43,7 +45,7 @@ def fault(name: str, code: int, words: str) -> Answer:
 
 def page(code: int, words: str) -> Answer:
     """An error in the format of Glance."""
-    title = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}[code]
+    title = HTTPStatus(code).phrase
     head = f"<html>\n <head>\n  <title>{code} {title}</title>\n </head>\n"
     return code, f"{head} <body>\n  <h1>{code} {title}</h1>\n  {words}<br /><br />\n\n\n\n </body>\n</html>"
 
@@ -230,6 +232,8 @@ class Services:
                 return 200, answer
             case "GET", ["images", ref]:
                 return (200, _shown(self.images[ref])) if ref in self.images else _no_image(ref)
+            case "PATCH", ["images", ref]:
+                return self._patch_image(ref, body)
             case "DELETE", ["images", ref]:
                 if ref not in self.images:
                     return page(404, f"Failed to find image {ref} to delete")
@@ -238,6 +242,21 @@ class Services:
                 del self.images[ref]
                 return 204, ""
         return page(404, "The resource could not be found.")
+
+    def _patch_image(self, ref: str, changes: list[Row] | None) -> Answer:
+        """Sets the name and properties of an image. `changes`: None if the request has another content type."""
+        if changes is None:
+            return page(415, "The request media type application/json is not supported by this server.")
+        if ref not in self.images:
+            return _no_image(ref)
+        image = self.images[ref]
+        for change in changes:
+            assert change["op"] == "add"
+            key = change["path"].removeprefix("/")
+            image[key] = change["value"]
+            if key != "name" and key not in image["double:properties"]:
+                image["double:properties"].append(key)
+        return 200, _shown(image)
 
     # ---- Cinder
 

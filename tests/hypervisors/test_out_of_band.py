@@ -10,8 +10,9 @@ from gateway.config import Settings
 from tests.databases import Databases
 from tests.graphql.client import CREATE, REFRESH
 from tests.hypervisors.gateway_client import GatewayClient, providers_file
-from tests.hypervisors.libvirtd import Libvirtd, await_true
+from tests.hypervisors.libvirtd import Libvirtd
 from tests.serving import served
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -31,35 +32,35 @@ def gateway(daemon: Libvirtd, databases: Databases, tmp_path: Path) -> Iterator[
             daemon.virsh("suspend", "vm")
             return client.power("vm") == "SUSPENDED"
 
-        await_true(receives_events)
+        until(receives_events)
         daemon.virsh("resume", "vm")
-        await_true(lambda: client.power("vm") == "ON")
+        until(lambda: client.power("vm") == "ON")
         yield client
     daemon.remove("vm")
 
 
 def test_changes_of_a_running_machine_appear_at_once(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.virsh("snapshot-create-as", "vm", "one")
-    await_true(lambda: gateway.tree("vm") == [("*one", None)])
+    until(lambda: gateway.tree("vm") == [("*one", None)])
     daemon.virsh("snapshot-create-as", "vm", "two", "with words")
-    await_true(lambda: gateway.tree("vm") == [("one", None), ("*two", "one")])
+    until(lambda: gateway.tree("vm") == [("one", None), ("*two", "one")])
     daemon.virsh("snapshot-revert", "vm", "one")
-    await_true(lambda: gateway.tree("vm") == [("*one", None), ("two", "one")])
+    until(lambda: gateway.tree("vm") == [("*one", None), ("two", "one")])
     daemon.virsh("destroy", "vm")
-    await_true(lambda: gateway.power("vm") == "OFF")
+    until(lambda: gateway.power("vm") == "OFF")
 
 
 def test_changes_without_events_appear_after_a_refresh(daemon: Libvirtd, gateway: GatewayClient) -> None:
     vm = gateway.vm("vm")["id"]
     gateway.run_operation(CREATE, machineId=vm, name="ours", memory=True)
     daemon.virsh("snapshot-create-as", "vm", "theirs")
-    await_true(lambda: gateway.tree("vm") == [("ours", None), ("*theirs", "ours")])
+    until(lambda: gateway.tree("vm") == [("ours", None), ("*theirs", "ours")])
     daemon.virsh("snapshot-delete", "vm", "ours")
     assert gateway.tree("vm") == [("ours", None), ("*theirs", "ours")]  # libvirt sends no event
     gateway.run_operation(REFRESH, machineId=vm)
     assert gateway.tree("vm") == [("*theirs", None)]
     daemon.virsh("destroy", "vm")
-    await_true(lambda: gateway.power("vm") == "OFF")
+    until(lambda: gateway.power("vm") == "OFF")
     daemon.virsh("snapshot-create-as", "vm", "off")
     gateway.run_operation(REFRESH, machineId=vm)
     assert gateway.tree("vm") == [("theirs", None), ("*off", "theirs")]
@@ -68,19 +69,19 @@ def test_changes_without_events_appear_after_a_refresh(daemon: Libvirtd, gateway
 @pytest.mark.thorough  # starts QEMU and waits for the next second
 def test_a_snapshot_with_the_same_name_and_another_time_is_a_new_one(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.virsh("snapshot-create-as", "vm", "name")
-    await_true(lambda: gateway.tree("vm") == [("*name", None)])
+    until(lambda: gateway.tree("vm") == [("*name", None)])
     first = gateway.snapshot("vm", "name")
     made = int(time.time())
     daemon.virsh("snapshot-delete", "vm", "name")
-    await_true(lambda: time.time() > made + 2)  # libvirt's times are whole seconds
+    until(lambda: time.time() > made + 2)  # libvirt's times are whole seconds
     daemon.virsh("snapshot-create-as", "vm", "name")
-    await_true(lambda: gateway.snapshot("vm", "name") != first)
+    until(lambda: gateway.snapshot("vm", "name") != first)
     assert gateway.tree("vm") == [("*name", None)]
 
 
 @pytest.mark.thorough  # starts QEMU; a refresh is tested by default
 def test_an_undefined_machine_disappears(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.add("brief")
-    await_true(lambda: "brief" in gateway.vms())
+    until(lambda: "brief" in gateway.vms())
     daemon.remove("brief")
-    await_true(lambda: "brief" not in gateway.vms())
+    until(lambda: "brief" not in gateway.vms())

@@ -23,6 +23,7 @@ from tests.databases import Databases, required
 from tests.drivers import image_files
 from tests.graphql.client import CREATE, DELETE, REFRESH, REVERT, mutate
 from tests.serving import Served, served
+from tests.waiting import within
 
 pytestmark = pytest.mark.thorough
 
@@ -290,7 +291,7 @@ def await_end(gateway: Program, id_: str) -> tuple[str, Any]:
     body = {"query": query, "variables": {"id": id_}}
     last: dict[str, Any] = {}
     with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as answer:
-        for line in answer.iter_lines():
+        for line in within(answer.iter_lines()):
             if line.startswith("data: {"):
                 last = json.loads(line.removeprefix("data: "))["data"]["operationUpdated"]
     assert last["isDone"]

@@ -15,7 +15,8 @@ from tests.cli.programs import Program, serving
 from tests.databases import Databases
 from tests.graphql.client import CREATE, REVERT
 from tests.hypervisors.gateway_client import GatewayClient, providers_file
-from tests.hypervisors.libvirtd import Libvirtd, await_true, kill
+from tests.hypervisors.libvirtd import Libvirtd, kill
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough
 
@@ -87,7 +88,7 @@ def create_two_snapshots(daemon: Libvirtd) -> None:
 
 def gateway_state(client: GatewayClient, power: str) -> tuple[str, str]:
     """The power state and the snapshots in the gateway, once the power state is `power`."""
-    await_true(lambda: client.power("big") == power)
+    until(lambda: client.power("big") == power)
     return power, ", ".join(name for name, _ in client.tree("big"))
 
 
@@ -98,7 +99,7 @@ def test_gateway_killed_while_memory_is_saved(
         operation = save(daemon, client)
         program.kill()
     daemon.resume_qemu("big")
-    await_true(lambda: provider_state(daemon)[2] == "running (unpaused)")
+    until(lambda: provider_state(daemon)[2] == "running (unpaused)")
     found = provider_state(daemon)
     with gateway(settings) as (_, client):
         assert client.await_operation(operation) == ("SUCCEEDED", None)
@@ -115,7 +116,7 @@ def test_gateway_restarted_before_memory_is_saved(
         operation = save(daemon, client)
         program.kill()
     with gateway(settings) as (_, client):
-        await_true(lambda: client.tree("big") == [("?new", None)])
+        until(lambda: client.tree("big") == [("?new", None)])
         found = provider_state(daemon)
         daemon.resume_qemu("big")
         assert client.await_operation(operation) == ("SUCCEEDED", None)
@@ -133,7 +134,7 @@ def test_libvirtd_killed_while_memory_is_saved(
         program.process.send_signal(signal.SIGSTOP)  # so that the test can read the state before the gateway changes it
         daemon.kill()
         daemon.resume_qemu("big")
-        await_true(lambda: daemon.tags("big") == ["new"])
+        until(lambda: daemon.tags("big") == ["new"])
         daemon.start()
         found = provider_state(daemon)
         program.process.send_signal(signal.SIGCONT)
@@ -169,7 +170,7 @@ def test_gateway_killed_while_memory_is_loaded(
         operation = load(daemon, client)
         program.kill()
     daemon.resume_qemu("big")
-    await_true(lambda: provider_state(daemon)[2] == "running (from snapshot)")
+    until(lambda: provider_state(daemon)[2] == "running (from snapshot)")
     found = provider_state(daemon)
     with gateway(settings) as (_, client):
         assert client.await_operation(operation) == ("SUCCEEDED", None)

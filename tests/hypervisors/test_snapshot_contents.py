@@ -11,8 +11,9 @@ from tests.databases import Databases
 from tests.graphql.client import CREATE, DELETE, REFRESH, REVERT
 from tests.hypervisors.gateway_client import GatewayClient, providers_file
 from tests.hypervisors.guest import GuestLine
-from tests.hypervisors.libvirtd import Libvirtd, await_true
+from tests.hypervisors.libvirtd import Libvirtd
 from tests.serving import served
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def boot(daemon: Libvirtd, name: str) -> GuestLine:
 def test_revert_restores_memory_and_disk(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.add("running")
     vm = gateway.vm("running")["id"]
-    await_true(lambda: gateway.power("running") == "ON")  # the gateway may have imported the machine before its start
+    until(lambda: gateway.power("running") == "ON")  # the gateway may have imported the machine before its start
     before = daemon.guest_lines("running")[-1]
     gateway.run_operation(CREATE, machineId=vm, name="with memory", memory=True)
     after = daemon.guest_lines("running")[-1]
-    later = daemon.await_line("running", lambda line: line.memory >= after.memory + 10)
+    later = daemon.await_line("running", lambda line: line.memory >= after.memory + 5)
     assert (later.boot, later.disk) == (before.boot, later.memory)
 
     snapshot = gateway.snapshot("running", "with memory")
@@ -49,8 +50,8 @@ def test_revert_restores_memory_and_disk(daemon: Libvirtd, gateway: GatewayClien
         assert before.memory < first.memory <= after.memory + 1
         assert (first.boot, first.disk) == (before.boot, first.memory)
         assert first in lines[:line_count]  # the guest repeats a line from before the revert
-        await_true(lambda: gateway.power("running") == "ON")
-        daemon.await_line("running", lambda line: line.memory >= after.memory + 10)
+        until(lambda: gateway.power("running") == "ON")
+        daemon.await_line("running", lambda line: line.memory >= after.memory + 5)
     gateway.run_operation(DELETE, ids=[snapshot])
     assert (gateway.tree("running"), daemon.tags("running")) == ([], [])
 

@@ -134,13 +134,6 @@ async def named(driver: VsphereDriver, name: str) -> str:
     return next(machine.ref for machine in await driver.machines() if machine.name == name)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until the condition is true."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - the condition has no event
-            await asyncio.sleep(0.01)
-
-
 def running(driver: VsphereDriver, test: Callable[[VsphereDriver], Awaitable[None]]) -> None:
     """Runs a test of a driver, and closes the driver."""
 

@@ -12,11 +12,12 @@ from tests.make_dump import write_dump
 pytestmark = pytest.mark.thorough
 
 PROGRAM = """
-import resource, sys
+import sys
 from pathlib import Path
 from gateway.inventory.imports.importer import import_file
+from tests.process_memory import peak_resident_bytes
 import_file(sys.argv[1], Path(sys.argv[2]), tenant="default")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_resident_bytes())
 """
 
 
@@ -28,7 +29,7 @@ def test_import_memory_is_bounded(url: str, tmp_path: Path) -> None:
         with path.open("w", encoding="utf-8") as out:
             write_dump(out, 1, snapshots, snapshots)
         run = subprocess.run([sys.executable, "-c", PROGRAM, url, path], capture_output=True, text=True, check=True)
-        peaks.append(int(run.stdout) // 1_024)
+        peaks.append(int(run.stdout) >> 20)
         assert select(url, "SELECT count(*) FROM snapshot") == [(snapshots,)], number
     # The larger file has 17 MB, and its records would take several times that as Python objects. The limit allows for
     # caches of fixed size that fill up.

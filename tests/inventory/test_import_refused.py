@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import StartupError
 from gateway.inventory.imports.importer import import_file
 from gateway.inventory.imports.records import ImportRefused
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.inventory.files import all_rows, collection, execute, import_pages, snapshot, vm
 
 LONG = "resources[1].snapshots[0]: Attribute 'name' is longer than 4,000 characters."
@@ -20,7 +20,7 @@ NO_RESOURCES = (
 )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def empty(request: pytest.FixtureRequest, databases: Databases) -> str:
     """The URL of a database that stays empty, because every file is refused."""
     return databases.new(request.param)

@@ -12,6 +12,7 @@ from websockets.sync.client import ClientConnection, connect
 from gateway.config import Settings
 from tests.databases import Databases
 from tests.serving import Served, served
+from tests.waiting import until
 
 QUERY = {"query": "{ viewer { name } }"}
 CREATE = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'
@@ -137,8 +138,7 @@ def test_streams_and_subscriptions(two_streams: Served) -> None:
         send(first, type="ping")
         assert receive(first) == {"type": "pong"}
         send(first, id="3", type="subscribe", payload=SUBSCRIBE)
-        while stream_status(two_streams) == 429:  # until the gateway has detected the disconnect
-            pass
+        until(lambda: stream_status(two_streams) != 429)  # until the gateway has detected the disconnect
 
 
 def stream_status(gateway: Served) -> int:

@@ -18,31 +18,25 @@ from websockets.sync.client import connect
 from tests.cli.programs import Program, serving
 from tests.databases import Databases
 from tests.limits.attacks import ATTACKS, Attack
+from tests.process_memory import resident_bytes
 
-MAX_GROWTH = 150  # MiB of memory during all attacks
+MAX_GROWTH = 150 << 20  # bytes of memory during all attacks
 
 
 @pytest.fixture(scope="module")
 def target(databases: Databases) -> Iterator[Program]:
     with serving("--demo", database_url=databases.new("sqlite")) as program:
-        before, memory = state(program), resident(program)
+        before, memory = state(program), resident_bytes(program.process.pid)
         yield program
         assert state(program) == before
-        assert resident(program) - memory < MAX_GROWTH
-        print(f"\nmemory: {memory} MiB before, {resident(program)} MiB after")
+        growth = resident_bytes(program.process.pid) - memory
+        assert growth < MAX_GROWTH
+        print(f"\nmemory: {memory:,} bytes before, {memory + growth:,} bytes after")
 
 
 def state(program: Program) -> object:
     """The state that an attack could have changed."""
     return program.ask("{ snapshots(first: 1) { totalCount nodes { id } } vms { totalCount } }")
-
-
-def resident(program: Program) -> int:
-    """The resident memory of the gateway in MiB."""
-    status = Path(f"/proc/{program.process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) // 1_024
 
 
 def cpu(program: Program) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.databases import Databases
 from tests.operations.world import open_world
+from tests.waiting import attempts
 
 WRITES = 20
 
@@ -34,7 +35,9 @@ def test_writes_of_one_commit_are_answered_two_per_loop_iteration(databases: Dat
             group = [asyncio.create_task(write()) for _ in range(WRITES)]
             await asyncio.sleep(0)
             gate.set()
-            while not all(task.done() for task in group):
+            for _ in attempts():
+                if all(task.done() for task in group):
+                    break
                 events.append("iteration")
                 await asyncio.sleep(0)
             await asyncio.gather(first, *group)

@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from tests.cli.programs import refusal, serving
 from tests.databases import Databases
+from tests.waiting import attempts
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
@@ -95,7 +96,9 @@ def test_tls_is_served_and_reloaded(databases: Databases, files: tuple[Path, Pat
         program.process.send_signal(signal.SIGHUP)
         assert served_serial_number(port) == before
         after = write_certificate(certificate, write_key(key))
-        while served_serial_number(port) != after:
+        for _ in attempts():
+            if served_serial_number(port) == after:
+                break
             program.process.send_signal(signal.SIGHUP)
         code, out, err = program.stop(signal.SIGTERM)
         assert (code, out) == (0, "stopped\n")

@@ -1,9 +1,5 @@
 """Cost of a claim on PostgreSQL with current and with outdated statistics."""
 
-import json
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
 from gateway.columns import now
@@ -13,6 +9,7 @@ from gateway.store.database import Transaction
 from gateway.store.statements import table_of
 from tests.databases import Databases
 from tests.operations.world import World, play
+from tests.query_plans import PlanNode, explain
 
 MACHINES, QUEUED = 40, 50
 
@@ -37,24 +34,14 @@ def test_claim_reads_each_unfinished_operation_at_most_twice(databases: Database
         if analyzed == "after":
             await world.execute("ANALYZE")
         plan = await world.database.write(explain_claim)
-        assert plan["Actual Rows"] == 16
-        assert max(rows_processed(plan)) <= 2 * MACHINES * QUEUED
+        assert plan[0].rows == 16
+        assert max(node.processed for node in plan) <= 2 * MACHINES * QUEUED
 
     play(databases.new("postgresql"), story)
 
 
-async def explain_claim(tx: Transaction) -> dict[str, Any]:
+async def explain_claim(tx: Transaction) -> list[PlanNode]:
     claim = leases.CLAIM.compiled("postgresql")
     known = {"kinds": list(OperationKind), "machine_kinds": list(MachineKind)}
     values = {"new_owner": "me", "slots": 16, "providers": ["sim"], "lease": 1.0, "at": now(), **known}
-    ((explained,),) = await tx.rows(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim.sql}", claim.parameters(values))
-    plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
-    return plan
-
-
-def rows_processed(node: dict[str, Any]) -> Iterator[int]:
-    """Number of rows that each node of a plan has processed."""
-    removed = sum(rows for name, rows in node.items() if name.startswith("Rows Removed"))
-    yield (node["Actual Rows"] + removed) * node["Actual Loops"]
-    for child in node.get("Plans", ()):
-        yield from rows_processed(child)
+    return await explain(tx, claim.sql, claim.parameters(values))

@@ -1,5 +1,6 @@
 """The queries of the README and other simple ones, on the demo data."""
 
+from tests.graphql.client import set_latency
 from tests.serving import Served
 
 PAGE = """
@@ -25,6 +26,7 @@ def test_a_machine_and_two_pages_of_its_snapshots(demo: Served) -> None:
 
 
 def test_a_created_snapshot_becomes_current(demo: Served) -> None:
+    set_latency(demo, 0)
     created = demo.ask(
         'mutation { createSnapshot(input: {machineId: "vm-11", name: "  by hand "}) {'
         " operation { id state } snapshot { id name state } errors { code } } }"

@@ -1,32 +1,20 @@
 """Properties of filters, sorts and pages, compared with a reference model in Python and with each other."""
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Settings
 from tests.databases import SLOW_KINDS, Databases
+from tests.examples import EXAMPLES
 from tests.reads.reference_model import MACHINE_SORTS, SORTS, ReferenceModel, ordered
 from tests.reads.strategies import filters, sorts
 from tests.reads.world import World, ids, populate
 from tests.serving import Served, served
-
-EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
-
-settings.register_profile(
-    "gateway",
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="CI" not in os.environ,
-    print_blob=True,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
-)
-settings.load_profile("gateway")
+from tests.waiting import at_most
 
 
 class PopulatedGateway(NamedTuple):
@@ -37,7 +25,7 @@ class PopulatedGateway(NamedTuple):
 
 @pytest.fixture(scope="module", params=SLOW_KINDS)
 def populated(request: pytest.FixtureRequest, databases: Databases) -> Iterator[PopulatedGateway]:
-    with served(Settings(database_url=databases.new(request.param))) as gateway:
+    with served(Settings(database_url=databases.new(request.param), keep_gone=1e9)) as gateway:
         world = populate(gateway)
         yield PopulatedGateway(gateway, world, ReferenceModel(world.snapshots))
 
@@ -101,7 +89,7 @@ def test_pagination_returns_each_row_once_with_exact_flags(
     expected = ids(ordered(world.snapshots, sort, SORTS))
     seen: list[str] = []
     cursor = None
-    while True:
+    for _ in at_most(len(expected)):
         arguments = {"first": size, "after": cursor} if forward else {"last": size, "before": cursor}
         page = gateway.ask(ALL, sort=sort, **arguments)["snapshots"]
         found = [edge["node"]["id"] for edge in page["edges"]]
@@ -181,14 +169,14 @@ def test_each_machine_has_its_own_page(populated: PopulatedGateway, data: st.Dat
 @settings(max_examples=max(4, EXAMPLES // 10))
 def test_pagination_during_inserts_and_deletes(databases: Databases, kind: str, data: st.DataObject) -> None:
     """No row is returned twice, the order holds, and every row that existed throughout is returned."""
-    with served(Settings(database_url=databases.new(kind))) as gateway:
+    with served(Settings(database_url=databases.new(kind), keep_gone=1e9)) as gateway:
         world = populate(gateway)
         sort = data.draw(snapshot_sorts)
         forward = data.draw(st.booleans())
         existed_throughout = set(ids(world.snapshots))
         seen: list[str] = []
         cursor = None
-        while True:
+        for _ in at_most(1_000):
             size = data.draw(st.integers(5, 30))
             arguments = {"first": size, "after": cursor} if forward else {"last": size, "before": cursor}
             page = gateway.ask(ALL, sort=sort, **arguments)["snapshots"]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from gateway.config import Settings
 from tests.databases import SLOW_KINDS, Databases
-from tests.reads import test_properties  # noqa: F401 - loads the profile that bounds the examples
 from tests.reads.world import World, populate
 from tests.rest.strategies import across, machine_pairs, requests, snapshot_pairs, texts
 from tests.rest.world import Rest, rest_served

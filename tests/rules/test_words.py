@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "tests/bench/node/mercurius.js": {"wish"},
     "tests/bench/postgres.py": {"nobody"},
     "tests/rights/probes.py": {"wish"},
+    "tests/soak/history_run.py": {"wish"},
     "tests/hypervisors/libvirtd.py": {"nobody"},
     "tests/postgres.py": {"nobody"},
 }

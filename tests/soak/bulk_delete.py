@@ -9,10 +9,12 @@ from typing import Any
 from tests.crash.world import Home
 from tests.forked_gateway import ForkedGateway
 from tests.soak.raw_client import RawConnection, percentile, request
+from tests.waiting import attempts, until_async
 
 _AT = "'2026-01-01T00:00:00.000000Z'"
 _MACHINES = 100
 _CLIENTS = 4
+_TIMEOUT = 3_600.0  # seconds in which all snapshots must be deleted
 _BATCH = 100  # ids in one mutation, at most
 _ALONE = 10  # one in 10 snapshots is deleted without concurrent reads, to measure the rate
 
@@ -103,8 +105,11 @@ async def _delete(home: Home, url: str, snapshots: int) -> BulkDeleteResult:
 async def _refreshed(url: str) -> None:
     """Waits for the first refresh of all providers, so that it is not part of the measurement."""
     connection = RawConnection(url)
-    while not all(provider["observedAt"] for provider in (await connection.query(_PROVIDERS))["providers"]):  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
+
+    async def refreshed() -> bool:
+        return all(provider["observedAt"] for provider in (await connection.query(_PROVIDERS))["providers"])
+
+    await until_async(refreshed, _TIMEOUT, pause=0.1)
     connection.close()
 
 
@@ -131,14 +136,17 @@ async def _read_during(url: str, work: Coroutine[Any, Any, None]) -> tuple[float
 async def _delete_all(home: Home, url: str, part: str) -> None:
     """Deletes all snapshots of one part with four clients, each by its own name; returns when none is left."""
     await asyncio.gather(*(_delete_by_name(url, f"old-{number}-{part}") for number in range(_CLIENTS)))
-    while home.rows(f"SELECT 1 FROM snapshot WHERE name LIKE 'old-%-{part}' LIMIT 1"):  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
+    left = f"SELECT 1 FROM snapshot WHERE name LIKE 'old-%-{part}' LIMIT 1"
+    await until_async(lambda: not home.rows(left), _TIMEOUT, pause=0.1)
 
 
 async def _delete_by_name(url: str, name: str) -> None:
     connection = RawConnection(url)
     condition = {"name": {"eq": name}, "state": {"eq": "READY"}}
-    while found := (await connection.query(_FIND, filter=condition, first=_BATCH))["snapshots"]["nodes"]:
+    for _ in attempts(_TIMEOUT):
+        found = (await connection.query(_FIND, filter=condition, first=_BATCH))["snapshots"]["nodes"]
+        if not found:
+            break
         data = await connection.query(_DELETE, input={"ids": [node["id"] for node in found]})
         payload = data["deleteSnapshots"]
         codes = {error["code"] for result in (payload, *payload["results"]) for error in result["errors"]}

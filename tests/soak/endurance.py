@@ -18,8 +18,10 @@ from uuid import uuid4
 from tests.crash.world import Home
 from tests.forked_gateway import ForkedGateway
 from tests.graphql.client import CREATE, DELETE
-from tests.soak.raw_client import RawConnection, RawResponse, raise_open_file_limit, request, resident_mib
+from tests.process_memory import resident_bytes
+from tests.soak.raw_client import RawConnection, RawResponse, raise_open_file_limit, request
 
+_MIB = 1 << 20
 _SAMPLES = 12
 _PAUSE = 0.05  # seconds between requests of a client, because several gateways share the host
 _CLIENTS = 6
@@ -60,7 +62,7 @@ class EnduranceRun:
                 group.create_task(work())
             for _ in range(_SAMPLES):
                 await asyncio.sleep(seconds / _SAMPLES)
-                self.memory.append(resident_mib(self._gateway.pid))
+                self.memory.append(resident_bytes(self._gateway.pid) / _MIB)
 
     def growth(self) -> float:
         """The growth of the median memory in MiB from the second third, when bounded caches are full, to the last."""

@@ -36,6 +36,7 @@ class Node:
     current: bool
     parent: int | None
     has_provider_ref: bool
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ class Operation:
     end_writes: int  # how many times the final state was written
     dispatches: int  # how many times its command was sent to the provider
     created_snapshots: int  # how many snapshots the provider created for it
-    took_effect: bool  # the provider executed it
+    took_effect: bool  # the provider executed it; False for an update, which is no task
+    attempts: int = 1
+    description: str | None = None  # the new one, of an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def violations(history: History) -> list[str]:
         *_ends(history),
         *_order(history),
         *_trees(history),
+        *_descriptions(history),
         *_reads(history),
         *_subscribers(history),
     ]
@@ -199,16 +203,21 @@ def _replay(before: Tree, operations: Sequence[Operation]) -> tuple[Tree, set[st
             failed.add(name)
         if not (operation.state == "SUCCEEDED" or operation.took_effect):
             continue
-        if operation.kind == "CREATE_SNAPSHOT":
-            parents[name], current = current, name
-        elif operation.kind == "REVERT_VM_SNAPSHOT":
-            current = name
-        elif name in parents:
-            parent_name = parents.pop(name)
-            parents |= {child: parent_name for child, parent in parents.items() if parent == name}
-            current = parent_name if current == name else current
-        else:
-            failed.discard(name)
+        match operation.kind:
+            case "CREATE_SNAPSHOT":
+                parents[name], current = current, name
+            case "REVERT_VM_SNAPSHOT":
+                current = name
+            case "UPDATE_SNAPSHOT":
+                pass  # changes the description only
+            case "DELETE_SNAPSHOT" if name in parents:
+                parent_name = parents.pop(name)
+                parents |= {child: parent_name for child, parent in parents.items() if parent == name}
+                current = parent_name if current == name else current
+            case "DELETE_SNAPSHOT":
+                failed.discard(name)
+            case _:
+                raise AssertionError(f"The model does not know operations of kind {operation.kind}.")
     return Tree(parents, current), failed
 
 
@@ -216,6 +225,26 @@ def _difference(found: Tree, expected: Tree) -> str:
     missing = {name: parent for name, parent in expected.parents.items() if found.parents.get(name, "?") != parent}
     extra = {name: parent for name, parent in found.parents.items() if expected.parents.get(name, "?") != parent}
     return f"{extra} on {found.current} instead of {missing} on {expected.current}"
+
+
+def _descriptions(history: History) -> Iterator[str]:
+    """Each snapshot has the description of its last update that succeeded.
+
+    It may also have that of an update whose outcome is unknown, or that was repeated, because the provider does not
+    know the fence: a process that was frozen while it sent an update can overwrite a later one.
+    """
+    last: dict[int | None, str | None] = {}
+    possible: dict[int | None, set[str | None]] = defaultdict(set)
+    for operation in history.operations:
+        if operation.kind == "UPDATE_SNAPSHOT":
+            if operation.state == "SUCCEEDED":
+                last[operation.snapshot] = operation.description
+            if operation.attempts > 1 or operation.error == "OUTCOME_UNKNOWN":
+                possible[operation.snapshot].add(operation.description)
+    for read in history.gateway.values():
+        for number, node in read.nodes.items():
+            if node.description != last.get(number) and node.description not in possible[number]:
+                yield f"snapshot-{number} has the description {node.description}, not {last.get(number)}"
 
 
 def _reads(history: History) -> Iterator[str]:

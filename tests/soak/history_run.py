@@ -108,7 +108,7 @@ async def _refreshed(home: Home) -> None:
 
 _OPERATIONS = (
     "SELECT o.id, o.kind, o.machine_id, o.snapshot_id, o.snapshot_name, o.state, o.error_code,"
-    " o.created_at, o.started_at, o.finished_at,"
+    " o.created_at, o.started_at, o.finished_at, o.attempt, o.wish,"
     " (SELECT count(*) FROM log_ended WHERE what = CAST(o.id AS TEXT)),"
     " (SELECT count(*) FROM log_begun WHERE what = o.token),"
     " (SELECT count(*) FROM log_made WHERE what = o.token),"
@@ -121,9 +121,10 @@ def _collect(home: Home, history: History, machines: list[int]) -> None:
     """Adds the final contents of the database and of the provider to the history."""
     for log in ("log_ended", "log_begun", "log_made"):
         home.rows(f"CREATE INDEX ix_{log} ON {log} (what)")
-    for *row, created, started, finished, ends, dispatches, made, took_effect in home.rows(_OPERATIONS):
+    for *row, created, started, finished, attempts, payload, ends, tasks, made, took_effect in home.rows(_OPERATIONS):
         times = [_seconds(moment) for moment in (created, started, finished)]
-        values: list[Any] = [*row, *times, ends, dispatches, made, bool(took_effect)]
+        description = orjson.loads(payload).get("description")
+        values: list[Any] = [*row, *times, ends, tasks, made, bool(took_effect), attempts, description]
         history.operations.append(Operation(*values))
     for key, answer in home.rows("SELECT key, answer FROM idempotency_key"):
         numbers = (outcome["operation"] for outcome in orjson.loads(answer))

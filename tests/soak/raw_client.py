@@ -6,7 +6,6 @@ import resource
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,12 +19,6 @@ def raise_open_file_limit() -> None:
     """Raises the limit of open files to the maximum for this process. Child processes inherit it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def resident_mib(pid: int) -> float:
-    """The anonymous memory of a process in MiB. Excludes memory-mapped files, such as SQLite's: they are page cache."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon:")]
-    return int(line.split()[1]) / 1_024
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,15 @@ from uuid import uuid4
 
 from tests.crash.world import Home
 from tests.graphql.client import CREATE
+from tests.process_memory import resident_bytes
 from tests.soak.fleet import Fleet
-from tests.soak.raw_client import RawConnection, raise_open_file_limit, request, resident_mib
+from tests.soak.raw_client import RawConnection, raise_open_file_limit, request
+from tests.waiting import attempts
 
 _CHANGES = request("subscription { operationChanged { id state } }")
 _END = re.compile(rb'"id":"operation-(\d+)","state":"(?:SUCCEEDED|FAILED|CANCELED)"')
 _TIMEOUT = 300.0
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,12 @@ async def _load(urls: list[str], machines: list[int], operations: int) -> set[in
 
 async def _send_until_accepted(connection: RawConnection, arguments: dict[str, Any]) -> Any:
     """Sends a create, and repeats it while the gateway rejects it because of its load."""
-    while True:
+    for _ in attempts(_TIMEOUT):
         answer = await connection.send(request(CREATE, input=arguments))
         if answer.status != 503 and b"SERVICE_UNAVAILABLE" not in answer.body:
-            return answer.data
+            break
         await asyncio.sleep(1.0)
+    return answer.data
 
 
 async def _wait_for_ends(ends: list[set[int]], requested: set[int], started: float) -> float:
@@ -121,4 +125,4 @@ async def _wait_for_ends(ends: list[set[int]], requested: set[int], started: flo
 
 
 def _memory(fleet: Fleet) -> list[float]:
-    return [resident_mib(member.pid) for member in fleet.members]
+    return [resident_bytes(member.pid) / _MIB for member in fleet.members]

@@ -56,6 +56,35 @@ def test_delete_with_unknown_outcome() -> None:
     assert violations(history) == []
 
 
+UPDATED = replace(REVERTED, id=4, kind="UPDATE_SNAPSHOT", took_effect=False, dispatches=0, description="new")
+
+
+def updated_history(description: str | None, *updates: Operation) -> History:
+    """The valid history with updates of the snapshot `a`, and its final description."""
+    history = valid_history()
+    for number, update in enumerate(updates, 4):
+        history.operations.append(replace(update, id=number, created=7.0, started=number * 2.0, finished=number * 2.1))
+        history.events["s"].append((number, update.state))
+        history.keys[f"u{number}"] = (number,)
+    history.gateway[1] = replace(history.gateway[1], nodes={9: replace(A, description=description)})
+    return history
+
+
+def test_last_update_is_found() -> None:
+    later = replace(UPDATED, description="later")
+    lost = "snapshot-9 has the description {}, not {}"
+    assert violations(updated_history("new", UPDATED)) == []
+    assert violations(updated_history("later", UPDATED, later)) == []
+    assert violations(updated_history(None, UPDATED)) == [lost.format(None, "new")]
+    assert violations(updated_history("new", UPDATED, later)) == [lost.format("new", "later")]
+    assert violations(updated_history("new", replace(UPDATED, attempts=2), later)) == []
+    unknown = replace(later, state="FAILED", error="OUTCOME_UNKNOWN")
+    for description in ("new", "later"):
+        assert violations(updated_history(description, UPDATED, unknown)) == []
+    failed = replace(later, state="FAILED", error="PROVIDER_FAILED")
+    assert violations(updated_history("later", UPDATED, failed)) == [lost.format("later", "new")]
+
+
 def _operation(index: int, **changes: object) -> Callable[[History], None]:
     def corrupt(history: History) -> None:
         history.operations[index] = replace(history.operations[index], **changes)  # type: ignore[arg-type]

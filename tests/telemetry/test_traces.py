@@ -10,6 +10,7 @@ from tests.databases import KINDS, Databases
 from tests.graphql.client import CREATE
 from tests.serving import served
 from tests.telemetry.collector import ReceivedSpan, running_collector
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough  # starts servers and waits in real time
 
@@ -63,8 +64,7 @@ def test_idle_background_loops_are_not_traced(databases: Databases) -> None:
         settings = Settings(database_url=databases.new("sqlite"), traces_endpoint=collector.endpoint)
         with served(settings) as gateway:
             before = gateway.statements
-            while gateway.statements < before + 10:
-                pass
+            until(lambda: gateway.statements >= before + 10)
     assert collector.spans == []
 
 

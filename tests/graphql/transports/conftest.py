@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from tests.serving import http_client
+
 from .serving import Serving, serve
 
 
@@ -16,5 +18,5 @@ def serving() -> Iterator[Serving]:
 
 @pytest.fixture(scope="package")
 def client(serving: Serving) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=serving.origin, timeout=10, trust_env=False) as client:
+    with http_client(serving.origin, timeout=10) as client:
         yield client

@@ -99,7 +99,7 @@ def test_the_message_of_an_unexpected_exception_is_only_logged(
     async def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("SELECT secret FROM passwords, line 7 of gateway/store/database.py")
 
-    monkeypatch.setattr(Operations, "refresh_machine", broken)
+    monkeypatch.setattr(Operations, "execute", broken)
     mutation = 'mutation { refreshMachine(input: {machineId: "vm-11"}) { operation { id } } }'
     response = post(gateway, body(mutation), **{"x-request-id": "the-id"})
     assert response.status_code == 200

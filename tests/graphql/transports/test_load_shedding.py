@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.http.load_shedding import LoadSheddingMiddleware
+from tests.waiting import attempts
 
 from .serving import FORMATS
 
@@ -98,7 +99,9 @@ def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         async def check_health() -> None:
-            while "/3" not in order:
+            for _ in attempts():
+                if "/3" in order:
+                    break
                 await send_request(middleware, "/healthz")
                 await asyncio.sleep(0)  # until the next iteration of the loop
 

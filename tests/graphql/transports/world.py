@@ -24,6 +24,7 @@ from gateway.access.caller import Caller, local_caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
+from tests.waiting import at_most
 
 SDL = """
 type Query { hello(name: String = "world"): String!  wait: String  bug: String }
@@ -169,7 +170,7 @@ def _never(world: World) -> Any:
 def _flood(world: World) -> Any:
     async def flood(_: Any, __: Any, size: int) -> AsyncIterator[str]:
         try:
-            while True:
+            for _ in at_most(100_000):
                 yield "x" * size
         finally:
             world.closed.release()

@@ -1,0 +1,40 @@
+"""Memory of processes, from Linux's /proc. The process that is measured needs no support for it."""
+
+import resource
+from pathlib import Path
+
+
+def process_tree(pid: int) -> list[int]:
+    """The process and its descendants."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                waiting += map(int, task.read_text().split())
+            except OSError:  # the process has ended
+                continue
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of the process tree, without shared mappings, which are the cached pages of SQLite's file."""
+    total = 0
+    for member in process_tree(pid):
+        try:
+            lines = Path(f"/proc/{member}/smaps").read_text().splitlines()
+        except OSError:  # the process has ended
+            continue
+        private = True
+        for line in lines:
+            words = line.split()
+            if not words[0].endswith(":"):  # first line of a mapping: addresses, permissions, offset, file
+                private = words[1].endswith("p")
+            elif words[0] == "Rss:" and private:
+                total += int(words[1]) * 1_024
+    return total
+
+
+def peak_resident_bytes() -> int:
+    """The most resident memory that this process has had since it started, shared mappings included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
