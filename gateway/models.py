@@ -5,7 +5,7 @@ Triggers in the database reject every update of an audit entry, and the deletion
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sqlalchemy import (
     BigInteger,
@@ -25,27 +25,44 @@ from gateway.columns import Number, Text, UtcDateTime
 UNKNOWN = "UNKNOWN"  # what the GraphQL API shows for such a value. It is stored only where it is a member
 
 
-class MachineKind(StrEnum):
+class DescribedEnum(StrEnum):
+    """An enum whose members have a value, a description for the schema and, if needed, an activity for messages."""
+
+    description: str
+    activity: str
+
+    def __new__(cls, value: str, description: str = "", activity: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        member.activity = activity
+        return member
+
+
+class MachineKind(DescribedEnum):
     """Kind of a machine: virtual machine or cloud instance.
 
     It decides a machine's GraphQL type, so a process cannot show a machine of a kind that it does not know. Rows of a
     new kind may be stored only when the release before knows it.
     """
 
-    VM = "VM"
-    INSTANCE = "INSTANCE"
+    VM = "VM", "A virtual machine. It can be reverted to its snapshots."
+    INSTANCE = "INSTANCE", "A cloud instance. It cannot be reverted to its snapshots."
 
 
-class PowerState(StrEnum):
+class PowerState(DescribedEnum):
     """Power state of a machine."""
 
-    ON = "ON"
-    OFF = "OFF"
-    SUSPENDED = "SUSPENDED"
-    UNKNOWN = "UNKNOWN"
+    ON = "ON", "The machine is running."
+    OFF = "OFF", "The machine is shut down."
+    SUSPENDED = "SUSPENDED", "The machine is suspended and its memory is preserved."
+    UNKNOWN = (
+        "UNKNOWN",
+        "The provider does not report the power state, or this version of the gateway does not know it.",
+    )
 
 
-class SnapshotState(StrEnum):
+class SnapshotState(DescribedEnum):
     """Lifecycle state of a snapshot.
 
     CREATING -> READY <-> REVERTING
@@ -53,40 +70,51 @@ class SnapshotState(StrEnum):
     READY | ERROR -> DELETING -> (row deleted), or back to the previous state when the delete fails
     """
 
-    CREATING = "CREATING"
-    READY = "READY"
-    REVERTING = "REVERTING"
-    DELETING = "DELETING"
-    ERROR = "ERROR"
+    CREATING = "CREATING", "The creation was accepted and is not finished."
+    READY = "READY", "The snapshot exists on the provider."
+    REVERTING = "REVERTING", "The machine is being reverted to the snapshot."
+    DELETING = "DELETING", "The deletion was accepted and is not finished."
+    ERROR = "ERROR", "The creation failed. The snapshot can be deleted."
 
 
-class SnapshotAction(StrEnum):
-    """Action on the snapshots of a machine. Rights and capabilities are given per action."""
+class SnapshotAction(DescribedEnum):
+    """Action on the snapshots of a machine. Rights and capabilities are given per action.
 
-    READ = "READ"
-    CREATE = "CREATE"
-    CREATE_WITH_MEMORY = "CREATE_WITH_MEMORY"
-    REVERT = "REVERT"
-    DELETE = "DELETE"
+    `activity` is the subject of a message, followed by machines: "Reverting" Vms requires the right vm:revert.
+    """
 
-
-class OperationKind(StrEnum):
-    """Kind of an operation."""
-
-    CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
-    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
-    DELETE_SNAPSHOT = "DELETE_SNAPSHOT"
-    REFRESH_MACHINE = "REFRESH_MACHINE"
+    READ = "READ", "Read the snapshots.", "Reading snapshots of"
+    CREATE = "CREATE", "Create a snapshot without the machine's memory.", "Creating snapshots of"
+    CREATE_WITH_MEMORY = (
+        "CREATE_WITH_MEMORY",
+        "Create a snapshot that includes the machine's memory.",
+        "Creating snapshots of",
+    )
+    REVERT = "REVERT", "Revert the machine to a snapshot.", "Reverting"
+    DELETE = "DELETE", "Delete a snapshot.", "Deleting snapshots of"
 
 
-class OperationState(StrEnum):
+class OperationKind(DescribedEnum):
+    """Kind of an operation. `activity` is the beginning of its name in the REST API, before those of its subjects."""
+
+    CREATE_SNAPSHOT = "CREATE_SNAPSHOT", "Creates a snapshot.", "Creating snapshot"
+    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT", "Reverts a Vm to a snapshot.", "Reverting to snapshot"
+    DELETE_SNAPSHOT = "DELETE_SNAPSHOT", "Deletes one snapshot.", "Deleting snapshot"
+    REFRESH_MACHINE = (
+        "REFRESH_MACHINE",
+        "Reloads a machine and its snapshots from the provider.",
+        "Refreshing",
+    )
+
+
+class OperationState(DescribedEnum):
     """State of an operation: QUEUED -> RUNNING -> SUCCEEDED | FAILED, or QUEUED | RUNNING -> CANCELED."""
 
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELED = "CANCELED"
+    QUEUED = "QUEUED", "The operation waits to be executed. The operations of a machine run one at a time, in order."
+    RUNNING = "RUNNING", "The operation has started."
+    SUCCEEDED = "SUCCEEDED", "The provider confirmed completion. Final."
+    FAILED = "FAILED", "The operation had no effect, or its outcome is unknown: see `error`. Final."
+    CANCELED = "CANCELED", "The operation was canceled on request and left nothing behind. Final."
 
 
 UNFINISHED: tuple[OperationState, ...] = (OperationState.QUEUED, OperationState.RUNNING)
@@ -106,37 +134,40 @@ class Change(StrEnum):
     DELETED = "DELETED"
 
 
-class AuditAction(StrEnum):
+class AuditAction(DescribedEnum):
     """Audited action. An action that is recorded as an operation has the name of the operation's kind."""
 
-    CREATE_SNAPSHOT = "CREATE_SNAPSHOT"
-    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT"
-    DELETE_SNAPSHOT = "DELETE_SNAPSHOT"
-    REFRESH_MACHINE = "REFRESH_MACHINE"
-    CANCEL_OPERATION = "CANCEL_OPERATION"
-    READ = "READ"
-    LOG_IN = "LOG_IN"
-    CREATE_TOKEN = "CREATE_TOKEN"  # noqa: S105 - the name of an action
-    REVOKE_TOKEN = "REVOKE_TOKEN"  # noqa: S105
-    IMPORT = "IMPORT"
+    CREATE_SNAPSHOT = "CREATE_SNAPSHOT", "Create a snapshot."
+    REVERT_VM_SNAPSHOT = "REVERT_VM_SNAPSHOT", "Revert a Vm to a snapshot."
+    DELETE_SNAPSHOT = "DELETE_SNAPSHOT", "Delete one snapshot."
+    REFRESH_MACHINE = "REFRESH_MACHINE", "Reload a machine and its snapshots from the provider."
+    CANCEL_OPERATION = "CANCEL_OPERATION", "Cancel an operation."
+    READ = "READ", "Read data, or check an action with a dry run. Recorded only if it is forbidden."
+    LOG_IN = "LOG_IN", "Authenticate. Recorded only if it is refused."
+    CREATE_TOKEN = "CREATE_TOKEN", "Create an API token."
+    REVOKE_TOKEN = "REVOKE_TOKEN", "Revoke an API token."
+    IMPORT = "IMPORT", "Import a file."
 
 
-class AuditOutcome(StrEnum):
+class AuditOutcome(DescribedEnum):
     """Outcome of an audited action. When an accepted operation ends, a second entry records its end."""
 
-    ACCEPTED = "ACCEPTED"
-    REFUSED = "REFUSED"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELED = "CANCELED"
+    ACCEPTED = (
+        "ACCEPTED",
+        "The action was accepted and continues as an operation. Another entry records how the operation ended.",
+    )
+    REFUSED = "REFUSED", "The action was refused and nothing was changed: see `code` and `message`."
+    SUCCEEDED = "SUCCEEDED", "The action is complete. For an operation: the provider confirmed completion."
+    FAILED = "FAILED", "The operation failed, or its outcome is unknown: see `code` and `message`."
+    CANCELED = "CANCELED", "The operation was canceled on request."
 
 
-class Surface(StrEnum):
+class Surface(DescribedEnum):
     """Surface that received the request."""
 
-    GRAPHQL = "GRAPHQL"
-    REST = "REST"
-    COMMAND_LINE = "COMMAND_LINE"
+    GRAPHQL = "GRAPHQL", "The GraphQL API, over HTTP or WebSocket."
+    REST = "REST", "The ManageIQ-compatible REST API."
+    COMMAND_LINE = "COMMAND_LINE", "A command on the host of the gateway."
 
 
 # ---- tables

@@ -3,7 +3,7 @@
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from gateway.models import MachineKind, OperationKind, SnapshotAction
+from gateway.models import MachineKind, SnapshotAction
 
 # The name of the authenticated caller, for log lines; "-" before authentication.
 CALLER: ContextVar[str] = ContextVar("CALLER", default="-")
@@ -15,20 +15,11 @@ Right = tuple[SnapshotAction, MachineKind]
 # Every right that exists. Instances cannot be reverted, and the right CREATE includes CREATE_WITH_MEMORY.
 ALL_RIGHTS: frozenset[Right] = frozenset(
     (action, kind)
-    for action in (SnapshotAction.READ, SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE)
+    for action in SnapshotAction
     for kind in MachineKind
-    if (action, kind) != (SnapshotAction.REVERT, MachineKind.INSTANCE)
+    if action is not SnapshotAction.CREATE_WITH_MEMORY
+    and (action, kind) != (SnapshotAction.REVERT, MachineKind.INSTANCE)
 )
-
-# For each kind of operation: a caller with a right for any one of these actions may request it, and may cancel it even
-# if another caller requested it. A refresh changes nothing on the provider but occupies its machine, so it requires a
-# right to change machines of the kind.
-REQUIRED_ACTIONS: dict[OperationKind, tuple[SnapshotAction, ...]] = {
-    OperationKind.CREATE_SNAPSHOT: (SnapshotAction.CREATE,),
-    OperationKind.REVERT_VM_SNAPSHOT: (SnapshotAction.REVERT,),
-    OperationKind.DELETE_SNAPSHOT: (SnapshotAction.DELETE,),
-    OperationKind.REFRESH_MACHINE: (SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE),
-}
 
 
 def right_name(action: SnapshotAction, kind: MachineKind) -> str:

@@ -9,22 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.access.caller import ALL_RIGHTS, REQUIRED_ACTIONS, Caller, right_name
+from gateway.access.caller import ALL_RIGHTS, Caller, right_name
 from gateway.drivers.base import Matrix
 from gateway.errors import Conflict, Forbidden, Refusal, Unsupported
-from gateway.models import MachineKind, OperationKind, PowerState, SnapshotAction, SnapshotState
+from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
 
 # The capability matrix of every provider with a configured driver, by provider name and machine kind.
 Matrices = Mapping[tuple[str, MachineKind], Matrix]
 
-_ACTIVITIES = {
-    SnapshotAction.READ: "Reading snapshots of",
-    SnapshotAction.CREATE: "Creating snapshots of",
-    SnapshotAction.CREATE_WITH_MEMORY: "Creating snapshots of",
-    SnapshotAction.REVERT: "Reverting",
-    SnapshotAction.DELETE: "Deleting snapshots of",
-}
 _CREATES = (SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY)
+# The actions on one snapshot; the others are on the machine.
+SNAPSHOT_ACTIONS = tuple(action for action in SnapshotAction if action not in (SnapshotAction.READ, *_CREATES))
 KIND_PLURALS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 _BUSY = {
@@ -72,13 +67,16 @@ class SnapshotFacts:
         return cls(SnapshotState.__members__.get(state), provider_ref is not None, MachineFacts.of(*machine))
 
 
-def operation_refusal(operation: OperationKind, kind: MachineKind, caller: Caller, activity: str) -> Forbidden | None:
-    """Return why `caller` lacks the right to request such an operation, or None if the caller has it.
+def right_refusal(
+    actions: Sequence[SnapshotAction], kind: MachineKind, caller: Caller, activity: str
+) -> Forbidden | None:
+    """Return why `caller` may not do what requires a right for any one of `actions`, or None if the caller has one.
 
     `activity` is the subject of the message, for example "Refreshing Vms".
     """
-    needed = REQUIRED_ACTIONS[operation]
-    return None if any(caller.has_right(action, kind) for action in needed) else _forbidden(activity, needed, kind)
+    if any(caller.has_right(action, kind) for action in actions):
+        return None
+    return _forbidden(activity, actions, kind)
 
 
 def _forbidden(activity: str, needed: Sequence[SnapshotAction], kind: MachineKind) -> Forbidden:
@@ -95,7 +93,7 @@ def machine_refusal(
         return Unsupported("Only Vms can be reverted to a snapshot, not Instances.")  # has no right to name
     if not caller.has_right(action, machine.kind):
         needed = SnapshotAction.CREATE if action in _CREATES else action
-        return _forbidden(f"{_ACTIVITIES[action]} {KIND_PLURALS[machine.kind]}", [needed], machine.kind)
+        return _forbidden(f"{action.activity} {KIND_PLURALS[machine.kind]}", [needed], machine.kind)
     if action is SnapshotAction.READ:
         return None
     if machine.gone_at is not None:
@@ -115,7 +113,7 @@ def machine_refusal(
 def snapshot_refusal(
     action: SnapshotAction, snapshot: SnapshotFacts, matrices: Matrices, caller: Caller
 ) -> Refusal | None:
-    """Return why `caller` cannot REVERT to or DELETE the snapshot in its current state, or None if it is possible.
+    """Return why `caller` cannot do `action` on the snapshot in its current state, or None if it is possible.
 
     An ERROR snapshot that is not on the provider, which a failed creation leaves, can always be deleted by a caller
     with the right.
@@ -130,6 +128,6 @@ def snapshot_refusal(
         return Conflict("The snapshot is in a state that this version of the gateway does not know.")
     if state in _BUSY:
         return Conflict(_BUSY[state])
-    if action is SnapshotAction.REVERT and state is SnapshotState.ERROR:
+    if action is not SnapshotAction.DELETE and state is SnapshotState.ERROR:
         return Unsupported("The snapshot was never created, because its creation failed. It can only be deleted.")
     return None

@@ -13,30 +13,38 @@ Retries: the caller, `operations.execution`, follows these rules after a crash o
 * `revert` is not called again after it raised OutcomeUnknown.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import ClassVar, Protocol, assert_never
 
+from gateway.errors import ProviderRefused
 from gateway.models import MachineKind, PowerState, SnapshotAction
+
+_UNSUPPORTED = "The driver of the machine's provider does not support this action."
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The snapshot actions that a driver supports on machines of one kind: all except those in `unsupported`.
+    """The snapshot actions that a driver supports on machines of one kind: those in `supported` and no others.
 
-    `unsupported` maps an action to a human-readable reason, or to a reason per power state if the action is
-    unsupported only in these states.
+    `reasons` maps an action that is not supported to the reason, as text for people, and a supported one to a reason
+    per power state in which it is not.
     """
 
-    unsupported: Mapping[SnapshotAction, str | Mapping[PowerState, str]] = field(default_factory=dict)
+    supported: Set[SnapshotAction]
+    reasons: Mapping[SnapshotAction, str | Mapping[PowerState, str]] = field(default_factory=dict)
     tree: bool = True  # snapshots have parents, and one of them is current
 
     def unsupported_reason(self, action: SnapshotAction, power_state: PowerState) -> str | None:
         """Why `action` is unsupported in `power_state`, as text for people; None if it is supported."""
-        reason = self.unsupported.get(action)
-        return reason if isinstance(reason, str) or reason is None else reason.get(power_state)
+        reason = self.reasons.get(action)
+        if isinstance(reason, str):
+            return reason
+        if action not in self.supported:
+            return _UNSUPPORTED
+        return None if reason is None else reason.get(power_state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,7 @@ class ReportedSnapshots:
 class CreateCommand:
     """Create a snapshot."""
 
+    call: ClassVar = "create"  # the method of `Driver`
     machine_ref: str
     name: str
     description: str | None
@@ -93,6 +102,7 @@ class CreateCommand:
 class RevertCommand:
     """Revert the machine to a snapshot."""
 
+    call: ClassVar = "revert"  # the method of `Driver`
     machine_ref: str
     snapshot_ref: str
 
@@ -101,11 +111,14 @@ class RevertCommand:
 class DeleteCommand:
     """Delete a snapshot. Its children become children of its parent."""
 
+    call: ClassVar = "delete"  # the method of `Driver`
     machine_ref: str
     snapshot_ref: str
 
 
-DriverCommand = CreateCommand | RevertCommand | DeleteCommand
+# The commands whose outcome the driver determines after a crash, with `recover`.
+RecoverableCommand = CreateCommand | RevertCommand | DeleteCommand
+DriverCommand = RecoverableCommand
 
 
 async def _no_op(*_: object) -> None:
@@ -170,22 +183,37 @@ class Driver(Protocol):
         """All snapshots of one machine. Raises ProviderMissing if the machine does not exist."""
         ...
 
+    async def run(self, work: Work, command: DriverCommand) -> ReportedSnapshot | None:
+        """Executes a command, and returns the snapshot if it created one."""
+        match command:
+            case CreateCommand():
+                return await self.create(work, command)
+            case RevertCommand():
+                await self.revert(work, command)
+            case DeleteCommand():
+                await self.delete(work, command)
+            case _:
+                assert_never(command)
+        return None
+
+    # The methods below execute the commands. A driver has those of the actions that its matrix supports.
+
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         """Creates a snapshot and returns it once the provider has confirmed it."""
-        ...
+        raise ProviderRefused(_UNSUPPORTED)
 
     async def revert(self, work: Work, command: RevertCommand) -> None:
         """Reverts the machine and returns once the provider has confirmed it."""
-        ...
+        raise ProviderRefused(_UNSUPPORTED)
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
         """Deletes a snapshot and returns once the provider has confirmed it.
 
         Raises ProviderMissing if the snapshot does not exist.
         """
-        ...
+        raise ProviderRefused(_UNSUPPORTED)
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         """The outcome of `command`, which an earlier attempt may have sent; waits while the provider still executes it.
 
         Returns the snapshot for a create that has been executed. Raises OutcomeUnknown if the outcome cannot be

@@ -14,12 +14,6 @@ T = TypeVar("T")
 _TIMEOUT = 60.0  # seconds, for each request to the provider
 _MAX_MACHINES = 5  # machines whose snapshots are read
 
-_ACTIONS = {
-    SnapshotAction.CREATE: "create",
-    SnapshotAction.CREATE_WITH_MEMORY: "create with memory",
-    SnapshotAction.REVERT: "revert",
-    SnapshotAction.DELETE: "delete",
-}
 _NOUNS = {MachineKind.VM: "Vms", MachineKind.INSTANCE: "Instances"}
 
 
@@ -80,6 +74,9 @@ def _count(machines: Sequence[ReportedMachine]) -> str:
 def _print_capabilities(
     driver: Driver, kind: MachineKind, power: PowerState, print_line: Callable[[str], None]
 ) -> None:
-    for action, name in _ACTIONS.items():
+    for action in SnapshotAction:
+        if action is SnapshotAction.READ:
+            continue  # every driver supports it
+        name = action.lower().replace("_", " ")
         reason = driver.matrix(kind).unsupported_reason(action, power)
         print_line(f"{_NOUNS[kind]} that are {power.value}: {name}: {'yes' if reason is None else f'no. {reason}'}")

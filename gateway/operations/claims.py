@@ -7,13 +7,10 @@ stopped past its lease changes nothing. `gateway.operations.leases` describes th
 
 from collections.abc import Awaitable, Callable, Sequence
 
-import orjson
-
 from gateway.columns import now
-from gateway.drivers.base import CreateCommand
 from gateway.models import MachineKind, OperationKind, OperationState
 from gateway.operations import leases
-from gateway.operations.leases import ClaimedOperation, FencedWrite
+from gateway.operations.leases import ClaimedOperation, FencedWrite, UnresolvedCreate
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Database, Transaction, Work
 from gateway.store.statements import Query
@@ -46,17 +43,12 @@ class Claim:
         self.lost = False
         self.final_state: OperationState | None = None
 
-    async def unresolved_create(self) -> tuple[str, str | None, CreateCommand] | None:
-        """Token, task and command of the create of this operation's snapshot, if it ended as OUTCOME_UNKNOWN."""
+    async def unresolved_create(self) -> UnresolvedCreate | None:
+        """The create of this operation's snapshot, if it ended as OUTCOME_UNKNOWN."""
         snapshot_id = self.row.snapshot_id
-        create = await self._database.read(
+        return await self._database.read(
             lambda tx: tx.first(leases.UNRESOLVED_CREATE, snapshot_id=snapshot_id), single=True
         )
-        return (create.token, create.task_ref, self.create_command(create.payload)) if create is not None else None
-
-    def create_command(self, payload: str) -> CreateCommand:
-        """Command of a create on this operation's machine, from the payload of the operation that creates."""
-        return CreateCommand(machine_ref=self.row.machine_ref, **orjson.loads(payload))
 
     # ---- fenced writes. They raise LeaseLost, and Interrupted when the database did not confirm them.
 

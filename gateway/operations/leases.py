@@ -113,7 +113,9 @@ class FencedWrite(NamedTuple):
     cancel_requested_at: datetime | None
 
 
-class _UnresolvedCreate(NamedTuple):
+class UnresolvedCreate(NamedTuple):
+    """A create whose outcome is unknown: the provider may have created the snapshot without confirming it."""
+
     token: str
     task_ref: str | None
     payload: str
@@ -134,7 +136,7 @@ UNRESOLVED_CREATE = Query(
     sa.select(col(_create.token), col(_create.task_ref), col(_create.payload)).where(
         col(_create.snapshot_id) == bindparam("snapshot_id"), _is_unresolved
     ),
-    _UnresolvedCreate,
+    UnresolvedCreate,
 )
 
 # A delete that needs no driver: the snapshot was never created on the provider, or is known to be deleted there.

@@ -1,9 +1,9 @@
-"""Entry point of all commands: decides and records in one transaction, then wakes the worker.
+"""Accepts commands: decides and records in one transaction, then wakes the worker.
 
-Used by GraphQL and REST and independent of both. The `path` of a refusal consists of argument names of the mutation.
+Used by GraphQL and REST and independent of both.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from gateway.access.caller import Caller
@@ -11,32 +11,14 @@ from gateway.access.capabilities import Matrices
 from gateway.access.origin import RequestOrigin
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Refusal, Unconfirmed
+from gateway.errors import Unconfirmed
 from gateway.models import AuditAction, MachineKind
 from gateway.operations import idempotency
 from gateway.operations.admission import QueueLimits
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
 from gateway.operations.audit_refusals import RefusalLog, Refused
-from gateway.operations.commands.base import (
-    CommandContext,
-    MachineId,
-    MachineTarget,
-    Outcome,
-    Target,
-    check_count,
-    fingerprint_data,
-    new_snapshot,
-)
-from gateway.operations.commands.cancel_operation import cancel_operation
-from gateway.operations.commands.create_snapshot import create_snapshots
-from gateway.operations.commands.delete_snapshots import DeleteOptions, delete_snapshots
-from gateway.operations.commands.refresh_machine import refresh_machine
-from gateway.operations.commands.revert_vm_snapshot import revert_vm_snapshot
+from gateway.operations.commands.base import Command, CommandContext, Outcome
 from gateway.store.database import Database, Transaction
-
-__all__ = ["MachineId", "MachineTarget", "Operations", "Outcome", "Target", "machine_subject"]
-
-Decision = Callable[[Transaction], Awaitable[list[Outcome]]]
 
 
 class _AllRefused(Exception):
@@ -48,7 +30,7 @@ class _AllRefused(Exception):
 
 
 class Operations:
-    """The commands. Each method takes the caller and the origin of the request, and records what it refuses.
+    """Executes commands, and records those that it refuses.
 
     After a request was accepted, `on_accepted` is called with its outcomes, then `wake`.
     """
@@ -75,171 +57,35 @@ class Operations:
         """Capability matrix of each provider with a driver in this process, by kind of machine."""
         return {(name, kind): driver.matrix(kind) for name, driver in self._drivers.items() for kind in MachineKind}
 
-    async def create_snapshot(
-        self,
-        caller: Caller,
-        origin: RequestOrigin,
-        machine: MachineTarget,
-        *,
-        name: str,
-        description: str | None,
-        memory: bool,
-        key: str | None,
-    ) -> Outcome:
-        """Creates a snapshot of one machine. Raises the refusal."""
-        context, subject = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT), machine_subject(machine)
-        async with self.refusals.recording(context, subject):
-            if isinstance(machine, Refusal):
-                raise machine.at("machineId")
-            new = new_snapshot(name, description, memory)
-            arguments = {
-                "machine": fingerprint_data([machine]),
-                "name": new.name,
-                "description": description,
-                "memory": memory,
-            }
-            use = idempotency.use(caller, "createSnapshot", key, arguments)
-
-            async def decide(tx: Transaction) -> list[Outcome]:
-                return await create_snapshots(tx, self._command_context(caller), [machine], new)
-
-            outcomes = await self._accept(context, [subject], decide, use)
-        return _single(outcomes, "machineId")
-
-    async def create_snapshots(
-        self,
-        caller: Caller,
-        origin: RequestOrigin,
-        machines: Sequence[MachineTarget],
-        *,
-        name: str,
-        description: str | None,
-        memory: bool,
-        key: str | None,
+    async def execute(
+        self, command: Command, caller: Caller, origin: RequestOrigin, key: str | None = None
     ) -> list[Outcome]:
-        """One outcome per machine, in order. Raises the refusal of the request as a whole."""
-        context = AuditContext(caller, origin, AuditAction.CREATE_SNAPSHOT)
-        async with self.refusals.recording(context, AuditSubject()):
-            check_count(machines, "machineIds")
-            new = new_snapshot(name, description, memory)
-            arguments = {
-                "machines": fingerprint_data(machines),
-                "name": new.name,
-                "description": description,
-                "memory": memory,
-            }
-            use = idempotency.use(caller, "createSnapshots", key, arguments)
+        """Decides on the command, and records it or its refusals. `key` is the idempotency key of the request.
 
-            async def decide(tx: Transaction) -> list[Outcome]:
-                outcomes = await create_snapshots(tx, self._command_context(caller), machines, new)
-                for index, outcome in enumerate(outcomes):
-                    if outcome.refusal is not None:
-                        outcome.refusal.at("machineIds", index)
-                return outcomes
-
-            return await self._accept(context, [machine_subject(machine) for machine in machines], decide, use)
-
-    async def revert_vm_snapshot(
-        self, caller: Caller, origin: RequestOrigin, snapshot: Target, *, dry_run: bool, key: str | None
-    ) -> Outcome:
-        """Reverts a Vm to a snapshot. Raises the refusal."""
-        context = _context(caller, origin, AuditAction.REVERT_VM_SNAPSHOT, dry_run)
-        subject = _snapshot_subject(snapshot)
-        async with self.refusals.recording(context, subject):
-            if isinstance(snapshot, Refusal):
-                raise snapshot.at("snapshotId")
-
-            async def decide(tx: Transaction) -> list[Outcome]:
-                try:
-                    return [await revert_vm_snapshot(tx, self._command_context(caller), snapshot, dry_run=dry_run)]
-                except Refusal as refusal:
-                    raise refusal.at("snapshotId") from None
-
-            use = None if dry_run else idempotency.use(caller, "revertVmSnapshot", key, {"snapshot": snapshot})
-            outcomes = await self._accept(context, [subject], decide, use)
-        return _single(outcomes, "snapshotId")
-
-    async def delete_snapshots(
-        self,
-        caller: Caller,
-        origin: RequestOrigin,
-        snapshots: Sequence[Target],
-        *,
-        with_descendants: bool,
-        all_or_nothing: bool,
-        dry_run: bool,
-        key: str | None,
-    ) -> list[Outcome]:
-        """One outcome per snapshot, in order, then those of added descendants.
-
-        Raises the refusal of the request as a whole.
+        Returns one outcome per target, in order, then those of targets that the command has added. Raises the refusal
+        of a command with a single target, or of the request as a whole.
         """
-        context = _context(caller, origin, AuditAction.DELETE_SNAPSHOT, dry_run)
-        async with self.refusals.recording(context, AuditSubject()):
-            check_count(snapshots, "ids")
-            options = DeleteOptions(with_descendants=with_descendants, all_or_nothing=all_or_nothing, dry_run=dry_run)
-            arguments = {
-                "snapshots": fingerprint_data(snapshots),
-                "with_descendants": with_descendants,
-                "all_or_nothing": all_or_nothing,
-            }
+        action = AuditAction.READ if command.is_dry_run else command.action
+        context = AuditContext(caller, origin, action)
+        async with self.refusals.recording(context, command.subject):
+            command = command.checked()
+            use = None
+            if not command.is_dry_run:
+                use = idempotency.use(caller, command.mutation, key, command.fingerprint())
+            return await self._accept(context, command, use)
 
-            async def decide(tx: Transaction) -> list[Outcome]:
-                return await delete_snapshots(tx, self._command_context(caller), snapshots, options)
-
-            use = None if dry_run else idempotency.use(caller, "deleteSnapshots", key, arguments)
-            return await self._accept(context, [_snapshot_subject(snapshot) for snapshot in snapshots], decide, use)
-
-    async def refresh_machine(
-        self, caller: Caller, origin: RequestOrigin, machine: MachineTarget, key: str | None
-    ) -> Outcome:
-        """Refreshes a machine from its provider. Raises the refusal."""
-        context, subject = AuditContext(caller, origin, AuditAction.REFRESH_MACHINE), machine_subject(machine)
-        async with self.refusals.recording(context, subject):
-            if isinstance(machine, Refusal):
-                raise machine.at("machineId")
-
-            async def decide(tx: Transaction) -> list[Outcome]:
-                try:
-                    return [await refresh_machine(tx, self._command_context(caller), machine)]
-                except Refusal as refusal:
-                    raise refusal.at("machineId") from None
-
-            use = idempotency.use(caller, "refreshMachine", key, {"machine": fingerprint_data([machine])})
-            outcomes = await self._accept(context, [subject], decide, use)
-        return _single(outcomes, "machineId")
-
-    async def cancel_operation(self, caller: Caller, origin: RequestOrigin, operation: Target) -> Outcome:
-        """Cancels an operation, or requests its cancellation while it is running. Raises the refusal."""
-        context, subject = AuditContext(caller, origin, AuditAction.CANCEL_OPERATION), _operation_subject(operation)
-        async with self.refusals.recording(context, subject):
-            if isinstance(operation, Refusal):
-                raise operation.at("operationId")
-
-            async def decide(tx: Transaction) -> list[Outcome]:
-                try:
-                    return [await cancel_operation(tx, caller, operation)]
-                except Refusal as refusal:
-                    raise refusal.at("operationId") from None
-
-            outcomes = await self._accept(context, [subject], decide, None)
-        return _single(outcomes, "operationId")
-
-    def _command_context(self, caller: Caller) -> CommandContext:
-        return CommandContext(caller, self.matrices, self._limits)
-
-    async def _accept(
-        self, context: AuditContext, subjects: Sequence[AuditSubject], decide: Decision, use: idempotency.Use | None
-    ) -> list[Outcome]:
-        """Runs `decide` and records the result. `subjects` are those of the targets, in order.
+    async def _accept(self, context: AuditContext, command: Command, use: idempotency.Use | None) -> list[Outcome]:
+        """Has the command decide, and records the result.
 
         A replay of an idempotency key returns the recorded outcomes, changes nothing and is not audited.
         """
+        assert context.caller is not None
+        command_context = CommandContext(context.caller, self.matrices, self._limits)
 
         async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
             if use is not None and (recorded := await use.begin(tx)) is not None:
                 return recorded, []
-            outcomes = await decide(tx)
+            outcomes = await command.decide(tx, command_context)
             if all(outcome.refusal is not None for outcome in outcomes):
                 raise _AllRefused(outcomes)
             ids = dict.fromkeys(outcome.operation_id for outcome in outcomes)
@@ -261,34 +107,8 @@ class Operations:
         else:
             self._on_accepted(outcomes)
             self._wake()
-        await self.refusals.record(context, _refused(subjects, decided))
+        await self.refusals.record(context, _refused(command.subjects, decided))
         return outcomes
-
-
-def machine_subject(target: MachineTarget) -> AuditSubject:
-    """Audit subject of a machine target. Empty if the target is a refusal, whose message quotes the malformed id."""
-    match target:
-        case MachineId():
-            return AuditSubject(machine_kind=target.kind, machine_id=target.number)
-        case Refusal():
-            return AuditSubject()
-        case _:
-            return AuditSubject(machine_id=target)
-
-
-def _snapshot_subject(target: Target) -> AuditSubject:
-    """Audit subject of a snapshot target. Empty if the target is a refusal."""
-    return AuditSubject() if isinstance(target, Refusal) else AuditSubject(snapshot_id=target)
-
-
-def _operation_subject(target: Target) -> AuditSubject:
-    """Audit subject of an operation target. Empty if the target is a refusal."""
-    return AuditSubject() if isinstance(target, Refusal) else AuditSubject(operation_id=target)
-
-
-def _context(caller: Caller, origin: RequestOrigin, action: AuditAction, dry_run: bool) -> AuditContext:
-    """Audit context. A dry run is audited as a READ."""
-    return AuditContext(caller, origin, AuditAction.READ if dry_run else action)
 
 
 def _refused(subjects: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> list[Refused]:
@@ -300,10 +120,3 @@ def _refused(subjects: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> l
         for index, outcome in enumerate(outcomes)
         if outcome.refusal is not None
     ]
-
-
-def _single(outcomes: Sequence[Outcome], argument: str) -> Outcome:
-    outcome = outcomes[0]
-    if outcome.refusal is not None:
-        raise outcome.refusal.at(argument)
-    return outcome

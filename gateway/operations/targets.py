@@ -49,9 +49,10 @@ def find_machine(target: MachineTarget, machines: Mapping[int, LockedMachine]) -
 
 
 async def lock_snapshots(
-    tx: Transaction, caller: Caller, numbers: Sequence[int]
+    tx: Transaction, caller: Caller, targets: Sequence[Target]
 ) -> tuple[dict[int, TargetSnapshot], dict[int, LockedMachine]]:
     """Locks the machines of those snapshots that the caller may see. Returns snapshots and machines by number."""
+    numbers = [target for target in targets if not isinstance(target, Refusal)]
     visible = {"tenant": caller.tenant, "kinds": caller.readable_kinds, "ids": numbers}
     machines = await tx.all(LOCK_MACHINES_OF_SNAPSHOTS, **visible)
     # Read after the machines are locked, because other requests can change the snapshots until then.

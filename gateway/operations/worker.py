@@ -19,10 +19,11 @@ from uuid import uuid4
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Unavailable, Unconfirmed
-from gateway.models import OperationKind, OperationState
+from gateway.models import OperationState
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_requests, claim, release
 from gateway.operations.execution import Execution
 from gateway.operations.housekeeping import sweep
+from gateway.operations.operation_kinds import OPERATION_TYPES
 from gateway.store.database import Database
 from gateway.store.retry import Backoff
 
@@ -200,7 +201,7 @@ class Worker:
 
     def _done(self, job: asyncio.Task[None]) -> None:
         claimed = self._jobs.pop(job)
-        if claimed.row.kind is OperationKind.REVERT_VM_SNAPSHOT or claimed.final_state is not OperationState.SUCCEEDED:
+        if OPERATION_TYPES[claimed.row.kind].changes_machine or claimed.final_state is not OperationState.SUCCEEDED:
             self._on_machine_changed(claimed.row.provider, claimed.row.machine_ref)
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error(

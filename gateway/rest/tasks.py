@@ -45,14 +45,8 @@ _TARGET = (
     "CASE WHEN {t}.machine_kind = 'VM' THEN 'Virtual Machine' ELSE 'Instance' END || ' id:'"
     " || coalesce(CAST({t}.machine_id AS text), '') || ' name:''' || {t}.machine_name || ''''"
 )
-_SNAPSHOT = "coalesce({t}.snapshot_name, '')"
-_ACTIVITIES = {
-    OperationKind.CREATE_SNAPSHOT: f"'Creating snapshot ' || {_SNAPSHOT} || ' for '",
-    OperationKind.REVERT_VM_SNAPSHOT: f"'Reverting to snapshot ' || {_SNAPSHOT} || ' for '",
-    OperationKind.DELETE_SNAPSHOT: f"'Deleting snapshot ' || {_SNAPSHOT} || ' for '",
-    OperationKind.REFRESH_MACHINE: "'Refreshing '",
-}
-_CASES = "".join(f" WHEN {{t}}.kind = '{kind}' THEN {activity}" for kind, activity in _ACTIVITIES.items())
+_SNAPSHOT = "CASE WHEN {t}.snapshot_id IS NULL THEN '' ELSE coalesce({t}.snapshot_name, '') || ' for ' END"
+_CASES = "".join(f" WHEN {{t}}.kind = '{kind}' THEN '{kind.activity} ' || {_SNAPSHOT}" for kind in OperationKind)
 _NAME = f"(CASE{_CASES} ELSE 'Unknown operation on ' END || {_TARGET})"
 
 # A state that this version does not know is final if the operation has an end. It is not reported as a success.

@@ -10,7 +10,11 @@ from typing import Any
 from gateway.errors import Forbidden, GatewayError, InvalidInput, NotFound, Refusal
 from gateway.models import AuditAction, MachineKind
 from gateway.operations.audit_log import AuditContext
-from gateway.operations.service import MachineId, Operations, Outcome, Target, machine_subject
+from gateway.operations.commands.base import MachineId, Outcome, Target, machine_subject
+from gateway.operations.commands.create_snapshot import CreateSnapshot
+from gateway.operations.commands.delete_snapshots import DeleteSnapshots
+from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.service import Operations
 from gateway.rest import bodies
 from gateway.rest.bodies import Item
 from gateway.rest.classes import SNAPSHOTS, ResourceClass
@@ -63,9 +67,8 @@ class Writer:
         audit_context = AuditContext(requester.caller, requester.origin, AuditAction.CREATE_SNAPSHOT)
         async with self._operations.refusals.recording(audit_context, machine_subject(target)):
             name, description, memory = _parse_new_snapshot(item)
-        outcome = await self._operations.create_snapshot(
-            requester.caller, requester.origin, target, name=name, description=description, memory=memory, key=key
-        )
+        command = CreateSnapshot(machine=target, name=name, description=description, memory=memory)
+        (outcome,) = await self._operations.execute(command, requester.caller, requester.origin, key)
         message = f"Creating snapshot {name.strip()} for {_target_label(parent, machine)}"
         link = f"{requester.base}/{parent.collection}/{machine['id']}/snapshots/{outcome.snapshot_id}"
         made = {"snapshot_id": str(outcome.snapshot_id), "snapshot_href": link}
@@ -77,9 +80,8 @@ class Writer:
         """Reverts to a snapshot. Raises RestError if the machine has no such snapshot."""
         machine, name = await self._machine_and_name(requester, parent, number, snapshot)
         try:
-            outcome = await self._operations.revert_vm_snapshot(
-                requester.caller, requester.origin, snapshot, dry_run=False, key=key
-            )
+            command = RevertVmSnapshot(snapshot=snapshot)
+            (outcome,) = await self._operations.execute(command, requester.caller, requester.origin, key)
         except NotFound:
             raise not_found(SNAPSHOTS.name, snapshot) from None
         except Forbidden:
@@ -121,15 +123,8 @@ class Writer:
         ]
 
     async def _delete(self, requester: Requester, targets: Sequence[Target], key: str | None) -> list[Outcome]:
-        return await self._operations.delete_snapshots(
-            requester.caller,
-            requester.origin,
-            targets,
-            with_descendants=False,
-            all_or_nothing=False,
-            dry_run=False,
-            key=key,
-        )
+        command = DeleteSnapshots(snapshots=targets)
+        return await self._operations.execute(command, requester.caller, requester.origin, key)
 
     async def _machine_and_name(
         self, requester: Requester, parent: ResourceClass, number: int, snapshot: int

@@ -13,16 +13,14 @@ from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.drivers.base import (
     Canceled,
-    CreateCommand,
-    DeleteCommand,
     Driver,
     DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
     ReportedSnapshots,
-    RevertCommand,
     Work,
 )
 from gateway.errors import GatewayError
@@ -153,16 +151,10 @@ class InstrumentedDriver(Driver):
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return await self._call("snapshots", self._driver.snapshots(machine_ref))
 
-    async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
-        return await self._call("create", self._driver.create(work, command))
+    async def run(self, work: Work, command: DriverCommand) -> ReportedSnapshot | None:
+        return await self._call(command.call, self._driver.run(work, command))
 
-    async def revert(self, work: Work, command: RevertCommand) -> None:
-        await self._call("revert", self._driver.revert(work, command))
-
-    async def delete(self, work: Work, command: DeleteCommand) -> None:
-        await self._call("delete", self._driver.delete(work, command))
-
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         return await self._call("recover", self._driver.recover(work, command))
 
     async def health(self) -> None:

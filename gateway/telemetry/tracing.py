@@ -35,7 +35,7 @@ from gateway.bounded_cache import BoundedCache
 from gateway.graphql.execution.documents import DocumentCache
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.operations.claims import Claim
-from gateway.operations.service import Outcome
+from gateway.operations.commands.base import Outcome
 from gateway.store.database import Database, Load, Transaction, Work
 from gateway.store.statements import Query, Row, Statement
 from gateway.telemetry.tracing_hooks import TracingHooks

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from gateway.graphql.execution.documents import DocumentCache
 from gateway.graphql.requests import Executor
 from gateway.operations.claims import Claim
-from gateway.operations.service import Outcome
+from gateway.operations.commands.base import Outcome
 from gateway.store.database import Database
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from ctypes import c_int
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -199,14 +200,14 @@ def prepare(stop: Stop, pipe: Connection) -> None:
     """For `ForkedGateway`: at the step of `stop`, the process sends the step's label through the pipe and waits."""
     patch = pytest.MonkeyPatch()  # never undone: the process is killed
     steps = _Steps(stop, pipe)
-    opened, accept = database_url.open_database, Operations._accept
+    opened, execute = database_url.open_database, Operations.execute
 
-    async def accepted(self: Operations, *arguments: Any) -> Any:
+    async def executed(self: Operations, *arguments: Any) -> Any:
         with _executing():
-            return await accept(self, *arguments)
+            return await execute(self, *arguments)
 
     patch.setattr(app, "open_database", lambda *given, **named: _Database(opened(*given, **named), steps))
-    patch.setattr(Operations, "_accept", accepted)
+    patch.setattr(Operations, "execute", executed)
     _shorten_polls(patch)
 
 
@@ -224,7 +225,5 @@ def prepare_survivor(may_claim: Any) -> None:
 
 def _shorten_polls(patch: pytest.MonkeyPatch) -> None:
     """Shortens the poll intervals, so that the trials do not wait for them."""
-    for function, names in ((worker.Worker.__init__, ("poll", "first_retry_delay")), (ChangeFeed.__init__, ("poll",))):
-        defaults: Any = function.__kwdefaults__
-        for name in names:
-            patch.setitem(defaults, name, _POLL)
+    patch.setattr(app, "Worker", partial(worker.Worker, poll=_POLL, first_retry_delay=_POLL))
+    patch.setattr(app, "ChangeFeed", partial(ChangeFeed, poll=_POLL))

@@ -24,7 +24,7 @@ from tests.forked_gateway import ForkedGateway
 STEPS = ("queued", "claimed", "dispatched", "sent", "checkpointed", "done", "recorded")
 
 
-def start(settings: Settings, step: str, operations: int = 3) -> ForkedGateway:
+def start(settings: Settings, step: str, operations: int = 4) -> ForkedGateway:
     """Starts a server that kills itself when `operations` operations have reached `step`."""
     return ForkedGateway(settings, partial(_arm, step, operations))
 
@@ -46,12 +46,12 @@ class _Barrier:
         await asyncio.Event().wait()
 
 
-# The function of the gateway after which an operation has reached the step.
-_AFTER = {
-    "dispatched": (Claim, "mark_dispatched"),
-    "sent": (SimulatedWorld, "begin"),
-    "checkpointed": (Claim, "checkpoint"),
-    "recorded": (Claim, "end"),
+# The functions of the gateway after which an operation has reached the step. An update has no task to checkpoint.
+_AFTER: dict[str, list[tuple[type, str]]] = {
+    "dispatched": [(Claim, "mark_dispatched")],
+    "sent": [(SimulatedWorld, "begin"), (SimulatedWorld, "update_snapshot")],
+    "checkpointed": [(Claim, "checkpoint"), (SimulatedWorld, "update_snapshot")],
+    "recorded": [(Claim, "end")],
 }
 # The function that is replaced when an operation has reached the step.
 _INSTEAD = {"claimed": (Execution, "run"), "done": (Claim, "end")}
@@ -69,8 +69,8 @@ def _arm(step: str, operations: int) -> None:
         owner, name = _INSTEAD[step]
         patch.setattr(owner, name, lambda *_arguments, **_named: barrier.wait())
     else:
-        owner, name = _AFTER[step]
-        patch.setattr(owner, name, _then(barrier.wait, getattr(owner, name)))
+        for owner, name in _AFTER[step]:
+            patch.setattr(owner, name, _then(barrier.wait, getattr(owner, name)))
 
 
 def _then(end: Callable[[], Awaitable[None]], function: Callable[..., Awaitable[Any]]) -> Any:

@@ -21,7 +21,7 @@ from gateway.drivers.base import (
 )
 from gateway.errors import ProviderError, ProviderMissing
 from gateway.inventory.refresh import InventoryRefresher
-from gateway.models import MachineKind, Operation, OperationKind, OperationState, PowerState
+from gateway.models import MachineKind, Operation, OperationKind, OperationState, PowerState, SnapshotAction
 from gateway.store.database import Database
 from gateway.store.statements import insert
 
@@ -63,7 +63,7 @@ class ScriptedDriver(Driver):
         self.world = {found: snapshots for found, snapshots in self.world.items() if found.ref != ref}
 
     def matrix(self, kind: MachineKind) -> Matrix:
-        return Matrix()
+        return Matrix(set(SnapshotAction))
 
     async def machines(self) -> Sequence[ReportedMachine]:
         if self.problem is not None:

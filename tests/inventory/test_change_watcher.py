@@ -10,7 +10,7 @@ from gateway.inventory.change_watcher import ChangeWatcher
 from gateway.store.database import Database
 from tests.inventory.files import select
 from tests.inventory.scripted import ScriptedDriver, inventory, machine, snapshot
-from tests.operations.world import until
+from tests.waiting import until_async as until
 
 MACHINES = "SELECT provider_ref, name, gone_at IS NULL FROM machine ORDER BY id"
 SNAPSHOTS = "SELECT provider_ref FROM snapshot ORDER BY id"

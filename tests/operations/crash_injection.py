@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Work
-from tests.operations.world import World, until
+from tests.operations.world import World
+from tests.waiting import until_async
 
 
 class Crash(BaseException):
@@ -75,14 +76,8 @@ class CrashingDriver:
         self._crash_point = crash_point
         self.matrix = driver.matrix
 
-    async def create(self, *arguments: Any) -> Any:
-        return await self._crash_point.run_step(lambda: self._driver.create(*arguments))
-
-    async def revert(self, *arguments: Any) -> Any:
-        return await self._crash_point.run_step(lambda: self._driver.revert(*arguments))
-
-    async def delete(self, *arguments: Any) -> Any:
-        return await self._crash_point.run_step(lambda: self._driver.delete(*arguments))
+    async def run(self, *arguments: Any) -> Any:
+        return await self._crash_point.run_step(lambda: self._driver.run(*arguments))
 
     async def recover(self, *arguments: Any) -> Any:
         return await self._crash_point.run_step(lambda: self._driver.recover(*arguments))
@@ -95,22 +90,20 @@ async def run_until_crash(world: World, worker: Worker, crash_point: CrashPoint)
     async def is_over() -> bool:
         return crash_point.reached or not {"QUEUED", "RUNNING"} & set(await world.states())
 
-    await until(is_over)
+    await until_async(is_over)
     await kill_workers()
 
 
 async def kill_workers() -> None:
     """Cancels the tasks of all workers, without releasing their claims."""
-    tasks = [
-        task for task in asyncio.all_tasks() if task.get_name().partition("-")[0] in {"claim", "sweep", "operation"}
-    ]
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().partition("-")[0] in {"claim", "operation"}]
     for task in tasks:
         task.cancel()
 
     async def ended() -> bool:
         return all(task.done() for task in tasks)
 
-    await until(ended)
+    await until_async(ended)
     for task in tasks:
         if not task.cancelled():
             task.exception()

@@ -1,18 +1,21 @@
 """Commands with many targets: a constant number of statements, rows found by key, one event per change."""
 
-import sqlite3
 from collections.abc import Callable
-from math import inf
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 
 import pytest
 
-from gateway.operations import admission, effects, statements
+from gateway.operations import admission, effects, service, statements
+from gateway.operations.admission import QueueLimits
 from gateway.operations.commands import cancel_operation, create_snapshot, delete_snapshots
+from gateway.operations.commands.cancel_operation import CancelOperation
+from gateway.store.database import Transaction
 from gateway.store.statements import Statement
 from tests.databases import Databases
-from tests.operations.world import ORIGIN, World, refusals
+from tests.operations.world import World, play, refusals
+from tests.query_plans import PlanNode, explain
+from tests.serving import Clock
 
 Run = Callable[..., None]
 
@@ -24,7 +27,7 @@ async def machines(world: World, number: int) -> list[int]:
 
 
 def test_number_of_statements_does_not_grow_with_the_targets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "_COUNT_MAX_AGE", inf)
+    monkeypatch.setattr(service, "QueueLimits", partial(QueueLimits, clock=lambda: 0.0))  # no count becomes old
 
     async def story(world: World) -> None:
         several = await machines(world, 20)
@@ -106,7 +109,7 @@ def test_queue_space_is_available_again_after_an_operation_has_ended(run: Run) -
         await machines(world, 4)
         small = world.with_settings(operation_queue_total=2)
         assert refusals(await small.create_several([1, 2, 3])) == [None, None, ("LIMIT_EXCEEDED", "machineIds/2")]
-        await small.operations.cancel_operation(small.caller, ORIGIN, 1)
+        await small.accept(CancelOperation(operation=1))
         assert refusals(await small.create_several([3, 4])) == [None, ("LIMIT_EXCEEDED", "machineIds/1")]
 
     run(story)
@@ -114,6 +117,8 @@ def test_queue_space_is_available_again_after_an_operation_has_ended(run: Run) -
 
 def test_total_is_counted_again_when_the_count_is_old(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations of other processes are counted when the last count is old, or when the limit seems to be reached."""
+    clock = Clock()
+    monkeypatch.setattr(service, "QueueLimits", partial(QueueLimits, clock=clock))
 
     async def story(world: World) -> None:
         await machines(world, 3)
@@ -121,7 +126,7 @@ def test_total_is_counted_again_when_the_count_is_old(run: Run, monkeypatch: pyt
         await here.create(1)
         await there.create(2)
         await there.create(3)
-        monkeypatch.setattr(admission, "_COUNT_MAX_AGE", -1.0)
+        clock.advance(1.1)
         assert refusals(await here.create_several([1])) == [("LIMIT_EXCEEDED", "machineIds/0")]
 
     run(story)
@@ -137,12 +142,16 @@ def statements_of(module: ModuleType) -> list[tuple[str, str]]:
 
 def test_rows_are_found_by_primary_key(databases: Databases) -> None:
     """SQLite has no statistics. It must not choose an index on the tenant to find a few rows."""
-    with sqlite3.connect(Path(databases.new("sqlite").removeprefix("sqlite:///"))) as connection:
-        wrong_plans = [
-            (name, step)
-            for module in MODULES
-            for name, sql in statements_of(module)
-            for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
-            if "(tenant=?)" in step or (step.startswith("SCAN") and step.split()[1] in ("machine", "snapshot"))
-        ]
-    assert wrong_plans == []
+    named = [statement for module in MODULES for statement in statements_of(module)]
+
+    async def explain_all(tx: Transaction) -> list[tuple[str, PlanNode]]:
+        return [(name, node) for name, sql in named for node in await explain(tx, sql, [None] * sql.count("?"))]
+
+    async def story(world: World) -> None:
+        assert [
+            (name, node.detail)
+            for name, node in await world.database.read(explain_all)
+            if "(tenant=?)" in node.detail or (node.kind == "SCAN" and node.table in ("machine", "snapshot"))
+        ] == []
+
+    play(databases.new("sqlite"), story)

@@ -8,7 +8,9 @@ import pytest
 from gateway.access.caller import Caller
 from gateway.errors import Conflict, Forbidden, NotFound
 from gateway.models import MachineKind, SnapshotAction, SnapshotState
-from tests.operations.world import ORIGIN, World, until
+from gateway.operations.commands.cancel_operation import CancelOperation
+from tests.operations.world import World
+from tests.waiting import until_async
 
 Run = Callable[..., None]
 
@@ -17,7 +19,7 @@ READ, CREATE = ((action, MachineKind.VM) for action in (SnapshotAction.READ, Sna
 
 async def cancel(world: World, operation: int | None, caller: Caller | None = None) -> Any:
     assert operation is not None
-    return await world.operations.cancel_operation(caller or world.caller, ORIGIN, operation)
+    return await world.accept(CancelOperation(operation=operation), caller)
 
 
 def test_queued_operation_is_canceled_and_undone_at_once(run: Run) -> None:
@@ -28,7 +30,7 @@ def test_queued_operation_is_canceled_and_undone_at_once(run: Run) -> None:
         reverting = (await world.revert(a)).operation_id
         creating = (await world.create()).operation_id
         deleting = [o.operation_id for o in await world.delete(2, broken)]
-        refreshing = (await world.operations.refresh_machine(world.caller, ORIGIN, 1, None)).operation_id
+        refreshing = (await world.refresh()).operation_id
         for number in (creating, *deleting, reverting, refreshing):
             outcome = await cancel(world, number)
             assert outcome.operation_id == number
@@ -83,7 +85,7 @@ def test_provider_cancels_running_operation(run: Run, verb: str) -> None:
             return (await world.operation(operation)).task_ref is not None
 
         async with world.working() as worker:
-            await until(has_task)
+            await until_async(has_task)
             await cancel(world, operation)
             requested_at = (await world.operation(operation)).cancel_requested_at
             worker.wake()
@@ -128,7 +130,7 @@ def test_operation_waiting_for_retry_is_canceled(run: Run) -> None:
             return (await world.operation(operation)).retry_at is not None
 
         async with world.working(first_retry_delay=600.0):
-            await until(is_waiting)
+            await until_async(is_waiting)
             row = await world.operation(operation)
             assert (row.state, row.phase, row.dispatched) == (
                 "RUNNING",

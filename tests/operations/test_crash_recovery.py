@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,7 +20,8 @@ from tests.operations.crash_injection import (
     kill_workers,
     run_until_crash,
 )
-from tests.operations.world import SETTINGS, TABLES, World, all_rows, until
+from tests.operations.world import SETTINGS, TABLES, World, all_rows
+from tests.waiting import at_most, until_async
 
 pytestmark = pytest.mark.thorough
 
@@ -130,7 +130,7 @@ def test_crash_at_every_step(run: Run, where: str, kind: str, fault: dict[str, A
     async def story(world: World) -> None:
         ends = (AFTER[kind], "SUCCEEDED", None) if fault is None else (FAILED[kind], "FAILED", "PROVIDER_FAILED")
         crashes = 0
-        for number in count(1):
+        for number in at_most(200):
             crash_point = CrashPoint((number + 1) // 2, before=number % 2 == 1)
             trial = Trial(world, number)
             await trial.start(kind, fault)
@@ -175,7 +175,7 @@ def test_failing_writes(run: Run, kind: str) -> None:
             worker = crashing_worker(world, crash_point, "write")
             await worker.start()
 
-            await until(partial(ended, world, trial.operation))
+            await until_async(partial(ended, world, trial.operation))
             await kill_workers()
             await trial.check(AFTER[kind], "SUCCEEDED", None)
 

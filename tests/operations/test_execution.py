@@ -8,7 +8,7 @@ from gateway.drivers.base import CreateCommand, ReportedSnapshot, Work
 from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.models import MachineKind
-from tests.operations.world import ORIGIN, World
+from tests.operations.world import World
 
 Run = Callable[..., None]
 
@@ -131,7 +131,7 @@ def test_subtree_is_deleted_leaves_first(run: Run) -> None:
 def test_refresh_gets_the_machine(run: Run) -> None:
     async def story(world: World) -> None:
         machine = await world.machine()
-        await world.operations.refresh_machine(world.caller, ORIGIN, machine, None)
+        await world.refresh(machine)
         await world.finish()
         assert world.refreshed == [machine]
         assert await world.states() == ["SUCCEEDED"]

@@ -13,7 +13,8 @@ from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SnapshotState
 from gateway.operations.claims import claim
-from tests.operations.world import ORIGIN, SETTINGS, World, until
+from tests.operations.world import SETTINGS, World
+from tests.waiting import until_async
 
 Run = Callable[..., None]
 
@@ -246,7 +247,7 @@ def test_refresh_is_retried(run: Run) -> None:
             if len(calls) < 3:
                 raise ProviderUnavailable("The provider does not answer.")
 
-        await world.operations.refresh_machine(world.caller, ORIGIN, 1, None)
+        await world.refresh()
         await world.finish(refresh=refresh)
         assert calls == [1, 1, 1]
         assert await world.states() == ["SUCCEEDED"]
@@ -264,7 +265,7 @@ def test_progress_is_recorded(run: Run) -> None:
             return (row.progress_percent, row.phase) == (0, "Copying the disks")
 
         async with world.working():
-            await until(is_recorded)
+            await until_async(is_recorded)
             await world.execute("UPDATE simulated_task SET done_at = started_at")
             await world.until_done()
         row = await world.operation(operation)
@@ -284,7 +285,7 @@ def test_snapshot_found_by_a_refresh_before_the_end_of_its_create(run: Run) -> N
             return (await world.operation(outcome.operation_id)).task_ref is not None
 
         async with world.working(drivers={"sim": world.driver}):
-            await until(has_task)
+            await until_async(has_task)
             await world.execute("UPDATE simulated_task SET done_at = started_at")
             contents = await world.simulation.contents("m1")
             assert contents is not None

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import IdempotencyKeyReused, NotFound, Refusal
 from gateway.models import IdempotencyKey, Operation
-from tests.operations.world import ORIGIN, World, open_world, refusals
+from tests.operations.world import World, open_world, refusals
 
 Run = Callable[..., None]
 
@@ -52,7 +52,7 @@ def test_key_is_scoped_to_caller_and_mutation(run: Run) -> None:
             (await world.create(key="k")).operation_id,
             (await world.create(key="k", caller=other)).operation_id,
             (await world.create_several([1], key="k"))[0].operation_id,
-            (await world.operations.refresh_machine(world.caller, ORIGIN, 1, "k")).operation_id,
+            (await world.refresh(key="k")).operation_id,
             (await world.delete(1, key="k"))[0].operation_id,
         ]
         assert numbers == [1, 2, 3, 4, 5]

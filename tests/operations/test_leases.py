@@ -12,7 +12,8 @@ from gateway.models import OperationState
 from gateway.operations.claims import Claim, LeaseLost, claim, release
 from gateway.operations.worker import Worker
 from tests.operations.crash_injection import expire_leases, kill_workers
-from tests.operations.world import SETTINGS, World, open_world, until
+from tests.operations.world import SETTINGS, World, open_world
+from tests.waiting import until_async
 
 Run = Callable[..., None]
 PATIENT = replace(SETTINGS, operation_lease=600.0)
@@ -115,7 +116,7 @@ def test_heartbeat_without_response_does_not_renew_the_lease(run: Run, monkeypat
             async def is_canceled() -> bool:
                 return bool(canceled)
 
-            await until(is_canceled)
+            await until_async(is_canceled)
             await until_idle(worker)
             assert canceled[0].lost
 
@@ -126,7 +127,7 @@ async def until_idle(worker: Worker) -> None:
     async def is_idle() -> bool:
         return worker.running == 0
 
-    await until(is_idle)
+    await until_async(is_idle)
 
 
 def test_stopped_worker_that_continues_changes_nothing(run: Run) -> None:
@@ -169,7 +170,7 @@ def test_heartbeats_renew_the_lease(run: Run) -> None:
             return bool(row.lease_until and row.started_at and (row.lease_until - row.started_at).total_seconds() > 1.0)
 
         async with world.working():
-            await until(renewed)
+            await until_async(renewed)
             await world.execute("UPDATE simulated_task SET done_at = started_at")
             await world.until_done()
         assert (await world.operation(operation)).attempt == 1
@@ -217,7 +218,7 @@ def test_stopping_worker_finishes_running_operations_and_claims_none(run: Run) -
 
         worker = world.worker()
         await worker.start()
-        await until(has_task)
+        await until_async(has_task)
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0)
         await world.execute("UPDATE simulated_task SET done_at = started_at")
@@ -236,7 +237,7 @@ def test_operation_over_the_drain_timeout_is_released(run: Run) -> None:
             return (await world.operation(operation)).task_ref is not None
 
         async with world.working():
-            await until(has_task)
+            await until_async(has_task)
         row = await world.operation(operation)
         assert (row.state.value, row.owner, row.lease_until, row.dispatched) == ("RUNNING", None, None, True)
         await world.execute("UPDATE simulated_task SET done_at = started_at")

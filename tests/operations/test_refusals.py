@@ -9,9 +9,10 @@ import pytest
 from gateway.access.caller import Caller
 from gateway.errors import InvalidInput, NotFound, Reference, Refusal
 from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
-from gateway.operations.service import MachineId
+from gateway.operations.commands.base import MachineId
+from gateway.operations.commands.refresh_machine import RefreshMachine
 from tests.databases import SLOW_KINDS, Databases
-from tests.operations.world import ORIGIN, World, refusals
+from tests.operations.world import World, refusals
 
 Run = Callable[..., None]
 STRANGER = Caller("stranger", "elsewhere")
@@ -282,7 +283,7 @@ def test_queue_limits(run: Run) -> None:
             "Machine 'vm-1' has 2 unfinished operations, which is the limit. Retry later.",
         )
         assert await refused(small, small.create()) == full
-        assert await refused(small, small.operations.refresh_machine(small.caller, ORIGIN, 1, None)) == full
+        assert await refused(small, small.refresh()) == full
         smaller = world.with_settings(operation_queue_total=2)
         full = (
             "LIMIT_EXCEEDED",
@@ -318,15 +319,18 @@ def test_refusals_of_refresh(run: Run) -> None:
     async def story(world: World) -> None:
         await world.provider("file", driver="none")
         imported = await world.machine("m3", provider="file")
-        refresh = world.operations.refresh_machine
+
+        def refresh(caller: Caller, machine: int) -> Awaitable[Any]:
+            return world.accept(RefreshMachine(machine=machine), caller)
+
         where = "machineId"
-        assert (await refused(world, refresh(world.caller, ORIGIN, 9, None)))[:2] == ("NOT_FOUND", where)
-        assert (await refused(world, refresh(world.caller, ORIGIN, imported, None)))[:2] == ("UNSUPPORTED", where)
-        assert (await refused(world, refresh(STRANGER, ORIGIN, imported, None)))[:2] == ("NOT_FOUND", where)
-        assert (await refused(world, refresh(NO_RIGHTS, ORIGIN, imported, None)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, refresh(world.caller, 9)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, refresh(world.caller, imported)))[:2] == ("UNSUPPORTED", where)
+        assert (await refused(world, refresh(STRANGER, imported)))[:2] == ("NOT_FOUND", where)
+        assert (await refused(world, refresh(NO_RIGHTS, imported)))[:2] == ("NOT_FOUND", where)
         rights = "one of the rights vm:create, vm:revert, vm:delete"
         forbidden = ("FORBIDDEN", where, f"Refreshing Vms requires {rights}.")
-        assert await refused(world, refresh(READER, ORIGIN, imported, None)) == forbidden
+        assert await refused(world, refresh(READER, imported)) == forbidden
 
     run(story)
 

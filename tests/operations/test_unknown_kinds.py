@@ -1,12 +1,11 @@
 """An operation of a kind that the code does not handle changes nothing, least of all by deleting a snapshot."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from gateway.models import OperationKind
-from gateway.operations import effects
 from gateway.operations.claims import Interrupted, claim
 from gateway.operations.execution import Execution
 from tests.operations.world import World
@@ -26,19 +25,7 @@ def test_operation_of_an_unhandled_kind_deletes_nothing(run: Run) -> None:
         before = await world.picture(), await world.provider_picture()
         claimed.row = claimed.row._replace(kind=MADE_UP)
         with pytest.raises(Interrupted):  # the failure cannot be recorded either
-            await Execution(world.drivers, world.settings, world._refresh).run(claimed)
+            await Execution(world.drivers, world.settings, world.record_refresh).run(claimed)
         assert (await world.picture(), await world.provider_picture()) == before
-
-    run(story)
-
-
-@pytest.mark.parametrize("end", [effects.apply_failure, effects.undo])
-def test_end_of_an_operation_of_an_unhandled_kind_changes_no_snapshot(run: Run, end: Any) -> None:
-    async def story(world: World) -> None:
-        a, *_ = await world.tree()
-        before = await world.everything()
-        with pytest.raises(AssertionError):
-            await world.database.write(lambda tx: end(tx, MADE_UP, a, '{"previous": "ERROR"}'))
-        assert await world.everything() == before
 
     run(story)

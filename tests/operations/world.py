@@ -29,13 +29,17 @@ from gateway.models import (
     Surface,
 )
 from gateway.operations.audit_refusals import RefusalLog
-from gateway.operations.service import MachineTarget, Operations, Outcome
+from gateway.operations.commands.base import MachineTarget, Outcome, SingleCommand
+from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSnapshots
+from gateway.operations.commands.delete_snapshots import DeleteSnapshots
+from gateway.operations.commands.refresh_machine import RefreshMachine
+from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
 from gateway.store.database_url import open_database
 from gateway.store.statements import Query, insert, python_type
-
-PATIENCE = 20.0  # seconds to wait for a condition before the test fails
+from tests.waiting import until_async
 
 SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
 
@@ -101,7 +105,7 @@ class World:
     def _wake(self) -> None:
         self.woken += 1
 
-    async def _refresh(self, machine_id: int) -> None:
+    async def record_refresh(self, machine_id: int) -> None:
         self.refreshed.append(machine_id)
 
     def with_settings(self, **changes: Any) -> "World":
@@ -243,7 +247,7 @@ class World:
     def worker(self, database: Database | None = None, **changes: Any) -> Worker:
         options = {"poll": 0.02, "first_retry_delay": 0.02} | changes
         drivers = options.pop("drivers", self.drivers)
-        refresh = options.pop("refresh", self._refresh)
+        refresh = options.pop("refresh", self.record_refresh)
         return Worker(database or self.database, drivers, self.settings, refresh, **options)
 
     @asynccontextmanager
@@ -264,45 +268,40 @@ class World:
         async def done() -> bool:
             return not {"QUEUED", "RUNNING"} & set(await self.states())
 
-        await until(done)
+        await until_async(done)
 
     async def until_state(self, operation_id: int | None, *states: str) -> None:
         async def reached() -> bool:
             return (await self.operation(operation_id)).state.value in states
 
-        await until(reached)
+        await until_async(reached)
 
     # ---- commands
 
     async def create(self, machine: Any = 1, name: str = "new", **options: Any) -> Any:
-        arguments = {"description": None, "memory": False, "key": None, "caller": self.caller} | options
-        return await self.operations.create_snapshot(arguments.pop("caller"), ORIGIN, machine, name=name, **arguments)
+        caller, key = options.pop("caller", self.caller), options.pop("key", None)
+        return await self.accept(CreateSnapshot(machine=machine, name=name, **options), caller, key)
 
     async def create_several(
         self, machines: Sequence[MachineTarget], name: str = "n", key: str | None = None
     ) -> list[Outcome]:
-        return await self.operations.create_snapshots(
-            self.caller, ORIGIN, machines, name=name, description=None, memory=False, key=key
-        )
+        return await self.operations.execute(CreateSnapshots(machines=machines, name=name), self.caller, ORIGIN, key)
 
     async def delete(self, *snapshots: Any, **options: Any) -> Any:
-        arguments = {"with_descendants": False, "all_or_nothing": False, "dry_run": False, "key": None} | options
-        caller = arguments.pop("caller", self.caller)
-        return await self.operations.delete_snapshots(caller, ORIGIN, snapshots, **arguments)
+        caller, key = options.pop("caller", self.caller), options.pop("key", None)
+        return await self.operations.execute(DeleteSnapshots(snapshots=snapshots, **options), caller, ORIGIN, key)
 
     async def revert(
         self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None
     ) -> Any:
-        return await self.operations.revert_vm_snapshot(
-            caller or self.caller, ORIGIN, snapshot, dry_run=dry_run, key=key
-        )
+        return await self.accept(RevertVmSnapshot(snapshot=snapshot, dry_run=dry_run), caller, key)
 
+    async def refresh(self, machine: Any = 1, key: str | None = None) -> Outcome:
+        return await self.accept(RefreshMachine(machine=machine), key=key)
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until a condition is true. Raises TimeoutError after `PATIENCE` seconds."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110 - the condition depends on the database
-            await asyncio.sleep(0.005)
+    async def accept(self, command: SingleCommand, caller: Caller | None = None, key: str | None = None) -> Outcome:
+        (outcome,) = await self.operations.execute(command, caller or self.caller, ORIGIN, key)
+        return outcome
 
 
 Story = Callable[[World], Awaitable[None]]

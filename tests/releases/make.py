@@ -22,10 +22,13 @@ from gateway.config import Settings
 from gateway.inventory.demo import load_demo
 from gateway.models import MachineKind, Surface
 from gateway.operations.audit_refusals import RefusalLog
-from gateway.operations.service import MachineId, Operations
+from gateway.operations.commands.base import MachineId
+from gateway.operations.commands.create_snapshot import CreateSnapshot
+from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.migrate import migrate
 from tests.postgres import PostgresServer, find_binaries
+from tests.waiting import until_async
 
 HERE = Path(__file__).parent
 
@@ -79,9 +82,7 @@ async def _fill(settings: Settings) -> None:
             operations = Operations(database, drivers, settings, wake=lambda: None, refusals=refusals)
             vm = MachineId(MachineKind.VM, 11)
             for name in ("running when it was killed", "waiting when it was killed"):
-                await operations.create_snapshot(
-                    caller, origin, vm, name=name, description=None, memory=False, key=name
-                )
+                await operations.execute(CreateSnapshot(machine=vm, name=name), caller, origin, name)
 
             async def refresh(_machine_id: int) -> None:
                 raise NotImplementedError
@@ -89,8 +90,11 @@ async def _fill(settings: Settings) -> None:
             worker = Worker(database, drivers, settings, refresh)
             await worker.start()
             query = "SELECT count(*) FROM operation WHERE issued AND task_ref IS NOT NULL AND state = 'RUNNING'"
-            while (await database.read(lambda tx: tx.rows(query)))[0][0] != 1:  # noqa: ASYNC110 - it is in the database
-                await asyncio.sleep(0.05)
+
+            async def is_running() -> bool:
+                return bool((await database.read(lambda tx: tx.rows(query)))[0][0] == 1)
+
+            await until_async(is_running)
             await worker.stop()
 
         async def reduce_latency(tx: Any) -> None:

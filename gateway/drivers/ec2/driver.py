@@ -20,8 +20,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -49,6 +49,7 @@ _UNFINISHED = {"pending", "transient"}
 _FAILED = {"failed", "error", "invalid"}
 
 _MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.DELETE},
     {
         SnapshotAction.CREATE: {
             PowerState.UNKNOWN: "The instance is starting or stopping. Wait until it is running or stopped.",
@@ -145,7 +146,7 @@ class Ec2Driver(Driver):
         with _as_unknown_outcome(ProviderUnavailable):
             await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         ambiguous = (ProviderDenied, ProviderRefused)
         match command:
             case CreateCommand():

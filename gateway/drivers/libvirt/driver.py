@@ -33,8 +33,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -73,6 +73,7 @@ _READ_THREADS = 4
 _BUSY_STATES = {libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED}
 
 _MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
     {
         SnapshotAction.CREATE: {
             PowerState.ON: "A running machine can be saved only with its memory. Include the memory, or shut the"
@@ -84,7 +85,7 @@ _MATRIX = Matrix(
             PowerState.OFF: "The machine is off, so it has no memory to save. Exclude the memory, or start the"
             " machine.",
         },
-    }
+    },
 )
 
 
@@ -196,7 +197,7 @@ class LibvirtDriver(Driver):
             lambda snapshot: snapshot.delete(0),
         )
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         ref = command.machine_ref
         while await self._read(lambda conn: control_state(conn.domain(ref))) in _BUSY_STATES:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_INTERVAL)

@@ -18,8 +18,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -62,6 +62,7 @@ _ABANDONED = (
 )
 _VOLUME_SNAPSHOT_FAILED = "The provider could not create a snapshot of a volume."
 _MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.DELETE},
     {
         SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY,
         SnapshotAction.REVERT: _NO_REVERT,
@@ -214,7 +215,7 @@ class OpenStackDriver(Driver):
                 raise OutcomeUnknown("The provider accepted the delete, but the snapshot still exists.")
             await self._volume_snapshots.delete(volume_refs)
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         with _as_unknown_outcome(ProviderDenied):
             match command:
                 case CreateCommand():

@@ -46,8 +46,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -85,16 +85,17 @@ from gateway.errors import (
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 _MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
     {
         SnapshotAction.CREATE_WITH_MEMORY: {
             PowerState.OFF: "The machine is off, so it has no memory to save.",
             PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
         }
-    }
+    },
 )
 _LEGAL_NAME = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
 _MAX_NAME_LENGTH = 40
-_TASK_TYPES: dict[type[DriverCommand], str] = {
+_TASK_TYPES: dict[type[RecoverableCommand], str] = {
     CreateCommand: "qmsnapshot",
     RevertCommand: "qmrollback",
     DeleteCommand: "qmdelsnapshot",
@@ -235,7 +236,7 @@ class ProxmoxDriver(Driver):
             await self._run_task(work, command, listing, "delete", f"snapshot/{snapshot.name}", force=force)
         )
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         kind, _, rest = (work.task_ref or "").partition(":")
         try:
             if kind == "UPID":
@@ -262,7 +263,7 @@ class ProxmoxDriver(Driver):
     # ---- tasks. An _Outcome that is a ProviderError is returned, not raised: the provider did not execute the command.
 
     async def _run_task(
-        self, work: Work, command: DriverCommand, listing: Listing, method: str, path: str, **parameters: Any
+        self, work: Work, command: RecoverableCommand, listing: Listing, method: str, path: str, **parameters: Any
     ) -> _Outcome:
         """Starts a task, checkpoints it, waits for its end, and determines the outcome of the command."""
         path = f"nodes/{listing.node}/qemu/{command.machine_ref}/{path}"
@@ -299,12 +300,12 @@ class ProxmoxDriver(Driver):
             return None
         return str(state.get("exitstatus"))
 
-    async def _await_running_tasks(self, work: Work, command: DriverCommand, node: str) -> None:
+    async def _await_running_tasks(self, work: Work, command: RecoverableCommand, node: str) -> None:
         """Waits for all running tasks on the machine of the command's type."""
         for upid in await self._list_tasks(node, command, running=True):
             await self._await_task(work, upid)
 
-    async def _determine_outcome(self, work: Work, command: DriverCommand, exit_status: str | None) -> _Outcome:
+    async def _determine_outcome(self, work: Work, command: RecoverableCommand, exit_status: str | None) -> _Outcome:
         """The outcome of a command, as the module describes. `exit_status`: of its task; None if there is no task."""
         match command:
             case RevertCommand():
@@ -420,7 +421,7 @@ class ProxmoxDriver(Driver):
         node, answer = await self._get_from_machine(machine_ref, "snapshot")
         return parse_listing(answer, node)
 
-    async def _list_tasks(self, node: str, command: DriverCommand, *, running: bool = False) -> list[str]:
+    async def _list_tasks(self, node: str, command: RecoverableCommand, *, running: bool = False) -> list[str]:
         """The UPIDs of the machine's tasks of the command's type that the node still has."""
         kind, ref = _TASK_TYPES[type(command)], command.machine_ref
         found = require_list(await self._get(f"nodes/{node}/tasks", vmid=ref, typefilter=kind, source="all", limit=500))
@@ -431,7 +432,7 @@ class ProxmoxDriver(Driver):
         ]
 
 
-def _find_target(command: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
+def _find_target(command: RecoverableCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
     """The snapshot that a command creates (found by its token), reverts to or deletes (found by its ref)."""
     for snapshot in listing.reported.snapshots:
         if snapshot.token == token if isinstance(command, CreateCommand) else snapshot.ref == command.snapshot_ref:

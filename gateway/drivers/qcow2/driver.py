@@ -49,8 +49,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -85,6 +85,7 @@ _OFF_ONLY = {
     PowerState.UNKNOWN: "The image cannot be read, so it is unknown whether the machine is running.",
 }
 _MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE},
     {
         SnapshotAction.CREATE: _OFF_ONLY,
         SnapshotAction.CREATE_WITH_MEMORY: "This driver can save disks only, not memory.",
@@ -159,7 +160,7 @@ class Qcow2Driver(Driver):
     async def delete(self, work: Work, command: DeleteCommand) -> None:
         await self._run_command(work, command)
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         try:
             while True:
                 found = await self._read_threads.read(self._inspect_earlier_attempt, work, command)
@@ -185,7 +186,7 @@ class Qcow2Driver(Driver):
     async def close(self) -> None:
         return None
 
-    async def _run_command(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def _run_command(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         loop = asyncio.get_running_loop()
 
         async def commit(fingerprint: str) -> None:
@@ -234,7 +235,7 @@ class Qcow2Driver(Driver):
             raise ProviderUnavailable("The configured program is not qemu-img.", provider_message=err or out)
 
     def _execute(
-        self, token: str, command: DriverCommand, checkpoint: Callable[[str], None]
+        self, token: str, command: RecoverableCommand, checkpoint: Callable[[str], None]
     ) -> ReportedSnapshot | Recovery:
         """Executes a command with `qemu-img` and determines the outcome from the image, as the module describes.
 
@@ -264,7 +265,7 @@ class Qcow2Driver(Driver):
                 raise _translate_failure(code, err)
             return outcome
 
-    def _inspect_earlier_attempt(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery | None:
+    def _inspect_earlier_attempt(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery | None:
         """The outcome of an earlier attempt; None while its `qemu-img` still runs."""
         try:
             with images.open_image(self._directory, command.machine_ref) as fd:
@@ -291,7 +292,7 @@ def make(provider: str, options: Options, concurrency: int) -> Qcow2Driver:
 
 
 def _snapshot_arguments(
-    command: DriverCommand, token: str, image: images.Image, power: PowerState
+    command: RecoverableCommand, token: str, image: images.Image, power: PowerState
 ) -> list[str | bytes]:
     """The arguments of `qemu-img snapshot`. Raises ProviderMissing, and ProviderRefused for an impossible command."""
     match command:
@@ -334,7 +335,7 @@ def _make_tag(name: str, token: str) -> bytes:
 
 
 def _determine_outcome(
-    fd: int, token: str, command: DriverCommand, is_unchanged: Callable[[Sequence[int]], bool]
+    fd: int, token: str, command: RecoverableCommand, is_unchanged: Callable[[Sequence[int]], bool]
 ) -> ReportedSnapshot | Recovery:
     """The outcome of a command on which no `qemu-img` works any more, as the module describes.
 

@@ -29,8 +29,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -51,8 +51,12 @@ _NO_MEMORY = {
 }
 
 _MATRICES = {
-    MachineKind.VM: Matrix({SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY}),
+    MachineKind.VM: Matrix(
+        {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+        {SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY},
+    ),
     MachineKind.INSTANCE: Matrix(
+        {SnapshotAction.CREATE, SnapshotAction.DELETE},
         {
             SnapshotAction.CREATE_WITH_MEMORY: "This cloud does not save the memory of instances.",
             SnapshotAction.REVERT: "This cloud cannot revert instances.",
@@ -152,7 +156,7 @@ class SimulatedDriver(Driver):
             work, Verb.DELETE, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref
         )
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         verb = _verb(command)
         await self._apply_fault(command.machine_ref, verb, recovering=True)
         task = await self.storage.task(work.token, verb)
@@ -252,7 +256,7 @@ class SimulatedDriver(Driver):
         return fault
 
 
-def _verb(command: DriverCommand) -> Verb:
+def _verb(command: RecoverableCommand) -> Verb:
     match command:
         case CreateCommand():
             return Verb.CREATE

@@ -33,8 +33,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
-    DriverCommand,
     Matrix,
+    RecoverableCommand,
     Recovery,
     ReportedMachine,
     ReportedSnapshot,
@@ -78,7 +78,10 @@ _NO_MEMORY = {
     PowerState.SUSPENDED: "The machine is suspended, so its memory cannot be saved.",
     PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
 }
-_MATRIX = Matrix({SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY})
+_MATRIX = Matrix(
+    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+    {SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY},
+)
 
 _UNFINISHED = ("queued", "running")
 
@@ -200,7 +203,7 @@ class VsphereDriver(Driver):
             work, command, lambda login: login.snapshot(command.snapshot_ref).RemoveSnapshot_Task(False)
         )
 
-    async def recover(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         try:
             info = await self._await_task(work, command, work.task_ref) if work.task_ref else None
             if info is None:  # the provider deletes a task some minutes after its end
@@ -234,7 +237,7 @@ class VsphereDriver(Driver):
         if command.snapshot_ref not in {snapshot.ref for snapshot in reported.snapshots}:
             raise ProviderMissing("The machine has no such snapshot.")
 
-    async def _run_task(self, work: Work, command: DriverCommand, start: Callable[[Login], Any]) -> Any:
+    async def _run_task(self, work: Work, command: RecoverableCommand, start: Callable[[Login], Any]) -> Any:
         """Starts a task, checkpoints it and waits for its end; its `info`. Raises the error with which it failed."""
         try:
             task_ref = ref_of(await self._write_threads.write(self._session.write, start))
@@ -251,7 +254,7 @@ class VsphereDriver(Driver):
             raise error
         return info
 
-    async def _await_task(self, work: Work, command: DriverCommand, task_ref: str) -> Any:
+    async def _await_task(self, work: Work, command: RecoverableCommand, task_ref: str) -> Any:
         """Waits until a task has ended, and reports its progress; its `info`, or None if the provider has no such task.
 
         Cancels the task if cancellation is requested and the provider allows it.
@@ -275,7 +278,7 @@ class VsphereDriver(Driver):
             await asyncio.sleep(interval)
             interval = min(interval * 1.5, _MAX_POLL_INTERVAL)
 
-    async def _recover_without_task(self, work: Work, command: DriverCommand) -> ReportedSnapshot | Recovery:
+    async def _recover_without_task(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         """The outcome of a command without a task, once no task on the machine's snapshots runs."""
         interval = _MIN_POLL_INTERVAL
         while infos := await self._unfinished_tasks(command.machine_ref):
@@ -332,7 +335,7 @@ def _hex_digits(thumbprint: str) -> str:
 # ---- tasks
 
 
-def _phase(command: DriverCommand, info: Any) -> str:
+def _phase(command: RecoverableCommand, info: Any) -> str:
     """The phase of a task, as text for people."""
     if info.state == "queued":
         return "Waiting in the provider's queue"

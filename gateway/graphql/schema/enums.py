@@ -11,6 +11,7 @@ from gateway.models import (
     AuditAction,
     AuditOutcome,
     Change,
+    DescribedEnum,
     MachineKind,
     OperationKind,
     OperationState,
@@ -35,6 +36,11 @@ def _describe(enum: type[StrEnum], description: str, *, name: str | None = None,
     assert not values, values
 
 
+def _register(enum: type[DescribedEnum], description: str) -> None:
+    """Registers an enum of the models as an enum of the schema."""
+    _describe(enum, description, **{member.name: member.description for member in enum})
+
+
 def _describe_stored(enum: type[StrEnum], description: str, **values: str) -> None:
     """Registers `enum`, which is the type of a column, as an enum of the schema, with the additional value UNKNOWN.
 
@@ -44,6 +50,11 @@ def _describe_stored(enum: type[StrEnum], description: str, **values: str) -> No
     widened = make_enum(enum.__name__, {**{member.name: member.value for member in enum}, UNKNOWN: UNKNOWN})
     _describe(widened, description, **values, **{UNKNOWN: _UNKNOWN})
     enum.__strawberry_definition__ = widened.__strawberry_definition__  # type: ignore[attr-defined]
+
+
+def _register_stored(enum: type[DescribedEnum], description: str) -> None:
+    """Registers an enum of the models, with the additional value UNKNOWN (see `_describe_stored`)."""
+    _describe_stored(enum, description, **{member.name: member.description for member in enum})
 
 
 class SortDirection(StrEnum):
@@ -98,54 +109,13 @@ class AuditEntrySortField(StrEnum):
     CREATED_AT = "CREATED_AT"
 
 
-_describe(
-    MachineKind,
-    "The kind of a machine.",
-    VM="A virtual machine. It can be reverted to its snapshots.",
-    INSTANCE="A cloud instance. It cannot be reverted to its snapshots.",
-)
-_describe(
-    PowerState,
-    "The power state of a machine. Values may be added.",
-    ON="The machine is running.",
-    OFF="The machine is shut down.",
-    SUSPENDED="The machine is suspended and its memory is preserved.",
-    UNKNOWN="The provider does not report the power state, or this version of the gateway does not know it.",
-)
-_describe_stored(
-    SnapshotState,
-    "The lifecycle state of a snapshot. Values may be added.",
-    CREATING="The creation was accepted and is not finished.",
-    READY="The snapshot exists on the provider.",
-    REVERTING="The machine is being reverted to the snapshot.",
-    DELETING="The deletion was accepted and is not finished.",
-    ERROR="The creation failed. The snapshot can be deleted.",
-)
-_describe(
-    SnapshotAction,
-    "An action on the snapshots of a machine. Values may be added.",
-    READ="Read the snapshots.",
-    CREATE="Create a snapshot without the machine's memory.",
-    CREATE_WITH_MEMORY="Create a snapshot that includes the machine's memory.",
-    REVERT="Revert the machine to a snapshot.",
-    DELETE="Delete a snapshot.",
-)
-_describe_stored(
-    OperationKind,
-    "The kind of an operation. Values may be added.",
-    CREATE_SNAPSHOT="Creates a snapshot.",
-    REVERT_VM_SNAPSHOT="Reverts a Vm to a snapshot.",
-    DELETE_SNAPSHOT="Deletes one snapshot.",
-    REFRESH_MACHINE="Reloads a machine and its snapshots from the provider.",
-)
-_describe_stored(
-    OperationState,
-    "The state of an operation. Values may be added; `isDone` states whether a state is final.",
-    QUEUED="The operation waits to be executed. The operations of a machine run one at a time, in order.",
-    RUNNING="The operation has started.",
-    SUCCEEDED="The provider confirmed completion. Final.",
-    FAILED="The operation had no effect, or its outcome is unknown: see `error`. Final.",
-    CANCELED="The operation was canceled on request and left nothing behind. Final.",
+_register(MachineKind, "The kind of a machine.")
+_register(PowerState, "The power state of a machine. Values may be added.")
+_register_stored(SnapshotState, "The lifecycle state of a snapshot. Values may be added.")
+_register(SnapshotAction, "An action on the snapshots of a machine. Values may be added.")
+_register_stored(OperationKind, "The kind of an operation. Values may be added.")
+_register_stored(
+    OperationState, "The state of an operation. Values may be added; `isDone` states whether a state is final."
 )
 _describe(
     Change,
@@ -195,36 +165,9 @@ _describe(
     CREATED_AT="Sort by the time at which the operation was requested.",
     FINISHED_AT="Sort by the time at which the operation ended. No value until then.",
 )
-_describe_stored(
-    AuditAction,
-    "A requested action in the audit log. Values may be added.",
-    CREATE_SNAPSHOT="Create a snapshot.",
-    REVERT_VM_SNAPSHOT="Revert a Vm to a snapshot.",
-    DELETE_SNAPSHOT="Delete one snapshot.",
-    REFRESH_MACHINE="Reload a machine and its snapshots from the provider.",
-    CANCEL_OPERATION="Cancel an operation.",
-    READ="Read data, or check an action with a dry run. Recorded only if it is forbidden.",
-    LOG_IN="Authenticate. Recorded only if it is refused.",
-    CREATE_TOKEN="Create an API token.",  # noqa: S106 - the name of an action
-    REVOKE_TOKEN="Revoke an API token.",  # noqa: S106
-    IMPORT="Import a file.",
-)
-_describe_stored(
-    AuditOutcome,
-    "The outcome of a requested action. Values may be added.",
-    ACCEPTED="The action was accepted and continues as an operation. Another entry records how the operation ended.",
-    REFUSED="The action was refused and nothing was changed: see `code` and `message`.",
-    SUCCEEDED="The action is complete. For an operation: the provider confirmed completion.",
-    FAILED="The operation failed, or its outcome is unknown: see `code` and `message`.",
-    CANCELED="The operation was canceled on request.",
-)
-_describe_stored(
-    Surface,
-    "The interface through which an action was requested. Values may be added.",
-    GRAPHQL="The GraphQL API, over HTTP or WebSocket.",
-    REST="The ManageIQ-compatible REST API.",
-    COMMAND_LINE="A command on the host of the gateway.",
-)
+_register_stored(AuditAction, "A requested action in the audit log. Values may be added.")
+_register_stored(AuditOutcome, "The outcome of a requested action. Values may be added.")
+_register_stored(Surface, "The interface through which an action was requested. Values may be added.")
 _describe(
     AuditEntrySortField,
     "The fields by which audit log entries can be sorted.",

@@ -1,65 +1,227 @@
-"""The mutations of the schema. A handler parses ids, calls `Operations` and builds the payload as a dict.
+"""The mutations of the schema: their inputs and payloads, and the commands that they execute.
 
-A handler does not raise refusals but returns them in the payload, so that other mutations of the request keep their
-results.
+The arguments of an input are the fields of the command of the same name; a field that holds targets names its argument.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import strawberry
+from strawberry import ID
+from strawberry.utils.str_converters import to_camel_case
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import NotFound, Refusal
-from gateway.graphql.schema import payloads
 from gateway.graphql.schema.fields import sourced
-from gateway.graphql.schema.payloads import bulk_payload, user_errors
-from gateway.operations.service import MachineId, MachineTarget, Operations, Outcome, Target
+from gateway.graphql.schema.payloads import ERRORS, UserError, bulk_payload, given, row, user_errors
+from gateway.graphql.schema.types import Edge, Machine, Operation, Snapshot, Vm
+from gateway.operations.commands.base import Command, MachineId, MachineTarget, Outcome, Target
+from gateway.operations.commands.cancel_operation import CancelOperation
+from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSnapshots
+from gateway.operations.commands.delete_snapshots import DeleteSnapshots
+from gateway.operations.commands.refresh_machine import RefreshMachine
+from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.service import Operations
 from gateway.reads.ids import parse_id
-from gateway.reads.sources import PayloadValue
+from gateway.reads.sources import PayloadEdge, PayloadValue
 
 Input = Mapping[str, Any]
 Payload = dict[str, Any]
 Handler = Callable[[Operations, Caller, RequestOrigin, Input], Awaitable[Payload]]
 
+KEY = (
+    "Idempotency key for safe retries, 1 to 255 characters. For 24 hours, a request with the same key and arguments"
+    " returns the original operation in its current state."
+)
+NAME = "The name of the snapshot, 1 to 255 characters after trimming. Need not be unique."
+DESCRIPTION = "The description of the snapshot. At most 4000 characters."
+MEMORY = "Whether to include the machine's memory. Requires CREATE_WITH_MEMORY in `capabilities`."
+DRY_RUN = "Check the request and return the result, but change nothing."
 
-def _mutation(name: str, argumentstype: type, description: str) -> Any:
-    return sourced(PayloadValue(name), description, input=(argumentstype, "The parameters of the mutation."))
+
+def _optional(description: str) -> Any:
+    return strawberry.field(default=strawberry.UNSET, description=description)
+
+
+def _flag(description: str) -> Any:
+    return strawberry.field(default=False, description=description)
+
+
+def _required(description: str) -> Any:
+    return strawberry.field(description=description)
+
+
+# ---- create
+
+
+@strawberry.input(description="Input of `createSnapshot`.")
+class CreateSnapshotInput:
+    machine_id: ID = _required("The id of the Vm or Instance.")
+    name: str = _required(NAME)
+    description: str | None = _optional(DESCRIPTION)
+    memory: bool = _flag(MEMORY)
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="Payload of `createSnapshot`.")
+class CreateSnapshotPayload:
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused.")
+    snapshot: Snapshot | None = row("snapshot", "snapshot", "The new snapshot, in state CREATING. Null if refused.")
+    snapshot_edge: Edge[Snapshot] | None = sourced(
+        PayloadEdge("snapshot", "snapshot"),
+        "The new snapshot as an edge of `Machine.snapshots`, with a cursor of the default sort. Null if refused.",
+    )
+    machine: Machine | None = row("machine", "machine", "The machine. Null if refused.")
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+@strawberry.input(description="Input of `createSnapshots`.")
+class CreateSnapshotsInput:
+    machine_ids: list[ID] = _required("The ids of the Vms and Instances, 1 to 100.")
+    name: str = _required(NAME)
+    description: str | None = _optional(DESCRIPTION)
+    memory: bool = _flag(MEMORY)
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="The result of `createSnapshots` for one machine.")
+class CreateSnapshotResult:
+    machine_id: ID = given("machineId", "The machine id as given in the input.")
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused.")
+    snapshot: Snapshot | None = row("snapshot", "snapshot", "The new snapshot, in state CREATING. Null if refused.")
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+@strawberry.type(description="Payload of `createSnapshots`.")
+class CreateSnapshotsPayload:
+    results: list[CreateSnapshotResult] = given("results", "One result per id in `machineIds`, in the same order.")
+    accepted_count: int = given("acceptedCount", "Number of snapshots accepted for creation.")
+    refused_count: int = given("refusedCount", "Number of machines that were refused.")
+    errors: list[UserError] = given("errors", "Why the request as a whole was refused. Empty if it was not.")
+
+
+# ---- revert
+
+
+@strawberry.input(description="Input of `revertVmSnapshot`.")
+class RevertVmSnapshotInput:
+    snapshot_id: ID = _required("The id of a snapshot of a Vm.")
+    dry_run: bool = _flag(DRY_RUN)
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="Payload of `revertVmSnapshot`.")
+class RevertVmSnapshotPayload:
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused, and for a dry run.")
+    vm: Vm | None = row("machine", "machine", "The Vm that is being reverted. Null if refused.")
+    snapshot: Snapshot | None = row("snapshot", "snapshot", "The snapshot. Null if refused.")
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+# ---- delete
+
+
+@strawberry.input(description="Input of `deleteSnapshots`.")
+class DeleteSnapshotsInput:
+    ids: list[ID] = _required("The ids of the snapshots, 1 to 100. They may belong to different machines.")
+    with_descendants: bool = _flag("Also delete all descendants of the snapshots. At most 1000 snapshots in total.")
+    all_or_nothing: bool = _flag("Refuse all snapshots if one of them is refused.")
+    dry_run: bool = _flag(DRY_RUN)
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="The result of `deleteSnapshots` for one snapshot.")
+class DeleteSnapshotResult:
+    snapshot_id: ID = given("snapshotId", "The snapshot id as given in the input, or the id of a descendant.")
+    is_descendant: bool = given("isDescendant", "Whether the snapshot was included by `withDescendants`.")
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused, and for a dry run.")
+    snapshot: Snapshot | None = row("snapshot", "snapshot", "The snapshot. Null if it does not exist.")
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+@strawberry.type(description="Payload of `deleteSnapshots`.")
+class DeleteSnapshotsPayload:
+    results: list[DeleteSnapshotResult] = given(
+        "results", "One result per id in `ids`, in the same order, followed by the descendants."
+    )
+    accepted_count: int = given("acceptedCount", "Number of distinct snapshots accepted for deletion.")
+    refused_count: int = given("refusedCount", "Number of results that are refusals.")
+    errors: list[UserError] = given("errors", "Why the request as a whole was refused. Empty if it was not.")
+
+
+# ---- refresh and cancel
+
+
+@strawberry.input(description="Input of `refreshMachine`.")
+class RefreshMachineInput:
+    machine_id: ID = _required("The id of the Vm or Instance.")
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="Payload of `refreshMachine`.")
+class RefreshMachinePayload:
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused.")
+    machine: Machine | None = row("machine", "machine", "The machine. Null if refused.")
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+@strawberry.input(description="Input of `cancelOperation`.")
+class CancelOperationInput:
+    operation_id: ID = _required("The id of the operation.")
+
+
+@strawberry.type(description="Payload of `cancelOperation`.")
+class CancelOperationPayload:
+    operation: Operation | None = row(
+        "operation", "operation", "The operation, canceled or with a pending cancel request. Null if refused."
+    )
+    errors: list[UserError] = given("errors", ERRORS)
+
+
+# ---- the mutations
+
+
+def _mutation(name: str, arguments_type: type, description: str) -> Any:
+    return sourced(PayloadValue(name), description, input=(arguments_type, "The parameters of the mutation."))
 
 
 @strawberry.type(description="The mutation root. Each mutation runs in its own transaction.")
 class Mutation:
-    create_snapshot: payloads.CreateSnapshotPayload = _mutation(
-        "createSnapshot", payloads.CreateSnapshotInput, "Create a snapshot of a Vm or Instance."
+    create_snapshot: CreateSnapshotPayload = _mutation(
+        "createSnapshot", CreateSnapshotInput, "Create a snapshot of a Vm or Instance."
     )
-    create_snapshots: payloads.CreateSnapshotsPayload = _mutation(
+    create_snapshots: CreateSnapshotsPayload = _mutation(
         "createSnapshots",
-        payloads.CreateSnapshotsInput,
+        CreateSnapshotsInput,
         "Create snapshots with the same name on up to 100 machines. Each machine is accepted or refused independently.",
     )
-    revert_vm_snapshot: payloads.RevertVmSnapshotPayload = _mutation(
+    revert_vm_snapshot: RevertVmSnapshotPayload = _mutation(
         "revertVmSnapshot",
-        payloads.RevertVmSnapshotInput,
+        RevertVmSnapshotInput,
         "Revert a Vm to a snapshot. Not available for Instances. Refused, not queued, while the machine has unfinished"
         " operations.",
     )
-    delete_snapshots: payloads.DeleteSnapshotsPayload = _mutation(
+    delete_snapshots: DeleteSnapshotsPayload = _mutation(
         "deleteSnapshots",
-        payloads.DeleteSnapshotsInput,
+        DeleteSnapshotsInput,
         "Delete up to 100 snapshots of any machines. Each snapshot is accepted or refused independently, unless"
         " `allOrNothing` is set. The children of a deleted snapshot become children of its parent.",
     )
-    refresh_machine: payloads.RefreshMachinePayload = _mutation(
+    refresh_machine: RefreshMachinePayload = _mutation(
         "refreshMachine",
-        payloads.RefreshMachineInput,
+        RefreshMachineInput,
         "Reload a machine and its snapshots from the provider.",
     )
-    cancel_operation: payloads.CancelOperationPayload = _mutation(
+    cancel_operation: CancelOperationPayload = _mutation(
         "cancelOperation",
-        payloads.CancelOperationInput,
+        CancelOperationInput,
         "Cancel an operation: immediately while QUEUED; best effort while RUNNING, as the provider may not support it.",
     )
+
+
+# ---- from the input to the command
 
 
 def _machine(text: str) -> MachineTarget:
@@ -82,6 +244,50 @@ def _number(noun: str, text: str) -> Target:
     return id_.number if id_.noun == noun else NotFound(f"{noun.capitalize()} '{text}' was not found.")
 
 
+class Parameter(NamedTuple):
+    """A field of a command, and the argument of the mutation that it comes from."""
+
+    name: str
+    argument: str
+    convert: Callable[[Any], Any]
+
+
+def parameters(command: type[Command]) -> list[Parameter]:
+    """The fields of a command, and the arguments of its mutation."""
+    arguments: Any = command  # a dataclass, as all commands are
+    return [
+        Parameter(each.name, each.metadata.get("argument", to_camel_case(each.name)), _converter(each.metadata))
+        for each in fields(arguments)
+    ]
+
+
+def _converter(metadata: Mapping[str, str]) -> Callable[[Any], Any]:
+    noun = metadata.get("noun")
+    if noun is None:
+        return lambda value: value
+
+    def target(text: str) -> MachineTarget:
+        return _machine(text) if noun == "machine" else _number(noun, text)
+
+    return lambda value: [target(text) for text in value] if isinstance(value, list) else target(value)
+
+
+def _builder(command: type[Command]) -> Callable[[Input], Command]:
+    """A function that makes the command of an input. Arguments that are absent keep the defaults of the command."""
+    sources = parameters(command)
+
+    def build(input_: Input) -> Command:
+        given_arguments = {
+            each.name: each.convert(input_[each.argument]) for each in sources if each.argument in input_
+        }
+        return command(**given_arguments)
+
+    return build
+
+
+# ---- from the outcomes to the payload
+
+
 def _rows(outcome: Outcome | None) -> Payload:
     return {
         "operation": outcome and outcome.operation_id,
@@ -90,84 +296,42 @@ def _rows(outcome: Outcome | None) -> Payload:
     }
 
 
-async def _single(outcome: Awaitable[Outcome]) -> Payload:
-    """The payload of a mutation of a single object. A refusal becomes its `errors`."""
-    try:
-        return {**_rows(await outcome), "errors": []}
-    except Refusal as refusal:
-        return {**_rows(None), "errors": user_errors(refusal)}
+def _single(command: type[Command]) -> Handler:
+    """The handler of a mutation of a single object. A refusal becomes the payload's `errors`."""
+    build = _builder(command)
+
+    async def handle(operations: Operations, caller: Caller, origin: RequestOrigin, input_: Input) -> Payload:
+        try:
+            (outcome,) = await operations.execute(build(input_), caller, origin, input_.get("idempotencyKey"))
+        except Refusal as refusal:
+            return {**_rows(None), "errors": user_errors(refusal)}
+        return {**_rows(outcome), "errors": []}
+
+    return handle
 
 
-async def create_snapshot(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
-    return await _single(
-        operations.create_snapshot(
-            caller,
-            origin,
-            _machine(arguments["machineId"]),
-            name=arguments["name"],
-            description=arguments.get("description"),
-            memory=arguments["memory"],
-            key=arguments.get("idempotencyKey"),
-        )
-    )
+def _several(command: type[Command], ids: str, noun: str) -> Handler:
+    """The handler of a mutation of the objects in the argument `ids`, with a result per id and per added snapshot."""
+    build = _builder(command)
 
+    async def handle(operations: Operations, caller: Caller, origin: RequestOrigin, input_: Input) -> Payload:
+        given_ids: Sequence[str] = input_[ids]
+        try:
+            outcomes = await operations.execute(build(input_), caller, origin, input_.get("idempotencyKey"))
+        except Refusal as refusal:
+            return bulk_payload([], 0, refusal)
+        results = [
+            {
+                f"{noun}Id": given_ids[index] if index < len(given_ids) else f"snapshot-{outcome.snapshot_id}",
+                "isDescendant": outcome.is_descendant,
+                **_rows(outcome),
+                "errors": user_errors(outcome.refusal),
+            }
+            for index, outcome in enumerate(outcomes)
+        ]
+        return bulk_payload(results, _accepted(outcomes), None)
 
-async def create_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
-    ids: Sequence[str] = arguments["machineIds"]
-    try:
-        outcomes = await operations.create_snapshots(
-            caller,
-            origin,
-            [_machine(text) for text in ids],
-            name=arguments["name"],
-            description=arguments.get("description"),
-            memory=arguments["memory"],
-            key=arguments.get("idempotencyKey"),
-        )
-    except Refusal as refusal:
-        return bulk_payload([], 0, refusal)
-    results = [
-        {"machineId": text, **_rows(outcome), "errors": user_errors(outcome.refusal)}
-        for text, outcome in zip(ids, outcomes, strict=True)
-    ]
-    return bulk_payload(results, _accepted(outcomes), None)
-
-
-async def revert_vm_snapshot(
-    operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input
-) -> Payload:
-    snapshot = _number("snapshot", arguments["snapshotId"])
-    return await _single(
-        operations.revert_vm_snapshot(
-            caller, origin, snapshot, dry_run=arguments["dryRun"], key=arguments.get("idempotencyKey")
-        )
-    )
-
-
-async def delete_snapshots(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
-    ids: Sequence[str] = arguments["ids"]
-    try:
-        outcomes = await operations.delete_snapshots(
-            caller,
-            origin,
-            [_number("snapshot", text) for text in ids],
-            with_descendants=arguments["withDescendants"],
-            all_or_nothing=arguments["allOrNothing"],
-            dry_run=arguments["dryRun"],
-            key=arguments.get("idempotencyKey"),
-        )
-    except Refusal as refusal:
-        return bulk_payload([], 0, refusal)
-    results = [
-        {
-            "snapshotId": ids[number] if number < len(ids) else f"snapshot-{outcome.snapshot_id}",
-            "isDescendant": outcome.is_descendant,
-            **_rows(outcome),
-            "errors": user_errors(outcome.refusal),
-        }
-        for number, outcome in enumerate(outcomes)
-    ]
-    return bulk_payload(results, _accepted(outcomes), None)
+    return handle
 
 
 def _accepted(outcomes: Sequence[Outcome]) -> int:
@@ -175,20 +339,12 @@ def _accepted(outcomes: Sequence[Outcome]) -> int:
     return len({outcome.snapshot_id or id(outcome) for outcome in outcomes if outcome.refusal is None})
 
 
-async def refresh_machine(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
-    machine = _machine(arguments["machineId"])
-    return await _single(operations.refresh_machine(caller, origin, machine, arguments.get("idempotencyKey")))
-
-
-async def cancel_operation(operations: Operations, caller: Caller, origin: RequestOrigin, arguments: Input) -> Payload:
-    return await _single(operations.cancel_operation(caller, origin, _number("operation", arguments["operationId"])))
-
-
-HANDLERS: Mapping[str, Handler] = {
-    "createSnapshot": create_snapshot,
-    "createSnapshots": create_snapshots,
-    "revertVmSnapshot": revert_vm_snapshot,
-    "deleteSnapshots": delete_snapshots,
-    "refreshMachine": refresh_machine,
-    "cancelOperation": cancel_operation,
+COMMANDS: Mapping[type[Command], Handler] = {
+    CreateSnapshot: _single(CreateSnapshot),
+    CreateSnapshots: _several(CreateSnapshots, "machineIds", "machine"),
+    RevertVmSnapshot: _single(RevertVmSnapshot),
+    DeleteSnapshots: _several(DeleteSnapshots, "ids", "snapshot"),
+    RefreshMachine: _single(RefreshMachine),
+    CancelOperation: _single(CancelOperation),
 }
+HANDLERS: Mapping[str, Handler] = {command.mutation: handler for command, handler in COMMANDS.items()}

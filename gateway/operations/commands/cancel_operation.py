@@ -1,5 +1,6 @@
-"""Decides on `cancelOperation`: cancels a QUEUED operation at once, requests the cancellation of a RUNNING one."""
+"""The mutation `cancelOperation`."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -7,12 +8,13 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import operation_refusal
+from gateway.access.capabilities import right_refusal
 from gateway.columns import UtcDateTime, now
 from gateway.errors import Conflict, NotFound, Refusal, Unsupported
-from gateway.models import MachineKind, Operation, OperationKind, OperationState
-from gateway.operations.commands.base import Outcome, Target
-from gateway.operations.effects import undo
+from gateway.models import AuditAction, MachineKind, Operation, OperationKind, OperationState
+from gateway.operations.audit_log import AuditSubject
+from gateway.operations.commands.base import CommandContext, Outcome, SingleCommand, Target, id_of
+from gateway.operations.operation_kinds import OPERATION_TYPES
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Query, Statement
@@ -60,32 +62,54 @@ _REQUEST_CANCEL = Statement(
 )
 
 
-async def cancel_operation(tx: Transaction, caller: Caller, target: Target) -> Outcome:
-    """Raises the refusal. Idempotent: a second request changes nothing."""
-    if isinstance(target, Refusal):
-        raise target
-    operation = await _find(tx, caller, target)
-    if operation.kind is None:  # what it requires, and what it has to undo, is known to newer versions only
-        raise Unsupported(
-            f"Operation 'operation-{target}' is of a kind that this version of the gateway does not know,"
-            " so it cannot be canceled here."
-        )
-    activity = f"Canceling operation-{target}"
-    if refusal := operation_refusal(operation.kind, operation.machine_kind, caller, activity):
-        raise refusal
-    await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
-    if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
-        await undo(tx, operation.kind, operation.snapshot_id, operation.payload)
-    # A worker may have claimed the operation meanwhile, which needs no lock on the machine. So the RUNNING state is
-    # tried second.
-    elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
-        state = (await _find(tx, caller, target)).state
-        if state is None:
-            raise Conflict(
-                f"Operation 'operation-{target}' is in a state that this version of the gateway does not know."
+@dataclass(frozen=True, kw_only=True)
+class CancelOperation(SingleCommand):
+    """Cancels a QUEUED operation at once; requests the cancellation of a RUNNING one.
+
+    Idempotent: a second request changes nothing.
+    """
+
+    mutation = "cancelOperation"
+    action = AuditAction.CANCEL_OPERATION
+    argument = "operationId"
+
+    operation: Target = field(metadata=id_of("operation", "operationId"))
+
+    @property
+    def target(self) -> Target:
+        return self.operation
+
+    @property
+    def subject(self) -> AuditSubject:
+        return AuditSubject() if isinstance(self.operation, Refusal) else AuditSubject(operation_id=self.operation)
+
+    async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
+        if isinstance(self.operation, Refusal):
+            raise self.operation
+        caller, target = context.caller, self.operation
+        operation = await _find(tx, caller, target)
+        if operation.kind is None:  # what it requires, and what it has to undo, is known to newer versions only
+            raise Unsupported(
+                f"Operation 'operation-{target}' is of a kind that this version of the gateway does not know,"
+                " so it cannot be canceled here."
             )
-        raise Conflict(f"Operation 'operation-{target}' has already ended in state {state}.")
-    return Outcome(target, operation.snapshot_id, operation.machine_id)
+        type_ = OPERATION_TYPES[operation.kind]
+        activity = f"Canceling operation-{target}"
+        if refusal := right_refusal(type_.actions, operation.machine_kind, caller, activity):
+            raise refusal
+        await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
+        if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
+            await type_.on_cancel(tx, operation.snapshot_id, operation.payload)
+        # A worker may have claimed the operation meanwhile, which needs no lock on the machine. So the RUNNING state
+        # is tried second.
+        elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
+            state = (await _find(tx, caller, target)).state
+            if state is None:
+                raise Conflict(
+                    f"Operation 'operation-{target}' is in a state that this version of the gateway does not know."
+                )
+            raise Conflict(f"Operation 'operation-{target}' has already ended in state {state}.")
+        return Outcome(target, operation.snapshot_id, operation.machine_id)
 
 
 async def _find(tx: Transaction, caller: Caller, number: int) -> _TargetOperation:

@@ -1,7 +1,9 @@
-"""Decides on `deleteSnapshots` and records the accepted items."""
+"""The mutation `deleteSnapshots`, and the operations of kind DELETE_SNAPSHOT."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -9,14 +11,36 @@ from sqlmodel import col, select
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import snapshot_refusal
-from gateway.errors import Aborted, LimitExceeded, Refusal
-from gateway.models import OperationKind, Snapshot, SnapshotAction, SnapshotState
+from gateway.drivers.base import DeleteCommand, ReportedSnapshot, Work
+from gateway.errors import Aborted, LimitExceeded, ProviderMissing, ProviderRefused, Refusal
+from gateway.models import AuditAction, OperationKind, Snapshot, SnapshotAction, SnapshotState
 from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
-from gateway.operations.commands.base import MAX_DELETED, CommandContext, Outcome, Target
+from gateway.operations.attempt import Attempt, Effect, OperationType
+from gateway.operations.audit_log import AuditSubject
+from gateway.operations.commands.base import (
+    MAX_DELETED,
+    Command,
+    CommandContext,
+    Outcome,
+    Target,
+    check_count,
+    id_of,
+    snapshot_subject,
+)
+from gateway.operations.commands.create_snapshot import create_command
+from gateway.operations.effects import remove_snapshot
 from gateway.operations.statements import SET_STATES, LockedMachine, TargetSnapshot
 from gateway.operations.targets import find_snapshot, lock_snapshots, name_conflicts, snapshot_facts
 from gateway.store.database import Transaction
-from gateway.store.statements import OneOf, Query, RowId, Unindexed
+from gateway.store.statements import OneOf, Query, RowId, Statement, Unindexed
+
+log = logging.getLogger(__name__)
+
+
+class _Position(NamedTuple):
+    parent_id: int | None
+    is_current: bool
+
 
 _tree = (
     sa.select(col(Snapshot.id).label("id"))
@@ -27,13 +51,14 @@ _tree = _tree.union(sa.select(col(Snapshot.id)).where(col(Snapshot.parent_id) ==
 _SUBTREES = Query(select(_tree.c.id).limit(MAX_DELETED + 1), RowId)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteOptions:
-    """Options of a delete."""
+_POSITION = Query(
+    sa.select(col(Snapshot.parent_id), col(Snapshot.is_current)).where(col(Snapshot.id) == bindparam("snapshot_id")),
+    _Position,
+)
 
-    with_descendants: bool
-    all_or_nothing: bool
-    dry_run: bool
+_SET_CURRENT = Statement(
+    sa.update(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")).values(is_current=True)
+)
 
 
 @dataclass(slots=True)
@@ -57,34 +82,101 @@ class _Plan:
         return ancestry
 
 
-async def delete_snapshots(
-    tx: Transaction, context: CommandContext, targets: Sequence[Target], options: DeleteOptions
-) -> list[Outcome]:
-    """One outcome per target, in order, then those of the added descendants, in order of deletion.
+@dataclass(frozen=True, kw_only=True)
+class DeleteSnapshots(Command):
+    """Deletes snapshots, each with an operation of its own. The outcomes of added descendants follow, in order."""
 
-    Raises LimitExceeded when the targets and their descendants are more than `MAX_DELETED`.
+    mutation = "deleteSnapshots"
+    action = AuditAction.DELETE_SNAPSHOT
+
+    snapshots: Sequence[Target] = field(metadata=id_of("snapshot", "ids"))
+    with_descendants: bool = False
+    all_or_nothing: bool = False
+    dry_run: bool = False
+
+    @property
+    def is_dry_run(self) -> bool:
+        return self.dry_run
+
+    @property
+    def subjects(self) -> list[AuditSubject]:
+        return [snapshot_subject(snapshot) for snapshot in self.snapshots]
+
+    def checked(self) -> Self:
+        check_count(self.snapshots, "ids")
+        return self
+
+    async def decide(self, tx: Transaction, context: CommandContext) -> list[Outcome]:
+        """Raises LimitExceeded when the snapshots and their descendants are more than `MAX_DELETED`."""
+        targets = self.snapshots
+        given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
+        plan = await _plan(tx, context.caller, given, self.with_descendants)
+        admission = await QueueAdmission.load(tx, context.limits, list(plan.machines), len(plan.snapshots))
+        order = plan.order() if self.with_descendants else [number for number in given if number in plan.snapshots]
+        refusals = await _refusals(tx, context, plan)
+        for number in order:
+            machine = plan.machines[plan.snapshots[number].machine_id]
+            refusal = refusals.get(number) or admission.admit(machine)
+            plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
+        outcomes = _in_order_of_request(plan, targets, order)
+        if self.all_or_nothing and any(outcome.refusal for outcome in outcomes):
+            return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
+        if self.dry_run:
+            return outcomes
+        await _record(tx, context.caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
+        return _in_order_of_request(plan, targets, order)
+
+
+class DeleteSnapshotOperation(OperationType):
+    """Deletes the snapshot at the provider. Calls no driver if the snapshot is not there.
+
+    On success the row is deleted. Its parent gets its children, and becomes current if the snapshot was.
     """
-    given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
-    plan = await _plan(tx, context.caller, given, options)
-    admission = await QueueAdmission.load(tx, context.limits, list(plan.machines), len(plan.snapshots))
-    order = plan.order() if options.with_descendants else [number for number in given if number in plan.snapshots]
-    refusals = await _refusals(tx, context, plan)
-    for number in order:
-        machine = plan.machines[plan.snapshots[number].machine_id]
-        refusal = refusals.get(number) or admission.admit(machine)
-        plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
-    outcomes = _in_order_of_request(plan, targets, order)
-    if options.all_or_nothing and any(outcome.refusal for outcome in outcomes):
-        return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
-    if options.dry_run:
-        return outcomes
-    await _record(tx, context.caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
-    return _in_order_of_request(plan, targets, order)
+
+    actions = (SnapshotAction.DELETE,)
+
+    async def run(self, attempt: Attempt) -> Effect:
+        row, snapshot_id = attempt.row, attempt.snapshot_id
+        if row.snapshot_ref is not None:
+            command: DeleteCommand | None = DeleteCommand(row.machine_ref, row.snapshot_ref)
+        else:
+            command = await _resolve_create(attempt)
+        if command is not None:
+            try:
+                await attempt.send(command)
+            except ProviderMissing:
+                log.info("Snapshot did not exist on the provider operation=operation-%d", row.id)
+        return lambda tx: _apply(tx, snapshot_id)
 
 
-async def _plan(tx: Transaction, caller: Caller, given: list[int], options: DeleteOptions) -> _Plan:
+async def _resolve_create(attempt: Attempt) -> DeleteCommand | None:
+    """Command that deletes the snapshot of a create with an unknown outcome; None if the provider has none."""
+    create = await attempt.claim.unresolved_create()
+    if create is None:
+        return None
+    machine_ref = attempt.row.machine_ref
+    try:
+        found = await attempt.driver.recover(
+            Work(create.token, create.task_ref), create_command(machine_ref, create.payload)
+        )
+    except (ProviderMissing, ProviderRefused):
+        return None
+    return DeleteCommand(machine_ref, found.ref) if isinstance(found, ReportedSnapshot) else None
+
+
+async def _apply(tx: Transaction, snapshot_id: int) -> None:
+    """Deletes the row. Does nothing if it no longer exists."""
+    position = await tx.first(_POSITION, snapshot_id=snapshot_id)
+    if position is None:
+        return  # a refresh has deleted the row already
+    await remove_snapshot(tx, snapshot_id, position.parent_id)
+    if position.is_current and position.parent_id is not None:
+        await tx.run(_SET_CURRENT, snapshot_id=position.parent_id)
+
+
+async def _plan(tx: Transaction, caller: Caller, given: list[int], with_descendants: bool) -> _Plan:
     snapshots, machines = await lock_snapshots(tx, caller, given)
-    if options.with_descendants and snapshots:
+    if with_descendants and snapshots:
         rows = await tx.all(_SUBTREES, tenant=caller.tenant, ids=list(snapshots))
         if len(rows) > MAX_DELETED:
             raise LimitExceeded(

@@ -1,27 +1,56 @@
-"""Decides on `refreshMachine` and records it if accepted."""
+"""The mutation `refreshMachine`, and the operations of kind REFRESH_MACHINE."""
 
-from gateway.access.capabilities import KIND_PLURALS, operation_refusal
+from dataclasses import dataclass
+
+from gateway.access.capabilities import KIND_PLURALS, right_refusal
 from gateway.errors import Unsupported
-from gateway.models import OperationKind
+from gateway.models import AuditAction, OperationKind, SnapshotAction
 from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
-from gateway.operations.commands.base import CommandContext, MachineTarget, Outcome
+from gateway.operations.attempt import Attempt, Effect, OperationType
+from gateway.operations.commands.base import CommandContext, MachineCommand, Outcome
 from gateway.operations.targets import find_machine, lock_machines
 from gateway.store.database import Transaction
 
 
-async def refresh_machine(tx: Transaction, context: CommandContext, target: MachineTarget) -> Outcome:
-    """Raises the refusal. A machine that is gone can be refreshed, because its provider may report it again."""
-    caller = context.caller
-    machine = find_machine(target, await lock_machines(tx, caller, [target]))
-    activity = f"Refreshing {KIND_PLURALS[machine.kind]}"
-    if refusal := operation_refusal(OperationKind.REFRESH_MACHINE, machine.kind, caller, activity):
-        raise refusal
-    if (machine.provider, machine.kind) not in context.matrices:
-        raise Unsupported(
-            f"No driver is configured for provider {machine.provider!r}, so the machine cannot be refreshed."
-        )
-    admission = await QueueAdmission.load(tx, context.limits, [machine.id])
-    if queue_refusal := admission.admit(machine):
-        raise queue_refusal
-    (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)])
-    return Outcome(operation_id, None, machine.id)
+@dataclass(frozen=True, kw_only=True)
+class RefreshMachine(MachineCommand):
+    """Refreshes a machine from its provider.
+
+    A machine that is gone can be refreshed, because its provider may report it again.
+    """
+
+    mutation = "refreshMachine"
+    action = AuditAction.REFRESH_MACHINE
+
+    async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
+        caller = context.caller
+        machine = find_machine(self.machine, await lock_machines(tx, caller, [self.machine]))
+        activity = f"Refreshing {KIND_PLURALS[machine.kind]}"
+        if refusal := right_refusal(RefreshMachineOperation.actions, machine.kind, caller, activity):
+            raise refusal
+        if (machine.provider, machine.kind) not in context.matrices:
+            raise Unsupported(
+                f"No driver is configured for provider {machine.provider!r}, so the machine cannot be refreshed."
+            )
+        admission = await QueueAdmission.load(tx, context.limits, [machine.id])
+        if queue_refusal := admission.admit(machine):
+            raise queue_refusal
+        (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)])
+        return Outcome(operation_id, None, machine.id)
+
+
+class RefreshMachineOperation(OperationType):
+    """Reads the machine. It changes nothing on the provider, so it can be repeated without recovery.
+
+    A refresh occupies its machine, so it requires a right to change machines of the kind.
+    """
+
+    actions = (SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE)
+
+    async def run(self, attempt: Attempt) -> Effect:
+        await attempt.refresh(attempt.row.machine_id)
+        return _no_effect
+
+
+async def _no_effect(_: Transaction) -> None:
+    return None

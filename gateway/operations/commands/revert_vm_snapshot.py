@@ -1,34 +1,83 @@
-"""Decides on `revertVmSnapshot` and records it if accepted."""
+"""The mutation `revertVmSnapshot`, and the operations of kind REVERT_VM_SNAPSHOT."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlmodel import col
 
 from gateway.access.capabilities import snapshot_refusal
-from gateway.errors import Refusal
-from gateway.models import OperationKind, SnapshotAction, SnapshotState
+from gateway.columns import now
+from gateway.drivers.base import RevertCommand
+from gateway.errors import ProviderMissing
+from gateway.models import AuditAction, OperationKind, Snapshot, SnapshotAction, SnapshotState
 from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
-from gateway.operations.commands.base import CommandContext, Outcome, Target
+from gateway.operations.attempt import Attempt, Effect, OperationType
+from gateway.operations.commands.base import CommandContext, Outcome, SnapshotCommand
+from gateway.operations.effects import CLEAR_CURRENT
 from gateway.operations.statements import SET_STATE
 from gateway.operations.targets import find_snapshot, lock_snapshots, name_conflicts, snapshot_facts
 from gateway.store.database import Transaction
+from gateway.store.statements import Statement
+
+_REVERTED = Statement(
+    sa.update(Snapshot)
+    .where(col(Snapshot.id) == bindparam("snapshot_id"))
+    .values(state=SnapshotState.READY, is_current=bindparam("is_current"), observed_at=bindparam("observed_at"))
+)
 
 
-async def revert_vm_snapshot(tx: Transaction, context: CommandContext, target: Target, *, dry_run: bool) -> Outcome:
-    """Raises the refusal."""
-    if isinstance(target, Refusal):
-        raise target
-    caller = context.caller
-    snapshots, machines = await lock_snapshots(tx, caller, [target])
-    snapshot = find_snapshot(target, snapshots)
-    machine = machines[snapshot.machine_id]
-    facts = snapshot_facts(snapshot, machine)
-    refusal = snapshot_refusal(SnapshotAction.REVERT, facts, context.matrices, caller)
-    if refusal is not None:
-        raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
-    admission = await QueueAdmission.load(tx, context.limits, [machine.id])
-    # Refused, not queued: the caller means the machine as it is now, not as it is after operations of other callers.
-    if queue_refusal := admission.conflict(machine) or admission.admit(machine):
-        raise queue_refusal
-    if dry_run:
-        return Outcome(None, snapshot.id, machine.id)
-    await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)
-    operation = NewOperation(machine, snapshot.id, snapshot.name, {"previous": snapshot.state})
-    (operation_id,) = await enqueue(tx, caller, OperationKind.REVERT_VM_SNAPSHOT, [operation])
-    return Outcome(operation_id, snapshot.id, machine.id)
+@dataclass(frozen=True, kw_only=True)
+class RevertVmSnapshot(SnapshotCommand):
+    """Reverts a Vm to a snapshot."""
+
+    mutation = "revertVmSnapshot"
+    action = AuditAction.REVERT_VM_SNAPSHOT
+
+    dry_run: bool = False
+
+    @property
+    def is_dry_run(self) -> bool:
+        return self.dry_run
+
+    async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
+        caller = context.caller
+        snapshots, machines = await lock_snapshots(tx, caller, [self.snapshot])
+        snapshot = find_snapshot(self.snapshot, snapshots)
+        machine = machines[snapshot.machine_id]
+        facts = snapshot_facts(snapshot, machine)
+        refusal = snapshot_refusal(SnapshotAction.REVERT, facts, context.matrices, caller)
+        if refusal is not None:
+            raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
+        admission = await QueueAdmission.load(tx, context.limits, [machine.id])
+        # Refused, not queued: the caller means the machine as it is now, not as it is after operations of other
+        # callers.
+        if queue_refusal := admission.conflict(machine) or admission.admit(machine):
+            raise queue_refusal
+        if self.dry_run:
+            return Outcome(None, snapshot.id, machine.id)
+        await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)
+        operation = NewOperation(machine, snapshot.id, snapshot.name, {"previous": snapshot.state})
+        (operation_id,) = await enqueue(tx, caller, OperationKind.REVERT_VM_SNAPSHOT, [operation])
+        return Outcome(operation_id, snapshot.id, machine.id)
+
+
+class RevertVmSnapshotOperation(OperationType):
+    """Reverts the machine at its provider. On success the snapshot is current, if the provider has a tree."""
+
+    actions = (SnapshotAction.REVERT,)
+    changes_machine = True  # such as its power state
+
+    async def run(self, attempt: Attempt) -> Effect:
+        row, snapshot_id = attempt.row, attempt.snapshot_id
+        if row.snapshot_ref is None:
+            raise ProviderMissing("The snapshot no longer exists.")
+        await attempt.send(RevertCommand(row.machine_ref, row.snapshot_ref))
+        tree = attempt.has_tree
+
+        async def effect(tx: Transaction) -> None:
+            if tree:  # first, because a unique index allows one current snapshot per machine
+                await tx.run(CLEAR_CURRENT, machine_id=row.machine_id)
+            await tx.run(_REVERTED, snapshot_id=snapshot_id, is_current=tree, observed_at=now())
+
+        return effect
