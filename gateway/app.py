@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from gateway.access.admission import Admission
 from gateway.access.authentication import Authenticator
 from gateway.access.issuer import read_jwt_verifier
 from gateway.access.origin import origin_of
-from gateway.access.quota_sync import QuotaSync
+from gateway.access.quota_sync import SYNC_INTERVAL, QuotaSync, delete_full_quotas
 from gateway.access.quotas import Quotas
 from gateway.access.roles import Roles
 from gateway.changes.change_feed import ChangeFeed
@@ -44,13 +45,16 @@ from gateway.http.errors import ErrorFormats
 from gateway.http.health import Health, Part
 from gateway.http.middleware import middleware
 from gateway.http.pages import page_routes
-from gateway.inventory.change_watcher import ChangeWatcher
+from gateway.inventory.change_watcher import RESUBSCRIBE_INTERVAL, ChangeWatcher
 from gateway.inventory.demo import load_demo
 from gateway.inventory.provider_configuration import SIMULATED, ConfiguredProvider, read_providers
 from gateway.inventory.provider_rows import ProviderName, register_provider
 from gateway.inventory.refresh import InventoryRefresher
+from gateway.jobs.periodic_job import PeriodicJob, Scope
+from gateway.jobs.runner import JobRunner
 from gateway.models import Provider, Surface
-from gateway.operations.audit_refusals import RefusalLog
+from gateway.operations.audit_refusals import COUNTS_INTERVAL, RefusalLog
+from gateway.operations.housekeeping import SWEEP_INTERVAL, sweep
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.rest.endpoint import rest_routes
@@ -79,6 +83,8 @@ log = logging.getLogger(__name__)
 ERROR_FORMATS = ErrorFormats({"/graphql": GRAPHQL_FORMAT, PREFIX: REST_FORMAT})
 
 _STUCK_AFTER_LEASES = 3  # operation leases without progress after which a background part is reported as stuck
+_REFRESH_STUCK_AFTER = 3_600.0  # seconds of a refresh; each request to the provider has a timeout of its own
+_QUOTA_DELETION_INTERVAL = 3_600.0  # seconds
 
 _SIMULATED = Query(select(Provider.name).where(col(Provider.driver) == "simulated"), ProviderName)
 
@@ -93,8 +99,58 @@ class Gateway:
     inventory: InventoryRefresher
     streams: OpenStreams
     worker: Worker
+    jobs: JobRunner
     health: Health
     metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobParts:
+    """The parts of a gateway whose work is done by jobs."""
+
+    settings: Settings
+    database: Database
+    drivers: Mapping[str, Driver]
+    quotas: QuotaSync
+    refusals: RefusalLog
+    inventory: InventoryRefresher
+    watch: ChangeWatcher
+
+
+def periodic_jobs(parts: JobParts) -> list[PeriodicJob]:
+    """All jobs of a process. `docs/jobs.md` describes each.
+
+    The measurement of the event loop is no job, because other work must not delay it: that delay is what it measures.
+    """
+    database, settings, quotas = parts.database, parts.settings, parts.quotas
+    refreshes = [
+        PeriodicJob(
+            f"refresh:{name}",
+            settings.refresh_interval,
+            partial(parts.inventory.keep_fresh, name),
+            Scope.CLUSTER,
+            stuck_after=_REFRESH_STUCK_AFTER,
+        )
+        for name in parts.drivers
+    ]
+    change_hints = [
+        PeriodicJob(
+            f"change-hints:{name}",
+            RESUBSCRIBE_INTERVAL,
+            partial(parts.watch.consume_hints, name),
+            Scope.CLUSTER,
+            stuck_after=inf,
+        )
+        for name in parts.watch.providers_with_hints
+    ]
+    return [
+        *refreshes,
+        *change_hints,
+        PeriodicJob("sweep", SWEEP_INTERVAL, partial(sweep, database, settings), Scope.CLUSTER),
+        PeriodicJob("quota-deletion", _QUOTA_DELETION_INTERVAL, partial(delete_full_quotas, database), Scope.CLUSTER),
+        PeriodicJob("quota-sync", SYNC_INTERVAL, quotas.synchronize, Scope.PROCESS, has_work=quotas.has_due),
+        PeriodicJob("refusal-counts", COUNTS_INTERVAL, parts.refusals.record_counts, Scope.PROCESS),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,13 +283,16 @@ async def prepare(settings: Settings, *, demo: bool) -> bool:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Settings, *, demo: bool = False, refreshes: bool = True, clock: Callable[[], float] = monotonic
+    settings: Settings,
+    *,
+    demo: bool = False,
+    clock: Callable[[], float] = monotonic,
+    jobs: Callable[[JobParts], Sequence[PeriodicJob]] = periodic_jobs,
 ) -> AsyncIterator[Gateway]:
-    """Run a gateway on a migrated database: its worker, refresh and change feed run until the block is left.
+    """Run a gateway on a migrated database: its worker, change feed and jobs run until the block is left.
 
-    `demo`: load the demo world if the database has no machines. `refreshes`: refresh the providers periodically, which
-    only one of several processes does. `clock`: monotonic seconds, for rate limits and cached credentials. Raises
-    StartupError.
+    `demo`: load the demo world if the database has no machines. `clock`: monotonic seconds, for rate limits and cached
+    credentials. `jobs`: the jobs to run. Raises StartupError.
     """
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
     jwts, metrics, streams = read_jwt_verifier(settings, roles), Metrics(), OpenStreams()
@@ -244,7 +303,8 @@ async def running_gateway(
         refusals = RefusalLog(database, settings.tenant, clock)
         on_refusal = partial(_record_refused_login, refusals)
         authenticator = Authenticator(database, roles, jwts, settings, on_refusal=on_refusal, clock=clock)
-        await _start_all(stack, refusals, authenticator, QuotaSync(database, quotas))
+        stack.push_async_callback(refusals.stop)
+        await _start_all(stack, authenticator)
         if demo:
             await load_demo(database, settings.tenant)
         drivers = {
@@ -252,7 +312,7 @@ async def running_gateway(
             for name, driver in (await stack.enter_async_context(opened_drivers(database, providers))).items()
         }
         feed, inventory = ChangeFeed(database), InventoryRefresher(database, drivers, settings)
-        watch = ChangeWatcher(inventory, drivers, subscribes=refreshes)
+        watch = ChangeWatcher(inventory, drivers)
         worker = Worker(
             database,
             drivers,
@@ -262,16 +322,37 @@ async def running_gateway(
             on_machine_changed=watch.request_refresh,
             context=partial(instrumented_operation, metrics, tracing),
         )
-        parts: dict[str, _Part] = {"feed": feed, "worker": worker, "inventory": inventory, "watch": watch}
-        if not refreshes:
-            del parts["inventory"]
+        job_parts = JobParts(
+            settings=settings,
+            database=database,
+            drivers=drivers,
+            quotas=QuotaSync(database, quotas),
+            refusals=refusals,
+            inventory=inventory,
+            watch=watch,
+        )
+        runner = JobRunner(
+            database, jobs(job_parts), owner=worker.name, lease=settings.operation_lease, on_run=metrics.count_job_run
+        )
+        parts: dict[str, _Part] = {"feed": feed, "worker": worker, "watch": watch, "jobs": runner}
         await _start_all(stack, *parts.values())
         operations = Operations(
-            database, drivers, settings, wake=worker.wake, refusals=refusals, on_accepted=tracing.record_accepted
+            database,
+            drivers,
+            settings,
+            wake=worker.wake,
+            refusals=refusals,
+            on_accepted=tracing.record_accepted,
         )
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)
-        metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker))
-        health = Health(database, parts, revisions(), stuck_after=_STUCK_AFTER_LEASES * settings.operation_lease)
+        metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker, runner))
+        health = Health(
+            database,
+            parts,
+            revisions(),
+            stuck_after=_STUCK_AFTER_LEASES * settings.operation_lease,
+            job_problems=runner.problems,
+        )
         surfaces = Surfaces(
             settings=settings,
             database=database,
@@ -293,6 +374,7 @@ async def running_gateway(
             inventory=inventory,
             streams=streams,
             worker=worker,
+            jobs=runner,
             health=health,
             metrics=metrics,
         )

@@ -114,7 +114,8 @@ class Settings:
         16, "Maximum concurrent operations per process, not counting providers with their own `concurrency`."
     )
     operation_lease: float = setting(
-        10.0, "Lease of a worker on its operation. After it expires, another worker takes the operation over."
+        10.0,
+        "Lease of a process on an operation, or on a [job](jobs.md). After it expires, another process takes it over.",
     )
     operation_deadline: float = setting(
         21_600.0, "Maximum run time of an operation. Afterwards it fails with `OUTCOME_UNKNOWN`."

@@ -457,6 +457,25 @@ class CallerUse(SQLModel, table=True):
     full_at: float = Field(sa_type=Float(53))  # Unix time at which the quota is full again
 
 
+class JobLease(SQLModel, table=True):
+    """State of a cluster job, which one process at a time runs.
+
+    `gateway.jobs.leases` describes who writes which of the columns.
+    """
+
+    __tablename__: ClassVar[Any] = "job_lease"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    next_run_at: datetime = Field(sa_type=UtcDateTime)  # not claimed before this time
+    owner: str | None = optional_column()  # name of the process that runs the job
+    fence: int = 0  # incremented by every claim; a write that carries an older fence changes no row
+    lease_until: datetime | None = optional_column(UtcDateTime)  # another process may claim after this time
+    started_at: datetime | None = optional_column(UtcDateTime)  # of the last run, which may not have ended
+    succeeded_at: datetime | None = optional_column(UtcDateTime)  # end of the last run that succeeded
+    failures: int = 0  # runs that failed since the last one that succeeded
+    problem: str | None = optional_column()  # why the last run failed; null when it succeeded
+
+
 class Event(SQLModel, table=True):
     """Row of the change feed's outbox. Triggers write one per change of a snapshot or operation, in its transaction."""
 

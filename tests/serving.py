@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import httpx2
 import uvicorn
 
-from gateway.app import Gateway, running_gateway
+from gateway.app import Gateway, JobParts, periodic_jobs, running_gateway
 from gateway.config import Settings
 from gateway.graphql.transports.streams import OpenStreams
+from gateway.jobs.periodic_job import PeriodicJob
 from tests.waiting import within
 
 T = TypeVar("T")
@@ -135,9 +136,16 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.001)
 
 
+def without_refreshes(parts: JobParts) -> list[PeriodicJob]:
+    """The jobs of a gateway, except the refreshes of its providers."""
+    return [job for job in periodic_jobs(parts) if not job.name.startswith("refresh:")]
+
+
 @contextmanager
-def served(settings: Settings, *, refreshes: bool = True) -> Iterator[Served]:
-    """Runs a gateway while the block runs."""
+def served(
+    settings: Settings, *, jobs: Callable[[JobParts], Sequence[PeriodicJob]] = periodic_jobs
+) -> Iterator[Served]:
+    """Runs a gateway with these jobs while the block runs."""
     started: Future[tuple[Gateway, Server]] = Future()
     ended: Future[None] = Future()
     clock = Clock()
@@ -145,7 +153,7 @@ def served(settings: Settings, *, refreshes: bool = True) -> Iterator[Served]:
     listening.bind(("127.0.0.1", 0))
 
     async def serve() -> None:
-        async with running_gateway(settings, refreshes=refreshes, clock=clock) as gateway:
+        async with running_gateway(settings, clock=clock, jobs=jobs) as gateway:
             config = uvicorn.Config(
                 gateway.app, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
             )

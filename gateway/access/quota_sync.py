@@ -8,8 +8,6 @@ The row stores one number, `full_at`: the Unix time at which the quota is full a
 `caller_window / caller_quota` seconds.
 """
 
-import asyncio
-import logging
 import time
 from typing import NamedTuple
 
@@ -21,9 +19,7 @@ from gateway.models import CallerUse
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Query, Statement, insert
 
-log = logging.getLogger(__name__)
-
-_INTERVAL = 0.1  # seconds between two rounds
+SYNC_INTERVAL = 0.1  # seconds between two rounds, which bound by how much a process may exceed a quota
 
 
 class _Usage(NamedTuple):
@@ -42,45 +38,40 @@ _INSERT = insert(CallerUse, "caller", "full_at")
 _DELETE_FULL = Statement(sa.delete(CallerUse).where(col(CallerUse.full_at) < _now))
 
 
+async def delete_full_quotas(database: Database) -> None:
+    """Delete the rows of callers whose quotas are full, which need none."""
+    await database.write(lambda tx: tx.run(_DELETE_FULL, now=time.time()))
+
+
 class QuotaSync:
-    """A background task that synchronizes the callers that `Quotas` reports, from `start` to `stop`."""
+    """Synchronizes the callers that `Quotas` reports, whenever `synchronize` is called."""
 
     def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
         self._limit = quotas.settings.caller_quota
         self._seconds_per_request = quotas.settings.caller_window / self._limit
         self._due: dict[str, CallerQuota] = {}
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         quotas.on_sync_due = self._enqueue
 
-    async def start(self) -> None:
-        """Delete the rows of callers whose quotas are full, and start the task."""
-        await self._database.write(lambda tx: tx.run(_DELETE_FULL, now=time.time()))
-        self._task = asyncio.create_task(self._run())
+    def has_due(self) -> bool:
+        """Return whether a caller has to be synchronized."""
+        return bool(self._due)
 
-    async def stop(self) -> None:
-        """Cancel the task. Usage that is not synchronized yet is dropped."""
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    async def synchronize(self) -> None:
+        """Synchronize the callers that are due. Raises the first error, when all were tried; what failed stays due."""
+        due, self._due = self._due, {}
+        errors = []
+        for quota in due.values():
+            try:
+                await self._synchronize(quota)
+            except Exception as error:  # noqa: BLE001 - raised below
+                self._enqueue(quota)
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _enqueue(self, quota: CallerQuota) -> None:
         self._due[quota.name] = quota
-        self._wake.set()
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            due, self._due = self._due, {}
-            for quota in due.values():
-                try:
-                    await self._synchronize(quota)
-                except Exception:
-                    log.warning("Synchronizing the quota of a caller failed and will be retried", exc_info=True)
-                    self._enqueue(quota)
-            await asyncio.sleep(_INTERVAL)
 
     async def _synchronize(self, quota: CallerQuota) -> None:
         used, now = quota.unsynced, time.time()

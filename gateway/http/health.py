@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.store.database import Database, Transaction
@@ -30,13 +30,22 @@ class Health:
     """Checks the parts of the process on demand. A part that has not worked for `stuck_after` seconds is not ready."""
 
     def __init__(
-        self, database: Database, parts: Mapping[str, Part], revisions: Sequence[str], *, stuck_after: float
+        self,
+        database: Database,
+        parts: Mapping[str, Part],
+        revisions: Sequence[str],
+        *,
+        stuck_after: float,
+        job_problems: Callable[[], Awaitable[Mapping[str, str]]],
     ) -> None:
-        """`revisions` are the schema revisions that this version knows, oldest first."""
+        """`revisions` are the schema revisions that this version knows, oldest first. `job_problems` returns the jobs
+        that need attention, by name.
+        """
         self._database = database
         self._parts = parts
         self._revisions = revisions
         self._stuck_after = stuck_after
+        self._job_problems = job_problems
         self.stopping = False
 
     def liveness(self) -> dict[str, str]:
@@ -51,6 +60,18 @@ class Health:
             stuck = f"has been stuck for {idle:.0f} s"
             found[name] = "has ended" if part.ended else _OK if idle <= self._stuck_after else stuck
         return found
+
+    async def job_problems(self) -> dict[str, str]:
+        """Returns what is wrong with jobs, by `job NAME`. It does not affect readiness: another process would fail too.
+
+        Empty when the database does not answer, which `readiness` reports.
+        """
+        try:
+            async with asyncio.timeout(_DATABASE_TIMEOUT):
+                return {f"job {name}": problem for name, problem in (await self._job_problems()).items()}
+        except Exception:
+            log.warning("Health check could not read the state of jobs", exc_info=True)
+            return {}
 
     async def _database_states(self) -> dict[str, str]:
         try:

@@ -1,7 +1,9 @@
 """Plain pages: the list of endpoints, the schema as a file, and the health checks."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -33,7 +35,7 @@ def page_routes(health: Health, sdl: str | None) -> list[BaseRoute]:
         return _health_response(health.liveness())
 
     async def readyz(_request: Request) -> Response:
-        return _health_response(await health.readiness())
+        return _health_response(*await asyncio.gather(health.readiness(), health.job_problems()))
 
     return [
         Route("/", index),
@@ -43,9 +45,10 @@ def page_routes(health: Health, sdl: str | None) -> list[BaseRoute]:
     ]
 
 
-def _health_response(states: Mapping[str, str]) -> Response:
-    status, code = ("ok", 200) if all_ok(states) else ("unavailable", 503)
-    return JSONResponse({"status": status, **states}, code, {"cache-control": "no-store"})
+def _health_response(states: Mapping[str, str], warnings: Mapping[str, str] = MappingProxyType({})) -> Response:
+    """Warnings are shown and change the status in the body, not the one of the response."""
+    status, code = ("degraded" if warnings else "ok", 200) if all_ok(states) else ("unavailable", 503)
+    return JSONResponse({"status": status, **states, **warnings}, code, {"cache-control": "no-store"})
 
 
 def _schema_route(sdl: str) -> Route:

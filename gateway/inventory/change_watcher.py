@@ -1,8 +1,12 @@
-"""Refreshes machines that may have changed: after a change hint of their provider, or at the end of an operation."""
+"""Refreshes machines that may have changed: after a change hint of their provider, or at the end of an operation.
+
+The refresh of pending machines is no periodic job (`gateway.jobs`), because a change must be visible soon: it waits for
+requests in a task of its own. The change hints of a provider are a cluster job whose run lasts as long as their stream,
+so one process consumes them for all.
+"""
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping
 from math import inf
 
@@ -12,31 +16,32 @@ from gateway.inventory.refresh import InventoryRefresher
 
 log = logging.getLogger(__name__)
 
+RESUBSCRIBE_INTERVAL = 5.0  # seconds after which change hints of a provider are requested again when they have ended
 _COALESCE_SECONDS = 0.2  # requests for the same machine within this time lead to one refresh
 _MAX_PENDING = 10_000  # machines that wait to be refreshed; further ones are left to the next periodic refresh
-_RESUBSCRIBE_DELAY = 5.0  # seconds after which change hints of a provider are requested again when they have ended
 
 
 class ChangeWatcher:
-    """Refreshes machines on request and on change hints, from `start` to `stop`."""
+    """Refreshes machines on request, from `start` to `stop`, and requests refreshes on change hints."""
 
     worked_at = inf  # never counts as stuck, because a provider may take any time to answer
 
-    def __init__(
-        self, refresher: InventoryRefresher, drivers: Mapping[str, Driver], *, subscribes: bool = True
-    ) -> None:
-        """`subscribes`: whether to consume the change hints of providers; otherwise only `request_refresh` counts."""
-        self._subscribes = subscribes
+    def __init__(self, refresher: InventoryRefresher, drivers: Mapping[str, Driver]) -> None:
         self._refresher = refresher
         self._drivers = drivers
         self._pending: dict[tuple[str, str], None] = {}  # by provider and ref, in order of arrival
         self._has_pending = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the task that refreshes machines is not running."""
-        return not self._tasks or self._tasks[0].done()
+        return self._task is None or self._task.done()
+
+    @property
+    def providers_with_hints(self) -> list[str]:
+        """The providers whose drivers yield change hints."""
+        return [name for name, driver in self._drivers.items() if driver.change_hints() is not None]
 
     def request_refresh(self, provider: str, machine_ref: str) -> None:
         """Requests a refresh of a machine that may have changed. Dropped when 10,000 machines are pending."""
@@ -44,17 +49,29 @@ class ChangeWatcher:
             self._pending[provider, machine_ref] = None
             self._has_pending.set()
 
+    async def consume_hints(self, provider: str) -> None:
+        """Requests a refresh of each machine that the provider's change hints name, until their stream ends.
+
+        A provider that becomes unavailable ends it. Called again `RESUBSCRIBE_INTERVAL` later.
+        """
+        hints = self._drivers[provider].change_hints()
+        if hints is None:
+            return
+        try:
+            async for machine_ref in hints:
+                self.request_refresh(provider, machine_ref)
+        except ProviderError as error:
+            log.info("Change hints became unavailable provider=%s error=%s", provider, error.message)
+
     async def start(self) -> None:
-        """Starts the task that refreshes machines, and one task per provider that consumes its change hints."""
-        listeners = [self._consume_hints(name, driver) for name, driver in self._drivers.items() if self._subscribes]
-        self._tasks = [asyncio.create_task(work, name="watch") for work in (self._refresh_pending(), *listeners)]
+        """Starts the task that refreshes machines."""
+        self._task = asyncio.create_task(self._refresh_pending(), name="watch")
 
     async def stop(self) -> None:
-        """Cancels all tasks. A merge whose transaction has been sent is either committed or not."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        """Cancels the task. A merge whose transaction has been sent is either committed or not."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _refresh_pending(self) -> None:
         while True:
@@ -63,14 +80,3 @@ class ChangeWatcher:
             self._has_pending.clear()
             pending, self._pending = self._pending, {}
             await self._refresher.refresh_machines(list(pending))
-
-    async def _consume_hints(self, name: str, driver: Driver) -> None:
-        while (hints := driver.change_hints()) is not None:
-            try:
-                async for machine_ref in hints:
-                    self.request_refresh(name, machine_ref)
-            except ProviderError as error:
-                log.info("Change hints became unavailable provider=%s error=%s", name, error.message)
-            except Exception:
-                log.exception("Change hints failed provider=%s", name)
-            await asyncio.sleep(_RESUBSCRIBE_DELAY * random.uniform(0.9, 1.1))  # noqa: S311

@@ -7,10 +7,8 @@ provider's row states the reason.
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
-from math import inf
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -33,7 +31,6 @@ from gateway.inventory.machines import FIND_MACHINE, mark_absent, mark_gone, mer
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
-from gateway.store.retry import Backoff
 from gateway.store.statements import Query, Statement, assignments, insert
 
 log = logging.getLogger(__name__)
@@ -67,18 +64,10 @@ _SET_PROBLEM = Statement(sa.update(Provider).where(_OF).values(**assignments(Pro
 class InventoryRefresher:
     """Refreshes the inventory from the providers for which this process has a driver."""
 
-    worked_at = inf  # never counts as stuck, because a provider may take any time to answer
-
     def __init__(self, database: Database, drivers: Mapping[str, Driver], settings: Settings) -> None:
         self._database = database
         self._drivers = drivers
         self._settings = settings
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def ended(self) -> bool:
-        """Whether the periodic refresh of any provider has ended."""
-        return any(task.done() for task in self._tasks)
 
     # ---- one machine
 
@@ -220,41 +209,23 @@ class InventoryRefresher:
     async def _set_problem(self, name: str, problem: str) -> None:
         await self._database.write(lambda tx: tx.run(_SET_PROBLEM, of=name, problem=problem))
 
-    # ---- in the background
+    # ---- periodically
 
-    async def start(self) -> None:
-        """Starts one task per provider, which refreshes it periodically."""
-        self._tasks = [
-            asyncio.create_task(self._refresh_periodically(name), name=f"refresh {name}") for name in self._drivers
-        ]
+    async def keep_fresh(self, name: str) -> None:
+        """Refreshes a provider as a job: errors of the provider are recorded in its row and not raised, others are.
 
-    async def stop(self) -> None:
-        """Cancels all tasks. A merge whose transaction has been sent is either committed or not."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-
-    async def _refresh_periodically(self, name: str) -> None:
-        backoff = Backoff(1.0, self._settings.refresh_interval)
-        while True:
-            try:
-                log.info("Refreshed provider %s: %s", name, await self.refresh_provider(name))
-                backoff.reset()
-            except (Unavailable, Unconfirmed) as error:
-                log.info("Provider refresh was postponed provider=%s error=%s", name, error.message)
-                await asyncio.sleep(backoff.next())
-                continue
-            except ProviderError as error:
-                log.warning("Provider refresh failed provider=%s error=%s", name, error.message)
-            except Exception:
-                log.exception("Provider refresh failed provider=%s", name)
-                with contextlib.suppress(Unavailable, Unconfirmed):
-                    await self._set_problem(
-                        name, "An internal error occurred during the refresh. See the gateway's log."
-                    )
-            # Jitter, so that several gateways do not refresh a provider at the same time.
-            await asyncio.sleep(self._settings.refresh_interval * random.uniform(0.9, 1.1))  # noqa: S311
+        It may be canceled at any time: a merge whose transaction has been sent is either committed or not.
+        """
+        try:
+            log.info("Refreshed provider %s: %s", name, await self.refresh_provider(name))
+        except ProviderError as error:
+            log.warning("Provider refresh failed provider=%s error=%s", name, error.message)
+        except (Unavailable, Unconfirmed):
+            raise  # the database failed, which says nothing about the provider
+        except Exception:
+            with contextlib.suppress(Unavailable, Unconfirmed):
+                await self._set_problem(name, "An internal error occurred during the refresh. See the gateway's log.")
+            raise
 
 
 async def _with_timeout(request: Awaitable[T]) -> T:

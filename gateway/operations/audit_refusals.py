@@ -4,7 +4,6 @@ The rate is limited so that a flood of refusals neither fills the disk nor delay
 of their source are only counted, and once a minute one entry records the count.
 """
 
-import asyncio
 import logging
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-_COUNTS_INTERVAL = 60.0  # seconds between two entries with the counts
+COUNTS_INTERVAL = 60.0  # seconds between two entries with the counts
 _MAX_SOURCES = 1_000  # distinguished at a time; further sources are counted as one
 
 
@@ -108,7 +107,7 @@ def _without_source(group: _Group) -> _Group:
 
 
 class RefusalLog:
-    """Records refusals, from `start` to `stop`.
+    """Records refusals, until `stop`.
 
     Refusals of unauthenticated callers are recorded for `tenant`. `clock` returns seconds.
     """
@@ -119,14 +118,12 @@ class RefusalLog:
         self._authenticated = _Pool(per_source=Rate(1_000, 20.0), total=Rate(5_000, 5.0), clock=clock)
         self._unauthenticated = _Pool(per_source=Rate(20, 50.0), total=Rate(1_000, 5.0), clock=clock)
 
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._record_counts_loop(), name="refusals")
-
     async def stop(self) -> None:
-        """Records the remaining counts."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self.record_counts()
+        """Records the remaining counts. Raises nothing: a failed write is logged."""
+        try:
+            await self.record_counts()
+        except Exception:
+            log.exception("Counts of refusals could not be recorded")
         if counted := self._authenticated.counted + self._unauthenticated.counted:
             log.warning("Refusals were counted but not recorded count=%d", counted)
 
@@ -146,7 +143,10 @@ class RefusalLog:
             for subject, code, message in distinct
             if pool.take(_Group(context, tenant, code))
         ]
-        await self._write(entries)
+        try:
+            await self._write(entries)
+        except Exception:
+            log.exception("Refusals could not be recorded count=%d", len(entries))
 
     async def record_login(self, origin: RequestOrigin, error: GatewayError, caller: Caller | None = None) -> None:
         """Records a refused login, without the credentials. `caller` is the owner of the credentials, if known."""
@@ -168,7 +168,10 @@ class RefusalLog:
             raise
 
     async def record_counts(self) -> None:
-        """Records one entry with the count for each group of counted refusals."""
+        """Records one entry with the count for each group of counted refusals. Called every `COUNTS_INTERVAL`.
+
+        Raises the errors of the database. The counts are lost then.
+        """
         left_out = self._authenticated.left_out() + self._unauthenticated.left_out()
         await self._write(
             [
@@ -178,14 +181,5 @@ class RefusalLog:
         )
 
     async def _write(self, entries: Sequence[dict[str, Any]]) -> None:
-        if not entries:
-            return
-        try:
+        if entries:
             await self._database.write(lambda tx: record_entries(tx, entries))
-        except Exception:
-            log.exception("Refusals could not be recorded count=%d", len(entries))
-
-    async def _record_counts_loop(self) -> None:
-        while True:
-            await asyncio.sleep(_COUNTS_INTERVAL)
-            await self.record_counts()

@@ -7,16 +7,18 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.config import Settings
-from gateway.models import AuditEntry, Event, IdempotencyKey, Machine, Operation, Snapshot
-from gateway.operations.clock import FromNow
+from gateway.models import AuditEntry, Event, IdempotencyKey, JobLease, Machine, Operation, Snapshot
 from gateway.operations.idempotency import LIFETIME
 from gateway.operations.statements import LOCK_MACHINE, unfinished
+from gateway.store.clock import FromNow
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import OneOf, Query, RowId, Statement
 
 log = logging.getLogger(__name__)
 
+SWEEP_INTERVAL = 60.0  # seconds between two sweeps
 _BATCH = 500
+_KEEP_JOB_LEASES = 7 * 86_400.0  # seconds after which the row of a job that no process runs any more is deleted
 
 # Only the oldest rows are examined, because they expire first. So the cost of a run does not grow with the table.
 _oldest = (
@@ -79,6 +81,15 @@ _EVENTS = Statement(
     )
 )
 
+# A job that runs has a lease; one that waits for its next run has a time in the future. If another process deletes the
+# row of a job that this one knows, `gateway.jobs` creates it again.
+_JOB_LEASES = Statement(
+    sa.delete(JobLease).where(
+        col(JobLease.next_run_at) < FromNow("since"),
+        sa.or_(col(JobLease.lease_until).is_(None), col(JobLease.lease_until) < FromNow("since")),
+    )
+)
+
 _expired_machine = (
     col(Machine.gone_at) < FromNow("since"),
     ~sa.exists().where(col(Operation.machine_id) == col(Machine.id), unfinished()),
@@ -98,12 +109,15 @@ _DELETE_MACHINE = Statement(sa.delete(Machine).where(col(Machine.id) == bindpara
 
 
 async def sweep(database: Database, settings: Settings) -> None:
-    """Deletes everything that has expired: operations, keys, events, audit entries and machines that are gone."""
+    """Deletes everything that has expired: operations, keys, events, audit entries, machines that are gone, and rows of
+    jobs that no longer exist. Called every `SWEEP_INTERVAL`.
+    """
     for statement, max_age in (
         (_OPERATIONS, settings.keep_operations),
         (_KEYS, LIFETIME.total_seconds()),
         (_EVENTS, settings.keep_events),
         (_AUDIT_ENTRIES, settings.keep_audit),
+        (_JOB_LEASES, _KEEP_JOB_LEASES),
     ):
         while await _delete(database, statement, max_age) >= _BATCH:
             pass

@@ -81,8 +81,8 @@ from sqlmodel import col
 
 from gateway.errors import ErrorCode
 from gateway.models import Machine, MachineKind, Operation, OperationKind, OperationState, Snapshot
-from gateway.operations.clock import DatabaseNow, FromNow, LaterOfNow
 from gateway.operations.statements import unfinished
+from gateway.store.clock import DatabaseNow, FromNow, LaterOfNow
 from gateway.store.statements import OneOf, Query, RowId, Statement
 
 

@@ -2,6 +2,9 @@
 
 A restart has no code path of its own: the operations of a process that died are claimed like any other when their
 leases have expired.
+
+The claim loop is no periodic job (`gateway.jobs`), because an accepted operation must not wait: `wake` starts the
+claim, and `poll` only finds what other processes have accepted or left.
 """
 
 import asyncio
@@ -22,7 +25,6 @@ from gateway.errors import Unavailable, Unconfirmed
 from gateway.models import OperationState
 from gateway.operations.claims import Claim, Interrupted, LeaseLost, cancel_requests, claim, release
 from gateway.operations.execution import Execution
-from gateway.operations.housekeeping import sweep
 from gateway.operations.operation_kinds import OPERATION_TYPES
 from gateway.store.database import Database
 from gateway.store.retry import Backoff
@@ -31,7 +33,6 @@ log = logging.getLogger(__name__)
 
 OPERATION: ContextVar[str] = ContextVar("OPERATION", default="-")  # the operation that the task runs, for log records
 
-_SWEEP_INTERVAL = 60.0  # seconds between two runs of housekeeping
 _SHUTDOWN_TIMEOUT = 2.0  # seconds for canceled operations to end, and then for the database to release the claims
 _CLAIM_INTERVAL = 0.05  # minimum seconds between claims while most slots are taken, so that one claim fills several
 _CANCEL_CHECK_INTERVAL = 0.05  # minimum seconds between reads of cancel requests: every new operation wakes the worker
@@ -78,12 +79,11 @@ class Worker:
     async def start(self) -> None:
         """Starts claiming. A stopped worker cannot be started again."""
         self._claimer = asyncio.create_task(self._claim_loop(), name="claim")
-        self._sweeper = asyncio.create_task(self._sweep_loop(), name="sweep")
 
     @property
     def ended(self) -> bool:
-        """Whether the claim loop or the housekeeping loop has ended."""
-        return self._claimer.done() or self._sweeper.done()
+        """Whether the claim loop has ended."""
+        return self._claimer.done()
 
     @property
     def running(self) -> int:
@@ -100,11 +100,10 @@ class Worker:
         Other workers can claim the released operations at once.
         """
         self._stopping = True
-        self._sweeper.cancel()
         self.wake()
         running = [self._claimer, *self._jobs]
         await asyncio.wait(running, timeout=self._settings.drain_timeout)
-        running = [self._sweeper, self._claimer, *self._jobs]
+        running = [self._claimer, *self._jobs]
         for task in running:
             task.cancel()
         await asyncio.wait(running, timeout=_SHUTDOWN_TIMEOUT)
@@ -145,7 +144,11 @@ class Worker:
             if slots <= 0 or self._stopping:
                 continue
             claims = await claim(
-                self._database, self.name, slots=slots, providers=providers, lease=self._settings.operation_lease
+                self._database,
+                self.name,
+                slots=slots,
+                providers=providers,
+                lease=self._settings.operation_lease,
             )
             for claimed in claims if not self._stopping else []:  # `stop` releases the others
                 job = asyncio.create_task(self._run(claimed), name=f"operation-{claimed.row.id}")
@@ -226,13 +229,3 @@ class Worker:
                 log.warning("Lease could not be renewed operation=operation-%d error=%r", claimed.row.id, error)
         claimed.lost = True
         job.cancel()
-
-    async def _sweep_loop(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP_INTERVAL)
-            try:
-                await sweep(self._database, self._settings)
-            except Unavailable as error:
-                log.info("Housekeeping was skipped: the database is unavailable error=%s", error.message)
-            except Exception:
-                log.exception("Housekeeping failed; retrying in %.0f s", _SWEEP_INTERVAL)

@@ -64,13 +64,12 @@ async def serve_on(
     listening: socket.socket,
     *,
     demo: bool = False,
-    refreshes: bool = True,
     on_started: OnStarted,
 ) -> None:
     """Serves on a listening socket until SIGINT, SIGTERM or a call of `stop`. Raises StartupError."""
     tls = server_context(settings)
     proxies = trusted_proxies(settings.trusted_proxies)
-    async with running_gateway(settings, demo=demo, refreshes=refreshes) as gateway:
+    async with running_gateway(settings, demo=demo) as gateway:
         config = uvicorn.Config(
             gateway.app,
             ws="websockets-sansio",

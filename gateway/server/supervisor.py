@@ -71,11 +71,10 @@ class _WorkerProcess:
         self,
         settings: Settings,
         listening: socket.socket,
-        slot: int,
         on_report: Callable[["_WorkerProcess", list[Sample]], None],
     ) -> None:
         self._link, process_end = socket.socketpair()
-        self._process = _spawn.Process(target=run_worker, args=(settings, listening, process_end, slot), name="gateway")
+        self._process = _spawn.Process(target=run_worker, args=(settings, listening, process_end), name="gateway")
         # A terminal sends SIGINT and SIGHUP to the whole process group, but only the supervisor handles them.
         with process_end, _blocked(signal.SIGINT, signal.SIGHUP):
             self._process.start()
@@ -183,7 +182,7 @@ class _Supervisor:
         if slot != 0:  # slot 0 starts alone, so that a startup error is reported once and not by every process
             await self._wait_unless_stopping(self._first_ready.wait())
         while not self._stopping.is_set():
-            process = self._processes[slot] = _WorkerProcess(self._settings, self._listening, slot, self._on_report)
+            process = self._processes[slot] = _WorkerProcess(self._settings, self._listening, self._on_report)
             code = await process.wait()
             del self._processes[slot]
             self._process_metrics.end(process)

@@ -23,22 +23,19 @@ from gateway.telemetry import logs
 REPORT_INTERVAL = 1.0  # seconds
 
 
-def run_worker(settings: Settings, listening: socket.socket, link: socket.socket, slot: int) -> None:
-    """Serves until SIGTERM, or until the supervisor has ended. Exits with code 2 if it cannot start.
-
-    Only the process in slot 0 refreshes the inventory, for all processes.
-    """
+def run_worker(settings: Settings, listening: socket.socket, link: socket.socket) -> None:
+    """Serves until SIGTERM, or until the supervisor has ended. Exits with code 2 if it cannot start."""
     logs.configure(settings)
     try:
         with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-            loop.run(_serve(settings, listening, link, slot))
+            loop.run(_serve(settings, listening, link))
     except StartupError as error:
         for problem in error.problems:
             print(f"gateway: {' '.join(problem.split())}", file=sys.stderr)
         sys.exit(2)
 
 
-async def _serve(settings: Settings, listening: socket.socket, link: socket.socket, slot: int) -> None:
+async def _serve(settings: Settings, listening: socket.socket, link: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=link)
     tasks: list[asyncio.Task[None]] = []
 
@@ -47,7 +44,7 @@ async def _serve(settings: Settings, listening: socket.socket, link: socket.sock
         tasks.append(asyncio.create_task(_stop_with_supervisor(reader, stop)))
 
     try:
-        await http_server.serve_on(settings, listening, refreshes=slot == 0, on_started=on_started)
+        await http_server.serve_on(settings, listening, on_started=on_started)
     finally:
         for task in tasks:
             task.cancel()

@@ -10,8 +10,16 @@ from gateway.store.database import Database, Work
 T = TypeVar("T")
 
 
+def backoff_delay(failures: int, first: float, maximum: float) -> float:
+    """Seconds to wait after `failures` failures in a row, at least 1: `first`, doubled after each further one, up to
+    `maximum`. Up to 50% jitter, so that clients do not retry at the same time.
+    """
+    delay: float = min(maximum, first * 2 ** min(failures - 1, 16))
+    return delay * random.uniform(0.5, 1.0)  # noqa: S311
+
+
 class Backoff:
-    """Delays between retries, in seconds: doubled after each failure up to a maximum, with up to 50% jitter."""
+    """Counts failures, and returns the delays between retries in seconds; see `backoff_delay`."""
 
     def __init__(self, first: float = 0.25, maximum: float = 5.0) -> None:
         self._first = first
@@ -20,9 +28,8 @@ class Backoff:
 
     def next(self) -> float:
         """Counts a failure and returns the delay before the next attempt, in seconds."""
-        delay: float = min(self._maximum, self._first * 2 ** min(self.failures, 16))
         self.failures += 1
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that clients do not retry at the same time
+        return backoff_delay(self.failures, self._first, self._maximum)
 
     def reset(self) -> None:
         """Starts at the first delay again, after a success."""

@@ -14,6 +14,8 @@ from gateway.changes.change_feed import ChangeFeed
 from gateway.columns import now
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.transports.streams import OpenStreams
+from gateway.jobs.leases import LEASES
+from gateway.jobs.runner import JobRunner
 from gateway.models import Operation, OperationState, Provider
 from gateway.operations.statements import unfinished
 from gateway.operations.worker import Worker
@@ -49,7 +51,12 @@ _PROVIDERS = Query(sa.select(col(Provider.name), col(Provider.observed_at), col(
 
 
 def process_gauges(
-    database: Database, executor: GraphQLExecutor, streams: OpenStreams, feed: ChangeFeed, worker: Worker
+    database: Database,
+    executor: GraphQLExecutor,
+    streams: OpenStreams,
+    feed: ChangeFeed,
+    worker: Worker,
+    jobs: JobRunner,
 ) -> Iterator[tuple[MetricFamily, Labels, float]]:
     """Yield the gauges of this process."""
     documents, at = executor.documents, time.monotonic()
@@ -67,6 +74,11 @@ def process_gauges(
     yield m.FEED_AGE, (), at - feed.worked_at
     yield m.WORKER_AGE, (), at - worker.worked_at
     yield m.RUNNING, (), worker.running
+    yield m.JOBS_AGE, (), at - jobs.worked_at
+    for name, state in jobs.process_jobs.items():
+        yield m.JOB_FAILURES, (name,), state.failures
+        if (age := state.age(at)) is not None:
+            yield m.JOB_AGE, (name,), age
     yield m.PROCESSES, (), 1
     yield m.CPU, (), time.process_time()
     if _STATM.exists():
@@ -90,6 +102,10 @@ async def database_gauges(database: Database) -> list[Sample]:
             found.append((m.PROVIDER_PROBLEM.name, (name,), int(provider.problem is not None)))
             if provider.observed_at is not None:
                 found.append((m.PROVIDER_AGE.name, (name,), max(0, (at - provider.observed_at).total_seconds())))
+        for job in await transaction.all(LEASES):
+            found.append((m.JOB_FAILURES.name, (job.name,), job.failures))
+            if (age := job.age) is not None:
+                found.append((m.JOB_AGE.name, (job.name,), age))
         return found
 
     try:

@@ -89,6 +89,30 @@ DRIVER_ERRORS = MetricFamily(
     ("provider", "call", "code"),
     "Failed driver calls, by error code.",
 )
+JOB_RUNS = MetricFamily(
+    "gateway_job_runs_total",
+    "counter",
+    ("job", "outcome"),
+    "Runs of jobs by outcome: `succeeded`, `failed`, or `lost` (canceled, because another process may run the job).",
+)
+JOB_SECONDS = MetricFamily("gateway_job_seconds", "histogram", ("job",), "Duration of runs of jobs.")
+JOB_AGE = MetricFamily(
+    "gateway_job_age_seconds",
+    "gauge",
+    ("job",),
+    "Seconds since the job last succeeded; before its first success, since the start of its run.",
+    True,
+)
+JOB_FAILURES = MetricFamily(
+    "gateway_job_failures", "gauge", ("job",), "Runs of the job that failed since the last one that succeeded.", True
+)
+JOBS_AGE = MetricFamily(
+    "gateway_jobs_age_seconds",
+    "gauge",
+    (),
+    "Seconds since a process last looked for jobs. Normally at most a third of `GATEWAY_OPERATION_LEASE`.",
+    True,
+)
 LOOP_LAG = MetricFamily(
     "gateway_loop_lag_seconds", "histogram", (), "Delay of the event loop, measured 4 times a second."
 )
@@ -147,19 +171,27 @@ class Metrics:
             LabeledCounter(),
             LabeledCounter(),
         )
-        self.process_ends = LabeledCounter()
+        self.process_ends, self.job_runs = LabeledCounter(), LabeledCounter()
         self.duration, self.driver_seconds, self.loop_lag = LabeledHistogram(), LabeledHistogram(), LabeledHistogram()
+        self.job_seconds = LabeledHistogram()
         self._counted: Mapping[MetricFamily, LabeledCounter | LabeledHistogram] = {
             REQUESTS: self.requests,
             REFUSED: self.refused,
             FINISHED: self.finished,
             DRIVER_ERRORS: self.driver_errors,
             PROCESS_ENDS: self.process_ends,
+            JOB_RUNS: self.job_runs,
             DURATION: self.duration,
             DRIVER_SECONDS: self.driver_seconds,
             LOOP_LAG: self.loop_lag,
+            JOB_SECONDS: self.job_seconds,
         }
         self._gauge_sources: list[GaugeSource] = []
+
+    def count_job_run(self, job: str, outcome: str, seconds: float) -> None:
+        """Count a run of a job."""
+        self.job_runs.add((job, outcome))
+        self.job_seconds.observe((job,), seconds)
 
     def add_gauges(self, source: GaugeSource) -> None:
         """Add gauges whose values are computed by `source` whenever samples are taken."""

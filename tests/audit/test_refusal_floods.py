@@ -134,11 +134,7 @@ def test_a_flood_over_http(gateway: Served) -> None:
         ("REVERT_VM_SNAPSHOT", "REFUSED", "NOT_FOUND")
     ]
 
-    async def start_and_stop() -> None:
-        await anonymous.refusals.start()
-        await anonymous.refusals.stop()
-
-    gateway.run(start_and_stop())
+    gateway.run(anonymous.refusals.stop())
     found = [node for node in entries(admin, filter={"action": {"eq": "LOG_IN"}}) if node["id"] not in known]
     assert [node["repeats"] for node in found] == [0] * ADDRESS + [15]
     assert (found[-1]["address"], found[-1]["code"], found[-1]["requestId"]) == ("127.0.0.1", "UNAUTHENTICATED", None)

@@ -75,7 +75,7 @@ def scene(databases: Databases, tmp_path: Path) -> Iterator[Scene]:
             f'secret_access_key = {{file = "{tmp_path}/secret"}}\n'
         )
         with served(Settings(database_url=databases.new("sqlite"), providers_file=str(file))) as gateway:
-            gateway.run(gateway.gateway.inventory.stop())  # only explicit refreshes run
+            gateway.run(gateway.gateway.jobs.stop())  # only explicit refreshes run
             gateway.run(gateway.gateway.inventory.refresh_provider("aws"))
             yield Scene(made, gateway, machine)
 

@@ -85,7 +85,7 @@ def scene(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             f'project = "{PROJECT}"\npassword = {{file = "{tmp_path}/secret"}}\n'
         )
         with served(Settings(database_url=databases.new("sqlite"), providers_file=str(file))) as gateway:
-            gateway.run(gateway.gateway.inventory.stop())
+            gateway.run(gateway.gateway.jobs.stop())
             scene = Scene(made, gateway, machine)
             scene.refresh()
             yield scene

@@ -132,7 +132,7 @@ def test_commit_without_standby_is_not_acknowledged(pair: tuple[PostgresServer, 
         connection.execute("SELECT pg_reload_conf()")
     with served(short_timeouts(primary.url())) as gateway:
         gateway.run(gateway.gateway.worker.stop())
-        gateway.run(gateway.gateway.inventory.stop())
+        gateway.run(gateway.gateway.jobs.stop())
         assert create(gateway, "kept")["data"]["createSnapshot"]["errors"] == []
         standby.signal(signal.SIGSTOP)
         try:

@@ -20,7 +20,7 @@ def test_subscribers_get_an_error(databases: Databases, kind: str) -> None:
     url = databases.new(kind, demo=True)
     with served(short_timeouts(url, write_timeout=10.0)) as gateway:
         gateway.run(gateway.gateway.worker.stop())
-        gateway.run(gateway.gateway.inventory.stop())
+        gateway.run(gateway.gateway.jobs.stop())
         headers = {"accept": "text/event-stream"}
         with gateway.http.stream("POST", "/graphql", json={"query": FOLLOW}, headers=headers) as answer:
             bodies = (json.loads(line[6:]) for line in within(answer.iter_lines()) if line.startswith("data: {"))

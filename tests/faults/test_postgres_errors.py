@@ -163,7 +163,7 @@ def test_requests_over_the_queue_limit_are_refused_and_waits_are_limited(url: st
             return messages
 
         gateway.run(gateway.gateway.worker.stop())
-        gateway.run(gateway.gateway.inventory.stop())
+        gateway.run(gateway.gateway.jobs.stop())
         busy = "All database connections are busy."
         assert gateway.run(overload()) == ["The database queue is full: 2 requests are waiting already.", busy, busy]
 

@@ -96,7 +96,7 @@ def test_write_over_the_queue_limit_is_refused_at_once(url: str) -> None:
     with served(short_timeouts(url, database_queue=3, write_timeout=30.0)) as gateway:
         database = gateway.gateway.database
         gateway.run(gateway.gateway.worker.stop())
-        gateway.run(gateway.gateway.inventory.stop())
+        gateway.run(gateway.gateway.jobs.stop())
         gate, inside = threading.Event(), threading.Event()
 
         async def hold(_: Any) -> None:
@@ -125,7 +125,7 @@ def test_write_that_waited_too_long_is_not_started(url: str) -> None:
     with served(short_timeouts(url, write_timeout=0.2)) as gateway:
         database = gateway.gateway.database
         gateway.run(gateway.gateway.worker.stop())
-        gateway.run(gateway.gateway.inventory.stop())
+        gateway.run(gateway.gateway.jobs.stop())
         gate, inside, begun = threading.Event(), threading.Event(), threading.Event()
 
         async def hold(_: Any) -> None:

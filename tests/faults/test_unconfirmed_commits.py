@@ -17,7 +17,7 @@ INPUT = {"machineId": "vm-11", "name": "uncertain"}
 def quiet(relayed: RelayedGateway) -> RelayedGateway:
     """Stops the worker and the refreshes, so that nothing but the test changes the machines."""
     relayed.gateway.run(relayed.gateway.gateway.worker.stop())
-    relayed.gateway.run(relayed.gateway.gateway.inventory.stop())
+    relayed.gateway.run(relayed.gateway.gateway.jobs.stop())
     return relayed
 
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.config import Settings
 from tests.databases import KINDS, Databases
 from tests.graphql.client import dump, set_latency
-from tests.serving import Served, served
+from tests.serving import Served, served, without_refreshes
 
 
 @pytest.fixture(scope="package", params=KINDS)
@@ -26,6 +26,6 @@ def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Serve
     Periodic refreshes are disabled, because some tests change the inventory directly in the database.
     """
     settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)
-    with served(settings, refreshes=False) as gateway:
+    with served(settings, jobs=without_refreshes) as gateway:
         set_latency(gateway, 0)
         yield gateway

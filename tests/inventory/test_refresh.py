@@ -1,8 +1,9 @@
 """Refresh: the inventory is updated to what the provider reports, and nothing else is changed."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from unittest.mock import ANY
 
 import pytest
 
@@ -10,10 +11,13 @@ from gateway.columns import now
 from gateway.config import Settings
 from gateway.errors import ProviderUnavailable
 from gateway.inventory.refresh import InventoryRefresher
+from gateway.jobs.periodic_job import PeriodicJob, Scope
+from gateway.jobs.runner import JobRunner
 from gateway.models import OperationKind, OperationState
 from gateway.store.database import Database
 from tests.inventory.files import MACHINES, SNAPSHOTS, all_rows, execute, select
 from tests.inventory.scripted import LATER, Scenario, ScriptedDriver, machine, put_operation, snapshot
+from tests.waiting import until_async
 
 EVENTS = "SELECT noun, change, subject_id FROM event ORDER BY id"
 
@@ -211,13 +215,15 @@ def test_missing_machine_is_marked_gone(url: str, run_scenario: Callable[[Scenar
 def test_error_is_not_taken_for_an_empty_list(url: str, run_scenario: Callable[[Scenario], None]) -> None:
     async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
         await inventory.refresh_provider("lab")
-        before = all_rows(url)[1:]
+        _providers, machines, snapshots, operations, events, entries = all_rows(url)
         driver.problem = ProviderUnavailable("The provider does not answer.")
         with pytest.raises(ProviderUnavailable):
             await inventory.refresh_provider("lab")
         with pytest.raises(ProviderUnavailable):
             await inventory.refresh_machine(1)
-        assert all_rows(url)[1:] == before
+        _providers, *rows = all_rows(url)
+        assert rows == [machines, snapshots, operations, [*events, ANY], entries]
+        assert select(url, EVENTS)[-1] == ("provider", "UPDATED", 0)
         assert select(url, "SELECT problem FROM provider") == [("The provider does not answer.",)]
         driver.problem = None
         await inventory.refresh_provider("lab")
@@ -296,15 +302,41 @@ def test_operation_that_ends_during_the_listing_prevents_the_merge(
 
 
 def test_refresh_runs_periodically(url: str, run_scenario: Callable[[Scenario], None]) -> None:
-    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
-        called = asyncio.Event()
+    async def scenario(database: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        calls = 0
 
         async def record() -> None:
-            called.set()
+            nonlocal calls
+            calls += 1
 
         driver.during = record
-        await inventory.start()
-        await asyncio.wait_for(called.wait(), 10)
-        await inventory.stop()
+        job = PeriodicJob("refresh:lab", 0.0, partial(inventory.keep_fresh, "lab"), Scope.CLUSTER)
+        jobs = JobRunner(database, [job], owner="test", lease=10.0)
+        await jobs.start()
+        await until_async(lambda: calls >= 3)
+        await jobs.stop()
+
+    run_scenario(scenario)
+
+
+def test_errors_of_the_provider_are_no_failures_of_the_job(url: str, run_scenario: Callable[[Scenario], None]) -> None:
+    """They are shown as the provider's problem. An error that is not the provider's is a failure of the job too."""
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.problem = ProviderUnavailable("The provider does not answer.")
+        await inventory.keep_fresh("lab")
+        assert select(url, "SELECT problem FROM provider") == [("The provider does not answer.",)]
+        driver.problem = None
+
+        async def fail() -> None:
+            raise ValueError("unexpected")
+
+        driver.during = fail
+        with pytest.raises(ExceptionGroup) as raised:
+            await inventory.keep_fresh("lab")
+        assert [str(error) for error in raised.value.exceptions] == ["unexpected"]
+        assert select(url, "SELECT problem FROM provider") == [
+            ("An internal error occurred during the refresh. See the gateway's log.",)
+        ]
 
     run_scenario(scenario)

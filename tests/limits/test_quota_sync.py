@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.programs import Program, serving
 from tests.databases import KINDS, Databases
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
@@ -33,12 +34,6 @@ def usage_reader(url: str) -> Callable[[], float]:
     return read
 
 
-def wait_for(read: Callable[[], float], minimum: float) -> None:
-    deadline = time.monotonic() + 30
-    while (found := read()) < minimum:
-        assert time.monotonic() < deadline, f"{found} instead of {minimum}"
-
-
 def send_request(program: Program) -> int:
     """The status of one request."""
     return program.http.post("/graphql", json={"query": "{ viewer { name } }"}).status_code
@@ -59,9 +54,9 @@ def test_two_processes_share_one_quota(databases: Databases, kind: str) -> None:
     used = usage_reader(url)
     with serving(**limits) as one, serving(**limits) as other:
         assert exhaust(one) == QUOTA
-        wait_for(used, QUOTA - 0.1)
+        until(lambda: used() >= QUOTA - 0.1)
         assert send_request(other) == 200  # it has not read the usage of the other process yet
-        wait_for(used, QUOTA + 0.9)
+        until(lambda: used() >= QUOTA + 0.9)
         assert exhaust(other) <= 2  # those between the commit and the reading of its result
         assert send_request(one) == 429
         refused = other.http.post("/graphql", json={"query": "{ viewer { name } }"})

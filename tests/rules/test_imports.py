@@ -13,7 +13,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graphql", "rest"),
     ("inventory",),
     ("simulator",),  # the driver whose machines live in the gateway's own database
-    ("http", "reads", "operations", "changes"),
+    ("http", "reads", "operations", "changes", "jobs"),
     ("access",),
     ("drivers",),
     ("store",),

@@ -50,6 +50,6 @@ def test_it_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == [
         str(tmp_path / "lib/gateway/__main__.py"),
-        "The database is at revision 0008 (was empty).",
+        "The database is at revision 0009 (was empty).",
     ], done.stderr
     assert [path.name for path in empty.iterdir()] == ["gateway.db"]

@@ -1,6 +1,7 @@
 """Runs the long tests one after the other and prints what they measured. Exits with 1 when a test fails."""
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from tests.databases import KINDS, Databases
 from tests.soak.bulk_delete import run_bulk_delete
 from tests.soak.endurance import run_endurance
 from tests.soak.history_run import RunPlan, run_history
+from tests.soak.job_runs import failures, run_jobs
 from tests.soak.overload import run_overload
 from tests.soak.raw_client import percentile
 from tests.soak.subscribers import run_subscribers
@@ -34,10 +36,11 @@ class Size:
     overload: float
     snapshots: int
     endurance: float
+    jobs: float
 
 
-FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000, 3_600)
-QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60)
+FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000, 3_600, 600)
+QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60, 30)
 
 
 class Failed(Exception):
@@ -61,6 +64,14 @@ def history(databases: Databases, size: Size) -> None:
             _, violations = run_history(place, plan, print)
         if violations:
             raise Failed("\n".join(violations[:50]))
+
+
+def jobs(databases: Databases, size: Size) -> None:
+    """Kills and freezes four gateways on one PostgreSQL. Each cluster job runs once at a time, and in time."""
+    seed = int(os.environ.get("GATEWAY_TEST_SEED", int(time.time())))
+    with home("postgresql", databases) as place:
+        found = failures(run_jobs(place, size.jobs, seed, print))
+    _require(not found, "\n".join(found))
 
 
 def subscriptions(databases: Databases, size: Size) -> None:
@@ -108,7 +119,7 @@ def memory(databases: Databases, size: Size) -> None:
 
 
 TESTS: dict[str, Callable[[Databases, Size], None]] = {
-    test.__name__: test for test in (crashes, history, subscriptions, load, deletes, memory)
+    test.__name__: test for test in (crashes, history, jobs, subscriptions, load, deletes, memory)
 }
 
 

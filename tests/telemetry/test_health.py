@@ -11,8 +11,9 @@ from gateway.config import Settings
 from tests.cli.programs import serving
 from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
+from tests.waiting import until
 
-PARTS = dict.fromkeys(("feed", "worker", "inventory", "watch"), "ok")
+PARTS = dict.fromkeys(("feed", "worker", "watch", "jobs"), "ok")
 OK = {"status": "ok", "gateway": "ok", "database": "ok", "schema": "ok", **PARTS}
 ALIVE = {"status": "ok", **PARTS}
 
@@ -69,14 +70,13 @@ def test_the_database_is_unavailable(databases: Databases) -> None:
         assert (status, body["status"], body["database"]) == (503, "unavailable", "does not answer")
         assert health_of(gateway, "/healthz") == (200, ALIVE)  # restarting the process would not help
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        while health_of(gateway)[0] != 200:
-            pass
+        until(lambda: health_of(gateway)[0] == 200)
 
 
-@pytest.mark.parametrize("part", ["feed", "worker", "inventory", "watch"])
+@pytest.mark.parametrize("part", ["feed", "worker", "watch", "jobs"])
 def test_a_background_part_has_ended(server: Served, part: str) -> None:
     """As after a bug that its loop does not catch. Only a restart of the process helps."""
-    names = {"feed": "feed", "worker": "claim", "inventory": "refresh", "watch": "watch"}
+    names = {"feed": "feed", "worker": "claim", "watch": "watch", "jobs": "jobs"}
 
     async def end() -> None:
         task = next(task for task in asyncio.all_tasks() if task.get_name().startswith(names[part]))
@@ -97,13 +97,11 @@ def test_a_stuck_worker(databases: Databases) -> None:
         closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        while not (found := health_of(gateway))[1]["worker"].startswith("has been stuck for "):
-            pass
-        assert found[0] == 503
+        until(lambda: health_of(gateway)[1]["worker"].startswith("has been stuck for "))
+        assert health_of(gateway)[0] == 503
         assert gateway.ask("{ viewer { name } }")["viewer"]["name"]
         other.execute("ROLLBACK")
-        while health_of(gateway) != (200, OK):
-            pass
+        until(lambda: health_of(gateway) == (200, OK))
 
 
 @pytest.mark.thorough
@@ -111,8 +109,7 @@ def test_readiness_fails_before_the_gateway_stops(databases: Databases) -> None:
     with serving("--database-url", databases.new("sqlite"), stop_delay=2) as program:
         assert program.http.get("/readyz").status_code == 200
         program.process.terminate()
-        while (response := program.http.get("/readyz")).status_code == 200:
-            pass
+        response = until(lambda: None if (found := program.http.get("/readyz")).status_code == 200 else found)
         assert (response.status_code, response.json()["gateway"]) == (503, "is stopping")
         assert program.ask("{ viewer { name } }")["viewer"]["name"]
         out, _ = program.process.communicate(timeout=30)

@@ -17,6 +17,7 @@ from tests.graphql.client import CREATE
 from tests.rules.markdown import ROOT, table
 from tests.rules.tables import metrics_table
 from tests.serving import Served
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough
 
@@ -73,8 +74,8 @@ def test_operations_and_providers(demo: Served) -> None:
     operation = demo.ask(CREATE, input={"machineId": "vm-11", "name": "n"})["createSnapshot"]["operation"]["id"]
     assert demo.await_operation(operation)["state"] == "SUCCEEDED"
     ended = "gateway_operations_finished_total{kind=CREATE_SNAPSHOT,state=SUCCEEDED}"
-    while (found := scrape(demo)).get(ended) != 1:
-        pass
+    until(lambda: scrape(demo).get(ended) == 1)
+    found = scrape(demo)
     assert found["gateway_driver_seconds_count{call=create,provider=lab}"] == 1
     assert found["gateway_operations{state=RUNNING}"] == 0
     assert {"gateway_provider_problem{provider=lab}", "gateway_provider_problem{provider=cloud}"} <= set(found)
@@ -85,8 +86,8 @@ def test_open_streams(server: Served) -> None:
     with server.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as response:
         lines = response.iter_lines()  # held, because the stream is closed when it is deleted
         assert next(lines) == ":"
-        while (found := scrape(server))["gateway_subscriptions"] != 1:
-            pass
+        until(lambda: scrape(server)["gateway_subscriptions"] == 1)
+        found = scrape(server)
         assert found["gateway_streams"] == 1
     assert found["gateway_requests_total{kind=subscription,outcome=ok,transport=http}"] == 1
 
@@ -95,10 +96,12 @@ def test_all_metrics_are_documented_and_exist(demo: Served) -> None:
     assert table(ROOT / "docs/operating.md", "Metric") == metrics_table()
     rare = {"gateway_driver_errors_total", "gateway_http_refused_total", "gateway_process_ends_total"}
     rare |= {"gateway_operations_finished_total", "gateway_requests_total", "gateway_request_seconds"}
-    while rare | {name for name, _, _ in demo.gateway.metrics.samples()} < set(FAMILIES) - {
-        name for name, _, _ in demo.run(database_gauges(demo.gateway.database))
-    }:
-        pass
+
+    def found() -> set[str]:
+        samples = [*demo.gateway.metrics.samples(), *demo.run(database_gauges(demo.gateway.database))]
+        return {name for name, _, _ in samples}
+
+    until(lambda: found() | rare >= set(FAMILIES))
 
 
 def test_metrics_are_served_on_their_own_listener(databases: Databases) -> None:
