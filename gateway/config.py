@@ -133,6 +133,9 @@ class Settings:
     keep_operations: float = setting(90 * 86_400.0, "Retention of finished operations.")
     keep_gone: float = setting(30 * 86_400.0, "Retention of machines that their provider no longer reports.")
     keep_events: float = setting(3_600.0, "Retention of change events for subscribers that lag or reconnect.")
+    keep_events_for_consumers: float = setting(
+        7 * 86_400.0, "Maximum retention of change events that a durable consumer has not processed."
+    )
     keep_audit: float = setting(400 * 86_400.0, "Retention of the audit log, at least 30 days.")
     log_level: str = setting("info", "Minimum level of log lines: `debug`, `info`, `warning` or `error`.")
     log_format: str = setting("text", "Format of log lines: `text`, or `json` with one object per line.")

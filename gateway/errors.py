@@ -144,7 +144,8 @@ class GatewayError(Exception):
     │   ├── Conflict             CONFLICT: `conflict` references the row that prevents the action
     │   ├── Unsupported          UNSUPPORTED: the machine or snapshot cannot do this, ever or in its current state
     │   ├── LimitExceeded        LIMIT_EXCEEDED: a limit or quota is reached
-    │   │   └── Throttled        LIMIT_EXCEEDED: the caller exceeds its rate; `retry_after` is the delay in seconds
+    │   │   ├── Throttled        LIMIT_EXCEEDED: the caller exceeds its rate; `retry_after` is the delay in seconds
+    │   │   └── TooManyItems     LIMIT_EXCEEDED: a list has more items than it may return; a retry does not help
     │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED: the key was used with different arguments
     │   └── Aborted              ABORTED: the item is valid, but its all-or-nothing request has a refused item
     ├── Unavailable              UNAVAILABLE: the gateway cannot serve the request now; nothing was written
@@ -237,6 +238,14 @@ class Throttled(LimitExceeded):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyItems(LimitExceeded):
+    """A list has more items than it may return, so it cannot be returned. The same request fails again."""
+
+    @property
+    def retryable(self) -> bool:
+        return False
 
 
 class IdempotencyKeyReused(Refusal):

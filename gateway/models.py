@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Self
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Enum,
     Float,
     Identity,
     Index,
+    Integer,
     MetaData,
     text,
 )
@@ -196,9 +198,21 @@ def _identity() -> Any:
 _NEVER_REUSED = {"sqlite_autoincrement": True}
 
 
-def optional_column(type_: Any = Text) -> Any:
-    """Nullable column, null by default."""
-    return Field(default=None, nullable=True, sa_type=type_)
+PUBLISHED = "published"  # key in the `info` of a column
+
+
+def column(type_: Any = Text, *, published: bool = False, **arguments: Any) -> Any:
+    """Column. A change of a `published` one is an event of the change feed: see `gateway.store.change_triggers`.
+
+    `arguments` are those of `Field`.
+    """
+    more = arguments.pop("sa_column_kwargs", {})
+    return Field(sa_type=type_, sa_column_kwargs={"info": {PUBLISHED: published}, **more}, **arguments)
+
+
+def optional_column(type_: Any = Text, *, published: bool = False, **arguments: Any) -> Any:
+    """Nullable column, null by default. The parameters are those of `column`."""
+    return column(type_, published=published, default=None, nullable=True, **arguments)
 
 
 def _stored_as(column: str, attribute: str) -> dict[str, Any]:
@@ -213,9 +227,9 @@ class Provider(SQLModel, table=True):
 
     name: str = Field(primary_key=True, sa_type=Text)
     tenant: str = Field(sa_type=Text)
-    driver: str = Field(sa_type=Text)
+    driver: str = column(published=True)
     observed_at: datetime | None = optional_column(UtcDateTime)  # last complete refresh
-    problem: str | None = optional_column()  # why the provider cannot be reached; null when it can be
+    problem: str | None = optional_column(published=True)  # why the provider cannot be reached; null when it can be
 
 
 class Machine(SQLModel, table=True):
@@ -226,31 +240,33 @@ class Machine(SQLModel, table=True):
     id: int = _identity()
     tenant: str = Field(sa_type=Text)
     kind: MachineKind = Field(sa_type=enum_column(MachineKind))
-    name: str = Field(sa_type=Text)
+    name: str = column(published=True)
     name_folded: str = Field(sa_type=Text)
-    description: str | None = optional_column()
+    description: str | None = optional_column(published=True)
     description_folded: str | None = optional_column()
-    provider: str = Field(sa_type=Text, foreign_key="provider.name")
+    provider: str = column(published=True, foreign_key="provider.name")
     provider_folded: str = Field(sa_type=Text)
-    provider_ref: str = Field(sa_type=Text)
+    provider_ref: str = column(published=True)
     provider_ref_folded: str = Field(sa_type=Text)
     # Second identity, such as a BIOS UUID. Set by imports and by some drivers.
     provider_uid: str | None = optional_column()
     imported: bool = False  # read from an import file; no driver has reported the machine yet
-    power_state: PowerState = Field(sa_type=enum_column(PowerState))
+    power_state: PowerState = column(enum_column(PowerState), published=True)
     # Why no snapshot can be created of this machine in any power state; null when nothing blocks it.
-    snapshot_blocker: str | None = Field(
-        default=None, nullable=True, sa_type=Text, sa_column_kwargs=_stored_as("obstacle", "snapshot_blocker")
+    snapshot_blocker: str | None = optional_column(
+        published=True, sa_column_kwargs=_stored_as("obstacle", "snapshot_blocker")
     )
-    host: str | None = optional_column()
+    host: str | None = optional_column(published=True)
     host_folded: str | None = optional_column()
-    flavor: str | None = optional_column()
-    availability_zone: str | None = optional_column()
-    created_at: datetime = Field(sa_type=UtcDateTime)
+    flavor: str | None = optional_column(published=True)
+    availability_zone: str | None = optional_column(published=True)
+    created_at: datetime = column(UtcDateTime, published=True)
     updated_at: datetime = Field(sa_type=UtcDateTime)
     observed_at: datetime = Field(sa_type=UtcDateTime)
-    gone_at: datetime | None = optional_column(UtcDateTime)
-    snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})  # maintained by triggers
+    gone_at: datetime | None = optional_column(UtcDateTime, published=True)
+    # Maintained by triggers. Not published: it changes only with the events CREATED and DELETED of snapshots, and a
+    # second event for each of them would slow down imports.
+    snapshot_count: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
 
     __table_args__ = (
         Index("ix_machine_created", "tenant", "created_at", "id"),
@@ -276,21 +292,21 @@ class Snapshot(SQLModel, table=True):
     id: int = _identity()
     tenant: str = Field(sa_type=Text)  # copy of the machine's tenant, for the indexes over all machines
     machine_id: int = Field(sa_type=Number, foreign_key="machine.id")
-    name: str = Field(sa_type=Text)
+    name: str = column(published=True)
     name_folded: str = Field(sa_type=Text)
-    description: str | None = optional_column()
+    description: str | None = optional_column(published=True)
     description_folded: str | None = optional_column()
-    state: SnapshotState = Field(sa_type=enum_column(SnapshotState))
-    memory: bool = False
-    is_current: bool = False
-    size_bytes: int | None = optional_column(BigInteger)
-    provider_ref: str | None = optional_column()
+    state: SnapshotState = column(enum_column(SnapshotState), published=True)
+    memory: bool = column(Boolean, published=True, default=False)
+    is_current: bool = column(Boolean, published=True, default=False)
+    size_bytes: int | None = optional_column(BigInteger, published=True)
+    provider_ref: str | None = optional_column(published=True)
     provider_ref_folded: str | None = optional_column()
-    created_at: datetime = Field(sa_type=UtcDateTime)
-    created_by: str | None = optional_column()
+    created_at: datetime = column(UtcDateTime, published=True)
+    created_by: str | None = optional_column(published=True)
     created_by_folded: str | None = optional_column()
     observed_at: datetime | None = optional_column(UtcDateTime)
-    parent_id: int | None = Field(default=None, sa_type=Number, foreign_key="snapshot.id")
+    parent_id: int | None = optional_column(Number, published=True, foreign_key="snapshot.id")
 
     __table_args__ = (
         Index("ix_snapshot_machine_created", "machine_id", "created_at", "id"),
@@ -325,23 +341,23 @@ class Operation(SQLModel, table=True):
     id: int = _identity()
     tenant: str = Field(sa_type=Text)
     kind: OperationKind = Field(sa_type=enum_column(OperationKind))
-    state: OperationState = Field(sa_type=enum_column(OperationState))
+    state: OperationState = column(enum_column(OperationState), published=True)
     machine_id: int | None = Field(default=None, sa_type=Number)  # kept after the machine's row is deleted
     machine_kind: MachineKind = Field(sa_type=enum_column(MachineKind))
     machine_name: str = Field(sa_type=Text)
-    snapshot_id: int | None = Field(default=None, sa_type=Number)  # kept after the snapshot's row is deleted
+    snapshot_id: int | None = optional_column(Number, published=True)  # kept after the snapshot's row is deleted
     snapshot_name: str | None = optional_column()
     requested_by: str | None = optional_column()
     requested_by_folded: str | None = optional_column()
     created_at: datetime = Field(sa_type=UtcDateTime)
-    started_at: datetime | None = optional_column(UtcDateTime)
-    finished_at: datetime | None = optional_column(UtcDateTime)
-    cancel_requested_at: datetime | None = optional_column(UtcDateTime)
-    progress_percent: int | None = None
-    phase: str | None = optional_column()
-    error_code: str | None = optional_column()
-    error_message: str | None = optional_column()
-    error_provider_message: str | None = optional_column()
+    started_at: datetime | None = optional_column(UtcDateTime, published=True)
+    finished_at: datetime | None = optional_column(UtcDateTime, published=True)
+    cancel_requested_at: datetime | None = optional_column(UtcDateTime, published=True)
+    progress_percent: int | None = optional_column(Integer, published=True)
+    phase: str | None = optional_column(published=True)
+    error_code: str | None = optional_column(published=True)
+    error_message: str | None = optional_column(published=True)
+    error_provider_message: str | None = optional_column(published=True)
 
     # The columns below are internal to the worker. No surface returns them.
     # Tag that the driver puts on the provider's snapshot, by which recovery finds it.
@@ -477,7 +493,7 @@ class JobLease(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """Row of the change feed's outbox. Triggers write one per change of a snapshot or operation, in its transaction."""
+    """Row of the change feed's outbox. Triggers write one per change of a published row, in its transaction."""
 
     __tablename__: ClassVar[Any] = "event"
 
@@ -485,9 +501,22 @@ class Event(SQLModel, table=True):
     xid: int = Field(default=0, sa_type=BigInteger)  # id of the writing transaction on PostgreSQL, 0 on SQLite
     at: datetime = Field(sa_type=UtcDateTime)
     tenant: str = Field(sa_type=Text)
-    noun: str = Field(sa_type=Text)  # "snapshot" or "operation"
+    noun: str = Field(sa_type=Text)  # table of the changed row
     change: Change = Field(sa_type=enum_column(Change))
     machine_id: int | None = Field(default=None, sa_type=Number)
-    subject_id: int = Field(sa_type=Number)  # id of the snapshot or operation
+    subject_id: int = Field(sa_type=Number)  # id of the row; 0 for a row that has none, such as a provider
+    machine_kind: MachineKind | None = optional_column(enum_column(MachineKind))  # of a machine only
+    subject_name: str | None = optional_column()  # primary key of a row without an id, such as a provider's name
 
     __table_args__ = (Index("ix_event_order", "xid", "id"), _NEVER_REUSED)
+
+
+class ChangeConsumer(SQLModel, table=True):
+    """Position of a durable consumer of the change feed: the event up to which it has processed all changes."""
+
+    __tablename__: ClassVar[Any] = "change_consumer"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    xid: int = Field(sa_type=BigInteger)
+    id: int = Field(sa_type=Number)
+    updated_at: datetime = Field(sa_type=UtcDateTime)

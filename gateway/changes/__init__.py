@@ -1,1 +1,1 @@
-"""The change feed: every committed change of a snapshot or operation, once, in one order for all readers."""
+"""The change feed: every committed change of a published row, once, in one order for all readers."""

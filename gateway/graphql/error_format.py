@@ -14,7 +14,7 @@ from graphql import GraphQLError, GraphQLSyntaxError
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
 from gateway.http.errors import ErrorFormat, HttpError
 from gateway.http.request_id import REQUEST_ID
-from gateway.reads.compiler import InvalidArguments
+from gateway.reads.selection import FieldError
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,15 @@ def format_request_error(error: GraphQLError, code: str = BAD_USER_INPUT) -> dic
 def format_error(error: GraphQLError) -> dict[str, Any]:
     """An error of a field, as JSON. An unexpected exception is logged and masked."""
     cause: BaseException | None = error.original_error
-    if isinstance(cause, InvalidArguments):
+    if isinstance(cause, FieldError):
         cause = cause.error
     if cause is None or isinstance(cause, GraphQLError):
         return format_request_error(error)
     formatted = _with_location(error)
     if isinstance(cause, GatewayError):
-        meaning = MEANINGS[cause.code]
         formatted["message"] = cause.message
-        formatted["extensions"] = {"code": meaning.extensions_code}
-        if meaning.retryable:
+        formatted["extensions"] = {"code": MEANINGS[cause.code].extensions_code}
+        if cause.retryable:
             formatted["extensions"]["retryable"] = True
     else:
         request_id = REQUEST_ID.get()

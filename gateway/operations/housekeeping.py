@@ -1,13 +1,15 @@
 """Deletes expired rows in batches of 500, one short transaction each, so that other writes do not wait long."""
 
 import logging
+from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.config import Settings
-from gateway.models import AuditEntry, Event, IdempotencyKey, JobLease, Machine, Operation, Snapshot
+from gateway.models import AuditEntry, ChangeConsumer, Event, IdempotencyKey, JobLease, Machine, Operation, Snapshot
 from gateway.operations.idempotency import LIFETIME
 from gateway.operations.statements import LOCK_MACHINE, unfinished
 from gateway.store.clock import FromNow
@@ -60,9 +62,17 @@ _KEYS = Statement(
 )
 
 # Events are deleted in their order and without gaps, so if an event exists, all later ones do too. The last event is
-# kept, because a subscriber that reconnects to an idle gateway resumes from it.
+# kept, because a subscriber that reconnects to an idle gateway resumes from it. One that a durable consumer has yet to
+# process is kept for longer, and so is the last one that it has processed, which is its position.
+_awaited = sa.exists().where(
+    OneOf(col(ChangeConsumer.name), "consumers"),
+    sa.tuple_(col(ChangeConsumer.xid), col(ChangeConsumer.id)) <= sa.tuple_(col(Event.xid), col(Event.id)),
+)
+_is_expired = sa.and_(
+    col(Event.at) < FromNow("since"), sa.or_(col(Event.at) < FromNow("awaited_since"), ~_awaited)
+).label("is_expired")
 _first = (
-    sa.select(col(Event.xid), col(Event.id), col(Event.at)).order_by(col(Event.xid), col(Event.id)).limit(_BATCH)
+    sa.select(col(Event.xid), col(Event.id), _is_expired).order_by(col(Event.xid), col(Event.id)).limit(_BATCH)
 ).subquery("first")
 _kept = _first.alias("kept")
 _last = sa.select(col(Event.id)).order_by(col(Event.xid).desc(), col(Event.id).desc()).limit(1).scalar_subquery()
@@ -70,10 +80,10 @@ _EVENTS = Statement(
     sa.delete(Event).where(
         col(Event.id).in_(
             sa.select(_first.c.id).where(
-                _first.c.at < FromNow("since"),
+                _first.c.is_expired,
                 _first.c.id != _last,
                 ~sa.exists().where(
-                    _kept.c.at >= FromNow("since"),
+                    ~_kept.c.is_expired,
                     sa.tuple_(_kept.c.xid, _kept.c.id) < sa.tuple_(_first.c.xid, _first.c.id),
                 ),
             )
@@ -108,27 +118,30 @@ _DELETE_SNAPSHOTS = Statement(sa.delete(Snapshot).where(OneOf(col(Snapshot.id), 
 _DELETE_MACHINE = Statement(sa.delete(Machine).where(col(Machine.id) == bindparam("machine_id")))
 
 
-async def sweep(database: Database, settings: Settings) -> None:
+async def sweep(database: Database, settings: Settings, consumers: Collection[str] = ()) -> None:
     """Deletes everything that has expired: operations, keys, events, audit entries, machines that are gone, and rows of
-    jobs that no longer exist. Called every `SWEEP_INTERVAL`.
+    jobs that no longer exist. Called every `SWEEP_INTERVAL`. `consumers`: names of the durable consumers of the change
+    feed for which events are kept.
     """
     for statement, max_age in (
         (_OPERATIONS, settings.keep_operations),
         (_KEYS, LIFETIME.total_seconds()),
-        (_EVENTS, settings.keep_events),
         (_AUDIT_ENTRIES, settings.keep_audit),
         (_JOB_LEASES, _KEEP_JOB_LEASES),
     ):
         while await _delete(database, statement, max_age) >= _BATCH:
             pass
+    awaited = {"awaited_since": -settings.keep_events_for_consumers, "consumers": list(consumers)}
+    while await _delete(database, _EVENTS, settings.keep_events, **awaited) >= _BATCH:
+        pass
     expired = await database.read(lambda tx: tx.all(_EXPIRED_MACHINES, since=-settings.keep_gone), single=True)
     for row in expired:
         while await _delete_machine(database, row.id, settings.keep_gone):
             pass
 
 
-async def _delete(database: Database, statement: Statement, max_age: float) -> int:
-    return await database.write(lambda tx: tx.run(statement, since=-max_age))
+async def _delete(database: Database, statement: Statement, max_age: float, **values: Any) -> int:
+    return await database.write(lambda tx: tx.run(statement, since=-max_age, **values))
 
 
 async def _delete_machine(database: Database, machine_id: int, max_age: float) -> bool:

@@ -3,16 +3,17 @@
 A plan is compiled once per selection and serves all requests that select the same. It consists of
 
 * *fetch nodes* (`fetch_nodes`, `connections`), each of which loads the rows of one level of the selection: a
-  SingleRowNode one row per key, a PageNode one page per parent, an AllRowsNode all rows of a small table. In
-  `payload_shapes`, a MultiEntityNode loads rows of several entities by id, and a PayloadShape holds what belongs to
-  the payloads of resolvers;
+  SingleRowNode one row per key, a PageNode one page per parent, which is also how bounded lists and lists of groups are
+  loaded. In `payload_shapes`, a MultiEntityNode loads rows of several entities by id, and a PayloadShape holds what
+  belongs to the payloads of resolvers and of computed roots;
 * *relations* (`relations`), which lead from the rows of one node to another node;
 * *renderers* (`rendering`), generated Python functions that make JSON-ready values from the rows.
 
 Compilation walks the selection from the root: `row_compiler` compiles rows, `connection_compiler` connections, and
 `payload_compiler` payloads. Each field becomes one expression of a renderer, according to its source: a Column asks
-the node's RowLayout for the position of its column, and thereby adds the column to the SELECT; a ToOne or ToMany adds a
-relation, whose node is compiled first. When a renderer is complete, so is the layout, and the node is made of both.
+the node's RowLayout for the position of its column, and thereby adds the column to the SELECT; a ToOne, ToMany or
+BoundedRows adds a relation, whose node is compiled first. When a renderer is complete, so is the layout, and the node
+is made of both.
 
 Example. The query
 
@@ -54,11 +55,12 @@ takes one statement:
         WHERE t.id = $1 AND t.tenant = $2 AND t.kind = 'VM' AND TRUE ORDER BY page.o0 DESC, page.o1 DESC
         -- [11, "default", 11, "default"]
 
-A request uses a plan in two steps. `Plan.bind` checks the arguments of all connections and returns a BoundPage for
-each. `Plan.load` runs the statements from the root down and calls the renderers from the leaves up. The text of a
-statement depends only on its *shape*: which kinds of machines the caller may see, and the limit, direction, offset,
-sort and filter of the page. Each node caches a StatementTemplate for each shape, with bind variables in place of the
-tenant, the keys and the cursors. Equal filters of a connection share one cached Condition, so they share templates.
+A request uses a plan in two steps. `Plan.bind` checks all arguments. It returns a BoundPage for each connection and
+list, and for each computed field what its source makes of its arguments. `Plan.load` runs the statements from the root
+down and calls the renderers from the leaves up. The text of a statement depends only on its *shape*: which kinds of
+machines the caller may see, and the limit, direction, offset, sort and filter of the page. Each node caches a
+StatementTemplate for each shape, with bind variables in place of the tenant, the keys and the cursors. Equal filters of
+a connection share one cached Condition, so they share templates.
 
 Invariants:
 
@@ -66,8 +68,11 @@ Invariants:
   already applied to a selection: the executor compiles a plan for each combination of their values.
 * The number of statements depends on the selection and the arguments, and not on the number of rows: at most one per
   node for all parents, and for a PageNode one more for each kind of metadata (see `connections`). A MultiEntityNode
-  sends one for each entity and kind of machine. tests/graphql/test_statement_counts.py counts them.
-* No statement runs before all arguments are checked: `bind` raises InvalidArguments for the first invalid one.
+  sends one for each entity and kind of machine, and a computed root those of its function.
+  tests/graphql/test_statement_counts.py counts them.
+* No statement runs before all arguments are checked: `bind` raises a FieldError for the first invalid one.
+* A list that exceeds its bound is a FieldError in its place in the values. It costs the other fields nothing here; what
+  null takes the place of is decided where the response is finished.
 * Every statement restricts the rows of its entity to those that the caller may see (`Entity.visible`). Joined machines
   and subqueries only read rows that belong to them. Fields contribute columns, not statements, so none can omit this.
 * Values from clients reach SQL as parameters. Only checked integers become part of its text: LIMIT, OFFSET, and the
@@ -78,36 +83,34 @@ Invariants:
 * The result is the one that graphql-core computes. tests/reads compares them for random queries.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any
 
 from gateway.errors import InvalidInput
 from gateway.reads import sources
-from gateway.reads.connection_compiler import ConnectionCompiler
+from gateway.reads.connection_compiler import Binding, ConnectionCompiler
 from gateway.reads.connections import PageNode
-from gateway.reads.context import Pages
+from gateway.reads.context import Bound
 from gateway.reads.cost import CostCompiler, CostFunction
 from gateway.reads.dialects import DIALECTS, Dialect
-from gateway.reads.entities import ENTITIES
-from gateway.reads.pages import BoundPage
 from gateway.reads.payload_compiler import PayloadCompiler
-from gateway.reads.roots import RootLoader, all_rows_root, page_root, payload_root, row_by_id_root, rows_by_ids_root
-from gateway.reads.selection import Field, Selection, Variables
+from gateway.reads.payload_shapes import PayloadShape
+from gateway.reads.roots import (
+    RootLoader,
+    computed_root,
+    page_root,
+    payload_root,
+    row_by_id_root,
+    rows_by_ids_root,
+)
+from gateway.reads.selection import Field, FieldError, Selection, Variables
+
+IsSingleStatement = Callable[[Bound], bool]  # whether a plan sends one statement at most
 
 
-class InvalidArguments(Exception):
-    """The arguments of `field` are invalid. `error` has the reason."""
-
-    def __init__(self, field: Field, error: InvalidInput) -> None:
-        super().__init__(error.message)
-        self.field = field
-        self.error = error
-
-
-IsSingleStatement = Callable[[Pages], bool]  # whether a plan sends one statement at most
-
-
-def _several_statements(_pages: Pages) -> bool:
+def _several_statements(_bound: Bound) -> bool:
     return False
 
 
@@ -116,20 +119,20 @@ class Plan:
     """A compiled root field, or the compiled selection of a payload."""
 
     load: RootLoader
-    connections: Sequence[tuple[Field, PageNode]]
+    bindings: Sequence[Binding]
     dialect: Dialect
     cost: CostFunction
     is_single_statement: IsSingleStatement
 
-    def bind(self, variables: Variables) -> Mapping[PageNode, BoundPage]:
-        """Checks the arguments of all connections, before any statement is sent. Raises InvalidArguments."""
-        pages = {}
-        for connection, node in self.connections:
+    def bind(self, variables: Variables) -> Bound:
+        """Checks all arguments, before any statement is sent. Raises FieldError for the first that are invalid."""
+        bound: dict[Any, Any] = {}
+        for field, key, bind in self.bindings:
             try:
-                pages[node] = node.binder.bind(connection.arguments(variables))
+                bound[key] = bind(field.arguments(variables))
             except InvalidInput as error:
-                raise InvalidArguments(connection, error) from None
-        return pages
+                raise FieldError(field, error) from None
+        return bound
 
 
 class Compiler:
@@ -144,18 +147,18 @@ class Compiler:
         self.typed = typed
 
     def root(self, parent_type: str, field: Field) -> Plan:
-        """The plan of a root field. Its source is a ToMany, RowById, RowsByIds, AllRows or PayloadValue."""
+        """The plan of a root field. Its source is one of those that `sources` describes as being at the root."""
         connections = self._connections()
         load, is_single_statement = self._root(connections, parent_type, field)
         cost = self._costs(connections).field(parent_type, field)
-        return Plan(load, connections.nodes, self.dialect, cost, is_single_statement)
+        return Plan(load, connections.bindings, self.dialect, cost, is_single_statement)
 
     def payload(self, selection: Selection) -> Plan:
-        """The plan of a payload. `load` receives the payload as its third argument."""
+        """The plan of a payload. `load` receives a list of payloads as its third argument, and returns a list."""
         connections = self._connections()
         shape = PayloadCompiler(self.catalog, connections).payload_shape(selection)
         cost = self._costs(connections).selection(selection)
-        return Plan(payload_root(shape, None), connections.nodes, self.dialect, cost, shape.is_single_statement)
+        return Plan(payload_root(shape), connections.bindings, self.dialect, cost, shape.is_single_statement)
 
     def _root(
         self, connections: ConnectionCompiler, parent_type: str, field: Field
@@ -163,21 +166,21 @@ class Compiler:
         sourced = self.catalog[parent_type][field.name]
         source, payloads = sourced.source, PayloadCompiler(self.catalog, connections)
         match source:
-            case sources.ToMany():
-                page_node = connections.page_node(source, field, sourced.type_name)
-                return page_root(page_node), lambda pages: page_node.is_single_statement(pages[page_node])
+            case sources.ToMany() | sources.BoundedRows():
+                return _page_root(connections.page_node(source, field, sourced.type_name))
+            case sources.GroupedRows():
+                return _page_root(connections.groups_node(source, field))
             case sources.RowById():
                 node = payloads.multi_entity_node(field.selection)
                 return row_by_id_root(node, field, source.noun), node.is_single_statement
             case sources.RowsByIds():
                 node = payloads.multi_entity_node(field.selection)
                 return rows_by_ids_root(node, field), _several_statements
-            case sources.AllRows():
-                all_rows = connections.rows.all_rows_node(ENTITIES[source.noun], field.selection)
-                return all_rows_root(all_rows), _several_statements
-            case sources.PayloadValue():
-                shape = payloads.payload_shape(field.selection)
-                return payload_root(shape, source.name), shape.is_single_statement
+            case sources.ComputedRoot():
+                if source.bind is not None:
+                    connections.bind(field, source.bind)
+                computed = payloads.payload_shape(field.selection) if field.selection else None
+                return computed_root(source, field, computed), _computed_is_single(sourced, source, computed)
             case _:
                 raise TypeError(f"The source of {parent_type}.{field.name} is invalid for a root field.")
 
@@ -185,5 +188,20 @@ class Compiler:
         return ConnectionCompiler(self.catalog, self.dialect, typed=self.typed)
 
     def _costs(self, connections: ConnectionCompiler) -> CostCompiler:
-        """Complete once every connection is compiled."""
-        return CostCompiler(self.catalog, dict(connections.nodes))
+        """Complete once every list is compiled."""
+        return CostCompiler(self.catalog, {binding.field: binding.key for binding in connections.bindings})
+
+
+def _page_root(node: PageNode) -> tuple[RootLoader, IsSingleStatement]:
+    return page_root(node), lambda bound: node.is_single_statement(bound[node])
+
+
+def _computed_is_single(
+    sourced: sources.SourcedField, source: sources.ComputedRoot, shape: PayloadShape | None
+) -> IsSingleStatement:
+    """Whether a computed root sends one statement at most: its function sends none, and its payload takes one."""
+    if iscoroutinefunction(source.compute):
+        return _several_statements
+    if shape is None:
+        return lambda _bound: True
+    return (lambda _bound: shape.max_statements() <= 1) if sourced.is_list else shape.is_single_statement

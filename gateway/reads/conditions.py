@@ -40,8 +40,11 @@ class Frame:
         return f"{self.alias}.{name}"
 
     def expression(self, template: str) -> str:
-        """A column, or SQL text over `{t}` (the table's alias), `{m}` (its machine's alias) and `{kinds}` (a list)."""
-        if "{" not in template:
+        """A column, or SQL text over `{t}` (the table's alias), `{m}` (its machine's alias) and `{kinds}` (a list).
+
+        Text with neither braces nor parentheses is a column.
+        """
+        if "{" not in template and "(" not in template:
             return self.column(template)
         self.joined = self.joined or "{m}" in template
         kinds = ", ".join(f"'{kind}'" for kind in self.kinds) or "''"

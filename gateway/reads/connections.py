@@ -1,13 +1,18 @@
 """The fetch node of connections: pages of rows with their totals and flags, for all parents at once.
 
-A page's *metadata* is what its rows do not show: the total (`totalCount`), and in some cases whether rows precede or
-follow the page. The rest follows from the rows, because a page with `hasNextPage` fetches one row more than its size.
+A page's *metadata* is what its rows do not show: the total (`totalCount`), in some cases whether rows precede or follow
+the page, and the aggregates of all rows that match. The rest follows from the rows, because a page with `hasNextPage`
+fetches one row more than its size.
+
+A bounded list (`sources.BoundedRows`) is a page, too. Its size is the bound, and a row that follows the page makes the
+field fail. So is a list of groups (`sources.GroupedRows`), whose rows are groups.
 
 Statements per page node:
 
 * One parent, or the list of all rows: one statement for the rows and one for all metadata; or one for both where the
   dialect prefers joins.
-* Several parents: one statement for the rows of all their pages, and one for each kind of metadata.
+* Several parents: one statement for the rows of all their pages, one for each kind of metadata, and one for all
+  aggregates. If the total is selected with aggregates, their statement counts it.
 
 What the query does not select is not fetched: without `nodes`, `edges` or `pageInfo` there is no statement for rows,
 and a total that the parent's row already counts (`counter`) needs none either.
@@ -20,10 +25,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.errors import Forbidden
 from gateway.reads import cursors
 from gateway.reads.context import PARENT, Context
 from gateway.reads.dialects import Dialect
-from gateway.reads.page_binding import PageBinder
+from gateway.reads.page_binding import Binder
 from gateway.reads.page_layout import PageLayout
 from gateway.reads.page_statements import PageStatements, cursor_bindings
 from gateway.reads.pages import BoundPage, Page
@@ -38,6 +44,7 @@ class LoadedPage:
     total: int = 0
     has_next: bool = False
     has_previous: bool = False
+    aggregates: Sequence[Any] = ()
 
     def trim(self, page: Page) -> None:
         """Sets the flag that the row beyond the page's size decides, removes that row, and restores the sort order.
@@ -59,6 +66,12 @@ class LoadedPage:
         elif value:
             setattr(self, name, True)
 
+    def set_aggregates(self, values: Sequence[Any], layout: PageLayout) -> None:
+        """Sets the aggregates and, if it is the value after them, the total."""
+        self.aggregates = values
+        if len(values) > len(layout.aggregates):
+            self.total = values[-1]
+
 
 PageRenderer = Callable[[LoadedPage, Sequence[Any], Context, Callable[[Any], str]], Any]
 
@@ -66,23 +79,26 @@ PageRenderer = Callable[[LoadedPage, Sequence[Any], Context, Callable[[Any], str
 class PageNode:
     """Loads pages of an entity's rows: one page for each parent, or one page of all rows."""
 
-    def __init__(self, layout: PageLayout, dialect: Dialect, render: PageRenderer) -> None:
+    def __init__(self, layout: PageLayout, dialect: Dialect, render: PageRenderer, binder: Binder) -> None:
         self.layout = layout
         self.entity = layout.entity
         self.dialect = dialect
         self.render = render
-        self.binder = PageBinder(layout.entity, dialect)
+        self.binder = binder
         self.statements = PageStatements(layout)
         self._last_encoder: tuple[SortOrder, Callable[[Any], str]] | None = None
 
     async def load(
         self, context: Context, parents: Sequence[int] | None, counts: Mapping[Any, int] | None = None
     ) -> dict[int | None, Any]:
-        """The rendered connection of each parent. With `parents` None: that of all rows, under the key None.
+        """The rendered connection or list of each parent. With `parents` None: that of all rows, under the key None.
 
-        `counts` holds the number of rows of each parent, as the parent's own row counts them.
+        `counts` holds the number of rows of each parent, as the parent's own row counts them. Raises Forbidden if only
+        administrators may read the entity.
         """
-        bound = context.pages[self]
+        if self.entity.admin_only and not context.caller.administers:
+            raise Forbidden("Only administrators may read the audit log.")
+        bound = context.bound[self]
         pages: dict[int | None, LoadedPage]
         if parents is None or len(parents) == 1:
             parent = parents[0] if parents else None
@@ -99,7 +115,7 @@ class PageNode:
 
     def is_single_statement(self, bound: BoundPage) -> bool:
         """Whether one statement loads the page of all rows with all of its relations."""
-        separate = self.layout.limit(bound) > 0 and bool(self.layout.metadata_names(bound))
+        separate = self.layout.limit(bound) > 0 and self.layout.has_metadata(bound)
         return not (self.layout.row_layout.relations or (separate and not self.dialect.prefers_joins))
 
     def cursor_encoder(self, order: SortOrder) -> Callable[[Any], str]:
@@ -116,7 +132,7 @@ class PageNode:
         return cursor
 
     async def _load_single(self, context: Context, bound: BoundPage, parent: int | None, count: int) -> LoadedPage:
-        rows, metadata, names = self.statements.single(context, bound)
+        rows, metadata, names, width = self.statements.single(context, bound)
         bindings = cursor_bindings(bound)
         if parent is not None:
             bindings[PARENT] = parent
@@ -124,20 +140,22 @@ class PageNode:
         values: Sequence[Any] = ()
         if metadata is not None:
             (values,) = await context.fetch(metadata, bindings)
-        elif names:
-            marker, *values = found[0][-len(names) - 1 :]
+        elif width:
+            marker, *values = found[0][-width - 1 :]
             found = () if marker is None else found
         page = LoadedPage(list(found), count)
         page.trim(bound.page)
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(names, values, strict=False):
             page.set_metadata(name, value)
+        if self.layout.aggregates:
+            page.set_aggregates(values[len(names) :], self.layout)
         return page
 
     async def _load_per_parent(
         self, context: Context, bound: BoundPage, parents: Sequence[int], pages: Mapping[int | None, LoadedPage]
     ) -> None:
         """Completes the empty pages of several parents."""
-        rows, metadata = self.statements.per_parent(context, bound)
+        rows, metadata, aggregates = self.statements.per_parent(context, bound)
         bindings = cursor_bindings(bound)
         bindings[PARENT] = self.dialect.number_list(parents)
         if rows is not None:
@@ -148,3 +166,9 @@ class PageNode:
         for name, template in metadata:
             for parent, value in await context.fetch(template, bindings):
                 pages[parent].set_metadata(name, value)
+        if aggregates is not None:
+            nothing = [0] * len(self.layout.aggregate_columns(bound))
+            for page in pages.values():
+                page.set_aggregates(nothing, self.layout)
+            for parent, *values in await context.fetch(aggregates, bindings):
+                pages[parent].set_aggregates(values, self.layout)

@@ -8,7 +8,6 @@ from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
 from gateway.reads.conditions import Frame
 from gateway.reads.dialects import Dialect
-from gateway.reads.pages import BoundPage
 from gateway.store.database import Transaction
 
 
@@ -19,7 +18,8 @@ class BindVariable:
         self.name = name
 
 
-Pages = Mapping[Any, BoundPage]  # by PageNode
+# The checked arguments of a request: a BoundPage for each PageNode, and for other Fields what their `bind` returned.
+Bound = Mapping[Any, Any]
 
 MAX_TEMPLATES = 32  # that one cache of a fetch node holds, one for each shape of its arguments
 
@@ -41,13 +41,13 @@ class StatementTemplate(NamedTuple):
 
 @dataclass(slots=True)
 class Context:
-    """One request: its transaction, its caller, and the page arguments of its connections."""
+    """One request: its transaction, its caller, and its checked arguments."""
 
     transaction: Transaction
     dialect: Dialect
     caller: Caller
     matrices: Matrices
-    pages: Pages = field(default_factory=dict)
+    bound: Bound = field(default_factory=dict)
     computed_cache: dict[Hashable, Any] = field(default_factory=dict)  # values of computed fields that rows share
 
     def frame(self) -> Frame:

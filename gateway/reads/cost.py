@@ -1,5 +1,7 @@
 """The cost of a selection: 1 for each object that it may load and 1 for each list, as if every page were full.
 
+The aggregates of a connection, and a list of groups, cost 10 more, because the database reads all rows that match.
+
 Costs are compiled from fields in which fragments are merged and `@skip` and `@include` are applied. The size of a page
 may be a variable, so it is read when the plan is bound.
 """
@@ -9,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.reads import sources
-from gateway.reads.context import Pages
+from gateway.reads.context import Bound
 from gateway.reads.selection import Field, Selection, Variables
 
-SMALL_TABLE_ROWS = 10  # assumed for a table that is listed whole
+AGGREGATE_COST = 10
 
-CostFunction = Callable[[Pages, Variables], int]
+CostFunction = Callable[[Bound, Variables], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,22 @@ class _CostSum:
     def function(self) -> CostFunction:
         constant, terms = self.constant, self.terms
         if not terms:
-            return lambda _pages, _variables: constant
+            return lambda _bound, _variables: constant
         if len(terms) == 1:
             (only,) = terms
-            return lambda pages, variables: constant + only(pages, variables)
-        return lambda pages, variables: constant + sum(term(pages, variables) for term in terms)
+            return lambda bound, variables: constant + only(bound, variables)
+        return lambda bound, variables: constant + sum(term(bound, variables) for term in terms)
+
+    def times(self, count: int) -> "_CostSum":
+        """The cost of `count` such objects."""
+        if not self.terms:
+            return _CostSum(count * self.constant)
+        one = self.function()
+        return _CostSum(0, (lambda bound, variables: count * one(bound, variables),))
 
 
 class CostCompiler:
-    """Compiles the cost functions of one plan. `nodes` are the page nodes of its connections by their fields."""
+    """Compiles the cost functions of one plan. `nodes` has the page nodes of its connections by their fields."""
 
     def __init__(self, catalog: sources.Catalog, nodes: Mapping[Field, Any]) -> None:
         self._catalog = catalog
@@ -60,7 +69,7 @@ class CostCompiler:
         if len(sums) == 1:
             return sums[0]
         functions = [one.function() for one in sums]
-        return _CostSum(0, (lambda pages, variables: max(cost(pages, variables) for cost in functions),))
+        return _CostSum(0, (lambda bound, variables: max(cost(bound, variables) for cost in functions),))
 
     def _fields(self, type_name: str, fields: Sequence[Field]) -> _CostSum:
         total = _CostSum()
@@ -71,7 +80,8 @@ class CostCompiler:
     def _field(self, type_name: str, field: Field) -> _CostSum:
         if field.name == "__typename":
             return _CostSum()
-        match self._catalog[type_name][field.name].source:
+        source = self._catalog[type_name][field.name].source
+        match source:
             case sources.ToMany():
                 return self._page(field)
             case sources.RowsByIds():
@@ -80,18 +90,25 @@ class CostCompiler:
                 return _CostSum(1) + self._selection(field.selection)
             case sources.PayloadEdge():
                 return _CostSum(1) + self._edge_nodes(field.selection)
-            case sources.AllRows():
-                row = (_CostSum(1) + self._selection(field.selection)).function()
-                return _CostSum(1, (lambda pages, variables: SMALL_TABLE_ROWS * row(pages, variables),))
+            case sources.BoundedRows(bound=bound, cost_rows=cost_rows):
+                row = _CostSum(1) + self._selection(field.selection)
+                return _CostSum(1) + row.times(bound if cost_rows is None else cost_rows)
+            case sources.GroupedRows(bound=bound):
+                return _CostSum(1 + AGGREGATE_COST + bound)
+            case sources.ComputedRoot(cost=cost):
+                return _CostSum(cost) + self._selection(field.selection)
             case sources.PayloadValue():
                 return self._selection(field.selection)
             case _:
                 return _CostSum()  # part of a row that is already counted
 
     def _page(self, field: Field) -> _CostSum:
-        ((_, fields),) = field.selection.items()
-        if all(item.name in {"totalCount", "__typename"} for item in fields):
-            return _CostSum(1)
+        ((type_name, fields),) = field.selection.items()
+        sourced = self._catalog.get(type_name, {})
+        aggregates = [item for item in fields if item.name in sourced]
+        list_ = _CostSum(1 + (AGGREGATE_COST if aggregates else 0))
+        if all(item.name in {"totalCount", "__typename"} for item in fields if item not in aggregates):
+            return list_
         row = _CostSum(1)
         for item in fields:
             if item.name == "nodes":
@@ -100,8 +117,8 @@ class CostCompiler:
                 row += self._edge_nodes(item.selection)
         node, constant, function = self._nodes[field], row.constant, row.function()
         if row.terms:
-            return _CostSum(1, (lambda pages, variables: pages[node].page.size * function(pages, variables),))
-        return _CostSum(1, (lambda pages, _variables: pages[node].page.size * constant,))
+            return list_ + _CostSum(0, (lambda bound, variables: bound[node].page.size * function(bound, variables),))
+        return list_ + _CostSum(0, (lambda bound, _variables: bound[node].page.size * constant,))
 
     def _edge_nodes(self, selection: Selection) -> _CostSum:
         """The cost of what the field `node` of an edge selects."""
@@ -114,4 +131,4 @@ class CostCompiler:
 
     def _rows_by_ids(self, field: Field) -> _CostSum:
         row = (_CostSum(1) + self._selection(field.selection)).function()
-        return _CostSum(1, (lambda pages, variables: len(field.arguments(variables)["ids"]) * row(pages, variables),))
+        return _CostSum(1, (lambda bound, variables: len(field.arguments(variables)["ids"]) * row(bound, variables),))

@@ -34,6 +34,7 @@ class PageSql:
     order: Sequence[tuple[str, str]]  # expression and direction: ("t.name", "ASC NULLS LAST")
     limit: int
     offset: int = 0
+    group_by: Sequence[str] = ()
 
     def as_subquery(self, columns: Sequence[str]) -> tuple[str, str, str]:
         """The statement with named columns, for use as a subquery `page`; `columns` in that subquery; its ORDER BY."""
@@ -48,10 +49,11 @@ class PageSql:
     def select(self, columns: Sequence[str]) -> str:
         """The statement, selecting `columns`."""
         order = ", ".join(f"{expression} {how}" for expression, how in self.order)
+        group = f" GROUP BY {', '.join(self.group_by)}" if self.group_by else ""
         offset = f" OFFSET {self.offset}" if self.offset else ""
         return (
             f"SELECT {', '.join(columns)} FROM {self.table} t{self.joins}"
-            f" WHERE {self.where} ORDER BY {order} LIMIT {self.limit}{offset}"
+            f" WHERE {self.where}{group} ORDER BY {order} LIMIT {self.limit}{offset}"
         )
 
 
@@ -92,6 +94,10 @@ class Dialect(Protocol):
         """`column` consists of `parts` in this order with any text between them."""
         ...
 
+    def sum(self, column: str) -> str:
+        """The sum of a column of whole numbers: 0 without values, and at most 2^63 - 1."""
+        ...
+
     def number_list(self, numbers: Sequence[int]) -> Any:
         """The value that the driver binds for a list of numbers, as a parameter of the three methods below."""
         ...
@@ -107,6 +113,9 @@ class Dialect(Protocol):
     def value_per_parent(self, expression: str, parents: str) -> str:
         """Selects each parent's id and the value of `expression` for it."""
         ...
+
+
+_LARGEST = 2**63 - 1
 
 
 def _escaped(text: str, special: str, escape: Callable[[str], str]) -> str:
@@ -146,6 +155,11 @@ class Sqlite:
     def matches_pattern(self, column: str, parts: Sequence[str], p: Parameters) -> str:
         pattern = "*".join(_escaped(part, "*?[", lambda character: f"[{character}]") for part in parts)
         return f"{column} GLOB {p(pattern)}"
+
+    def sum(self, column: str) -> str:
+        # sum() fails beyond 64 bits, so the halves are added separately. Beyond 64 bits their combination is a REAL.
+        halves = f"sum({column} >> 32) * 4294967296 + sum({column} & 4294967295)"
+        return f"coalesce(min({halves}, {_LARGEST}), 0)"
 
     def number_list(self, numbers: Sequence[int]) -> Any:
         return orjson.dumps(numbers).decode()
@@ -194,6 +208,9 @@ class Postgresql:
     def matches_pattern(self, column: str, parts: Sequence[str], p: Parameters) -> str:
         pattern = "%".join(_escaped(part, "%_\\", lambda character: f"\\{character}") for part in parts)
         return f"{column} LIKE {p(pattern)}"
+
+    def sum(self, column: str) -> str:
+        return f"least(coalesce(sum({column}), 0), {_LARGEST})::bigint"  # the sum of bigints is a numeric
 
     def number_list(self, numbers: Sequence[int]) -> Any:
         return list(numbers)

@@ -29,7 +29,7 @@ from gateway.reads.filters import (
     RelatedRowsFilter,
     TextFilter,
 )
-from gateway.reads.sorts import ID, SortField, SortKey, enum_rank
+from gateway.reads.sorts import ID, SortField, SortKey, SortOrder, enum_rank, with_id_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Entity:
     total: tuple[str, str] | None = None  # a cheaper count of all visible rows: an expression and the noun it reads
 
     @property
-    def has_kinds(self) -> bool:
-        """Whether the column `kind` decides the type of a row."""
-        return len(self.types) > 1
+    def default_order(self) -> SortOrder:
+        """The default sort, with the id as the last key. A provider has no id; its name is unique."""
+        return with_id_key(self.default_sort) if ID in self.sorts.values() else tuple(self.default_sort)
 
     def visible(self, frame: Frame, tenant: Any, *, indexed: bool = True) -> str:
         """SQL for the rows that the caller may see: those of their tenant, about machines of kinds that they may read.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from gateway.bounded_cache import BoundedCache
 from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
-from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Context, Pages, StatementTemplate
+from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Bound, Context, StatementTemplate
 from gateway.reads.entities import Entity
 from gateway.reads.rendering import Renderer
 
@@ -23,7 +23,7 @@ class Relation(Protocol):
         """Loads what belongs to all of `rows`: rendered values by the key that the renderer looks up."""
         ...
 
-    def join(self, pages: Pages) -> "RelationJoin | None":
+    def join(self, bound: Bound) -> "RelationJoin | None":
         """How one statement can load a single row and this relation's rows; None if it cannot."""
         ...
 
@@ -89,7 +89,7 @@ class SingleRowNode:
         if not keys or (self.layout.entity.admin_only and not context.caller.administers):
             return {}
         single = len(keys) == 1
-        if single and (join := self._join(context.pages)) is not None:
+        if single and (join := self._join(context.bound)) is not None:
             return await self._load_joined(context, keys[0], kind, join)
         shape = (single, kind, context.caller.readable_kinds)
         template = self._templates.get(shape)
@@ -100,12 +100,15 @@ class SingleRowNode:
         related = await self.layout.load_relations(context, rows)
         return {row[-1]: self.render(row, related, context) for row in rows}
 
-    def is_single_statement(self, pages: Pages) -> bool:
+    def is_single_statement(self, bound: Bound) -> bool:
         """Whether one statement loads a single row with all of its relations."""
-        return not self.layout.relations or self._join(pages) is not None
+        return not self.layout.relations or self._join(bound) is not None
 
-    def _join(self, pages: Pages) -> RelationJoin | None:
-        return self.layout.relations[0].join(pages) if len(self.layout.relations) == 1 else None
+    def _join(self, bound: Bound) -> RelationJoin | None:
+        """The join of the only relation. A joined page belongs to KEY, so the row must be found by its id."""
+        if len(self.layout.relations) != 1 or self.match != "id":
+            return None
+        return self.layout.relations[0].join(bound)
 
     async def _load_joined(
         self, context: Context, key: Any, kind: MachineKind | None, join: RelationJoin
@@ -158,23 +161,3 @@ class SingleRowNode:
             f" WHERE {where} ORDER BY {order}"
         )
         return StatementTemplate(sql, frame.parameters.values)
-
-
-@dataclass(slots=True, eq=False)
-class AllRowsNode:
-    """Loads all rows of a small table, in its default order."""
-
-    layout: RowLayout
-    render: Renderer
-
-    async def load(self, context: Context) -> list[Any]:
-        """The rendered rows that the caller may see."""
-        entity, render = self.layout.entity, self.render
-        frame = context.frame()
-        columns = ", ".join(frame.expression(column) for column in self.layout.columns) or "1"
-        order = ", ".join(f"t.{key.field.column} {key.order_sql}" for key in entity.default_sort)
-        visible = entity.visible(frame, TENANT)
-        sql = f"SELECT {columns} FROM {entity.noun} t{frame.joins()} WHERE {visible} ORDER BY {order}"
-        rows = await context.fetch(StatementTemplate(sql, frame.parameters.values))
-        related = await self.layout.load_relations(context, rows)
-        return [render(row, related, context) for row in rows]

@@ -1,6 +1,7 @@
-"""Binds a connection: checks the page arguments of a request and makes its sort order, condition and cursors."""
+"""Binds lists: checks the arguments of a request and makes the sort order, condition and cursors of the page."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from gateway.bounded_cache import BoundedCache
 from gateway.reads import cursors
@@ -12,8 +13,16 @@ from gateway.reads.pages import BoundPage, parse_page
 from gateway.reads.selection import Arguments
 from gateway.reads.sorts import SortOrder, parse_order
 
-_MAX_CACHED = 32  # pairs of a sort and a filter
+_MAX_CACHED = 32  # pairs of a sort and a filter, or filters
 _MAX_CACHED_LENGTH = 1_000  # characters of a sort and a filter
+
+
+class Binder(Protocol):
+    """Binds the arguments of one list."""
+
+    def bind(self, arguments: Arguments) -> BoundPage:
+        """Checks the arguments. Raises InvalidInput."""
+        ...
 
 
 class PageBinder:
@@ -48,3 +57,36 @@ class PageBinder:
             if len(key) <= _MAX_CACHED_LENGTH:
                 self._parsed.put(key, parsed)
         return parsed
+
+
+class FixedBinder:
+    """Binds a bounded list: it has no arguments."""
+
+    def __init__(self, page: BoundPage) -> None:
+        self._page = page
+
+    def bind(self, _arguments: Arguments) -> BoundPage:
+        """The same page for every request."""
+        return self._page
+
+
+class FilterBinder:
+    """Binds a list whose arguments are members of the filter of `entity`, and whose page is otherwise fixed."""
+
+    def __init__(self, entity: Entity, page: BoundPage) -> None:
+        self._entity = entity
+        self._page = page
+        self._filtered = BoundedCache[str, BoundPage](_MAX_CACHED)
+
+    def bind(self, arguments: Arguments) -> BoundPage:
+        """The page with the condition of the arguments that are not null. Raises InvalidInput."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if not given:
+            return self._page
+        key = repr(given)
+        page = self._filtered.get(key)
+        if page is None:
+            page = replace(self._page, condition=filter_condition(self._entity.filters, given, ()))
+            if len(key) <= _MAX_CACHED_LENGTH:
+                self._filtered.put(key, page)
+        return page

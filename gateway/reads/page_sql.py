@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.reads.conditions import Frame
+from gateway.reads.conditions import TRUE_SQL, Frame
 from gateway.reads.context import AFTER, BEFORE, TENANT, BindVariable
 from gateway.reads.dialects import PageSql
 from gateway.reads.entities import ENTITIES
@@ -29,6 +29,7 @@ class PageSqlBuilder:
         columns = [frame.expression(column) for column in self._layout.columns(bound.order)]
         keys = [frame.expression(key.field.column) for key in bound.order]
         where = self._where(bound, parent, _between_cursors(bound))(frame)
+        groups = [frame.expression(column) for column in self._layout.group_by]
         return PageSql(
             table=self._layout.entity.noun,
             joins=frame.joins(),
@@ -37,6 +38,7 @@ class PageSqlBuilder:
             order=[(expression, key.order_sql) for expression, key in zip(keys, order, strict=True)],
             limit=self._layout.limit(bound),
             offset=bound.page.offset,
+            group_by=groups,
         )
 
     def metadata(self, name: str, bound: BoundPage, parent: str | None, frame: Frame) -> str:
@@ -54,16 +56,43 @@ class PageSqlBuilder:
         rows = f"FROM {entity.noun} t{frame.joins()} WHERE {where}"
         return f"(SELECT count(*) {rows})" if name == "total" else f"EXISTS (SELECT 1 {rows})"
 
-    def _where(self, bound: BoundPage, parent: str | None, extra: _Where | None) -> _Where:
-        """All conditions on the rows of the list, the caller's visibility first."""
+    def aggregates(self, bound: BoundPage, parent: str | None, frame: Frame) -> str:
+        """The statement of the aggregates of one list: one row."""
+        columns = self._aggregate_columns(bound, frame)
+        where = self._where(bound, parent, None)(frame)
+        return f"SELECT {columns} FROM {self._layout.entity.noun} t{frame.joins()} WHERE {where}"
+
+    def aggregates_per_parent(self, bound: BoundPage, parents: str, frame: Frame) -> str:
+        """The statement of the aggregates of several lists: a row that begins with the parent's id, if it has rows.
+
+        `parents` is a placeholder.
+        """
+        match = frame.expression(self._layout.match or "")
+        columns = self._aggregate_columns(bound, frame)
+        where = self._where(bound, parents, None, several=True)(frame)
+        source = f"{self._layout.entity.noun} t{frame.joins()}"
+        return f"SELECT {match}, {columns} FROM {source} WHERE {where} GROUP BY {match}"
+
+    def _aggregate_columns(self, bound: BoundPage, frame: Frame) -> str:
+        columns = self._layout.aggregate_columns(bound)
+        return ", ".join(f"{frame.expression(column)} AS a{number}" for number, column in enumerate(columns))
+
+    def _where(self, bound: BoundPage, parent: str | None, extra: _Where | None, *, several: bool = False) -> _Where:
+        """All conditions on the rows of the list, the caller's visibility first.
+
+        With `several`, on the rows of several lists, and `parent` is a placeholder for a list of ids.
+        """
 
         def sql(frame: Frame) -> str:
             # A parent has far fewer rows than a tenant, so below a parent no index on the tenant may be used.
             parts = [self._layout.entity.visible(frame, TENANT, indexed=parent is None)]
             if self._layout.kind is not None:
                 parts.append(f"t.kind = '{self._layout.kind}'")
-            if parent is not None:
-                parts.append(f"{frame.expression(self._layout.match or '')} = {parent}")
+            if parent is not None and self._layout.match is not None:
+                match = frame.expression(self._layout.match)
+                parts.append(frame.dialect.in_numbers(match, parent) if several else f"{match} = {parent}")
+            if self._layout.where != TRUE_SQL:
+                parts.append(f"({frame.expression(self._layout.where.replace('{parent}', parent or ''))})")
             if bound.condition is not None:
                 parts.append(bound.condition(frame))
             if extra is not None:

@@ -18,23 +18,27 @@ from gateway.reads.pages import BoundPage
 class SinglePageStatements(NamedTuple):
     """The statements of one page. `metadata_names` says what values they select.
 
-    Without `metadata`, the statement for the rows selects them too: each of its rows ends with a marker, which is null
-    when the page is empty, and then the metadata values.
+    The aggregates, if there are any, are the metadata values after those. Without `metadata`, the statement for the
+    rows selects them too: each of its rows ends with a marker, which is null when the page is empty, and then the
+    metadata values, of which there are `metadata_width`.
     """
 
     rows: StatementTemplate | None
     metadata: StatementTemplate | None
     metadata_names: Sequence[str]
+    metadata_width: int
 
 
 class PagePerParentStatements(NamedTuple):
     """The statements of a page for each of several parents. Their rows end with the id of the parent.
 
     `metadata` has a statement for each metadata value, by name, which selects the id of the parent and the value.
+    `aggregates` selects the id of the parent and the aggregates, for parents that have rows.
     """
 
     rows: StatementTemplate | None
     metadata: Sequence[tuple[str, StatementTemplate]]
+    aggregates: StatementTemplate | None
 
 
 class PageStatements:
@@ -90,17 +94,12 @@ class PageStatements:
 
     def _compile_single(self, context: Context, bound: BoundPage) -> SinglePageStatements:
         names = self._layout.metadata_names(bound)
+        width = len(names) + len(self._layout.aggregate_columns(bound))
         frame = context.frame()
         parent = self._parent(frame)
-        expressions = [
-            f"{self._sql.metadata(name, bound, parent, frame.sibling())} AS f{number}"
-            for number, name in enumerate(names)
-        ]
-        metadata = (
-            StatementTemplate(f"SELECT {', '.join(expressions)}", frame.parameters.values) if expressions else None
-        )
+        metadata = self._compile_single_metadata(names, bound, parent, frame) if width else None
         if self._layout.limit(bound) == 0:
-            return SinglePageStatements(None, metadata, names)
+            return SinglePageStatements(None, metadata, names, width)
         if metadata is not None and context.dialect.prefers_joins:
             page = self._sql.page(bound, parent, frame)
             select, columns, order = page.as_subquery([*page.columns, "1"])
@@ -108,19 +107,33 @@ class PageStatements:
                 f"SELECT {columns}, metadata.* FROM ({metadata.sql}) metadata"
                 f" LEFT JOIN ({select}) page ON TRUE ORDER BY {order}"
             )
-            return SinglePageStatements(StatementTemplate(sql, frame.parameters.values), None, names)
+            return SinglePageStatements(StatementTemplate(sql, frame.parameters.values), None, names, width)
         frame = context.frame()
         page = self._sql.page(bound, self._parent(frame), frame)
         rows = StatementTemplate(page.select(page.columns), frame.parameters.values)
-        return SinglePageStatements(rows, metadata, names)
+        return SinglePageStatements(rows, metadata, names, width)
+
+    def _compile_single_metadata(
+        self, names: Sequence[str], bound: BoundPage, parent: str | None, frame: Frame
+    ) -> StatementTemplate:
+        columns = [
+            f"{self._sql.metadata(name, bound, parent, frame.sibling())} AS f{number}"
+            for number, name in enumerate(names)
+        ]
+        source = ""
+        if self._layout.aggregates:
+            columns.append("aggregates.*")
+            source = f" FROM ({self._sql.aggregates(bound, parent, frame.sibling())}) aggregates"
+        return StatementTemplate(f"SELECT {', '.join(columns)}{source}", frame.parameters.values)
 
     def _parent(self, frame: Frame) -> str | None:
-        return None if self._layout.match is None else frame.parameters(PARENT)
+        return frame.parameters(PARENT) if self._layout.has_parents else None
 
     def _compile_per_parent(self, context: Context, bound: BoundPage) -> PagePerParentStatements:
         rows = self._compile_rows_per_parent(context, bound) if self._layout.limit(bound) > 0 else None
-        names = self._layout.metadata_names(bound)
-        return PagePerParentStatements(rows, [(name, self._compile_metadata(context, bound, name)) for name in names])
+        metadata = [(name, self._compile_metadata(context, bound, name)) for name in self._layout.metadata_names(bound)]
+        aggregates = self._compile_aggregates(context, bound) if self._layout.aggregates else None
+        return PagePerParentStatements(rows, metadata, aggregates)
 
     def _compile_rows_per_parent(self, context: Context, bound: BoundPage) -> StatementTemplate:
         frame = context.frame()
@@ -132,6 +145,11 @@ class PageStatements:
         frame = context.frame()
         expression = self._sql.metadata(name, bound, context.dialect.parent_id, frame)
         sql = context.dialect.value_per_parent(expression, frame.parameters(PARENT))
+        return StatementTemplate(sql, frame.parameters.values)
+
+    def _compile_aggregates(self, context: Context, bound: BoundPage) -> StatementTemplate:
+        frame = context.frame()
+        sql = self._sql.aggregates_per_parent(bound, frame.parameters(PARENT), frame)
         return StatementTemplate(sql, frame.parameters.values)
 
 

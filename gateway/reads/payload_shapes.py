@@ -1,4 +1,4 @@
-"""Payloads: dicts that a resolver returns (mutation payloads, events, errors), and the rows that they refer to.
+"""Payloads: dicts from resolvers (mutation payloads, events, errors) and computed roots, and the rows they refer to.
 
 All rows that the payloads of one shape refer to are loaded together, by one statement for each entity. For a single
 payload, rows without relations are loaded by one statement for all entities (`single_row_batch`).
@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.errors import Reference
 from gateway.models import MachineKind
-from gateway.reads.context import Context, Pages
+from gateway.reads.context import Bound, Context
 from gateway.reads.fetch_nodes import SingleRowNode
 from gateway.reads.ids import Id
 from gateway.reads.rendering import Renderer
@@ -25,9 +25,9 @@ class MultiEntityNode:
 
     nodes: dict[str, SingleRowNode]  # by noun
 
-    def is_single_statement(self, pages: Pages) -> bool:
+    def is_single_statement(self, bound: Bound) -> bool:
         """Whether one statement loads one row, whatever its entity."""
-        return all(node.is_single_statement(pages) for node in self.nodes.values())
+        return all(node.is_single_statement(bound) for node in self.nodes.values())
 
     def max_statements(self) -> float:
         """The largest number of statements for any number of rows. Infinity if rows have relations."""
@@ -78,7 +78,7 @@ class PayloadShape:
     def _batch(self) -> SingleRowBatch:
         return SingleRowBatch(list(self._batched.values()))
 
-    def is_single_statement(self, _pages: Pages) -> bool:
+    def is_single_statement(self, _bound: Bound) -> bool:
         """Whether a single payload takes one statement at most."""
         rest = sum(part.max_statements() for number, part in enumerate(self._parts) if number not in self._batched)
         return rest + bool(self._batched) <= 1

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gateway.reads.connections import LoadedPage, PageNode
-from gateway.reads.context import Context, Pages
+from gateway.reads.context import Bound, Context
 from gateway.reads.fetch_nodes import RelationJoin, SingleRowNode
 from gateway.reads.page_statements import cursor_bindings
 
@@ -24,43 +24,48 @@ class ToOneRelation:
         keys = list(dict.fromkeys(row[column] for row in rows if row[column] is not None))
         return await self.node.load(context, keys)
 
-    def join(self, pages: Pages) -> None:
+    def join(self, bound: Bound) -> None:
         """Never: it is loaded by a statement of its own."""
         return
 
 
 @dataclass(slots=True)
 class ToManyRelation:
-    """Leads to the page of the rows that belong to each row."""
+    """Leads to the connection, or the bounded list, of the rows that belong to each row."""
 
     node: PageNode
     column: int  # position of the row's id
     counter: int | None  # position of the column that counts the rows that belong to it
 
     async def load(self, context: Context, rows: Sequence[Any]) -> Mapping[Any, Any]:
-        """The rendered connections by the id of the row that they belong to."""
+        """The rendered connections or lists by the id of the row that they belong to."""
         parents = list(dict.fromkeys(row[self.column] for row in rows))
         counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
         return await self.node.load(context, parents, counts)
 
-    def join(self, pages: Pages) -> RelationJoin | None:
-        """Joins the page if the database prefers that, the page has rows to fetch, and these have no relations."""
-        node, layout, statements, bound = self.node, self.node.layout, self.node.statements, pages[self.node]
-        if not node.dialect.prefers_joins or layout.row_layout.relations or layout.limit(bound) == 0:
+    def join(self, bound: Bound) -> RelationJoin | None:
+        """Joins the page if the database prefers that and the page has rows to fetch.
+
+        Not if these rows have relations or if the connection has aggregates, which one expression cannot compute.
+        """
+        node, layout, statements, page = self.node, self.node.layout, self.node.statements, bound[self.node]
+        if not node.dialect.prefers_joins or layout.row_layout.relations or layout.aggregates:
             return None
-        names = layout.metadata_names(bound)
+        if layout.limit(page) == 0:
+            return None
+        names = layout.metadata_names(page)
 
         def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
-            page = LoadedPage(list(rows), 0 if self.counter is None else row[self.counter])
-            page.trim(bound.page)
+            loaded = LoadedPage(list(rows), 0 if self.counter is None else row[self.counter])
+            loaded.trim(page.page)
             for name, value in zip(names, values, strict=True):
-                page.set_metadata(name, value)
-            return {row[self.column]: node.render(page, (), context, node.cursor_encoder(bound.order))}
+                loaded.set_metadata(name, value)
+            return {row[self.column]: node.render(loaded, (), context, node.cursor_encoder(page.order))}
 
         return RelationJoin(
-            statements.shape(bound),
-            cursor_bindings(bound),
-            [partial(statements.joined_metadata, name, bound) for name in names],
-            partial(statements.joined_page, bound),
+            statements.shape(page),
+            cursor_bindings(page),
+            [partial(statements.joined_metadata, name, page) for name in names],
+            partial(statements.joined_page, page),
             finish,
         )

@@ -12,17 +12,20 @@ There are three calling conventions. Parameters are positional.
       key, and a PageNode the sort columns that cursors need, the parent's id, or the page's metadata.
     * `related` holds a mapping for each relation of the row's layout, in the order of `RowLayout.relations`. That of a
       to-one relation has rendered rows by key, without rows that do not exist or that the caller may not see: the
-      code calls `get`, so such a field is null. That of a to-many relation has a rendered connection for every row.
-    * `context` is the request's Context. Computed fields receive it as their first argument.
+      code calls `get`, so such a field is null. That of a to-many relation has a rendered connection or list for every
+      row, or the FieldError of a list that exceeds its bound.
+    * `context` is the request's Context. Computed fields receive it as their first argument, and then what was bound
+      to them: `v0(context, context.bound[v1], row[2])`.
 
-`render(page, related, context, cursor)`: a connection.
-    * `page` is a LoadedPage, whose rows are trimmed to the page's size and in the order of the response.
+`render(page, related, context, cursor)`: a connection, a bounded list, or a list of groups.
+    * `page` is a LoadedPage, whose rows are trimmed to the page's size and in the order of the response. It has the
+      aggregates in the order of `PageLayout.aggregates`.
     * `related` is that of the page's rows. Their expression is written into the list comprehension over `page.rows`,
       because a call per row costs more. Only rows of several types are rendered by a call, of the renderer of the
       row's kind: `v0[row[2]](row, related, context)`.
     * `cursor(row)` makes a row's cursor. It is a parameter because it depends on the request's sort order.
 
-`render(payload, parts, context)`: a payload, which is a dict that a resolver returns.
+`render(payload, parts, context)`: a payload, which is a dict that a resolver or the function of a root field returns.
     * `parts` holds the rendered nested payloads and the rendered rows that the payload refers to, by the numbers that
       PayloadShape assigned.
 
@@ -63,7 +66,7 @@ Invariants:
   written by `repr`. Argument values do not get into it.
 * A renderer runs no SQL and does not wait: everything it needs is loaded before it is called.
 * Values are dicts, lists, strings, numbers, booleans and None, and on PostgreSQL also timezone-aware datetimes, which
-  orjson writes. BigInt is written as a string.
+  orjson writes. BigInt is written as a string. Only a FieldError cannot be written, so that the finisher notices it.
 * A stored value that is none of the values of the leaf's enum, because a newer version stored it, is rendered as
   UNKNOWN, so that it does not cost the list that its row is in.
 * The expression of a leaf depends on the type and the dialect (`Dialect.leaf_templates`), because the drivers return

@@ -1,41 +1,31 @@
-"""The loaders of root fields: by id, by a list of ids, a page or all rows of an entity, or a resolver's payload."""
+"""The loaders of root fields: by id, by a list of ids, a list of rows or groups, computed, or a resolver's payload."""
 
 from collections.abc import Awaitable
+from inspect import iscoroutinefunction
 from typing import Any, Protocol
 
-from gateway.errors import Forbidden, InvalidInput
+from gateway.errors import InvalidInput
 from gateway.reads.connections import PageNode
 from gateway.reads.context import Context
-from gateway.reads.fetch_nodes import AllRowsNode
 from gateway.reads.ids import PREFIXES, Id, parse_id
 from gateway.reads.payload_shapes import MultiEntityNode, PayloadShape
 from gateway.reads.selection import Field, Variables
+from gateway.reads.sources import ComputedRoot
 
 MAX_IDS = 1_000
 
 
 class RootLoader(Protocol):
-    """Loads the value of a root field. `payload` is what the field's resolver returned, if it has one."""
+    """Loads the value of a root field or, with a list of `payloads` that resolvers returned, a list of values."""
 
-    def __call__(self, context: Context, variables: Variables, payload: Any = None, /) -> Awaitable[Any]: ...
+    def __call__(self, context: Context, variables: Variables, payloads: Any = None, /) -> Awaitable[Any]: ...
 
 
 def page_root(node: PageNode) -> RootLoader:
-    """A connection of all rows. The loader raises Forbidden if only administrators may read the entity."""
+    """A connection or list of all rows."""
 
-    async def load(context: Context, _variables: Variables, _payload: Any = None) -> Any:
-        if node.entity.admin_only and not context.caller.administers:
-            raise Forbidden("Only administrators may read the audit log.")
+    async def load(context: Context, _variables: Variables, _payloads: Any = None) -> Any:
         return (await node.load(context, None))[None]
-
-    return load
-
-
-def all_rows_root(node: AllRowsNode) -> RootLoader:
-    """A list of all rows."""
-
-    async def load(context: Context, _variables: Variables, _payload: Any = None) -> Any:
-        return await node.load(context)
 
     return load
 
@@ -44,7 +34,7 @@ def row_by_id_root(node: MultiEntityNode, field: Field, noun: str | None) -> Roo
     """The row that the argument `id` names. A field of one type finds nothing by the id of another type."""
     prefixes = {PREFIXES[type_name] for type_name in field.selection if type_name in PREFIXES}
 
-    async def load(context: Context, variables: Variables, _payload: Any = None) -> Any:
+    async def load(context: Context, variables: Variables, _payloads: Any = None) -> Any:
         text = field.arguments(variables)["id"]
         id_ = parse_id(text, ("id",))
         if noun is not None and text.partition("-")[0] not in prefixes:
@@ -57,7 +47,7 @@ def row_by_id_root(node: MultiEntityNode, field: Field, noun: str | None) -> Roo
 def rows_by_ids_root(node: MultiEntityNode, field: Field) -> RootLoader:
     """The rows that the argument `ids` names, in that order, with None for ids that find nothing."""
 
-    async def load(context: Context, variables: Variables, _payload: Any = None) -> Any:
+    async def load(context: Context, variables: Variables, _payloads: Any = None) -> Any:
         texts = field.arguments(variables)["ids"]
         if len(texts) > MAX_IDS:
             raise InvalidInput(f"`ids` may have at most {MAX_IDS} items, not {len(texts)}.", path=("ids",))
@@ -75,10 +65,27 @@ def _id_or_none(text: str) -> Id | None:
         return None
 
 
-def payload_root(shape: PayloadShape, name: str | None) -> RootLoader:
-    """The value `name` of the resolver's payload or, without a name, the payload itself."""
+def computed_root(source: ComputedRoot, field: Field, shape: PayloadShape | None) -> RootLoader:
+    """What the source computes. `shape` is that of its payload; None for a leaf."""
+    waits = iscoroutinefunction(source.compute)
 
-    async def load(context: Context, _variables: Variables, payload: Any = None) -> Any:
-        return (await shape.load(context, [payload if name is None else payload[name]]))[0]
+    async def load(context: Context, _variables: Variables, _payloads: Any = None) -> Any:
+        value = source.compute(context) if source.bind is None else source.compute(context, context.bound[field])
+        if waits:
+            value = await value
+        if shape is None or value is None:
+            return value
+        if isinstance(value, list):
+            return await shape.load(context, value)
+        return (await shape.load(context, [value]))[0]
+
+    return load
+
+
+def payload_root(shape: PayloadShape) -> RootLoader:
+    """The payloads that resolvers returned, as a list."""
+
+    async def load(context: Context, _variables: Variables, payloads: Any = None) -> Any:
+        return await shape.load(context, payloads)
 
     return load

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.errors import GatewayError
+
 Variables = Any  # of one request; opaque to the compiler, only `Field.arguments` reads them
 Arguments = Mapping[str, Any]  # coerced; an omitted argument is absent, an explicit null is None
 
@@ -21,10 +23,21 @@ class Field:
     name: str
     selection: "Selection"
     arguments: Callable[[Variables], Arguments] = no_arguments
-    ast_node: Any = None  # its node in the document, for the locations of errors
+    ast_nodes: Sequence[Any] = ()  # its nodes in the document, for the locations of errors
+    # Whether null may take the place of a value that failed: of the field's own and, if that is a list, of its items.
+    nullable: Sequence[bool] = (True,)
 
 
 Selection = Mapping[str, Sequence[Field]]  # by the name of the concrete type; empty for a leaf
+
+
+class FieldError(Exception):
+    """The value of `field` cannot be loaded. `error` has the reason."""
+
+    def __init__(self, field: Field, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.field = field
+        self.error = error
 
 
 def leaf(name: str, key: str | None = None) -> Field:

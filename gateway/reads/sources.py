@@ -2,11 +2,20 @@
 
 The compiler reads these declarations; fields have no resolvers. Columns are written as `conditions.Frame` reads them:
 `name`, `machine.name`, or an SQL expression over `{t}`. A *noun* is the name of an entity, which is also its table.
+
+A field that is computed in Python may have arguments. Its source then has `bind`, which receives them, coerced by
+GraphQL, before any statement is sent; what it returns is passed on to `compute`. `bind` raises InvalidInput for
+arguments that the schema cannot exclude.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from gateway.reads.selection import Arguments
+from gateway.reads.sorts import SortKey
+
+Bind = Callable[[Arguments], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +40,15 @@ class ForeignId:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Computed in Python from columns by `compute(context, *values)`.
+    """Computed in Python from columns by `compute(context, *values)`; with `bind`, `compute(context, bound, *values)`.
 
-    It returns a leaf or, for a field with a selection, a sequence of dicts by field name.
+    It returns a value that is ready for JSON or, for a field with a selection, an object or a list of objects, as the
+    type of the field says. Such an object is a dict of values that are ready for JSON, by field name.
     """
 
     columns: tuple[str, ...]
     compute: Callable[..., Any]
+    bind: Bind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,50 @@ class ToMany:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundedRows:
+    """A list that is no connection: the rows of `noun` that belong to this row or, at the root, all rows.
+
+    They are in the order `order`, by default that of the entity. A list of more than `bound` rows is not truncated: the
+    field fails with LIMIT_EXCEEDED, and the message ends with `advice`, a sentence that says what to do.
+    """
+
+    noun: str
+    bound: int
+    match: str | None = None  # the column that equals this row's id
+    where: str = "TRUE"  # an SQL condition over `{t}` and, below a row, `{parent}` (its id) that the rows must satisfy
+    order: tuple[SortKey, ...] = ()
+    cost_rows: int | None = None  # the number of rows that the cost of a query assumes; by default `bound`
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Computed by the database from many rows: at a connection from all that match, at a group from its rows.
+
+    "sum": the sum of the values of `operand` that are not null, as a number of at most 2^63 - 1; 0 if there are none.
+    "count": the number of rows for which the condition `operand` holds. Both operands are SQL over `{t}`.
+    """
+
+    function: Literal["sum", "count"]
+    operand: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRows:
+    """At the root: a list of one object for each combination of values that the columns `by` have in rows of `noun`.
+
+    Its fields are Columns, which must be among `by`, and Aggregates. The arguments are members of the entity's filter,
+    which the rows must match. The order is `order`, by default that of the values of `by`. A list of more than `bound`
+    objects fails with LIMIT_EXCEEDED.
+    """
+
+    noun: str
+    by: tuple[str, ...]
+    bound: int
+    order: tuple[SortKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RowById:
     """At the root: the row that the argument `id` names, of `noun` or, if that is None, of any entity."""
 
@@ -82,10 +137,17 @@ class RowsByIds:
 
 
 @dataclass(frozen=True, slots=True)
-class AllRows:
-    """At the root: all rows of a small table, as a list."""
+class ComputedRoot:
+    """At the root: computed in Python by `compute(context)`, with `bind` by `compute(context, bound)`.
 
-    noun: str
+    It returns null, a value that is ready for JSON or, for a field with a selection, a payload or a list of payloads:
+    dicts by the names that the PayloadValues and PayloadRows of its type have. A coroutine function may send statements
+    in the transaction of the query, `context.transaction`, and must restrict them to what the caller may see.
+    """
+
+    compute: Callable[..., Any]
+    bind: Bind | None = None
+    cost: int = 1  # in addition to that of the rows that the payload refers to
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +181,12 @@ Source = (
     | Inline
     | ToOne
     | ToMany
+    | BoundedRows
+    | Aggregate
+    | GroupedRows
     | RowById
     | RowsByIds
-    | AllRows
+    | ComputedRoot
     | PayloadValue
     | PayloadRow
     | PayloadEdge
@@ -135,6 +200,7 @@ class SourcedField:
     source: Source
     type_name: str
     required: bool = False  # never null
+    is_list: bool = False
     enum_values: frozenset[str] | None = None  # of a type that is an enum
 
 

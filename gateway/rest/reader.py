@@ -168,7 +168,7 @@ class Reader:
     def _context(self, transaction: Transaction, requester: Requester, plan: Plan, page: BoundPage) -> RestContext:
         """`page` applies to the list itself. Embedded lists have the largest page."""
         pages = {
-            node: page if field.key == selections.RESOURCES else _EMBEDDED_PAGE for field, node in plan.connections
+            node: page if field.key == selections.RESOURCES else _EMBEDDED_PAGE for field, node, _ in plan.bindings
         }
         return RestContext(
             transaction, self._dialect, requester.caller, self._operations.matrices, pages, base=requester.base

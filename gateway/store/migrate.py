@@ -13,8 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
 
 from gateway.errors import StartupError
+from gateway.store.change_triggers import update_change_triggers
 from gateway.store.database_url import POSTGRES_EXTRA_MISSING, check_file, scheme, sqlite_path
 from gateway.store.sqlite import BUSY_TIMEOUT
 
@@ -28,30 +30,42 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _CONNECT_TIMEOUT = 10  # seconds, per host of the URL
 # Key of the advisory lock. All gateways use the same key, so replicas that start together migrate one after the other.
 _ADVISORY_LOCK = 727_274
+_ATTEMPTS = 5
+_DEADLOCK = "40P01"  # SQLSTATE of the transaction that PostgreSQL ends to resolve a deadlock
 
 
 def migrate(url: str) -> tuple[str | None, str]:
-    """Migrates to the newest revision. Returns the revision before and after; does nothing when they are the same.
+    """Migrates to the newest revision, and makes the triggers of the change feed those of the models.
 
-    Raises StartupError when the database cannot be reached or holds tables of another application.
+    Returns the revision before and after; changes nothing when the database is current. Raises StartupError when it
+    cannot be reached or holds tables of another application.
     """
-    try:
-        with _connection(url) as connection:
-            config = _config(connection)
-            newest = ScriptDirectory.from_config(config).get_current_head()
-            assert newest is not None
-            before = MigrationContext.configure(connection).get_current_revision()
-            if before is None and sa.inspect(connection).get_table_names():
-                raise StartupError("The database contains tables of another application. Use a separate database.")
-            if before != newest:
-                command.upgrade(config, "head")
-            return before, newest
-    except DBAPIError as error:
-        raise StartupError(f"The database cannot be used: {_first_line(error)}") from None
-    except CommandError:
-        raise StartupError(
-            "The database was migrated by a newer version of the gateway. Install that version or a newer one."
-        ) from None
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _migrate(url)
+        except DBAPIError as error:
+            # An older gateway may be serving, whose transactions lock the same tables in another order.
+            if getattr(error.orig, "sqlstate", None) != _DEADLOCK or attempt + 1 == _ATTEMPTS:
+                raise StartupError(f"The database cannot be used: {_first_line(error)}") from None
+        except CommandError:
+            raise StartupError(
+                "The database was migrated by a newer version of the gateway. Install that version or a newer one."
+            ) from None
+    raise AssertionError("The loop returns or raises.")
+
+
+def _migrate(url: str) -> tuple[str | None, str]:
+    with _connection(url) as connection:
+        config = _config(connection)
+        newest = ScriptDirectory.from_config(config).get_current_head()
+        assert newest is not None
+        before = MigrationContext.configure(connection).get_current_revision()
+        if before is None and sa.inspect(connection).get_table_names():
+            raise StartupError("The database contains tables of another application. Use a separate database.")
+        if before != newest:
+            command.upgrade(config, "head")
+        update_change_triggers(connection, SQLModel.metadata)
+        return before, newest
 
 
 def revisions() -> list[str]:

@@ -9,6 +9,7 @@ from sqlmodel import SQLModel
 
 from gateway.store.database import Transaction
 from tests.serving import Served
+from tests.waiting import within
 
 REFUSAL = "errors { code message path conflict { id } }"
 OPERATION = "operation { id kind state snapshotId }"
@@ -29,6 +30,10 @@ REVERT = (
 DELETE = (
     "mutation ($input: DeleteSnapshotsInput!) { deleteSnapshots(input: $input) { acceptedCount refusedCount"
     f" results {{ snapshotId isDescendant {OPERATION} {SNAPSHOT} {REFUSAL} }} {REFUSAL} }} }}"
+)
+UPDATE = (
+    "mutation ($input: UpdateSnapshotInput!) { updateSnapshot(input: $input) {"
+    f" {OPERATION} {SNAPSHOT} {REFUSAL} }} }}"
 )
 REFRESH = (
     "mutation ($input: RefreshMachineInput!) { refreshMachine(input: $input) {"
@@ -67,13 +72,13 @@ def tree(gateway: Served, machine: str) -> Tree:
 def dump(gateway: Served, *without: str) -> dict[str, list[str]]:
     """All rows of all tables as text, except the tables `without`, and except `observed_at`, which a refresh changes.
 
-    The audit log is excluded, because refusals add entries to it.
+    Excluded are the audit log, because refusals add entries to it, and what jobs write periodically.
     """
 
     async def read(tx: Transaction) -> dict[str, list[str]]:
         found = {}
         for name, table in SQLModel.metadata.tables.items():
-            if name in ("audit_entry", *without):
+            if name in ("audit_entry", "job_lease", "process", *without):
                 continue
             columns = ", ".join(column.name for column in table.columns if column.name != "observed_at")
             found[name] = sorted(repr(tuple(row)) for row in await tx.rows(f"SELECT {columns} FROM {name}"))
@@ -114,7 +119,7 @@ def subscribe(gateway: Served, query: str, **variables: Any) -> Iterator[dict[st
     """Yields the responses of a subscription over server-sent events."""
     body = {"query": query, "variables": variables}
     with gateway.http.stream("POST", "/graphql", json=body, headers={"accept": "text/event-stream"}) as response:
-        for line in response.iter_lines():
+        for line in within(response.iter_lines()):
             if line.startswith("data: {"):
                 yield orjson.loads(line.removeprefix("data: "))
 

@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from gateway.changes import change_feed as feed_module
-from gateway.changes.change_feed import ChangeFeed, Lagged
+from gateway.changes.change_feed import ChangeFeed
+from gateway.changes.outbox import ChangeEvent, Lagged
 from gateway.config import Settings
 from gateway.operations.housekeeping import sweep
+from gateway.store.database import Transaction
 from tests.databases import KINDS, Databases
 from tests.graphql.client import CANCEL, CREATE, DELETE, await_final_state, execute_sql, mutate, set_latency, stalled
 from tests.graphql.subscription_clients import Bodies, Subscribe, subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
+from tests.waiting import at_most, until_async, within
 
 SNAPSHOTS = "subscription ($machineId: ID) { snapshotChanged(machineId: $machineId) { kind snapshotId } }"
 OPERATIONS = "subscription ($filter: OperationFilter) { operationChanged(filter: $filter) { id state } }"
+MAX_PENDING = 10_000  # changes that a subscriber may be behind
 EXPIRED = "Changes after the event `lastEventId` are no longer stored. Reload the data and subscribe without it."
 NO_EVENT_ID = "The extension `lastEventId` must be an event id that the gateway has sent."
 
@@ -83,15 +86,15 @@ def test_event_source_resumes_with_last_event_id_header(gateway: Served) -> None
     parameters = {"query": SNAPSHOTS, "variables": '{"machineId": "vm-13"}'}
     headers = {"accept": "text/event-stream"}
     with gateway.http.stream("GET", "/graphql", params=parameters, headers=headers) as answer:
-        lines = answer.iter_lines()
+        lines = within(answer.iter_lines())
         assert [next(lines), next(lines)] == [":", ""]
         start_id = next(lines).removeprefix("id: ")
     snapshot = create_and_delete(gateway, "vm-13")
     headers |= {"last-event-id": start_id}
     with gateway.http.stream("GET", "/graphql", params=parameters, headers=headers) as answer:
-        lines = answer.iter_lines()
+        lines = within(answer.iter_lines())
         assert [next(lines), next(lines)] == [":", ""]
-        while True:
+        for _ in at_most(100):
             event, id_, data, end = next(lines), next(lines), next(lines), next(lines)
             body = json.loads(data.removeprefix("data: "))
             assert (event, id_, end) == ("event: next", f"id: {body['extensions']['eventId']}", "")
@@ -168,26 +171,38 @@ def test_deleted_events_cause_an_error(gateway: Served) -> None:
     assert whole[-1] not in received
 
 
-def test_slow_subscriber_receives_an_error(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_subscriber_receives_an_error(gateway: Served) -> None:
     """The buffer of a connected subscriber, and the history for one that resumes, are bounded."""
-    monkeypatch.setattr(feed_module, "_MAX_PENDING", 3)
-    database = gateway.gateway.database
-    changes = "UPDATE snapshot SET description = 'changed' WHERE id <= 30"
+    database, nouns = gateway.gateway.database, ["snapshot"]
+    delivered = 0
+
+    def count_event(_event: ChangeEvent) -> bool:
+        nonlocal delivered
+        delivered += 1
+        return True
+
+    async def change_often(tx: Transaction) -> None:
+        changed = 0
+        for number in at_most(MAX_PENDING):
+            changed += len(await tx.rows(f"UPDATE snapshot SET description = 'change {number}' RETURNING id"))
+            if changed > MAX_PENDING:
+                break
 
     async def lag() -> None:
         feed = ChangeFeed(database)
         await feed.start()
         try:
-            async with feed.listen(lambda _event: True) as slow, feed.listen(lambda _event: True) as last:
+            async with feed.listen(nouns, lambda _event: True) as slow, feed.listen(nouns, count_event) as last:
                 start = slow.start
                 assert start is not None
-                await database.write(lambda tx: tx.rows(changes))
+                await database.write(change_often)
+                await until_async(lambda: delivered > MAX_PENDING)
                 with pytest.raises(Lagged):
                     await last.batch()
                 with pytest.raises(Lagged):
                     await slow.batch()
             with pytest.raises(Lagged):
-                await feed.listen(lambda _event: True, start).__aenter__()
+                await feed.listen(nouns, lambda _event: True, start).__aenter__()
         finally:
             await feed.stop()
 

@@ -268,7 +268,7 @@ def test_typename_of_every_object(gateway: Served) -> None:
         "nodes": [{"__typename": "Vm"}, {"__typename": "Operation"}],
         "vm": {
             "__typename": "Vm",
-            "capabilities": [capability] * 5,
+            "capabilities": [capability] * 6,
             "currentSnapshot": {**snapshot, "machine": {"__typename": "Vm"}},
             "snapshots": {
                 "__typename": "SnapshotConnection",
@@ -276,7 +276,7 @@ def test_typename_of_every_object(gateway: Served) -> None:
                 "edges": [
                     {
                         "__typename": "SnapshotEdge",
-                        "node": {**snapshot, "capabilities": [capability] * 2, "parent": snapshot},
+                        "node": {**snapshot, "capabilities": [capability] * 3, "parent": snapshot},
                     }
                 ],
             },

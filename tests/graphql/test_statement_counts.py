@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -18,8 +19,9 @@ from gateway.models import (
     Snapshot,
     SnapshotState,
 )
-from gateway.store import sqlite
+from gateway.store import database_url
 from gateway.store.database import Transaction
+from gateway.store.sqlite import SqliteDatabase
 from gateway.store.statements import insert
 from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
@@ -98,7 +100,7 @@ def worlds(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Wor
     """
     small_one, large_one = (Settings(database_url=databases.new(request.param)) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite, "_INLINE_SECONDS", 3_600.0)
+        patch.setattr(database_url, "SqliteDatabase", partial(SqliteDatabase, inline_seconds=3_600.0))
         with served(small_one) as small, served(large_one) as large:
             insert_machines(small, 2)
             insert_machines(large, 50)
@@ -130,6 +132,10 @@ QUERIES = [
     ("a list with cursors", "{ machines { edges { cursor node { id } } } }", 1),
     ("no rows of a list", "{ machines(first: 0) { nodes { id } } }", 0),
     ("only a count", "{ snapshots { totalCount } }", 1),
+    ("only sums", "{ snapshots { totalBytes unknownSizeCount } }", 1),
+    ("only sums and the count of a filter",
+     '{ snapshots(filter: {name: {eq: "s1"}}) { totalBytes unknownSizeCount totalCount } }', 1),
+    ("a capability", '{ machine(id: "vm-1") { id capability(action: DELETE) { supported } } }', 1),
     ("a list, its flags", f"{{ snapshots(first: 3) {{ {PAGE_INFO} nodes {{ id }} }} }}", 1),
     ("a list with a relation", "{ snapshots(first: 1000) { nodes { id machine { name } } } }", 2),
     ("a list with relations", "{ snapshots(first: 1000) { nodes { machine { name } parent { name } } } }", 3),
@@ -142,6 +148,16 @@ QUERIES = [
     (
         "two levels with a filtered count",
         '{ machines(first: 50) { nodes { snapshots(filter: {name: {eq: "s1"}}) { totalCount nodes { id } } } } }',
+        3,
+    ),
+    (
+        "two levels with sums",
+        "{ machines { nodes { snapshots(first: 10) { totalBytes unknownSizeCount totalCount nodes { id } } } } }",
+        3,
+    ),
+    (
+        "two levels with sums and the count of a filter",
+        '{ machines { nodes { snapshots(filter: {name: {eq: "s1"}}) { totalBytes totalCount nodes { id } } } } }',
         3,
     ),
     (
@@ -173,6 +189,15 @@ QUERIES = [
 @pytest.mark.parametrize(("query", "count"), [case[1:] for case in QUERIES], ids=[case[0] for case in QUERIES])
 def test_statement_count(worlds: Worlds, query: str, count: int) -> None:
     assert (statement_count(worlds.small, query), statement_count(worlds.large, query)) == (count, count)
+
+
+@pytest.mark.parametrize("page", ["first: 100", "first: 3, offset: 2"])
+def test_statement_count_of_a_page_with_sums(worlds: Worlds, page: str) -> None:
+    """One statement on PostgreSQL, two on SQLite."""
+    count = {"sqlite": 2, "postgresql": 1}[worlds.small.gateway.database.dialect]
+    selected = f"totalBytes unknownSizeCount totalCount {PAGE_INFO} nodes {{ id }}"
+    test_statement_count(worlds, f"{{ snapshots({page}) {{ {selected} }} }}", count)
+    test_statement_count(worlds, f'{{ vm(id: "vm-1") {{ snapshots({page}) {{ {selected} }} }} }}', count + 1)
 
 
 @pytest.mark.parametrize("page", ["first: 100", "first: 3, offset: 2"])

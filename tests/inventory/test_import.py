@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.columns import now
@@ -16,6 +17,8 @@ from gateway.inventory.imports.importer import import_file
 from gateway.models import Machine, MachineKind, PowerState, Snapshot, SnapshotState
 from gateway.store.database import Transaction
 from gateway.store.statements import insert
+from tests.databases import SLOW_KINDS
+from tests.examples import EXAMPLES
 from tests.inventory.files import collection, execute, import_pages, select, snapshot, vm
 from tests.make_dump import write_dump
 
@@ -61,9 +64,13 @@ def test_import_writes_machines_and_snapshots(url: str, tmp_path: Path) -> None:
     ]
     assert select(url, "SELECT name, tenant, driver FROM provider") == [("manageiq", "default", "none")]
     assert select(url, "SELECT description_folded, state FROM snapshot WHERE id = 3") == [("first", "READY")]
-    assert select(url, "SELECT noun, change, subject_id FROM event ORDER BY subject_id") == [
-        ("snapshot", "CREATED", 3),
-        ("snapshot", "CREATED", 5),
+    assert select(url, "SELECT noun, change, subject_id, subject_name FROM event ORDER BY subject_id") == [
+        ("provider", "CREATED", 0, "manageiq"),
+        ("snapshot", "CREATED", 3, None),
+        ("snapshot", "CREATED", 5, None),
+        ("machine", "CREATED", 11, None),
+        ("machine", "CREATED", 12, None),
+        ("machine", "CREATED", 201, None),
     ]
 
 
@@ -226,7 +233,7 @@ def test_no_lock_is_held_while_the_file_is_read(url: str, tmp_path: Path) -> Non
     """Another process writes in the middle of a long import."""
     path = tmp_path / "many.json"
     with path.open("w") as out:
-        write_dump(out, 3, 12_000, 6_000)
+        write_dump(out, 3, 6_000, 3_000)  # more than one batch
     written = 0
 
     def write_meanwhile(progress: ImportProgress) -> None:
@@ -237,7 +244,7 @@ def test_no_lock_is_held_while_the_file_is_read(url: str, tmp_path: Path) -> Non
 
     import_file(url, path, tenant="default", report=write_meanwhile)
     assert written == 1
-    assert select(url, "SELECT count(*) FROM snapshot") == [(12_000,)]
+    assert select(url, "SELECT count(*) FROM snapshot") == [(6_000,)]
 
 
 def test_dump_with_every_format_variant(url: str, tmp_path: Path) -> None:
@@ -270,7 +277,8 @@ def forests(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.permutations(snapshots))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("url", SLOW_KINDS, indirect=True)
+@settings(max_examples=EXAMPLES // 2)  # of two imports each
 @given(first=forests(), second=forests())
 def test_any_tree_is_imported_unchanged(url: str, tmp_path: Path, first: Any, second: Any) -> None:
     for snapshots in (first, second):

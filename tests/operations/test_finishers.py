@@ -12,8 +12,9 @@ from gateway.graphql.requests import GraphQLRequest
 from tests.databases import SLOW_KINDS, Databases
 from tests.operations.world import ORIGIN, World, play
 
-F = "... on Snapshot { id name state parent { name } }"
-M = "... on Machine { __typename id name ... on Vm { host } }"
+F = "... on Snapshot { id name state parent { name } capability(action: DELETE) { action supported reason } }"
+M = """... on Machine { __typename id name ... on Vm { host } capability(action: CREATE) { supported reason }
+    snapshots(first: 0) { totalCount totalBytes unknownSizeCount } }"""
 PAYLOAD = (
     f"operation {{ id kind state snapshotId }} snapshot {{ {F} }} errors {{ code message path conflict {{ id }} }}"
 )

@@ -12,8 +12,10 @@ from graphql import (
     GraphQLSchema,
     get_named_type,
     is_leaf_type,
+    is_required_argument,
 )
 
+from gateway.models import SnapshotAction
 from tests.reads.world import NAMES
 
 Literal = str
@@ -111,12 +113,10 @@ class Queries:
     def _arguments(self, field: GraphQLField) -> str:
         given = []
         for name, argument in field.args.items():
-            if name in ("id", "ids"):
+            if name in ("id", "ids", "machineId"):
                 given.append(f"{name}: {self._identifier(name == 'ids')}")
-            elif self._chance(0.25):
-                value = self._argument(name, str(get_named_type(argument.type)))
-                if value is not None:
-                    given.append(f"{name}: {value}")
+            elif is_required_argument(argument) or self._chance(0.25):
+                given.append(f"{name}: {self._argument(name, str(get_named_type(argument.type)))}")
         return f"({', '.join(given)})" if given else ""
 
     def _identifier(self, several: bool) -> str:
@@ -128,7 +128,7 @@ class Queries:
             return self._variable(type_, value)
         return "[" + ", ".join(f'"{one}"' for one in value) + "]" if several else f'"{value}"'
 
-    def _argument(self, name: str, type_: str) -> str | None:
+    def _argument(self, name: str, type_: str) -> str:
         match name:
             case "first" | "last" | "offset":
                 value = self._random.choice([0, 1, 1, 2, 2, 3, 3, 7, 7, 50, 100, self._random.choice([-1, 2_000, 5])])
@@ -137,11 +137,17 @@ class Queries:
                 )
             case "after" | "before":
                 return self._variable("String", self._random.choice([None, None, None, "x", "WzFd"]))
+            case "action":
+                action = self._random.choice(list(SnapshotAction)).value
+                return self._variable("SnapshotAction!", action) if self._chance(0.4) else action
+            case "count":
+                number = self._random.choice([0, 1, 2, 3, 3, 4])  # 4 is refused
+                return self._variable("Int!", number) if self._chance(0.4) else str(number)
+            case "text" | "prefix":
+                return self._variable("String", self._random.choice(["a", None, ...])) if self._chance(0.6) else '"b"'
             case "sort":
                 return self._sort(type_)
-            case "filter":
-                return self._filter(type_)
-        return None
+        return self._filter(type_)
 
     def _sort(self, type_: str) -> str:
         fields = {
@@ -159,6 +165,8 @@ class Queries:
         return "[" + ", ".join(f"{{field: {key['field']}, direction: {key['direction']}}}" for key in keys) + "]"
 
     def _filter(self, type_: str) -> str:
+        if type_ == "StringFilter":
+            return self._variable(type_, self._random.choice([{"contains": "t"}, {}, {"isNull": True}, None]))
         if type_ == "OperationFilter":
             return self._variable(type_, self._random.choice([{}, {"state": {"eq": "QUEUED"}}, None]))
         if type_ == "AuditEntryFilter":

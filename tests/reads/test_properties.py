@@ -11,7 +11,7 @@ from gateway.config import Settings
 from tests.databases import SLOW_KINDS, Databases
 from tests.examples import EXAMPLES
 from tests.reads.reference_model import MACHINE_SORTS, SORTS, ReferenceModel, ordered
-from tests.reads.strategies import filters, sorts
+from tests.reads.strategies import Strategy, filters, sorts
 from tests.reads.world import World, ids, populate
 from tests.serving import Served, served
 from tests.waiting import at_most
@@ -21,13 +21,17 @@ class PopulatedGateway(NamedTuple):
     gateway: Served
     world: World
     model: ReferenceModel
+    # Made once, because Hypothesis analyzes each new strategy, which takes longer than the requests of a test.
+    snapshot_filters: Strategy
+    machine_filters: Strategy
 
 
 @pytest.fixture(scope="module", params=SLOW_KINDS)
 def populated(request: pytest.FixtureRequest, databases: Databases) -> Iterator[PopulatedGateway]:
     with served(Settings(database_url=databases.new(request.param), keep_gone=1e9)) as gateway:
         world = populate(gateway)
-        yield PopulatedGateway(gateway, world, ReferenceModel(world.snapshots))
+        strategies = filters(ids(world.snapshots), ids(world.machines))
+        yield PopulatedGateway(gateway, world, ReferenceModel(world.snapshots), *strategies)
 
 
 SNAPSHOTS = "query ($filter: SnapshotFilter) { snapshots(filter: $filter, first: 1000) { totalCount nodes { id } } }"
@@ -36,8 +40,7 @@ MACHINES = "query ($filter: MachineFilter) { machines(filter: $filter, first: 10
 
 @given(data=st.data())
 def test_snapshot_filters_match_the_model(populated: PopulatedGateway, data: st.DataObject) -> None:
-    gateway, world, model = populated
-    snapshot_filters, _ = filters(ids(world.snapshots), ids(world.machines))
+    gateway, world, model, snapshot_filters, _ = populated
     value = data.draw(snapshot_filters)
     found = gateway.ask(SNAPSHOTS, filter=value)["snapshots"]
     expected = {row["id"] for row in world.snapshots if model.snapshot(row, value)}
@@ -49,8 +52,7 @@ def test_snapshot_filters_match_the_model(populated: PopulatedGateway, data: st.
 
 @given(data=st.data())
 def test_machine_filters_match_the_model(populated: PopulatedGateway, data: st.DataObject) -> None:
-    gateway, world, model = populated
-    _, machine_filters = filters(ids(world.snapshots), ids(world.machines))
+    gateway, world, model, _, machine_filters = populated
     value = data.draw(machine_filters)
     found = gateway.ask(MACHINES, filter=value)["machines"]
     expected = {row["id"] for row in world.machines if model.machine(row, value)}
@@ -85,7 +87,7 @@ def test_machine_sorts_match_the_model(populated: PopulatedGateway, sort: list[d
 def test_pagination_returns_each_row_once_with_exact_flags(
     populated: PopulatedGateway, sort: list[dict[str, Any]], size: int, forward: bool
 ) -> None:
-    gateway, world, _ = populated
+    gateway, world = populated.gateway, populated.world
     expected = ids(ordered(world.snapshots, sort, SORTS))
     seen: list[str] = []
     cursor = None
@@ -108,7 +110,7 @@ def test_pagination_returns_each_row_once_with_exact_flags(
 @given(data=st.data())
 @settings(max_examples=max(8, EXAMPLES // 4))
 def test_pages_between_two_cursors(populated: PopulatedGateway, data: st.DataObject) -> None:
-    gateway, world, _ = populated
+    gateway, world = populated.gateway, populated.world
     sort = data.draw(snapshot_sorts)
     expected = ids(ordered(world.snapshots, sort, SORTS))
     edges = gateway.ask(ALL, sort=sort, first=1000)["snapshots"]["edges"]
@@ -137,8 +139,7 @@ VARIABLES = "$filter: SnapshotFilter, $sort: [SnapshotSort!], $first: Int, $last
 @given(data=st.data())
 def test_each_machine_has_its_own_page(populated: PopulatedGateway, data: st.DataObject) -> None:
     """Pages of many parents in one response equal those of each parent alone, and those of the model."""
-    gateway, world, model = populated
-    snapshot_filters, _ = filters(ids(world.snapshots), ids(world.machines))
+    gateway, world, model, snapshot_filters, _ = populated
     value, sort = data.draw(snapshot_filters), data.draw(snapshot_sorts)
     end, size = data.draw(st.sampled_from(["first", "last"])), data.draw(st.integers(0, 8))
     offset = data.draw(st.integers(0, 5)) if end == "first" else 0

@@ -1,11 +1,15 @@
-"""Random requests, some of which have ids and cursors of rows that their caller may not read."""
+"""Random requests, some of which have ids and cursors of rows that their caller may not read.
+
+Strategies are cached, because Hypothesis analyzes each new one, which takes longer than the requests of a test.
+"""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
 
-from gateway.graphql.schema.build import build_schema, executable
+from gateway.graphql.schema.build import executable_schema
 from gateway.models import MachineKind, OperationKind, OperationState
 from tests.reads import strategies as reads
 from tests.reads.queries import Queries
@@ -15,7 +19,7 @@ from tests.rights.world import World
 Json = dict[str, Any]
 Requests = st.SearchStrategy[tuple[str, str, Json]]  # method, path and the rest of a REST request
 
-SCHEMA = executable(build_schema())
+SCHEMA = executable_schema()
 
 SORTS = {
     "SnapshotSort": ["ID", "NAME", "DESCRIPTION", "STATE", "SIZE_BYTES", "CREATED_AT", "MACHINE_NAME"],
@@ -34,12 +38,13 @@ class GuessingQueries(Queries):
         )
         self._cursors = cursors
 
-    def _argument(self, name: str, type_: str) -> str | None:
+    def _argument(self, name: str, type_: str) -> str:
         if name in ("after", "before") and self._chance(0.8):
             return self._variable("String", self._random.choice(self._cursors))
         return super()._argument(name, type_)
 
 
+@cache
 def pages(noun: str, world: World) -> st.SearchStrategy[Json]:
     """Filter, sort and page of a list of machines, snapshots or operations, without cursors."""
     snapshot, machine = reads.filters(world.ids("snapshots"), world.ids("machines"))
@@ -71,6 +76,7 @@ def _operation_filters(world: World) -> st.SearchStrategy[Json]:
 # ---- mutations: no machine has a driver, so all of them are refused, some with NOT_FOUND
 
 
+@cache
 def mutations(world: World) -> st.SearchStrategy[tuple[str, Json]]:
     """The name of a mutation and its input."""
     machine, snapshot = st.sampled_from(world.ids("machines")), st.sampled_from(world.ids("snapshots"))
@@ -145,6 +151,7 @@ _SNAPSHOT_ATTRIBUTES = [
 _SORTS = ["name", "id", "created_on"]
 
 
+@cache
 def rest_requests(world: World) -> Requests:
     """Requests for lists, single resources and actions, with ids of all rows."""
     pairs = snapshot_pairs([row["id"] for row in world.snapshots[:20]])

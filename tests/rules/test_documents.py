@@ -33,6 +33,7 @@ from tests.rules.markdown import DOCUMENTS, README, ROOT, Example, examples, fen
 from tests.rules.modules import modules
 from tests.rules.tables import errors_table, settings_table
 from tests.serving import Served, served
+from tests.waiting import within
 
 _ORIGIN = "http://127.0.0.1:8000"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -145,7 +146,8 @@ def _run_stream(server: Served, example: Example) -> None:
     """Runs a curl command without needing curl."""
     url, headers, body = _curl(example.sent)
     with server.http.stream("POST", server.url + url.removeprefix(_ORIGIN), headers=headers, content=body) as answer:
-        lines = [_event(line) for line in answer.iter_lines() if line and line not in (":", "event: next", "data: ")]
+        received = [line for line in within(answer.iter_lines()) if line not in ("", ":", "event: next", "data: ")]
+    lines = [_event(line) for line in received]
     wanted = [_event(line) for line in example.answer.splitlines() if line != "…"]
     assert lines[-1] == wanted[-1]
     remaining = iter(lines)

@@ -20,8 +20,8 @@ Finishers
     The values of step 5 are complete: nested dicts by response key, filtered to what the caller may see, with
     JSON-ready leaves. What remains is to place errors, and to serialize.
 
-    `responses.compiled_response` handles almost all requests. It puts the values under `data`, sets a failed root field
-    to null, or all of `data` if the field is non-null, and serializes with orjson. No code runs per field.
+    `responses.compiled_response` handles almost all requests. It puts the values under `data` and serializes with
+    orjson. No code runs per field, unless a field failed: then `field_errors` replaces its value by null.
 
     `graphql_core.GraphQLCoreFinisher` handles operations with `__schema` or `__type`, and all operations if `compiled`
     is False, which tests use. graphql-core walks the selection. Its resolvers (`schema.build.executable`) look up the
@@ -40,7 +40,8 @@ Example
 
 Errors
     A request that cannot be executed (syntax, validation, variables, cost) has a response without `data`. An error of a
-    root field, or of anything loaded below it, is stored in its place in the values, and the finisher reports it. A
+    root field, or of anything loaded below it, is stored in the place of the root field in the values, and the finisher
+    reports it. A list below a root field that exceeds its bound is stored in its own place, as a `FieldError`. A
     `GatewayError` keeps its message and code; any other exception is logged and masked (`error_format`).
 
 Subscriptions (`subscriptions`) have one root field. Their source (`schema.subscriptions`) yields a function that
@@ -50,7 +51,7 @@ older state than its own.
 
 from collections.abc import AsyncIterator
 
-from graphql import GraphQLError
+from graphql import GraphQLError, GraphQLSchema
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
@@ -67,7 +68,7 @@ from gateway.graphql.execution.request_binding import RequestBinder
 from gateway.graphql.execution.responses import compiled_response, request_error_response
 from gateway.graphql.execution.subscriptions import SubscriptionRunner
 from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
-from gateway.graphql.schema.build import build_schema, executable
+from gateway.graphql.schema.build import executable_schema
 from gateway.operations.service import Operations
 from gateway.store.database import Database
 
@@ -76,6 +77,7 @@ class GraphQLExecutor:
     """The `Executor` of all transports.
 
     If `compiled` is False, graphql-core finishes all queries, which is slower and must return the same responses.
+    `schema` is what `schema.build.executable` returns, by default for the schema of the gateway.
     """
 
     def __init__(
@@ -87,9 +89,10 @@ class GraphQLExecutor:
         persisted: PersistedDocuments | None = None,
         *,
         compiled: bool = True,
+        schema: GraphQLSchema | None = None,
     ) -> None:
         settings = settings or Settings()
-        schema = executable(build_schema())
+        schema = schema or executable_schema()
         self._compiled = compiled
         self._documents = DocumentCache(schema, settings, persisted or PersistedDocuments(settings))
         self._cost_limit = CostLimit(settings.max_cost)
@@ -127,15 +130,16 @@ class GraphQLExecutor:
         except (RequestError, GraphQLError) as error:
             return request_error_response(error)
         extensions = self._cost_limit.extensions(request, bound.cost) if request.extensions else None
+        fields = [root.field for root in bound.roots]
         if operation.kind == "mutation":
             mutation = MutationRequest(caller, origin, bound)
             if typed:
                 return await self._graphql_core.finish(operation, request, extensions, mutation=mutation)
-            return compiled_response(bound.roots, await self._mutations.run(mutation), extensions)
+            return compiled_response(fields, await self._mutations.run(mutation), extensions)
         values = await self._queries.load(bound, caller, origin)
         if typed:
             return await self._graphql_core.finish(operation, request, extensions, values=values)
-        return compiled_response(bound.roots, values, extensions)
+        return compiled_response(fields, values, extensions)
 
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         return self._subscriptions.run(request, caller)

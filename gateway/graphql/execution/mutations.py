@@ -63,7 +63,7 @@ class MutationRunner:
 
         async def load(transaction: Transaction) -> Any:
             context = Context(transaction, plan.dialect, caller, self._operations.matrices, pages)
-            return await plan.load(context, bound.variables, payload)
+            return (await plan.load(context, bound.variables, [payload]))[0]
 
         try:
             return await read_with_retry(

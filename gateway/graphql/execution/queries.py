@@ -24,13 +24,12 @@ class QueryLoader:
         Fields that the caller may not read are recorded as refused.
         """
         roots, variables, loads, values, _ = bound
-        payload = {"viewer": {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant}}
 
         async def load(transaction: Transaction) -> None:
-            for key, (plan, pages) in loads.items():
-                context = Context(transaction, plan.dialect, caller, self._operations.matrices, pages)
+            for key, (plan, plan_bound) in loads.items():
+                context = Context(transaction, plan.dialect, caller, self._operations.matrices, plan_bound)
                 try:
-                    values[key] = await plan.load(context, variables, payload)
+                    values[key] = await plan.load(context, variables)
                 except GatewayError as error:
                     values[key] = error
 
@@ -38,8 +37,8 @@ class QueryLoader:
             try:
                 single = False
                 if len(loads) == 1:
-                    ((plan, pages),) = loads.values()
-                    single = plan.is_single_statement(pages)
+                    ((plan, plan_bound),) = loads.values()
+                    single = plan.is_single_statement(plan_bound)
                 await self._database.read(load, single=single)
             except Exception as error:  # noqa: BLE001 - reported or masked and logged like any other field error
                 values.update(dict.fromkeys(loads, error))

@@ -16,9 +16,9 @@ from gateway.graphql.execution.root_fields import BoundRootFields, RootField, bi
 from gateway.graphql.execution.selections import Selections
 from gateway.graphql.requests import GraphQLRequest
 from gateway.graphql.schema.build import catalog
-from gateway.reads.compiler import Compiler, InvalidArguments, Plan
-from gateway.reads.context import Pages
-from gateway.reads.selection import Arguments, Field
+from gateway.reads.compiler import Compiler, Plan
+from gateway.reads.context import Bound
+from gateway.reads.selection import Arguments, Field, FieldError
 
 _MAX_PLAN_VARIANTS = 16  # per operation, for different values of the variables in its conditions
 
@@ -30,7 +30,7 @@ class BoundSubscription(NamedTuple):
     arguments: Arguments
     variables: VariableValues
     plan: Plan
-    pages: Pages
+    bound: Bound
     extensions: Mapping[str, Any] | None  # of every response
 
 
@@ -67,17 +67,17 @@ class RequestBinder:
         (field,) = selections.roots(root, operation.node.selection_set)
         plan = self._compiler.payload({root.name: [field]})
         try:
-            pages = plan.bind(variables)
-        except InvalidArguments as error:
+            bound = plan.bind(variables)
+        except FieldError as error:
             raise RequestError([located(error)]) from None
-        cost = plan.cost(pages, variables)
+        cost = plan.cost(bound, variables)
         self._cost_limit.check(cost, operation.node)
         return BoundSubscription(
             field=field,
             arguments=field.arguments(variables),
             variables=variables,
             plan=plan,
-            pages=pages,
+            bound=bound,
             extensions=self._cost_limit.extensions(request, cost),
         )
 

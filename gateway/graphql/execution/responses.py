@@ -7,26 +7,26 @@ import orjson
 from graphql import GraphQLError
 
 from gateway.graphql.error_format import RequestError, format_error, format_request_error
-from gateway.graphql.execution.root_fields import RootField
+from gateway.graphql.execution.field_errors import error_at, place_errors
 from gateway.graphql.requests import GraphQLResponse
 from gateway.reads.selection import Field
 
+_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS  # an exception may be a dataclass, and is no value
+
 
 def compiled_response(
-    roots: Sequence[RootField], values: dict[str, Any], extensions: Mapping[str, Any] | None
+    fields: Sequence[Field],
+    values: dict[str, Any],
+    extensions: Mapping[str, Any] | None,
+    *,
+    event: str | None = None,
 ) -> GraphQLResponse:
-    """The response that graphql-core would return: a failed root field is null, or `data` is if it is non-null."""
-    errors: list[GraphQLError] = []
-    data: dict[str, Any] | None = values
-    for root in roots:
-        value = values[root.field.key]
-        if isinstance(value, Exception):
-            errors.append(error_at_root(value, root.field))
-            values[root.field.key] = None
-            if root.required:
-                data = None
-                break  # errors of later root fields are not reported
-    return response(data, errors, extensions)
+    """The response that graphql-core would return for root `fields` with these values."""
+    try:
+        return response(values, (), extensions, event=event)
+    except orjson.JSONEncodeError:  # the value of a field that failed is an exception, which only then is searched for
+        data, errors = place_errors(fields, values)
+        return response(data, errors, extensions, event=event)
 
 
 def response(
@@ -36,15 +36,12 @@ def response(
     body = {"errors": [format_error(error) for error in errors], "data": data} if errors else {"data": data}
     if extensions:
         body["extensions"] = extensions
-    return GraphQLResponse(orjson.dumps(body, option=orjson.OPT_UTC_Z), ran=True, event=event)
+    return GraphQLResponse(orjson.dumps(body, option=_OPTIONS), ran=True, event=event)
 
 
 def error_at_root(error: Exception, field: Field) -> GraphQLError:
     """The error with the path of the root field, and with its location unless it has one."""
-    if isinstance(error, GraphQLError):
-        nodes = error.nodes or [field.ast_node]
-        return GraphQLError(error.message, nodes=nodes, path=[field.key], original_error=error.original_error)
-    return GraphQLError(str(error), nodes=[field.ast_node], path=[field.key], original_error=error)
+    return error_at(error, field, (field.key,))
 
 
 def request_error_response(error: RequestError | GraphQLError, *, method_not_allowed: bool = False) -> GraphQLResponse:

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from graphql import GraphQLError, GraphQLObjectType, is_non_null_type
+from graphql import GraphQLError, GraphQLObjectType
 from graphql.execution.values import VariableValues
 
 from gateway.graphql.execution.cost_limit import mutation_cost
 from gateway.graphql.schema.mutations import HANDLERS
-from gateway.reads.compiler import Compiler, InvalidArguments, Plan
-from gateway.reads.context import Pages
+from gateway.reads.compiler import Compiler, Plan
+from gateway.reads.context import Bound
 from gateway.reads.cost import CostFunction
-from gateway.reads.selection import Field
+from gateway.reads.selection import Field, FieldError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class RootField:
     field: Field
     plan: Plan | None
     cost: CostFunction
-    required: bool  # its type is non-null, so if it fails the whole `data` is null
     parent: str  # name of the root type
 
 
@@ -31,29 +30,28 @@ class BoundRootFields(NamedTuple):
 
     roots: Sequence[RootField]
     variables: VariableValues
-    loads: Mapping[str, tuple[Plan, Pages]]  # the plan, and the pages of the connections in it
+    loads: Mapping[str, tuple[Plan, Bound]]  # the plan, and the arguments that are bound to it
     values: dict[str, Any]  # a GraphQLError for invalid arguments, None for a value yet to be loaded
     cost: int
 
 
 def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
     if field.name == "__typename":
-        return RootField(field, None, _free, False, root.name)
-    required = is_non_null_type(root.fields[field.name].type)
+        return RootField(field, None, _free, root.name)
     if field.name not in HANDLERS:
         plan = compiler.root(root.name, field)
-        return RootField(field, plan, plan.cost, required, root.name)
+        return RootField(field, plan, plan.cost, root.name)
     payload = compiler.payload(field.selection)
 
-    def cost(pages: Any, variables: VariableValues) -> int:
-        return mutation_cost(payload.cost(pages, variables), field.arguments(variables))
+    def cost(bound: Bound, variables: VariableValues) -> int:
+        return mutation_cost(payload.cost(bound, variables), field.arguments(variables))
 
-    return RootField(field, payload, cost, required, root.name)
+    return RootField(field, payload, cost, root.name)
 
 
 def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFields:
     """Checks all arguments and computes the cost, before anything is loaded or changed."""
-    loads: dict[str, tuple[Plan, Pages]] = {}
+    loads: dict[str, tuple[Plan, Bound]] = {}
     values: dict[str, Any] = {}
     cost = 0
     for root in roots:
@@ -63,21 +61,21 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFiel
             continue
         values[key] = None
         try:
-            pages = plan.bind(variables)
-            cost += root.cost(pages, variables)
-        except InvalidArguments as error:
+            bound = plan.bind(variables)
+            cost += root.cost(bound, variables)
+        except FieldError as error:
             values[key] = located(error)
         except GraphQLError as error:  # a non-null argument whose value is null
             values[key] = error
         else:
-            loads[key] = plan, pages
+            loads[key] = plan, bound
     return BoundRootFields(roots, variables, loads, values, cost)
 
 
-def located(error: InvalidArguments) -> GraphQLError:
+def located(error: FieldError) -> GraphQLError:
     """The error with the location of the field that has the argument, which may be below the root field."""
-    return GraphQLError(error.error.message, nodes=[error.field.ast_node], original_error=error)
+    return GraphQLError(error.error.message, nodes=error.field.ast_nodes, original_error=error)
 
 
-def _free(_pages: Any, _variables: VariableValues) -> int:
+def _free(_bound: Bound, _variables: VariableValues) -> int:
     return 0

@@ -12,6 +12,7 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLNamedType,
     GraphQLObjectType,
+    GraphQLOutputType,
     GraphQLSchema,
     GraphQLSkipDirective,
     GraphQLUnionType,
@@ -24,6 +25,9 @@ from graphql import (
     get_argument_values,
     get_directive_values,
     get_named_type,
+    get_nullable_type,
+    is_list_type,
+    is_non_null_type,
     is_required_argument,
 )
 from graphql.execution.values import VariableValues
@@ -71,11 +75,12 @@ class Selections:
         node = nodes[0]
         name = node.name.value
         if name == "__typename":
-            return Field(key, name, {}, ast_node=node)
+            return Field(key, name, {}, ast_nodes=nodes, nullable=_NON_NULL)
         definition = parent.fields[name]
         sets = [each.selection_set for each in nodes if each.selection_set is not None]
         selection = self._selection(get_named_type(definition.type), sets) if sets else {}
-        return Field(key, name, selection, _arguments(definition, node), ast_node=node)
+        arguments, nullable = _arguments(definition, node), _nullability(definition.type)
+        return Field(key, name, selection, arguments, ast_nodes=nodes, nullable=nullable)
 
     def _selection(self, type_: GraphQLNamedType, sets: Sequence[SelectionSetNode]) -> Selection:
         return {
@@ -131,6 +136,16 @@ class Selections:
             return False
         include = get_directive_values(GraphQLIncludeDirective, node, self._variables)  # type: ignore[arg-type]
         return not include or bool(include["if"])
+
+
+_NON_NULL = (False,)
+
+
+def _nullability(type_: GraphQLOutputType) -> Sequence[bool]:
+    """Whether a value of the type may be null and, if it is a list, the same for its items."""
+    nullable = not is_non_null_type(type_)
+    inner = get_nullable_type(type_)
+    return (nullable, *_nullability(inner.of_type)) if is_list_type(inner) else (nullable,)
 
 
 def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables], Arguments]:

@@ -109,6 +109,14 @@ class AuditEntrySortField(StrEnum):
     CREATED_AT = "CREATED_AT"
 
 
+class MachineChangeKind(StrEnum):
+    """The kind of a change that `machineChanged` sends."""
+
+    CREATED = "CREATED"
+    UPDATED = "UPDATED"
+    REMOVED = "REMOVED"
+
+
 _register(MachineKind, "The kind of a machine.")
 _register(PowerState, "The power state of a machine. Values may be added.")
 _register_stored(SnapshotState, "The lifecycle state of a snapshot. Values may be added.")
@@ -124,6 +132,13 @@ _describe(
     CREATED="The snapshot was added to the inventory.",
     UPDATED="At least one field of the snapshot changed.",
     DELETED="The snapshot was removed from the inventory.",
+)
+_describe(
+    MachineChangeKind,
+    "The kind of a change of a machine.",
+    CREATED="The machine was added, or has started to match the filter.",
+    UPDATED="The machine or its number of snapshots was changed.",
+    REMOVED="The machine was deleted, or no longer matches the filter.",
 )
 _describe_stored(
     ErrorCode,

@@ -7,6 +7,7 @@ import strawberry
 from strawberry import ID
 
 from gateway.errors import ErrorCode, Refusal
+from gateway.graphql.schema.enums import MachineChangeKind
 from gateway.graphql.schema.fields import sourced
 from gateway.graphql.schema.types import Edge, Machine, Node, Snapshot
 from gateway.models import Change
@@ -70,6 +71,16 @@ class SnapshotChange:
     )
     deleted_snapshot_id: ID | None = given(
         "deletedSnapshotId", "The id of the snapshot if it was deleted, for client caches. Null otherwise."
+    )
+
+
+@strawberry.type(description="A change of a machine, sent by `machineChanged`.")
+class MachineChange:
+    kind: MachineChangeKind = given("kind", "The kind of the change.")
+    machine_id: ID = given("machineId", "The id of the machine.")
+    machine: Machine | None = row("machine", "machine", "The machine in its current state. Null if `kind` is REMOVED.")
+    deleted_machine_id: ID | None = given(
+        "deletedMachineId", "The id of the machine if `kind` is REMOVED, for client caches. Null otherwise."
     )
 
 

@@ -17,8 +17,20 @@ from gateway.graphql.schema.filters import (
     SnapshotFilter,
     SnapshotSort,
 )
-from gateway.graphql.schema.types import Connection, Instance, Machine, Node, Operation, Provider, Snapshot, Viewer, Vm
-from gateway.reads.sources import AllRows, PayloadValue, RowById, RowsByIds, ToMany
+from gateway.graphql.schema.types import (
+    Connection,
+    Instance,
+    Machine,
+    Node,
+    Operation,
+    Provider,
+    Snapshot,
+    SnapshotConnection,
+    Viewer,
+    Vm,
+    viewer,
+)
+from gateway.reads.sources import BoundedRows, ComputedRoot, RowById, RowsByIds, ToMany
 
 
 def _lookup(noun: str | None, description: str) -> Any:
@@ -27,9 +39,10 @@ def _lookup(noun: str | None, description: str) -> Any:
 
 @strawberry.type(description="The query root.")
 class Query:
-    viewer: Viewer = sourced(PayloadValue("viewer"), "The authenticated caller.")
+    viewer: Viewer = sourced(ComputedRoot(viewer, cost=0), "The authenticated caller.")
     providers: list[Provider] = sourced(
-        AllRows("provider"), "All configured providers and import sources, ordered by name."
+        BoundedRows("provider", bound=1_000, cost_rows=10),
+        "All configured providers and import sources, ordered by name. More than 1000 are the error `LIMIT_EXCEEDED`.",
     )
     node: Node | None = _lookup(None, "Look up an object by id. Null if it does not exist.")
     nodes: list[Node | None] = sourced(
@@ -44,11 +57,12 @@ class Query:
     instances: Connection[Instance] = connection(
         ToMany("machine"), MachineFilter, MachineSort, "The Instances that the caller can see."
     )
+    machine: Machine | None = _lookup("machine", "Look up a Vm or an Instance by id. Null if it does not exist.")
     machines: Connection[Machine] = connection(
         ToMany("machine"), MachineFilter, MachineSort, "The machines (Vms and Instances) that the caller can see."
     )
     snapshot: Snapshot | None = _lookup("snapshot", "Look up a snapshot by id. Null if it does not exist.")
-    snapshots: Connection[Snapshot] = connection(
+    snapshots: SnapshotConnection = connection(
         ToMany("snapshot"), SnapshotFilter, SnapshotSort, "The snapshots of all machines that the caller can see."
     )
     operation: Operation | None = _lookup("operation", "Look up an operation by id. Null if it does not exist.")

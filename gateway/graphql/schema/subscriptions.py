@@ -2,16 +2,25 @@
 
 For each subscription a source listens to the change feed and yields steps. A step is an async function that the
 executor calls in a read transaction; it selects the rows to send, and the executor loads them in the same transaction.
-A message therefore shows the present state of its row. Several changes of one operation may result in one message;
-of a snapshot, each change is sent.
+A message therefore shows the present state of its row. Several changes of one operation or machine may result in one
+message; of a snapshot, each change is sent. A step may be called again when its read failed, so it changes no state;
+the source does so when it continues, after the step's messages.
 
-`operationChanged` and `snapshotChanged` can be resumed: every message carries an event id, and a client that
-reconnects with `extensions.lastEventId` receives the changes after that event, or the error `LIMIT_EXCEEDED` if they
-are no longer stored. `operationUpdated` starts with the present state and therefore needs no event id.
+`operationChanged`, `snapshotChanged` and `machineChanged` can be resumed: every message carries an event id, and a
+client that reconnects with `extensions.lastEventId` receives the changes after that event, or the error
+`LIMIT_EXCEEDED` if they are no longer stored. `operationUpdated` and `operationsUpdated` start with the present state
+and therefore need no event id.
+
+`machineChanged` with a filter keeps the numbers of the machines that match, 10,000 at most, so that it can report that
+one does not match any more. It reads them when it starts, and does not know what matched before: when the client read
+its list, or when it disconnected. Therefore a machine that was changed in the meantime and does not match is reported
+as removed, whether or not the client knew it.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -19,15 +28,19 @@ import strawberry
 from strawberry import ID
 
 from gateway.access.caller import Caller
-from gateway.changes.change_feed import ChangeEvent, ChangeFeed, Lagged, Listener, Position
+from gateway.changes.change_feed import ChangeFeed, Listener
+from gateway.changes.outbox import ChangeEvent, IsWanted, Lagged, Position, newest_position
 from gateway.errors import InvalidInput, LimitExceeded, NotFound
+from gateway.graphql.schema.enums import MachineChangeKind
 from gateway.graphql.schema.fields import sourced
-from gateway.graphql.schema.filters import OperationFilter
-from gateway.graphql.schema.payloads import SnapshotChange
+from gateway.graphql.schema.filters import MachineFilter, OperationFilter
+from gateway.graphql.schema.payloads import MachineChange, SnapshotChange
 from gateway.graphql.schema.types import Operation
-from gateway.models import Change
-from gateway.reads.ids import parse_id
-from gateway.reads.matching import has_ended, row_matcher
+from gateway.models import Change, MachineKind
+from gateway.operations.commands.base import check_count
+from gateway.reads.filters import invalid_filter
+from gateway.reads.ids import machine_id, parse_id
+from gateway.reads.matching import FoundMachine, MachineMatcher, ended_operations, row_matcher
 from gateway.reads.sources import PayloadRow, PayloadValue
 from gateway.store.database import Database, Transaction
 
@@ -43,6 +56,11 @@ class Subscription:
         "The current state of an operation, then each change. Completes after the final state.",
         id=(ID, "The id of the operation."),
     )
+    operations_updated: Operation = sourced(
+        PayloadRow("operation", "operation"),
+        "The current state of each of several operations, then each change. Completes after the last one has ended.",
+        ids=(list[ID], "The ids of the operations, 1 to 100, each once."),
+    )
     operation_changed: Operation = sourced(
         PayloadRow("operation", "operation"),
         "Each change of the operations that match, from the time of the subscription or after the event id in the"
@@ -54,6 +72,16 @@ class Subscription:
         "Each change of a snapshot, of one machine or of all machines that the caller can see, from the time of the"
         " subscription or after the event id in the request extension `lastEventId`.",
         machine_id=(ID | None, "Return only snapshots of the machine with this id."),
+    )
+    machine_changed: MachineChange = sourced(
+        PayloadValue("change"),
+        "Each change of the machines that match, of their number of snapshots, and of whether they match, from the time"
+        " of the subscription or after the event id in the request extension `lastEventId`. An update of `observedAt`"
+        " or `updatedAt` alone is no change. With a filter, at most 10,000 machines may match.",
+        filter=(
+            MachineFilter | None,
+            "Return only machines that match, or that no longer match. All match if it is omitted or `{}`.",
+        ),
     )
 
 
@@ -81,28 +109,51 @@ Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], AsyncIterator[
 _EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
-async def operation_updated(
+async def operations_updated(
     feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
 ) -> AsyncIterator[Choose | Listening]:
-    """The source of `operationUpdated`. Raises InvalidInput and, at a step, NotFound."""
-    id_ = parse_id(arguments["id"], ("id",))
-
-    async def choose(transaction: Transaction) -> Step:
-        ended = None
-        if id_.noun == "operation":
-            ended = await has_ended(transaction, caller, id_.number)
-        if ended is None:
-            raise NotFound(f"Operation '{arguments['id']}' was not found.")
-        return Step([{"operation": id_.number}], last=ended)
+    """The source of `operationUpdated` and `operationsUpdated`. Raises InvalidInput, NotFound and MissedChanges."""
+    unfinished = _operations(arguments)  # by number, with the id that the client gave
+    changed = {*unfinished}
+    ended: Mapping[int, bool] = {}
 
     def is_wanted(event: ChangeEvent) -> bool:
-        return event.noun == "operation" and event.subject_id == id_.number and event.tenant == caller.tenant
+        return event.subject_id in unfinished and event.tenant == caller.tenant
 
-    async with feed.listen(is_wanted) as listener:
-        yield choose
+    async def choose(transaction: Transaction) -> Step:
+        nonlocal ended
+        ended = await ended_operations(transaction, caller, list(unfinished))
+        for number, text in unfinished.items():
+            if number not in ended:
+                raise NotFound(f"Operation '{text}' was not found.")
+        sent = [number for number in unfinished if number in changed or ended[number]]
+        return Step([{"operation": number} for number in sent], last=all(ended.values()))
+
+    async with feed.listen(["operation"], is_wanted) as listener:
         while True:
-            await _batch(listener)
             yield choose
+            unfinished = {number: text for number, text in unfinished.items() if not ended[number]}
+            changed = {event.subject_id for event in await _batch(listener)}
+
+
+def _operations(arguments: Arguments) -> dict[int, str]:
+    """The ids of the argument `id` or `ids`, by number. Raises InvalidInput, and NotFound for ids of other types."""
+    if "id" in arguments:
+        texts, parsed = [arguments["id"]], [parse_id(arguments["id"], ("id",))]
+    else:
+        texts, parsed = arguments["ids"], []
+        check_count(texts, "ids")
+        for place, text in enumerate(texts):
+            try:
+                parsed.append(parse_id(text))
+            except InvalidInput as error:
+                raise invalid_filter(("ids", place), error.message) from None
+            if parsed[-1] in parsed[:-1]:
+                raise invalid_filter(("ids", place), f"'{text}' is repeated.")
+    for id_, text in zip(parsed, texts, strict=True):
+        if id_.noun != "operation":
+            raise NotFound(f"Operation '{text}' was not found.")
+    return {id_.number: text for id_, text in zip(parsed, texts, strict=True)}
 
 
 async def operation_changed(
@@ -112,9 +163,9 @@ async def operation_changed(
     match = row_matcher("operation", arguments.get("filter"))
 
     def is_wanted(event: ChangeEvent) -> bool:
-        return event.noun == "operation" and event.tenant == caller.tenant
+        return event.tenant == caller.tenant
 
-    async with _listening(feed, is_wanted, after) as listener:
+    async with _listening(feed, ["operation"], is_wanted, after) as listener:
         if start := _start(listener):
             yield start
         while True:
@@ -138,12 +189,11 @@ async def snapshot_changed(
     machine = None if text is None else parse_id(text, ("machineId",)).number
 
     def is_wanted(event: ChangeEvent) -> bool:
-        mine = event.noun == "snapshot" and event.tenant == caller.tenant
-        return mine and (machine is None or event.machine_id == machine)
+        return event.tenant == caller.tenant and (machine is None or event.machine_id == machine)
 
     find_snapshots, find_machines = row_matcher("snapshot", None), row_matcher("machine", None)
     # Listens before the machine is looked up, so that no change is missed in between.
-    async with _listening(feed, is_wanted, after) as listener:
+    async with _listening(feed, ["snapshot"], is_wanted, after) as listener:
         if text is not None:
             await _check_machine(database, caller, text)
         if start := _start(listener):
@@ -192,8 +242,160 @@ async def _check_machine(database: Database, caller: Caller, text: str) -> None:
         raise NotFound(f"Machine '{text}' was not found.")
 
 
+# ---- machines
+
+_MAX_MATCHES = 10_000  # machines that may match the filter of a subscription
+
+
+class _Matches:
+    """The numbers of the machines that match: 8 bytes each, 80 kB per subscription at most.
+
+    `numbers` are in order. They were read after all changes up to the position `newest`, and possibly before some.
+    """
+
+    def __init__(self, numbers: Iterable[int], newest: Position) -> None:
+        self._numbers = array("q", numbers)
+        self._newest = newest
+        self._check()
+
+    def known(self, number: int, event: ChangeEvent) -> bool | None:
+        """Whether the machine matched before this event of it. None: unknown, as the numbers may include the change."""
+        return None if event.position <= self._newest else self._has(number, bisect_left(self._numbers, number))
+
+    def set(self, number: int, matches: bool) -> None:
+        """Adds or removes a machine. Raises LimitExceeded if there are too many."""
+        place = bisect_left(self._numbers, number)
+        known = self._has(number, place)
+        if known and not matches:
+            del self._numbers[place]
+        elif matches and not known:
+            self._numbers.insert(place, number)
+            self._check()
+
+    def _has(self, number: int, place: int) -> bool:
+        return place < len(self._numbers) and self._numbers[place] == number
+
+    def _check(self) -> None:
+        if len(self._numbers) > _MAX_MATCHES:
+            raise LimitExceeded(
+                f"More than {_MAX_MATCHES:,} machines match the filter. Narrow it, or subscribe without a filter.",
+                path=("filter",),
+            )
+
+
+class _MachineChange(NamedTuple):
+    """A message of `machineChanged`. `position` is that of the last event of the machine."""
+
+    kind: MachineChangeKind
+    machine_kind: MachineKind
+    number: int
+    position: Position
+
+    @property
+    def is_removal(self) -> bool:
+        return self.kind is MachineChangeKind.REMOVED
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The value of the PayloadValue `change`."""
+        public_id = machine_id(self.machine_kind, self.number)
+        return {
+            "kind": self.kind,
+            "machineId": public_id,
+            "machine": None if self.is_removal else self.number,
+            "deletedMachineId": public_id if self.is_removal else None,
+        }
+
+
+async def machine_changed(
+    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
+) -> AsyncIterator[Choose | Listening]:
+    """The source of `machineChanged`. Raises InvalidInput, LimitExceeded and MissedChanges."""
+    matcher = MachineMatcher(arguments.get("filter"))
+    matches: _Matches | None = None  # not kept without a filter
+    events: Mapping[int, Sequence[ChangeEvent]] = {}  # of one step, and the changes that it sends
+    changes: Sequence[_MachineChange] = ()
+
+    def is_wanted(event: ChangeEvent) -> bool:
+        counts = event.noun == "machine" or event.change != Change.UPDATED
+        return event.tenant == caller.tenant and (counts or matcher.reads_snapshots)
+
+    async def choose(transaction: Transaction) -> Step:
+        nonlocal changes
+        found = await matcher.find(transaction, caller, list(events))
+        possible = (
+            _machine_change(
+                number, mine, found.get(number), matches.known(number, mine[0]) if matches is not None else True, caller
+            )
+            for number, mine in events.items()
+        )
+        changes = [change for change in possible if change is not None]
+        return Step([{"change": one.payload} for one in changes], [_id(one.position) for one in changes])
+
+    async with _listening(feed, ["machine", "snapshot"], is_wanted, after) as listener:
+        if matcher.selects:
+            matches = await _read_matches(database, caller, matcher)
+        if start := _start(listener):
+            yield start
+        while True:
+            events = _by_machine(await _batch(listener))
+            yield choose
+            if matches is not None:
+                for change in changes:
+                    matches.set(change.number, not change.is_removal)
+
+
+async def _read_matches(database: Database, caller: Caller, matcher: MachineMatcher) -> _Matches:
+    """The machines that match now. Raises LimitExceeded."""
+
+    async def read(transaction: Transaction) -> _Matches:
+        newest = await newest_position(transaction)
+        return _Matches(await matcher.all(transaction, caller, _MAX_MATCHES + 1), newest)
+
+    return await database.read(read)
+
+
+def _by_machine(events: Sequence[ChangeEvent]) -> Mapping[int, Sequence[ChangeEvent]]:
+    """The events of each machine, in the order of the machines' last events."""
+    found: dict[int, list[ChangeEvent]] = {}
+    for event in events:
+        if event.machine_id is not None:
+            mine = found[event.machine_id] = found.pop(event.machine_id, [])
+            mine.append(event)
+    return found
+
+
+def _machine_change(
+    number: int, events: Sequence[ChangeEvent], found: FoundMachine | None, known: bool | None, caller: Caller
+) -> _MachineChange | None:
+    """What to send about a machine after these events of it and of its snapshots.
+
+    `found`: the machine, unless it was deleted since or the caller may not see it. `known`: whether it matched before,
+    always true without a filter; None if that is unknown.
+    """
+    own = [event for event in events if event.noun == "machine"]
+    position = events[-1].position
+    if found is None:
+        deleted = own[-1] if own and own[-1].change == Change.DELETED else None
+        if deleted is None or deleted.machine_kind not in caller.readable_kinds or known is False:
+            return None  # or its DELETED follows
+        return _MachineChange(MachineChangeKind.REMOVED, deleted.machine_kind, number, position)
+    if not found.matches:
+        return None if known is False else _MachineChange(MachineChangeKind.REMOVED, found.kind, number, position)
+    if known is False or any(event.change == Change.CREATED for event in own):
+        return _MachineChange(MachineChangeKind.CREATED, found.kind, number, position)
+    if known and all(event.noun == "snapshot" and event.change == Change.UPDATED for event in events):
+        return None  # the filter reads snapshots, but the machine still matches
+    return _MachineChange(MachineChangeKind.UPDATED, found.kind, number, position)
+
+
+# ---- listening
+
+
 @asynccontextmanager
-async def _listening(feed: ChangeFeed, is_wanted: Callable[[ChangeEvent], bool], after: Any) -> AsyncIterator[Listener]:
+async def _listening(
+    feed: ChangeFeed, nouns: Collection[str], is_wanted: IsWanted, after: Any
+) -> AsyncIterator[Listener]:
     """Listens to the feed, after the event id `after` if it is given. Raises InvalidInput and MissedChanges."""
     position: Position | None = None
     if after is not None:
@@ -204,7 +406,7 @@ async def _listening(feed: ChangeFeed, is_wanted: Callable[[ChangeEvent], bool],
             )
         position = int(match[1]), int(match[2])
     try:
-        async with feed.listen(is_wanted, position) as listener:
+        async with feed.listen(nouns, is_wanted, position) as listener:
             yield listener
     except Lagged:
         raise MissedChanges(
@@ -236,7 +438,9 @@ async def _batch(listener: Listener) -> list[ChangeEvent]:
 
 
 SOURCES: Mapping[str, Source] = {
-    "operationUpdated": operation_updated,
+    "operationUpdated": operations_updated,
+    "operationsUpdated": operations_updated,
     "operationChanged": operation_changed,
     "snapshotChanged": snapshot_changed,
+    "machineChanged": machine_changed,
 }

@@ -1,31 +1,36 @@
-"""The output types of the schema: machines, snapshots, operations, providers, and their connections.
+"""The output types of the schema: machines, snapshots, operations, providers, the caller, and their connections.
 
 Each field declares the source of its value for the read compiler; there are no resolvers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import strawberry
 from graphql import GraphQLAbstractType, GraphQLResolveInfo
 from strawberry import ID
 
+from gateway.access.caller import right_name
 from gateway.access.capabilities import (
     MACHINE_COLUMNS,
+    SNAPSHOT_ACTIONS,
     SNAPSHOT_COLUMNS,
     MachineFacts,
     SnapshotFacts,
     machine_refusal,
     snapshot_refusal,
 )
+from gateway.access.roles import ADMINISTRATION
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.graphql.schema.fields import column, connection, sourced
 from gateway.graphql.schema.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
 from gateway.graphql.schema.scalars import BigInt, Moment
 from gateway.models import OperationKind, OperationState, PowerState, SnapshotAction, SnapshotState, is_final
+from gateway.reads.conditions import member_name
 from gateway.reads.context import Context
 from gateway.reads.rendering import Record
-from gateway.reads.sources import Computed, ForeignId, Inline, OwnId, PayloadValue, ToMany, ToOne
+from gateway.reads.selection import Arguments
+from gateway.reads.sources import Aggregate, Computed, ForeignId, Inline, OwnId, PayloadValue, ToMany, ToOne
 
 NodeType = TypeVar("NodeType")
 
@@ -74,9 +79,9 @@ def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, An
     }
 
 
-def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
+def machine_capabilities(context: Context, *columns: Any) -> Sequence[Mapping[str, Any]]:
     """The capabilities of a machine: one per action."""
-    answer = context.computed_cache.get(columns)
+    answer: Sequence[Mapping[str, Any]] | None = context.computed_cache.get(columns)
     if answer is None:
         facts = MachineFacts.of(*columns)
         answer = context.computed_cache[columns] = [
@@ -86,17 +91,41 @@ def machine_capabilities(context: Context, *columns: Any) -> Sequence[Any]:
     return answer
 
 
-def snapshot_capabilities(context: Context, state: str, provider_ref: str | None, *machine: Any) -> Sequence[Any]:
-    """The capabilities of a snapshot: REVERT and DELETE."""
+def snapshot_capabilities(
+    context: Context, state: str, provider_ref: str | None, *machine: Any
+) -> Sequence[Mapping[str, Any]]:
+    """The capabilities of a snapshot: one per action on a snapshot."""
     key = (state, provider_ref is not None, *machine)
-    answer = context.computed_cache.get(key)
+    answer: Sequence[Mapping[str, Any]] | None = context.computed_cache.get(key)
     if answer is None:
         facts = SnapshotFacts.of(state, provider_ref, *machine)
         answer = context.computed_cache[key] = [
             _capability(action, snapshot_refusal(action, facts, context.matrices, context.caller))
-            for action in (SnapshotAction.REVERT, SnapshotAction.DELETE)
+            for action in SNAPSHOT_ACTIONS
         ]
     return answer
+
+
+def requested_action(arguments: Arguments) -> str:
+    """The argument `action`."""
+    return member_name(arguments["action"])
+
+
+def machine_capability(context: Context, action: str, *columns: Any) -> Mapping[str, Any]:
+    """The capability of a machine for one action."""
+    return next(one for one in machine_capabilities(context, *columns) if one["action"] == action)
+
+
+def snapshot_capability(context: Context, action: str, *columns: Any) -> Mapping[str, Any]:
+    """The capability of a snapshot for one action. Actions that concern its machine are not supported."""
+    for one in snapshot_capabilities(context, *columns):
+        if one["action"] == action:
+            return one
+    return {
+        "action": action,
+        "supported": False,
+        "reason": f"{action} is an action on a machine, not on a snapshot. See `capability` of the snapshot's machine.",
+    }
 
 
 # ---- nodes
@@ -133,7 +162,12 @@ class Machine(Node):
         "Which actions on the machine's snapshots the caller can currently perform, and why not otherwise. Depends on"
         " the provider, the power state and the caller's rights.",
     )
-    snapshots: Connection[Annotated["Snapshot", strawberry.lazy("gateway.graphql.schema.types")]] = connection(
+    capability: Capability = sourced(
+        Computed(MACHINE_COLUMNS, machine_capability, bind=requested_action),
+        "Whether the caller can currently perform one action on the machine's snapshots, and why not otherwise.",
+        action=(SnapshotAction, "The action."),
+    )
+    snapshots: Annotated["SnapshotConnection", strawberry.lazy("gateway.graphql.schema.types")] = connection(
         ToMany("snapshot", match="machine_id", counter="snapshot_count"),
         SnapshotFilter,
         SnapshotSort,
@@ -149,12 +183,12 @@ class Machine(Node):
     )
 
 
-@strawberry.type(description="A virtual machine. Its snapshots can be created, reverted to and deleted.")
+@strawberry.type(description="A virtual machine. Its snapshots can be created, updated, reverted to and deleted.")
 class Vm(Machine):
     host: str | None = column("host", "The host that runs the machine. Null if the provider does not report it.")
 
 
-@strawberry.type(description="A cloud instance. Its snapshots can be created and deleted.")
+@strawberry.type(description="A cloud instance. Its snapshots can be created, updated and deleted.")
 class Instance(Machine):
     flavor: str | None = column(
         "flavor", "The provider's name of the instance type or flavor. Null if the provider does not report it."
@@ -187,15 +221,35 @@ class Snapshot(Node):
     machine: Machine = sourced(ToOne("machine", "machine_id"), "The machine of the snapshot.")
     capabilities: list[Capability] = sourced(
         Computed(SNAPSHOT_COLUMNS, snapshot_capabilities),
-        "Whether the caller can currently revert to (REVERT) or delete (DELETE) the snapshot.",
+        "Whether the caller can currently revert to (REVERT), delete (DELETE) or change (UPDATE) the snapshot, and why"
+        " not otherwise.",
+    )
+    capability: Capability = sourced(
+        Computed(SNAPSHOT_COLUMNS, snapshot_capability, bind=requested_action),
+        "Whether the caller can currently perform one action on the snapshot, and why not otherwise. An action that"
+        " concerns a machine, such as CREATE, is not supported.",
+        action=(SnapshotAction, "The action."),
     )
     parent: "Snapshot | None" = sourced(
         ToOne("snapshot", "parent_id"),
         "The snapshot on which this snapshot is based. Null for a root, if the provider has no snapshot tree, and until"
         " the provider has created the snapshot.",
     )
-    children: Connection["Snapshot"] = connection(
+    children: "SnapshotConnection" = connection(
         ToMany("snapshot", match="parent_id"), SnapshotFilter, SnapshotSort, "The snapshots based on this snapshot."
+    )
+
+
+@strawberry.type(description="A page of a list of snapshots.")
+class SnapshotConnection(Connection[Snapshot]):
+    total_bytes: BigInt = sourced(
+        Aggregate("sum", "{t}.size_bytes"),
+        "The sum of the known sizes of all snapshots that match the filter, on all pages, in bytes. 0 if no size is"
+        " known. At most 2^63 - 1. Reads every snapshot that matches.",
+    )
+    unknown_size_count: int = sourced(
+        Aggregate("count", "{t}.size_bytes IS NULL"),
+        "The number of snapshots that match the filter, on all pages, whose size is unknown.",
     )
 
 
@@ -297,3 +351,15 @@ class Viewer:
     tenant: str | None = sourced(
         PayloadValue("tenant"), "The tenant whose machines the caller can see. Null: all tenants."
     )
+    rights: list[str] = sourced(
+        PayloadValue("rights"),
+        "The names of the caller's rights, such as `vm:create`, in alphabetical order: those of all of its roles. While"
+        " authentication is not required, callers have all rights. Values may be added.",
+    )
+
+
+def viewer(context: Context) -> Mapping[str, Any]:
+    """The caller, as a `Viewer`."""
+    caller = context.caller
+    rights = [right_name(*right) for right in caller.rights] + ([ADMINISTRATION] if caller.administers else [])
+    return {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant, "rights": sorted(rights)}

@@ -1,0 +1,42 @@
+"""Shared fixtures: databases, and gateways that serve them. `conftest.py` loads them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Settings
+from tests.databases import KINDS, Databases
+from tests.examples import load_profile
+from tests.serving import Served, served
+
+
+def pytest_configure() -> None:
+    load_profile()
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    made = Databases(tmp_path_factory.mktemp("databases"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=KINDS)
+def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
+    """A gateway that serves the demo world, on each kind of database. Each test has its own."""
+    with served(Settings(database_url=databases.new(request.param, demo=True))) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def server(databases: Databases) -> Iterator[Served]:
+    """The same on SQLite only, for tests that do not depend on the database."""
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return Path(__file__).parent.parent
