@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +27,7 @@ from gateway.server import http_server
 from gateway.server.supervisor import supervise
 from gateway.store.migrate import migrate as migrate_database
 from gateway.telemetry import logs
+from gateway.version import VERSION
 
 
 class _Commands(click.Group):
@@ -50,13 +50,6 @@ def _exit_with(*messages: str) -> NoReturn:
     sys.exit(2)
 
 
-def _version() -> str:
-    try:
-        return metadata.version("snapshot-gateway")
-    except metadata.PackageNotFoundError:
-        return "from a checkout"
-
-
 def _setting_option(name: str, help_text: str, type_: Any = str) -> Callable[[Any], Any]:
     """Return the decorator that adds an option which overrides the setting `name`."""
     option = "--" + name.replace("_", "-")
@@ -68,7 +61,7 @@ _database = _setting_option("database_url", "Database to use: sqlite:///FILE or 
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="gateway")
+@click.version_option(VERSION, prog_name="gateway")
 def main() -> None:
     """Manage snapshots of virtual machines and cloud instances over GraphQL and REST."""
 

@@ -26,6 +26,7 @@ from gateway.access.quota_sync import SYNC_INTERVAL, QuotaSync, delete_full_quot
 from gateway.access.quotas import Quotas
 from gateway.access.roles import Roles
 from gateway.changes.change_feed import ChangeFeed
+from gateway.changes.durable_consumer import CONSUMERS, log_unknown_consumers
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.drivers.simulator.driver import SimulatedDriver
@@ -55,6 +56,7 @@ from gateway.jobs.runner import JobRunner
 from gateway.models import Provider, Surface
 from gateway.operations.audit_refusals import COUNTS_INTERVAL, RefusalLog
 from gateway.operations.housekeeping import SWEEP_INTERVAL, sweep
+from gateway.operations.processes import RENEWALS_PER_LEASE, Processes
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.rest.endpoint import rest_routes
@@ -115,6 +117,7 @@ class JobParts:
     refusals: RefusalLog
     inventory: InventoryRefresher
     watch: ChangeWatcher
+    processes: Processes
 
 
 def periodic_jobs(parts: JobParts) -> list[PeriodicJob]:
@@ -146,9 +149,12 @@ def periodic_jobs(parts: JobParts) -> list[PeriodicJob]:
     return [
         *refreshes,
         *change_hints,
-        PeriodicJob("sweep", SWEEP_INTERVAL, partial(sweep, database, settings), Scope.CLUSTER),
+        PeriodicJob("sweep", SWEEP_INTERVAL, partial(sweep, database, settings, CONSUMERS), Scope.CLUSTER),
         PeriodicJob("quota-deletion", _QUOTA_DELETION_INTERVAL, partial(delete_full_quotas, database), Scope.CLUSTER),
         PeriodicJob("quota-sync", SYNC_INTERVAL, quotas.synchronize, Scope.PROCESS, has_work=quotas.has_due),
+        PeriodicJob(
+            "registration", settings.operation_lease / RENEWALS_PER_LEASE, parts.processes.renew, Scope.PROCESS
+        ),
         PeriodicJob("refusal-counts", COUNTS_INTERVAL, parts.refusals.record_counts, Scope.PROCESS),
     ]
 
@@ -300,6 +306,7 @@ async def running_gateway(
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(open_tracing(settings))
         database = tracing.wrap_database(await stack.enter_async_context(opened_database(settings)))
+        await log_unknown_consumers(database)
         refusals = RefusalLog(database, settings.tenant, clock)
         on_refusal = partial(_record_refused_login, refusals)
         authenticator = Authenticator(database, roles, jwts, settings, on_refusal=on_refusal, clock=clock)
@@ -322,6 +329,7 @@ async def running_gateway(
             on_machine_changed=watch.request_refresh,
             context=partial(instrumented_operation, metrics, tracing),
         )
+        processes = Processes(database, worker.name, settings.operation_lease)
         job_parts = JobParts(
             settings=settings,
             database=database,
@@ -330,18 +338,20 @@ async def running_gateway(
             refusals=refusals,
             inventory=inventory,
             watch=watch,
+            processes=processes,
         )
         runner = JobRunner(
             database, jobs(job_parts), owner=worker.name, lease=settings.operation_lease, on_run=metrics.count_job_run
         )
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "watch": watch, "jobs": runner}
-        await _start_all(stack, *parts.values())
+        await _start_all(stack, processes, *parts.values())
         operations = Operations(
             database,
             drivers,
             settings,
             wake=worker.wake,
             refusals=refusals,
+            refuse_kind=processes.refusal,
             on_accepted=tracing.record_accepted,
         )
         executor = GraphQLExecutor(database, operations, feed, settings, persisted)

@@ -492,6 +492,17 @@ class JobLease(SQLModel, table=True):
     problem: str | None = optional_column()  # why the last run failed; null when it succeeded
 
 
+class Process(SQLModel, table=True):
+    """A gateway process that runs operations, and the kinds that it knows."""
+
+    __tablename__: ClassVar[Any] = "process"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    version: str = Field(sa_type=Text)
+    kinds: str = Field(sa_type=Text)  # JSON: a list of operation kinds
+    lease_until: datetime = Field(sa_type=UtcDateTime)  # the process has ended unless it renews the row before
+
+
 class Event(SQLModel, table=True):
     """Row of the change feed's outbox. Triggers write one per change of a published row, in its transaction."""
 

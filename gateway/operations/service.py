@@ -11,8 +11,8 @@ from gateway.access.capabilities import Matrices
 from gateway.access.origin import RequestOrigin
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Unconfirmed
-from gateway.models import AuditAction, MachineKind
+from gateway.errors import Refusal, Unconfirmed
+from gateway.models import AuditAction, MachineKind, OperationKind
 from gateway.operations import idempotency
 from gateway.operations.admission import QueueLimits
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
@@ -32,7 +32,8 @@ class _AllRefused(Exception):
 class Operations:
     """Executes commands, and records those that it refuses.
 
-    After a request was accepted, `on_accepted` is called with its outcomes, then `wake`.
+    `refuse_kind` returns why operations of a kind are not accepted at present. After a request was accepted,
+    `on_accepted` is called with its outcomes, then `wake`.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Operations:
         *,
         wake: Callable[[], None],
         refusals: RefusalLog,
+        refuse_kind: Callable[[OperationKind], Refusal | None] = lambda _kind: None,
         on_accepted: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._database = database
         self._drivers = drivers
         self._limits = QueueLimits(settings)
         self._wake = wake
+        self._refuse_kind = refuse_kind
         self._on_accepted = on_accepted
         self.refusals = refusals  # public, because surfaces record the requests that they refuse themselves
 
@@ -85,6 +88,9 @@ class Operations:
         async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
             if use is not None and (recorded := await use.begin(tx)) is not None:
                 return recorded, []
+            kind = OperationKind.__members__.get(command.action)
+            if kind is not None and (refusal := self._refuse_kind(kind)) is not None:
+                raise refusal
             outcomes = await command.decide(tx, command_context)
             if all(outcome.refusal is not None for outcome in outcomes):
                 raise _AllRefused(outcomes)

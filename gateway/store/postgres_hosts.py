@@ -15,6 +15,7 @@ import asyncpg
 
 from gateway.errors import Unavailable
 from gateway.store.postgres_errors import translate_connect_error
+from gateway.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Connector:
             timeout=self._timeout,
             statement_cache_size=1_024,
             max_cached_statement_lifetime=0,
-            server_settings={"application_name": "snapshot-gateway", **settings},
+            server_settings={"application_name": f"snapshot-gateway {VERSION}", **settings},
         )
         # The server checks every second whether the client of a running statement is still connected, so that the
         # statements of a killed gateway are canceled. Without it the server notices at the end of the statement.

@@ -187,7 +187,7 @@ def test_out_of_connections(databases: Databases) -> None:
                     taken.enter_context(psycopg.connect(url))
                     left -= 1
                 except psycopg.OperationalError:  # the gateway holds the rest
-                    operator.execute(f"{OTHERS} AND application_name = 'snapshot-gateway'")
+                    operator.execute(f"{OTHERS} AND application_name LIKE 'snapshot-gateway %'")
             assert query_error(gateway, READ) == (UNAVAILABLE, True, "The database has no connections left.")
             taken.close()
             assert retry_until_served(gateway) == NAME

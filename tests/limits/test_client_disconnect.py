@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,13 +14,14 @@ from gateway.config import Settings
 from gateway.store.database_url import open_database
 from tests.databases import Databases
 from tests.serving import Served, served
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 LONG = ENDLESS.replace("FROM n)", "FROM n WHERE i < 1000000)")
 WAITING = (
-    "SELECT query FROM pg_stat_activity WHERE application_name = 'snapshot-gateway' AND wait_event_type = 'Lock'"
+    "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'snapshot-gateway %' AND wait_event_type = 'Lock'"
     " AND datname = current_database()"
 )
 READ = '{ vm(id: "vm-11") { snapshots { nodes { name } } } }'
@@ -76,12 +76,6 @@ def send(gateway: Served, query: str) -> socket.socket:
     return connection
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-
-
 def test_postgresql_cancels_a_read_when_the_client_disconnects(gateway: Served, url: str) -> None:
     with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
 
@@ -92,8 +86,8 @@ def test_postgresql_cancels_a_read_when_the_client_disconnects(gateway: Served, 
 
         blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
         with send(gateway, READ):
-            wait_until(lambda: bool(waiting()))
-        wait_until(lambda: not waiting())
+            until(lambda: bool(waiting()))
+        until(lambda: not waiting())
         blocking.rollback()
     assert gateway.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
 
@@ -102,7 +96,7 @@ def test_a_mutation_runs_to_its_end_when_the_client_disconnects(gateway: Served,
     with psycopg.connect(url) as blocking, psycopg.connect(url, autocommit=True) as looking:
         blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
         with send(gateway, WRITE):
-            wait_until(lambda: any("snapshot" in query for (query,) in looking.execute(WAITING)))
+            until(lambda: any("snapshot" in query for (query,) in looking.execute(WAITING)))
         # This request is served after the gateway has detected the disconnect.
         assert gateway.ask("{ viewer { name } }") == {"viewer": {"name": "local"}}
         blocking.rollback()
@@ -111,4 +105,4 @@ def test_a_mutation_runs_to_its_end_when_the_client_disconnects(gateway: Served,
         found = gateway.ask('{ snapshots(filter: {name: {eq: "disconnected"}}) { totalCount } }')
         return bool(found["snapshots"]["totalCount"] == 1)
 
-    wait_until(created)
+    until(created)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import SQLModel
 
 import gateway
 from gateway.config import Settings
 from gateway.inventory.demo import load_demo
+from gateway.store.change_triggers import change_triggers
 from gateway.store.migrations import triggers
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.statements import Statement
@@ -50,6 +52,7 @@ CONSTRUCTS = {
     "LOCK TABLE": r"\bLOCK TABLE\b|\bIN [A-Z ]+ MODE\b",
     "setval": r"\bsetval\(",
     "NOTIFY": r"\bpg_notify\(",
+    "pg_stat_activity": r"\bpg_stat_activity\b|\bcurrent_database\(",
 }
 _LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WORD = re.compile(r"\b[A-Z]{2,}\b|\b[a-z_0-9]+(?=\()")
@@ -75,6 +78,8 @@ def _written() -> Iterator[str]:
             if isinstance(value, Statement):
                 yield value.compiled("postgresql").sql
     yield from triggers.create("postgresql")
+    for trigger in change_triggers(SQLModel.metadata, "postgresql"):
+        yield from trigger.statements
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("store",),
     ("models", "config", "bounded_cache", "deadlines"),
-    ("columns", "errors"),
+    ("columns", "errors", "version"),
     ("web",),
 )
 _DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
