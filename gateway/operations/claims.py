@@ -5,7 +5,7 @@ those whose worker has let its lease expire. Every later write carries the claim
 stopped past its lease changes nothing. `gateway.operations.leases` describes the protocol.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from gateway.columns import now
 from gateway.models import MachineKind, OperationKind, OperationState
@@ -125,8 +125,16 @@ class Claim:
         self.cancel_requested = self.cancel_requested or row.cancel_requested_at is not None
 
 
-async def claim(database: Database, owner: str, *, slots: int, providers: Sequence[str], lease: float) -> list[Claim]:
-    """Claims up to `slots` operations of known kinds, oldest first, of these providers or in need of no driver."""
+async def claim(
+    database: Database,
+    owner: str,
+    *,
+    slots: int,
+    providers: Sequence[str],
+    kinds: Iterable[OperationKind],
+    lease: float,
+) -> list[Claim]:
+    """Claims up to `slots` operations of these kinds, oldest first, of these providers or in need of no driver."""
 
     async def work(tx: Transaction) -> list[ClaimedOperation]:
         rows = await tx.all(
@@ -134,7 +142,7 @@ async def claim(database: Database, owner: str, *, slots: int, providers: Sequen
             new_owner=owner,
             slots=slots,
             providers=providers,
-            kinds=list(OperationKind),
+            kinds=list(kinds),
             machine_kinds=list(MachineKind),
             lease=lease,
             at=now(),

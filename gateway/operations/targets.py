@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import MachineFacts, SnapshotFacts
+from gateway.access.capabilities import MachineFacts, SnapshotFacts, snapshot_refusal
 from gateway.errors import Conflict, NotFound, Reference, Refusal
-from gateway.operations.commands.base import MachineId, MachineTarget, Target
+from gateway.models import SnapshotAction
+from gateway.operations.commands.base import CommandContext, MachineId, MachineTarget, Target
 from gateway.operations.statements import (
     LOCK_MACHINES,
     LOCK_MACHINES_OF_SNAPSHOTS,
@@ -58,6 +59,19 @@ async def lock_snapshots(
     # Read after the machines are locked, because other requests can change the snapshots until then.
     rows = await tx.all(SNAPSHOTS, **visible) if machines else []
     return {row.id: row for row in rows}, {row.id: row for row in machines}
+
+
+async def lock_snapshot(
+    tx: Transaction, context: CommandContext, target: Target, action: SnapshotAction
+) -> tuple[TargetSnapshot, LockedMachine]:
+    """Locks the machine of a snapshot on which the caller can do `action`. Raises the refusal."""
+    snapshots, machines = await lock_snapshots(tx, context.caller, [target])
+    snapshot = find_snapshot(target, snapshots)
+    machine = machines[snapshot.machine_id]
+    facts = snapshot_facts(snapshot, machine)
+    if refusal := snapshot_refusal(action, facts, context.matrices, context.caller):
+        raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
+    return snapshot, machine
 
 
 def find_snapshot(target: Target, snapshots: Mapping[int, TargetSnapshot]) -> TargetSnapshot:

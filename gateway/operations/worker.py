@@ -148,6 +148,7 @@ class Worker:
                 self.name,
                 slots=slots,
                 providers=providers,
+                kinds=OPERATION_TYPES,
                 lease=self._settings.operation_lease,
             )
             for claimed in claims if not self._stopping else []:  # `stop` releases the others

@@ -12,7 +12,6 @@ from gateway.columns import now
 from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SnapshotState
-from gateway.operations.claims import claim
 from tests.operations.world import SETTINGS, World
 from tests.waiting import until_async
 
@@ -161,7 +160,7 @@ def test_snapshot_of_an_unknown_outcome_is_deleted_on_the_provider(run: Run) -> 
         await set_fault(world, "create", "lost", times=1)
         for state in ("FAILED", "SUCCEEDED"):
             ((deleted,),) = [await world.delete(outcome.snapshot_id)]
-            assert await claim(world.database, "has no driver", slots=1, providers=[], lease=1) == []
+            assert await world.claim("has no driver", providers=[], lease=1.0) == []
             await world.finish()
             assert (await world.operation(deleted.operation_id)).state.value == state
         assert [name for name, *_ in await world.provider_picture()] == ["a", "b", "c", "d"]

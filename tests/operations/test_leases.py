@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.models import OperationState
-from gateway.operations.claims import Claim, LeaseLost, claim, release
+from gateway.operations.claims import Claim, LeaseLost, release
 from gateway.operations.worker import Worker
 from tests.operations.crash_injection import expire_leases, kill_workers
 from tests.operations.world import SETTINGS, World, open_world
@@ -17,10 +17,6 @@ from tests.waiting import until_async
 
 Run = Callable[..., None]
 PATIENT = replace(SETTINGS, operation_lease=600.0)
-
-
-async def claim_as(world: World, owner: str, slots: int = 9) -> list[Claim]:
-    return await claim(world.database, owner, slots=slots, providers=["sim"], lease=600.0)
 
 
 async def no_effect(_: Any) -> None:
@@ -37,12 +33,12 @@ def test_first_operations_of_queues_are_claimed_oldest_first(run: Run) -> None:
         await world.machine("m2")
         for machine in (2, 2, 1, 1):
             await world.create(machine)
-        one = await claim_as(world, "one", 1)
-        two = await claim_as(world, "two")
+        one = await world.claim("one", 1)
+        two = await world.claim("two")
         assert ([c.row.id for c in one], [c.row.id for c in two]) == ([1], [3])
-        assert await claim_as(world, "three") == []
+        assert await world.claim("three") == []
         await one[0].end(OperationState.SUCCEEDED, no_effect)
-        assert [c.row.id for c in await claim_as(world, "three")] == [2]
+        assert [c.row.id for c in await world.claim("three")] == [2]
 
     run(story)
 
@@ -51,10 +47,10 @@ def test_worker_without_lease_writes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.create()
-        (old,) = await claim_as(world, "old")
+        (old,) = await world.claim("old")
         await old.mark_dispatched()
         await expire_leases(world)
-        (new,) = await claim_as(world, "new")
+        (new,) = await world.claim("new")
         assert (new.row.fence, new.row.attempt, new.row.dispatched) == (2, 2, True)
         before = await world.everything()
         for write in (
@@ -81,9 +77,9 @@ def test_same_owner_with_an_older_fence_writes_nothing(run: Run) -> None:
     async def story(world: World) -> None:
         await world.machine()
         await world.create()
-        (first,) = await claim_as(world, "me")
+        (first,) = await world.claim("me")
         await expire_leases(world)
-        (second,) = await claim_as(world, "me")
+        (second,) = await world.claim("me")
         with pytest.raises(LeaseLost):
             await first.mark_dispatched()
         await second.mark_dispatched()
@@ -112,6 +108,9 @@ def test_heartbeat_without_response_does_not_renew_the_lease(run: Run, monkeypat
                 raise
 
         async with world.working(context=recorded) as worker:
+            await world.until_state(1, "RUNNING")
+            # Otherwise the worker claims the operation again at once, and is idle only for a moment.
+            await world.execute("UPDATE operation SET lease_until = '2999-01-01T00:00:00.000000Z'")
 
             async def is_canceled() -> bool:
                 return bool(canceled)
@@ -255,8 +254,8 @@ def test_release_is_limited_to_the_owner(run: Run) -> None:
         await world.machine("m2")
         await world.create(1)
         await world.create(2)
-        await claim_as(world, "one", 1)
-        await claim_as(world, "two", 1)
+        await world.claim("one", 1)
+        await world.claim("two", 1)
         await release(world.database, "one")
         assert [row.owner for row in await world.rows_of_operations()] == [None, "two"]
 

@@ -29,6 +29,7 @@ from gateway.models import (
     Surface,
 )
 from gateway.operations.audit_refusals import RefusalLog
+from gateway.operations.claims import Claim, claim
 from gateway.operations.commands.base import MachineTarget, Outcome, SingleCommand
 from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSnapshots
 from gateway.operations.commands.delete_snapshots import DeleteSnapshots
@@ -252,6 +253,12 @@ class World:
 
     @asynccontextmanager
     async def working(self, **changes: Any) -> AsyncIterator[Worker]:
+    async def claim(
+        self, owner: str, slots: int = 9, *, providers: Sequence[str] = ("sim",), lease: float = 600.0
+    ) -> list[Claim]:
+        """Claims operations without running them."""
+        return await claim(self.database, owner, slots=slots, providers=providers, kinds=OPERATION_TYPES, lease=lease)
+
         worker = self.worker(**changes)
         await worker.start()
         try:

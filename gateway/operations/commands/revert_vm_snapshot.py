@@ -6,7 +6,6 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.access.capabilities import snapshot_refusal
 from gateway.columns import now
 from gateway.drivers.base import RevertCommand
 from gateway.errors import ProviderMissing
@@ -16,7 +15,7 @@ from gateway.operations.attempt import Attempt, Effect, OperationType
 from gateway.operations.commands.base import CommandContext, Outcome, SnapshotCommand
 from gateway.operations.effects import CLEAR_CURRENT
 from gateway.operations.statements import SET_STATE
-from gateway.operations.targets import find_snapshot, lock_snapshots, name_conflicts, snapshot_facts
+from gateway.operations.targets import lock_snapshot
 from gateway.store.database import Transaction
 from gateway.store.statements import Statement
 
@@ -41,14 +40,7 @@ class RevertVmSnapshot(SnapshotCommand):
         return self.dry_run
 
     async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
-        caller = context.caller
-        snapshots, machines = await lock_snapshots(tx, caller, [self.snapshot])
-        snapshot = find_snapshot(self.snapshot, snapshots)
-        machine = machines[snapshot.machine_id]
-        facts = snapshot_facts(snapshot, machine)
-        refusal = snapshot_refusal(SnapshotAction.REVERT, facts, context.matrices, caller)
-        if refusal is not None:
-            raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
+        snapshot, machine = await lock_snapshot(tx, context, self.snapshot, SnapshotAction.REVERT)
         admission = await QueueAdmission.load(tx, context.limits, [machine.id])
         # Refused, not queued: the caller means the machine as it is now, not as it is after operations of other
         # callers.
@@ -58,7 +50,7 @@ class RevertVmSnapshot(SnapshotCommand):
             return Outcome(None, snapshot.id, machine.id)
         await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)
         operation = NewOperation(machine, snapshot.id, snapshot.name, {"previous": snapshot.state})
-        (operation_id,) = await enqueue(tx, caller, OperationKind.REVERT_VM_SNAPSHOT, [operation])
+        (operation_id,) = await enqueue(tx, context.caller, OperationKind.REVERT_VM_SNAPSHOT, [operation])
         return Outcome(operation_id, snapshot.id, machine.id)
 
 
