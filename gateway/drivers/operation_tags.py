@@ -12,9 +12,11 @@ _TAG = re.compile(r"\s*\[snapshot-gateway:([0-9a-zA-Z_-]+)\]\s*\Z")
 _NAME_TOKEN_LENGTH = 8  # characters of the token in a name; distinguishes the snapshots of one machine
 
 
-def add_tag(description: str | None, token: str) -> str:
-    """Returns the description with the token appended as a tag."""
-    return f"{description}\n\n[snapshot-gateway:{token}]" if description else f"[snapshot-gateway:{token}]"
+def add_tag(description: str | None, token: str | None) -> str:
+    """Returns the description with the token appended as a tag. Without a token, as on a snapshot made by another
+    client, returns the description alone.
+    """
+    return "\n\n".join(filter(None, (description, token and f"[snapshot-gateway:{token}]")))
 
 
 def split_tag(text: str | None) -> tuple[str | None, str | None]:

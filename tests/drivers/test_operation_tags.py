@@ -19,7 +19,9 @@ def test_description_and_token_survive_the_round_trip(description: str, token: s
 @given(st.text())
 def test_untagged_text_is_a_description(text: str) -> None:
     assert split_tag(text) == (text or None, None)
+    assert add_tag(text, None) == text
     assert split_tag(None) == (None, None)
+    assert add_tag(None, None) == ""
 
 
 @given(st.text(min_size=1), TOKENS, st.booleans())
