@@ -94,6 +94,7 @@ class SnapshotAction(DescribedEnum):
     )
     REVERT = "REVERT", "Revert the machine to a snapshot.", "Reverting"
     DELETE = "DELETE", "Delete a snapshot.", "Deleting snapshots of"
+    UPDATE = "UPDATE", "Change the name or description of a snapshot.", "Updating snapshots of"
 
 
 class OperationKind(DescribedEnum):
@@ -107,6 +108,7 @@ class OperationKind(DescribedEnum):
         "Reloads a machine and its snapshots from the provider.",
         "Refreshing",
     )
+    UPDATE_SNAPSHOT = "UPDATE_SNAPSHOT", "Changes the name or description of a snapshot.", "Updating snapshot"
 
 
 class OperationState(DescribedEnum):
@@ -149,6 +151,7 @@ class AuditAction(DescribedEnum):
     CREATE_TOKEN = "CREATE_TOKEN", "Create an API token."
     REVOKE_TOKEN = "REVOKE_TOKEN", "Revoke an API token."
     IMPORT = "IMPORT", "Import a file."
+    UPDATE_SNAPSHOT = "UPDATE_SNAPSHOT", "Change the name or description of a snapshot."
 
 
 class AuditOutcome(DescribedEnum):

@@ -11,6 +11,7 @@ Retries: the caller, `operations.execution`, follows these rules after a crash o
 * `create` is called again only after `recover` has found no snapshot with the operation's token.
 * `delete` may be called again. It raises ProviderMissing when the snapshot does not exist.
 * `revert` is not called again after it raised OutcomeUnknown.
+* `update` may be called again, and has no recovery.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
@@ -36,6 +37,8 @@ class Matrix:
     supported: Set[SnapshotAction]
     reasons: Mapping[SnapshotAction, str | Mapping[PowerState, str]] = field(default_factory=dict)
     tree: bool = True  # snapshots have parents, and one of them is current
+    # Why UPDATE cannot change the "name" or the "description" of a snapshot, as text for people.
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
     def unsupported_reason(self, action: SnapshotAction, power_state: PowerState) -> str | None:
         """Why `action` is unsupported in `power_state`, as text for people; None if it is supported."""
@@ -118,7 +121,20 @@ class DeleteCommand:
 
 # The commands whose outcome the driver determines after a crash, with `recover`.
 RecoverableCommand = CreateCommand | RevertCommand | DeleteCommand
-DriverCommand = RecoverableCommand
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCommand:
+    """Change the name or description of a snapshot. None leaves it as it is; an empty description clears it."""
+
+    call: ClassVar = "update"  # the method of `Driver`
+    machine_ref: str
+    snapshot_ref: str
+    name: str | None = None
+    description: str | None = None
+
+
+DriverCommand = RecoverableCommand | UpdateCommand
 
 
 async def _no_op(*_: object) -> None:
@@ -192,6 +208,8 @@ class Driver(Protocol):
                 await self.revert(work, command)
             case DeleteCommand():
                 await self.delete(work, command)
+            case UpdateCommand():
+                await self.update(work, command)
             case _:
                 assert_never(command)
         return None
@@ -210,6 +228,14 @@ class Driver(Protocol):
         """Deletes a snapshot and returns once the provider has confirmed it.
 
         Raises ProviderMissing if the snapshot does not exist.
+        """
+        raise ProviderRefused(_UNSUPPORTED)
+
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        """Changes the name or description of a snapshot and returns once the provider has confirmed it.
+
+        Idempotent: it is called again after a crash or an unknown outcome. Raises ProviderMissing if the snapshot does
+        not exist.
         """
         raise ProviderRefused(_UNSUPPORTED)
 

@@ -7,7 +7,10 @@ from gateway.access.roles import Grant, Roles
 from gateway.errors import InvalidInput, StartupError
 from gateway.models import MachineKind, SnapshotAction
 
-ALL_NAMES = "instance:create, instance:delete, instance:read, vm:create, vm:delete, vm:read, vm:revert, administration"
+ALL_NAMES = (
+    "instance:create, instance:delete, instance:read, instance:update, vm:create, vm:delete, vm:read, vm:revert,"
+    " vm:update, administration"
+)
 
 
 def names(granted: Grant) -> list[str]:
@@ -17,7 +20,7 @@ def names(granted: Grant) -> list[str]:
 def test_the_built_in_roles() -> None:
     roles = Roles.read("")
     assert names(roles.rights(["viewer"])) == ["instance:read", "vm:read"]
-    operator = ["instance:create", "instance:delete", "instance:read", "vm:create", "vm:delete", "vm:read"]
+    operator = [f"{kind}:{action}" for kind in ("instance", "vm") for action in ("create", "delete", "read", "update")]
     assert names(roles.rights(["operator"])) == operator
     assert names(roles.rights(["admin"])) == sorted([*operator, "vm:revert"])
     assert [roles.rights([name]).administers for name in ("viewer", "operator", "admin")] == [False, False, True]

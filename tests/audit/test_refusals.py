@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.audit.world import CallerClient, entries, entries_of_last_request
-from tests.graphql.client import CANCEL, CREATE, DELETE, REFRESH, REVERT, dump
+from tests.graphql.client import CANCEL, CREATE, DELETE, REFRESH, REVERT, UPDATE, dump
 from tests.serving import Served
 
 WEB = "vm-11 web-01"
@@ -20,6 +20,8 @@ REFUSED_MUTATIONS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
     (REVERT, {"snapshotId": "nonsense"}, ("REVERT_VM_SNAPSHOT", "INVALID", None, None)),
     (DELETE, {"ids": []}, ("DELETE_SNAPSHOT", "INVALID", None, None)),
     (DELETE, {"ids": ["snapshot-99999"], "dryRun": True}, ()),
+    (UPDATE, {"snapshotId": "snapshot-3"}, ("UPDATE_SNAPSHOT", "INVALID", WEB, BASE)),
+    (UPDATE, {"snapshotId": "nonsense", "name": "x"}, ("UPDATE_SNAPSHOT", "INVALID", None, None)),
     (REFRESH, {"machineId": "instance-999"}, ("REFRESH_MACHINE", "NOT_FOUND", "instance-999", None)),
     (CANCEL, {"operationId": "operation-99999"}, ("CANCEL_OPERATION", "NOT_FOUND", None, None)),
 ]
@@ -68,6 +70,7 @@ def test_forbidden_mutations_and_dry_runs(gateway: Served, admin: CallerClient, 
         (DELETE, {"ids": ["snapshot-3"]}, "DELETE_SNAPSHOT"),
         (REVERT, {"snapshotId": "snapshot-3", "dryRun": True}, "READ"),
         (DELETE, {"ids": ["snapshot-3"], "dryRun": True}, "READ"),
+        (UPDATE, {"snapshotId": "snapshot-3", "name": "x"}, "UPDATE_SNAPSHOT"),
         (REFRESH, {"machineId": "vm-11"}, "REFRESH_MACHINE"),
     ):
         viewer.mutate(mutation, **arguments)

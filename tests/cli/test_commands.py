@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_help_names_every_command() -> None:
-    code, out, err = spawned("--help")
+    code, out, err = run("--help")
     assert (code, err) == (0, "")
     commands = out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in commands] == [

@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a create, a revert and a delete: the next server ends each with its true outcome.
+"""SIGKILL at every step of a create, revert, delete and update: the next server ends each with its true outcome.
 
 `pytest -s` prints a table: the state of each operation after the kill, and its final state.
 """
@@ -17,15 +17,18 @@ from tests.crash import victim
 from tests.crash.rows import Rows
 from tests.databases import KINDS, Databases
 from tests.forked_gateway import ForkedGateway
-from tests.graphql.client import CREATE, DELETE, REVERT
+from tests.graphql.client import CREATE, DELETE, REVERT, UPDATE
+from tests.waiting import until, within
 
 pytestmark = pytest.mark.thorough
 
-# A chain 309 <- … <- 319 with 319 current; a tree whose 302 has two children; 3 <- {4, 5} with 4 current.
-MACHINES = {"revert": 13, "delete": 12, "create": 11}
+# A chain 309 <- … <- 319 with 319 current; a tree whose 302 has two children; 323 <- 324 <- 325 with 325 current and
+# a description of 324; 3 <- {4, 5} with 4 current.
+MACHINES = {"revert": 13, "delete": 12, "update": 15, "create": 11}
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "revert": (REVERT, {"snapshotId": "snapshot-311"}),
     "delete": (DELETE, {"ids": ["snapshot-302"]}),
+    "update": (UPDATE, {"snapshotId": "snapshot-324", "name": "Ärger", "description": None}),
     "create": (CREATE, {"machineId": "vm-11", "name": "new"}),
 }
 
@@ -90,7 +93,7 @@ def ask(http: httpx2.Client, query: str, **variables: Any) -> Any:
 
 
 def send_commands(url: str) -> None:
-    """Sends all three commands. The server may die before it has answered the last one."""
+    """Sends all commands. The server may die before it has answered the last one."""
     with client(url) as http:
         for name, (mutation, arguments) in COMMANDS.items():
             try:
@@ -109,7 +112,7 @@ def await_end(url: str, operation: Operation) -> str:
     body = {"query": UPDATED, "variables": {"id": f"operation-{operation.id}"}}
     last: dict[str, Any] = {}
     with client(url) as http, http.stream("POST", "/graphql", json=body, headers=EVENTS) as answer:
-        for line in answer.iter_lines():
+        for line in within(answer.iter_lines()):
             if line.startswith("data: {"):
                 last = orjson.loads(line[6:])["data"]["operationUpdated"]
     assert last["isDone"]
@@ -126,22 +129,25 @@ def check_result(rows: Rows, url: str) -> None:
     """Checks that every command took effect once, and that the gateway's trees equal the provider's."""
     done = operations(rows)
     for operation in done.values():
-        assert rows(f"SELECT count(*) FROM simulated_task WHERE token = '{operation.token}'") == [(1,)]
+        tasks = int(operation.kind != "UPDATE_SNAPSHOT")  # an update is no task
+        assert rows(f"SELECT count(*) FROM simulated_task WHERE token = '{operation.token}'") == [(tasks,)]
     made = rows(f"SELECT ref FROM simulated_snapshot WHERE token = '{done['create'].token}'")
     assert len(made) == 1
     assert rows("SELECT count(*) FROM simulated_snapshot WHERE token IS NOT NULL") == [(1,)]
     assert rows("SELECT count(*) FROM snapshot WHERE state <> 'READY'") == [(0,)]
     for machine in MACHINES.values():
         shown = rows(
-            "SELECT s.provider_ref, p.provider_ref, s.is_current FROM snapshot s"
+            "SELECT s.provider_ref, s.name, s.description, p.provider_ref, s.is_current FROM snapshot s"
             f" LEFT JOIN snapshot p ON p.id = s.parent_id WHERE s.machine_id = {machine} ORDER BY 1"
         )
         there = rows(
-            "SELECT s.ref, s.parent_ref, s.ref = m.current_ref FROM simulated_snapshot s"
+            "SELECT s.ref, s.name, s.description, s.parent_ref, s.ref = m.current_ref FROM simulated_snapshot s"
             " JOIN simulated_machine m ON m.ref = s.machine_ref"
             f" JOIN machine i ON i.provider_ref = m.ref WHERE i.id = {machine} ORDER BY 1"
         )
         assert shown == there
+    updated = "SELECT name, name_folded, description, description_folded FROM snapshot WHERE id = 324"
+    assert rows(updated) == [("Ärger", "ärger", None, None)]
     ends = "SELECT id, state FROM operation WHERE finished_at IS NOT NULL AND requested_by = 'local' ORDER BY id"
     entries = "SELECT operation_id, outcome FROM audit_entry WHERE outcome {} 'ACCEPTED' ORDER BY operation_id"
     assert rows(entries.format("<>")) == rows(ends)
@@ -156,6 +162,7 @@ def check_result(rows: Rows, url: str) -> None:
         }
     new = trees["create"][-1][0].lstrip("*")
     assert trees["create"] == [("3", None), ("4", "3"), ("5", "3"), (f"*{new}", "4")]
+    assert trees["update"] == [("323", None), ("324", "323"), ("*325", "324")]
     assert trees["revert"][0] == ("309", None)
     assert trees["revert"][1:] == [("*" * (number == 311) + str(number), str(number - 1)) for number in range(310, 320)]
     assert trees["delete"] == [
@@ -190,6 +197,11 @@ FOUND = {
 }
 
 
+def found_at(step: str, command: str) -> str:
+    """What the row of the operation shows when the process was killed at the step."""
+    return FOUND[step].removesuffix(", task known") if command == "update" else FOUND[step]
+
+
 @pytest.mark.parametrize("step", victim.STEPS)
 def test_kill_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -> None:
     server = victim.start(rows.settings, step)
@@ -197,7 +209,8 @@ def test_kill_at_a_step(rows: Rows, step: str, table: list[tuple[str, ...]]) -> 
     server.process.join(30)
     assert server.process.exitcode == -9
     found = operations(rows)
-    assert {name: operation.found for name, operation in found.items()} == dict.fromkeys(COMMANDS, FOUND[step])
+    expected = {name: found_at(step, name) for name in COMMANDS}
+    assert {name: operation.found for name, operation in found.items()} == expected
     with surviving_server(rows) as url:
         ends = {name: await_end(url, operation) for name, operation in found.items()}
         check_result(rows, url)
@@ -223,7 +236,7 @@ def test_kill_before_the_acceptance_is_committed(rows: Rows, name: str, table: l
 
 
 def test_each_next_server_is_killed_one_step_later(rows: Rows) -> None:
-    """Five servers are killed during the same three operations. The sixth ends them."""
+    """Five servers are killed during the same operations. The sixth ends them."""
     server = victim.start(rows.settings, "queued")
     send_commands(server.url)
     server.process.join(30)
@@ -243,11 +256,13 @@ def test_each_next_server_is_killed_one_step_later(rows: Rows) -> None:
 def test_program_is_killed_while_the_provider_works(rows: Rows, table: list[tuple[str, ...]]) -> None:
     """Kills `python -m gateway serve` from outside, as the kernel would. The leases expire by themselves."""
     rows("UPDATE simulated_machine SET latency_ms = 1000")
+    hang = '{"on": "update", "kind": "hang", "times": 1}'  # after the update, which itself takes no time
+    rows(f"UPDATE simulated_machine SET fault = '{hang}' WHERE ref = (SELECT provider_ref FROM machine WHERE id = 15)")
     environment = {"database_url": rows.settings.database_url, "operation_lease": 0.4}
     with serving(**environment) as program:
         send_commands(program.url)
-        while {operation.found for operation in operations(rows).values()} != {FOUND["checkpointed"]}:
-            pass
+        until(lambda: all(one.found == found_at("checkpointed", name) for name, one in operations(rows).items()))
+        until(lambda: rows("SELECT name FROM simulated_snapshot WHERE ref = 'snapshot-1324'") == [("Ärger",)])
         program.kill()
     found = operations(rows)
     with serving(**environment) as program:

@@ -13,7 +13,12 @@ pytestmark = pytest.mark.thorough  # servers in processes of their own, and wait
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault", "command"), [("sqlite", "gateway killed", "delete"), ("postgresql", "answer lost", "create")]
+    ("kind", "fault", "command"),
+    [
+        ("sqlite", "gateway killed", "delete"),
+        ("sqlite", "gateway killed", "update"),
+        ("postgresql", "answer lost", "create"),
+    ],
 )
 def test_some_rows_of_the_table(kind: str, fault: str, command: str, databases: Databases) -> None:
     assert sum(run_row(kind, fault, databases, stride=25, commands=[command]).values()) >= 2

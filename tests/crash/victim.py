@@ -16,7 +16,7 @@ from gateway.config import Settings
 from gateway.drivers.simulator.world import SimulatedWorld
 from gateway.operations import admission, worker
 from gateway.operations.claims import Claim
-from gateway.operations.commands import create_snapshot, delete_snapshots, revert_vm_snapshot
+from gateway.operations.commands import create_snapshot, delete_snapshots, revert_vm_snapshot, update_snapshot
 from gateway.operations.execution import Execution
 from gateway.store.database import Database
 from tests.forked_gateway import ForkedGateway
@@ -61,7 +61,7 @@ def _arm(step: str, operations: int) -> None:
     patch = pytest.MonkeyPatch()  # never undone: the process is killed
     barrier = _Barrier(operations)
     if step == "accepting":
-        for module in (create_snapshot, revert_vm_snapshot, delete_snapshots):
+        for module in (create_snapshot, revert_vm_snapshot, delete_snapshots, update_snapshot):
             patch.setattr(module, "enqueue", _then(_die, admission.enqueue))
     elif step == "queued":
         patch.setattr(worker, "claim", _die_when_queued(operations))

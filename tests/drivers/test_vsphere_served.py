@@ -1,8 +1,7 @@
 """Tests the vsphere driver behind a gateway, through GraphQL only."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.databases import Databases
 from tests.hypervisors.vcenter import VCenter, named
 from tests.inventory.files import collection, import_pages, snapshot, vm
 from tests.serving import Served, served
+from tests.waiting import until
 
 pytestmark = pytest.mark.thorough
 
@@ -28,6 +28,10 @@ mutation ($id: ID!) {
 DELETE = """
 mutation ($id: ID!) {
   deleteSnapshots(input: { ids: [$id] }) { results { operation { id } } errors { code message } }
+}"""
+UPDATE = """
+mutation ($input: UpdateSnapshotInput!) {
+  updateSnapshot(input: $input) { operation { id } errors { code message } }
 }"""
 VMS = "{ vms { nodes { id name description powerState host provider providerRef } } }"
 TREE = """
@@ -95,12 +99,6 @@ def tree(gateway: Served, id_: str) -> list[tuple[str, str, bool, str | None]]:
     return [(node["name"], node["state"], node["isCurrent"], (node["parent"] or {}).get("name")) for node in nodes]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-
-
 def reported(vc: VCenter, name: str) -> ReportedSnapshots:
     """The snapshots of a machine, read by another client."""
 
@@ -134,10 +132,10 @@ def test_create_list_revert_and_delete(vc: VCenter, gateway: Served) -> None:
     ]
     revert = gateway.ask(REVERT, id=later["id"])["revertVmSnapshot"]
     assert ended(gateway, revert["operation"]) == DONE
-    eventually(lambda: machine(gateway, "on")["powerState"] == "OFF")  # a snapshot without memory
+    until(lambda: machine(gateway, "on")["powerState"] == "OFF")  # a snapshot without memory
     revert = gateway.ask(REVERT, id=first["id"])["revertVmSnapshot"]
     assert ended(gateway, revert["operation"]) == DONE
-    eventually(lambda: machine(gateway, "on")["powerState"] == "ON")
+    until(lambda: machine(gateway, "on")["powerState"] == "ON")
     assert [(name, current) for name, _, current, _ in tree(gateway, on["id"])] == [
         ("8/23 100 %", True),
         ("later", False),
@@ -147,6 +145,29 @@ def test_create_list_revert_and_delete(vc: VCenter, gateway: Served) -> None:
     assert ended(gateway, deleted["operation"]) == DONE
     assert tree(gateway, on["id"]) == [("later", "READY", False, None)]
     assert [(each.name, each.parent_ref) for each in reported(vc, "on").snapshots] == [("later", None)]
+
+
+def test_update(vc: VCenter, gateway: Served) -> None:
+    on = machine(gateway, "on")
+    assert create(gateway, on["id"], "before", description="why") == DONE
+    (node,) = gateway.ask(TREE, id=on["id"])["vm"]["snapshots"]["nodes"]
+    vc.rule("RenameSnapshot", "lose")  # and the second attempt changes nothing
+    vc.calls()
+    change = {"snapshotId": node["id"], "name": "8/23 100 %", "description": None}
+    update = gateway.ask(UPDATE, input=change)["updateSnapshot"]
+    assert update["errors"] == []
+    assert ended(gateway, update["operation"]) == DONE
+    assert vc.calls("RenameSnapshot") == ["RenameSnapshot"] * 2
+    machine(gateway, "on")
+    assert gateway.ask(TREE, id=on["id"])["vm"]["snapshots"]["nodes"] == [
+        node | {"name": "8/23 100 %", "description": None}
+    ]
+    (stored,) = reported(vc, "on").snapshots
+    assert (stored.name, stored.description, stored.token is None) == ("8/23 100 %", None, False)
+    vc.rule("RenameSnapshot", "fault", fault="NoPermission")
+    update = gateway.ask(UPDATE, input={"snapshotId": node["id"], "name": "denied"})["updateSnapshot"]
+    assert ended(gateway, update["operation"]) == ("FAILED", "PROVIDER_FAILED", "this is a NoPermission")
+    assert [name for name, _, _, _ in tree(gateway, on["id"])] == ["8/23 100 %"]
 
 
 def test_refusals_by_the_gateway_and_by_the_provider(vc: VCenter, gateway: Served) -> None:
@@ -183,16 +204,16 @@ def test_changes_by_other_clients_appear_without_a_refresh(vc: VCenter, gateway:
     async def change() -> None:
         other = vc.driver()
         made = await other.create(Work("t"), CreateCommand(on["providerRef"], "theirs", None, True))
-        await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None)])
+        await asyncio.to_thread(until, lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None)])
         child = await other.create(Work("u"), CreateCommand(on["providerRef"], "upper", None, True))
         await other.revert(Work("t"), RevertCommand(on["providerRef"], made.ref))
         await asyncio.to_thread(
-            eventually,
+            until,
             lambda: tree(gateway, on["id"]) == [("theirs", "READY", True, None), ("upper", "READY", False, "theirs")],
         )
         await other.delete(Work("t"), DeleteCommand(on["providerRef"], made.ref))
         await other.delete(Work("t"), DeleteCommand(on["providerRef"], child.ref))
-        await asyncio.to_thread(eventually, lambda: tree(gateway, on["id"]) == [])
+        await asyncio.to_thread(until, lambda: tree(gateway, on["id"]) == [])
         await other.close()
 
     asyncio.run(change())

@@ -9,7 +9,7 @@ import pytest
 from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
-    DriverCommand,
+    RecoverableCommand,
     Recovery,
     ReportedSnapshot,
     RevertCommand,
@@ -34,7 +34,7 @@ class Scenario:
         self.machine = machine
         self.made = made
 
-    def command(self, method: str) -> DriverCommand:
+    def command(self, method: str) -> RecoverableCommand:
         match method:
             case "CreateSnapshot_Task":
                 return CreateCommand(self.machine, "new", "why", True)

@@ -23,6 +23,7 @@ from tests.graphql.client import (
     tree,
 )
 from tests.serving import Served
+from tests.waiting import at_most
 
 OPERATIONS = """query ($filter: OperationFilter, $sort: [OperationSort!]) { operations(filter: $filter, sort: $sort) {
     totalCount nodes { id kind state isDone isCancelable error { code retryable } snapshot { id state } } } }"""
@@ -151,9 +152,10 @@ def test_snapshot_in_an_unknown_state_costs_no_other(busy: Served) -> None:
     execute_sql(busy, f"UPDATE snapshot SET state = 'ARCHIVED' WHERE id = {archived.removeprefix('snapshot-')}")
     query = "query ($id: ID!) { snapshot(id: $id) { state capabilities { action supported reason } } }"
     reason = "The snapshot is in a state that this version of the gateway does not know."
+    actions = ("REVERT", "DELETE", "UPDATE")
     assert busy.ask(query, id=archived)["snapshot"] == {
         "state": "UNKNOWN",
-        "capabilities": [{"action": action, "supported": False, "reason": reason} for action in ("REVERT", "DELETE")],
+        "capabilities": [{"action": action, "supported": False, "reason": reason} for action in actions],
     }
     # A refresh does not delete it, although its provider no longer has it.
     ref = provider_ref(busy, "vm-17")
@@ -178,12 +180,13 @@ def pages(gateway: Served, machine: str, key: str) -> list[dict[str, str]]:
         snapshots(sort: [{field: $key}], first: 1, after: $after) {
             nodes { id state } pageInfo { endCursor hasNextPage } } } }"""
     found, after = [], None
-    while True:
+    for _ in at_most(1_000):
         page = gateway.ask(query, id=machine, key=key, after=after)["vm"]["snapshots"]
         found += page["nodes"]
         if not page["pageInfo"]["hasNextPage"]:
-            return found
+            break
         after = page["pageInfo"]["endCursor"]
+    return found
 
 
 def test_machine_in_an_unknown_power_state_can_be_listed_and_snapshotted(busy: Served) -> None:
@@ -193,7 +196,7 @@ def test_machine_in_an_unknown_power_state_can_be_listed_and_snapshotted(busy: S
     (machine,) = busy.ask(query)["machines"]["nodes"]
     assert machine["powerState"] == "UNKNOWN"
     supported = [capability["action"] for capability in machine["capabilities"] if capability["supported"]]
-    assert supported == ["READ", "CREATE", "REVERT", "DELETE"]
+    assert supported == ["READ", "CREATE", "REVERT", "DELETE", "UPDATE"]
     payload = mutate(busy, CREATE_SEVERAL, machineIds=["vm-18", "vm-19"], name="both")
     assert (payload["acceptedCount"], payload["refusedCount"]) == (2, 0)
 

@@ -328,7 +328,7 @@ def test_refusals_of_refresh(run: Run) -> None:
         assert (await refused(world, refresh(world.caller, imported)))[:2] == ("UNSUPPORTED", where)
         assert (await refused(world, refresh(STRANGER, imported)))[:2] == ("NOT_FOUND", where)
         assert (await refused(world, refresh(NO_RIGHTS, imported)))[:2] == ("NOT_FOUND", where)
-        rights = "one of the rights vm:create, vm:revert, vm:delete"
+        rights = "one of the rights vm:create, vm:revert, vm:delete, vm:update"
         forbidden = ("FORBIDDEN", where, f"Refreshing Vms requires {rights}.")
         assert await refused(world, refresh(READER, imported)) == forbidden
 

@@ -35,6 +35,8 @@ from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSn
 from gateway.operations.commands.delete_snapshots import DeleteSnapshots
 from gateway.operations.commands.refresh_machine import RefreshMachine
 from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.commands.update_snapshot import UpdateSnapshot
+from gateway.operations.operation_kinds import OPERATION_TYPES
 from gateway.operations.service import Operations
 from gateway.operations.worker import Worker
 from gateway.store.database import Database, Transaction
@@ -251,14 +253,14 @@ class World:
         refresh = options.pop("refresh", self.record_refresh)
         return Worker(database or self.database, drivers, self.settings, refresh, **options)
 
-    @asynccontextmanager
-    async def working(self, **changes: Any) -> AsyncIterator[Worker]:
     async def claim(
         self, owner: str, slots: int = 9, *, providers: Sequence[str] = ("sim",), lease: float = 600.0
     ) -> list[Claim]:
         """Claims operations without running them."""
         return await claim(self.database, owner, slots=slots, providers=providers, kinds=OPERATION_TYPES, lease=lease)
 
+    @asynccontextmanager
+    async def working(self, **changes: Any) -> AsyncIterator[Worker]:
         worker = self.worker(**changes)
         await worker.start()
         try:
@@ -302,6 +304,10 @@ class World:
         self, snapshot: Any, *, caller: Caller | None = None, dry_run: bool = False, key: str | None = None
     ) -> Any:
         return await self.accept(RevertVmSnapshot(snapshot=snapshot, dry_run=dry_run), caller, key)
+
+    async def update(self, snapshot: Any, key: str | None = None, **changes: Any) -> Outcome:
+        caller = changes.pop("caller", None)
+        return await self.accept(UpdateSnapshot(snapshot=snapshot, **changes), caller, key)
 
     async def refresh(self, machine: Any = 1, key: str | None = None) -> Outcome:
         return await self.accept(RefreshMachine(machine=machine), key=key)

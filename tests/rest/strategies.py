@@ -1,6 +1,7 @@
 """Random ManageIQ filters, each with the equivalent GraphQL filter."""
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ class Pair(NamedTuple):
 
 
 Pairs = st.SearchStrategy[Pair]
+Request = tuple[list[str], dict[str, Any]]  # the filters of a request, and the equivalent GraphQL filter
 
 _words = st.one_of(
     st.sampled_from([text for text in [*NAMES, *DESCRIPTIONS, *CALLERS] if text is not None]),
@@ -144,7 +146,7 @@ def machine_pairs(snapshot: Pairs) -> Pairs:
     )
 
 
-def snapshot_pairs(snapshot_ids: list[int]) -> Pairs:
+def snapshot_pairs(snapshot_ids: Sequence[int]) -> Pairs:
     return st.one_of(
         texts("name", "name"),
         texts("description", "description"),
@@ -162,7 +164,7 @@ def snapshot_pairs(snapshot_ids: list[int]) -> Pairs:
 
 
 @st.composite
-def requests(draw: st.DrawFn, pairs: Pairs) -> tuple[list[str], dict[str, Any]]:
+def requests(draw: st.DrawFn, pairs: Pairs) -> Request:
     """Several filters in any order, and the equivalent GraphQL filter."""
     found = draw(st.lists(st.tuples(st.sampled_from(["", "", "or ", "OR "]), pairs), min_size=1, max_size=4))
     together = [pair.graphql for prefix, pair in found if not prefix]

@@ -17,7 +17,7 @@ from gateway.operations.service import Operations
 from gateway.rest.endpoint import Authenticator, rest_routes
 from gateway.store.database import Transaction
 from tests.rest.authenticators import FixedCaller
-from tests.serving import Served, served
+from tests.serving import Served, served, without_refreshes
 
 Json = dict[str, Any]
 
@@ -84,8 +84,8 @@ class Rest:
 
 @contextmanager
 def rest_served(settings: Settings) -> Iterator[Rest]:
-    """A gateway whose operations take 1 ms."""
-    with served(settings) as gateway:
+    """A gateway whose operations take 1 ms. It does not refresh, because tests change the inventory with SQL."""
+    with served(settings, jobs=without_refreshes) as gateway:
         rest = Rest(gateway, settings)
         rest.sql("UPDATE simulated_machine SET latency_ms = 1")
         yield rest

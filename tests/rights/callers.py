@@ -19,6 +19,7 @@ def role_of(right: str) -> str:
 CUSTOM_ROLES = "\n".join(
     [*(f'{role_of(right)} = ["{right}"]' for right in [*RIGHTS_BY_NAME, ADMINISTRATION]), "nothing = []"]
 )
+ROLES = Roles.read(CUSTOM_ROLES)
 
 
 class RoleCaller(NamedTuple):
@@ -30,11 +31,11 @@ class RoleCaller(NamedTuple):
 
     @property
     def rights(self) -> frozenset[Right]:
-        return Roles.read(CUSTOM_ROLES).rights(self.roles).rights
+        return ROLES.rights(self.roles).rights
 
     @property
     def administers(self) -> bool:
-        return Roles.read(CUSTOM_ROLES).rights(self.roles).administers
+        return ROLES.rights(self.roles).administers
 
 
 def _with_read(right: str) -> RoleCaller:

@@ -13,6 +13,7 @@ from tests.graphql.client import execute_sql
 from tests.rights.callers import CALLERS, TENANT, RoleCaller
 from tests.rights.table import INSTANCE, REST, VM
 from tests.serving import Served
+from tests.waiting import within
 
 ALLOWED, NOT_FOUND, FORBIDDEN, UNAUTHENTICATED = "yes", "not found", "forbidden", "401"
 
@@ -109,7 +110,7 @@ class Probe:
                     return _outcome(response.status_code, "", self.marker)
                 # The first event (an error or data), or the id from which the stream can be resumed.
                 return _outcome(
-                    200, next(line for line in response.iter_lines() if line.startswith(("data: {", "id:"))), ""
+                    200, next(line for line in within(response.iter_lines()) if line.startswith(("data: {", "id:"))), ""
                 )
         response = client.request(self.method, self.path, **self.options)
         return _outcome(response.status_code, response.text, self.marker)
@@ -165,7 +166,9 @@ def _relation(type_name: str, name: str, kind: MachineKind) -> Probe:
     ids = {"Snapshot": f"snapshot-{snapshot}", "Operation": f"operation-{operation(kind)}"}
     ids["AuditEntry"] = f"audit-{entry(kind)}"
     id_ = ids.get(type_name, f"{_PREFIXES[kind]}-{number}")
-    return _graphql(f'{{ node(id: "{id_}") {{ ... on {type_name} {{ {name} {{ __typename }} }} }} }}', '"__typename"')
+    argument = "(action: DELETE)" if name == "capability" else ""
+    selection = f"{name}{argument} {{ __typename }}"
+    return _graphql(f'{{ node(id: "{id_}") {{ ... on {type_name} {{ {selection} }} }} }}', '"__typename"')
 
 
 def _mutation(name: str, kind: MachineKind) -> Probe:
@@ -176,6 +179,7 @@ def _mutation(name: str, kind: MachineKind) -> Probe:
         "createSnapshots": (graphql_client.CREATE_SEVERAL, {"machineIds": [machine(kind)], "name": "walked"}),
         "revertVmSnapshot": (graphql_client.REVERT, {"snapshotId": snapshot, "dryRun": True}),
         "deleteSnapshots": (graphql_client.DELETE, {"ids": [snapshot], "dryRun": True}),
+        "updateSnapshot": (graphql_client.UPDATE, {"snapshotId": snapshot, "description": "walked"}),
         "refreshMachine": (graphql_client.REFRESH, {"machineId": machine(kind)}),
         "cancelOperation": (
             graphql_client.CANCEL,
@@ -190,12 +194,15 @@ def _subscription(name: str, kind: MachineKind) -> Probe:
         case "operationUpdated":
             query = "subscription ($id: ID!) { operationUpdated(id: $id) { id } }"
             return _stream(query, id=f"operation-{operation(kind)}")
+        case "operationsUpdated":
+            query = "subscription ($id: ID!) { operationsUpdated(ids: [$id]) { id } }"
+            return _stream(query, id=f"operation-{operation(kind)}")
         case "snapshotChanged":
             query = "subscription ($id: ID) { snapshotChanged(machineId: $id) { snapshotId } }"
             return _stream(query, id=machine(kind))
         case _:
             # Rows that the caller may not read cause no event. `test_authorization` tests the events; this, the access.
-            return _stream("subscription { operationChanged { id } }")
+            return _stream(f"subscription {{ {name} {{ __typename }} }}")
 
 
 # ---- REST

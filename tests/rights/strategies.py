@@ -93,6 +93,9 @@ def mutations(world: World) -> st.SearchStrategy[tuple[str, Json]]:
         "deleteSnapshots": st.fixed_dictionaries(
             {"ids": st.lists(snapshot, min_size=1, max_size=5), **flags}, optional=key
         ),
+        "updateSnapshot": st.fixed_dictionaries(
+            {"snapshotId": snapshot}, optional=key | {"name": st.just("new"), "description": st.none()}
+        ),
         "refreshMachine": st.fixed_dictionaries({"machineId": machine}, optional=key),
         "cancelOperation": st.fixed_dictionaries({"operationId": operation}),
     }

@@ -7,6 +7,7 @@ from gateway.models import MachineKind, OperationKind, SnapshotAction
 
 VM, INSTANCE = MachineKind.VM, MachineKind.INSTANCE
 CREATE, REVERT, DELETE = SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE
+UPDATE = SnapshotAction.UPDATE
 
 BOTH, VMS, INSTANCES = (VM, INSTANCE), (VM,), (INSTANCE,)
 
@@ -40,6 +41,7 @@ GRAPHQL: Mapping[str, Rule] = {
     "Query.vms": Rule(VMS),
     "Query.instance": Rule(INSTANCES),
     "Query.instances": Rule(INSTANCES),
+    "Query.machine": Rule(),
     "Query.machines": Rule(),
     "Query.snapshot": Rule(),
     "Query.snapshots": Rule(),
@@ -47,15 +49,18 @@ GRAPHQL: Mapping[str, Rule] = {
     "Query.operations": Rule(),
     "Query.auditEntries": Rule(bound=False, administers=True),
     "Vm.capabilities": Rule(VMS),
+    "Vm.capability": Rule(VMS),
     "Vm.snapshots": Rule(VMS),
     "Vm.currentSnapshot": Rule(VMS),
     "Vm.operations": Rule(VMS),
     "Instance.capabilities": Rule(INSTANCES),
+    "Instance.capability": Rule(INSTANCES),
     "Instance.snapshots": Rule(INSTANCES),
     "Instance.currentSnapshot": Rule(INSTANCES),
     "Instance.operations": Rule(INSTANCES),
     "Snapshot.machine": Rule(),
     "Snapshot.capabilities": Rule(),
+    "Snapshot.capability": Rule(),
     "Snapshot.parent": Rule(),
     "Snapshot.children": Rule(),
     "Operation.error": Rule(),
@@ -68,14 +73,18 @@ GRAPHQL: Mapping[str, Rule] = {
     "Mutation.createSnapshots": Rule(actions=[CREATE]),
     "Mutation.revertVmSnapshot": Rule(VMS, [REVERT]),
     "Mutation.deleteSnapshots": Rule(actions=[DELETE]),
-    "Mutation.refreshMachine": Rule(actions=[CREATE, REVERT, DELETE]),
+    "Mutation.updateSnapshot": Rule(actions=[UPDATE]),
+    "Mutation.refreshMachine": Rule(actions=[CREATE, REVERT, DELETE, UPDATE]),
     f"Mutation.cancelOperation {OperationKind.CREATE_SNAPSHOT}": Rule(actions=[CREATE]),
     f"Mutation.cancelOperation {OperationKind.REVERT_VM_SNAPSHOT}": Rule(VMS, [REVERT]),
     f"Mutation.cancelOperation {OperationKind.DELETE_SNAPSHOT}": Rule(actions=[DELETE]),
-    f"Mutation.cancelOperation {OperationKind.REFRESH_MACHINE}": Rule(actions=[CREATE, REVERT, DELETE]),
+    f"Mutation.cancelOperation {OperationKind.REFRESH_MACHINE}": Rule(actions=[CREATE, REVERT, DELETE, UPDATE]),
+    f"Mutation.cancelOperation {OperationKind.UPDATE_SNAPSHOT}": Rule(actions=[UPDATE]),
     "Subscription.operationUpdated": Rule(),
+    "Subscription.operationsUpdated": Rule(),
     "Subscription.operationChanged": Rule(),
     "Subscription.snapshotChanged": Rule(),
+    "Subscription.machineChanged": Rule(),
 }
 
 # MACHINES is `vms` or `instances`.

@@ -1,6 +1,6 @@
 """Every field of the schema and every route, requested by every caller, responds as `table.py` states."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -8,16 +8,24 @@ import httpx2
 import pytest
 from graphql import GraphQLInterfaceType, get_named_type, is_leaf_type
 
-from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
-from gateway.graphql.schema.build import build_schema, executable
+from gateway.graphql.schema.build import executable_schema
 from gateway.models import MachineKind, SnapshotAction
 from gateway.rest.classes import COLLECTIONS
 from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import execute_sql, set_latency
 from tests.graphql.subscription_clients import subscribe_by_sse
-from tests.rights.callers import ANONYMOUS, BUILT_IN, CALLERS, CUSTOM_ROLES, OTHER_TENANT_ADMIN, TENANT, RoleCaller
+from tests.rights.callers import (
+    ANONYMOUS,
+    BUILT_IN,
+    CALLERS,
+    CUSTOM_ROLES,
+    OTHER_TENANT_ADMIN,
+    ROLES,
+    TENANT,
+    RoleCaller,
+)
 from tests.rights.probes import (
     ALLOWED,
     FORBIDDEN,
@@ -30,11 +38,11 @@ from tests.rights.probes import (
 )
 from tests.rights.table import GRAPHQL, PAGES, REST, TABLE, Rule
 from tests.rules.markdown import ROOT, table
-from tests.serving import Served, served
+from tests.serving import Served, http_client, served
 
 Outcomes = Mapping[tuple[str, MachineKind, str], str]  # by row, kind and caller
 
-SCHEMA = executable(build_schema())
+SCHEMA = executable_schema()
 
 
 class ProbedGateway(NamedTuple):
@@ -57,15 +65,14 @@ def probed(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Pro
     with served(settings) as gateway, ExitStack() as stack:
         set_latency(gateway, 0)
         prepare(gateway)
-        roles = Roles.read(settings.roles)
         clients = {}
         for caller in CALLERS:
             headers = {}
             if caller is not ANONYMOUS:
                 new = NewToken(caller.name, caller.roles, caller.tenant)
-                creation = create_token(gateway.gateway.database, roles, new)
+                creation = create_token(gateway.gateway.database, ROLES, new)
                 headers = {"authorization": f"Bearer {gateway.run(creation)}"}
-            clients[caller.name] = stack.enter_context(httpx2.Client(base_url=gateway.url, timeout=30, headers=headers))
+            clients[caller.name] = stack.enter_context(http_client(gateway.url, headers=headers))
         yield ProbedGateway(gateway, clients, _send_all(clients))
 
 
@@ -75,11 +82,24 @@ def _send_all(clients: Mapping[str, httpx2.Client]) -> Outcomes:
         for name, rule in TABLE.items()
         for kind in rule.kinds
         for caller in CALLERS
-        if name != _TESTED_BY_EVENTS or caller is ANONYMOUS
+        if name not in _TESTED_BY_EVENTS or caller is ANONYMOUS
     }
 
 
-_TESTED_BY_EVENTS = "Subscription.operationChanged"
+_MACHINES = {MachineKind.VM: 12, MachineKind.INSTANCE: 202}  # that no request of the table changes
+_OF_MACHINES = str([f"{kind.lower()}-{number}" for kind, number in _MACHINES.items()]).replace("'", '"')
+# The subscriptions that a caller without events cannot distinguish from an idle one: the query, which selects an id,
+# and the id of the event of each kind.
+_TESTED_BY_EVENTS: Mapping[str, tuple[str, Callable[[MachineKind], str]]] = {
+    "Subscription.operationChanged": (
+        "subscription { operationChanged(filter: {state: {eq: FAILED}}) { id } }",
+        lambda kind: f"operation-{operation(kind)}",
+    ),
+    "Subscription.machineChanged": (
+        f"subscription {{ machineChanged(filter: {{id: {{in: {_OF_MACHINES}}}}}) {{ id: machineId }} }}",
+        lambda kind: f"{kind.lower()}-{_MACHINES[kind]}",
+    ),
+}
 
 
 def expected(rule: Rule, kind: MachineKind, caller: RoleCaller) -> str:
@@ -163,7 +183,12 @@ CAPABILITIES = "query ($id: ID!) { node(id: $id) { ... on Machine { capabilities
 
 
 def test_capabilities_agree_with_the_outcomes(probed: ProbedGateway) -> None:
-    mutations = {"CREATE": "createSnapshot", "REVERT": "revertVmSnapshot", "DELETE": "deleteSnapshots"}
+    mutations = {
+        "CREATE": "createSnapshot",
+        "REVERT": "revertVmSnapshot",
+        "DELETE": "deleteSnapshots",
+        "UPDATE": "updateSnapshot",
+    }
     for caller in CALLERS:
         for kind in MachineKind:
             if probed.outcomes["Query.node", kind, caller.name] != ALLOWED:
@@ -190,9 +215,10 @@ def test_a_refusal_names_the_right(probed: ProbedGateway) -> None:
         ("Mutation.createSnapshots", "Creating snapshots of Vms requires the right vm:create."),
         ("Mutation.deleteSnapshots", "Deleting snapshots of Vms requires the right vm:delete."),
         ("Mutation.revertVmSnapshot", "Reverting Vms requires the right vm:revert."),
+        ("Mutation.updateSnapshot", "Updating snapshots of Vms requires the right vm:update."),
         (
             "Mutation.refreshMachine",
-            "Refreshing Vms requires one of the rights vm:create, vm:revert, vm:delete.",
+            "Refreshing Vms requires one of the rights vm:create, vm:revert, vm:delete, vm:update.",
         ),
     ):
         probe = probe_of(name, MachineKind.VM, BUILT_IN[0])
@@ -206,34 +232,36 @@ class Subscriber(NamedTuple):
     http: httpx2.Client
 
 
-def test_events_of_operations(probed: ProbedGateway) -> None:
+def test_events_of_operations_and_machines(probed: ProbedGateway) -> None:
     """All callers subscribe at once. The streams are closed after the expected events, to detect further ones."""
-    query = "subscription { operationChanged(filter: {state: {eq: FAILED}}) { id } }"
-    authenticated = [caller for caller in CALLERS if caller is not ANONYMOUS]
-    wanted: dict[str, list[str]] = {
-        caller.name: [
-            f"operation-{operation(kind)}"
-            for kind in MachineKind
-            if expected(GRAPHQL[_TESTED_BY_EVENTS], kind, caller) == ALLOWED
+    wanted: dict[tuple[str, str], list[str]] = {
+        (name, caller.name): [
+            event_id(kind) for kind in MachineKind if expected(GRAPHQL[name], kind, caller) == ALLOWED
         ]
-        for caller in authenticated
-    }  # fmt: skip
+        for name, (_, event_id) in _TESTED_BY_EVENTS.items()
+        for caller in CALLERS
+        if caller is not ANONYMOUS
+    }
     with ExitStack() as stack:
         streams = {
-            caller.name: stack.enter_context(subscribe_by_sse(Subscriber(probed.clients[caller.name]), query))
-            for caller in authenticated
+            (name, caller): stack.enter_context(
+                subscribe_by_sse(Subscriber(probed.clients[caller]), _TESTED_BY_EVENTS[name][0])
+            )
+            for name, caller in wanted
         }
         for kind in MachineKind:
             execute_sql(probed.gateway, f"UPDATE operation SET phase = 'changed' WHERE id = {operation(kind)}")
-        received = {name: [_id(next(streams[name])) for _ in ids] for name, ids in wanted.items()}
+            execute_sql(probed.gateway, f"UPDATE machine SET description = 'new' WHERE id = {_MACHINES[kind]}")
+        received = {key: [_id(next(streams[key])) for _ in ids] for key, ids in wanted.items()}
         probed.gateway.run(probed.gateway.gateway.streams.close())
-        for name, stream in streams.items():
-            received[name] += [_id(body) for body in stream]
+        for key, stream in streams.items():
+            received[key] += [_id(body) for body in stream]
     assert received == wanted
 
 
 def _id(body: dict[str, Any]) -> str:
-    id_: str = body["data"]["operationChanged"]["id"]
+    (change,) = body["data"].values()
+    id_: str = change["id"]
     return id_
 
 
@@ -257,7 +285,7 @@ def _table(outcomes: Outcomes) -> list[str]:
 
 
 def _cell(outcomes: Outcomes, name: str, rule: Rule, caller: RoleCaller) -> str:
-    # The row without outcomes has its own test, `test_events_of_operations`.
+    # The rows without outcomes have their own test, `test_events_of_operations_and_machines`.
     found = {outcomes.get((name, kind, caller.name), expected(rule, kind, caller)) for kind in rule.kinds}
     (outcome,) = found
     return _CELLS[outcome]

@@ -4,10 +4,10 @@ Tested in its strongest form: a caller that may read one part of a database gets
 from a database with only that part. There its role has all rights, so the two gateways execute different SQL.
 """
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx2
@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from gateway.rest import regexes
 from gateway.store.database import Transaction
 from tests.databases import SLOW_KINDS, Databases
+from tests.examples import EXAMPLES, SEED
 from tests.graphql import client as graphql_client
 from tests.graphql.subscription_clients import subscribe_by_sse
-from tests.reads import test_properties  # noqa: F401 - loads the profile that bounds the examples
+from tests.reads.world import Row
 from tests.rights.strategies import KINDS as COLLECTIONS
 from tests.rights.strategies import SCHEMA, GuessingQueries, mutations, pages, rest_requests
 from tests.rights.views import View, Views, viewed
 from tests.rights.world import FIRST_EVENT, World
 from tests.serving import Served
 
-HALF = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20")) // 2  # each example is sent by five callers to two gateways
-SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
+HALF = EXAMPLES // 2  # each example is sent by five callers to two gateways
 
 
 @pytest.fixture(scope="module", params=SLOW_KINDS)
@@ -130,6 +130,7 @@ _MUTATIONS = {
     "createSnapshots": graphql_client.CREATE_SEVERAL,
     "revertVmSnapshot": graphql_client.REVERT,
     "deleteSnapshots": graphql_client.DELETE,
+    "updateSnapshot": graphql_client.UPDATE,
     "refreshMachine": graphql_client.REFRESH,
     "cancelOperation": graphql_client.CANCEL,
 }
@@ -256,6 +257,42 @@ def test_live_subscriptions(databases: Databases, kind: str) -> None:
                 del body["extensions"]
             assert one == other
             assert [body["data"]["snapshotChanged"]["snapshotId"] for body in one] == readable
+
+
+MACHINE_CHANGED = """subscription { machineChanged(filter: {host: {eq: "esx-1"}}) { kind machineId deletedMachineId
+    machine { id name description snapshots(first: 1) { totalCount nodes { id } } } } }"""
+
+
+@pytest.mark.parametrize("kind", SLOW_KINDS)
+def test_live_subscriptions_to_machines(databases: Databases, kind: str) -> None:
+    """First all machines match the filter, some of which did before, and then none, in one order."""
+    world = World(SEED)
+    order = random.Random(SEED).sample(world.machines, len(world.machines))
+    with viewed(databases, kind, world) as views, ExitStack() as stack:
+        subscribed = [view for view in views.views if view.scope.parts]
+        streams = [
+            [
+                stack.enter_context(subscribe_by_sse(Subscriber(client), MACHINE_CHANGED))
+                for client in (view.mixed, view.alone)
+            ]
+            for view in subscribed
+        ]
+        for host, change in (("esx-1", {"CREATED", "UPDATED"}), ("esx-9", {"REMOVED"})):
+            for gateway in views.gateways:
+                gateway.run(gateway.gateway.database.write(partial(_move, order, host)))
+            for view, both in zip(subscribed, streams, strict=True):
+                readable = [row["public_id"] for row in order if row["part"] in view.scope.parts]
+                one, other = ([next(stream) for _ in readable] for stream in both)
+                for body in [*one, *other]:
+                    del body["extensions"]
+                assert one == other
+                assert [body["data"]["machineChanged"]["machineId"] for body in one] == readable
+                assert {body["data"]["machineChanged"]["kind"] for body in one} <= change
+
+
+async def _move(machines: list[Row], host: str, tx: Transaction) -> None:
+    for row in machines:
+        await tx.rows(f"UPDATE machine SET host = '{host}', description = 'moved' WHERE id = {row['id']}")
 
 
 async def _change(tx: Transaction, numbers: list[int]) -> None:

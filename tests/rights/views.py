@@ -1,5 +1,6 @@
 """Pairs of clients with the same caller: of a gateway with all data, and of one with only the readable data."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from gateway.config import Settings
 from gateway.models import MachineKind
 from tests.databases import Databases
 from tests.rights.world import ACME, BOLT, PARTS, Part, World, insert_parts
-from tests.serving import Served, served
+from tests.serving import Served, http_client, served
 
-_ALL_RIGHTS = (
-    '["vm:read", "vm:create", "vm:revert", "vm:delete", "instance:read", "instance:create", "instance:delete"]'
-)
+_VM_RIGHTS = '"vm:read", "vm:create", "vm:revert", "vm:delete", "vm:update"'
+_INSTANCE_RIGHTS = '"instance:read", "instance:create", "instance:delete", "instance:update"'
+_ALL_RIGHTS = f"[{_VM_RIGHTS}, {_INSTANCE_RIGHTS}]"
 _ROLES = {
     "everything": _ALL_RIGHTS,
-    "vms": '["vm:read", "vm:create", "vm:revert", "vm:delete"]',
-    "instances": '["instance:read", "instance:create", "instance:delete"]',
+    "vms": f"[{_VM_RIGHTS}]",
+    "instances": f"[{_INSTANCE_RIGHTS}]",
     "unprivileged": "[]",
 }
 
@@ -97,7 +98,7 @@ def client(gateway: Served, settings: Settings, name: str, roles: Sequence[str],
     """A client with an API token of its own."""
     database = gateway.gateway.database
     token = gateway.run(create_token(database, Roles.read(settings.roles), NewToken(name, roles, tenant)))
-    return httpx2.Client(base_url=gateway.url, timeout=30, headers={"authorization": f"Bearer {token}"})
+    return http_client(gateway.url, headers={"authorization": f"Bearer {token}"})
 
 
 @contextmanager
@@ -107,9 +108,8 @@ def viewed(databases: Databases, kind: str, world: World) -> Iterator[Views]:
 
         def serve(kind: str, parts: Sequence[Part], roles: dict[str, str]) -> tuple[Served, Settings]:
             settings = _settings(databases.new(kind), roles)
-            gateway = stack.enter_context(served(settings))
-            gateway.run(insert_parts(settings, world, parts))
-            return gateway, settings
+            asyncio.run(insert_parts(settings, world, parts))  # before the start, so that no subscriber sees it
+            return stack.enter_context(served(settings)), settings
 
         mixed = serve(kind, PARTS, _ROLES)
         alone: dict[tuple[Part, ...], tuple[Served, Settings]] = {}

@@ -54,7 +54,7 @@ class PlannedRow(NamedTuple):
     values: Row
 
 
-@dataclass
+@dataclass(eq=False)  # hashable by identity
 class World:
     """All rows of all parts, in an order in which they can be inserted. Equal seeds have equal rows."""
 

@@ -13,6 +13,7 @@ import pytest
 from gateway.drivers.base import DriverCommand
 from gateway.drivers.simulator.tables import Verb
 from gateway.models import AuditAction, MachineKind, OperationKind, SnapshotAction
+from gateway.operations.operation_kinds import OPERATION_TYPES
 from tests.rules.modules import modules
 
 # By the name in the source: the members of each enum, and the classes of the union of commands.
@@ -27,6 +28,7 @@ PARTIAL = {
     ("gateway/drivers/libvirt/driver.py", "SnapshotAction"): _UNSUPPORTED,
     ("gateway/drivers/openstack/driver.py", "SnapshotAction"): _UNSUPPORTED,
     ("gateway/drivers/proxmox/driver.py", "SnapshotAction"): _UNSUPPORTED,
+    ("gateway/drivers/proxmox/driver.py", "DriverCommand"): "an update starts no task",
     ("gateway/drivers/qcow2/driver.py", "SnapshotAction"): _UNSUPPORTED,
     ("gateway/drivers/simulator/driver.py", "SnapshotAction"): _UNSUPPORTED,
     ("gateway/drivers/vsphere/driver.py", "SnapshotAction"): _UNSUPPORTED,
@@ -118,8 +120,8 @@ def test_rules_apply_to_the_code_that_dispatches() -> None:
 @pytest.mark.parametrize(
     ("source", "missing"),
     [
-        ("{OperationKind.REFRESH_MACHINE: 1, OperationKind.CREATE_SNAPSHOT: 2, OperationKind.DELETE_SNAPSHOT: 3}", 1),
-        ("{CreateCommand: 1, DeleteCommand: 2}", 1),
+        ("{OperationKind.REFRESH_MACHINE: 1, OperationKind.CREATE_SNAPSHOT: 2, OperationKind.DELETE_SNAPSHOT: 3}", 2),
+        ("{CreateCommand: 1, DeleteCommand: 2}", 2),
         ("{Verb.CREATE: 1, Verb.REVERT: 2, Verb.DELETE: 3}", 0),
     ],
 )
@@ -140,6 +142,14 @@ def test_incomplete_table_is_found(source: str, missing: int) -> None:
 def test_open_match_is_found(end: str, found: list[int]) -> None:
     source = f"match verb:\n    case Verb.CREATE | Verb.REVERT: other()\n    {end}\n"
     assert list(open_matches(ast.parse(source))) == found
+
+
+def test_forgotten_kind_of_operation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind that is only added to the enum. `tests/operations/test_unknown_kinds.py` shows that it does nothing."""
+    monkeypatch.setitem(MEMBERS, "OperationKind", {*OperationKind.__members__, "ARCHIVE_SNAPSHOT"})
+    module = modules()["gateway.operations.operation_kinds"]
+    assert [table.missing for table in tables(module.tree)] == [{"ARCHIVE_SNAPSHOT"}]
+    assert OPERATION_TYPES.keys() == set(OperationKind)
 
 
 def test_every_kind_of_operation_is_an_audited_action() -> None:

@@ -1,4 +1,4 @@
-"""Clients that create, revert, delete, retry and read on random gateways, and record the responses.
+"""Clients that create, revert, update, delete, retry and read on random gateways, and record the responses.
 
 A missing response, or a top-level error, leaves the outcome of a request unknown. The client then repeats the request
 with the same idempotency key on a random gateway until it gets a definite response.
@@ -24,12 +24,13 @@ _ERRORS = "errors { code message }"
 _MUTATIONS = {
     "create": "mutation ($input: CreateSnapshotInput!) { createSnapshot(input: $input) { operation { id } %s } }",
     "revert": "mutation ($input: RevertVmSnapshotInput!) { revertVmSnapshot(input: $input) { operation { id } %s } }",
+    "update": "mutation ($input: UpdateSnapshotInput!) { updateSnapshot(input: $input) { operation { id } %s } }",
     "delete": "mutation ($input: DeleteSnapshotsInput!) { deleteSnapshots(input: $input)"
     " { results { operation { id } %s } %s } }",
 }
 _READ = (
     "query ($id: ID!) { vm(id: $id) { snapshots(first: 1000, sort: [{field: ID}]) { totalCount"
-    " nodes { id name state isCurrent providerRef parent { id } } } } }"
+    " nodes { id name description state isCurrent providerRef parent { id } } } } }"
 )
 _CHANGES = "subscription { operationChanged { id state } }"
 
@@ -80,15 +81,17 @@ class Clients:
         if ready and draw < 0.4:
             ids = chance.sample(ready, min(len(ready), chance.choice((1, 1, 3))))
             return "delete", {"ids": ids, "withDescendants": chance.random() < 0.2}
-        if ready and draw < 0.7:
+        if ready and draw < 0.6:
             return "revert", {"snapshotId": chance.choice(ready)}
+        if ready and draw < 0.7:
+            return "update", {"snapshotId": chance.choice(ready)}
         return "create", {"machineId": f"vm-{read.machine}", "memory": chance.random() < 0.2}
 
     async def _change(self, machine: int, change: tuple[str, dict[str, Any]]) -> None:
         kind, arguments = change
         key = uuid4().hex
-        if kind == "create":
-            arguments["name"] = key
+        if kind in ("create", "update"):
+            arguments["name" if kind == "create" else "description"] = key
         twice = self._chance.random() < 0.1  # the same request twice at the same time
         await asyncio.gather(*(self._send_until_known(machine, kind, arguments, key) for _ in range(1 + twice)))
         if self._chance.random() < 0.2:  # a repetition after the response
@@ -165,4 +168,5 @@ def _number(id_: str) -> int:
 
 def _node(node: dict[str, Any]) -> Node:
     parent = _number(node["parent"]["id"]) if node["parent"] else None
-    return Node(node["name"], node["state"], node["isCurrent"], parent, node["providerRef"] is not None)
+    has_ref = node["providerRef"] is not None
+    return Node(node["name"], node["state"], node["isCurrent"], parent, has_ref, node["description"])

@@ -5,7 +5,8 @@ finds the task by the operation's token.
 
 A machine may have a fault, a JSON object with these members:
 
-* `on`: the calls that meet the fault: "create", "revert", "delete", "read", or "any" (the first three; the default).
+* `on`: the calls that meet the fault: "create", "revert", "delete", "update", "read", or "any" (all but "read"; the
+  default).
 * `kind`: the effect. "refuse": the task ends with an error, a read is refused. "unavailable": the call raises
   ProviderUnavailable. "busy": the call raises ProviderBusy. "lost": the task completes, but the call raises
   OutcomeUnknown. "hang": the call does not return.
@@ -36,6 +37,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow, Verb
@@ -52,11 +54,17 @@ _NO_MEMORY = {
 
 _MATRICES = {
     MachineKind.VM: Matrix(
-        {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+        {
+            SnapshotAction.CREATE,
+            SnapshotAction.CREATE_WITH_MEMORY,
+            SnapshotAction.REVERT,
+            SnapshotAction.DELETE,
+            SnapshotAction.UPDATE,
+        },
         {SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY},
     ),
     MachineKind.INSTANCE: Matrix(
-        {SnapshotAction.CREATE, SnapshotAction.DELETE},
+        {SnapshotAction.CREATE, SnapshotAction.DELETE, SnapshotAction.UPDATE},
         {
             SnapshotAction.CREATE_WITH_MEMORY: "This cloud does not save the memory of instances.",
             SnapshotAction.REVERT: "This cloud cannot revert instances.",
@@ -108,6 +116,12 @@ class Storage(Protocol):
         """Deletes a task, as if it had not been started. Returns False if the task has already been applied."""
         ...
 
+    async def update_snapshot(
+        self, machine_ref: str, snapshot_ref: str, name: str | None, description: str | None
+    ) -> None:
+        """Sets the name and the description of a snapshot, except those that are None. Raises ProviderMissing."""
+        ...
+
     async def take_fault(self, machine_ref: str, verb: str) -> dict[str, Any] | None:
         """The machine's fault if it applies to `verb`, else None. Decrements the fault's `times`."""
         ...
@@ -155,6 +169,17 @@ class SimulatedDriver(Driver):
         await self._run_task(
             work, Verb.DELETE, command.machine_ref, {"ref": command.snapshot_ref}, command.snapshot_ref
         )
+
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        await self._contents(command.machine_ref)
+        fault = await self._apply_fault(command.machine_ref, "update")
+        if fault and fault["kind"] == "refuse":
+            raise ProviderRefused("The provider reported an error.", provider_message=_fault_message(fault))
+        await self.storage.update_snapshot(command.machine_ref, command.snapshot_ref, command.name, command.description)
+        if fault and fault["kind"] == "hang":
+            await asyncio.Event().wait()
+        if fault and fault["kind"] == "lost":
+            raise OutcomeUnknown("The provider's response was lost.", provider_message=_fault_message(fault))
 
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         verb = _verb(command)

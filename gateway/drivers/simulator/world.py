@@ -11,13 +11,31 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlmodel import col
 
-from gateway.columns import now
+from gateway.columns import Text, now
 from gateway.drivers.simulator import tasks
-from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow, Verb
+from gateway.drivers.simulator.tables import MachineRow, SimulatedSnapshot, SnapshotRow, TaskRow, Verb
 from gateway.errors import NotFound, ProviderBusy, ProviderError, ProviderMissing
 from gateway.models import MachineKind, PowerState
 from gateway.store.database import Database, Transaction
+from gateway.store.statements import Statement
+
+_UPDATE_SNAPSHOT = Statement(
+    sa.update(SimulatedSnapshot)
+    .where(
+        col(SimulatedSnapshot.machine_ref) == bindparam("machine_ref"),
+        col(SimulatedSnapshot.ref) == bindparam("snapshot_ref"),
+    )
+    .values(
+        name=sa.func.coalesce(bindparam("new_name", type_=Text()), col(SimulatedSnapshot.name)),
+        description=sa.func.nullif(
+            sa.func.coalesce(bindparam("new_description", type_=Text()), col(SimulatedSnapshot.description)), ""
+        ),
+    )
+)
 
 
 class SimulatedWorld:
@@ -100,6 +118,22 @@ class SimulatedWorld:
             return True
 
         return await self._database.write(work)
+
+    async def update_snapshot(
+        self, machine_ref: str, snapshot_ref: str, name: str | None, description: str | None
+    ) -> None:
+        async def work(tx: Transaction) -> int:
+            await tasks.apply_due_tasks(tx, machine_ref)
+            return await tx.run(
+                _UPDATE_SNAPSHOT,
+                machine_ref=machine_ref,
+                snapshot_ref=snapshot_ref,
+                new_name=name,
+                new_description=description,
+            )
+
+        if not await self._database.write(work):
+            raise ProviderMissing("The provider has no such snapshot.")
 
     async def take_fault(self, machine_ref: str, verb: str) -> dict[str, Any] | None:
         machine = await self._database.read(lambda tx: tx.first(tasks.MACHINE, machine_ref=machine_ref), single=True)

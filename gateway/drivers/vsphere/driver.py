@@ -2,6 +2,7 @@
 
 Commands. Each change starts a task at the provider. The driver checkpoints the task's ref, polls the task until it has
 ended, and takes the outcome from it (`_run_task`). The operation's token is at the end of the snapshot's description.
+An update is the exception: it is a single call, which returns when the provider has executed it.
 
 Recovery. If a task was checkpointed and the provider still has it, its result is the outcome. Otherwise its ref was
 lost with the answer, or vSphere has deleted it, as it does some minutes after the end of a task. Then the driver waits
@@ -40,6 +41,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
@@ -79,7 +81,13 @@ _NO_MEMORY = {
     PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
 }
 _MATRIX = Matrix(
-    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+    {
+        SnapshotAction.CREATE,
+        SnapshotAction.CREATE_WITH_MEMORY,
+        SnapshotAction.REVERT,
+        SnapshotAction.DELETE,
+        SnapshotAction.UPDATE,
+    },
     {SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY},
 )
 
@@ -203,6 +211,23 @@ class VsphereDriver(Driver):
             work, command, lambda login: login.snapshot(command.snapshot_ref).RemoveSnapshot_Task(False)
         )
 
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        snapshot = await self._require_snapshot(command)
+        name = command.name and parsing.escaped(
+            provider_snapshot_name(command.name, work.token, parsing.is_legal_name, (), parsing.MAX_NAME_LENGTH)
+        )
+        description = command.description
+        if description is not None:
+            description = parsing.xml_safe(add_tag(description, snapshot.token))
+
+        def rename(login: Login) -> None:
+            try:
+                login.snapshot(command.snapshot_ref).RenameSnapshot(name, description)
+            except vmodl.fault.HostCommunication as fault:
+                raise _host_error(fault) from None
+
+        await self._write_threads.write(self._session.write, rename)
+
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         try:
             info = await self._await_task(work, command, work.task_ref) if work.task_ref else None
@@ -231,11 +256,12 @@ class VsphereDriver(Driver):
     async def _read(self, function: Callable[[Login], T]) -> T:
         return await self._read_threads.read(self._session.read, function)
 
-    async def _require_snapshot(self, command: RevertCommand | DeleteCommand) -> None:
-        """Raises ProviderMissing if the snapshot is not one of this machine's."""
-        reported = await self.snapshots(command.machine_ref)
-        if command.snapshot_ref not in {snapshot.ref for snapshot in reported.snapshots}:
-            raise ProviderMissing("The machine has no such snapshot.")
+    async def _require_snapshot(self, command: RevertCommand | DeleteCommand | UpdateCommand) -> ReportedSnapshot:
+        """The snapshot. Raises ProviderMissing if it is not one of this machine's."""
+        for snapshot in (await self.snapshots(command.machine_ref)).snapshots:
+            if snapshot.ref == command.snapshot_ref:
+                return snapshot
+        raise ProviderMissing("The machine has no such snapshot.")
 
     async def _run_task(self, work: Work, command: RecoverableCommand, start: Callable[[Login], Any]) -> Any:
         """Starts a task, checkpoints it and waits for its end; its `info`. Raises the error with which it failed."""
@@ -359,6 +385,11 @@ def _task_error(work: Work, info: Any) -> Exception | None:
         return OutcomeUnknown("The provider did not report the outcome of the task.")
     if isinstance(fault, vmodl.fault.RequestCanceled) and work.cancel_requested():
         return Canceled()
+    return _host_error(fault)
+
+
+def _host_error(fault: Any) -> ProviderError:
+    """The error for a fault that the provider reports after it has passed the work on to the machine's host."""
     error = translate_fault(fault)
     if isinstance(fault, vmodl.fault.HostCommunication) and not isinstance(fault, vmodl.fault.HostNotConnected):
         return OutcomeUnknown(error.message, provider_message=error.provider_message)  # the host may still execute it

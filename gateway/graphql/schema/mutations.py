@@ -23,6 +23,7 @@ from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSn
 from gateway.operations.commands.delete_snapshots import DeleteSnapshots
 from gateway.operations.commands.refresh_machine import RefreshMachine
 from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.commands.update_snapshot import UpdateSnapshot
 from gateway.operations.service import Operations
 from gateway.reads.ids import parse_id
 from gateway.reads.sources import PayloadEdge, PayloadValue
@@ -151,6 +152,26 @@ class DeleteSnapshotsPayload:
     errors: list[UserError] = given("errors", "Why the request as a whole was refused. Empty if it was not.")
 
 
+# ---- update
+
+
+@strawberry.input(description="Input of `updateSnapshot`. At least one of `name` and `description` is required.")
+class UpdateSnapshotInput:
+    snapshot_id: ID = _required("The id of the snapshot.")
+    name: str | None = _optional("The new name, 1 to 255 characters after trimming. Unchanged if omitted.")
+    description: str | None = _optional(f"{DESCRIPTION} Unchanged if omitted; null clears it.")
+    idempotency_key: str | None = _optional(KEY)
+
+
+@strawberry.type(description="Payload of `updateSnapshot`.")
+class UpdateSnapshotPayload:
+    operation: Operation | None = row("operation", "operation", "The operation. Null if refused.")
+    snapshot: Snapshot | None = row(
+        "snapshot", "snapshot", "The snapshot, which changes when the operation succeeds. Null if refused."
+    )
+    errors: list[UserError] = given("errors", ERRORS)
+
+
 # ---- refresh and cancel
 
 
@@ -208,6 +229,11 @@ class Mutation:
         DeleteSnapshotsInput,
         "Delete up to 100 snapshots of any machines. Each snapshot is accepted or refused independently, unless"
         " `allOrNothing` is set. The children of a deleted snapshot become children of its parent.",
+    )
+    update_snapshot: UpdateSnapshotPayload = _mutation(
+        "updateSnapshot",
+        UpdateSnapshotInput,
+        "Change the name or description of a snapshot at its provider. Requires UPDATE in `capabilities`.",
     )
     refresh_machine: RefreshMachinePayload = _mutation(
         "refreshMachine",
@@ -344,6 +370,7 @@ COMMANDS: Mapping[type[Command], Handler] = {
     CreateSnapshots: _several(CreateSnapshots, "machineIds", "machine"),
     RevertVmSnapshot: _single(RevertVmSnapshot),
     DeleteSnapshots: _several(DeleteSnapshots, "ids", "snapshot"),
+    UpdateSnapshot: _single(UpdateSnapshot),
     RefreshMachine: _single(RefreshMachine),
     CancelOperation: _single(CancelOperation),
 }

@@ -145,6 +145,11 @@ func (f *front) answer(w http.ResponseWriter, r *http.Request, method *simulator
 				f.perform(w, method, snapshot.Vm, "vm.Snapshot.remove", func() types.AnyType { return remove(snapshot, req) })
 				return
 			}
+		case *types.RenameSnapshot:
+			if snapshot, ok := simulator.Map.Get(req.This).(*simulator.VirtualMachineSnapshot); ok {
+				rename(w, snapshot, req, bytes.Contains(body, []byte("<description")))
+				return
+			}
 		case *types.CancelTask:
 			reply(w, "CancelTask", "")
 			return
@@ -252,6 +257,26 @@ func remove(snapshot *simulator.VirtualMachineSnapshot, req *types.RemoveSnapsho
 	})
 	snapshot.RemoveSnapshotTask(background(), req)
 	return nil
+}
+
+// rename executes RenameSnapshot, which the simulator lacks. An omitted name or description is left as it is.
+func rename(w http.ResponseWriter, snapshot *simulator.VirtualMachineSnapshot, req *types.RenameSnapshot, described bool) {
+	if len(req.Name) > 80 {
+		fail(w, "InvalidName")
+		return
+	}
+	vm := simulator.Map.Get(snapshot.Vm).(*simulator.VirtualMachine)
+	simulator.Map.WithLock(vm.Self, func() {
+		node := find(vm.Snapshot.RootSnapshotList, snapshot.Self)
+		if req.Name != "" {
+			node.Name = req.Name
+		}
+		if described {
+			node.Description = req.Description
+		}
+	})
+	update(vm.Self, "snapshot", vm.Snapshot)
+	reply(w, "RenameSnapshot", "")
 }
 
 func find(tree []types.VirtualMachineSnapshotTree, ref types.ManagedObjectReference) *types.VirtualMachineSnapshotTree {
