@@ -21,7 +21,7 @@ class Grant(NamedTuple):
 
 NO_RIGHTS = Grant(frozenset(), administers=False)
 
-_OPERATOR = (SnapshotAction.READ, SnapshotAction.CREATE, SnapshotAction.DELETE)
+_OPERATOR = (SnapshotAction.READ, SnapshotAction.CREATE, SnapshotAction.DELETE, SnapshotAction.UPDATE)
 
 # Reverting discards the current state of a machine, so of the built-in roles only `admin` may do it.
 BUILT_IN_ROLES: Mapping[str, Grant] = {

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.databases import required
+from tests.drivers.worlds import proxmox
 from tests.hypervisors import vcenter
+
+
+@pytest.fixture
+def pve() -> proxmox.Cluster:
+    """A Proxmox VE cluster in its initial state."""
+    if reason := proxmox.lacking():
+        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
+    return proxmox.cluster()
 
 
 @pytest.fixture

@@ -3,13 +3,22 @@
 import asyncio
 import pkgutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    Recovery,
+    ReportedSnapshot,
+    RevertCommand,
+    UpdateCommand,
+    Work,
+)
 from gateway.errors import ProviderMissing, ProviderRefused
 from gateway.models import SnapshotAction
 from tests.databases import required
@@ -64,6 +73,16 @@ async def make(subject: Subject, name: str, token: str | None = None) -> Reporte
     return await subject.driver.create(Work(token or f"token{name}"), subject.create_command(name))
 
 
+def changes(subject: Subject, name: str, description: str) -> list[dict[str, Any]]:
+    """The changes that the driver can make to a snapshot, as arguments of UpdateCommand: each alone, and all."""
+    matrix = subject.driver.matrix(subject.kind)
+    if SnapshotAction.UPDATE not in matrix.supported:
+        return []
+    given = {"name": name, "description": description}
+    single = [{key: value} for key, value in given.items() if key not in matrix.fixed]
+    return single if len(single) == 1 else [*single, given]
+
+
 async def refs(subject: Subject) -> list[str]:
     return [seen.ref for seen in (await subject.driver.snapshots(subject.machine)).snapshots]
 
@@ -104,6 +123,11 @@ def test_missing_machines_and_snapshots(check: Callable[[Test], None]) -> None:
                 driver.delete(Work("t3"), DeleteCommand(machine, "none")),
                 driver.delete(Work("t4"), DeleteCommand(machine, made.ref)),
                 *([] if reverts else [driver.revert(Work("t5"), RevertCommand(machine, "none"))]),
+                *(
+                    driver.update(Work("t6"), UpdateCommand(*target, **change))
+                    for target in (("nowhere", "none"), ("nowhere", made.ref), (machine, "none"), (machine, made.ref))
+                    for change in changes(subject, "name", "why")
+                ),
             ):
                 with pytest.raises(ProviderMissing):
                     await call
@@ -216,6 +240,80 @@ def test_a_revert_can_be_recovered(check: Callable[[Test], None]) -> None:
         for _ in range(2):
             assert await driver.recover(Work("r", watched.task), revert) is Recovery.DONE
         assert {*await refs(subject)} == {a.ref, b.ref}
+
+    check(test)
+
+
+def test_an_update_changes_only_what_it_names(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        a, b, c = [await driver.create(Work(f"token{name}"), subject.create_command(name, name)) for name in "abc"]
+        if driver.matrix(subject.kind).tree:
+            await driver.revert(Work("r"), RevertCommand(machine, b.ref))
+        expected = await driver.snapshots(machine)
+        possible = changes(subject, "new", "new\n<1> & ☃")
+        updates = [(b, change) for change in possible]
+        updates += [(target, change) for target in (a, c) for change in possible[-1:]]
+        for number, (target, change) in enumerate(updates):  # b has a parent and a child, and is current
+            for _ in range(2):
+                await driver.update(Work(f"u{number}"), UpdateCommand(machine, target.ref, **change))
+                listed = [replace(each, **change) if each.ref == target.ref else each for each in expected.snapshots]
+                expected = replace(expected, snapshots=listed)
+                assert await driver.snapshots(machine) == expected
+        by_ref = {snapshot.ref: snapshot for snapshot in expected.snapshots}
+        assert await driver.recover(Work("tokenb"), subject.create_command("b", "b")) == by_ref[b.ref]
+        await driver.delete(Work("d"), DeleteCommand(machine, b.ref))
+        assert {*await refs(subject)} == {a.ref, c.ref}
+
+    check(test)
+
+
+def test_an_empty_description_clears_it(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        if not any("description" in change for change in changes(subject, "n", "d")):
+            return
+        made = await driver.create(Work("token"), subject.create_command("a", "why"))
+        for description in ("", "", "x" * 200, ""):
+            await driver.update(Work("u"), UpdateCommand(machine, made.ref, description=description))
+            (reported,) = (await driver.snapshots(machine)).snapshots
+            assert reported == replace(made, description=description or None)
+
+    check(test)
+
+
+def test_any_name_is_accepted_by_an_update(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        if not any("name" in change for change in changes(subject, "n", "d")):
+            return
+        a, b = [await make(subject, name) for name in "ab"]
+        for name in ('vor/"dem" Umzug: ☃ <&> 100 %', "-n", "x" * 255, "current", "2026", "line\nbreak", "b"):
+            for _ in range(2):
+                await driver.update(Work("cafe0123"), UpdateCommand(machine, a.ref, name))
+            seen = {snapshot.ref: snapshot for snapshot in (await driver.snapshots(machine)).snapshots}
+            updated = seen[a.ref]
+            assert seen == {a.ref: replace(a, name=updated.name), b.ref: b}
+            assert updated.name == name or updated.name.endswith("-cafe0123")
+
+    check(test)
+
+
+def test_what_an_update_cannot_change_is_refused(check: Callable[[Test], None]) -> None:
+    async def test(subject: Subject) -> None:
+        driver, machine = subject.driver, subject.machine
+        matrix, made = driver.matrix(subject.kind), await make(subject, "a")
+        before = await driver.snapshots(machine)
+        given = {"name": "new", "description": "new"}
+        if SnapshotAction.UPDATE in matrix.supported:
+            refused = [given, *({key: given[key]} for key in matrix.fixed)] if matrix.fixed else []
+        else:
+            refused = [given, *({key: value} for key, value in given.items())]
+        for change in refused:
+            for _ in range(2):
+                with pytest.raises(ProviderRefused):
+                    await driver.update(Work("u"), UpdateCommand(machine, made.ref, **change))
+        assert await driver.snapshots(machine) == before
 
     check(test)
 

@@ -21,6 +21,11 @@ DELETE = """mutation ($id: ID!) {
   deleteSnapshots(input: {ids: [$id]}) { results { operation { id } errors { code message } } }
 }"""
 REVERT = "mutation ($id: ID!) { revertVmSnapshot(input: {snapshotId: $id}) { errors { code message } } }"
+UPDATE = """mutation ($id: ID!, $name: String, $description: String) {
+  updateSnapshot(input: {snapshotId: $id, name: $name, description: $description}) {
+    operation { id } errors { code message }
+  }
+}"""
 REFRESH = "mutation ($id: ID!) { refreshMachine(input: {machineId: $id}) { operation { id } } }"
 INSTANCES = """{ instances { nodes {
   id name powerState provider providerRef flavor snapshots { nodes { id name state providerRef } }
@@ -115,6 +120,23 @@ def test_lost_responses(scene: Scene) -> None:
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
     assert (scene.snapshots, scene.cloud.images(), scene.cloud.ebs_snapshots()) == ([], [], [])
     assert scene.cloud.writes == ["CreateImage", "DeregisterImage", "DeleteSnapshot"]
+
+
+def test_an_update(scene: Scene) -> None:
+    done = scene.create("before")
+    [image] = scene.cloud.images()
+    scene.cloud.on("CreateTags", lose)  # and the second attempt changes nothing
+    payload = scene.gateway.ask(UPDATE, id=done["snapshotId"], name="nach dem Umzug", description="why")
+    assert payload["updateSnapshot"]["errors"] == []
+    operation = scene.gateway.await_operation(payload["updateSnapshot"]["operation"]["id"])
+    assert (operation["state"], operation["error"]) == ("SUCCEEDED", None)
+    assert scene.cloud.writes == ["CreateImage", "CreateTags", "CreateTags"]
+    for _ in range(2):
+        assert scene.snapshots == [("nach dem Umzug", "READY", image)]
+        scene.refresh()
+    [listed] = scene.cloud.aws.describe_images(Owners=["self"])["Images"]
+    tags = {tag["Key"]: tag["Value"] for tag in listed["Tags"]}
+    assert (tags["Name"], tags["snapshot-gateway:description"]) == ("nach dem Umzug", "why")
 
 
 @pytest.mark.parametrize(

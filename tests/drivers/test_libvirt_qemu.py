@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,21 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.drivers.base import CreateCommand, DeleteCommand, Recovery, ReportedSnapshot, RevertCommand, Work
+from gateway.drivers.base import (
+    CreateCommand,
+    DeleteCommand,
+    Recovery,
+    ReportedSnapshot,
+    RevertCommand,
+    UpdateCommand,
+    Work,
+)
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
     ProviderError,
     ProviderFull,
+    ProviderMissing,
     ProviderRefused,
     ProviderUnavailable,
 )
@@ -26,7 +37,7 @@ from tests.databases import required
 from tests.drivers.worlds.libvirt_qemu import PART, lacking
 from tests.hypervisors.guest import domain_xml, write_image
 from tests.hypervisors.libvirtd import Libvirtd, kill
-from tests.waiting import until
+from tests.waiting import until, until_async
 
 pytestmark = pytest.mark.thorough
 
@@ -227,12 +238,19 @@ def test_a_revert_restores_the_power_state(run: Run, daemon: Libvirtd) -> None:
 
 def test_the_driver_reconnects_after_libvirtd_was_restarted(run: Run, daemon: Libvirtd) -> None:
     async def test(driver: Any) -> None:
+        ref = daemon.add("hinted", running=False)
         machines = await driver.machines()
-        hint = asyncio.ensure_future(anext(driver.change_hints()))
-        await driver.health()
+        hints = driver.change_hints()
+        hint = asyncio.ensure_future(anext(hints))
+
+        async def has_subscribed() -> bool:
+            daemon.virsh("define", str(daemon.directory / "domain.xml"))  # a change of the machine
+            return bool(hint.done())
+
+        await until_async(has_subscribed)
         daemon.kill()
-        with pytest.raises(StopAsyncIteration):  # the connection is lost
-            await asyncio.wait_for(hint, 20)
+        async with asyncio.timeout(20):
+            assert {await hint, *[each async for each in hints]} == {ref}  # they end, because the connection is lost
         daemon.start()
         assert await driver.machines() == machines
 
@@ -344,6 +362,129 @@ def test_external_snapshots_of_other_clients_are_reported(run: Run, daemon: Libv
         error = await error_of(driver.revert(Work("r"), RevertCommand(ref, "made")))
         assert (type(error), error.message) == (ProviderRefused, "The provider reported an error.")
         assert "revert to external snapshot not supported" in str(error.provider_message)
+
+    run(test)
+
+
+# ---- updates
+
+
+def update(driver: Any, ref: str, name: str, description: str) -> Awaitable[None]:
+    changed: Awaitable[None] = driver.update(Work("u"), UpdateCommand(ref, name, description=description))
+    return changed
+
+
+def add_domain_with_secrets(daemon: Libvirtd, name: str) -> str:
+    """A stopped guest whose domain has a password, a description and foreign metadata, as others' domains do."""
+    ref = daemon.add(name, running=False)
+    xml = daemon.virsh("dumpxml", name, "--inactive")
+    metadata = '<metadata><app:note xmlns:app="urn:x" text="1&#10;2">a<!-- comment --><app:b/></app:note></metadata>'
+    daemon.define(
+        xml.replace("<os>", f"<description>of the domain</description>{metadata}<os>", 1).replace(
+            "</devices>", '<graphics type="vnc" port="-1" autoport="yes" passwd="sesame"/></devices>'
+        )
+    )
+    return ref
+
+
+def records(daemon: Libvirtd, name: str) -> dict[str, str]:
+    """libvirt's files on the snapshots of a guest, by the snapshot's name, without the snapshot's description."""
+    folder = daemon.directory / "conf/libvirt/qemu/snapshot" / name
+    # The description of a snapshot is indented by two spaces, that of its domain by four.
+    description = re.compile(r"^  <description>.*?</description>\n", re.MULTILINE | re.DOTALL)
+    return {path.stem: description.sub("", path.read_text()) for path in folder.iterdir()}
+
+
+def test_an_update_changes_nothing_but_the_description(run: Run, daemon: Libvirtd) -> None:
+    """libvirt redefines the snapshot. Its record, the disks, the memory and the running machine stay as they are."""
+
+    async def test(driver: Any) -> None:
+        ref = add_domain_with_secrets(daemon, "described")
+        await create(driver, ref, "off", memory=False)
+        daemon.virsh("start", "described")
+        daemon.await_line("described", bool)
+        for name in ("a", "b"):
+            await create(driver, ref, name)
+        await driver.revert(Work("r"), RevertCommand(ref, "a"))
+        await create(driver, ref, "c")
+        saved = daemon.guest_lines("described")[-1]
+        await driver.revert(Work("r"), RevertCommand(ref, "a"))  # has a parent and two children, and is current
+        process, tags, before = daemon.qemu("described"), daemon.tags("described"), records(daemon, "described")
+        assert all("sesame" in text and 'xmlns:app="urn:x" text="1&#10;2"' in text for text in before.values())
+        reported = await driver.snapshots(ref)
+        assert reported.current_ref == "a"
+        snapshots = {snapshot.ref: snapshot for snapshot in reported.snapshots}
+        for number, name in enumerate(("off", "a", "b", "c", "a")):
+            for description in (f"new {number}\n<&> ☃", "", f"again {number}"):
+                await update(driver, ref, name, description)
+                snapshots[name] = replace(snapshots[name], description=description or None)
+                assert await driver.snapshots(ref) == replace(reported, snapshots=list(snapshots.values()))
+                assert records(daemon, "described") == before
+        assert (daemon.qemu("described"), daemon.tags("described")) == (process, tags)
+        assert await power(driver, ref) is PowerState.ON
+
+        daemon.kill()
+        daemon.start()
+        assert await driver.snapshots(ref) == replace(reported, snapshots=list(snapshots.values()))
+        count = len(daemon.guest_lines("described"))
+        await driver.revert(Work("r"), RevertCommand(ref, "c"))
+        first = daemon.await_line("described", lambda line: line.memory <= saved.memory + 1, since=count)
+        assert first.boot == saved.boot
+        assert first.disk == first.memory
+        await driver.delete(Work("d"), DeleteCommand(ref, "a"))
+        parents = {snapshot.ref: snapshot.parent_ref for snapshot in (await driver.snapshots(ref)).snapshots}
+        assert parents == {"off": None, "b": "off", "c": "off"}
+        await driver.revert(Work("r"), RevertCommand(ref, "off"))
+        assert await power(driver, ref) is PowerState.OFF
+        daemon.remove("described")
+
+    run(test)
+
+
+def test_external_snapshots_of_other_clients_can_be_described(run: Run, daemon: Libvirtd) -> None:
+    async def test(driver: Any) -> None:
+        ref = add_domain_with_secrets(daemon, "theirs")
+        daemon.virsh("snapshot-create-as", "theirs", "off", "--disk-only")
+        daemon.virsh("start", "theirs")
+        daemon.virsh("snapshot-create-as", "theirs", "disks", "--disk-only", "--description", "by hand")
+        daemon.virsh(
+            "snapshot-create-as", "theirs", "memory", "--memspec", f"{daemon.directory}/theirs.memory,snapshot=external"
+        )
+        before, reported = records(daemon, "theirs"), await driver.snapshots(ref)
+        snapshots = {snapshot.ref: snapshot for snapshot in reported.snapshots}
+        assert [*snapshots] == ["off", "disks", "memory"]
+        for name in ("off", "disks", "memory"):
+            for description in ("new", ""):
+                await update(driver, ref, name, description)
+                snapshots[name] = replace(snapshots[name], description=description or None)
+                assert await driver.snapshots(ref) == replace(reported, snapshots=list(snapshots.values()))
+        assert records(daemon, "theirs") == before
+        daemon.remove("theirs")
+
+    run(test)
+
+
+def test_errors_of_an_update(run: Run, daemon: Libvirtd, big: str) -> None:
+    async def test(driver: Any) -> None:
+        made = await create(driver, big, "a")
+        for change in ({"name": "new"}, {"name": "new", "description": "new"}):
+            error = await error_of(driver.update(Work("u"), UpdateCommand(big, "a", **change)))
+            assert (type(error), error.message) == (
+                ProviderRefused,
+                "libvirt cannot rename a snapshot, because QEMU finds its data by the name.",
+            )
+        assert type(await error_of(update(driver, big, "none", "new"))) is ProviderMissing
+        assert type(await error_of(update(driver, str(uuid4()), "a", "new"))) is ProviderMissing
+        task = await interrupted(daemon, "SAVE", create(driver, big, "b"))
+        assert type(await error_of(update(driver, big, "a", "new"))) is ProviderBusy
+        daemon.resume_qemu("big")
+        second = await task
+        assert (await driver.snapshots(big)).snapshots == [made, second]
+        daemon.kill()
+        assert type(await error_of(update(driver, big, "a", "new"))) is ProviderUnavailable
+        daemon.start()
+        await update(driver, big, "a", "new")
+        assert (await driver.snapshots(big)).snapshots == [replace(made, description="new"), second]
 
     run(test)
 

@@ -23,6 +23,11 @@ CREATE = """mutation ($id: ID!, $name: String!, $memory: Boolean! = false) {
 DELETE = """mutation ($id: ID!) {
   deleteSnapshots(input: {ids: [$id]}) { results { operation { id } errors { code message } } }
 }"""
+UPDATE = """mutation ($id: ID!, $name: String, $description: String) {
+  updateSnapshot(input: {snapshotId: $id, name: $name, description: $description}) {
+    operation { id } errors { code message }
+  }
+}"""
 CANCEL = "mutation ($id: ID!) { cancelOperation(input: {operationId: $id}) { errors { code message } } }"
 REVERT = "mutation ($id: ID!) { revertVmSnapshot(input: {snapshotId: $id}) { errors { code message } } }"
 INSTANCES = """{ instances { nodes {
@@ -128,6 +133,25 @@ def test_lost_responses(scene: Scene) -> None:
     assert scene.delete(done["snapshotId"])["state"] == "SUCCEEDED"
     assert (scene.snapshots, scene.cloud.images) == ([], {})
     assert scene.writes() == ["POST compute", "DELETE image"]
+
+
+def test_an_update(scene: Scene) -> None:
+    done = scene.create("before")
+    [image] = scene.cloud.images
+    scene.cloud.on("PATCH image", lose)  # and the second attempt changes nothing
+    payload = scene.gateway.ask(
+        UPDATE, id=done["snapshotId"], name="nach dem Umzug \N{GRINNING FACE}", description=None
+    )
+    assert payload["updateSnapshot"]["errors"] == []
+    operation = scene.gateway.await_operation(payload["updateSnapshot"]["operation"]["id"])
+    assert (operation["state"], operation["error"]) == ("SUCCEEDED", None)
+    assert scene.writes() == ["POST compute", "PATCH image", "PATCH image"]
+    for _ in range(2):
+        assert scene.snapshots == [("nach dem Umzug \N{GRINNING FACE}", "READY", image)]
+        assert scene.instance["snapshots"]["nodes"][0]["description"] is None
+        scene.refresh()
+    stored = scene.cloud.images[image]
+    assert (stored["name"][:15], stored["snapshot_gateway_description"]) == ("nach-dem-Umzug-", "")
 
 
 def test_a_lost_request_is_repeated(scene: Scene) -> None:

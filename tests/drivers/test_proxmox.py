@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,25 +33,9 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.models import MachineKind, PowerState
-from tests.databases import required
-from tests.drivers.worlds import proxmox
 from tests.drivers.worlds.proxmox import Cluster
 
 Test = Callable[[ProxmoxDriver], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if reason := proxmox.lacking():
-        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
-    with proxmox.cluster(tmp_path_factory.mktemp("pve")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def pve(started: Cluster) -> Cluster:
-    started.do("reset")
-    return started
 
 
 def run(driver: ProxmoxDriver, test: Test) -> None:

@@ -1,7 +1,6 @@
 """Tests recovery in the proxmox driver: interruption at each point, concurrent clients, and tasks that fail."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
-    DriverCommand,
+    RecoverableCommand,
     Recovery,
     ReportedSnapshot,
     RevertCommand,
@@ -25,28 +24,12 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from tests.databases import required
-from tests.drivers.worlds import proxmox
 from tests.drivers.worlds.proxmox import Cluster
 
 pytestmark = pytest.mark.thorough
 
 CREATE = CreateCommand("100", "before", "why", False)
 NOT_STARTED, DONE = Recovery.NOT_STARTED, Recovery.DONE
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if reason := proxmox.lacking():
-        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
-    with proxmox.cluster(tmp_path_factory.mktemp("pve")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def pve(started: Cluster) -> Cluster:
-    started.do("reset")
-    return started
 
 
 class Killed(Exception):
@@ -82,7 +65,7 @@ def made(pve: Cluster, token: str = "t0k3n", name: str = "before") -> ReportedSn
     return snapshot
 
 
-def execute(pve: Cluster, command: DriverCommand, recorded: RecordedWork) -> Any:
+def execute(pve: Cluster, command: RecoverableCommand, recorded: RecordedWork) -> Any:
     """Executes a command. Returns what the driver returns or raises."""
 
     async def inside() -> Any:
@@ -97,7 +80,7 @@ def execute(pve: Cluster, command: DriverCommand, recorded: RecordedWork) -> Any
     return asyncio.run(inside())
 
 
-async def _begin(driver: ProxmoxDriver, command: DriverCommand, work: Work) -> Any:
+async def _begin(driver: ProxmoxDriver, command: RecoverableCommand, work: Work) -> Any:
     match command:
         case CreateCommand():
             return await driver.create(work, command)
@@ -107,7 +90,7 @@ async def _begin(driver: ProxmoxDriver, command: DriverCommand, work: Work) -> A
             return await driver.delete(work, command)
 
 
-def recover(pve: Cluster, command: DriverCommand, work: Work) -> Any:
+def recover(pve: Cluster, command: RecoverableCommand, work: Work) -> Any:
     """Recovers a command twice, and asserts that both end the same. Returns what the driver returns or raises."""
 
     async def once(driver: ProxmoxDriver) -> Any:
@@ -139,7 +122,7 @@ def refs(pve: Cluster) -> list[str]:
     return asyncio.run(inside())
 
 
-def commands(pve: Cluster) -> list[tuple[DriverCommand, str]]:
+def commands(pve: Cluster) -> list[tuple[RecoverableCommand, str]]:
     """A command of each kind, and the end of the path of its request."""
     there = made(pve, "other", "there")
     return [
@@ -153,7 +136,7 @@ METHODS = {CreateCommand: "POST", RevertCommand: "POST", DeleteCommand: "DELETE"
 KINDS = {CreateCommand: "qmsnapshot", RevertCommand: "qmrollback", DeleteCommand: "qmdelsnapshot"}
 
 
-def is_done(pve: Cluster, command: DriverCommand, found: Any) -> bool:
+def is_done(pve: Cluster, command: RecoverableCommand, found: Any) -> bool:
     if not isinstance(command, CreateCommand):
         return found is DONE
     return isinstance(found, ReportedSnapshot) and found.ready and found.ref in refs(pve) and found.token == "t0k3n"

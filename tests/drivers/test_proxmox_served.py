@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.databases import Databases, required
-from tests.drivers.worlds import proxmox
+from tests.databases import Databases
 from tests.drivers.worlds.proxmox import Cluster
 from tests.serving import Served, served
 
@@ -26,6 +25,10 @@ DELETE = """
 mutation ($ids: [ID!]!) {
   deleteSnapshots(input: { ids: $ids }) { results { operation { id } } errors { code message } }
 }"""
+UPDATE = """
+mutation ($input: UpdateSnapshotInput!) {
+  updateSnapshot(input: $input) { operation { id } snapshot { name description } errors { code message path } }
+}"""
 REFRESH = """
 mutation ($id: ID!) {
   refreshMachine(input: { machineId: $id }) { operation { id } errors { code message } }
@@ -40,14 +43,6 @@ query ($id: ID!) {
     }
   }
 }"""
-
-
-@pytest.fixture(scope="module")
-def pve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if reason := proxmox.lacking():
-        (pytest.fail if required(proxmox.PART) else pytest.skip)(reason)
-    with proxmox.cluster(tmp_path_factory.mktemp("pve")) as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -122,8 +117,32 @@ def test_create_list_revert_and_delete(pve: Cluster, gateway: Served) -> None:
     assert [*pve.do("vm_snapshots", 100)] == ["later"]
 
 
+def test_update(pve: Cluster, gateway: Served) -> None:
+    web = {vm["name"]: vm for vm in gateway.ask(VMS)["vms"]["nodes"]}["web"]["id"]
+    made = create(gateway, web, "before", description="why")
+    assert ended(gateway, made["operation"])[0] == "SUCCEEDED"
+    pve.do("lose", "PUT", "/config")  # and the second attempt changes nothing
+    change = {"snapshotId": made["snapshot"]["id"], "description": "because"}
+    assert ended(gateway, gateway.ask(UPDATE, input=change)["updateSnapshot"]["operation"])[0] == "SUCCEEDED"
+    assert len(pve.do("paths", "PUT")) == 2
+    (node,) = gateway.ask(TREE, id=web)["vm"]["snapshots"]["nodes"]
+    assert (node["name"], node["description"], node["state"]) == ("before", "because", "READY")
+    for fixed in ({"name": "new"}, {"name": "new", "description": "new"}):
+        refused = gateway.ask(UPDATE, input=change | fixed)["updateSnapshot"]
+        (error,) = refused["errors"]
+        assert (error["code"], error["message"], refused["operation"]) == (
+            "UNSUPPORTED",
+            "Proxmox VE cannot rename a snapshot.",
+            None,
+        )
+    refreshed = gateway.ask(REFRESH, id=web)["refreshMachine"]
+    assert ended(gateway, refreshed["operation"])[0] == "SUCCEEDED"
+    assert gateway.ask(TREE, id=web)["vm"]["snapshots"]["nodes"] == [node]
+    assert pve.do("vm_snapshots", 100)["before"]["description"].startswith("because\n\n[snapshot-gateway:")
+    assert len(pve.do("paths", "PUT")) == 2
+
+
 def test_refusals_by_the_gateway_and_by_the_provider(pve: Cluster, gateway: Served) -> None:
-    pve.do("reset")
     ids = {vm["name"]: vm["id"] for vm in gateway.ask(VMS)["vms"]["nodes"]}
     for machine, memory, message in (
         ("off", True, "The machine is off, so it has no memory to save."),

@@ -12,7 +12,7 @@ import pytest
 from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
-    DriverCommand,
+    RecoverableCommand,
     Recovery,
     ReportedSnapshot,
     RevertCommand,
@@ -37,7 +37,7 @@ class Killed(Exception):
     """The gateway was killed."""
 
 
-def command(kind: str, name: str, ref: str) -> DriverCommand:
+def command(kind: str, name: str, ref: str) -> RecoverableCommand:
     match kind:
         case "create":
             return CreateCommand(VM, name, None, False)

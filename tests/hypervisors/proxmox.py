@@ -12,7 +12,7 @@ from typing import Any
 
 from fakepve import FakePve  # type: ignore[import-untyped]
 from fakepve.certs import make_cert  # type: ignore[import-untyped]
-from fakepve.model import Model, TaskError  # type: ignore[import-untyped]
+from fakepve.model import Model, PveError, TaskError  # type: ignore[import-untyped]
 
 
 class Cluster(FakePve):  # type: ignore[misc]
@@ -129,6 +129,11 @@ class Cluster(FakePve):  # type: ignore[misc]
     async def _qm_snapshot_delete(self, v: Any, user: str) -> Any:
         self.forced.append(bool(v.get("force")))
         return await super()._qm_snapshot_delete(v, user)
+
+    async def _qm_snapshot_config_put(self, v: Any, user: str) -> Any:
+        if lock := self.find(v["node"], v["vmid"]).lock:
+            raise PveError(500, f"VM is locked ({lock})")
+        return await super()._qm_snapshot_config_put(v, user)
 
     async def _answer(self, request: Any, handler: Any, generic: Any, path_node: Any) -> Any:
         if _matches(request, self.ignored):

@@ -272,7 +272,7 @@ def _read_image(raw: dict[str, Any]) -> Image:
     return Image(
         ref=raw["ImageId"],
         name=tags.get("Name") or raw["Name"],
-        description=tags.get(DESCRIPTION) or raw.get("Description") or None,
+        description=tags.get(DESCRIPTION, raw.get("Description")) or None,  # an empty tag: the description was cleared
         state=raw["State"],
         machine_ref=raw.get("SourceInstanceId"),
         created_at=created_at.astimezone(UTC) if created_at.tzinfo else created_at.replace(tzinfo=UTC),

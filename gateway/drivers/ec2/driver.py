@@ -10,7 +10,7 @@ InvalidAMIName.Duplicate instead of creating a second image, and the driver then
 import asyncio
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -27,6 +27,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.ec2.api import DESCRIPTION, MALFORMED, TOKEN, Ec2Api, Image, InUse, NameTaken, error_of
@@ -49,7 +50,7 @@ _UNFINISHED = {"pending", "transient"}
 _FAILED = {"failed", "error", "invalid"}
 
 _MATRIX = Matrix(
-    {SnapshotAction.CREATE, SnapshotAction.DELETE},
+    {SnapshotAction.CREATE, SnapshotAction.DELETE, SnapshotAction.UPDATE},
     {
         SnapshotAction.CREATE: {
             PowerState.UNKNOWN: "The instance is starting or stopping. Wait until it is running or stopped.",
@@ -146,6 +147,15 @@ class Ec2Driver(Driver):
         with _as_unknown_outcome(ProviderUnavailable):
             await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
 
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        image = await self._image(command.snapshot_ref)
+        if image is None or image.machine_ref != command.machine_ref:
+            raise ProviderMissing("The provider has no such image of this instance.")
+        ebs_refs = await self._ebs_snapshots_of(command.machine_ref, command.snapshot_ref, image)
+        changes = {"Name": command.name, DESCRIPTION: command.description}
+        tags = {key: value for key, value in changes.items() if value is not None}
+        await self.api.write("create_tags", Resources=[image.ref, *ebs_refs], Tags=_tag_list(tags))
+
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         ambiguous = (ProviderDenied, ProviderRefused)
         match command:
@@ -180,13 +190,14 @@ class Ec2Driver(Driver):
 
     async def _create_image(self, work: Work, command: CreateCommand) -> str:
         """Requests an image, unless an earlier attempt has done so. Returns the image's ref."""
-        tags = {"Name": command.name[:_MAX_TAG], TOKEN: work.token}
+        tags = {"Name": command.name, TOKEN: work.token}
         arguments: dict[str, Any] = {"InstanceId": command.machine_ref, "NoReboot": True}
         if command.description:
-            tags[DESCRIPTION] = command.description[:_MAX_TAG]
+            tags[DESCRIPTION] = command.description
             arguments["Description"] = re.sub(r"[^ -~]", "?", command.description)[:_MAX_DESCRIPTION]
-        listed = [{"Key": key, "Value": value} for key, value in tags.items()]
-        arguments["TagSpecifications"] = [{"ResourceType": type_, "Tags": listed} for type_ in ("image", "snapshot")]
+        arguments["TagSpecifications"] = [
+            {"ResourceType": type_, "Tags": _tag_list(tags)} for type_ in ("image", "snapshot")
+        ]
         for taken in ((), (command.name,)):
             name = provider_snapshot_name(command.name, work.token, _NAME.fullmatch, taken, _MAX_NAME)
             try:
@@ -334,6 +345,11 @@ class Ec2Driver(Driver):
             )
             for image in sorted(images, key=lambda image: (image.created_at, image.ref))
         ]
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags in EC2's format, with each value truncated to EC2's limit."""
+    return [{"Key": key, "Value": value[:_MAX_TAG]} for key, value in tags.items()]
 
 
 def _sum(sizes: Sequence[int | None]) -> int | None:

@@ -40,6 +40,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.libvirt.connection import PARTIAL_FAILURE, LibvirtConnection, translate_error
@@ -50,6 +51,7 @@ from gateway.drivers.libvirt.domains import (
     is_legal_name,
     list_machines,
     list_snapshots,
+    prepare_redefinition,
     read_machine,
     read_snapshot,
     resume_if_left_paused,
@@ -73,7 +75,13 @@ _READ_THREADS = 4
 _BUSY_STATES = {libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED}
 
 _MATRIX = Matrix(
-    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+    {
+        SnapshotAction.CREATE,
+        SnapshotAction.CREATE_WITH_MEMORY,
+        SnapshotAction.REVERT,
+        SnapshotAction.DELETE,
+        SnapshotAction.UPDATE,
+    },
     {
         SnapshotAction.CREATE: {
             PowerState.ON: "A running machine can be saved only with its memory. Include the memory, or shut the"
@@ -86,6 +94,7 @@ _MATRIX = Matrix(
             " machine.",
         },
     },
+    fixed={"name": "libvirt cannot rename a snapshot, because QEMU finds its data by the name."},
 )
 
 
@@ -195,6 +204,18 @@ class LibvirtDriver(Driver):
         await self._write(
             lambda conn: conn.domain(command.machine_ref).snapshotLookupByName(command.snapshot_ref, 0),
             lambda snapshot: snapshot.delete(0),
+        )
+
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        name, description = command.snapshot_ref, command.description
+        if command.name is not None or description is None:
+            raise ProviderRefused(_MATRIX.fixed["name"])
+        await self._await_idle(command.machine_ref)
+        await self._write(
+            lambda conn: prepare_redefinition(
+                conn.domain(command.machine_ref).snapshotLookupByName(name, 0), description
+            ),
+            lambda redefine: redefine(),
         )
 
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:

@@ -33,7 +33,8 @@ from gateway.errors import (
 from gateway.models import MachineKind, PowerState
 
 # Properties of images. Nova passes all properties on: if a server was created from such an image, the images of that
-# server have them too. Therefore the token includes the server's id, and the description is valid only with the token.
+# server have them too. Therefore the token includes the server's id, and the description is valid only with this id.
+# If the gateway describes an image of another client, the property has the id alone.
 MACHINE, TOKEN, DESCRIPTION = "instance_uuid", "snapshot_gateway_token", "snapshot_gateway_description"
 
 MAX_LENGTH = 255  # characters of a name and of a property; the gateway's database stores the whole text
@@ -43,6 +44,8 @@ POLL_INTERVAL = 0.2  # seconds between the first two polls of work in progress
 _MICROVERSION = (
     "2.47"  # from this version on, servers include the flavor's name, and createImage returns the image's id
 )
+
+_PATCH_TYPE = "application/openstack-images-v2.1-json-patch"  # Glance's; `add` also replaces a value
 
 _DENIED = "The provider does not accept the gateway's credentials."
 
@@ -67,7 +70,9 @@ class OpenStackClient:
 
         Raises ProviderError. If `write` is true and the call may have been executed, it is OutcomeUnknown.
         """
-        extra = {"microversion": _MICROVERSION} if service == "compute" else {}
+        extra: dict[str, Any] = {"microversion": _MICROVERSION} if service == "compute" else {}
+        if method == "PATCH":
+            extra["headers"] = {"Content-Type": _PATCH_TYPE}
         proxy = self._proxy(service)
         try:
             # No retries: they would repeat a call that may have been executed. No cache: it may be stale.
@@ -189,9 +194,15 @@ def image_properties(machine_ref: str, token: str, description: str | None) -> d
 
     They include the server's id, because Nova sets it itself only if the image contains a disk.
     """
-    text = re.sub(r"[^\0-\uffff]", "\ufffd", description or "")[:MAX_LENGTH]
     # An empty description is also set, because otherwise the image would have an inherited one.
-    return {MACHINE: machine_ref, "image_type": "snapshot", TOKEN: f"{machine_ref} {token}", DESCRIPTION: text}
+    described = description_properties(machine_ref, token, description or "")
+    return {MACHINE: machine_ref, "image_type": "snapshot", **described}
+
+
+def description_properties(machine_ref: str, token: str | None, description: str) -> dict[str, str]:
+    """The properties that store a description; the token is None for an image made by another client."""
+    text = re.sub(r"[^\0-\uffff]", "\ufffd", description)[:MAX_LENGTH]
+    return {TOKEN: f"{machine_ref} {token}" if token else machine_ref, DESCRIPTION: text}
 
 
 def read_snapshot(image: Mapping[str, Any]) -> ReportedSnapshot:
@@ -205,7 +216,7 @@ def read_snapshot(image: Mapping[str, Any]) -> ReportedSnapshot:
         description=image.get(DESCRIPTION) or None if has_token else None,
         size_bytes=image.get("size")
         or None,  # 0 for the image of a server that runs from volumes: it contains no data itself
-        token=token if has_token else None,
+        token=token or None if has_token else None,
         ready=image.get("status") not in {"queued", "saving", "uploading", "importing"},
     )
 

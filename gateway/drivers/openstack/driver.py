@@ -25,6 +25,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.openstack.api import (
@@ -33,6 +34,7 @@ from gateway.drivers.openstack.api import (
     TOKEN,
     OpenStackApi,
     OpenStackClient,
+    description_properties,
     image_properties,
     malformed,
     path_segment,
@@ -62,7 +64,7 @@ _ABANDONED = (
 )
 _VOLUME_SNAPSHOT_FAILED = "The provider could not create a snapshot of a volume."
 _MATRIX = Matrix(
-    {SnapshotAction.CREATE, SnapshotAction.DELETE},
+    {SnapshotAction.CREATE, SnapshotAction.DELETE, SnapshotAction.UPDATE},
     {
         SnapshotAction.CREATE_WITH_MEMORY: _NO_MEMORY,
         SnapshotAction.REVERT: _NO_REVERT,
@@ -203,10 +205,7 @@ class OpenStackDriver(Driver):
         raise ProviderRefused(_NO_REVERT)
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
-        await self._server(command.machine_ref)
-        image = await self._image(command.snapshot_ref)
-        if image is None or image.get(MACHINE) != command.machine_ref:
-            raise ProviderMissing("The provider has no such snapshot.")
+        image = await self._require_image(command)
         volume_refs = snapshots_in(image)
         await work.checkpoint(orjson.dumps(volume_refs).decode())
         await self._api.write("image", "DELETE", f"/images/{path_segment(command.snapshot_ref)}")
@@ -214,6 +213,15 @@ class OpenStackDriver(Driver):
             if await self._image(command.snapshot_ref) is not None:
                 raise OutcomeUnknown("The provider accepted the delete, but the snapshot still exists.")
             await self._volume_snapshots.delete(volume_refs)
+
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        token, changes = read_snapshot(await self._require_image(command)).token, {}
+        if command.name is not None:
+            changes["name"] = provider_snapshot_name(command.name, work.token, _is_legal, (), MAX_LENGTH)
+        if command.description is not None:
+            changes |= description_properties(command.machine_ref, token, command.description)
+        patch = [{"op": "add", "path": f"/{name}", "value": value} for name, value in changes.items()]
+        await self._api.write("image", "PATCH", f"/images/{path_segment(command.snapshot_ref)}", patch)
 
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         with _as_unknown_outcome(ProviderDenied):
@@ -357,6 +365,14 @@ class OpenStackDriver(Driver):
         except ProviderMissing:
             return None
         return None if image.get("status") in _NO_DATA else image
+
+    async def _require_image(self, command: DeleteCommand | UpdateCommand) -> dict[str, Any]:
+        """The image of a snapshot. Raises ProviderMissing if the server or the image does not exist."""
+        await self._server(command.machine_ref)
+        image = await self._image(command.snapshot_ref)
+        if image is None or image.get(MACHINE) != command.machine_ref:
+            raise ProviderMissing("The provider has no such snapshot.")
+        return image
 
     async def _images(self, name: str, value: str) -> list[dict[str, Any]]:
         """The images with this property. They are filtered here too, because not every Glance filters by properties."""

@@ -5,7 +5,8 @@ machine's node again. Snapshot names can be reused, so the ref of a snapshot is 
 
 Tasks. Each change starts a task, which runs to its end whether or not a client waits. The HTTP response contains only
 the id of the task (UPID). Its outcome is its *exit status*, a text: OK, WARNINGS, or an error message. The driver
-checkpoints the UPID, polls the task until it has stopped (`_await_task`), and then determines the outcome.
+checkpoints the UPID, polls the task until it has stopped (`_await_task`), and then determines the outcome. An update is
+the exception: it is executed before the response.
 
 Outcome of a create or delete (`_determine_outcome`). The exit status alone is not reliable: a task can report an error
 after it has done its work, and a node keeps only its latest tasks. So the snapshot itself is checked first. A create is
@@ -46,6 +47,7 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Driver,
+    DriverCommand,
     Matrix,
     RecoverableCommand,
     Recovery,
@@ -53,6 +55,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     RevertCommand,
+    UpdateCommand,
     Work,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
@@ -85,13 +88,20 @@ from gateway.errors import (
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 _MATRIX = Matrix(
-    {SnapshotAction.CREATE, SnapshotAction.CREATE_WITH_MEMORY, SnapshotAction.REVERT, SnapshotAction.DELETE},
+    {
+        SnapshotAction.CREATE,
+        SnapshotAction.CREATE_WITH_MEMORY,
+        SnapshotAction.REVERT,
+        SnapshotAction.DELETE,
+        SnapshotAction.UPDATE,
+    },
     {
         SnapshotAction.CREATE_WITH_MEMORY: {
             PowerState.OFF: "The machine is off, so it has no memory to save.",
             PowerState.UNKNOWN: "The machine's power state is unknown, so its memory cannot be saved.",
         }
     },
+    fixed={"name": "Proxmox VE cannot rename a snapshot."},
 )
 _LEGAL_NAME = re.compile(r"(?!(?i:current|pending)\Z)[A-Za-z][A-Za-z0-9_-]+")
 _MAX_NAME_LENGTH = 40
@@ -236,6 +246,17 @@ class ProxmoxDriver(Driver):
             await self._run_task(work, command, listing, "delete", f"snapshot/{snapshot.name}", force=force)
         )
 
+    async def update(self, work: Work, command: UpdateCommand) -> None:
+        if command.name is not None or command.description is None:
+            raise ProviderRefused(_MATRIX.fixed["name"])
+        listing = await self._get_listing(command.machine_ref)
+        snapshot = _require(_find_target(command, listing))
+        # Proxmox VE ignores an empty parameter, and reports success. Trailing blanks are not part of a description.
+        description = add_tag(command.description, snapshot.token) or " "
+        path = f"snapshot/{snapshot.name}/config"
+        if await self._write(command, listing, "put", path, description=description) is not None:
+            raise malformed_response(change=True)
+
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         kind, _, rest = (work.task_ref or "").partition(":")
         try:
@@ -266,12 +287,7 @@ class ProxmoxDriver(Driver):
         self, work: Work, command: RecoverableCommand, listing: Listing, method: str, path: str, **parameters: Any
     ) -> _Outcome:
         """Starts a task, checkpoints it, waits for its end, and determines the outcome of the command."""
-        path = f"nodes/{listing.node}/qemu/{command.machine_ref}/{path}"
-        try:
-            upid = await self._write_threads.write(self._client.call, True, method, path, parameters)
-        except ProviderMissing:
-            await self._find_machine(command.machine_ref)
-            raise ProviderUnavailable("The machine is being migrated to another node.") from None
+        upid = await self._write(command, listing, method, path, **parameters)
         if not isinstance(upid, str) or not upid.startswith("UPID:"):
             raise malformed_response(change=True)
         await self._checkpoint(work, upid)
@@ -279,6 +295,19 @@ class ProxmoxDriver(Driver):
             return await self._determine_outcome(work, command, await self._await_task(work, upid))
         except (ProviderUnavailable, ProviderDenied) as error:
             raise OutcomeUnknown(error.message, provider_message=error.provider_message) from None
+
+    async def _write(self, command: DriverCommand, listing: Listing, method: str, path: str, **parameters: Any) -> Any:
+        """Sends a change to a path below a machine. Returns the data of the response.
+
+        Raises ProviderUnavailable if the machine is no longer on this node, or if the snapshot of an update has just
+        been deleted. The next attempt finds either.
+        """
+        path = f"nodes/{listing.node}/qemu/{command.machine_ref}/{path}"
+        try:
+            return await self._write_threads.write(self._client.call, True, method, path, parameters)
+        except ProviderMissing:
+            await self._find_machine(command.machine_ref)
+            raise ProviderUnavailable("The machine is being migrated to another node.") from None
 
     async def _checkpoint(self, work: Work, task_ref: str) -> None:
         work.task_ref = task_ref
@@ -432,8 +461,8 @@ class ProxmoxDriver(Driver):
         ]
 
 
-def _find_target(command: RecoverableCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
-    """The snapshot that a command creates (found by its token), reverts to or deletes (found by its ref)."""
+def _find_target(command: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
+    """The snapshot that a command creates (found by its token), reverts to, deletes or updates (found by its ref)."""
     for snapshot in listing.reported.snapshots:
         if snapshot.token == token if isinstance(command, CreateCommand) else snapshot.ref == command.snapshot_ref:
             return snapshot

@@ -89,6 +89,7 @@ _MATRIX = Matrix(
     {
         SnapshotAction.CREATE: _OFF_ONLY,
         SnapshotAction.CREATE_WITH_MEMORY: "This driver can save disks only, not memory.",
+        SnapshotAction.UPDATE: "qemu-img cannot rename a snapshot, and a qcow2 image has no descriptions of snapshots.",
         SnapshotAction.REVERT: _OFF_ONLY,
         SnapshotAction.DELETE: _OFF_ONLY,
     },

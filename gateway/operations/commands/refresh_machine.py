@@ -45,7 +45,7 @@ class RefreshMachineOperation(OperationType):
     A refresh occupies its machine, so it requires a right to change machines of the kind.
     """
 
-    actions = (SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE)
+    actions = (SnapshotAction.CREATE, SnapshotAction.REVERT, SnapshotAction.DELETE, SnapshotAction.UPDATE)
 
     async def run(self, attempt: Attempt) -> Effect:
         await attempt.refresh(attempt.row.machine_id)

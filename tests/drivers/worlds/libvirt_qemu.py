@@ -22,9 +22,14 @@ def lacking() -> str | None:
 
 @cache
 def shared() -> libvirtd.Libvirtd:
-    """One libvirtd for all contract tests: it needs half a second to detect QEMU's capabilities."""
+    """One libvirtd for all contract tests: it needs half a second to detect QEMU's capabilities.
+
+    Its guests `off` and `raw` are changed by no test.
+    """
     daemon = libvirtd.Libvirtd()
     atexit.register(daemon.stop)
+    daemon.add("off", running=False)
+    daemon.add("raw", running=False, kind="raw")
     return daemon
 
 
@@ -35,9 +40,6 @@ async def world(directory: Path) -> AsyncIterator[Subject]:
     try:
         machine = daemon.add("machine", running=False)
         daemon.virsh("start", "machine")
-        daemon.add("off", running=False)
-        daemon.add("raw", running=False, kind="raw")
         yield Subject(driver.make("p", driver.Options(address=daemon.address), 2), machine, memory=True)
     finally:
-        for name in ("machine", "off", "raw"):
-            daemon.remove(name)
+        daemon.remove("machine")

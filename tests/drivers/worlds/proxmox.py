@@ -1,10 +1,14 @@
 """The proxmox driver on a simulated Proxmox VE cluster with fault injection."""
 
+import atexit
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,18 +50,24 @@ class Cluster:
         return make("pve", Options(**given), 2)
 
 
-@contextmanager
-def cluster(directory: Path) -> Iterator[Cluster]:
-    """A cluster for as long as the block lasts."""
-    argv = [sys.executable, "-m", "tests.hypervisors.proxmox", str(directory)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Cluster(process)
-        finally:
-            process.kill()
+@cache
+def _shared() -> Cluster:
+    """The cluster of all tests of this process: it takes half a second to start."""
+    directory = tempfile.mkdtemp(prefix="gateway-proxmox-")
+    argv = [sys.executable, "-m", "tests.hypervisors.proxmox", directory]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(shutil.rmtree, directory)
+    atexit.register(process.communicate)  # it ends when its standard input is closed, however this process ends
+    return Cluster(process)
+
+
+def cluster() -> Cluster:
+    """A cluster in its initial state, until the next call."""
+    shared = _shared()
+    shared.do("reset")
+    return shared
 
 
 @asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[Subject]:
-    with cluster(directory) as made:
-        yield Subject(made.driver(), "100")
+    yield Subject(cluster().driver(), "100")
