@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Settings
+from gateway.drivers.simulator.driver import SimulatedDriver
 from tests.databases import KINDS, Databases
 from tests.examples import load_profile
 from tests.serving import Served, served
@@ -13,6 +14,7 @@ from tests.serving import Served, served
 
 def pytest_configure() -> None:
     load_profile()
+    SimulatedDriver.poll_interval = 0.02  # many tests wait until the driver notices that they have ended a task
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from tests.access.conftest import CREDENTIALS_TRUSTED
 from tests.cli.programs import refusal as command_refusal
 from tests.cli.programs import run
 from tests.databases import Databases
+from tests.graphql.client import set_latency
 from tests.serving import Served, served
 from tests.waiting import until
 
@@ -251,6 +252,7 @@ def test_the_sessions_of_a_caller_are_limited(gateway: Served, token: str) -> No
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
 def test_idempotency_keys_are_per_token(gateway: Served, url: str, token: str) -> None:
     """Even if a later token has the same name."""
+    set_latency(gateway, 0)
     field = 'createSnapshot(input: {machineId: "vm-11", name: "n", idempotencyKey: "k"})'
     mutation = f"mutation {{ {field} {{ operation {{ id requestedBy }} errors {{ message }} }} }}"
 

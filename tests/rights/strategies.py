@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from graphql import GraphQLField
 from hypothesis import strategies as st
 
 from gateway.graphql.schema.build import executable_schema
@@ -37,6 +38,10 @@ class GuessingQueries(Queries):
             SCHEMA, [id_ for noun in ("machines", "snapshots", "operations") for id_ in world.ids(noun)], seed
         )
         self._cursors = cursors
+
+    def _field(self, name: str, field: GraphQLField, depth: int) -> str:
+        # A gateway with the readable data alone grants all rights, so its `viewer` has others.
+        return "__typename" if name == "rights" else super()._field(name, field, depth)
 
     def _argument(self, name: str, type_: str) -> str:
         if name in ("after", "before") and self._chance(0.8):

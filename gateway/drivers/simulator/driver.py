@@ -19,7 +19,7 @@ The module imports errors, models and the port. It reaches the tables through th
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, ClassVar, Protocol, assert_never
 from uuid import uuid4
 
 import orjson
@@ -43,8 +43,6 @@ from gateway.drivers.base import (
 from gateway.drivers.simulator.tables import MachineRow, SnapshotRow, TaskRow, Verb
 from gateway.errors import OutcomeUnknown, ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
-
-_POLL_INTERVAL = 0.25  # seconds, while a task is in progress
 
 _NO_MEMORY = {
     PowerState.OFF: "The machine is off, so it has no memory to save.",
@@ -134,6 +132,7 @@ class SimulatedDriver(Driver):
     provider: str
     storage: Storage
     name: str = "simulated"
+    poll_interval: ClassVar[float] = 0.25  # seconds, while a task is in progress
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRICES[kind]
@@ -236,7 +235,7 @@ class SimulatedDriver(Driver):
                 raise Canceled
             if remaining > 0:
                 await work.progress(min(99, int(100 * (1 - remaining / whole))), _PHASES[Verb(task.verb)])
-                await asyncio.sleep(min(remaining, _POLL_INTERVAL))
+                await asyncio.sleep(min(remaining, self.poll_interval))
             found = await self.storage.refresh_task(found)
         if found is None:
             raise OutcomeUnknown("The provider no longer has the task.")
