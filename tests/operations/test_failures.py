@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.columns import now
+from gateway.drivers.base import CreateCommand, ReportedSnapshot, Work
+from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SnapshotState
@@ -278,29 +280,24 @@ def test_snapshot_found_by_a_refresh_before_the_end_of_its_create(run: Run) -> N
     """A refresh can insert a row for the new snapshot before its operation has ended. The two rows become one."""
 
     async def story(world: World) -> None:
-        await world.machine(latency_ms=600_000)
+        class ListedDriver(SimulatedDriver):
+            async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+                reported = await super().create(work, command)
+                await world.execute(
+                    "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
+                    " created_at, provider_ref)"
+                    f" SELECT tenant, 1, name, name, 'READY', memory, is_current, created_at, '{reported.ref}'"
+                    " FROM snapshot"
+                )
+                assert [row[:2] for row in await world.picture()] == [("new", "CREATING"), ("new", "READY")]
+                return reported
+
+        await world.machine()
+        world.drivers["sim"] = ListedDriver("sim", world.simulation)
         outcome = await world.create()
-
-        async def has_task() -> bool:
-            return (await world.operation(outcome.operation_id)).task_ref is not None
-
-        async with world.working(drivers={"sim": world.driver}):
-            await until_async(has_task)
-            await world.execute("UPDATE simulated_task SET done_at = started_at")
-            contents = await world.simulation.contents("m1")
-            assert contents is not None
-            ref = contents[1][0].ref
-            if (await world.operation(outcome.operation_id)).state.value == "RUNNING":
-                known = await world.snapshots()
-                if known[outcome.snapshot_id].provider_ref is None:
-                    await world.execute(
-                        "INSERT INTO snapshot (tenant, machine_id, name, name_folded, state, memory, is_current,"
-                        " created_at, provider_ref)"
-                        f" SELECT tenant, 1, name, name, state, memory, is_current, created_at, '{ref}'"
-                        f" FROM snapshot WHERE id = {outcome.snapshot_id} AND provider_ref IS NULL"
-                    )
-            await world.until_done()
+        await world.finish()
         assert await world.picture() == [("new", "READY", None, True)]
+        assert list(await world.snapshots()) == [outcome.snapshot_id]
 
     run(story)
 
