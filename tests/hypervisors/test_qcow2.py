@@ -220,6 +220,7 @@ def test_a_running_machine_is_read_only(gateway: Served, vm: Path) -> None:
         "CREATE_WITH_MEMORY": "This driver can save disks only, not memory.",
         "REVERT": None,
         "DELETE": None,
+        "UPDATE": "qemu-img cannot rename a snapshot, and a qcow2 image has no descriptions of snapshots.",
     }
     with running_qemu(vm) as process:
         refresh(gateway)

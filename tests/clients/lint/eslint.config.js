@@ -36,6 +36,7 @@ export default [
             suffixes: ['Connection', 'Edge', 'Error', 'Payload', 'Result'],
             types: [
               'Capability', // depends on its machine or snapshot and on the caller
+              'MachineChange', // an event; its machine has an id
               'PageInfo', // defined by Relay
               'Provider', // identified by its unique name
               'SnapshotChange', // an event; its snapshot has an id
