@@ -168,6 +168,7 @@ def _thawed(server: Server) -> Iterator[None]:
 def _started(plan: Plan, system: System, control: sa.Connection) -> Iterator[Server]:
     """The system, listening; a gateway has completed its first refresh."""
     before = world.observed(control) if system.gateway else None
+    world.make_refresh_due(control)
     with system.start(plan.database(system).url, plan.cores, plan.logs) as server:
         server.await_listening()
         deadline = time.monotonic() + _SETTLE

@@ -105,6 +105,13 @@ def held(connection: sa.Connection) -> bool:
     return running is not None
 
 
+def make_refresh_due(connection: sa.Connection) -> None:
+    """Makes the next gateway refresh the provider when it starts. Before gateways had jobs, each did so anyway."""
+    if sa.inspect(connection).has_table("job_lease"):
+        connection.exec_driver_sql("DELETE FROM job_lease")
+    connection.commit()
+
+
 def observed(connection: sa.Connection) -> Any:
     """When the provider was last refreshed completely."""
     at = connection.exec_driver_sql(f"SELECT observed_at FROM provider WHERE name = '{PROVIDER}'").scalar()
