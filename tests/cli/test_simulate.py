@@ -6,13 +6,13 @@ import pytest
 
 from gateway.config import Settings
 from tests.cli.programs import refusal, run
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 
 Demo = tuple[Served, str]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Demo]:
     url = databases.new(request.param, demo=True)
     with served(Settings(database_url=url)) as gateway:

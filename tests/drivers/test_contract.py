@@ -25,7 +25,11 @@ from tests.databases import required
 from tests.drivers import worlds
 from tests.drivers.subject import Subject
 
-WORLDS = sorted(module.name for module in pkgutil.iter_modules(worlds.__path__))
+SLOW = {"libvirt_qemu"}  # starts machines. The world `libvirt_test` has the same driver and library.
+WORLDS = [
+    pytest.param(name, marks=pytest.mark.thorough) if name in SLOW else name
+    for name in sorted(module.name for module in pkgutil.iter_modules(worlds.__path__))
+]
 
 Test = Callable[[Subject], Awaitable[None]]
 

@@ -12,7 +12,7 @@ from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.models import MachineKind
 from gateway.store.database import Transaction
 from tests.audit.world import ADMIN, OPERATOR, VIEWER, CallerClient, entries, entries_of_last_request
-from tests.databases import KINDS, Databases
+from tests.databases import KINDS, SLOW_KINDS, Databases
 from tests.graphql.client import (
     CANCEL,
     CREATE,
@@ -309,7 +309,7 @@ def test_field_that_the_provider_cannot_change(fixed_descriptions: Served) -> No
     assert names(gateway, "snapshot-4") == ("n", "Before the upgrade to 2.0")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_limits_of_the_queues(kind: str, databases: Databases) -> None:
     url = databases.new(kind, demo=True)
     limits = {"operation_queue_per_machine": 2, "operation_queue_total": 3}
@@ -439,7 +439,7 @@ def test_faults_of_the_provider(busy: Served) -> None:
 CHANGED = "subscription ($id: ID!) { snapshotChanged(machineId: $id) { kind snapshot { id name description } } }"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_unknown_outcome(kind: str, databases: Databases) -> None:
     """At the deadline. The refresh that follows shows what the provider did, and the next operation is executed."""
     deadline = {"operation_deadline": 0.3, "operation_lease": 0.3}

@@ -14,8 +14,12 @@ from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
 from gateway.errors import ProviderMissing, ProviderUnavailable
 from gateway.models import SnapshotState
+from tests.databases import SLOW_KINDS
 from tests.operations.world import SETTINGS, World
 from tests.waiting import until_async
+
+# What a provider responds does not depend on the database.
+pytestmark = pytest.mark.parametrize("url", SLOW_KINDS, indirect=True)
 
 Run = Callable[..., None]
 

@@ -18,8 +18,12 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.operations.commands.cancel_operation import CancelOperation
+from tests.databases import SLOW_KINDS
 from tests.operations.world import SETTINGS, World
 from tests.waiting import until_async
+
+# What a provider responds does not depend on the database.
+pytestmark = pytest.mark.parametrize("url", SLOW_KINDS, indirect=True)
 
 Run = Callable[..., None]
 

@@ -26,7 +26,7 @@ from tests.reads.queries import Queries
 from tests.reads.world import World, ids, populate
 from tests.serving import Served, served
 
-QUERIES = 5 * EXAMPLES
+QUERIES = 3 * EXAMPLES
 
 SCHEMAS = {"gateway": executable_schema(), "declared sources": declared_schema()}
 
