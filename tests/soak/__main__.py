@@ -16,7 +16,7 @@ from tests.databases import KINDS, Databases
 from tests.soak.bulk_delete import run_bulk_delete
 from tests.soak.endurance import run_endurance
 from tests.soak.history_run import RunPlan, run_history
-from tests.soak.job_runs import failures, run_jobs
+from tests.soak.job_runs import failures, random_faults, run_jobs
 from tests.soak.overload import run_overload
 from tests.soak.raw_client import percentile
 from tests.soak.subscribers import run_subscribers
@@ -70,7 +70,7 @@ def jobs(databases: Databases, size: Size) -> None:
     """Kills and freezes four gateways on one PostgreSQL. Each cluster job runs once at a time, and in time."""
     seed = int(os.environ.get("GATEWAY_TEST_SEED", int(time.time())))
     with home("postgresql", databases) as place:
-        found = failures(run_jobs(place, size.jobs, seed, print))
+        found = failures(run_jobs(place, random_faults(size.jobs, seed), print))
     _require(not found, "\n".join(found))
 
 
