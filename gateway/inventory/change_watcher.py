@@ -17,18 +17,21 @@ from gateway.inventory.refresh import InventoryRefresher
 log = logging.getLogger(__name__)
 
 RESUBSCRIBE_INTERVAL = 5.0  # seconds after which change hints of a provider are requested again when they have ended
-_COALESCE_SECONDS = 0.2  # requests for the same machine within this time lead to one refresh
 _MAX_PENDING = 10_000  # machines that wait to be refreshed; further ones are left to the next periodic refresh
 
 
 class ChangeWatcher:
-    """Refreshes machines on request, from `start` to `stop`, and requests refreshes on change hints."""
+    """Refreshes machines on request, from `start` to `stop`, and requests refreshes on change hints.
+
+    Requests for the same machine within `coalesce` seconds lead to one refresh.
+    """
 
     worked_at = inf  # never counts as stuck, because a provider may take any time to answer
 
-    def __init__(self, refresher: InventoryRefresher, drivers: Mapping[str, Driver]) -> None:
+    def __init__(self, refresher: InventoryRefresher, drivers: Mapping[str, Driver], *, coalesce: float = 0.2) -> None:
         self._refresher = refresher
         self._drivers = drivers
+        self._coalesce = coalesce
         self._pending: dict[tuple[str, str], None] = {}  # by provider and ref, in order of arrival
         self._has_pending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +79,7 @@ class ChangeWatcher:
     async def _refresh_pending(self) -> None:
         while True:
             await self._has_pending.wait()
-            await asyncio.sleep(_COALESCE_SECONDS)
+            await asyncio.sleep(self._coalesce)
             self._has_pending.clear()
             pending, self._pending = self._pending, {}
             await self._refresher.refresh_machines(list(pending))

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from gateway.errors import ProviderUnavailable
-from gateway.inventory import change_watcher
 from gateway.inventory.change_watcher import ChangeWatcher
 from gateway.jobs.periodic_job import PeriodicJob, Scope
 from gateway.jobs.runner import JobRunner
@@ -21,9 +20,7 @@ SNAPSHOTS = "SELECT provider_ref FROM snapshot ORDER BY id"
 HINTS = "change-hints:lab"  # the job that consumes them
 
 
-def test_change_hint_leads_to_a_refresh(url: str, opened_database: Callable[[], Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(change_watcher, "_COALESCE_SECONDS", 0.0)
-
+def test_change_hint_leads_to_a_refresh(url: str, opened_database: Callable[[], Any]) -> None:
     async def wait_for(query: str, expected: list[tuple[Any, ...]]) -> None:
         async def matches() -> bool:
             return select(url, query) == expected
@@ -34,7 +31,7 @@ def test_change_hint_leads_to_a_refresh(url: str, opened_database: Callable[[], 
         driver = ScriptedDriver()
         driver.put(machine("m1"))
         driver.put(machine("m2"))
-        watcher = ChangeWatcher(inventory(database, driver), {"lab": driver})
+        watcher = ChangeWatcher(inventory(database, driver), {"lab": driver}, coalesce=0.0)
         consume = PeriodicJob(HINTS, 0.0, partial(watcher.consume_hints, "lab"), Scope.CLUSTER)
         jobs = JobRunner(database, [consume], owner="test", lease=10.0)
         await watcher.start()

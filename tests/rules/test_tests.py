@@ -7,10 +7,6 @@ from tests.rules.modules import Module, modules
 
 # Functions whose first arguments are an object and the name of its attribute, or both in one string.
 NAMING = {"delattr", "getattr", "object", "patch", "setattr"}
-# Private names that tests patch until the gateway takes a parameter in their place.
-PATCHED = {
-    ("tests/inventory/test_change_watcher.py", "_COALESCE_SECONDS"): "an interval of ChangeWatcher",
-}
 # Modules with endless loops that something else ends.
 ENDED_ELSEWHERE = {
     "tests/bench/echo.py": "the end of a request body",
@@ -28,17 +24,16 @@ def _calls(module: Module) -> Iterator[tuple[ast.Call, str]]:
 
 
 def test_no_private_name_is_patched() -> None:
-    found = {
-        (module.place, argument.value): f"{module.place}:{argument.lineno} {argument.value}"
+    found = [
+        f"{module.place}:{argument.lineno} {argument.value}"
         for module in modules("tests").values()
         for call, name in _calls(module)
         if name in NAMING
         for argument in call.args[:2]
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
         if any(part.startswith("_") for part in argument.value.split("."))
-    }
-    assert [place for key, place in found.items() if key not in PATCHED] == []
-    assert PATCHED.keys() - found.keys() == set(), "These names are not patched any more."
+    ]
+    assert found == []
 
 
 def test_loops_are_bounded() -> None:
