@@ -25,7 +25,8 @@ from tests.databases import required
 from tests.drivers import worlds
 from tests.drivers.subject import Subject
 
-SLOW = {"libvirt_qemu"}  # starts machines. The world `libvirt_test` has the same driver and library.
+# The first starts machines, and `libvirt_test` has the same driver; the second takes as long as all others together.
+SLOW = {"libvirt_qemu", "ec2"}
 WORLDS = [
     pytest.param(name, marks=pytest.mark.thorough) if name in SLOW else name
     for name in sorted(module.name for module in pkgutil.iter_modules(worlds.__path__))

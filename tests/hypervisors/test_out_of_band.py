@@ -39,6 +39,7 @@ def gateway(daemon: Libvirtd, databases: Databases, tmp_path: Path) -> Iterator[
     daemon.remove("vm")
 
 
+@pytest.mark.thorough  # starts QEMU
 def test_changes_of_a_running_machine_appear_at_once(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.virsh("snapshot-create-as", "vm", "one")
     until(lambda: gateway.tree("vm") == [("*one", None)])
@@ -50,7 +51,7 @@ def test_changes_of_a_running_machine_appear_at_once(daemon: Libvirtd, gateway: 
     until(lambda: gateway.power("vm") == "OFF")
 
 
-@pytest.mark.thorough  # starts QEMU; events are tested by default
+@pytest.mark.thorough  # starts QEMU
 def test_changes_without_events_appear_after_a_refresh(daemon: Libvirtd, gateway: GatewayClient) -> None:
     vm = gateway.vm("vm")["id"]
     gateway.run_operation(CREATE, machineId=vm, name="ours", memory=True)
@@ -80,7 +81,7 @@ def test_a_snapshot_with_the_same_name_and_another_time_is_a_new_one(daemon: Lib
     assert gateway.tree("vm") == [("*name", None)]
 
 
-@pytest.mark.thorough  # starts QEMU; events are tested by default
+@pytest.mark.thorough  # starts QEMU
 def test_an_undefined_machine_disappears(daemon: Libvirtd, gateway: GatewayClient) -> None:
     daemon.add("brief")
     until(lambda: "brief" in gateway.vms())
