@@ -81,6 +81,21 @@ def open_database(
     return database
 
 
+def create_file(path: str) -> None:
+    """Creates the SQLite file, empty and readable by this user only, unless it exists. Raises StartupError.
+
+    SQLite gives its `-wal` and `-shm` files the permissions of the database. An existing file is not opened: closing it
+    would release the locks that other connections of this process hold.
+    """
+    try:
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        reason = (error.strerror or "permission denied").lower()
+        raise StartupError(f"The database file '{path}' cannot be created ({reason}).") from None
+
+
 def check_file(path: str) -> None:
     """Raises StartupError when the SQLite file cannot be read and written, or cannot be created."""
     file = Path(path)

@@ -17,7 +17,7 @@ from sqlmodel import SQLModel
 
 from gateway.errors import StartupError
 from gateway.store.change_triggers import update_change_triggers
-from gateway.store.database_url import POSTGRES_EXTRA_MISSING, check_file, scheme, sqlite_path
+from gateway.store.database_url import POSTGRES_EXTRA_MISSING, check_file, create_file, scheme, sqlite_path
 from gateway.store.sqlite import BUSY_TIMEOUT
 
 try:  # an optional extra
@@ -95,6 +95,7 @@ def _connection(url: str) -> Iterator[sa.Connection]:
 def _engine(url: str) -> sa.Engine:
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))
+        create_file(sqlite_path(url))
         engine = sa.create_engine("sqlite:///" + sqlite_path(url), connect_args={"timeout": BUSY_TIMEOUT})
         # By default the driver begins no transaction for DDL, so a migration that is killed would be half applied.
         sa.event.listen(engine, "connect", _disable_implicit_transactions)
