@@ -176,7 +176,8 @@ class Surfaces:
 
     def application(self) -> Starlette:
         """Create the ASGI application. Raises StartupError for an invalid origin in the settings."""
-        named, *others = middleware(self.settings, ERROR_FORMATS, self.admission.wrap(self._http()))
+        graphql = self.admission.wrap(self._http())
+        named, *others = middleware(self.settings, ERROR_FORMATS, graphql, self.authenticator)
         log_requests = [Middleware(RequestLogMiddleware)] if self.settings.log_requests else []
         return Starlette(
             routes=[

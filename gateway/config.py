@@ -35,11 +35,15 @@ class Settings:
     allowed_hosts: tuple[str, ...] = setting(
         (), "`Host` header values to accept, in addition to loopback names and `GATEWAY_HOST`."
     )
-    public_url: str = setting("", "URL at which clients reach the gateway. Links in REST responses begin with it.")
+    public_url: str = setting(
+        "", "URL at which clients reach the gateway. Links in REST responses begin with it. Requires authentication."
+    )
     tls_certificate: str = setting("", "PEM file with the certificate chain. If set, the gateway serves only TLS.")
     tls_key: str = setting("", "PEM file with the private key, if `GATEWAY_TLS_CERTIFICATE` does not contain it.")
     trusted_proxies: tuple[str, ...] = setting(
-        (), "Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."
+        (),
+        "Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."
+        " Requires authentication.",
     )
     cors_origins: tuple[str, ...] = setting((), "Origins of web pages that may call the gateway from a browser.")
     providers_file: str = setting("", "TOML file that configures the providers.")

@@ -63,6 +63,7 @@ class Authenticator:
         self._trust_seconds = settings.credentials_trusted
         self._local = local_caller(settings.tenant)
         self._public_host = None if settings.listens_on_loopback else settings.host
+        self._proxy_setting = _proxy_setting(settings)
         self._requires_authentication = jwts is not None
         self._login_throttle = LoginThrottle(clock)
         # Both caches are keyed by the SHA-256 of the credential, so that a lookup costs the same for every length and
@@ -79,13 +80,24 @@ class Authenticator:
 
     async def start(self) -> None:
         """Raises StartupError if other machines can reach the gateway and authentication is not configured."""
-        if await self._check_requirement() or self._public_host is None:
+        if not await self.is_open():
             return
-        raise StartupError(
-            f"GATEWAY_HOST {self._public_host!r} can be reached from other machines, but authentication is not"
-            " configured. Create a token with `gateway token create`, name a JWT issuer with GATEWAY_JWT_ISSUER, or"
-            " listen on 127.0.0.1 or ::1."
-        )
+        if self._public_host is not None:
+            raise StartupError(
+                f"GATEWAY_HOST {self._public_host!r} can be reached from other machines, but authentication is not"
+                " configured. Create a token with `gateway token create`, name a JWT issuer with GATEWAY_JWT_ISSUER, or"
+                " listen on 127.0.0.1 or ::1."
+            )
+        if self._proxy_setting is not None:
+            raise StartupError(
+                f"{self._proxy_setting} is set for a proxy, but authentication is not configured, so every client of"
+                " the proxy would have full access. Create a token with `gateway token create`, name a JWT issuer with"
+                f" GATEWAY_JWT_ISSUER, or remove {self._proxy_setting}."
+            )
+
+    async def is_open(self) -> bool:
+        """Return whether requests need no credentials. Reads the database until they do."""
+        return not await self._check_requirement()
 
     async def stop(self) -> None:
         """Wait until the last uses of tokens are recorded, and close the key source of the JWT verifier."""
@@ -203,6 +215,13 @@ class Authenticator:
         task = asyncio.create_task(_logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _proxy_setting(settings: Settings) -> str | None:
+    """The name of a setting that is used only behind a proxy, or None if none is set."""
+    if settings.trusted_proxies:
+        return "GATEWAY_TRUSTED_PROXIES"
+    return "GATEWAY_PUBLIC_URL" if settings.public_url else None
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -1,7 +1,8 @@
 """Protects browser users: checks the `Host` and `Origin` of every request, and sets security headers. Pure ASGI.
 
 Without these checks, a page of another origin could use its visitor's browser to call a gateway that only this browser
-reaches (cross-site request forgery, DNS rebinding).
+reaches (cross-site request forgery, DNS rebinding). For the same reason a gateway without users refuses requests that
+a proxy has forwarded: it listens on loopback only, but the clients of a proxy may be anywhere.
 """
 
 from collections.abc import Iterable
@@ -9,10 +10,12 @@ from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access.authentication import Authenticator
 from gateway.access.credentials import Headers
 from gateway.config import Settings
-from gateway.errors import ErrorCode
+from gateway.errors import ErrorCode, GatewayError
 from gateway.http.errors import ErrorFormats, HttpError
+from gateway.http.health import HEALTH_PATHS
 from gateway.http.origins import configured_origins, host_and_port, parse_origin
 from gateway.http.scope import path_of
 
@@ -30,16 +33,24 @@ _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 _NO_STORE = (b"cache-control", b"no-store")
 _CHECKED_HEADERS = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _DOCUMENT = [b"document"]
+_PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
+_PROXY_HEADER_PREFIX = b"x-forwarded-"
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class BrowserSafetyMiddleware:
-    """Rejects unknown hosts (421) and foreign origins (403), and adds security headers to every response."""
+    """Rejects unknown hosts (421) and foreign origins (403), and adds security headers to every response.
 
-    def __init__(self, app: ASGIApp, settings: Settings, formats: ErrorFormats) -> None:
+    While `authenticator` does not require authentication, it also rejects requests that a proxy has forwarded (403).
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, formats: ErrorFormats, authenticator: Authenticator | None = None
+    ) -> None:
         """Raises StartupError for a malformed origin in `settings.cors_origins`."""
         self._app = app
         self._formats = formats
+        self._authenticator = authenticator
         named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
         # Behind a proxy, the gateway's own origin is that of the proxy.
@@ -59,6 +70,9 @@ class BrowserSafetyMiddleware:
             await self._app(scope, receive, send)
             return
         error = self._check(scope)
+        authenticator = self._authenticator
+        if authenticator is not None and not authenticator.requires_authentication and (sign := _sign_of_proxy(scope)):
+            error = await _refuse_proxy(authenticator, sign) or error
         if scope["type"] == "websocket":
             if error is None:
                 await self._app(scope, receive, send)
@@ -145,3 +159,33 @@ class BrowserSafetyMiddleware:
             return False
         own = parse_origin(f"{_HTTP_SCHEMES.get(scheme, scheme)}://{host.decode('latin-1')}")
         return origin == own or origin in self._origins
+
+
+async def _refuse_proxy(authenticator: Authenticator, sign: str) -> HttpError | None:
+    """Returns the error for a request through a proxy, or None if authentication is required by now.
+
+    The database is read again, because an operator may have created the first token after an earlier refusal.
+    """
+    try:
+        if not await authenticator.is_open():
+            return None
+    except GatewayError as error:
+        return HttpError.of(error)
+    message = (
+        f"Requests through a proxy ({sign}) are refused, because no users are configured and every client of the proxy"
+        " would have full access. Create a token with `gateway token create`, or name a JWT issuer with"
+        " GATEWAY_JWT_ISSUER."
+    )
+    return HttpError(403, message, ErrorCode.FORBIDDEN)
+
+
+def _sign_of_proxy(scope: Scope) -> str | None:
+    """What shows that a proxy has forwarded the request, or None. Health checks pass, as balancers send them.
+
+    nginx forwards by HTTP/1.0 without a header of its own, unless it is configured otherwise.
+    """
+    found = None if scope["http_version"] == "1.1" else f"it uses HTTP/{scope['http_version']}"
+    for name, _ in scope["headers"]:
+        if name in _PROXY_HEADERS or name.startswith(_PROXY_HEADER_PREFIX):
+            found = f"it has the header `{name.decode('latin-1')}`"
+    return None if scope["path"] in HEALTH_PATHS else found

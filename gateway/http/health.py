@@ -10,6 +10,8 @@ from gateway.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+
 _OK = "ok"
 _DATABASE_TIMEOUT = 5.0  # seconds
 

@@ -4,6 +4,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.authentication import Authenticator
 from gateway.config import Settings
 from gateway.http.browser_safety import GRAPHQL_PATHS, BrowserSafetyMiddleware
 from gateway.http.errors import ErrorFormats
@@ -37,9 +38,14 @@ class GraphQLMiddleware:
             await self._app(scope, receive, send)
 
 
-def middleware(settings: Settings, formats: ErrorFormats, graphql: ASGIApp) -> list[Middleware]:
+def middleware(
+    settings: Settings, formats: ErrorFormats, graphql: ASGIApp, authenticator: Authenticator | None = None
+) -> list[Middleware]:
     """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin in `settings`."""
-    stack = [Middleware(RequestIdMiddleware), Middleware(BrowserSafetyMiddleware, settings, formats)]
+    stack = [
+        Middleware(RequestIdMiddleware),
+        Middleware(BrowserSafetyMiddleware, settings, formats, authenticator),
+    ]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]
     if origins:
         # CORS only lets browsers read responses; BrowserSafetyMiddleware has rejected foreign origins before.

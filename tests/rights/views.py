@@ -12,6 +12,7 @@ from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
 from gateway.models import MachineKind
+from tests.access.issuer import AUDIENCE, ISSUER, SECRET
 from tests.databases import Databases
 from tests.rights.world import ACME, BOLT, PARTS, Part, World, insert_parts
 from tests.serving import Served, http_client, served
@@ -88,6 +89,9 @@ def _settings(url: str, roles: dict[str, str]) -> Settings:
         database_url=url,
         roles="\n".join(f"{name} = {rights}" for name, rights in roles.items()),
         public_url="https://gateway.example",
+        jwt_issuer=ISSUER,  # a public URL requires authentication, and there are no tokens yet
+        jwt_audience=(AUDIENCE,),
+        jwt_secret=SECRET,
         credentials_trusted=3_600,
         keep_operations=1e9,
         keep_gone=1e9,
