@@ -78,9 +78,14 @@ class Settings:
     )
     max_body_bytes: int = setting(1_048_576, "Maximum size of a request body in bytes.")
     max_head_bytes: int = setting(131_072, "Maximum size of the head of a request (URL and headers) in bytes.")
-    max_connections: int = setting(4_096, "Maximum connections per process. More are answered with 503.")
+    max_connections: int = setting(
+        4_096, "Maximum connections per process. A client may have a quarter. More are answered with 503."
+    )
     head_timeout: float = setting(10.0, "Timeout of a TLS handshake, and then of receiving the head of a request.")
-    body_timeout: float = setting(30.0, "Timeout of receiving the body of a request.")
+    body_timeout: float = setting(
+        30.0,
+        "Timeout of receiving the body of a request, and the time in which a client must read at the minimum pace.",
+    )
     caller_quota: int = setting(200_000, "Requests per caller and `GATEWAY_CALLER_WINDOW`, over all processes.")
     caller_window: float = setting(10.0, "Time in which an exhausted quota is replenished.")
     caller_requests: int = setting(256, "Maximum concurrent requests per caller and process.")

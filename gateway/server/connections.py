@@ -1,38 +1,127 @@
-"""Limits on connections before they carry a request: their number, the length and time of headers, TLS handshakes.
+"""Limits on connections: their number, the length and time of headers, TLS handshakes, and the pace of reading.
 
 uvicorn has no such limits. Stalled connections are found by a periodic check of all connections (every 0.1 to 1 s,
 depending on GATEWAY_HEAD_TIMEOUT), so requests need no timers of their own.
 """
 
 import asyncio
+import logging
+import resource
 import socket
+from collections.abc import Awaitable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from gateway.access.admission import Application
 from gateway.app import ERROR_FORMATS
 from gateway.config import Settings
 from gateway.errors import ErrorCode
 from gateway.graphql.error_format import GRAPHQL_FORMAT
 from gateway.http.errors import HttpError
+from gateway.http.health import HEALTH_PATHS
+from gateway.http.scope import HOLD
+from gateway.server.clients import Clients
+from gateway.server.paced_transport import PacedTransport
 
 _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
+_OTHER_FILES = 256  # open files of a process that are not connections of clients
+_LINGER_SECONDS = 2.0  # for which the rest of a rejected request is read and dropped
+_LINGER_BYTES = 1_048_576
+_CONNECTION = "gateway.connection"  # key of the transport in the state of an ASGI scope
 
+_RETRY_AFTER = (b"retry-after", b"5")
 _TOO_MANY_CONNECTIONS = HttpError(
     503,
     "The gateway has reached its maximum number of connections. Retry later.",
     ErrorCode.LIMIT_EXCEEDED,
-    [(b"retry-after", b"5")],
+    [_RETRY_AFTER],
+)
+_TOO_MANY_OF_CLIENT = HttpError(
+    503,
+    "This client has reached its maximum number of connections. Close some of them, then retry.",
+    ErrorCode.LIMIT_EXCEEDED,
+    [_RETRY_AFTER],
+)
+_TOO_MUCH_UNREAD = HttpError(
+    429,
+    "This client has too many unread responses. Read them or close their connections, then retry.",
+    ErrorCode.LIMIT_EXCEEDED,
+    [_RETRY_AFTER],
+    retryable=True,
 )
 _HEAD_TIMEOUT = HttpError(408, "The headers of the request did not arrive in time.")
 _HEAD_TOO_LONG = HttpError(431, "The headers of the request are too long.", ErrorCode.LIMIT_EXCEEDED)
 _MALFORMED = HttpError(400, "The request is not valid HTTP/1.1.")
 
+log = logging.getLogger(__name__)
 
-class BoundedProtocol(HttpToolsProtocol):
+
+class ClientLimits:
+    """Attributes each request to its client, and refuses HTTP requests of a client that has too much to read.
+
+    An ASGI application around the gateway's. It runs after uvicorn has replaced the address of a trusted proxy by that
+    of its client. A refused request has not been executed. One that is sent before the previous response was read
+    waits, so that at most one response per connection is in memory.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> Awaitable[None]:
+        connection: PacedTransport = scope["state"][_CONNECTION]
+        client = scope["client"]
+        connection.assign(client[0] if client else "")
+        if connection.client.unread:
+            return self._limited(connection, scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _limited(
+        self, connection: PacedTransport, scope: MutableMapping[str, Any], receive: Any, send: Any
+    ) -> None:
+        await connection.wait_until_sent()
+        exempt = scope["type"] != "http" or scope["path"] in HEALTH_PATHS
+        if exempt or not connection.reads_too_little:
+            await self._app(scope, receive, send)
+        else:
+            await ERROR_FORMATS.response(scope, _TOO_MUCH_UNREAD)(scope, receive, send)
+
+
+class _PacedProtocol(asyncio.Protocol):
+    """The part of both protocols that belongs to their `PacedTransport`."""
+
+    transport: PacedTransport
+
+    def pause_writing(self) -> None:
+        self.transport.pause()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.transport.resume():
+            super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport.lost()
+        super().connection_lost(exc)
+
+    def check_pace(self, now: float, seconds: float) -> None:
+        """Closes the connection of a client that has read too slowly for `seconds`."""
+        if self.transport.is_too_slow(now, seconds):
+            log.info("Closed a connection because its client reads too slowly client=%s", self.transport.client.name)
+            self.transport.abort()
+
+
+class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol. Takes the transport of the `BoundedProtocol` that received the handshake."""
+
+    transport: PacedTransport
+
+
+class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits. It tracks whether the connection is in the head of a request.
 
     The head is the request line and the headers. Before the first byte, a connection is in the head of its first
@@ -42,36 +131,62 @@ class BoundedProtocol(HttpToolsProtocol):
     line, or in GraphQL's if the line has not arrived or no surface serves the path.
     """
 
+    transport: PacedTransport
+
     def __init__(
-        self, settings: Settings, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]
+        self,
+        settings: Settings,
+        clients: Clients,
+        config: uvicorn.Config,
+        state: ServerState,
+        app_state: dict[str, Any],
     ) -> None:
         super().__init__(config, state, app_state)
         self._settings = settings
+        self._clients = clients
         self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
-        self._over_limit = False
+        self._rejection: HttpError | None = None  # of the connection, whatever it requests
+        self._rejected = False  # whether a request was rejected before it had arrived completely
+        self._dropped_bytes = 0  # of a request that was rejected
         self._in_head = True
         self._heads = 0  # requests that have begun on this connection
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the head; after it, bytes since the last part of the body, such as trailers
+        self._progress = False  # whether a request or a part of a body has arrived since the last count
         self._stall: tuple[str, int] | None = None  # what the last check found
         self._stalled_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
-        excess = len(self.connections) - self._settings.max_connections
-        self._over_limit = excess > 0
-        if excess > _ANSWERED_BEYOND_LIMIT:
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        paced = PacedTransport(transport, self._clients, address, self._client_sends)  # type: ignore[arg-type]
+        super().connection_made(paced)
+        self.app_state = {**self.app_state, _CONNECTION: paced, HOLD: paced.hold}
+        excess = len(self.connections) - self._clients.max_connections
+        excess_of_client = paced.peer.connections - self._clients.share(address)
+        if excess > 0:
+            self._rejection = _TOO_MANY_CONNECTIONS
+        elif excess_of_client > 0:
+            self._rejection = _TOO_MANY_OF_CLIENT
+        if max(excess, excess_of_client) > _ANSWERED_BEYOND_LIMIT:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._over_limit:
-            method, _, rest = data.partition(b" ")
-            self._reject(_TOO_MANY_CONNECTIONS, method, rest.partition(b" ")[0])
+        if self._rejection is not None or self._rejected:
+            self._drop(data)
             return
         super().data_received(data)
-        if self._in_head:
+        if self._in_head or not self._progress:
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_head_bytes:
                 self._reject_request(_HEAD_TOO_LONG)
+        self._progress = False
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keeps the connection of a client that sends no more until its response is sent, which TLS cannot."""
+        if self.transport.queued and self.transport.can_write_eof():
+            self.transport.close()
+            return True
+        return None
 
     def send_400_response(self, msg: str) -> None:
         """Replaces uvicorn's response to a request that it cannot parse."""
@@ -79,22 +194,34 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._progress = True
         self._heads += 1
         self._head_bytes = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._progress = True
+        self._head_bytes = 0
         super().on_headers_complete()
+        # The application has the list with the headers. uvicorn adds the trailers of a chunked body to the copy, where
+        # they are ignored: a trailer must not replace a header (RFC 9110, 6.5.1).
+        self.headers = self.headers.copy()
+
+    def on_body(self, body: bytes) -> None:
+        self._progress = True
+        self._head_bytes = 0
+        super().on_body(body)
 
     def check(self, now: float) -> None:
         """Closes the connection if successive checks have found the same stall for longer than its timeout."""
+        self.check_pace(now, self._settings.body_timeout)
         stall, timeout = self._current_stall()
         if stall is None or stall != self._stall:
             self._stall, self._stalled_since = stall, now
         elif now - self._stalled_since > timeout:
-            if stall[0] == "unsent":
-                self.transport.abort()
+            if stall[0] == "closing":
+                self.transport.close_now()
             elif stall[0] == "head" and self._head_bytes:
                 self._reject_request(_HEAD_TIMEOUT)
             else:
@@ -102,9 +229,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _current_stall(self) -> tuple[tuple[str, int] | None, float]:
         """What the connection is waiting for, a value that changes with any progress, and its timeout in seconds."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent:
-            return ("unsent", unsent), self._settings.body_timeout
+        if self.transport.get_write_buffer_size():
+            return None, 0.0
+        if self.transport.is_closing():
+            return ("closing", self._heads), _LINGER_SECONDS
         if self._in_head:
             return ("head", self._heads), self._settings.head_timeout
         if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
@@ -117,16 +245,34 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reject(error, self.parser.get_method(), self.url)
 
     def _reject(self, error: HttpError, method: bytes, target: bytes) -> None:
+        self._rejected = True
         if self._may_respond():
             self.transport.write(_response(error, method, target))
         self.transport.close()
 
+    def _drop(self, data: bytes) -> None:
+        """Receives data of a connection that is rejected, or that only reads the rest of a rejected request."""
+        self._dropped_bytes += len(data)
+        if self._rejection is not None and not self._rejected:
+            method, _, rest = data.partition(b" ")
+            self._reject(self._rejection, method, rest.partition(b" ")[0])
+        elif self._dropped_bytes > _LINGER_BYTES:
+            self.transport.abort()
+
+    def _client_sends(self) -> bool:
+        """Whether the client may still be sending a request that has been answered."""
+        if self._rejected:
+            return self._rejection is None
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
     def _may_respond(self) -> bool:
         """Whether an error would be sent neither inside nor before the response to another request."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None:
             return True
+        if self._in_head:
+            return self.cycle.response_complete
         # Outside a head, the error concerns the body of the request that is being served.
-        return not self._in_head and not self.cycle.response_started and not self.pipeline
+        return not self.cycle.response_started and not self.pipeline
 
 
 def _response(error: HttpError, method: bytes, target: bytes) -> bytes:
@@ -146,13 +292,30 @@ def _response(error: HttpError, method: bytes, target: bytes) -> bytes:
     return b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body])
 
 
+def _allowed_connections(wanted: int) -> int:
+    """Raises the limit of open files of this process for `wanted` connections. Returns how many it allows."""
+    needed = wanted + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < needed:
+        log.warning(
+            "The limit of open files (%d) allows fewer connections than GATEWAY_MAX_CONNECTIONS (%d)", limit, wanted
+        )
+    return max(1, min(wanted, limit - _OTHER_FILES))
+
+
 class BoundedServer(uvicorn.Server):
     """uvicorn's server for sockets that are already listening, with `BoundedProtocol`."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, clients: Clients | None = None) -> None:
         super().__init__(config)
         config.load()  # sets `config.ssl`
         self._settings = settings
+        connections = _allowed_connections(settings.max_connections)
+        self._clients = clients or Clients(connections, settings.trusted_proxies)
         self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # from check to check; a tick is 0.1 s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -168,7 +331,7 @@ class BoundedServer(uvicorn.Server):
         self.started = True
 
     def _protocol(self) -> BoundedProtocol:
-        return BoundedProtocol(self._settings, self.config, self.server_state, self.lifespan.state)
+        return BoundedProtocol(self._settings, self._clients, self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % self._ticks == 0:
@@ -176,4 +339,6 @@ class BoundedServer(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, BoundedProtocol):
                     connection.check(now)
+                elif isinstance(connection, BoundedWebSocketProtocol):
+                    connection.check_pace(now, self._settings.body_timeout)
         return await super().on_tick(counter)

@@ -16,7 +16,7 @@ from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.http.pages import ENDPOINTS
-from gateway.server.connections import BoundedServer
+from gateway.server.connections import BoundedServer, BoundedWebSocketProtocol, ClientLimits
 from gateway.server.tls import reload_certificate, server_context
 from gateway.telemetry.exposition import Collect, metrics_app
 from gateway.telemetry.gauges import database_gauges
@@ -71,8 +71,9 @@ async def serve_on(
     proxies = trusted_proxies(settings.trusted_proxies)
     async with running_gateway(settings, demo=demo) as gateway:
         config = uvicorn.Config(
-            gateway.app,
-            ws="websockets-sansio",
+            ClientLimits(gateway.app),
+            interface="asgi3",
+            ws=BoundedWebSocketProtocol,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -37,6 +37,7 @@ from gateway.graphql.transports.websocket.operation import WebSocketOperation
 from gateway.graphql.transports.websocket.send_queue import QueueFull, SendQueue
 from gateway.http.errors import HttpError
 from gateway.http.request_id import request_id
+from gateway.http.scope import hold_of
 from gateway.models import Surface
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Connection:
         self._send = send
         self._request_id = request_id(scope)
         self._origin = origin_of(scope, Surface.GRAPHQL)
-        self._queue = SendQueue(limits.max_queued_messages, limits.max_queued_bytes)
+        self._queue = SendQueue(limits.max_queued_messages, limits.max_queued_bytes, hold_of(scope))
         self._inits = 0
         self._caller: Caller | None = None
         self._expiry: asyncio.Task[None] | None = None
@@ -131,6 +132,7 @@ class Connection:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            self._queue.close()
         if close is not None:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self._limits.close_timeout):

@@ -1,0 +1,86 @@
+"""What belongs to a request: trailers do not, and the rest of a rejected request is read until it ends."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.config import Settings
+from gateway.server.clients import Clients
+from tests.limits.bounded_server import Bounded, body_of, bounded, get, read_all
+from tests.waiting import until
+
+CHUNKED = (
+    b"POST /?headers HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+)
+NAMES = b"host content-type connection transfer-encoding"
+TOO_LONG = "The headers of the request are too long."
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Bounded]:
+    with bounded(settings=Settings(max_head_bytes=100_000)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("trailers", [b"", b"authorization: Bearer x\r\nx-forwarded-for: y\r\n", b"host: evil\r\n"])
+def test_trailers_are_ignored(server: Bounded, trailers: bytes) -> None:
+    """In one piece with the head, and after it."""
+    for pieces in ([CHUNKED + trailers + b"\r\n"], [CHUNKED, trailers, b"\r\n"]):
+        with server.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+            assert body_of(read_all(connection)) == NAMES
+
+
+@pytest.mark.parametrize("trailers", [b"x-a: b\r\n" * 60_000, b"x-a: " + b"b" * 500_000], ids=["many", "long"])
+def test_endless_trailers_are_rejected(server: Bounded, trailers: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(CHUNKED + trailers)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert TOO_LONG.encode() in answer
+
+
+def test_a_body_in_small_chunks_is_not_a_trailer(server: Bounded) -> None:
+    head, _, _ = CHUNKED.partition(b"2\r\n")
+    with server.connect() as connection:
+        connection.sendall(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        assert body_of(read_all(connection)) == NAMES
+
+
+def test_a_client_that_still_sends_receives_its_rejection(server: Bounded) -> None:
+    """Closing a connection with unread bytes would reset it, and the client could lose the response."""
+    with server.connect() as connection:
+        connection.sendall(get("/", f"x-long: {'x' * 100_000}").removesuffix(b"\r\n\r\n"))
+        answer = read_all(connection)
+        for _ in range(10):
+            connection.sendall(b"x" * 65_536)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert TOO_LONG.encode() in answer
+
+
+def test_a_client_that_never_stops_sending_is_closed(server: Bounded) -> None:
+    endless = get("/", f"x-long: {'x' * 100_000_000}")
+    with server.connect() as connection, pytest.raises(ConnectionError):
+        connection.sendall(endless)
+
+
+def test_a_client_has_a_share_of_the_connections() -> None:
+    """Connections without a complete request count."""
+    with bounded(Clients(8)) as server, server.connect() as first, server.connect() as second:
+        first.sendall(b"GET / HT")
+        second.sendall(b"GET /api HTTP/1.1\r\n")
+        assert b"HTTP/1.1 200 OK" in server.get("/", "127.0.0.2")
+        refused = server.get("/")
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 5\r\n" in refused
+        assert b"This client has reached its maximum number of connections." in refused
+        first.sendall(b"TP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert body_of(read_all(first)) == b"01"
+        until(lambda: server.get("/").startswith(b"HTTP/1.1 200 "))
+
+
+def test_a_trusted_proxy_has_no_share() -> None:
+    with bounded(Clients(8, ["127.0.0.0/8"])) as server, server.connect(), server.connect(), server.connect():
+        assert body_of(server.get("/")) == b"01"
