@@ -61,6 +61,10 @@ _MALFORMED = HttpError(400, "The request is not valid HTTP/1.1.")
 log = logging.getLogger(__name__)
 
 
+class _HeadTooLong(Exception):
+    """Raised in a callback of the parser, which turns it into an error of its own."""
+
+
 class ClientLimits:
     """Attributes each request to its client, and refuses HTTP requests of a client that has too much to read.
 
@@ -147,6 +151,9 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
         self._rejection: HttpError | None = None  # of the connection, whatever it requests
         self._rejected = False  # whether a request was rejected before it had arrived completely
+        self._parser_error = _MALFORMED  # the reason for which the parser rejects a request
+        self._max_head_bytes = settings.max_head_bytes
+        self._measures_head = False  # whether a piece was received that may contain a whole head which is too long
         self._dropped_bytes = 0  # of a request that was rejected
         self._in_head = True
         self._heads = 0  # requests that have begun on this connection
@@ -174,10 +181,11 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         if self._rejection is not None or self._rejected:
             self._drop(data)
             return
+        self._measures_head = self._head_bytes + len(data) > self._max_head_bytes
         super().data_received(data)
         if self._in_head or not self._progress:
             self._head_bytes += len(data)
-            if self._head_bytes > self._settings.max_head_bytes:
+            if self._head_bytes > self._max_head_bytes:
                 self._reject_request(_HEAD_TOO_LONG)
         self._progress = False
 
@@ -190,7 +198,7 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Replaces uvicorn's response to a request that it cannot parse."""
-        self._reject_request(_MALFORMED)
+        self._reject_request(self._parser_error)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -200,6 +208,9 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._measures_head and self._head_size() > self._max_head_bytes:
+            self._parser_error = _HEAD_TOO_LONG
+            raise _HeadTooLong
         self._in_head = False
         self._progress = True
         self._head_bytes = 0
@@ -239,6 +250,10 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
             # The response was sent before the body of the request had arrived, and the rest of the body is missing.
             return ("body", self._heads), self._settings.head_timeout
         return None, 0.0
+
+    def _head_size(self) -> int:
+        """The bytes of a complete head."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _reject_request(self, error: HttpError) -> None:
         """Rejects the request that is being received."""

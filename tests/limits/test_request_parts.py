@@ -49,6 +49,20 @@ def test_a_body_in_small_chunks_is_not_a_trailer(server: Bounded) -> None:
         assert body_of(read_all(connection)) == NAMES
 
 
+def test_a_head_that_arrives_with_its_end_is_measured(server: Bounded) -> None:
+    """The kernel may deliver it in one piece, so its size is not only known while it is incomplete."""
+    with server.connect() as connection:
+        connection.sendall(get("/", f"x-long: {'x' * 120_000}\r\n"))
+        assert read_all(connection).startswith(b"HTTP/1.1 431 ")
+    body = b"x" * 200_000
+    with server.connect() as connection:
+        head = (
+            f"POST /?headers HTTP/1.1\r\nconnection: close\r\ncontent-length: {len(body)}\r\nx: {'x' * 90_000}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + body)
+        assert body_of(read_all(connection)) == b"connection content-length x"
+
+
 def test_a_client_that_still_sends_receives_its_rejection(server: Bounded) -> None:
     """Closing a connection with unread bytes would reset it, and the client could lose the response."""
     with server.connect() as connection:
