@@ -1,10 +1,14 @@
-"""Liveness and readiness of the process: the database, its schema, and the background parts (feed, worker, ...)."""
+"""Liveness and readiness of the process: the database, its schema, and the background parts (feed, worker, ...).
+
+Anyone may check the health, and its reads precede those of callers. So checks share their reads of the database: at
+most one of each kind runs at a time, and checks that arrive meanwhile wait for its result.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from gateway.store.database import Database, Transaction
 
@@ -48,6 +52,7 @@ class Health:
         self._revisions = revisions
         self._stuck_after = stuck_after
         self._job_problems = job_problems
+        self._reads: dict[str, asyncio.Task[Mapping[str, str]]] = {}  # that run now
         self.stopping = False
 
     def liveness(self) -> dict[str, str]:
@@ -56,18 +61,29 @@ class Health:
 
     async def readiness(self) -> dict[str, str]:
         """Returns the state of everything that serving needs. A state other than "ok" means: send no requests now."""
-        found = {"gateway": "is stopping" if self.stopping else _OK, **await self._database_states()}
+        states = await self._share("database", self._database_states)
+        found = {"gateway": "is stopping" if self.stopping else _OK, **states}
         for name, part in self._parts.items():
             idle = time.monotonic() - part.worked_at
             stuck = f"has been stuck for {idle:.0f} s"
             found[name] = "has ended" if part.ended else _OK if idle <= self._stuck_after else stuck
         return found
 
-    async def job_problems(self) -> dict[str, str]:
+    async def job_problems(self) -> Mapping[str, str]:
         """Returns what is wrong with jobs, by `job NAME`. It does not affect readiness: another process would fail too.
 
         Empty when the database does not answer, which `readiness` reports.
         """
+        return await self._share("jobs", self._read_job_problems)
+
+    async def _share(self, name: str, read: Callable[[], Coroutine[Any, Any, Mapping[str, str]]]) -> Mapping[str, str]:
+        """The result of `read`, or of the one with this name that runs already."""
+        if name not in self._reads:
+            self._reads[name] = asyncio.create_task(read(), name=f"health {name}")
+            self._reads[name].add_done_callback(lambda _: self._reads.pop(name))
+        return await asyncio.shield(self._reads[name])  # others may wait for it when this check is canceled
+
+    async def _read_job_problems(self) -> Mapping[str, str]:
         try:
             async with asyncio.timeout(_DATABASE_TIMEOUT):
                 return {f"job {name}": problem for name, problem in (await self._job_problems()).items()}
@@ -75,7 +91,7 @@ class Health:
             log.warning("Health check could not read the state of jobs", exc_info=True)
             return {}
 
-    async def _database_states(self) -> dict[str, str]:
+    async def _database_states(self) -> Mapping[str, str]:
         try:
             async with asyncio.timeout(_DATABASE_TIMEOUT):
                 revision = await self._database.read(_revision, single=True)
