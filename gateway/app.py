@@ -44,6 +44,7 @@ from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import WebSocketEndpoint
 from gateway.http.errors import ErrorFormats
 from gateway.http.health import Health, Part
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.middleware import middleware
 from gateway.http.pages import page_routes
 from gateway.inventory.change_watcher import RESUBSCRIBE_INTERVAL, ChangeWatcher
@@ -100,6 +101,7 @@ class Gateway:
     database: Database
     inventory: InventoryRefresher
     streams: OpenStreams
+    turns: LoopTurns
     worker: Worker
     jobs: JobRunner
     health: Health
@@ -170,6 +172,7 @@ class Surfaces:
     authenticator: Authenticator
     admission: Admission
     streams: OpenStreams
+    turns: LoopTurns
     health: Health
     metrics: Metrics
     tracing: TracingHooks
@@ -177,7 +180,7 @@ class Surfaces:
     def application(self) -> Starlette:
         """Create the ASGI application. Raises StartupError for an invalid origin in the settings."""
         graphql = self.admission.wrap(self._http())
-        named, *others = middleware(self.settings, ERROR_FORMATS, graphql, self.authenticator)
+        named, *others = middleware(self.settings, ERROR_FORMATS, graphql, self.authenticator, self.turns)
         log_requests = [Middleware(RequestLogMiddleware)] if self.settings.log_requests else []
         return Starlette(
             routes=[
@@ -202,6 +205,7 @@ class Surfaces:
             EventStreams(self.streams, recheck_interval=self.settings.credentials_trusted),
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout=self.settings.body_timeout,
+            turns=self.turns,
             on_rejection=lambda status: self.metrics.refused.add((str(status),)),
         )
 
@@ -213,6 +217,7 @@ class Surfaces:
             self.streams,
             max_message_bytes=self.settings.max_body_bytes,
             limits=WebSocketLimits(recheck_interval=self.settings.credentials_trusted),
+            turns=self.turns,
         )
 
     def _rest(self) -> list[BaseRoute]:
@@ -224,6 +229,7 @@ class Surfaces:
             public_url=self.settings.public_url or None,
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout=self.settings.body_timeout,
+            turns=self.turns,
             middleware=[Middleware(InstrumentedRest, self.metrics)],
         )
 
@@ -249,6 +255,7 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
         write_timeout=settings.write_timeout,
         acquire_timeout=settings.database_wait,
         max_waiting=settings.database_queue,
+        longest_wait=settings.longest_wait,
     )
     try:
         yield database
@@ -355,7 +362,8 @@ async def running_gateway(
             refuse_kind=processes.refusal,
             on_accepted=tracing.record_accepted,
         )
-        executor = GraphQLExecutor(database, operations, feed, settings, persisted)
+        turns = LoopTurns(settings.longest_wait)
+        executor = GraphQLExecutor(database, operations, feed, settings, persisted, turns)
         metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker, runner))
         health = Health(
             database,
@@ -372,6 +380,7 @@ async def running_gateway(
             authenticator=authenticator,
             admission=Admission(quotas),
             streams=streams,
+            turns=turns,
             health=health,
             metrics=metrics,
             tracing=tracing,
@@ -384,6 +393,7 @@ async def running_gateway(
             database=database,
             inventory=inventory,
             streams=streams,
+            turns=turns,
             worker=worker,
             jobs=runner,
             health=health,

@@ -107,7 +107,9 @@ class Settings:
     longest_wait: float = setting(
         0.5, "Maximum estimated wait of a request behind at least 32 others. Load shedding rejects it above this."
     )
-    read_connections: int = setting(4, "Database connections for reads, per process.")
+    read_connections: int = setting(
+        4, "Database connections for reads of callers, per process. A caller uses at most half of them."
+    )
     write_connections: int = setting(
         4, "Database connections for writes, per process (PostgreSQL only; SQLite has one writer)."
     )

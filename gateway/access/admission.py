@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.quotas import CallerQuota, Quotas
+from gateway.fair_queue import CLAIM, Claim
 
 _REQUEST = (
     "gateway.counted_request"  # key in the ASGI scope, set from the start of a request to the end of its response
@@ -37,8 +38,10 @@ class Admission:
         self.seconds_per_request = ceil(window / quota)  # after which the quota has one more request
 
     def admit(self, scope: Mapping[str, Any], caller: Caller) -> None:
-        """Count the request against the caller's quota. Raises LimitExceeded."""
-        scope[_REQUEST].begin(self.quotas.find(quota_key(caller, scope)))
+        """Count the request, and from now on its work, against the caller's quota. Raises LimitExceeded."""
+        quota = self.quotas.find(quota_key(caller, scope))
+        scope[_REQUEST].begin(quota)
+        CLAIM.set(Claim(quota.name))
 
     @contextmanager
     def event_stream(self, scope: Mapping[str, Any]) -> Iterator[None]:
@@ -47,6 +50,7 @@ class Admission:
         quota = request.quota
         assert quota is not None
         request.end()
+        CLAIM.set(Claim(quota.name, stream=True))
         with self.quotas.open_stream(quota), self.quotas.open_subscription(quota):
             yield
 

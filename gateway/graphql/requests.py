@@ -47,12 +47,15 @@ class GraphQLResponse:
 
 
 class Executor(Protocol):
-    """Executes requests. Client errors are returned as responses, never raised."""
+    """Executes requests. Client errors are returned as responses, never raised, except Throttled."""
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> GraphQLResponse:
-        """The response to a query or mutation. If `queries_only` is set, any other operation type is refused."""
+        """The response to a query or mutation. If `queries_only` is set, any other operation type is refused.
+
+        Raises Throttled when a query is refused because the caller uses its share of the database.
+        """
 
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         """The responses of a subscription. If the first is a request error, it is also the last."""

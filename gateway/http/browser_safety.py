@@ -5,12 +5,12 @@ reaches (cross-site request forgery, DNS rebinding). For the same reason a gatew
 a proxy has forwarded: it listens on loopback only, but the clients of a proxy may be anywhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access.authentication import Authenticator
 from gateway.access.credentials import Headers
 from gateway.config import Settings
 from gateway.errors import ErrorCode, GatewayError
@@ -38,19 +38,34 @@ _PROXY_HEADER_PREFIX = b"x-forwarded-"
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
 
 
+class Authentication(Protocol):
+    """What the middleware asks the authenticator (`gateway.access.authentication`)."""
+
+    @property
+    def requires_authentication(self) -> bool:
+        """Whether requests without valid credentials are refused."""
+
+    async def is_open(self) -> bool:
+        """Whether requests need no credentials, as the database says now."""
+
+    def is_known(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the credential of the request was verified before."""
+
+
 class BrowserSafetyMiddleware:
     """Rejects unknown hosts (421) and foreign origins (403), and adds security headers to every response.
 
-    While `authenticator` does not require authentication, it also rejects requests that a proxy has forwarded (403).
+    While `authentication` does not require authentication, it also rejects requests that a proxy has forwarded (403).
+    It is None for a listener without users, such as that of the metrics.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, formats: ErrorFormats, authenticator: Authenticator | None = None
+        self, app: ASGIApp, settings: Settings, formats: ErrorFormats, authentication: Authentication | None
     ) -> None:
         """Raises StartupError for a malformed origin in `settings.cors_origins`."""
         self._app = app
         self._formats = formats
-        self._authenticator = authenticator
+        self._authentication = authentication
         named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
         # Behind a proxy, the gateway's own origin is that of the proxy.
@@ -70,9 +85,9 @@ class BrowserSafetyMiddleware:
             await self._app(scope, receive, send)
             return
         error = self._check(scope)
-        authenticator = self._authenticator
-        if authenticator is not None and not authenticator.requires_authentication and (sign := _sign_of_proxy(scope)):
-            error = await _refuse_proxy(authenticator, sign) or error
+        authentication = self._authentication
+        if authentication and not authentication.requires_authentication and (sign := _sign_of_proxy(scope)):
+            error = await _refuse_proxy(authentication, sign) or error
         if scope["type"] == "websocket":
             if error is None:
                 await self._app(scope, receive, send)
@@ -161,13 +176,13 @@ class BrowserSafetyMiddleware:
         return origin == own or origin in self._origins
 
 
-async def _refuse_proxy(authenticator: Authenticator, sign: str) -> HttpError | None:
+async def _refuse_proxy(authentication: Authentication, sign: str) -> HttpError | None:
     """Returns the error for a request through a proxy, or None if authentication is required by now.
 
     The database is read again, because an operator may have created the first token after an earlier refusal.
     """
     try:
-        if not await authenticator.is_open():
+        if not await authentication.is_open():
             return None
     except GatewayError as error:
         return HttpError.of(error)

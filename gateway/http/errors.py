@@ -73,6 +73,10 @@ class ErrorFormats:
         """Returns the format of the surface that serves `path`, or `default` if none does."""
         return self._formats.get("/" + path[1:].partition("/")[0], default)
 
+    def serves(self, path: str) -> bool:
+        """Whether `path` is one of a surface."""
+        return "/" + path[1:].partition("/")[0] in self._formats
+
     def response(self, scope: Scope, error: HttpError) -> Response:
         """Returns the response to an HTTP request or WebSocket handshake."""
         error_format = self.find(path_of(scope))

@@ -1,25 +1,14 @@
-"""Sheds load: rejects requests whose estimated wait exceeds the limit, and makes requests take turns on the event loop.
+"""Sheds load: callers take turns on the event loop, and requests that would wait too long are rejected.
 
 Under overload, serving every request would answer all of them too late. So a request is rejected at once, with 503 and
 `Retry-After`, when its estimated wait exceeds GATEWAY_LONGEST_WAIT; the others are answered within about that time. The
 estimate needs no configured capacity, because it is measured.
 
-The estimated wait
-    A request counts as in flight from its admission until its response starts. After that its duration depends on how
-    fast the client reads, and an event stream stays open for hours.
-
-    While at least 32 requests are in flight, `_interval` is the moving average of the time between two response starts
-    (the newest interval has the weight 1/64). With N requests in flight, a new one would wait N * `_interval` seconds
-    (Little's law). Example: with one response every 5 ms and 120 requests in flight the estimate is 0.6 s, which is
-    over the default limit of 0.5 s, so the request is rejected.
-
-    The average is only updated when a response starts. So the time since the last response start is a second lower
-    bound for the wait: it rejects requests while nothing is answered at all, for example while the database hangs. The
-    larger of the two values counts.
-
-    With fewer than 32 requests in flight, every request is admitted, and the average is not updated: intervals would
-    then show how often requests arrive, not how fast they are served. This also ends an overload, since an outdated
-    average can never reject all requests.
+What is measured
+    Work on the event loop, and nothing else: how long requests wait for their turn on it. A request that waits for its
+    client (its body is incomplete, or the client reads slowly) or for the database is not in the queue, so it delays no
+    other request and causes no rejection. Waiting for the database has a queue of its own with the same rules
+    (`gateway.store.fair_slots`).
 
 Turns
     Some requests block the event loop while they run (short reads on SQLite do). If 200 of them were ready in one
@@ -27,106 +16,119 @@ Turns
     come as late as a response. So the loop must look at its sockets after at most a few requests.
 
     A turn begins with the first request of a loop iteration. Requests that arrive within 10 ms of it run at once; later
-    ones wait in a FIFO queue, and so does every new request while the queue is not empty. `call_soon` runs `_next_turn`
-    in the following iteration, after the loop has polled its sockets: it starts the oldest waiting request, whose turn
-    begins then. So under load one request runs per iteration, and between two of them the loop accepts connections,
-    rejects requests and answers health checks.
+    ones wait in a `FairQueue`, and so does every new request while the queue is not empty. `call_soon` runs
+    `_next_turn` in the following iteration, after the loop has polled its sockets: it starts the next waiting request,
+    whose turn begins then. So under load one request runs per iteration, and between two of them the loop accepts
+    connections, rejects requests and answers health checks.
 
-Health checks, WebSockets and lifespan events pass unconditionally.
+Whose turn
+    The queue serves callers in turn, so a caller that sends little waits for one request of each other caller, and the
+    estimated wait is the longest for the caller that has queued the most: it is rejected first. Example: one caller has
+    200 requests waiting, and a turn takes 5 ms. Its next request would wait 1 s and is rejected; the first request of
+    another caller waits 5 ms.
 
-Invariants: a request is counted once and uncounted once, also when it fails or is canceled; requests start in the order
-in which they arrived; a canceled request loses its turn to the next one; while the queue is not empty, `_next_turn` is
-scheduled.
+    The caller is known after authentication, so turns are taken there: by GraphQL and REST when the body is complete
+    (`admitted`), by each operation on a WebSocket, and by each message of a subscription. Streams wait in a lane of
+    their own and are never rejected, because their number is limited.
+
+    Before authentication, only the address is known. `LoadSheddingMiddleware` makes each request take a turn under its
+    address, except requests to GraphQL and REST with a credential that was verified before. So a flood of unknown
+    credentials delays unknown callers at its own address (a NAT, for example), but no caller who is known already.
+
+Health checks and lifespan events pass unconditionally.
+
+Invariants: requests of one caller start in the order in which they arrived; a canceled request loses its turn to the
+next one; while the queue is not empty, `_next_turn` is scheduled; an empty queue rejects nothing.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
+from math import inf
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import Unavailable
+from gateway.fair_queue import CLAIM, Claim, FairQueue
 from gateway.http.errors import ErrorFormats, HttpError
 
 _EXEMPT_PATHS = frozenset({"/healthz", "/readyz"})
-_ALWAYS_ADMITTED = 32  # requests in flight up to which none is rejected, whatever the estimate
-_NEWEST_WEIGHT = 1 / 64  # of the newest interval in the moving average
 _TURN_SECONDS = 0.01  # after the start of a turn, in which further requests run without waiting
+_NO_CLAIM = Claim("")
 
 
-class LoadSheddingMiddleware:
-    """Rejects HTTP requests that would wait for more than `max_wait` seconds. `clock` is monotonic, in seconds."""
+class LoopTurns:
+    """The turns on the event loop. A request that would wait for more than `max_wait` seconds is rejected.
 
-    def __init__(
-        self, app: ASGIApp, max_wait: float, formats: ErrorFormats, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._app = app
-        self._formats = formats
+    `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, max_wait: float = inf, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_wait = max_wait
         self._clock = clock
-        self._in_flight = 0
-        self._interval = 0.0  # average seconds between response starts
-        self._last_response = 0.0  # when a response last started, or when the 32nd request came in flight
+        self._queue = FairQueue(clock)
         self._turn_started: float | None = None  # None when no request has run in this iteration of the loop
-        self._queue: deque[asyncio.Future[None]] = deque()  # requests that wait for their turn
-        message = "The gateway is overloaded. Retry the request after the delay in `Retry-After`."
-        self._rejection = HttpError.of(Unavailable(message))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _EXEMPT_PATHS:
-            await self._app(scope, receive, send)
-            return
-        arrived = self._clock()
-        if self._in_flight >= _ALWAYS_ADMITTED and self._estimated_wait(arrived) > self._max_wait:
-            await self._formats.response(scope, self._rejection)(scope, receive, send)
-            return
-        self._in_flight += 1
-        if self._in_flight == _ALWAYS_ADMITTED:
-            self._last_response = arrived
-        response_started = False
+    async def take(self, claim: Claim | None = None) -> None:
+        """Waits for the next turn of `claim`, by default that of the running task. Raises Unavailable."""
+        if self._turn_started is None:
+            self._begin_turn()
+        elif len(self._queue) or self._clock() - self._turn_started > _TURN_SECONDS:
+            await self._wait(claim or CLAIM.get() or _NO_CLAIM)
 
-        async def send_and_count(message: Message) -> None:
-            nonlocal response_started
-            if not response_started:
-                response_started = True
-                self._leave_flight()
-            await send(message)
-
+    async def _wait(self, claim: Claim) -> None:
+        if not claim.stream and self._queue.estimated_wait(claim.caller) > self._max_wait:
+            raise Unavailable("The gateway is overloaded. Retry the request after the delay in `Retry-After`.")
+        waiting = self._queue.add(claim)
         try:
-            if self._turn_started is None:
-                self._begin_turn(arrived)
-            elif self._queue or arrived - self._turn_started > _TURN_SECONDS:
-                await self._wait_for_turn()
-            await self._app(scope, receive, send_and_count)
-        finally:
-            if not response_started:
-                self._leave_flight()
+            await waiting
+        except BaseException:
+            self._queue.remove(claim, waiting)
+            raise
 
-    def _estimated_wait(self, now: float) -> float:
-        return max(self._in_flight * self._interval, now - self._last_response)
-
-    def _leave_flight(self) -> None:
-        if self._in_flight >= _ALWAYS_ADMITTED:
-            now = self._clock()
-            self._interval += (now - self._last_response - self._interval) * _NEWEST_WEIGHT
-            self._last_response = now
-        self._in_flight -= 1
-
-    def _begin_turn(self, now: float) -> None:
-        self._turn_started = now
+    def _begin_turn(self) -> None:
+        self._turn_started = self._clock()
         asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """Starts the oldest waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
+        """Starts the next waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
         self._turn_started = None
-        while self._queue and self._turn_started is None:
-            turn = self._queue.popleft()
-            if not turn.done():  # it is done if the request was canceled
-                turn.set_result(None)
-                self._begin_turn(self._clock())
+        if self._queue.pop() is not None:
+            self._begin_turn()
 
-    async def _wait_for_turn(self) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        await turn
+
+class LoadSheddingMiddleware:
+    """Makes requests whose caller is not known yet take a turn under their address.
+
+    `is_known`: whether the credential of a request was verified before. Such requests to a surface of `formats` take
+    their turn there.
+    """
+
+    def __init__(
+        self, app: ASGIApp, turns: LoopTurns, formats: ErrorFormats, is_known: Callable[[Scope], bool]
+    ) -> None:
+        self._app = app
+        self._turns = turns
+        self._formats = formats
+        self._is_known = is_known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        CLAIM.set(None)  # a pipelined request inherits the context of the one before it
+        if self._takes_turn(scope):
+            try:
+                await self._turns.take(_address_claim(scope))
+            except Unavailable as error:
+                await self._formats.response(scope, HttpError.of(error))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _takes_turn(self, scope: Scope) -> bool:
+        if scope["type"] == "lifespan" or scope["path"] in _EXEMPT_PATHS:
+            return False
+        return not (self._formats.serves(scope["path"]) and self._is_known(scope))
+
+
+def _address_claim(scope: Scope) -> Claim:
+    """The claim of a caller that is not known yet. A WebSocket is a stream, whose handshake cannot be rejected."""
+    client = scope.get("client")
+    return Claim(f"address {client[0]}" if client else "address", scope["type"] == "websocket")

@@ -4,11 +4,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access.authentication import Authenticator
 from gateway.config import Settings
-from gateway.http.browser_safety import GRAPHQL_PATHS, BrowserSafetyMiddleware
+from gateway.http.browser_safety import GRAPHQL_PATHS, Authentication, BrowserSafetyMiddleware
 from gateway.http.errors import ErrorFormats
-from gateway.http.load_shedding import LoadSheddingMiddleware
+from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
 from gateway.http.origins import configured_origins
 from gateway.http.request_id import RequestIdMiddleware
 
@@ -39,12 +38,15 @@ class GraphQLMiddleware:
 
 
 def middleware(
-    settings: Settings, formats: ErrorFormats, graphql: ASGIApp, authenticator: Authenticator | None = None
+    settings: Settings, formats: ErrorFormats, graphql: ASGIApp, authentication: Authentication, turns: LoopTurns
 ) -> list[Middleware]:
-    """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin in `settings`."""
+    """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin in `settings`.
+
+    `turns`: those that the surfaces take too.
+    """
     stack = [
         Middleware(RequestIdMiddleware),
-        Middleware(BrowserSafetyMiddleware, settings, formats, authenticator),
+        Middleware(BrowserSafetyMiddleware, settings, formats, authentication),
     ]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]
     if origins:
@@ -61,6 +63,6 @@ def middleware(
         )
     return [
         *stack,
-        Middleware(LoadSheddingMiddleware, settings.longest_wait, formats),
+        Middleware(LoadSheddingMiddleware, turns, formats, authentication.is_known),
         Middleware(GraphQLMiddleware, graphql),
     ]

@@ -18,6 +18,7 @@ from gateway.deadlines import Deadline
 from gateway.errors import GatewayError
 from gateway.http.body import ClientDisconnected, read_body
 from gateway.http.errors import HttpError
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.request_id import request_id
 from gateway.http.scope import headers_of, path_of
 from gateway.models import Surface
@@ -58,6 +59,7 @@ def rest_routes(
     public_url: str | None,
     max_body_bytes: int,
     body_timeout: float,
+    turns: LoopTurns | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
     """Routes for a Starlette application.
@@ -73,6 +75,7 @@ def rest_routes(
         public_url=public_url,
         max_body_bytes=max_body_bytes,
         body_timeout=body_timeout,
+        turns=turns or LoopTurns(),
     )
     return [Route(path, admission.wrap(endpoint), middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 
@@ -89,7 +92,9 @@ class RestEndpoint:
         public_url: str | None,
         max_body_bytes: int,
         body_timeout: float,
+        turns: LoopTurns,
     ) -> None:
+        self._turns = turns
         self._routes = routes
         self._authenticator = authenticator
         self._admission = admission
@@ -123,11 +128,12 @@ class RestEndpoint:
 
     async def _request(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], caller: Caller) -> Request:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        members: dict[str, Any] = {}
+        body: bytes | None = None
         if method in ("POST", "PUT", "PATCH"):
             # As in ManageIQ, the body is JSON whatever its `Content-Type` says.
             body = await read_body(headers, receive, self._max_body_bytes, self._body, json_only=False)
-            members = parse_body(body)
+        await self._turns.take()
+        members = {} if body is None else parse_body(body)
         query_string: bytes = scope["query_string"]
         if len(query_string) > MAX_QUERY_BYTES:
             raise RestError(414, f"The URL's query is longer than {MAX_QUERY_BYTES} bytes.")

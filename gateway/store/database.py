@@ -60,6 +60,7 @@ class DatabaseLimits:
     write_timeout: float
     acquire_timeout: float  # for waiting until a connection is free, and for opening one
     max_waiting: int  # reads, and separately writes, that may wait; further ones are rejected immediately
+    longest_wait: float  # estimated wait above which a read, or a write on PostgreSQL, is rejected immediately
 
 
 class Database(Protocol):
@@ -80,8 +81,10 @@ class Database(Protocol):
     async def read(self, work: Work[T], *, single: bool = False) -> T:
         """Runs `work` on one consistent state of the database. Retries once when the connection is lost.
 
-        `single` promises that `work` sends at most one statement; the explicit transaction is then omitted.
-        Raises LimitExceeded when the read exceeds the read timeout, and Unavailable when the database cannot be used.
+        `single` promises that `work` sends at most one statement; the explicit transaction is then omitted. The read
+        counts for the caller of `gateway.fair_queue.CLAIM`. Raises LimitExceeded when the read exceeds the read
+        timeout, Throttled when the caller uses its share of the database, and Unavailable when the database cannot be
+        used.
         """
         ...
 

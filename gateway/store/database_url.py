@@ -59,6 +59,7 @@ def open_database(
     write_timeout: float = 15.0,
     acquire_timeout: float = 5.0,
     max_waiting: int = 1_000,
+    longest_wait: float = 0.5,
 ) -> Database:
     """Opens the database at `url`, which must already be migrated. The other parameters are those of DatabaseLimits.
 
@@ -71,6 +72,7 @@ def open_database(
         write_timeout=write_timeout,
         acquire_timeout=acquire_timeout,
         max_waiting=max_waiting,
+        longest_wait=longest_wait,
     )
     if scheme(url) == "sqlite":
         check_file(sqlite_path(url))

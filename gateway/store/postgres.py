@@ -1,7 +1,8 @@
 """PostgreSQL through asyncpg: two small connection pools, one for reads and one for writes.
 
 Reads run in a REPEATABLE READ, READ ONLY transaction, so that all their statements see one state of the database; a
-read that promises a single statement runs without a transaction. Writes use a plain BEGIN, READ COMMITTED by default.
+read that promises a single statement runs without a transaction. Callers share the connections for reads, and one more
+is reserved for the gateway's own reads (`fair_slots`). Writes use a plain BEGIN, READ COMMITTED by default.
 
 Time limits. The server enforces them: `statement_timeout` for reads, `lock_timeout` and
 `idle_in_transaction_session_timeout` for writes. A server that is frozen or unreachable cannot, so the client ends the
@@ -30,6 +31,7 @@ import asyncpg
 from gateway.deadlines import Deadline
 from gateway.errors import GatewayError, LimitExceeded, Unconfirmed
 from gateway.store.database import DatabaseLimits, Load, Work
+from gateway.store.fair_slots import FairSlots
 from gateway.store.postgres_errors import ConnectionLost, TransactionConflict, translate
 from gateway.store.postgres_hosts import Connector
 from gateway.store.postgres_listener import CommitListener
@@ -92,15 +94,14 @@ class PostgresDatabase:
         write_timeout_ms = str(int(limits.write_timeout * 1_000))
         self._readers = ConnectionPool(
             self._connector,
-            limits.read_connections,
-            limits,
+            FairSlots(limits.read_connections, limits, reserved=1, shared=True),
             jit="off",
             statement_timeout=str(int(limits.read_timeout * 1_000)),
         )
         self._writers = ConnectionPool(
             self._connector,
-            limits.write_connections,
-            limits,
+            # Without shares: a write holds its connection for milliseconds, or waits for a lock with `lock_timeout`.
+            FairSlots(limits.write_connections, limits),
             jit="off",
             # Writes find rows by key. A plan that was cached while a table was nearly empty must use the index too.
             enable_seqscan="off",
@@ -124,7 +125,7 @@ class PostgresDatabase:
             return await self._read(work, single)
 
     async def _read(self, work: Work[T], single: bool) -> T:
-        connection = await self._readers.acquire()
+        connection, claim = await self._readers.acquire()
         transaction = PostgresTransaction(connection)
         try:
             if single:
@@ -138,7 +139,7 @@ class PostgresDatabase:
             raise translated from error
         finally:
             self.statement_count += transaction.statement_count
-            self._readers.release(connection)
+            self._readers.release(connection, claim)
 
     async def write(self, work: Work[T]) -> T:
         lost, conflicts = False, 0
@@ -157,7 +158,7 @@ class PostgresDatabase:
                 await asyncio.sleep(0.01 * 2**conflicts * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _write(self, work: Work[T]) -> T:
-        connection = await self._writers.acquire()
+        connection, claim = await self._writers.acquire()
         transaction = PostgresTransaction(connection)
         committing = False
         try:
@@ -175,7 +176,7 @@ class PostgresDatabase:
             raise translated from error
         finally:
             self.statement_count += transaction.statement_count
-            self._writers.release(connection)
+            self._writers.release(connection, claim)
 
     async def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)

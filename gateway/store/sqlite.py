@@ -51,8 +51,9 @@ Reads
 Most reads take less time than waking a thread. `read` therefore runs the work on the event loop first, with a
 connection that waits for no lock and a time limit of `inline_seconds`. SQLite calls a progress handler every
 `progress_steps` virtual machine instructions; the handler interrupts a statement that is past its deadline. A read
-that is interrupted, or finds the database busy, runs again from the start in one of `read_connections` threads, with
-`read_timeout` as its limit. The work of a read may therefore run twice.
+that is interrupted, or finds the database busy, runs again from the start in a thread, with `read_timeout` as its
+limit. The work of a read may therefore run twice. Callers share `read_connections` threads, and one more is reserved
+for the gateway's own reads (`fair_slots`).
 
 A read in a thread is limited by a `ReadDeadline`, which other threads may move. When the client disconnects, the task
 is canceled, the deadline is moved into the past, and the statement is interrupted at the next call of the handler.
@@ -71,6 +72,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded, Unavailable
 from gateway.store.database import DatabaseLimits, Load, Work
+from gateway.store.fair_slots import FairSlots
 from gateway.store.sqlite_errors import translate, translate_commit_error
 from gateway.store.statements import Query, Row, Statement
 
@@ -79,6 +81,7 @@ T = TypeVar("T")
 _MAX_GROUP = 256  # writes in one commit
 _RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
 _POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
+_RESERVED_READERS = 1  # threads for the gateway's own reads
 BUSY_TIMEOUT = 30.0  # seconds that a connection waits for the lock of another process, by default
 
 
@@ -209,8 +212,8 @@ class SqliteDatabase:
         self._inline_transaction: SqliteTransaction | None = None
         self._inline_deadline = ReadDeadline()
         self._connections: list[sqlite3.Connection] = []
-        self._readers = ThreadPoolExecutor(limits.read_connections, "read")
-        self._reading = 0  # reads that run in threads or wait for one
+        self._reader_slots = FairSlots(limits.read_connections, limits, reserved=_RESERVED_READERS, shared=True)
+        self._readers = ThreadPoolExecutor(limits.read_connections + _RESERVED_READERS, "read")
         self._writing = 0  # writes that are queued or running
         self._queued_writes: queue.SimpleQueue[_QueuedWrite | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run_writer, name="write", daemon=True)
@@ -227,9 +230,8 @@ class SqliteDatabase:
     @property
     def load(self) -> Mapping[str, Load]:
         queued = self._queued_writes.qsize()
-        limit = self._limits.read_connections
         return {
-            "read": Load(min(self._reading, limit), max(self._reading - limit, 0)),
+            "read": self._reader_slots.load,
             "write": Load(max(self._writing - queued, 0), queued),
         }
 
@@ -245,18 +247,21 @@ class SqliteDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise translate(error) from error
-        if self._reading >= self._limits.max_waiting:
-            raise Unavailable(f"The database queue is full: {self._reading} reads are waiting already.")
-        self._reading += 1
+        claim = await self._reader_slots.acquire()
         deadline = ReadDeadline()
         try:
-            loop, queued_at = asyncio.get_running_loop(), time.monotonic()
-            return await loop.run_in_executor(self._readers, self._read_in_thread, work, single, deadline, queued_at)
+            loop = asyncio.get_running_loop()
+            reading = loop.run_in_executor(self._readers, self._read_in_thread, work, single, deadline)
+        except BaseException:
+            self._reader_slots.release(claim)
+            raise
+        # The slot is free when the thread is, which is some time after the cancellation of this task.
+        reading.add_done_callback(lambda _reading: self._reader_slots.release(claim))
+        try:
+            return await asyncio.shield(reading)
         except asyncio.CancelledError:
             deadline.at = -inf  # interrupts the statement, whose result has no receiver any more
             raise
-        finally:
-            self._reading -= 1
 
     def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, deadline: ReadDeadline) -> T:
         """The deadline applies to the work only: interrupting BEGIN or COMMIT would leave the transaction open."""
@@ -272,11 +277,8 @@ class SqliteDatabase:
                 transaction.connection.execute("COMMIT")
             self._read_statement_count += transaction.statement_count - before
 
-    def _read_in_thread(self, work: Work[T], single: bool, deadline: ReadDeadline, queued_at: float) -> T:
-        now = time.monotonic()
-        if now - queued_at > self._limits.acquire_timeout:
-            raise Unavailable("All database connections are busy.")
-        deadline.at = min(deadline.at, now + self._limits.read_timeout)
+    def _read_in_thread(self, work: Work[T], single: bool, deadline: ReadDeadline) -> T:
+        deadline.at = min(deadline.at, time.monotonic() + self._limits.read_timeout)
         try:
             if not hasattr(self._local, "transaction"):
                 self._local.transaction = self._open_reader(self._limits.acquire_timeout)

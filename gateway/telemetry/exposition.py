@@ -36,7 +36,7 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
     async def metrics(_request: Request) -> Response:
         return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
 
-    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}))]
+    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}), None)]
     return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)
 
 

@@ -18,6 +18,7 @@ import uvloop
 
 from gateway.config import Settings
 from gateway.store.database import DatabaseLimits
+from gateway.store.fair_slots import FairSlots
 from gateway.store.postgres_hosts import Connector
 from gateway.store.postgres_pool import ConnectionPool
 from tests.bench import machine
@@ -81,8 +82,9 @@ async def _measure(url: str, rounds: int, seconds: float) -> None:
         write_timeout=5.0,
         acquire_timeout=5.0,
         max_waiting=1_000,
+        longest_wait=5.0,
     )
-    own = ConnectionPool(connector, size, limits, jit="off")
+    own = ConnectionPool(connector, FairSlots(size, limits), jit="off")
     unreset = await _asyncpg_pool(connector, size, reset=_keep)
     reset = await _asyncpg_pool(connector, size)
     pools = {"gateway": _own(own), "asyncpg, reset=no-op": _theirs(unreset), "asyncpg, default reset": _theirs(reset)}
@@ -105,12 +107,12 @@ async def _measure(url: str, rounds: int, seconds: float) -> None:
 
 def _own(pool: ConnectionPool) -> Read:
     async def read(sql: str) -> list[Any]:
-        connection = await pool.acquire()
+        connection, claim = await pool.acquire()
         try:
             rows: list[Any] = await connection.fetch(sql, 1)
             return rows
         finally:
-            pool.release(connection)
+            pool.release(connection, claim)
 
     return read
 

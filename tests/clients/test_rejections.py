@@ -3,12 +3,14 @@
 With `-s` it prints the responses. The tests with Ruby are skipped if it is not installed.
 """
 
+import asyncio
 import json
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +18,11 @@ import httpx2
 import pytest
 
 from gateway.config import Settings
+from gateway.errors import Unavailable
+from gateway.fair_queue import Claim
 from tests.databases import Databases
 from tests.serving import Served, http_client, served
+from tests.waiting import attempts
 
 RUBY = shutil.which("ruby")
 MAX_BODY = 1_000  # bytes
@@ -215,14 +220,28 @@ def test_an_exhausted_quota(databases: Databases, send: Send) -> None:
 
 @contextmanager
 def overloaded(gateway: Served) -> Iterator[None]:
-    """Keeps 32 requests in flight, whose bodies do not arrive, until the gateway rejects others."""
-    head = b"POST /graphql HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
-    port = int(gateway.url.rpartition(":")[2])
-    with ExitStack() as stack:
-        for _ in range(32):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)).sendall(head)
+    """Keeps 32 requests of the same caller waiting for their turn on the event loop."""
+    turns, claim = gateway.gateway.turns, Claim("address 127.0.0.1")
+    stopped = threading.Event()
+
+    async def work() -> None:
+        for _ in attempts():
+            if stopped.is_set():
+                break
+            with suppress(Unavailable):
+                await turns.take(claim)
+            await asyncio.sleep(0)
+
+    async def overload() -> None:
+        await asyncio.gather(*(work() for _ in range(100)))
+
+    working = gateway.submit(overload())
+    try:
         assert 503 in (gateway.http.get("/").status_code for _ in range(10_000))
         yield
+    finally:
+        stopped.set()
+        working.result(30)
 
 
 def test_load_shedding(databases: Databases, send: Send) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from gateway.config import Settings
+from gateway.fair_queue import CLAIM, Claim
 from gateway.store.database_url import open_database
 from tests.databases import Databases
 from tests.serving import Served, served
@@ -32,6 +33,7 @@ def test_sqlite_stops_a_canceled_read(databases: Databases) -> None:
     """The only thread is free at once, although the timeout of the read is ten minutes."""
 
     async def main() -> int:
+        CLAIM.set(Claim("a"))  # of a caller: another thread is reserved for the gateway
         database = open_database(databases.new("sqlite"), read_connections=1, write_connections=1, read_timeout=600)
         began = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("access",),
     ("drivers",),
     ("store",),
-    ("models", "config", "bounded_cache", "deadlines"),
+    ("models", "config", "bounded_cache", "deadlines", "fair_queue"),
     ("columns", "errors", "version"),
     ("web",),
 )

@@ -69,6 +69,7 @@ from gateway.graphql.execution.responses import compiled_response, request_error
 from gateway.graphql.execution.subscriptions import SubscriptionRunner
 from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.schema.build import executable_schema
+from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
 from gateway.store.database import Database
 
@@ -87,6 +88,7 @@ class GraphQLExecutor:
         feed: ChangeFeed,
         settings: Settings | None = None,
         persisted: PersistedDocuments | None = None,
+        turns: LoopTurns | None = None,
         *,
         compiled: bool = True,
         schema: GraphQLSchema | None = None,
@@ -99,7 +101,7 @@ class GraphQLExecutor:
         self._binder = RequestBinder(schema, database.dialect, self._documents, self._cost_limit)
         self._queries = QueryLoader(database, operations)
         self._mutations = MutationRunner(database, operations)
-        self._subscriptions = SubscriptionRunner(database, operations, feed, self._binder)
+        self._subscriptions = SubscriptionRunner(database, operations, feed, self._binder, turns or LoopTurns())
         self._graphql_core = GraphQLCoreFinisher(
             schema, self._mutations, hide_suggestions=self._documents.hide_suggestions
         )

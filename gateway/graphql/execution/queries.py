@@ -4,7 +4,7 @@ from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
-from gateway.errors import Forbidden, GatewayError
+from gateway.errors import Forbidden, GatewayError, Throttled
 from gateway.graphql.execution.root_fields import BoundRootFields
 from gateway.operations.service import Operations
 from gateway.reads.context import Context
@@ -21,7 +21,8 @@ class QueryLoader:
     async def load(self, bound: BoundRootFields, caller: Caller, origin: RequestOrigin) -> dict[str, Any]:
         """The value of every root field, or the exception that its load raised, by response key.
 
-        Fields that the caller may not read are recorded as refused.
+        Fields that the caller may not read are recorded as refused. Raises Throttled when the caller uses its share of
+        the database.
         """
         roots, variables, loads, values, _ = bound
 
@@ -40,6 +41,8 @@ class QueryLoader:
                     ((plan, plan_bound),) = loads.values()
                     single = plan.is_single_statement(plan_bound)
                 await self._database.read(load, single=single)
+            except Throttled:
+                raise  # nothing was loaded, so it is the transport that refuses the request
             except Exception as error:  # noqa: BLE001 - reported or masked and logged like any other field error
                 values.update(dict.fromkeys(loads, error))
         for root in roots:

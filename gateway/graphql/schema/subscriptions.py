@@ -1,10 +1,13 @@
 """The subscriptions of the schema.
 
-For each subscription a source listens to the change feed and yields steps. A step is an async function that the
-executor calls in a read transaction; it selects the rows to send, and the executor loads them in the same transaction.
-A message therefore shows the present state of its row. Several changes of one operation or machine may result in one
-message; of a snapshot, each change is sent. A step may be called again when its read failed, so it changes no state;
-the source does so when it continues, after the step's messages.
+For each subscription a source listens to the change feed and yields a `Choice` for each batch of changes. Its function
+`choose` is called by the executor in a read transaction; it selects the rows to send, and the executor loads them in
+the same transaction. A message therefore shows the present state of its row. Several changes of one operation or
+machine may result in one message; of a snapshot, each change is sent.
+
+`choose` may be called again when its read failed. It is not called at all if another subscription with the same
+document, variables and rights has made an equal choice. So it changes no state: what the source needs to continue is in
+the `Step`, which the executor sends back to it.
 
 `operationChanged`, `snapshotChanged` and `machineChanged` can be resumed: every message carries an event id, and a
 client that reconnects with `extensions.lastEventId` receives the changes after that event, or the error
@@ -20,7 +23,7 @@ as removed, whether or not the client knew it.
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -91,6 +94,7 @@ class Step(NamedTuple):
     given: Sequence[dict[str, Any]]  # one per message: the payloads that the sources `Payload…` of the fields refer to
     events: Sequence[str] = ()  # the event id of each message, if the subscription can be resumed
     last: bool = False  # the subscription completes after this step
+    found: Any = None  # what the source needs to know of it
 
 
 class Listening(NamedTuple):
@@ -104,36 +108,51 @@ class MissedChanges(LimitExceeded):
 
 
 Choose = Callable[[Transaction], Any]  # an async function of the transaction that returns a Step
-Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], AsyncIterator[Choose | Listening]]
+
+
+class Choice(NamedTuple):
+    """The next step. Sources with equal arguments, and callers with equal rights, share the step of equal choices.
+
+    `key` is all that `choose` depends on besides the arguments, the rights and the database. It contains the position
+    of a change, so that a step is only shared by those that know of no later change. None: the step is not shared.
+    """
+
+    choose: Choose
+    key: Hashable | None
+
+
+Events = AsyncGenerator[Choice | Listening, Step | None]  # is sent the Step of each Choice
+Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], Events]
 
 _EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
 async def operations_updated(
     feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
-) -> AsyncIterator[Choose | Listening]:
+) -> Events:
     """The source of `operationUpdated` and `operationsUpdated`. Raises InvalidInput, NotFound and MissedChanges."""
     unfinished = _operations(arguments)  # by number, with the id that the client gave
-    changed = {*unfinished}
-    ended: Mapping[int, bool] = {}
+    changed = frozenset(unfinished)
+    newest: Position | None = None  # None: the present state, which changes of another subscription do not show
 
     def is_wanted(event: ChangeEvent) -> bool:
         return event.subject_id in unfinished and event.tenant == caller.tenant
 
     async def choose(transaction: Transaction) -> Step:
-        nonlocal ended
-        ended = await ended_operations(transaction, caller, list(unfinished))
+        ended: Mapping[int, bool] = await ended_operations(transaction, caller, list(unfinished))
         for number, text in unfinished.items():
             if number not in ended:
                 raise NotFound(f"Operation '{text}' was not found.")
         sent = [number for number in unfinished if number in changed or ended[number]]
-        return Step([{"operation": number} for number in sent], last=all(ended.values()))
+        return Step([{"operation": number} for number in sent], last=all(ended.values()), found=ended)
 
     async with feed.listen(["operation"], is_wanted) as listener:
         while True:
-            yield choose
-            unfinished = {number: text for number, text in unfinished.items() if not ended[number]}
-            changed = {event.subject_id for event in await _batch(listener)}
+            step = yield Choice(choose, newest and (newest, tuple(unfinished), changed))
+            assert step is not None
+            unfinished = {number: text for number, text in unfinished.items() if not step.found[number]}
+            events = await _batch(listener)
+            changed, newest = frozenset(event.subject_id for event in events), events[-1].position
 
 
 def _operations(arguments: Arguments) -> dict[int, str]:
@@ -158,7 +177,7 @@ def _operations(arguments: Arguments) -> dict[int, str]:
 
 async def operation_changed(
     feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, after: Any
-) -> AsyncIterator[Choose | Listening]:
+) -> Events:
     """The source of `operationChanged`. Raises InvalidInput and MissedChanges."""
     match = row_matcher("operation", arguments.get("filter"))
 
@@ -170,7 +189,8 @@ async def operation_changed(
             yield start
         while True:
             # Only the last of several changes of an operation is sent: its row and its event id cover all of them.
-            changed = {event.subject_id: event for event in await _batch(listener)}
+            events = await _batch(listener)
+            changed = {event.subject_id: event for event in events}
             last = sorted(changed.values(), key=lambda event: event.position)
 
             async def choose(transaction: Transaction, last: Sequence[ChangeEvent] = last) -> Step:
@@ -178,12 +198,12 @@ async def operation_changed(
                 sent = [event for event in last if event.subject_id in found]
                 return Step([{"operation": event.subject_id} for event in sent], _ids(sent))
 
-            yield choose
+            yield Choice(choose, _range(events))
 
 
 async def snapshot_changed(
     feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
-) -> AsyncIterator[Choose | Listening]:
+) -> Events:
     """The source of `snapshotChanged`. Raises InvalidInput, NotFound and MissedChanges."""
     text = arguments.get("machineId")
     machine = None if text is None else parse_id(text, ("machineId",)).number
@@ -208,7 +228,7 @@ async def snapshot_changed(
                 sent = [event for event in events if _is_sent(event, existing, known)]
                 return Step([{"change": _change(event)} for event in sent], _ids(sent))
 
-            yield choose
+            yield Choice(choose, _range(events))
 
 
 def _is_sent(event: ChangeEvent, snapshots: set[int], machines: set[int]) -> bool:
@@ -309,28 +329,25 @@ class _MachineChange(NamedTuple):
 
 async def machine_changed(
     feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
-) -> AsyncIterator[Choose | Listening]:
+) -> Events:
     """The source of `machineChanged`. Raises InvalidInput, LimitExceeded and MissedChanges."""
     matcher = MachineMatcher(arguments.get("filter"))
     matches: _Matches | None = None  # not kept without a filter
-    events: Mapping[int, Sequence[ChangeEvent]] = {}  # of one step, and the changes that it sends
-    changes: Sequence[_MachineChange] = ()
+    events: Mapping[int, Sequence[ChangeEvent]] = {}  # of one step
+    known: Mapping[int, bool | None] = {}  # whether their machines matched before
 
     def is_wanted(event: ChangeEvent) -> bool:
         counts = event.noun == "machine" or event.change != Change.UPDATED
         return event.tenant == caller.tenant and (counts or matcher.reads_snapshots)
 
     async def choose(transaction: Transaction) -> Step:
-        nonlocal changes
         found = await matcher.find(transaction, caller, list(events))
         possible = (
-            _machine_change(
-                number, mine, found.get(number), matches.known(number, mine[0]) if matches is not None else True, caller
-            )
-            for number, mine in events.items()
+            _machine_change(number, mine, found.get(number), known[number], caller) for number, mine in events.items()
         )
         changes = [change for change in possible if change is not None]
-        return Step([{"change": one.payload} for one in changes], [_id(one.position) for one in changes])
+        ids = [_id(change.position) for change in changes]
+        return Step([{"change": change.payload} for change in changes], ids, found=changes)
 
     async with _listening(feed, ["machine", "snapshot"], is_wanted, after) as listener:
         if matcher.selects:
@@ -338,10 +355,15 @@ async def machine_changed(
         if start := _start(listener):
             yield start
         while True:
-            events = _by_machine(await _batch(listener))
-            yield choose
+            batch = await _batch(listener)
+            events = _by_machine(batch)
+            known = {
+                number: True if matches is None else matches.known(number, mine[0]) for number, mine in events.items()
+            }
+            step = yield Choice(choose, (_range(batch), tuple(known.values())))
             if matches is not None:
-                for change in changes:
+                assert step is not None
+                for change in step.found:
                     matches.set(change.number, not change.is_removal)
 
 
@@ -425,6 +447,11 @@ def _id(position: Position) -> str:
 
 def _ids(events: Sequence[ChangeEvent]) -> list[str]:
     return [_id(event.position) for event in events]
+
+
+def _range(events: Sequence[ChangeEvent]) -> Hashable:
+    """Identifies successive events that one listener wanted, among those that equal listeners wanted."""
+    return events[0].position, events[-1].position, len(events)
 
 
 async def _batch(listener: Listener) -> list[ChangeEvent]:

@@ -29,6 +29,7 @@ from gateway.graphql.transports.streams import wait_for_expiry
 from gateway.http.body import ClientDisconnected, read_body
 from gateway.http.client_disconnect import DisconnectWatcher
 from gateway.http.errors import HttpError
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.negotiation import JSON_TYPE, RESPONSE_TYPE, Accepted, accepted
 from gateway.http.request_id import request_id
 from gateway.http.scope import headers_of
@@ -56,6 +57,7 @@ class GraphQLEndpoint:
         *,
         max_body_bytes: int,
         body_timeout: float,
+        turns: LoopTurns | None = None,
         page: str = "/graphiql",
         on_rejection: Callable[[int], None] = lambda _status: None,
     ) -> None:
@@ -67,6 +69,7 @@ class GraphQLEndpoint:
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_deadline = Deadline(body_timeout)
+        self._turns = turns or LoopTurns()
         self._page = page
         self._on_rejection = on_rejection
 
@@ -93,6 +96,7 @@ class GraphQLEndpoint:
         if method == "POST":
             caller = await self._admit(scope, accepts)
             body = await read_body(headers, receive, self._max_body_bytes, self._body_deadline, json_only=True)
+            await self._turns.take()
             request = parse_json_request(body)
         elif method in {"GET", "HEAD"}:
             query_string: bytes = scope["query_string"]
@@ -103,6 +107,7 @@ class GraphQLEndpoint:
                 message = f"The query string of the URL is longer than {MAX_QUERY_STRING} bytes. Use POST."
                 raise HttpError(414, message)
             caller = await self._admit(scope, accepts)
+            await self._turns.take()
             request = parse_url_request(query_string)
         elif method == "OPTIONS":
             await _respond(send, 204, None, b"", [(b"allow", _METHODS), (b"accept-post", b"application/json")])

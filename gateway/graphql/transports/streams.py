@@ -9,6 +9,7 @@ from time import time
 
 from gateway.access.caller import Caller
 from gateway.errors import BadCredentials, Unauthenticated
+from gateway.fair_queue import CLAIM
 
 RECHECK_INTERVAL = 10.0  # seconds between two checks of the credentials of a stream
 
@@ -59,8 +60,10 @@ async def wait_for_expiry(
 ) -> Unauthenticated:
     """Waits until the credentials of `caller` are no longer valid, and returns the error to report to the client.
 
-    `authenticate` checks the credentials again; it is called every `recheck_interval` seconds.
+    `authenticate` checks the credentials again; it is called every `recheck_interval` seconds. To be run in a task of
+    its own.
     """
+    CLAIM.set(None)  # verifying credentials is the gateway's own work: the caller cannot delay it by other requests
     while True:
         left = inf if caller.expires_at is None else caller.expires_at - time()
         if left <= 0:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import WebSocketLimits
 from gateway.graphql.transports.websocket.endpoint import SUBPROTOCOL, WebSocketEndpoint
 from gateway.http.errors import ErrorFormats
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.middleware import middleware
 from tests.serving import Server
 
@@ -39,6 +40,18 @@ SETTINGS = Settings(
     cors_origins=("http://localhost:5173",),
     allowed_hosts=("gateway.example", "only.example:81"),
 )
+
+
+class Configured:
+    """The `Authentication` of a gateway with users, none of whom was authenticated before."""
+
+    requires_authentication = True
+
+    async def is_open(self) -> bool:
+        return False
+
+    def is_known(self, _scope: Mapping[str, Any]) -> bool:
+        return False
 
 
 class Serving:
@@ -113,7 +126,7 @@ def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=middleware(SETTINGS, FORMATS, admission.wrap(http)),
+        middleware=middleware(SETTINGS, FORMATS, admission.wrap(http), Configured(), LoopTurns()),
         exception_handlers={404: FORMATS.no_route},
     )
 

@@ -9,10 +9,11 @@ from websockets.exceptions import InvalidStatus
 
 from gateway.config import Settings
 from gateway.errors import StartupError
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.middleware import middleware
 from gateway.http.origins import host_and_port
 
-from .serving import FORMATS, Serving
+from .serving import FORMATS, Configured, Serving
 
 QUERY = {"query": "{ hello }"}
 FRONTEND = "http://localhost:5173"
@@ -240,7 +241,7 @@ def test_every_response_has_security_headers(client: httpx2.Client) -> None:
 )
 def test_a_malformed_origin_in_the_settings(origin: str) -> None:
     with pytest.raises(StartupError, match="GATEWAY_CORS_ORIGINS"):
-        middleware(Settings(cors_origins=(origin,)), FORMATS, Starlette())
+        middleware(Settings(cors_origins=(origin,)), FORMATS, Starlette(), Configured(), LoopTurns())
 
 
 @pytest.mark.parametrize(

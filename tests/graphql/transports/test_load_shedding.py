@@ -6,8 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import orjson
+import pytest
 
-from gateway.http.load_shedding import LoadSheddingMiddleware
+from gateway.errors import Unavailable
+from gateway.fair_queue import CLAIM, Claim
+from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
 from tests.waiting import attempts
 
 from .serving import FORMATS
@@ -29,17 +32,6 @@ async def send_request(middleware: LoadSheddingMiddleware, path: str = "/graphql
     return sent
 
 
-class App:
-    """An application that responds once `free` is set."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Event()
-
-    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
-        await self.free.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-
 class Clock:
     """A clock that tests set."""
 
@@ -50,25 +42,27 @@ class Clock:
         return self.now
 
 
+async def respond(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def work(turns: LoopTurns, caller: str, clock: Clock, seconds: float) -> None:
+    """Takes a turn, and blocks the loop for this time."""
+    CLAIM.set(Claim(caller))
+    await turns.take()
+    clock.now += seconds
+
+
 def test_a_request_whose_estimated_wait_is_too_long_is_rejected() -> None:
-    """The estimate is based on the measured response rate. Up to 32 requests in flight are always admitted."""
+    """The estimate is based on the measured turns. With fewer than 32 requests ahead, none is rejected."""
 
     async def story() -> None:
-        app, clock = App(), Clock()
-        middleware = LoadSheddingMiddleware(app, 1.0, FORMATS, clock)
-
-        async def begin(number: int) -> "list[asyncio.Task[list[Any]]]":
-            tasks = [asyncio.create_task(send_request(middleware)) for _ in range(number)]
-            await asyncio.sleep(0)
-            return tasks
-
-        async def end(*tasks: "asyncio.Task[list[Any]]") -> None:
-            app.free.set()
-            assert {sent[0]["status"] for sent in await asyncio.gather(*tasks)} == {200}
-            app.free.clear()
-
-        many = await begin(40)
-        clock.now += 4  # without any response
+        clock = Clock()
+        turns = LoopTurns(1.0, clock)
+        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, lambda _scope: False)
+        busy = [asyncio.create_task(work(turns, "address", clock, 0.1)) for _ in range(40)]
+        await asyncio.sleep(0)
+        clock.now += 4  # without any turn
         start, body = await send_request(middleware)
         assert start["status"] == 503
         assert (b"retry-after", b"1") in start["headers"]
@@ -76,12 +70,34 @@ def test_a_request_whose_estimated_wait_is_too_long_is_rejected() -> None:
             "code": "SERVICE_UNAVAILABLE",
             "retryable": True,
         }
-        health = asyncio.create_task(send_request(middleware, "/healthz"))
-        await end(health, *many)
-        few = await begin(32)  # at the measured rate, a 33rd request would wait for more than 1 s
-        assert (await send_request(middleware))[0]["status"] == 503
-        await end(*few)
-        await end(*await begin(32))
+        assert (await send_request(middleware, "/healthz"))[0]["status"] == 200
+        await work(turns, "other", clock, 0.1)
+        assert sum(task.done() for task in busy) <= 3, "another caller has waited for the one with the most requests"
+        await asyncio.gather(*busy)
+        assert (await send_request(middleware))[0]["status"] == 200
+
+    asyncio.run(story())
+
+
+def test_at_most_the_estimated_wait_is_queued() -> None:
+    """Of 200 requests of one caller whose turns take 50 ms, those are rejected that would wait for more than 2 s."""
+
+    async def story() -> None:
+        clock = Clock()
+        turns = LoopTurns(2.0, clock)
+
+        async def arrive() -> list[asyncio.Task[None]]:
+            tasks = []
+            for _ in range(20):  # in each iteration of the loop, ten requests arrive and one is served
+                tasks += [asyncio.create_task(work(turns, "a", clock, 0.05)) for _ in range(10)]
+                await asyncio.sleep(0)
+            return tasks
+
+        outcomes = await asyncio.gather(*await arrive(), return_exceptions=True)
+        rejected = [one for one in outcomes if isinstance(one, Unavailable)]
+        assert len(rejected) + outcomes.count(None) == 200
+        assert 100 < len(rejected) < 168
+        assert clock.now == pytest.approx(0.05 * outcomes.count(None))
 
     asyncio.run(story())
 
@@ -105,7 +121,7 @@ def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
                 await send_request(middleware, "/healthz")
                 await asyncio.sleep(0)  # until the next iteration of the loop
 
-        middleware = LoadSheddingMiddleware(app, 60, FORMATS)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, lambda _scope: False)
         await asyncio.gather(*(send_request(middleware, f"/{number}") for number in range(4)), check_health())
         assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
         assert all("/healthz" in pair for pair in pairwise(order))
@@ -121,7 +137,7 @@ def test_a_canceled_request_does_not_take_its_turn() -> None:
             time.sleep(0.02)  # noqa: ASYNC251 - blocks the loop, as a read on SQLite does
             served.append(scope["path"])
 
-        middleware = LoadSheddingMiddleware(app, 60, FORMATS)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, lambda _scope: False)
         requests = [asyncio.create_task(send_request(middleware, f"/{number}")) for number in range(4)]
         await asyncio.sleep(0)
         requests[2].cancel()
@@ -131,25 +147,42 @@ def test_a_canceled_request_does_not_take_its_turn() -> None:
     asyncio.run(story())
 
 
-def test_open_streams_do_not_count_as_in_flight() -> None:
-    """A request counts until its response starts."""
+def test_what_waits_for_something_else_than_its_turn_does_not_count() -> None:
+    """Open streams, requests whose body is incomplete, reads of the database."""
 
     async def story() -> None:
         began, end = asyncio.Event(), asyncio.Event()
 
         async def app(_scope: Any, _receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
             began.set()
             await end.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        middleware = LoadSheddingMiddleware(app, 1e-9, FORMATS)
-        streams = []
+        middleware = LoadSheddingMiddleware(app, LoopTurns(1e-9), FORMATS, lambda _scope: False)
+        open_requests = []
         for _ in range(100):
             began.clear()
-            streams.append(asyncio.create_task(send_request(middleware)))
+            open_requests.append(asyncio.create_task(send_request(middleware)))
             await began.wait()
             await asyncio.sleep(0)
         end.set()
-        assert {sent[0]["status"] for sent in await asyncio.gather(*streams)} == {200}
+        assert {sent[0]["status"] for sent in await asyncio.gather(*open_requests)} == {200}
+
+    asyncio.run(story())
+
+
+def test_a_known_caller_takes_no_turn_under_its_address() -> None:
+    """Except on paths that are of no surface, where it would take none."""
+
+    async def story() -> None:
+        clock = Clock()
+        turns = LoopTurns(1.0, clock)
+        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, lambda _scope: True)
+        busy = [asyncio.create_task(work(turns, "address", clock, 0.1)) for _ in range(40)]
+        await asyncio.sleep(0)
+        clock.now += 4
+        assert (await send_request(middleware, "/graphql"))[0]["status"] == 200
+        assert (await send_request(middleware, "/schema.graphql"))[0]["status"] == 503
+        await asyncio.gather(*busy)
 
     asyncio.run(story())

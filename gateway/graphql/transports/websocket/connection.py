@@ -16,6 +16,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.quotas import CallerQuota, Quotas
 from gateway.errors import ErrorCode, GatewayError, Throttled, internal_message
+from gateway.fair_queue import CLAIM, Claim
 from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Authenticate, Executor, GraphQLRequest, OperationType
 from gateway.graphql.transports.streams import RECHECK_INTERVAL, wait_for_expiry
@@ -36,6 +37,7 @@ from gateway.graphql.transports.websocket.messages import (
 from gateway.graphql.transports.websocket.operation import WebSocketOperation
 from gateway.graphql.transports.websocket.send_queue import QueueFull, SendQueue
 from gateway.http.errors import HttpError
+from gateway.http.load_shedding import LoopTurns
 from gateway.http.request_id import request_id
 from gateway.http.scope import hold_of
 from gateway.models import Surface
@@ -85,12 +87,14 @@ class Connection:
         authenticate: Authenticate,
         quotas: Quotas,
         limits: WebSocketLimits,
+        turns: LoopTurns,
         max_message_bytes: int,
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
         self._quotas = quotas
         self._limits = limits
+        self._turns = turns
         self._max_message_bytes = max_message_bytes
         self._scope = scope
         self._receive = receive
@@ -233,8 +237,17 @@ class Connection:
             except Throttled as error:
                 self._put_error(id, HttpError.of(error))
                 return
+            assert self._quota is not None
+            CLAIM.set(Claim(self._quota.name, stream=kind == "subscription"))  # of the task of the operation
             operation = WebSocketOperation(
-                self._executor, id, request, kind=kind, caller=self._caller, origin=self._origin, put=self._put
+                self._executor,
+                self._turns,
+                id,
+                request,
+                kind=kind,
+                caller=self._caller,
+                origin=self._origin,
+                put=self._put,
             )
             self._operations[id] = operation
             self._tasks.add(operation.task)

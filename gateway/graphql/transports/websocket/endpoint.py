@@ -6,6 +6,7 @@ from gateway.access.quotas import Quotas
 from gateway.graphql.requests import Authenticate, Executor
 from gateway.graphql.transports.streams import OpenStreams
 from gateway.graphql.transports.websocket.connection import Close, Connection, WebSocketLimits, close_event
+from gateway.http.load_shedding import LoopTurns
 
 SUBPROTOCOL = "graphql-transport-ws"
 
@@ -22,6 +23,7 @@ class WebSocketEndpoint:
         *,
         max_message_bytes: int,
         limits: WebSocketLimits | None = None,
+        turns: LoopTurns | None = None,
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
@@ -29,6 +31,7 @@ class WebSocketEndpoint:
         self._streams = streams
         self._max_message_bytes = max_message_bytes
         self._limits = limits or WebSocketLimits()
+        self._turns = turns or LoopTurns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (await receive())["type"] != "websocket.connect":
@@ -48,6 +51,7 @@ class WebSocketEndpoint:
             authenticate=self._authenticate,
             quotas=self._quotas,
             limits=self._limits,
+            turns=self._turns,
             max_message_bytes=self._max_message_bytes,
         )
         with self._streams.track(lambda: connection.close(Close.GOING_AWAY, "The server is stopping.")):

@@ -8,10 +8,12 @@ import orjson
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
+from gateway.errors import GatewayError
 from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.transports.websocket.messages import complete_message, error_message, next_message
 from gateway.http.errors import HttpError
+from gateway.http.load_shedding import LoopTurns
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ class WebSocketOperation:
     def __init__(
         self,
         executor: Executor,
+        turns: LoopTurns,
         id: str,
         request: GraphQLRequest,
         *,
@@ -31,6 +34,7 @@ class WebSocketOperation:
         put: Callable[[bytes], None],
     ) -> None:
         self._executor = executor
+        self._turns = turns
         self._request = request
         self._caller = caller
         self._origin = origin
@@ -48,10 +52,13 @@ class WebSocketOperation:
 
     async def _run(self) -> None:
         try:
+            await self._turns.take()
             if self._kind == "subscription":
                 completed = await self._stream()
             else:
                 completed = self._send(await self._executor.execute(self._request, self._caller, self._origin))
+        except GatewayError as error:
+            self._put_unless_stopped(error_message(self._id, errors_json(HttpError.of(error))))
         except Exception:
             id_ = self._origin.request_id or "-"
             log.exception("WebSocket operation failed request_id=%s", id_)

@@ -1,0 +1,169 @@
+"""A queue in which callers take turns, and the claim that says for whom work is done.
+
+A FIFO queue lets the caller with the most work decide how long all others wait. Here each caller has a queue of its
+own, and the callers are served in turn (round robin). A caller with one waiting request waits for at most one request
+of each other caller, however many those have queued.
+
+Two lanes
+    Work of subscriptions waits in a lane of its own. The lane of requests is served first, except at every fifth time,
+    so that subscriptions continue while requests never cease.
+
+The estimated wait
+    While anything waits, `_interval` is the average time between two pops: of all pops since the queue was last empty,
+    at most of about the last 64. A request with N others ahead of it waits about N * `_interval` seconds (Little's
+    law). With `own` waiting requests of the same caller and A callers in the queue, at most min(length, (own + 1) * A)
+    are ahead. So the estimate is high for the caller that has queued the most, and low for one that has queued nothing.
+
+    While nothing is popped the average does not change, for example because the database hangs. So the time since the
+    last pop is a second lower bound.
+
+    With fewer than 32 ahead the estimate is 0, because the average of a few pops says little.
+
+Example: A, A and A wait, then B. They are popped in the order A, B, A, A.
+
+Invariants: the order within one caller and lane is that of arrival; a waiting task that was canceled is never popped; a
+queue that has become empty has forgotten all measurements, so an idle gateway refuses nothing.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import NamedTuple
+
+Waiting = asyncio.Future[None]
+
+_CERTAIN = 32  # waiting tasks ahead below which the estimated wait is 0
+_MAX_SAMPLES = 64  # after which the newest interval has the weight 1/64
+_STREAM_TURN = 5  # at every fifth pop, streams precede requests
+
+
+class Claim(NamedTuple):
+    """For whom work is done. `caller` is the quota key of a caller; `stream`: the work is that of a subscription."""
+
+    caller: str
+    stream: bool = False
+
+
+# The claim of the running task; None for the gateway's own work, such as health checks, authentication and jobs.
+CLAIM: ContextVar[Claim | None] = ContextVar("CLAIM", default=None)
+
+
+class _Lane:
+    """The waiting tasks of each caller, and the callers in the order of their turns."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.waiting: dict[str, deque[Waiting]] = {}
+        self._turns: deque[str] = deque()
+
+    def add(self, caller: str, waiting: Waiting) -> None:
+        own = self.waiting.get(caller)
+        if own is None:
+            own = self.waiting[caller] = deque()
+            self._turns.append(caller)
+        own.append(waiting)
+        self.length += 1
+
+    def remove(self, caller: str, waiting: Waiting) -> None:
+        """Removes a task that no longer waits. Does nothing if it was popped."""
+        own = self.waiting.get(caller, ())
+        if waiting in own:
+            self.waiting[caller].remove(waiting)
+            self.length -= 1
+            if not self.waiting[caller]:
+                del self.waiting[caller]
+                self._turns.remove(caller)
+
+    def pop(self, eligible: Callable[[str], bool]) -> str | None:
+        """Resolves the oldest task of the first eligible caller, whose next turn is the last. Returns the caller."""
+        for _ in range(len(self._turns)):
+            caller = self._turns.popleft()
+            if eligible(caller) and self._pop_of(caller):
+                return caller
+            if caller in self.waiting:
+                self._turns.append(caller)
+        return None
+
+    def _pop_of(self, caller: str) -> bool:
+        """Resolves the oldest task of the caller. Returns False if all were canceled."""
+        own = self.waiting[caller]
+        found = False
+        while own and not found:
+            waiting = own.popleft()
+            self.length -= 1
+            if not waiting.done():  # it is done if its task was canceled
+                waiting.set_result(None)
+                found = True
+        if not own:
+            del self.waiting[caller]
+        elif found:
+            self._turns.append(caller)
+        return found
+
+
+def _any(_caller: str) -> bool:
+    return True
+
+
+class FairQueue:
+    """Tasks that wait for their turn. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._requests, self._streams = _Lane(), _Lane()
+        self._pops = 0
+        self._samples = 0  # intervals in the average
+        self._interval = 0.0  # average seconds between two pops
+        self._last_pop = 0.0  # when the last task was popped, or the first one was added to the empty queue
+
+    def __len__(self) -> int:
+        return self._requests.length + self._streams.length
+
+    @property
+    def requests(self) -> int:
+        """The number of waiting tasks that are no streams."""
+        return self._requests.length
+
+    def of(self, caller: str) -> int:
+        """The number of waiting tasks of the caller that are no streams."""
+        return len(self._requests.waiting.get(caller, ()))
+
+    def estimated_wait(self, caller: str) -> float:
+        """The seconds that a new request of the caller would wait."""
+        ahead = min(self._requests.length, (self.of(caller) + 1) * len(self._requests.waiting))
+        if ahead < _CERTAIN:
+            return 0.0
+        return max(ahead * self._interval, self._clock() - self._last_pop)
+
+    def add(self, claim: Claim) -> Waiting:
+        """Adds a task. It is popped when the result is resolved; one that ends before that must be removed."""
+        if not len(self):
+            self._samples, self._interval, self._last_pop = 0, 0.0, self._clock()
+        waiting: Waiting = asyncio.get_running_loop().create_future()
+        self._lane(claim).add(claim.caller, waiting)
+        return waiting
+
+    def remove(self, claim: Claim, waiting: Waiting) -> None:
+        """Removes a task that was canceled. Does nothing if it was popped."""
+        self._lane(claim).remove(claim.caller, waiting)
+
+    def pop(self, eligible: Callable[[str], bool] = _any) -> str | None:
+        """Lets the next task of an eligible caller continue. Returns the caller, or None if there is no such task."""
+        self._pops += 1
+        lanes = (self._requests, self._streams) if self._pops % _STREAM_TURN else (self._streams, self._requests)
+        for lane in lanes:
+            if lane.length and (caller := lane.pop(eligible)) is not None:
+                self._measure()
+                return caller
+        return None
+
+    def _lane(self, claim: Claim) -> _Lane:
+        return self._streams if claim.stream else self._requests
+
+    def _measure(self) -> None:
+        now = self._clock()
+        self._samples = min(self._samples + 1, _MAX_SAMPLES)
+        self._interval += (now - self._last_pop - self._interval) / self._samples
+        self._last_pop = now

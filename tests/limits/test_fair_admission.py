@@ -1,0 +1,271 @@
+"""One caller does not degrade another: half-sent requests, slow reads, and many subscriptions of one caller."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from websockets.sync.client import connect
+
+from gateway.access.roles import Roles
+from gateway.access.tokens import NewToken, create_token
+from gateway.config import Settings
+from gateway.fair_queue import CLAIM, Claim
+from gateway.http.request_id import REQUEST_ID
+from tests.access.clients import bearer
+from tests.databases import KINDS, Databases
+from tests.graphql.client import CREATE, await_running, execute_sql, mutate, stalled
+from tests.graphql.subscription_clients import subscribe_by_sse
+from tests.serving import Served, http_client, served, without_refreshes
+from tests.waiting import until, until_async
+
+VM = {"query": '{ vm(id: "vm-11") { name } }'}
+VM_ANSWER = {"data": {"vm": {"name": "web-01"}}}
+SLOW = {"query": "{ snapshots(first: 1) { nodes { name } } }"}  # waits for the lock on the table `snapshot`
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+SHARE = "Your requests use your share of the database: 2 are running and {} are waiting. Retry when some have finished."
+
+
+def send(gateway: Served, headers: dict[str, str], body: bytes, length: int | None = None) -> socket.socket:
+    """Sends a request to `/graphql` on a connection of its own, and does not wait for the response."""
+    lines = ["POST /graphql HTTP/1.1", "host: localhost", "content-type: application/json"]
+    lines += [f"content-length: {len(body) if length is None else length}", "connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    connection = socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), 30)
+    connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    return connection
+
+
+def receive(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """The status, headers and body of the response."""
+    received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return int(status.split()[1]), headers, json.loads(body)
+
+
+def test_half_sent_requests_do_not_count_as_load(databases: Databases) -> None:
+    """40 bodies that do not arrive, with a limit that any measurable load exceeds."""
+    settings = Settings(database_url=databases.new("sqlite", demo=True), longest_wait=1e-9)
+    with served(settings) as gateway, ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(send(gateway, {}, b"", length=100))
+        # The gateway has read those requests when it has read one that was sent later.
+        answers = [gateway.http.post("/graphql", json=VM) for _ in range(40)]
+        assert [(answer.status_code, answer.json()) for answer in answers] == [(200, VM_ANSWER)] * 40
+
+
+class Callers:
+    """A gateway on PostgreSQL with two callers, and a lock for which reads of snapshots wait."""
+
+    def __init__(self, gateway: Served, url: str, slow: dict[str, str], other: dict[str, str]) -> None:
+        self.gateway = gateway
+        self.url = url
+        self.slow = slow
+        self.other = other
+
+    def ask(self, http: httpx2.Client) -> tuple[int, Any]:
+        answer = http.post("/graphql", json=VM, headers=self.other)
+        return answer.status_code, answer.json()
+
+    def waiting(self) -> int:
+        async def look() -> int:
+            return self.gateway.gateway.database.load["read"].waiting
+
+        return self.gateway.run(look())
+
+    def blocked(self) -> int:
+        with psycopg.connect(self.url) as connection:
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ).fetchone()
+        assert found is not None
+        number: int = found[0]
+        return number
+
+
+@contextmanager
+def callers(databases: Databases, **changes: Any) -> Iterator[Callers]:
+    url = databases.new("postgresql", demo=True)
+    with served(Settings(database_url=url, **changes), jobs=without_refreshes) as gateway:
+        slow, other = (
+            gateway.run(create_token(gateway.gateway.database, Roles({}), NewToken(name, ["viewer"], "default")))
+            for name in ("slow", "other")
+        )
+        yield Callers(gateway, url, bearer(slow), bearer(other))
+
+
+def test_slow_reads_of_one_caller_leave_connections_for_others(databases: Databases) -> None:
+    """Also for the log-in of a caller that is not known yet, and for health checks."""
+    with callers(databases) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
+        gateway = world.gateway
+        blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+        slow = [stack.enter_context(send(gateway, world.slow, json.dumps(SLOW).encode())) for _ in range(8)]
+        until(lambda: world.waiting() == 6)
+        with http_client(gateway.url) as http:
+            assert [world.ask(http) for _ in range(5)] == [(200, VM_ANSWER)] * 5
+            assert http.get("/readyz").status_code == 200
+            assert http.get("/api", headers=world.other).status_code == 200
+        blocking.rollback()
+        answers = [receive(connection) for connection in slow]
+        assert [(status, "data" in body and "errors" not in body) for status, _, body in answers] == [(200, True)] * 8
+
+
+def test_a_caller_that_exceeds_its_share_for_too_long_is_refused(databases: Databases) -> None:
+    """In the error format of each surface, with `Retry-After`. Other callers are not."""
+    with (
+        callers(databases, database_wait=0.2) as world,
+        psycopg.connect(world.url) as blocking,
+        ExitStack() as stack,
+    ):
+        gateway = world.gateway
+        blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+        slow = [stack.enter_context(send(gateway, world.slow, json.dumps(SLOW).encode())) for _ in range(2)]
+        until(lambda: world.blocked() == 2)
+        refused = receive(stack.enter_context(send(gateway, world.slow, json.dumps(VM).encode())))
+        assert (refused[0], refused[1]["retry-after"]) == (429, "1")
+        assert refused[2] == {
+            "errors": [{"message": SHARE.format(0), "extensions": {"code": "LIMIT_EXCEEDED", "retryable": True}}]
+        }
+        rest = gateway.http.get("/api/vms/11", headers=world.slow)
+        assert (rest.status_code, rest.headers["retry-after"]) == (429, "1")
+        assert rest.json()["error"] == {
+            "kind": "too_many_requests",
+            "message": SHARE.format(0),
+            "klass": "Api::TooManyRequestsError",
+        }
+        assert websocket_errors(gateway, world.slow) == refused[2]["errors"]
+        assert world.ask(gateway.http) == (200, VM_ANSWER)
+        blocking.rollback()
+        assert [receive(connection)[0] for connection in slow] == [200, 200]
+
+
+def websocket_errors(gateway: Served, headers: dict[str, str]) -> Any:
+    """The errors of a query over WebSocket."""
+    url = gateway.url.replace("http://", "ws://") + "/graphql"
+    options: Any = {"subprotocols": ["graphql-transport-ws"], "proxy": None, "additional_headers": headers}
+    with connect(url, **options) as opened:
+        opened.send('{"type": "connection_init"}')
+        assert json.loads(opened.recv(30)) == {"type": "connection_ack"}
+        opened.send(json.dumps({"id": "1", "type": "subscribe", "payload": VM}))
+        message = json.loads(opened.recv(30))
+        assert (message["id"], message["type"]) == ("1", "error")
+        return message["payload"]
+
+
+def test_slow_reads_of_one_caller_leave_threads_for_others(databases: Databases) -> None:
+    """The same on SQLite, with reads that take longer than the event loop allows."""
+    settings = Settings(database_url=databases.new("sqlite", demo=True), database_wait=0.2)
+    with served(settings, jobs=without_refreshes) as gateway:
+        database = gateway.gateway.database
+
+        async def read(claim: Claim | None, sql: str) -> Any:
+            CLAIM.set(claim)
+            return await database.read(lambda tx: tx.rows(sql), single=True)
+
+        async def story() -> list[str]:
+            long = ENDLESS.replace("FROM n)", "FROM n WHERE i < 100000)")
+            endless = [asyncio.create_task(read(Claim("slow"), ENDLESS)) for _ in range(8)]
+            await until_async(lambda: database.load["read"].waiting == 6)
+            assert database.load["read"] == (2, 6)
+            assert [list(row) for row in await read(Claim("other"), long)] == [[100_000]]
+            assert [list(row) for row in await read(None, long)] == [[100_000]]
+            outcomes = await asyncio.gather(*endless[2:], return_exceptions=True)
+            for task in endless[:2]:
+                task.cancel()
+            await asyncio.gather(*endless[:2], return_exceptions=True)
+            return [str(outcome) for outcome in outcomes]
+
+        refused = gateway.run(story())
+        assert sorted(refused) == [SHARE.format(number) for number in sorted(range(6), key=str)]
+
+
+# ---- subscriptions
+
+SUBSCRIBERS = 20
+RENAMED = "UPDATE snapshot SET name = '{}' WHERE id = (SELECT min(id) FROM snapshot WHERE machine_id = 11)"
+CHANGES = {
+    "snapshotChanged": "subscription { snapshotChanged { kind snapshot { name } } }",
+    "machineChanged": 'subscription { machineChanged(filter: {name: {like: "*"}}) { kind machine { name } } }',
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def quiet(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
+    """A gateway in which nothing changes by itself."""
+    with served(Settings(database_url=databases.new(request.param, demo=True)), jobs=without_refreshes) as gateway:
+        yield gateway
+
+
+@contextmanager
+def counted_reads(gateway: Served, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The request ids of the reads while the block runs; `-` for those of no request."""
+    database, found = gateway.gateway.database, []
+    read = database.read
+
+    async def counting_read(work: Any, *, single: bool = False) -> Any:
+        found.append(REQUEST_ID.get())
+        return await read(work, single=single)
+
+    with patch.context() as patched:
+        patched.setattr(database, "read", counting_read)
+        yield found
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_equal_subscriptions_share_their_reads(quiet: Served, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 equal subscriptions and one that differs: two reads for a change, and every subscriber is sent the message."""
+    other = CHANGES[field].replace("{ kind", "{ kind __typename")
+    with ExitStack() as stack:
+        queries = [CHANGES[field]] * SUBSCRIBERS + [other]
+        opened = [
+            stack.enter_context(subscribe_by_sse(quiet, query, headers={"x-request-id": f"{field}-{number}"}))
+            for number, query in enumerate(queries)
+        ]
+        execute_sql(quiet, changing(field, "zeroth"))
+        assert [names(next(bodies)) for bodies in opened] == ["zeroth"] * len(opened)
+        with counted_reads(quiet, monkeypatch) as reads:
+            execute_sql(quiet, changing(field, "first"))
+            messages = [next(bodies) for bodies in opened]
+        assert len({json.dumps(message) for message in messages[:SUBSCRIBERS]}) == 1
+        assert messages[0]["data"][field]["kind"] == "UPDATED"
+        assert messages[-1]["data"][field]["__typename"]
+        assert sum(id_.startswith(field) for id_ in reads) == 2
+        execute_sql(quiet, changing(field, "second"))
+        again = [next(bodies) for bodies in opened]
+        assert [names(message) for message in again] == ["second"] * len(opened)
+
+
+def changing(field: str, name: str) -> str:
+    if field == "machineChanged":
+        return f"UPDATE machine SET name = '{name}', name_folded = '{name}' WHERE id = 11"
+    return RENAMED.format(name)
+
+
+def names(message: Any) -> str:
+    (change,) = message["data"].values()
+    found: str = (change.get("machine") or change.get("snapshot"))["name"]
+    return found
+
+
+def test_a_subscriber_that_joins_later_is_sent_the_present_state(quiet: Served) -> None:
+    """`operationUpdated` begins with the state at the time of the subscription, whatever others were sent before."""
+    query = "subscription ($id: ID!) { operationUpdated(id: $id) { phase } }"
+    with stalled(quiet, "vm-12"):
+        operation = mutate(quiet, CREATE, machineId="vm-12", name="one")["operation"]["id"]
+        await_running(quiet, operation)
+        change = f"UPDATE operation SET phase = '{{}}' WHERE id = {operation.removeprefix('operation-')}"
+        with ExitStack() as stack:
+            opened: list[Iterator[Any]] = []
+            for name in ("one", "two", "three"):
+                execute_sql(quiet, change.format(name))
+                for bodies in opened:
+                    until(lambda: next(bodies)["data"]["operationUpdated"] == {"phase": name})  # noqa: B023
+                opened.append(stack.enter_context(subscribe_by_sse(quiet, query, id=operation)))
+                assert next(opened[-1])["data"]["operationUpdated"] == {"phase": name}
