@@ -120,6 +120,14 @@ def internal_message(request_id: str) -> str:
     return f"Internal error. Report it with the request id {request_id}."
 
 
+MAX_MESSAGE = 1_000  # characters of the message of an error; one that repeats the input could be as long as the input
+
+
+def shortened(message: str) -> str:
+    """The message as clients receive it: the beginning of one that is longer than `MAX_MESSAGE`."""
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A reference to one row that a client can fetch: `noun` is a table name in `models`, `id` the row's number."""
@@ -145,7 +153,8 @@ class GatewayError(Exception):
     │   ├── Unsupported          UNSUPPORTED: the machine or snapshot cannot do this, ever or in its current state
     │   ├── LimitExceeded        LIMIT_EXCEEDED: a limit or quota is reached
     │   │   ├── Throttled        LIMIT_EXCEEDED: the caller exceeds its rate; `retry_after` is the delay in seconds
-    │   │   └── TooManyItems     LIMIT_EXCEEDED: a list has more items than it may return; a retry does not help
+    │   │   └── RequestTooLarge  LIMIT_EXCEEDED: the request is too large or too expensive; a retry does not help
+    │   │       └── TooManyItems LIMIT_EXCEEDED: a list has more items than it may return
     │   ├── IdempotencyKeyReused IDEMPOTENCY_KEY_REUSED: the key was used with different arguments
     │   └── Aborted              ABORTED: the item is valid, but its all-or-nothing request has a refused item
     ├── Unavailable              UNAVAILABLE: the gateway cannot serve the request now; nothing was written
@@ -180,7 +189,10 @@ class GatewayError(Exception):
 
 
 class Refusal(GatewayError):
-    """A request that was checked and not accepted; nothing was written."""
+    """A request that was checked and not accepted; nothing was written. A long message is shortened."""
+
+    def __init__(self, message: str, *, path: Sequence[str | int] = (), conflict: Reference | None = None) -> None:
+        super().__init__(shortened(message), path=path, conflict=conflict)
 
 
 class InvalidInput(Refusal):
@@ -240,12 +252,16 @@ class Throttled(LimitExceeded):
         self.retry_after = retry_after
 
 
-class TooManyItems(LimitExceeded):
-    """A list has more items than it may return, so it cannot be returned. The same request fails again."""
+class RequestTooLarge(LimitExceeded):
+    """The request exceeds a limit of size or cost, or what the database can process. The same request fails again."""
 
     @property
     def retryable(self) -> bool:
         return False
+
+
+class TooManyItems(RequestTooLarge):
+    """A list has more items than it may return, so it cannot be returned."""
 
 
 class IdempotencyKeyReused(Refusal):

@@ -11,12 +11,14 @@ from typing import Any
 import orjson
 from graphql import GraphQLError, GraphQLSyntaxError
 
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message, shortened
 from gateway.http.errors import ErrorFormat, HttpError
 from gateway.http.request_id import REQUEST_ID
 from gateway.reads.selection import FieldError
 
 log = logging.getLogger(__name__)
+
+MAX_LOCATIONS = 20  # of one error
 
 VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
 PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
@@ -51,7 +53,7 @@ def format_error(error: GraphQLError) -> dict[str, Any]:
         return format_request_error(error)
     formatted = _with_location(error)
     if isinstance(cause, GatewayError):
-        formatted["message"] = cause.message
+        formatted["message"] = shortened(cause.message)
         formatted["extensions"] = {"code": MEANINGS[cause.code].extensions_code}
         if cause.retryable:
             formatted["extensions"]["retryable"] = True
@@ -80,10 +82,11 @@ GRAPHQL_FORMAT = ErrorFormat("application/json; charset=utf-8", error_body)
 
 
 def _with_location(error: GraphQLError) -> dict[str, Any]:
-    """The message, with `locations` and `path` if there are any."""
-    formatted: dict[str, Any] = {"message": error.message}
+    """The message, with `locations` and `path` if there are any. The first locations of a field that is repeated."""
+    formatted: dict[str, Any] = {"message": shortened(error.message)}
     if error.locations:
-        formatted["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
+        places = error.locations[:MAX_LOCATIONS]
+        formatted["locations"] = [{"line": place.line, "column": place.column} for place in places]
     if error.path is not None:
         formatted["path"] = list(error.path)
     return formatted

@@ -8,12 +8,12 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from gateway.access.credentials import Headers, error_headers
-from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message
+from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message, shortened
 from gateway.http.scope import path_of
 
 
 class HttpError(Exception):
-    """Ends a request with an error response. The client sees `message`."""
+    """Ends a request with an error response. The client sees `message`, shortened if it is long."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class HttpError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = shortened(message)
         self.code = code
         self.headers = headers or []
         self.retryable = retryable

@@ -30,7 +30,8 @@ from graphql.validation.validate import ValidationAbortedError
 from gateway.bounded_cache import BoundedCache, CacheStats
 from gateway.config import Settings
 from gateway.graphql.error_format import LIMIT_EXCEEDED, VALIDATION_FAILED, RequestError
-from gateway.graphql.execution.document_limits import check_size
+from gateway.graphql.execution.document_limits import MAX_ERRORS, check_length, check_size
+from gateway.graphql.execution.introspection import ROOTS, check_introspection
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
 from gateway.graphql.execution.variables import VariableBinder
 from gateway.graphql.requests import GraphQLRequest, OperationType
@@ -121,12 +122,15 @@ class DocumentCache:
 
     def _parse(self, text: str) -> Operations:
         """The operations of a document by name. The only operation of a document also has the key None."""
+        check_length(text, self._settings)
         try:
             document = parse(text, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
         except GraphQLError as error:
             raise RequestError([error]) from None
         check_size(document, self._settings)
-        if errors := validate(self._schema, document, self._rules, hide_suggestions=self.hide_suggestions):
+        if errors := validate(
+            self._schema, document, self._rules, max_errors=MAX_ERRORS, hide_suggestions=self.hide_suggestions
+        ):
             if isinstance(errors[0], ValidationAbortedError):
                 message = "The document repeats fields or fragments too often to be validated. Remove repetitions."
                 raise RequestError([GraphQLError(message)], LIMIT_EXCEEDED)
@@ -137,6 +141,8 @@ class DocumentCache:
         for node in nodes:
             features = _OperationFeatures(fragments)
             features.visit(node.selection_set)
+            if features.introspects:
+                check_introspection(node, fragments)
             kind: Any = node.operation.value
             operation = ParsedOperation(
                 document=document,
@@ -169,7 +175,7 @@ class _OperationFeatures:
                     if isinstance(argument.value, VariableNode):
                         self.conditions.add(argument.value.name.value)
             if isinstance(node, FieldNode):
-                self.introspects |= node.name.value in ("__schema", "__type")
+                self.introspects |= node.name.value in ROOTS
                 if node.selection_set is not None:
                     self.visit(node.selection_set)
             elif isinstance(node, InlineFragmentNode):

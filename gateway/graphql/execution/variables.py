@@ -18,7 +18,8 @@ from graphql import (
 from graphql.execution.get_variable_signature import GraphQLVariableSignature, get_variable_signature
 from graphql.execution.values import VariableValues, VariableValueSource
 
-_MAX_ERRORS = 20
+from gateway.graphql.execution.document_limits import MAX_ERRORS, check_variables
+
 _INT_LIMIT = 2**31
 
 # By the name of a scalar: whether a value needs no coercion.
@@ -49,7 +50,7 @@ class VariableBinder:
             self._scalars.append((signature.name, signature, is_coerced, required))
 
     def bind(self, values: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
-        """The coerced values, or up to 20 errors."""
+        """The coerced values, or a limited number of errors. Raises RequestError if there are too many values."""
         if self._scalars is not None:
             sources: dict[str, VariableValueSource] = {}
             coerced: dict[str, Any] = {}
@@ -66,10 +67,11 @@ class VariableBinder:
                 coerced[name] = value
             else:
                 return VariableValues(sources, coerced)
+        check_variables(values)
         return get_variable_values(
             self._schema,
             self._definitions,
             dict(values),
-            max_errors=_MAX_ERRORS,
+            max_errors=MAX_ERRORS,
             hide_suggestions=self._hide_suggestions,
         )
