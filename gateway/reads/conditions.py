@@ -91,12 +91,27 @@ def any_of(conditions: Sequence[Condition]) -> Condition:
     return _group(conditions, " OR ", match_none)
 
 
+_MAX_CHAIN = 32  # operands of one chain of AND or OR
+
+
 def _group(conditions: Sequence[Condition], word: str, empty: Condition) -> Condition:
     if not conditions:
         return empty
     if len(conditions) == 1:
         return conditions[0]
-    return lambda frame: "(" + word.join(condition(frame) for condition in conditions) + ")"
+    return lambda frame: _joined([condition(frame) for condition in conditions], word)
+
+
+def _joined(operands: list[str], word: str) -> str:
+    """The operands joined by `word`, as a tree of short chains.
+
+    SQLite parses a chain as one level per operand, and an expression may have 1,000 levels. As part of a subquery the
+    same condition counts twice, so one chain of 500 operands exceeds that.
+    """
+    while len(operands) > _MAX_CHAIN:
+        starts = range(0, len(operands), _MAX_CHAIN)
+        operands = [f"({word.join(operands[start : start + _MAX_CHAIN])})" for start in starts]
+    return f"({word.join(operands)})"
 
 
 def compare(column: str, test: Callable[[str, Frame], str], *, nullable: bool, negated: bool) -> Condition:

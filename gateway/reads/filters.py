@@ -19,6 +19,7 @@ Path = tuple[str | int, ...]
 
 MAX_CONDITIONS = 500
 MAX_DEPTH = 32
+MAX_RELATED = 6  # PostgreSQL takes seconds to plan and run 18 levels, however few rows there are
 MAX_TEXT_LENGTH = 4_000
 MAX_WILDCARDS = 16
 
@@ -294,6 +295,15 @@ class IdFilter(_ScalarFilter):
         return c.comparison("=", ids[0]) if len(ids) == 1 else c.in_list(ids, "bigint")
 
 
+def check_related(path: Path) -> None:
+    """Raises InvalidInput if the member at `path`, a filter of related rows, is inside too many others."""
+    if sum(step in _RELATED for step in path) > MAX_RELATED:
+        raise invalid_filter(path, f"Filters of related rows may be nested at most {MAX_RELATED} levels deep.")
+
+
+_RELATED = frozenset({"machine", "someSnapshot"})  # the members that are a MachineRowFilter or RelatedRowsFilter
+
+
 class MachineRowFilter:
     """A filter of the machine that a row belongs to. Every such row has one."""
 
@@ -302,6 +312,7 @@ class MachineRowFilter:
 
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
         """The condition of the machine. Raises InvalidInput."""
+        check_related(path)
         inner = build_condition(self._filters(), value, path, negated=negated, budget=budget)
 
         return lambda frame: inner(frame.of_machine())
@@ -317,6 +328,7 @@ class RelatedRowsFilter:
 
     def condition(self, value: Mapping[str, Any], path: Path, negated: bool, budget: Budget) -> Condition:
         """An EXISTS condition. Raises InvalidInput."""
+        check_related(path)
         inner = build_condition(self._filters(), value, path, negated=False, budget=budget)
 
         def sql(frame: Frame) -> str:

@@ -26,6 +26,8 @@ _QUOTED = re.compile(r"'(.*)'|\"(.*)\"", re.DOTALL)
 _NULL = re.compile(r"null|nil", re.IGNORECASE)
 _ARRAY = re.compile(r"\[(.*)\]", re.DOTALL)
 _WILDCARD = re.compile(r"[*%]")
+MAX_VALUES = 1_000  # of all arrays of a request
+_ARRAY_TYPES = {"text": "text", "integer": "bigint", "id": "bigint"}  # by kind of attribute, as `c.in_list` needs them
 _SQL_OPERATORS = {"=": "=", "!=": "=", "==": "=", "!==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _NEGATED = frozenset({"!=", "!==", "!~"})
 
@@ -56,13 +58,14 @@ def parse_filters(class_: ResourceClass, texts: Sequence[str], clock: Clock) -> 
     """The filters of `filter[]`. None without any. Either all filters without `or` hold, or one filter with `or`."""
     if len(texts) > MAX_CONDITIONS:
         raise bad_request(f"A request may have at most {MAX_CONDITIONS} filters.")
+    parser = _Parser(class_, clock)
     required: list[_Parsed] = []
     alternatives: list[_Parsed] = []
     for text in texts:
         if prefix := _OR.match(text):
-            alternatives.append(_parse(class_, text[prefix.end() :], clock))
+            alternatives.append(parser.parse(text[prefix.end() :]))
         else:
-            required.append(_parse(class_, text, clock))
+            required.append(parser.parse(text))
     parsed = [*required, *alternatives]
     if not parsed:
         return None
@@ -72,16 +75,66 @@ def parse_filters(class_: ResourceClass, texts: Sequence[str], clock: Clock) -> 
     return Filter(condition, c.all_of(plain), [one.regex for one in parsed if one.regex is not None])
 
 
-def _parse(class_: ResourceClass, text: str, clock: Clock) -> _Parsed:
-    found = _FILTER.match(text)
-    if found is None:
-        raise bad_request(f"Unknown operator specified in filter {text}")
-    target = _target(class_, found[1])
-    operator, value = found[2], text[found.end() :].strip(" ")
-    if operator in ("=~", "!~"):
-        regex = _regex_condition(target, operator, value, own_rows=target.scope is same_row)
-        return _Parsed(target.scope(regex), regex)
-    return _Parsed(target.scope(_condition(target.attribute, operator, value, clock)), None)
+class _Parser:
+    """Parses the filters of one request. Counts what is limited for all of them together."""
+
+    def __init__(self, class_: ResourceClass, clock: Clock) -> None:
+        self._class = class_
+        self._clock = clock
+        self._patterns = 0
+        self._values = 0
+
+    def parse(self, text: str) -> _Parsed:
+        """Parses one filter, without `or`. Raises RestError and InvalidInput."""
+        found = _FILTER.match(text)
+        if found is None:
+            raise bad_request(f"Unknown operator specified in filter {text}")
+        target = _target(self._class, found[1])
+        operator, value = found[2], text[found.end() :].strip(" ")
+        if operator in ("=~", "!~"):
+            self._patterns += 1
+            if self._patterns > regexes.MAX_PATTERNS:
+                raise bad_request(f"A request may have at most {regexes.MAX_PATTERNS} regular expressions.")
+            regex = _regex_condition(target, operator, value, own_rows=target.scope is same_row)
+            return _Parsed(target.scope(regex), regex)
+        return _Parsed(target.scope(self._condition(target.attribute, operator, value)), None)
+
+    def _condition(self, attribute: Attribute, operator: str, value: str) -> Condition:
+        quoted = _QUOTED.fullmatch(value)
+        if quoted:
+            text = _unquoted(quoted)
+            if attribute.kind == "timestamp":
+                return _compare_value(attribute, operator, parse_timestamp(text))
+            return _compare_text(attribute, operator, text)
+        if _NULL.fullmatch(value):
+            return _compare_null(attribute, operator)
+        if array := _ARRAY.fullmatch(value):
+            return self._array(attribute, operator, array[1])
+        if attribute.kind == "timestamp":
+            return _compare_span(attribute, operator, parse_span(value, self._clock))
+        return _compare_text(attribute, operator, value)
+
+    def _array(self, attribute: Attribute, operator: str, text: str) -> Condition:
+        if operator != "=":
+            raise bad_request(f"Unsupported operator for arrays: {operator}")
+        items = text.split(",") if text else []
+        if len(items) > MAX_CONDITIONS:
+            raise bad_request(f"An array may have at most {MAX_CONDITIONS} values.")
+        self._values += len(items)
+        if self._values > MAX_VALUES:
+            raise bad_request(f"The arrays of a request may have at most {MAX_VALUES} values in all.")
+        array_type = _ARRAY_TYPES.get(attribute.kind)
+        plain = [item for item in items if array_type and not _is_pattern(attribute, item)]
+        if array_type is None or len(plain) < 2:
+            return c.any_of([self._element(attribute, item) for item in items])
+        test = c.in_list([parse_value(attribute, item) for item in plain], array_type)
+        patterns = [self._element(attribute, item) for item in items if _is_pattern(attribute, item)]
+        return c.any_of([_compare(attribute, test, negated=False), *patterns])
+
+    def _element(self, attribute: Attribute, item: str) -> Condition:
+        if attribute.kind == "timestamp":
+            return _compare_span(attribute, "=", parse_span(item.strip(), self._clock))
+        return _compare_text(attribute, "=", item)
 
 
 def _target(class_: ResourceClass, name: str) -> _Target:
@@ -116,35 +169,12 @@ def _unquoted(quoted: re.Match[str]) -> str:
     return text
 
 
-def _condition(attribute: Attribute, operator: str, value: str, clock: Clock) -> Condition:
-    quoted = _QUOTED.fullmatch(value)
-    if quoted:
-        text = _unquoted(quoted)
-        if attribute.kind == "timestamp":
-            return _compare_value(attribute, operator, parse_timestamp(text))
-        return _compare_text(attribute, operator, text)
-    if _NULL.fullmatch(value):
-        return _compare_null(attribute, operator)
-    if array := _ARRAY.fullmatch(value):
-        if operator != "=":
-            raise bad_request(f"Unsupported operator for arrays: {operator}")
-        items = array[1].split(",") if array[1] else []
-        if len(items) > MAX_CONDITIONS:
-            raise bad_request(f"An array may have at most {MAX_CONDITIONS} values.")
-        return c.any_of([_element(attribute, item, clock) for item in items])
-    if attribute.kind == "timestamp":
-        return _compare_span(attribute, operator, parse_span(value, clock))
-    return _compare_text(attribute, operator, value)
-
-
-def _element(attribute: Attribute, item: str, clock: Clock) -> Condition:
-    if attribute.kind == "timestamp":
-        return _compare_span(attribute, "=", parse_span(item.strip(), clock))
-    return _compare_text(attribute, "=", item)
+def _is_pattern(attribute: Attribute, text: str) -> bool:
+    return attribute.kind == "text" and _WILDCARD.search(text) is not None
 
 
 def _compare_text(attribute: Attribute, operator: str, text: str) -> Condition:
-    if attribute.kind == "text" and operator in ("=", "!=") and _WILDCARD.search(text):
+    if operator in ("=", "!=") and _is_pattern(attribute, text):
         parse_value(attribute, text)
         parts = _WILDCARD.split(text)
         if len(parts) > MAX_WILDCARDS + 1:

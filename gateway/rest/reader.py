@@ -27,6 +27,7 @@ from gateway.rest.classes import SNAPSHOTS, ResourceClass
 from gateway.rest.errors import not_found
 from gateway.rest.filters import Filter
 from gateway.rest.query import LINKS_ONLY, MAX_LIMIT, RowShape, Window
+from gateway.rest.regexes import SearchBudget
 from gateway.store.database import Database, Transaction
 
 _MAX_PLANS = 256
@@ -200,9 +201,10 @@ class Reader:
             return
         kind = f"t.kind = '{class_.kind}'" if class_.kind else c.TRUE_SQL
         within = c.all_of([bounds, lambda _frame: kind, query.filter.narrowing])
+        budget = SearchBudget()
         for regex in query.filter.regexes:
             bounds_of_regex = within if regex.own_rows else c.match_all
-            await regex.search_rows(transaction, self._dialect, requester.caller, bounds_of_regex)
+            await regex.search_rows(transaction, self._dialect, requester.caller, bounds_of_regex, budget)
 
 
 def _flatten(row: Any, shape: RowShape) -> Any:

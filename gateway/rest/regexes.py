@@ -16,12 +16,15 @@ from gateway.access.caller import Caller
 from gateway.reads.conditions import FALSE_SQL, TRUE_SQL, Condition, Frame
 from gateway.reads.dialects import Dialect
 from gateway.reads.entities import ENTITIES
-from gateway.rest.errors import bad_request
+from gateway.rest.errors import RestError, bad_request
 from gateway.store.database import Transaction
 
+MAX_PATTERNS = 20  # of one request; compiling one takes up to 1 ms
 MAX_PATTERN_LENGTH = 1_000  # characters of a pattern
-MAX_ROWS = 10_000  # that one expression searches
-MAX_WORK = 20_000_000  # characters times instructions of the pattern; each takes 7 ns at worst, and usually 0.1 ns
+MAX_ROWS = 10_000  # that one pattern searches
+MAX_SEARCHES = 50_000  # rows that all patterns of a request search, together; each takes about 1 us
+MAX_WORK = 20_000_000  # characters times instructions of the pattern, together; each takes 0.1 ns, 7 ns at worst
+_SLICE = 500  # rows that are searched without a pause
 
 _RUBY = re.compile(r"/(.*)/([a-z]*)", re.DOTALL)
 
@@ -47,6 +50,33 @@ def compile_pattern(text: str) -> Any:
         ) from None
 
 
+@dataclass(slots=True)
+class SearchBudget:
+    """What the patterns of one request may still search."""
+
+    searches: int = MAX_SEARCHES
+    work: int = MAX_WORK
+
+    def spend(self, searches: int, work: int) -> None:
+        """Counts rows, and characters times instructions. Raises RestError if that exceeds the budget."""
+        self.searches -= searches
+        self.work -= work
+        if self.searches < 0:
+            raise bad_request(
+                f"The regular expressions would have to search more than {MAX_SEARCHES} rows in all. Narrow the list"
+                " with other filters, or use fewer regular expressions."
+            )
+        if self.work < 0:
+            raise _too_much_text()
+
+
+def _too_much_text() -> RestError:
+    return bad_request(
+        "The regular expression would have to search too much text. Narrow the list with other filters,"
+        " or use a wildcard."
+    )
+
+
 @dataclass(slots=True, eq=False)
 class RegexCondition:
     """The condition that a column matches, or, if `negated`, does not match. Null does not match.
@@ -68,10 +98,12 @@ class RegexCondition:
         matched = frame.dialect.in_list(f"{frame.alias}.id", self.matched_ids, "bigint", frame.parameters)
         return f"NOT ({matched})" if self.negated else matched
 
-    async def search_rows(self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition) -> None:
+    async def search_rows(
+        self, transaction: Transaction, dialect: Dialect, caller: Caller, bounds: Condition, budget: SearchBudget
+    ) -> None:
         """Searches the rows that meet `bounds` and that the caller may see.
 
-        Raises RestError if there are too many rows or too much text.
+        Raises RestError if there are too many rows or too much text, for this pattern or for the budget of the request.
         """
         frame = Frame(dialect, dialect.parameters(), caller.readable_kinds)
         visible = ENTITIES[self.noun].visible(frame, caller.tenant)
@@ -81,11 +113,11 @@ class RegexCondition:
             f" WHERE {visible} AND {where} AND {column} IS NOT NULL LIMIT {MAX_ROWS + 1}",
             frame.parameters.values,
         )
-        work = sum(len(row[1]) for row in rows) * self.pattern.programsize
-        if len(rows) > MAX_ROWS or work > MAX_WORK:
-            raise bad_request(
-                "The regular expression would have to search too much text. Narrow the list with other filters,"
-                " or use a wildcard."
-            )
-        search = self.pattern.search
-        self.matched_ids = [row[0] for row in rows if search(row[1])]
+        if len(rows) > MAX_ROWS:
+            raise _too_much_text()
+        budget.spend(len(rows), sum(len(row[1]) for row in rows) * self.pattern.programsize)
+        search, matched = self.pattern.search, []
+        for start in range(0, len(rows), _SLICE):
+            await transaction.pause()
+            matched += [row[0] for row in rows[start : start + _SLICE] if search(row[1])]
+        self.matched_ids = matched

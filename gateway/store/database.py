@@ -39,6 +39,14 @@ class Transaction(Protocol):
         """Runs SQL text once per tuple of parameters."""
         ...
 
+    async def pause(self, ahead: float = 0.0) -> None:
+        """Lets other work run. Long work in Python calls it between slices of about a millisecond.
+
+        On PostgreSQL other tasks of the event loop run. On SQLite a read that is past its time limit, or would be after
+        what is `ahead`, in seconds, ends here, so that one on the event loop continues in a thread.
+        """
+        ...
+
 
 Work = Callable[[Transaction], Awaitable[T]]
 

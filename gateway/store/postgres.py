@@ -82,6 +82,9 @@ class PostgresTransaction:
         self.statement_count += 1
         await self._connection.executemany(sql, parameters)
 
+    async def pause(self, ahead: float = 0.0) -> None:
+        await asyncio.sleep(0)
+
 
 class PostgresDatabase:
     """A `Database` on a PostgreSQL server."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import GatewayError, RequestTooLarge, Unavailable
 
 
 class ConnectionLost(Unavailable):
@@ -36,6 +36,11 @@ _KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[
     (asyncpg.ReadOnlySQLTransactionError, ConnectionLost, "The database is currently read-only."),
     (asyncpg.TooManyConnectionsError, Unavailable, "The database has no connections left."),
     (asyncpg.InsufficientResourcesError, Unavailable, "The database is out of disk space or memory."),
+    (
+        (asyncpg.StatementTooComplexError, asyncpg.TooManyArgumentsError, asyncpg.TooManyColumnsError),
+        RequestTooLarge,
+        "The filter is nested too deeply for PostgreSQL. Use fewer levels of conditions and of related rows.",
+    ),
     (asyncpg.QueryCanceledError, Unavailable, "The database canceled the statement."),
     (TimeoutError, Unavailable, _TIMED_OUT),
     (

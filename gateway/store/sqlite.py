@@ -80,6 +80,7 @@ T = TypeVar("T")
 
 _MAX_GROUP = 256  # writes in one commit
 _RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
+_PYTHON_SECONDS = 0.02  # that a read may continue with work in Python after the time limit of its statements
 _POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
 _RESERVED_READERS = 1  # threads for the gateway's own reads
 BUSY_TIMEOUT = 30.0  # seconds that a connection waits for the lock of another process, by default
@@ -136,6 +137,12 @@ class SqliteTransaction:
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
         self.statement_count += 1
         self.connection.executemany(sql, parameters)
+
+    async def pause(self, ahead: float = 0.0) -> None:
+        if time.monotonic() + ahead > self.deadline.at + _PYTHON_SECONDS:
+            error = sqlite3.OperationalError("interrupted")
+            error.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT  # as if a statement had been interrupted
+            raise error
 
 
 def connect(path: str, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:

@@ -3,10 +3,11 @@
 import logging
 import sqlite3
 
-from gateway.errors import Unavailable, Unconfirmed
+from gateway.errors import RequestTooLarge, Unavailable, Unconfirmed
 
 log = logging.getLogger(__name__)
 
+_TOO_LARGE = "The filter is nested too deeply for SQLite. Use fewer levels of conditions and of related rows."
 _LOCKED = "The database is locked by another transaction."
 _UNREACHABLE = "The database cannot be reached."
 _MESSAGES = {
@@ -19,11 +20,26 @@ _MESSAGES = {
     sqlite3.SQLITE_NOMEM: "The database is out of memory.",
     sqlite3.SQLITE_IOERR: "The database cannot be read or written.",
 }
+# The beginnings of the messages of SQLITE_ERROR for a statement that exceeds a limit of the SQLite library.
+_LIMITS = (
+    "parser stack overflow",
+    "Expression tree is too large",
+    "at most 64 tables in a join",
+    "too many SQL variables",
+    "too many columns",
+)
 
 
 def translate(error: BaseException) -> BaseException:
-    """The Unavailable that `error` means, or `error` itself when it is not a condition of the database."""
-    message = _MESSAGES.get(_primary_code(error))
+    """The error of the gateway that `error` means, or `error` itself when it is a bug.
+
+    Unavailable for a condition of the database, RequestTooLarge for a statement that SQLite cannot process.
+    """
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_ERROR and str(error).startswith(_LIMITS):
+        log.info("SQLite cannot process a statement error=%s", error)
+        return RequestTooLarge(_TOO_LARGE)
+    message = _MESSAGES.get(code)
     if message is None:
         return error
     log.warning("SQLite failed error=%s message=%s", error, message)

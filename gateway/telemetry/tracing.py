@@ -241,3 +241,6 @@ class _TracingTransaction:
     async def run_many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
         with self._span(sql):
             await self._transaction.run_many(sql, parameters)
+
+    async def pause(self, ahead: float = 0.0) -> None:
+        await self._transaction.pause(ahead)

@@ -96,6 +96,9 @@ class _Transaction:
         self._reach(_label(sql))
         await self._transaction.run_many(sql, parameters)
 
+    async def pause(self, ahead: float = 0.0) -> None:
+        await self._transaction.pause(ahead)
+
 
 class _Claiming:
     """Transaction of a claim. Claims are periodic, so only statements that returned rows are steps, afterwards."""
