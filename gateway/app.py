@@ -230,6 +230,7 @@ class Surfaces:
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout=self.settings.body_timeout,
             turns=self.turns,
+            max_cost=self.settings.max_cost,
             middleware=[Middleware(InstrumentedRest, self.metrics)],
         )
 

@@ -99,7 +99,7 @@ class Settings:
     max_depth: int = setting(20, "Maximum nesting depth of the fields of a GraphQL operation.")
     max_aliases: int = setting(100, "Maximum aliases in a GraphQL operation.")
     max_directives: int = setting(100, "Maximum directives in a GraphQL operation.")
-    max_cost: int = setting(200_000, "Maximum cost of a GraphQL operation.")
+    max_cost: int = setting(200_000, "Maximum cost of a GraphQL operation, and of a REST request.")
     introspection: bool = setting(True, "Whether introspection queries and `/schema.graphql` are served.")
     suggestions: bool = setting(True, "Whether validation errors suggest similar names from the schema.")
     documents_files: tuple[str, ...] = setting((), "Manifest files of persisted documents.")

@@ -93,7 +93,7 @@ from gateway.reads import sources
 from gateway.reads.connection_compiler import Binding, ConnectionCompiler
 from gateway.reads.connections import PageNode
 from gateway.reads.context import Bound
-from gateway.reads.cost import CostCompiler, CostFunction
+from gateway.reads.cost import CostCompiler, CostFunction, SizeCompiler
 from gateway.reads.dialects import DIALECTS, Dialect
 from gateway.reads.payload_compiler import PayloadCompiler
 from gateway.reads.payload_shapes import PayloadShape
@@ -121,7 +121,8 @@ class Plan:
     load: RootLoader
     bindings: Sequence[Binding]
     dialect: Dialect
-    cost: CostFunction
+    cost: CostFunction  # the number of objects
+    size: CostFunction  # of the response, in bytes
     is_single_statement: IsSingleStatement
 
     def bind(self, variables: Variables) -> Bound:
@@ -150,15 +151,15 @@ class Compiler:
         """The plan of a root field. Its source is one of those that `sources` describes as being at the root."""
         connections = self._connections()
         load, is_single_statement = self._root(connections, parent_type, field)
-        cost = self._costs(connections).field(parent_type, field)
-        return Plan(load, connections.bindings, self.dialect, cost, is_single_statement)
+        cost, size = (costs.field(parent_type, field) for costs in self._costs(connections))
+        return Plan(load, connections.bindings, self.dialect, cost, size, is_single_statement)
 
     def payload(self, selection: Selection) -> Plan:
         """The plan of a payload. `load` receives a list of payloads as its third argument, and returns a list."""
         connections = self._connections()
         shape = PayloadCompiler(self.catalog, connections).payload_shape(selection)
-        cost = self._costs(connections).selection(selection)
-        return Plan(payload_root(shape), connections.bindings, self.dialect, cost, shape.is_single_statement)
+        cost, size = (costs.selection(selection) for costs in self._costs(connections))
+        return Plan(payload_root(shape), connections.bindings, self.dialect, cost, size, shape.is_single_statement)
 
     def _root(
         self, connections: ConnectionCompiler, parent_type: str, field: Field
@@ -187,9 +188,10 @@ class Compiler:
     def _connections(self) -> ConnectionCompiler:
         return ConnectionCompiler(self.catalog, self.dialect, typed=self.typed)
 
-    def _costs(self, connections: ConnectionCompiler) -> CostCompiler:
-        """Complete once every list is compiled."""
-        return CostCompiler(self.catalog, {binding.field: binding.key for binding in connections.bindings})
+    def _costs(self, connections: ConnectionCompiler) -> Sequence[CostCompiler]:
+        """The compilers of `Plan.cost` and `Plan.size`. Complete once every list is compiled."""
+        nodes = {binding.field: binding.key for binding in connections.bindings}
+        return CostCompiler(self.catalog, nodes), SizeCompiler(self.catalog, nodes)
 
 
 def _page_root(node: PageNode) -> tuple[RootLoader, IsSingleStatement]:

@@ -13,7 +13,7 @@ from gateway.reads.fetch_nodes import RowLayout
 from gateway.reads.page_binding import FilterBinder, FixedBinder, PageBinder
 from gateway.reads.page_layout import PageLayout
 from gateway.reads.pages import BoundPage, Page
-from gateway.reads.rendering import Code
+from gateway.reads.rendering import Code, ListRenderers
 from gateway.reads.row_compiler import RowCompiler, aggregate_sql
 from gateway.reads.selection import Field, FieldError, Selection
 from gateway.reads.sorts import SortField, SortKey, SortOrder
@@ -52,9 +52,10 @@ class ConnectionCompiler:
             RowLayout(entity), source.match, kind=_kind(entity, type_name), counted=source.counter is not None
         )
         ((connection_type, fields),) = field.selection.items()
-        items = [(item.key, self._field(connection_type, item, layout, code)) for item in fields]
+        lists = ListRenderers(code)
+        items = [(item.key, self._field(connection_type, item, layout, code, lists)) for item in fields]
         render: PageRenderer = code.function(PAGE_PARAMETERS, code.object(connection_type, items))
-        node = PageNode(layout, self._dialect, render, PageBinder(entity, self._dialect))
+        node = PageNode(layout, self._dialect, render, lists, PageBinder(entity, self._dialect))
         self.bindings.insert(position, Binding(field, node, node.binder.bind))
         return node
 
@@ -63,7 +64,9 @@ class ConnectionCompiler:
         layout = PageLayout(RowLayout(entity), source.match, source.where)
         item = self.rows.expression(field.selection, layout.row_layout, code)
         page = _whole_list(source.order or entity.default_order, source.bound)
-        node = PageNode(layout, self._dialect, _list_renderer(source, field, item, layout, code), FixedBinder(page))
+        lists = ListRenderers(code)
+        render = _list_renderer(source, field, lists.add(item), layout, code)
+        node = PageNode(layout, self._dialect, render, lists, FixedBinder(page))
         self.bindings.insert(position, Binding(field, node, node.binder.bind))
         return node
 
@@ -79,8 +82,9 @@ class ConnectionCompiler:
         item = self.rows.expression(field.selection, layout.row_layout, code)
         order = source.order or tuple(SortKey(SortField(column, "text")) for column in source.by)
         page = _whole_list(order, source.bound)
-        render = _list_renderer(source, field, item, layout, code)
-        node = PageNode(layout, self._dialect, render, FilterBinder(entity, page))
+        lists = ListRenderers(code)
+        render = _list_renderer(source, field, lists.add(item), layout, code)
+        node = PageNode(layout, self._dialect, render, lists, FilterBinder(entity, page))
         self.bindings.append(Binding(field, node, node.binder.bind))
         return node
 
@@ -98,7 +102,7 @@ class ConnectionCompiler:
                 items.append((field.key, self.rows.expression(field.selection, layout.row_layout, code)))
         return code.object(type_name, items)
 
-    def _field(self, type_name: str, field: Field, layout: PageLayout, code: Code) -> str:
+    def _field(self, type_name: str, field: Field, layout: PageLayout, code: Code, lists: ListRenderers) -> str:
         match field.name:
             case "__typename":
                 return repr(type_name)
@@ -107,10 +111,10 @@ class ConnectionCompiler:
                 return "page.total"
             case "nodes":
                 layout.rows = True
-                return f"[{self.rows.expression(field.selection, layout.row_layout, code)} for row in page.rows]"
+                return lists.add(self.rows.expression(field.selection, layout.row_layout, code))
             case "edges":
                 layout.rows = True
-                return f"[{self.edge(field.selection, layout, code)} for row in page.rows]"
+                return lists.add(self.edge(field.selection, layout, code))
             case "pageInfo":
                 return _page_info(field.selection, layout, code)
             case name:
@@ -132,14 +136,12 @@ def _whole_list(order: SortOrder, bound: int) -> BoundPage:
 
 
 def _list_renderer(
-    source: sources.BoundedRows | sources.GroupedRows, field: Field, item: str, layout: PageLayout, code: Code
+    source: sources.BoundedRows | sources.GroupedRows, field: Field, items: str, layout: PageLayout, code: Code
 ) -> PageRenderer:
-    """Renders the rows of a page, or a FieldError if more rows follow."""
+    """Renders the rows of a page, or a FieldError if more rows follow. `items` is the expression of the list."""
     layout.rows = layout.has_next = True
     failure = code.name(_failure(source, field))
-    render: PageRenderer = code.function(
-        PAGE_PARAMETERS, f"{failure}() if page.has_next else [{item} for row in page.rows]"
-    )
+    render: PageRenderer = code.function(PAGE_PARAMETERS, f"{failure}() if page.has_next else {items}")
     return render
 
 

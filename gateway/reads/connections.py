@@ -33,6 +33,7 @@ from gateway.reads.page_binding import Binder
 from gateway.reads.page_layout import PageLayout
 from gateway.reads.page_statements import PageStatements, cursor_bindings
 from gateway.reads.pages import BoundPage, Page
+from gateway.reads.rendering import SLICE_ROWS, ListRenderers
 from gateway.reads.sorts import SortOrder
 
 
@@ -45,6 +46,7 @@ class LoadedPage:
     has_next: bool = False
     has_previous: bool = False
     aggregates: Sequence[Any] = ()
+    lists: Sequence[list[Any]] = ()  # of a large page: its lists, which are rendered already
 
     def trim(self, page: Page) -> None:
         """Sets the flag that the row beyond the page's size decides, removes that row, and restores the sort order.
@@ -79,11 +81,14 @@ PageRenderer = Callable[[LoadedPage, Sequence[Any], Context, Callable[[Any], str
 class PageNode:
     """Loads pages of an entity's rows: one page for each parent, or one page of all rows."""
 
-    def __init__(self, layout: PageLayout, dialect: Dialect, render: PageRenderer, binder: Binder) -> None:
+    def __init__(
+        self, layout: PageLayout, dialect: Dialect, render: PageRenderer, lists: ListRenderers, binder: Binder
+    ) -> None:
         self.layout = layout
         self.entity = layout.entity
         self.dialect = dialect
         self.render = render
+        self._lists = lists
         self.binder = binder
         self.statements = PageStatements(layout)
         self._last_encoder: tuple[SortOrder, Callable[[Any], str]] | None = None
@@ -111,7 +116,29 @@ class PageNode:
         rows = [row for page in pages.values() for row in page.rows]
         related = await self.layout.row_layout.load_relations(context, rows)
         cursor = self.cursor_encoder(bound.order)
-        return {parent: self.render(page, related, context, cursor) for parent, page in pages.items()}
+        rendered, left = {}, SLICE_ROWS
+        for parent, page in pages.items():
+            if len(page.rows) > SLICE_ROWS:
+                await self.render_lists(page, related, context, cursor)
+            rendered[parent] = self.render(page, related, context, cursor)
+            left -= len(page.rows) + 1
+            if left < 0:
+                await context.transaction.pause()
+                left = SLICE_ROWS
+        return rendered
+
+    async def render_lists(
+        self, page: LoadedPage, related: Sequence[Any], context: Context, cursor: Callable[[Any], str]
+    ) -> None:
+        """Renders the lists of a large page in slices, with a pause after each. `render` then uses the result."""
+        functions = self._lists.functions
+        lists: list[list[Any]] = [[] for _ in functions]
+        for start in range(0, len(page.rows), SLICE_ROWS):
+            rows = page.rows[start : start + SLICE_ROWS]
+            for number, render in enumerate(functions):
+                lists[number] += render(rows, related, context, cursor)
+            await context.transaction.pause()
+        page.lists = lists
 
     def is_single_statement(self, bound: BoundPage) -> bool:
         """Whether one statement loads the page of all rows with all of its relations."""

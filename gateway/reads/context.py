@@ -1,6 +1,6 @@
 """The context of one request, and statement templates, which are cached and shared by requests."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ class Context:
     matrices: Matrices
     bound: Bound = field(default_factory=dict)
     computed_cache: dict[Hashable, Any] = field(default_factory=dict)  # values of computed fields that rows share
+    # Called with the number of rows that a relation is going to load, if that is known. May raise GatewayError.
+    on_related_rows: Callable[[int], None] | None = None
 
     def frame(self) -> Frame:
         """A frame for a new statement."""

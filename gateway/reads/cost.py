@@ -1,6 +1,12 @@
-"""The cost of a selection: 1 for each object that it may load and 1 for each list, as if every page were full.
+"""The cost of a selection: what it may load at most, as if every page were full, and how large the response may be.
 
-The aggregates of a connection, and a list of groups, cost 10 more, because the database reads all rows that match.
+The cost is 1 for each object that may be loaded and 1 for each list. The aggregates of a connection, and a list of
+groups, cost 10 more, because the database reads all rows that match. A large response costs 1 more for each
+`BYTES_PER_COST` bytes beyond the first `FREE_BYTES`: its size decides how long it is rendered and how much memory it
+takes, and a row of many fields takes many times that of one field. The size is estimated: the response keys as they
+are, and a typical width for each value.
+
+GraphQL and REST use the same functions and the same limit. docs/decisions/0008-cost-of-a-request.md has the reasons.
 
 Costs are compiled from fields in which fragments are merged and `@skip` and `@include` are applied. The size of a page
 may be a variable, so it is read when the plan is bound.
@@ -15,8 +21,15 @@ from gateway.reads.context import Bound
 from gateway.reads.selection import Field, Selection, Variables
 
 AGGREGATE_COST = 10
+FREE_BYTES = 1_000_000  # of a response; larger ones cost more
+BYTES_PER_COST = 200
 
 CostFunction = Callable[[Bound, Variables], int]
+
+
+def total_cost(objects: int, size: int) -> int:
+    """The cost of an operation whose root fields load this number of objects, and of this size in bytes."""
+    return objects + max(0, size - FREE_BYTES) // BYTES_PER_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,10 @@ class _CostSum:
 
 
 class CostCompiler:
-    """Compiles the cost functions of one plan. `nodes` has the page nodes of its connections by their fields."""
+    """Compiles functions of one plan that compute the number of objects. `nodes` has its page nodes by their fields."""
+
+    row = 1  # what a row of a list adds, besides its fields
+    edge = 0  # what an edge adds, besides its fields
 
     def __init__(self, catalog: sources.Catalog, nodes: Mapping[Field, Any]) -> None:
         self._catalog = catalog
@@ -60,6 +76,28 @@ class CostCompiler:
     def selection(self, selection: Selection) -> CostFunction:
         """The cost of one object with this selection."""
         return self._selection(selection).function()
+
+    def own(self, field: Field, sourced: sources.SourcedField | None) -> int:
+        """What a field adds, besides the fields below it. `sourced` is None for a field of the list itself."""
+        match sourced.source if sourced else None:
+            case sources.ToMany() if self._has_aggregates(field):
+                return 1 + AGGREGATE_COST
+            case sources.GroupedRows(bound=bound):
+                return 1 + AGGREGATE_COST + bound
+            case sources.ComputedRoot(cost=cost):
+                return cost
+            case (
+                sources.ToMany()
+                | sources.RowsByIds()
+                | sources.ToOne()
+                | sources.RowById()
+                | sources.PayloadRow()
+                | sources.PayloadEdge()
+                | sources.BoundedRows()
+            ):
+                return 1
+            case _:
+                return 0  # part of a row that is already counted
 
     def _selection(self, selection: Selection) -> _CostSum:
         """The cost of the most expensive of its types."""
@@ -78,57 +116,104 @@ class CostCompiler:
         return total
 
     def _field(self, type_name: str, field: Field) -> _CostSum:
-        if field.name == "__typename":
-            return _CostSum()
-        source = self._catalog[type_name][field.name].source
-        match source:
+        sourced = self._catalog[type_name].get(field.name)  # None for `__typename`, and in a computed object
+        own = _CostSum(self.own(field, sourced))
+        if sourced is None or not field.selection:
+            return own
+        match sourced.source:
             case sources.ToMany():
-                return self._page(field)
+                return own + self._page(field)
             case sources.RowsByIds():
-                return self._rows_by_ids(field)
-            case sources.ToOne() | sources.RowById() | sources.PayloadRow():
-                return _CostSum(1) + self._selection(field.selection)
+                return own + self._rows_by_ids(field)
             case sources.PayloadEdge():
-                return _CostSum(1) + self._edge_nodes(field.selection)
+                return own + self._edge(field.selection)
             case sources.BoundedRows(bound=bound, cost_rows=cost_rows):
-                row = _CostSum(1) + self._selection(field.selection)
-                return _CostSum(1) + row.times(bound if cost_rows is None else cost_rows)
+                row = _CostSum(self.row) + self._selection(field.selection)
+                return own + row.times(bound if cost_rows is None else cost_rows)
             case sources.GroupedRows(bound=bound):
-                return _CostSum(1 + AGGREGATE_COST + bound)
-            case sources.ComputedRoot(cost=cost):
-                return _CostSum(cost) + self._selection(field.selection)
-            case sources.PayloadValue():
-                return self._selection(field.selection)
+                return own + self.groups(bound, field)
+            case sources.Computed():
+                return own + self.computed(sourced, field)
             case _:
-                return _CostSum()  # part of a row that is already counted
+                return own + self._selection(field.selection)
+
+    def groups(self, bound: int, field: Field) -> _CostSum:
+        """What the groups of a list add. Here `own` counts them already."""
+        return _CostSum()
+
+    def computed(self, sourced: sources.SourcedField, field: Field) -> _CostSum:
+        """What the objects that a field computes add."""
+        return _CostSum()
+
+    def _has_aggregates(self, field: Field) -> bool:
+        ((type_name, fields),) = field.selection.items()
+        sourced = self._catalog.get(type_name, {})
+        return any(item.name in sourced for item in fields)
 
     def _page(self, field: Field) -> _CostSum:
         ((type_name, fields),) = field.selection.items()
         sourced = self._catalog.get(type_name, {})
-        aggregates = [item for item in fields if item.name in sourced]
-        list_ = _CostSum(1 + (AGGREGATE_COST if aggregates else 0))
-        if all(item.name in {"totalCount", "__typename"} for item in fields if item not in aggregates):
-            return list_
-        row = _CostSum(1)
+        list_, row = _CostSum(), _CostSum(self.row)
+        has_rows = False
         for item in fields:
+            list_ += _CostSum(self.own(item, sourced.get(item.name)))
             if item.name == "nodes":
                 row += self._selection(item.selection)
             elif item.name == "edges":
-                row += self._edge_nodes(item.selection)
+                row += self._edge(item.selection)
+            has_rows = has_rows or item.name not in {"totalCount", "__typename", *sourced}
+        if not has_rows:
+            return list_
         node, constant, function = self._nodes[field], row.constant, row.function()
         if row.terms:
             return list_ + _CostSum(0, (lambda bound, variables: bound[node].page.size * function(bound, variables),))
         return list_ + _CostSum(0, (lambda bound, _variables: bound[node].page.size * constant,))
 
-    def _edge_nodes(self, selection: Selection) -> _CostSum:
-        """The cost of what the field `node` of an edge selects."""
+    def _edge(self, selection: Selection) -> _CostSum:
+        """The cost of what an edge selects."""
         ((_, fields),) = selection.items()
-        total = _CostSum()
+        total = _CostSum(self.edge)
         for field in fields:
+            total += _CostSum(self.own(field, None))
             if field.name == "node":
                 total += self._selection(field.selection)
         return total
 
     def _rows_by_ids(self, field: Field) -> _CostSum:
-        row = (_CostSum(1) + self._selection(field.selection)).function()
-        return _CostSum(1, (lambda bound, variables: len(field.arguments(variables)["ids"]) * row(bound, variables),))
+        row = (_CostSum(self.row) + self._selection(field.selection)).function()
+        return _CostSum(0, (lambda bound, variables: len(field.arguments(variables)["ids"]) * row(bound, variables),))
+
+
+# Bytes of a value in a response: by name for long texts, otherwise by type. Names have at most 255 characters and
+# descriptions 4,000, but most are far shorter, and a limit by the maximum would reject responses of a few megabytes.
+_WIDTHS_BY_NAME = {"description": 400, "message": 200, "providerMessage": 400, "actions": 300, "context_data": 120}
+_WIDTHS_BY_TYPE = {"ID": 20, "Int": 10, "BigInt": 20, "Boolean": 5, "DateTime": 30}
+_TEXT_WIDTH = 60
+_CURSOR_WIDTH = 120  # of a cursor, and of page info
+_COMPUTED_ITEMS = 6  # of a list that a field computes: `capabilities`, which has one for each action
+
+
+class SizeCompiler(CostCompiler):
+    """Compiles functions of one plan that estimate the size of the response in bytes."""
+
+    row = 3
+    edge = 3
+
+    def own(self, field: Field, sourced: sources.SourcedField | None) -> int:
+        """The key of a field, and its value if that is a leaf."""
+        key = len(field.key) + 4
+        if field.selection:
+            return key + (4 * _CURSOR_WIDTH if field.name == "pageInfo" else 2)
+        if sourced is None:
+            return key + (_CURSOR_WIDTH if field.name == "cursor" else 20)
+        if sourced.enum_values is not None:
+            return key + 15
+        width = _WIDTHS_BY_NAME.get(field.name) or _WIDTHS_BY_TYPE.get(sourced.type_name, _TEXT_WIDTH)
+        return key + width
+
+    def groups(self, bound: int, field: Field) -> _CostSum:
+        row = _CostSum(self.row) + self._selection(field.selection)
+        return row.times(bound)
+
+    def computed(self, sourced: sources.SourcedField, field: Field) -> _CostSum:
+        return self._selection(field.selection).times(_COMPUTED_ITEMS if sourced.is_list else 1)

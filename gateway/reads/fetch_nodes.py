@@ -4,7 +4,7 @@ A fetch node does not change once it is compiled, except for its cache of statem
 request brings arrives in `Context`, so one plan serves concurrent requests. `compiler` describes plans as a whole.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
 from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Bound, Context, StatementTemplate
 from gateway.reads.entities import Entity
-from gateway.reads.rendering import Renderer
+from gateway.reads.rendering import SLICE_ROWS, Renderer
 
 
 class Relation(Protocol):
@@ -41,7 +41,7 @@ class RelationJoin:
     metadata: Sequence[Callable[[Frame], str]]  # expressions; their values are columns of the single row
     select: Callable[[Frame], tuple[str, str]]
     # Makes the result of `Relation.load` from the single row, the metadata values, and the relation's rows.
-    finish: Callable[[Context, Any, Sequence[Any], Sequence[Any]], Mapping[Any, Any]]
+    finish: Callable[[Context, Any, Sequence[Any], Sequence[Any]], Awaitable[Mapping[Any, Any]]]
 
 
 class RowLayout:
@@ -98,7 +98,13 @@ class SingleRowNode:
             self._templates.put(shape, template)
         rows = await context.fetch(template, {KEY: keys[0] if single else context.dialect.number_list(keys)})
         related = await self.layout.load_relations(context, rows)
-        return {row[-1]: self.render(row, related, context) for row in rows}
+        if len(rows) <= SLICE_ROWS:
+            return {row[-1]: self.render(row, related, context) for row in rows}
+        found: dict[Any, Any] = {}
+        for start in range(0, len(rows), SLICE_ROWS):
+            await context.transaction.pause()
+            found |= {row[-1]: self.render(row, related, context) for row in rows[start : start + SLICE_ROWS]}
+        return found
 
     def is_single_statement(self, bound: Bound) -> bool:
         """Whether one statement loads a single row with all of its relations."""
@@ -126,7 +132,7 @@ class SingleRowNode:
         page = width + len(join.metadata)
         row, metadata = rows[0][:width], rows[0][width:page]
         page_rows = [found[page + 1 :] for found in rows if found[page] is not None]
-        related = [join.finish(context, row, metadata, page_rows)]
+        related = [await join.finish(context, row, metadata, page_rows)]
         return {row[-1]: self.render(row, related, context)}
 
     def select(self, frame: Frame, key: str) -> str:

@@ -9,6 +9,7 @@ from gateway.reads.connections import LoadedPage, PageNode
 from gateway.reads.context import Bound, Context
 from gateway.reads.fetch_nodes import RelationJoin, SingleRowNode
 from gateway.reads.page_statements import cursor_bindings
+from gateway.reads.rendering import SLICE_ROWS
 
 
 @dataclass(slots=True)
@@ -41,6 +42,9 @@ class ToManyRelation:
         """The rendered connections or lists by the id of the row that they belong to."""
         parents = list(dict.fromkeys(row[self.column] for row in rows))
         counts = None if self.counter is None else {row[self.column]: row[self.counter] for row in rows}
+        if counts is not None and context.on_related_rows is not None:
+            size = context.bound[self.node].page.size
+            context.on_related_rows(sum(min(count, size) for count in counts.values()))
         return await self.node.load(context, parents, counts)
 
     def join(self, bound: Bound) -> RelationJoin | None:
@@ -55,12 +59,15 @@ class ToManyRelation:
             return None
         names = layout.metadata_names(page)
 
-        def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
+        async def finish(context: Context, row: Any, values: Sequence[Any], rows: Sequence[Any]) -> Mapping[Any, Any]:
             loaded = LoadedPage(list(rows), 0 if self.counter is None else row[self.counter])
             loaded.trim(page.page)
             for name, value in zip(names, values, strict=True):
                 loaded.set_metadata(name, value)
-            return {row[self.column]: node.render(loaded, (), context, node.cursor_encoder(page.order))}
+            cursor = node.cursor_encoder(page.order)
+            if len(loaded.rows) > SLICE_ROWS:
+                await node.render_lists(loaded, (), context, cursor)
+            return {row[self.column]: node.render(loaded, (), context, cursor)}
 
         return RelationJoin(
             statements.shape(page),

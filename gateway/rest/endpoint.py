@@ -15,7 +15,7 @@ from gateway.access.origin import origin_of
 from gateway.access.sessions import IDLE_TIMEOUT
 from gateway.columns import now
 from gateway.deadlines import Deadline
-from gateway.errors import GatewayError
+from gateway.errors import ErrorCode, GatewayError, RequestTooLarge
 from gateway.http.body import ClientDisconnected, read_body
 from gateway.http.errors import HttpError
 from gateway.http.load_shedding import LoopTurns
@@ -59,6 +59,7 @@ def rest_routes(
     public_url: str | None,
     max_body_bytes: int,
     body_timeout: float,
+    max_cost: int,
     turns: LoopTurns | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
@@ -66,7 +67,7 @@ def rest_routes(
 
     Links begin with `public_url` or, if that is None, with the address that received the request.
     """
-    reader = Reader(database, operations)
+    reader = Reader(database, operations, max_cost)
     routes = Routes(reader, Writer(operations, reader), operations.refusals)
     endpoint = RestEndpoint(
         routes,
@@ -109,6 +110,8 @@ class RestEndpoint:
             return
         except HttpError as error:
             response = _error_response(error)
+        except RequestTooLarge as error:  # as every invalid request: it fails again, and a 429 would be retried
+            response = _error_response(RestError(400, error.message, ErrorCode.LIMIT_EXCEEDED))
         except GatewayError as error:
             response = _error_response(HttpError.of(error, basic=True))
         except Exception:

@@ -4,16 +4,18 @@ All statements of a request run in one transaction, so a response shows one stat
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.bounded_cache import BoundedCache
+from gateway.errors import RequestTooLarge
 from gateway.operations.service import Operations
 from gateway.reads import conditions as c
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.conditions import Condition, Frame
+from gateway.reads.cost import total_cost
 from gateway.reads.dialects import DIALECTS
 from gateway.reads.entities import ENTITIES
 from gateway.reads.ids import PREFIXES
@@ -77,9 +79,10 @@ class ListResult:
 class Reader:
     """Reads for every route."""
 
-    def __init__(self, database: Database, operations: Operations) -> None:
+    def __init__(self, database: Database, operations: Operations, max_cost: int) -> None:
         self._database = database
         self._operations = operations
+        self._max_cost = max_cost
         self._dialect = DIALECTS[database.dialect]
         self._compiler = Compiler(CATALOG, database.dialect, typed=False)
         self._plans = BoundedCache[tuple[Any, ...], Plan](_MAX_PLANS)
@@ -87,21 +90,24 @@ class Reader:
     # ---- for the routes
 
     async def collection(self, requester: Requester, class_: ResourceClass, query: ListQuery) -> ListResult:
-        """A collection. Raises RestError for a regular expression that is too expensive."""
+        """A collection.
+
+        Raises RestError for a regular expression that is too expensive, and RequestTooLarge for too many rows.
+        """
         shape = query.shape if query.rows else None
         plan = self._plan(("list", class_, shape), lambda: selections.collection(class_, shape))
         counting = self._plan(("list", class_, None), lambda: selections.collection(class_, None))
 
         async def work(transaction: Transaction) -> ListResult:
+            cost = _ListCost(plan, self._page(query, None), self._max_cost)
             await self._search_regexes(transaction, requester, query, class_, c.match_all)
             page = self._page(query, query.condition)
-            found = await plan.load(self._context(transaction, requester, plan, page), {})
+            found = await plan.load(self._context(transaction, requester, plan, page, cost), {})
             count = found["totalCount"]
             if query.filter is not None:
                 everything = self._page(query, None)
-                count = (await counting.load(self._context(transaction, requester, counting, everything), {}))[
-                    "totalCount"
-                ]
+                context = self._context(transaction, requester, counting, everything)
+                count = (await counting.load(context, {}))["totalCount"]
             return ListResult(found.get("nodes", []), found["totalCount"], count)
 
         found = await self._database.read(work)
@@ -166,13 +172,26 @@ class Reader:
             condition = c.all_of([condition, c.match_all])
         return BoundPage(page, query.order, condition, after=None, before=None)
 
-    def _context(self, transaction: Transaction, requester: Requester, plan: Plan, page: BoundPage) -> RestContext:
-        """`page` applies to the list itself. Embedded lists have the largest page."""
+    def _context(
+        self,
+        transaction: Transaction,
+        requester: Requester,
+        plan: Plan,
+        page: BoundPage,
+        cost: "_ListCost | None" = None,
+    ) -> RestContext:
+        """`page` applies to the list itself. Embedded lists have the largest page; `cost` limits them together."""
         pages = {
             node: page if field.key == selections.RESOURCES else _EMBEDDED_PAGE for field, node, _ in plan.bindings
         }
         return RestContext(
-            transaction, self._dialect, requester.caller, self._operations.matrices, pages, base=requester.base
+            transaction,
+            self._dialect,
+            requester.caller,
+            self._operations.matrices,
+            pages,
+            on_related_rows=None if cost is None else cost.embed,
+            base=requester.base,
         )
 
     async def _load_row(
@@ -186,7 +205,8 @@ class Reader:
         async def work(transaction: Transaction) -> Any:
             await self._search_regexes(transaction, requester, query, SNAPSHOTS, below)
             page = self._page(query, query.condition)
-            return await plan.load(self._context(transaction, requester, plan, page), variables)
+            cost = _ListCost(plan, page, self._max_cost)
+            return await plan.load(self._context(transaction, requester, plan, page, cost), variables)
 
         found = await self._database.read(work)
         if found is None:
@@ -205,6 +225,45 @@ class Reader:
         for regex in query.filter.regexes:
             bounds_of_regex = within if regex.own_rows else c.match_all
             await regex.search_rows(transaction, self._dialect, requester.caller, bounds_of_regex, budget)
+
+
+class _ListCost:
+    """The cost of one request: of its list, as if the page were full, and of the rows that it embeds.
+
+    Almost every embedded list is far shorter than its page, so the rows are counted when they are known, before they
+    are loaded. Raises RequestTooLarge if the cost exceeds the limit.
+    """
+
+    def __init__(self, plan: Plan, page: BoundPage, limit: int) -> None:
+        self._limit = limit
+        self._objects, self._size = _price(plan, page, _NO_EMBEDDED)
+        self._row_objects, self._row_size = 0, 0
+        lists = [node for field, node, _ in plan.bindings if field.key != selections.RESOURCES]
+        if lists:
+            one = replace(page, page=replace(page.page, size=1))
+            without, embedded = _price(plan, one, _NO_EMBEDDED), _price(plan, one, _ONE_EMBEDDED)
+            self._row_objects, self._row_size = embedded[0] - without[0], embedded[1] - without[1]
+        self._check()
+
+    def embed(self, rows: int) -> None:
+        """Adds the cost of embedded rows. Raises RequestTooLarge if the cost exceeds the limit."""
+        self._objects += rows * self._row_objects
+        self._size += rows * self._row_size
+        self._check()
+
+    def _check(self) -> None:
+        cost = total_cost(self._objects, self._size)
+        if cost > self._limit:
+            raise RequestTooLarge(
+                f"The request costs {cost} or more, and the limit is {self._limit}. Request smaller pages with `limit`,"
+                " fewer `attributes`, or less with `expand`."
+            )
+
+
+def _price(plan: Plan, page: BoundPage, embedded: BoundPage) -> tuple[int, int]:
+    """The number of objects, and the size in bytes, if the list has this page and the embedded lists that one."""
+    pages = {node: page if field.key == selections.RESOURCES else embedded for field, node, _ in plan.bindings}
+    return plan.cost(pages, {}), plan.size(pages, {})
 
 
 def _flatten(row: Any, shape: RowShape) -> Any:
@@ -230,3 +289,5 @@ def _order(class_: ResourceClass) -> SortOrder:
 
 _NO_FILTER = ListQuery(LINKS_ONLY, Window(), ())
 _EMBEDDED_PAGE = BoundPage(Page(size=MAX_LIMIT), _order(SNAPSHOTS), None, after=None, before=None)
+_ONE_EMBEDDED = replace(_EMBEDDED_PAGE, page=Page(size=1))
+_NO_EMBEDDED = replace(_EMBEDDED_PAGE, page=Page(size=0))

@@ -6,6 +6,8 @@ from typing import Any
 import orjson
 from starlette.types import Send
 
+from gateway.reads.serialization import dump_in_slices
+
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 _NO_STORE = (b"cache-control", b"no-store")  # callers see different rows, and rights change
 
@@ -22,6 +24,11 @@ class RestResponse:
 def json(body: Any, status: int = 200) -> RestResponse:
     """A JSON response."""
     return RestResponse(orjson.dumps(body), status)
+
+
+async def sliced_json(body: Any) -> RestResponse:
+    """A JSON response that may be large: other requests run while it is serialized."""
+    return RestResponse(await dump_in_slices(body))
 
 
 def result(body: dict[str, Any]) -> RestResponse:

@@ -83,6 +83,7 @@ class CallerClient:
         admission = Admission(Quotas(settings))
         limits: Any = {"max_body_bytes": settings.max_body_bytes, "body_timeout": settings.body_timeout}
         http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
+        limits["max_cost"] = settings.max_cost
         rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)
         self.gateway.gateway.app.router.routes.append(
             Mount(self.mount_path, routes=[Route("/graphql", admission.wrap(http)), *rest])

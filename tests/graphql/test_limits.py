@@ -260,3 +260,72 @@ def test_null_condition_of_skip_or_include_is_refused(gateway: Served, condition
     ((code, message),) = request_errors(gateway, query, {"s": None})
     assert code == "BAD_USER_INPUT"
     assert message.endswith("Expected variable '$s' provided to non-null type 'Boolean!' not to be None.")
+
+
+# ---- the size of a response
+
+WIDE = "id name description state createdAt sizeBytes createdBy"
+NESTED = "query ($n: Int) { machines(first: 1000) { nodes { snapshots(first: $n) { nodes { %s } } } } }"
+
+
+def requested(gateway: Served, query: str, variables: dict[str, Any] | None = None) -> int:
+    cost: int = gateway.post(query, variables, extensions=COST_EXTENSION)["extensions"]["cost"]["requested"]
+    return cost
+
+
+def test_a_large_response_costs_more_than_its_rows(gateway: Served) -> None:
+    """1 for each 200 bytes beyond the first million, which are estimated from the keys and the types of the fields."""
+    rows = 1 + 1_000 * (2 + 20)
+    assert requested(gateway, NESTED % "id", {"n": 20}) == rows
+    by_hand = {"id": 20, "name": 60, "description": 400, "state": 15, "createdAt": 30, "sizeBytes": 20, "createdBy": 60}
+    row = 3 + sum(len(key) + 4 + width for key, width in by_hand.items())
+    size = len("machines") + 4 + 2 + len("nodes") + 4 + 2
+    size += 1_000 * (3 + len("snapshots") + 4 + 2 + len("nodes") + 4 + 2 + 20 * row)
+    assert requested(gateway, NESTED % WIDE, {"n": 20}) == rows + (size - 1_000_000) // 200
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        (NESTED % WIDE, {"n": 190}),  # 190,000 rows: 60 MB
+        (NESTED % f"{'x' * 5_000}: id", {"n": 20}),  # a key of 5,000 characters in 20,000 rows: 100 MB
+        ("{ snapshots(first: 1000) { nodes { " + " ".join(f"{'x' * 700}{n}: id" for n in range(100)) + " } } }", {}),
+        ("{ vms(first: 1000) { nodes { "
+         + " ".join(f"a{n}: capabilities {{ action supported reason }}" for n in range(100)) + " } } }", {}),
+        ("{ snapshots(first: 1000) { edges { "
+         + " ".join(f"{'x' * 300}{n}: cursor" for n in range(100)) + " } } }", {}),
+        ("{ " + " ".join(f"a{n}: snapshots(first: 1000) {{ nodes {{ {WIDE} }} }}" for n in range(100)) + " }", {}),
+    ],
+    ids=["rows", "a long key", "many keys", "computed lists", "cursors", "root fields"],
+)  # fmt: skip
+def test_too_large_a_response_is_refused(gateway: Served, query: str, variables: dict[str, Any]) -> None:
+    ((code, message),) = request_errors(gateway, query, variables)
+    assert code == "LIMIT_EXCEEDED"
+    assert message.endswith(f"the limit is {LIMIT}. Request smaller pages or fewer nested fields.")
+
+
+# ---- introspection
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ " + " ".join(f"a{n}: __schema {{ types {{ fields {{ args {{ name }} }} }} }}" for n in range(99)) + " }",
+        "{ __schema { " + " ".join(f"a{n}: types {{ fields {{ name args {{ name }} }} }}" for n in range(90)) + " } }",
+        "{ __schema { types { " + " ".join(f"a{n}: fields {{ name args {{ name }} }}" for n in range(90)) + " } } }",
+        "{ " + "...F " * 90 + "} fragment F on Query { __schema { types { fields { name args { name } } } } }",
+        "query ($n: String!) { " + " ".join(f"a{n}: __type(name: $n) {{ fields {{ args {{ type {{ name }} name }} }} }}"
+                                            for n in range(90)) + " }",
+    ],
+    ids=["roots", "types", "fields", "fragments", "named types"],
+)  # fmt: skip
+def test_repeated_introspection_is_refused(gateway: Served, query: str) -> None:
+    message = "The operation selects more than 40000 fields of the schema by introspection. Select fewer."
+    if "$n" in query:
+        assert len(gateway.ask(query, n="Query")) == 90
+    else:
+        assert request_errors(gateway, query, {}) == [("LIMIT_EXCEEDED", message)]
+
+
+def test_the_rest_of_an_operation_that_introspects_costs_more(gateway: Served) -> None:
+    assert requested(gateway, "{ __schema { queryType { name } } vms(first: 9) { nodes { id } } }") == 10 * (1 + 9)

@@ -119,6 +119,7 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
             public_url=public_url,
             max_body_bytes=limit,
             body_timeout=settings.body_timeout,
+            max_cost=settings.max_cost,
         )
 
     return gateway.run(make())

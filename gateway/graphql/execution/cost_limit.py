@@ -12,6 +12,9 @@ from gateway.graphql.error_format import LIMIT_EXCEEDED, RequestError
 from gateway.graphql.requests import GraphQLRequest
 
 MUTATION_COST = 10  # of one accepted command, in addition to its payload
+INTROSPECTION_FACTOR = (
+    10  # for the rest of an operation that introspects: graphql-core completes it, which takes longer
+)
 
 
 class CostLimit:
@@ -37,6 +40,11 @@ class CostLimit:
 
 
 def mutation_cost(payload: int, arguments: Mapping[str, Any]) -> int:
-    """The cost of a mutation: one command and its payload, times the length of the longest list in the input."""
+    """The cost of a mutation: one command and its payload, for each target."""
+    return target_count(arguments) * (MUTATION_COST + payload)
+
+
+def target_count(arguments: Mapping[str, Any]) -> int:
+    """The number of targets of a mutation: the length of the longest list in the input, at least 1."""
     lists = [len(value) for value in arguments["input"].values() if isinstance(value, list)]
-    return max([1, *lists]) * (MUTATION_COST + payload)
+    return max([1, *lists])

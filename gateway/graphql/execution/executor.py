@@ -21,7 +21,8 @@ Finishers
     JSON-ready leaves. What remains is to place errors, and to serialize.
 
     `responses.compiled_response` handles almost all requests. It puts the values under `data` and serializes with
-    orjson. No code runs per field, unless a field failed: then `field_errors` replaces its value by null.
+    orjson. No code runs per field, unless a field failed: then `field_errors` replaces its value by null. What may be
+    large is serialized in slices by `responses.sliced_response`, so that other requests need not wait for it.
 
     `graphql_core.GraphQLCoreFinisher` handles operations with `__schema` or `__type`, and all operations if `compiled`
     is False, which tests use. graphql-core walks the selection. Its resolvers (`schema.build.executable`) look up the
@@ -65,13 +66,15 @@ from gateway.graphql.execution.mutations import MutationRequest, MutationRunner
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
 from gateway.graphql.execution.queries import QueryLoader
 from gateway.graphql.execution.request_binding import RequestBinder
-from gateway.graphql.execution.responses import compiled_response, request_error_response
+from gateway.graphql.execution.responses import compiled_response, request_error_response, sliced_response
 from gateway.graphql.execution.subscriptions import SubscriptionRunner
 from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.schema.build import executable_schema
 from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
 from gateway.store.database import Database
+
+_MAX_COST_OF_SMALL = 1_000  # of an operation whose response is serialized at once: about a megabyte at most
 
 
 class GraphQLExecutor:
@@ -137,10 +140,13 @@ class GraphQLExecutor:
             mutation = MutationRequest(caller, origin, bound)
             if typed:
                 return await self._graphql_core.finish(operation, request, extensions, mutation=mutation)
-            return compiled_response(fields, await self._mutations.run(mutation), extensions)
-        values = await self._queries.load(bound, caller, origin)
-        if typed:
-            return await self._graphql_core.finish(operation, request, extensions, values=values)
+            values = await self._mutations.run(mutation)
+        else:
+            values = await self._queries.load(bound, caller, origin)
+            if typed:
+                return await self._graphql_core.finish(operation, request, extensions, values=values)
+        if bound.cost > _MAX_COST_OF_SMALL:
+            return await sliced_response(fields, values, extensions)
         return compiled_response(fields, values, extensions)
 
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:

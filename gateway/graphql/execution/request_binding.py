@@ -10,7 +10,7 @@ from graphql import GraphQLError, GraphQLSchema
 from graphql.execution.values import VariableValues
 
 from gateway.graphql.error_format import RequestError
-from gateway.graphql.execution.cost_limit import CostLimit
+from gateway.graphql.execution.cost_limit import INTROSPECTION_FACTOR, CostLimit
 from gateway.graphql.execution.documents import DocumentCache, ParsedOperation
 from gateway.graphql.execution.root_fields import BoundRootFields, RootField, bind, compile_root_field, located
 from gateway.graphql.execution.selections import Selections
@@ -18,6 +18,7 @@ from gateway.graphql.requests import GraphQLRequest
 from gateway.graphql.schema.build import catalog
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.context import Bound
+from gateway.reads.cost import total_cost
 from gateway.reads.selection import Arguments, Field, FieldError
 
 _MAX_PLAN_VARIANTS = 16  # per operation, for different values of the variables in its conditions
@@ -52,6 +53,8 @@ class RequestBinder:
         """
         variables = _coerced_variables(operation, request)
         bound = bind(self._root_fields(operation, variables, typed), variables)
+        if operation.introspects:
+            bound = bound._replace(cost=INTROSPECTION_FACTOR * bound.cost)
         self._cost_limit.check(bound.cost, operation.node)
         return bound
 
@@ -70,7 +73,7 @@ class RequestBinder:
             bound = plan.bind(variables)
         except FieldError as error:
             raise RequestError([located(error)]) from None
-        cost = plan.cost(bound, variables)
+        cost = total_cost(plan.cost(bound, variables), plan.size(bound, variables))
         self._cost_limit.check(cost, operation.node)
         return BoundSubscription(
             field=field,

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from graphql import GraphQLError, GraphQLObjectType
 from graphql.execution.values import VariableValues
 
-from gateway.graphql.execution.cost_limit import mutation_cost
+from gateway.graphql.execution.cost_limit import mutation_cost, target_count
 from gateway.graphql.schema.mutations import HANDLERS
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.context import Bound
-from gateway.reads.cost import CostFunction
+from gateway.reads.cost import CostFunction, total_cost
 from gateway.reads.selection import Field, FieldError
 
 
@@ -22,6 +22,7 @@ class RootField:
     field: Field
     plan: Plan | None
     cost: CostFunction
+    size: CostFunction
     parent: str  # name of the root type
 
 
@@ -37,23 +38,26 @@ class BoundRootFields(NamedTuple):
 
 def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
     if field.name == "__typename":
-        return RootField(field, None, _free, root.name)
+        return RootField(field, None, _free, _free, root.name)
     if field.name not in HANDLERS:
         plan = compiler.root(root.name, field)
-        return RootField(field, plan, plan.cost, root.name)
+        return RootField(field, plan, plan.cost, plan.size, root.name)
     payload = compiler.payload(field.selection)
 
     def cost(bound: Bound, variables: VariableValues) -> int:
         return mutation_cost(payload.cost(bound, variables), field.arguments(variables))
 
-    return RootField(field, payload, cost, root.name)
+    def size(bound: Bound, variables: VariableValues) -> int:
+        return target_count(field.arguments(variables)) * payload.size(bound, variables)
+
+    return RootField(field, payload, cost, size, root.name)
 
 
 def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFields:
     """Checks all arguments and computes the cost, before anything is loaded or changed."""
     loads: dict[str, tuple[Plan, Bound]] = {}
     values: dict[str, Any] = {}
-    cost = 0
+    objects = size = 0
     for root in roots:
         key, plan = root.field.key, root.plan
         if plan is None:
@@ -62,14 +66,15 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFiel
         values[key] = None
         try:
             bound = plan.bind(variables)
-            cost += root.cost(bound, variables)
+            objects += root.cost(bound, variables)
+            size += root.size(bound, variables)
         except FieldError as error:
             values[key] = located(error)
         except GraphQLError as error:  # a non-null argument whose value is null
             values[key] = error
         else:
             loads[key] = plan, bound
-    return BoundRootFields(roots, variables, loads, values, cost)
+    return BoundRootFields(roots, variables, loads, values, total_cost(objects, size))
 
 
 def located(error: FieldError) -> GraphQLError:
