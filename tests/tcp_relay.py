@@ -50,12 +50,13 @@ class TcpRelay:
         """Keeps and accepts connections, but passes no bytes until `heal`, like a host that is unreachable."""
         self._send("hang")
 
-    def cut_at(self, sent: bytes, *, after: bytes, passed_on: bool) -> None:
+    def cut_at(self, sent: bytes, *, after: bytes, passed_on: bool, then_refuse: bool = False) -> None:
         """Cuts one connection when the client sends `sent` on it after `after`, so that no other transaction is hit.
 
         `passed_on`: when the response of the server arrives, otherwise before the server receives `sent`.
+        `then_refuse`: the server is absent from the cut on, as after `refuse`.
         """
-        self._send("cut_at", sent.decode("latin-1"), after.decode("latin-1"), passed_on)
+        self._send("cut_at", sent.decode("latin-1"), after.decode("latin-1"), passed_on, then_refuse)
 
     @property
     def cuts(self) -> int:
@@ -96,6 +97,7 @@ class _CutPoint(NamedTuple):
     sent: bytes
     after: bytes
     passed_on: bool
+    then_refuse: bool
 
 
 class _Pair:
@@ -106,6 +108,7 @@ class _Pair:
         self.server = server
         self.swallows = False
         self.armed = False  # `after` of the cut point has been sent
+        self.then_refuse = False
 
     def other(self, one: socket.socket) -> socket.socket:
         return self.server if one is self.client else self.client
@@ -180,8 +183,8 @@ class _RelayProcess:
     def hang(self) -> None:
         self._hangs = True
 
-    def cut_at(self, sent: str, after: str, passed_on: bool) -> None:
-        self._cut_at = _CutPoint(sent.encode("latin-1"), after.encode("latin-1"), passed_on)
+    def cut_at(self, sent: str, after: str, passed_on: bool, then_refuse: bool) -> None:
+        self._cut_at = _CutPoint(sent.encode("latin-1"), after.encode("latin-1"), passed_on, then_refuse)
         for pair in self._pairs.values():
             pair.armed = False
 
@@ -213,6 +216,8 @@ class _RelayProcess:
             data = one.recv(_CHUNK)
             if not data or self._is_lost(pair, data, from_client=one is pair.client):
                 self._drop(pair)
+                if pair.then_refuse:
+                    self.refuse()
             else:
                 pair.other(one).sendall(data)
         except OSError:
@@ -230,7 +235,7 @@ class _RelayProcess:
             return False
         self._cut_at = None
         self._cuts += 1
-        pair.swallows = cut.passed_on
+        pair.swallows, pair.then_refuse = cut.passed_on, cut.then_refuse
         return not cut.passed_on
 
     def _drop(self, pair: _Pair) -> None:

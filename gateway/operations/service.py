@@ -5,20 +5,23 @@ Used by GraphQL and REST and independent of both.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
 from gateway.access.origin import RequestOrigin
 from gateway.config import Settings
 from gateway.drivers.base import Driver
-from gateway.errors import Refusal, Unconfirmed
+from gateway.errors import Refusal, Throttled, Unavailable, Unconfirmed
 from gateway.models import AuditAction, MachineKind, OperationKind
 from gateway.operations import idempotency
 from gateway.operations.admission import QueueLimits
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
 from gateway.operations.audit_refusals import RefusalLog, Refused
 from gateway.operations.commands.base import Command, CommandContext, Outcome
-from gateway.store.database import Database, Transaction
+from gateway.store.database import Database, Transaction, Work
+
+T = TypeVar("T")
 
 
 class _AllRefused(Exception):
@@ -101,13 +104,7 @@ class Operations:
             return outcomes, outcomes
 
         try:
-            try:
-                outcomes, decided = await self._database.write(work)
-            except Unconfirmed:
-                if use is None:
-                    raise
-                # Safe to repeat: the key shows whether the first attempt was committed.
-                outcomes, decided = await self._database.write(work)
+            outcomes, decided = await (self._database.write(work) if use is None else self._write_repeatable(work))
         except _AllRefused as all_refused:
             outcomes = decided = all_refused.outcomes
         else:
@@ -115,6 +112,19 @@ class Operations:
             self._wake()
         await self.refusals.record(context, _refused(command.subjects, decided))
         return outcomes
+
+    async def _write_repeatable(self, work: Work[T]) -> T:
+        """Runs `work`. Repeats it once if the outcome is unknown, because its idempotency key shows what was committed.
+
+        Raises Unconfirmed if the repetition is not served: its own error would say that nothing was changed.
+        """
+        try:
+            return await self._database.write(work)
+        except Unconfirmed as unconfirmed:
+            try:
+                return await self._database.write(work)
+            except (Unavailable, Throttled) as error:
+                raise unconfirmed from error
 
 
 def _refused(subjects: Sequence[AuditSubject], outcomes: Sequence[Outcome]) -> list[Refused]:

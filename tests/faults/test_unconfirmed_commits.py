@@ -46,6 +46,29 @@ def test_with_a_key_the_outcome_is_found(quiet: RelayedGateway, passed_on: bool)
     assert count(quiet) == 1
 
 
+@pytest.mark.parametrize("passed_on", [True, False], ids=["committed", "not committed"])
+def test_with_a_key_the_outcome_is_unknown_while_the_database_is_absent(quiet: RelayedGateway, passed_on: bool) -> None:
+    """The database cannot be asked whether the COMMIT took effect. The same request with the key finds out later."""
+    quiet.relay.cut_at(COMMIT, after=NAME, passed_on=passed_on, then_refuse=True)
+    code, retryable, message = query_error(quiet.gateway, CREATE, {"input": {**INPUT, "idempotencyKey": "k"}})
+    assert quiet.relay.cuts == 1
+    assert (code, retryable) == ("OUTCOME_UNKNOWN", False)
+    assert message.endswith("Repeat it with the same idempotency key, or check the current state before repeating it.")
+    quiet.relay.heal()
+    assert count(quiet) == (1 if passed_on else 0)
+    assert create(quiet.gateway, "uncertain", idempotencyKey="k")["data"]["createSnapshot"]["errors"] == []
+    assert count(quiet) == 1
+
+
+def test_with_a_key_the_outcome_is_unknown_over_rest_while_the_database_is_absent(quiet: RelayedGateway) -> None:
+    quiet.relay.cut_at(COMMIT, after=NAME, passed_on=True, then_refuse=True)
+    key = {"idempotency-key": "k"}
+    answer = quiet.gateway.http.post("/api/vms/11/snapshots", json={"name": "uncertain"}, headers=key)
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (504, "gateway_timeout")
+    quiet.relay.heal()
+    assert count(quiet) == 1
+
+
 def test_outcome_is_unknown_over_rest(quiet: RelayedGateway) -> None:
     quiet.relay.cut_at(COMMIT, after=NAME, passed_on=True)
     answer = quiet.gateway.http.post("/api/vms/11/snapshots", json={"name": "uncertain"})

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from gateway.errors import IdempotencyKeyReused, NotFound, Refusal
+from gateway.errors import GatewayError, IdempotencyKeyReused, NotFound, Refusal, Throttled, Unavailable, Unconfirmed
 from gateway.models import IdempotencyKey, Operation
 from tests.operations.world import World, open_world, refusals
 
@@ -25,6 +26,36 @@ def test_replay_returns_the_recorded_outcome_and_changes_nothing(run: Run) -> No
         await world.finish()
         assert await world.create(key="k", name="n") == first
         assert len(await world.rows(Operation)) == 2
+
+    run(story)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("second", [Unavailable("absent"), Throttled("busy", retry_after=1), Unconfirmed("lost again")])
+def test_outcome_that_cannot_be_looked_up_is_unknown(run: Run, second: GatewayError, committed: bool) -> None:
+    """The outcome of the first COMMIT is unknown, and the second attempt meets a database that is absent."""
+
+    async def story(world: World) -> None:
+        await world.machine()
+        write, calls = world.database.write, 0
+
+        async def write_in_doubt(work: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                if committed:
+                    await write(work)
+                raise Unconfirmed("The first COMMIT is in doubt.")
+            raise second
+
+        world.database.write = write_in_doubt  # type: ignore[method-assign]
+        with pytest.raises(Unconfirmed):
+            await world.create(key="k", name="n")
+        assert calls == 2
+        world.database.write = write  # type: ignore[method-assign]
+        assert len(await world.rows(Operation)) == int(committed)
+        assert (await world.create(key="k", name="n")).operation_id == 1
+        assert len(await world.rows(Operation)) == 1
 
     run(story)
 
