@@ -13,6 +13,7 @@ from gateway.access.issuer import read_jwt_verifier
 from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
+from gateway.columns import MAX_NAME_LENGTH, is_name
 from gateway.config import Settings, environment_variable
 from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
@@ -116,6 +117,8 @@ def import_(file: Path, provider: str, **overrides: Any) -> None:
     can be repeated, and can run while the gateway serves. An invalid file changes nothing.
     """
     settings = Settings.from_environment(**overrides)
+    if not is_name(provider):
+        raise StartupError(f"--provider must be 1 to {MAX_NAME_LENGTH} printable characters.")
     migrate_database(settings.database_url)
     counts = import_file(settings.database_url, file, tenant=settings.tenant, provider=provider, report=_show_progress)
     click.echo(str(counts))

@@ -1,9 +1,10 @@
-"""Column types: timestamps, text that sorts by code point, case-folded text, and 64-bit numbers.
+"""Column types: timestamps, text that sorts by code point, case-folded text, and 64-bit numbers. Which texts fit.
 
 A column whose name ends in `_folded` holds the Unicode case folding of another column. The gateway writes it, so that
 `ignoreCase` gives the same results on both databases.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +62,20 @@ class Text(TypeDecorator[str]):
 
 # AUTOINCREMENT on SQLite requires the type INTEGER, which has 64 bits there.
 Number = BigInteger().with_variant(Integer(), "sqlite")
+
+
+# Characters that a text in the database cannot have: NUL on PostgreSQL, and unpaired surrogates, which UTF-8 excludes.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+MAX_NAME_LENGTH = 255  # characters, for callers, roles and tenants
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is a valid name of a caller, role or tenant: 1 to 255 printable characters.
+
+    With longer ones, an index entry of PostgreSQL could exceed its limit of 2,704 bytes.
+    """
+    return 1 <= len(text) <= MAX_NAME_LENGTH and text.isprintable()
 
 
 FOLDED = "_folded"  # suffix of the column that holds the case folding of another

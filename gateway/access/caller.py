@@ -8,8 +8,6 @@ from gateway.models import MachineKind, SnapshotAction
 # The name of the authenticated caller, for log lines; "-" before authentication.
 CALLER: ContextVar[str] = ContextVar("CALLER", default="-")
 
-MAX_NAME_LENGTH = 255  # characters, for callers and tenants
-
 Right = tuple[SnapshotAction, MachineKind]
 
 # Every right that exists. Instances cannot be reverted, and the right CREATE includes CREATE_WITH_MEMORY.
@@ -50,11 +48,6 @@ class Caller:
         if action is SnapshotAction.CREATE_WITH_MEMORY:
             action = SnapshotAction.CREATE
         return (action, kind) in self.rights
-
-
-def is_name(text: str) -> bool:
-    """Return whether `text` is a valid name of a caller or tenant: 1 to 255 printable characters."""
-    return 1 <= len(text) <= MAX_NAME_LENGTH and text.isprintable()
 
 
 def local_caller(tenant: str) -> Caller:

@@ -14,13 +14,18 @@ from jwt.exceptions import (
     PyJWTError,
 )
 
-from gateway.access.caller import Caller, is_name
+from gateway.access.caller import Caller
 from gateway.access.keys import KeySource
 from gateway.access.roles import Roles
+from gateway.columns import is_name
 from gateway.config import Settings
 from gateway.errors import BadCredentials
 
 _MAX_TIMESTAMP = 253_402_300_799.0  # 9999-12-31T23:59:59Z, the last second that a datetime can represent
+
+# OpenID Connect limits subjects to 255 ASCII characters. With more, the key, a tenant and an idempotency key of the
+# longest names together could exceed the 2,704 bytes of an index entry on PostgreSQL.
+_MAX_KEY_BYTES = 255
 
 # These errors are raised after the signature was verified, so their reason may be disclosed to the sender.
 _MESSAGES: dict[type[Exception], str] = {
@@ -80,7 +85,7 @@ class JwtVerifier:
         raise BadCredentials
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
-        name, subject = _claim(claims, self._name_claim), claims.get("sub")
+        name = _claim(claims, self._name_claim)
         if not isinstance(name, str) or not is_name(name):
             raise BadCredentials(f"The token has no valid caller name in its claim `{self._name_claim}`.")
         tenant = _claim(claims, self._tenant_claim)
@@ -88,14 +93,26 @@ class JwtVerifier:
             tenant = self._default_tenant
         if not isinstance(tenant, str) or not tenant:
             raise BadCredentials(f"The token has no tenant in its claim `{self._tenant_claim}`.")
+        if not is_name(tenant):
+            raise BadCredentials(f"The token has no valid tenant in its claim `{self._tenant_claim}`.")
+        roles = _role_names(_claim(claims, self._roles_claim))
+        if not all(map(is_name, roles)):
+            raise BadCredentials(f"The token has an invalid role in its claim `{self._roles_claim}`.")
         return self._roles.caller(
-            name,
-            tenant,
-            _role_names(_claim(claims, self._roles_claim)),
-            # An issuer never reassigns a subject, but may reassign a name.
-            key=f"jwt:{subject}" if subject else f"jwt-name:{name}",
-            expires_at=min(float(claims["exp"]) + self._leeway, _MAX_TIMESTAMP),
+            name, tenant, roles, key=_caller_key(claims.get("sub"), name), expires_at=self._expires_at(claims)
         )
+
+    def _expires_at(self, claims: Mapping[str, Any]) -> float:
+        return min(float(claims["exp"]) + self._leeway, _MAX_TIMESTAMP)
+
+
+def _caller_key(subject: object, name: str) -> str:
+    """Return the unique identifier of the caller. Raises BadCredentials for a text that cannot be stored as one."""
+    # An issuer never reassigns a subject, but may reassign a name.
+    text, prefix = (subject, "jwt") if subject else (name, "jwt-name")
+    if not isinstance(text, str) or not text.isprintable() or len(text.encode()) > _MAX_KEY_BYTES:
+        raise BadCredentials(f"The token must identify the caller by at most {_MAX_KEY_BYTES} printable bytes.")
+    return f"{prefix}:{text}"
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:

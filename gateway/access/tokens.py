@@ -12,11 +12,11 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from gateway.access import opaque_tokens
-from gateway.access.caller import MAX_NAME_LENGTH, Caller, is_name
+from gateway.access.caller import Caller
 from gateway.access.models import ApiSession, ApiToken
 from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
-from gateway.columns import UtcDateTime, now
+from gateway.columns import MAX_NAME_LENGTH, UtcDateTime, is_name, now
 from gateway.errors import BadCredentials, Conflict, InvalidInput, NotFound
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Query, RowId, Statement, insert
@@ -194,7 +194,11 @@ async def list_tokens(database: Database) -> list[TokenInfo]:
 
 
 async def revoke_token(database: Database, name: str, record: RecordChange = record_nothing) -> None:
-    """Revoke the token with this name and end its sessions. Raises NotFound if no unrevoked token has the name."""
+    """Revoke the token with this name and end its sessions.
+
+    Raises NotFound if no unrevoked token has the name, and InvalidInput for a text that is no name.
+    """
+    name = _checked_name(name, "name of a token")
 
     async def work(tx: Transaction) -> None:
         row = await tx.first(_BY_NAME, token_name=name)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from gateway.columns import FOLDED
+from gateway.columns import FOLDED, UNSTORABLE
 from gateway.errors import InvalidInput
 from gateway.models import MachineKind
 from gateway.reads import conditions as c
@@ -157,7 +157,10 @@ class ChoiceFilter(_ScalarFilter):
 
     def _test(self, name: str, operand: Any, path: Path, ignore_case: bool) -> Test:
         if name == "eq":
+            check_text(operand, path)
             return c.comparison("=", operand)
+        for number, text in enumerate(operand):
+            check_text(text, (*path, number))
         return c.in_list(operand, "text")
 
 
@@ -228,7 +231,7 @@ def check_text(text: str, path: Path) -> None:
     """Raises InvalidInput for text that is too long, or that the database cannot store."""
     if len(text) > MAX_TEXT_LENGTH:
         raise invalid_filter(path, f"A text may have at most {MAX_TEXT_LENGTH} characters.")
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if UNSTORABLE.search(text):
         raise invalid_filter(path, "A text must not contain NUL or an unpaired surrogate.")
 
 

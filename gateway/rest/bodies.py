@@ -72,9 +72,9 @@ def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
     href = item.get("href")
     if isinstance(href, str):
         if found := _HREF.fullmatch(href):
-            return int(found[3]) if (found[1], int(found[2])) == (collection, machine) else None
+            return _number(found[3]) if (found[1], int(found[2])) == (collection, machine) else None
         if bare := _BARE_HREF.fullmatch(href):
-            return int(bare[1])
+            return _number(bare[1])
     return _number(item.get("id", href))
 
 

@@ -37,11 +37,12 @@ from tests.access.issuer import (
     signed,
 )
 from tests.cli.programs import refusal as command_refusal
-from tests.databases import Databases
+from tests.databases import KINDS, Databases
 from tests.serving import Served, served
 from tests.waiting import until
 
 INVALID = "The credentials are not valid."
+UNSTORABLE = ("a\0b", "a\ud800b", "a" * 256, "é" * 700)  # texts that a database cannot hold, or not in an index
 NOT_ACCEPTED = "The token is signed with an algorithm that is not accepted."
 
 
@@ -138,12 +139,42 @@ def test_claims_are_verified(gateway: Served) -> None:
         ({"tenant": None}, "The token has no tenant in its claim `tenant`."),
         ({"tenant": ""}, "The token has no tenant in its claim `tenant`."),
         ({"tenant": ["default"]}, "The token has no tenant in its claim `tenant`."),
+        *(({"tenant": text}, "The token has no valid tenant in its claim `tenant`.") for text in UNSTORABLE),
+        *(({"sub": text}, "The token has no valid caller name in its claim `sub`.") for text in UNSTORABLE),
+        *(
+            ({"roles": ["operator", text]}, "The token has an invalid role in its claim `roles`.")
+            for text in UNSTORABLE
+        ),
+        ({"sub": "é" * 128}, "The token must identify the caller by at most 255 printable bytes."),
         ({"exp": "soon"}, INVALID),
         ({"exp": [1]}, INVALID),
     ]
     for changes, message in invalid:
         reset_throttle(gateway)
         assert rejection(gateway, signed(**changes)) == message, changes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_longest_claims_can_be_stored(databases: Databases, kind: str) -> None:
+    """Each is 4 bytes long in UTF-8, and no text compresses: an index entry of PostgreSQL has 2,704 bytes at most."""
+    letters = [chr(0x10400 + number % 80) if number % 3 else chr(0x20000 + number * 37) for number in range(255)]
+    tenant, key, role = "".join(letters), "".join(letters[::-1]), "r" * 255
+    subject = "".join(chr(0x100 + number) for number in range(127)) + "x"
+    shared = settings(databases.new(kind, demo=True), jwt_secret=SECRET, jwt_name_claim="tenant")
+    with served(shared) as gateway:
+        longest = signed(SECRET, "HS256", sub=subject, tenant=tenant, roles=[role, "admin"])
+        assert identity(gateway, bearer(longest)) == (tenant, tenant, role)
+        field = 'createSnapshot(input: {machineId: "vm-11", name: "n", idempotencyKey: $key}) { errors { code } }'
+        body = {"query": f"mutation ($key: String) {{ {field} }}", "variables": {"key": key}}
+        # The machine is another tenant's. The key and the audit entry of the refusal are written nevertheless.
+        answer = gateway.http.post("/graphql", json=body, headers=bearer(longest)).json()
+        assert answer == {"data": {"createSnapshot": {"errors": [{"code": "NOT_FOUND"}]}}}
+        session = gateway.http.get("/api/auth", headers=bearer(longest)).json()["auth_token"]
+        assert identity(gateway, bearer(session)) == (tenant, tenant, role)
+        entries = "{ auditEntries { nodes { callerName callerKey callerRoles code } } }"
+        assert graphql(gateway, bearer(longest), entries).json()["data"]["auditEntries"]["nodes"] == [
+            {"callerName": tenant, "callerKey": f"jwt:{subject}", "callerRoles": [role, "admin"], "code": "NOT_FOUND"}
+        ]
 
 
 def test_unknown_roles_have_no_rights(gateway: Served) -> None:

@@ -1,5 +1,6 @@
 """Administrators of a tenant read its audit log with filters, sorts and pages; no field of the API changes it."""
 
+import pytest
 from graphql import build_schema
 
 from gateway.graphql.schema.build import print_sdl
@@ -43,6 +44,15 @@ def test_an_administrator_of_another_tenant_finds_no_entries(
         ("REVERT_VM_SNAPSHOT", "REFUSED", "NOT_FOUND", None, "snapshot-3", None)
     ]
     assert entries_of_last_request(admin, other_tenant_admin) == []
+
+
+@pytest.mark.parametrize("text", ["\0", "a" * 4_001])
+@pytest.mark.parametrize("member", ["callerKey", "address", "requestId", "machineName", "snapshotName", "subject"])
+def test_texts_that_the_database_cannot_hold(admin: CallerClient, member: str, text: str) -> None:
+    for condition, path in (({"eq": text}, "eq"), ({"in": ["a", text]}, "in[1]"), ({"notIn": [text]}, "notIn[0]")):
+        (error,) = admin.post(ENTRIES, filter={member: condition})["errors"]
+        assert error["extensions"]["code"] == "BAD_USER_INPUT"
+        assert error["message"].startswith(f"filter.{member}.{path}: A text m")
 
 
 def test_entries_are_nodes(admin: CallerClient, operator: CallerClient) -> None:

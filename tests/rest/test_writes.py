@@ -209,6 +209,7 @@ def test_each_item_of_a_bulk_delete_has_its_own_result(rest: Rest) -> None:
         ({"name": "test-base"}, "nil"),
         ({"id": True}, "True"),
         ({"href": "http://h/api/vms/11"}, "http://h/api/vms/11"),
+        ({"href": f"http://h/api/vms/11/snapshots/{10**19 - 1}"}, f"{10**19 - 1}"),  # does not fit in 64 bits
     ],
 )
 def test_an_invalid_item_refuses_the_whole_bulk_delete(shared: Rest, item: Any, id: str) -> None:

@@ -4,7 +4,6 @@ A command is a request for a change. It is a frozen dataclass of its arguments, 
 accepts it. `Operations.execute` does what is common to all: idempotency, audit, and waking the worker.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
+from gateway.columns import UNSTORABLE
 from gateway.errors import InvalidInput, Refusal
 from gateway.models import AuditAction, MachineKind
 from gateway.operations.admission import QueueLimits
@@ -24,7 +24,6 @@ MAX_DELETED = 1_000  # snapshots that one request deletes, descendants included
 _MAX_NAME = 255  # characters
 _MAX_DESCRIPTION = 4_000
 _MAX_KEY = 255
-_FORBIDDEN_CHARACTER = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +248,6 @@ def _target_data(target: object) -> object:
 
 
 def _check_characters(text: str, subject: str, argument: str) -> None:
-    if match := _FORBIDDEN_CHARACTER.search(text):
+    if match := UNSTORABLE.search(text):
         character = "a NUL character" if match.group() == "\x00" else "a lone surrogate, which is half of a character"
         raise InvalidInput(f"{subject} contains {character}.", path=(argument,))
