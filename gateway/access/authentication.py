@@ -17,10 +17,11 @@ from gateway.access.caller import CALLER, Caller, local_caller
 from gateway.access.credentials import credential_from_request, token_from_credential
 from gateway.access.jwts import JwtVerifier
 from gateway.access.login_throttle import LoginThrottle
+from gateway.access.lookup_batch import LookupBatch
 from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
-from gateway.access.sessions import create_session, end_session, session_caller, touch_session
-from gateway.access.tokens import any_token_exists, token_caller, touch_token
+from gateway.access.sessions import FIND_SESSIONS, create_session, end_session, session_caller, touch_session
+from gateway.access.tokens import FIND_TOKENS, any_token_exists, token_caller, touch_token
 from gateway.bounded_cache import BoundedCache
 from gateway.config import Settings
 from gateway.errors import BadCredentials, GatewayError, StartupError, Throttled, Unauthenticated
@@ -66,9 +67,10 @@ class Authenticator:
         self._proxy_setting = _proxy_setting(settings)
         self._requires_authentication = jwts is not None
         self._login_throttle = LoginThrottle(clock)
+        self._tokens = LookupBatch(database, FIND_TOKENS)
+        self._sessions = LookupBatch(database, FIND_SESSIONS)
         # Both caches are keyed by the SHA-256 of the credential, so that a lookup costs the same for every length and
-        # no credential stays in memory. An expired entry of `_verified` stays until it is evicted: its credential is
-        # exempt from the login throttle, so its owner is not slowed down by failures of others at the same address.
+        # no credential stays in memory.
         self._verified = BoundedCache[bytes, Caller](MAX_VERIFIED, clock=clock)
         self._rejected = BoundedCache[bytes, str](MAX_REJECTED, clock=clock)  # the messages of the errors
         self._background: set[asyncio.Task[None]] = set()
@@ -124,22 +126,11 @@ class Authenticator:
         if caller is not None:
             CALLER.set(caller.name)
             return caller
-        message = self._rejected.get(digest)
-        if message is not None:
-            error = BadCredentials(message)
-            await self._on_refusal(scope, error)
-            raise error
         try:
-            verified_before = self._verified.peek(digest) is not None
-            caller = await self._verify(scope, credential, verified_before=verified_before)
-        except Throttled as error:
-            await self._on_refusal(scope, error)
-            raise
-        except Unauthenticated as error:
-            await self._on_refusal(scope, error)
+            caller = await self._verify(scope, credential, digest)
+        except (Throttled, Unauthenticated) as error:
             self._verified.pop(digest)
-            if isinstance(error, BadCredentials):
-                self._rejected.put(digest, error.message, REJECTED_TTL)
+            await self._on_refusal(scope, error)
             raise
         seconds = self._trust_seconds
         if caller.expires_at is not None:
@@ -168,28 +159,29 @@ class Authenticator:
         self._verified.remove_where(lambda verified: verified.key == caller.key)
         return True
 
-    async def _verify(self, scope: Mapping[str, Any], credential: bytes, *, verified_before: bool) -> Caller:
-        """Verify a credential. One that was verified before is exempt from the login throttle."""
+    async def _verify(self, scope: Mapping[str, Any], credential: bytes, digest: bytes) -> Caller:
+        """Verify a credential. Only one that is wrong is subject to the login throttle."""
         if not await self._check_requirement():
             return self._local
         if not credential:
             raise Unauthenticated("Authentication is required. Send the header `Authorization: Bearer TOKEN`.")
-        address, name = (scope.get("client") or ("unknown",))[0], None
+        address = (scope.get("client") or ("unknown",))[0]
+        if (message := self._rejected.get(digest)) is not None:
+            self._login_throttle.check(address)
+            raise BadCredentials(message)
+        token: OpaqueToken | None = None
         try:
             text = token_from_credential(credential)
             token = opaque_tokens.parse(text)
-            name = None if token is None else str(token)
-            if not verified_before:
-                self._login_throttle.check(address, name)
             return await (self._jwt_caller(text) if token is None else self._opaque_token_caller(token))
         except BadCredentials as error:
-            self._login_throttle.record_failure(address, name)
-            request_id = scope.get("state", {}).get("request_id", "-")
+            self._rejected.put(digest, error.message, REJECTED_TTL)
+            self._login_throttle.record_failure(address)
             log.warning(
                 "Authentication failed address=%s token=%s request_id=%s error=%s",
                 address,
-                name or "-",
-                request_id,
+                token or "-",
+                scope.get("state", {}).get("request_id", "-"),
                 error,
             )
             raise
@@ -200,13 +192,14 @@ class Authenticator:
         return await self._jwts.caller(text)
 
     async def _opaque_token_caller(self, token: OpaqueToken) -> Caller:
-        find, touch = (
-            (session_caller, touch_session)
-            if token.prefix == opaque_tokens.SESSION_PREFIX
-            else (token_caller, touch_token)
+        is_session = token.prefix == opaque_tokens.SESSION_PREFIX
+        caller, due = await (
+            session_caller(self._sessions, self._roles, token)
+            if is_session
+            else token_caller(self._tokens, self._roles, token)
         )
-        caller, due = await find(self._database, self._roles, token)
         if due:
+            touch = touch_session if is_session else touch_token
             self._run_in_background(touch(self._database, token))
         return caller
 

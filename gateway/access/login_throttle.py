@@ -1,7 +1,9 @@
-"""Limits the rate of failed authentications, per client address and per token. Each process counts separately.
+"""Limits the rate of failed authentications per client address. Each process counts separately.
 
-A token's limit applies only to addresses with failures of their own. Therefore an attacker who tries a token's number
-with wrong secrets cannot lock out its owner at another address.
+Credentials are verified before the limit is looked at, so valid ones are accepted however often others at the address
+fail: the users of a network or of a proxy share one. The limit is no defense against guessing, for which the secrets
+are too long. It slows down clients that keep sending wrong credentials, and bounds what their failures write to the
+log.
 """
 
 import ipaddress
@@ -15,49 +17,44 @@ from gateway.errors import Throttled
 
 BURST = 20  # failures without a delay
 SECONDS_PER_FAILURE = 3.0  # in which one further failure is allowed
-MAX_ENTRIES = 10_000  # addresses, and as many tokens; the one that failed longest ago is evicted first
+MAX_ENTRIES = 10_000  # addresses; the one that failed longest ago is evicted first
 
 _RATE = Rate(BURST, SECONDS_PER_FAILURE)
 
 
 class LoginThrottle:
-    """Counts failed authentications, each of which takes a token from two buckets. `clock` returns monotonic seconds.
+    """Counts failed authentications, each of which takes a token from the bucket of its address.
 
-    A failure is counted also if the bucket is empty, because several verifications may run at the same time.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._addresses = BoundedCache[str, TokenBucket](MAX_ENTRIES)
-        self._tokens = BoundedCache[str, TokenBucket](MAX_ENTRIES)
 
-    def check(self, address: str, token: str | None) -> None:
-        """Raises Throttled if a credential from `address` must not be verified now."""
-        failures = self._addresses.peek(_network(address))
-        if failures is None or failures.is_full():
-            return
-        wait = failures.wait()
-        if token is not None and (failures_of_token := self._tokens.peek(token)) is not None:
-            wait = max(wait, failures_of_token.wait())
-        if wait > 0:
-            raise Throttled("Too many failed login attempts. Retry later.", retry_after=ceil(wait))
+    def check(self, address: str) -> None:
+        """Raises Throttled if `address` has no failure left."""
+        bucket = self._addresses.peek(_network(address))
+        if bucket is not None and (wait := bucket.wait()) > 0:
+            raise _throttled(wait)
 
-    def record_failure(self, address: str, token: str | None) -> None:
-        """Count a failure. `token` is the public form of the credential, such as `sgw_7_…`, or None for other forms."""
-        self._count(self._addresses, _network(address))
-        if token is not None:
-            self._count(self._tokens, token)
-
-    def stats(self) -> tuple[CacheStats, CacheStats]:
-        """Return the counts of the caches of addresses and of tokens."""
-        return self._addresses.stats(), self._tokens.stats()
-
-    def _count(self, buckets: BoundedCache[str, TokenBucket], key: str) -> None:
-        bucket = buckets.get(key)
+    def record_failure(self, address: str) -> None:
+        """Count a failure of `address`. Raises Throttled, and counts nothing, if it has none left."""
+        key = _network(address)
+        bucket = self._addresses.get(key)
         if bucket is None:
             bucket = TokenBucket(_RATE, self._clock)
-            buckets.put(key, bucket)
-        bucket.take_in_advance()
+            self._addresses.put(key, bucket)
+        if not bucket.take():
+            raise _throttled(bucket.wait())
+
+    def stats(self) -> CacheStats:
+        """Return the counts of the cache of addresses."""
+        return self._addresses.stats()
+
+
+def _throttled(wait: float) -> Throttled:
+    return Throttled("Too many failed login attempts. Retry later.", retry_after=ceil(wait))
 
 
 def _network(address: str) -> str:

@@ -14,6 +14,7 @@ from sqlmodel import col
 
 from gateway.access import opaque_tokens
 from gateway.access.caller import Caller
+from gateway.access.lookup_batch import LookupBatch
 from gateway.access.models import ApiSession, ApiToken
 from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
@@ -21,7 +22,7 @@ from gateway.access.tokens import api_token_id
 from gateway.columns import UtcDateTime, now
 from gateway.errors import BadCredentials
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Query, Statement, insert
+from gateway.store.statements import OneOf, Query, Statement, insert
 
 IDLE_TIMEOUT = timedelta(minutes=10)  # since the last use; ManageIQ's default
 MAX_LIFETIME = timedelta(hours=12)
@@ -33,7 +34,10 @@ class _TokenRevocation(NamedTuple):
     revoked_at: datetime | None
 
 
-class _Session(NamedTuple):
+class StoredSession(NamedTuple):
+    """The row of a session, by which it is verified."""
+
+    id: int
     secret_hash: str
     caller: str
     name: str
@@ -50,8 +54,9 @@ _LOCK_TOKEN = Query(
     sa.select(col(ApiToken.revoked_at)).where(col(ApiToken.id) == bindparam("api_token_id")).with_for_update(read=True),
     _TokenRevocation,
 )
-_FIND = Query(
+FIND_SESSIONS = Query(
     sa.select(
+        col(ApiSession.id),
         col(ApiSession.secret_hash),
         col(ApiSession.caller),
         col(ApiSession.name),
@@ -59,8 +64,8 @@ _FIND = Query(
         col(ApiSession.tenant),
         col(ApiSession.expires_at),
         col(ApiSession.last_used_at),
-    ).where(col(ApiSession.id) == bindparam("session_id")),
-    _Session,
+    ).where(OneOf(col(ApiSession.id), "ids")),
+    StoredSession,
 )
 _TOUCH = Statement(
     sa.update(ApiSession)
@@ -120,9 +125,9 @@ async def create_session(database: Database, caller: Caller) -> str:
     return OpaqueToken(opaque_tokens.SESSION_PREFIX, await database.write(work), secret).text()
 
 
-async def session_caller(database: Database, roles: Roles, session: OpaqueToken) -> tuple[Caller, bool]:
+async def session_caller(stored: LookupBatch[StoredSession], roles: Roles, session: OpaqueToken) -> tuple[Caller, bool]:
     """Return the caller of a session, and whether `touch_session` is due. Raises BadCredentials."""
-    row = await database.read(lambda tx: tx.first(_FIND, session_id=session.number), single=True)
+    row = await stored.find(session.number)
     if row is None or not session.matches(row.secret_hash):
         raise BadCredentials
     at = now()

@@ -13,13 +13,14 @@ from sqlmodel import col, select
 
 from gateway.access import opaque_tokens
 from gateway.access.caller import Caller
+from gateway.access.lookup_batch import LookupBatch
 from gateway.access.models import ApiSession, ApiToken
 from gateway.access.opaque_tokens import OpaqueToken
 from gateway.access.roles import Roles
 from gateway.columns import MAX_NAME_LENGTH, UtcDateTime, is_name, now
 from gateway.errors import BadCredentials, Conflict, InvalidInput, NotFound
 from gateway.store.database import Database, Transaction
-from gateway.store.statements import Query, RowId, Statement, insert
+from gateway.store.statements import OneOf, Query, RowId, Statement, insert
 
 TOUCH_INTERVAL = timedelta(minutes=5)  # the last use of a token is recorded at most this often
 
@@ -34,7 +35,10 @@ class _TokenOwner(NamedTuple):
     tenant: str
 
 
-class _Token(NamedTuple):
+class StoredToken(NamedTuple):
+    """The row of a token, by which it is verified."""
+
+    id: int
     name: str
     secret_hash: str
     roles: str
@@ -59,8 +63,9 @@ _ANY = Query(select(ApiToken.id).limit(1), RowId)
 _INSERT = insert(ApiToken, "name", "secret_hash", "roles", "tenant", "created_at", "expires_at")
 _UNREVOKED = (col(ApiToken.name) == bindparam("token_name"), col(ApiToken.revoked_at).is_(None))
 _BY_NAME = Query(select(ApiToken.id, ApiToken.tenant).where(*_UNREVOKED).with_for_update(), _TokenOwner)
-_BY_ID = Query(
+FIND_TOKENS = Query(
     sa.select(
+        col(ApiToken.id),
         col(ApiToken.name),
         col(ApiToken.secret_hash),
         col(ApiToken.roles),
@@ -68,8 +73,8 @@ _BY_ID = Query(
         col(ApiToken.expires_at),
         col(ApiToken.last_used_at),
         col(ApiToken.revoked_at),
-    ).where(col(ApiToken.id) == bindparam("api_token_id")),
-    _Token,
+    ).where(OneOf(col(ApiToken.id), "ids")),
+    StoredToken,
 )
 _ALL = Query(
     sa.select(
@@ -211,9 +216,9 @@ async def revoke_token(database: Database, name: str, record: RecordChange = rec
     await database.write(work)
 
 
-async def token_caller(database: Database, roles: Roles, token: OpaqueToken) -> tuple[Caller, bool]:
+async def token_caller(stored: LookupBatch[StoredToken], roles: Roles, token: OpaqueToken) -> tuple[Caller, bool]:
     """Return the caller of a token, and whether `touch_token` is due. Raises BadCredentials."""
-    row = await database.read(lambda tx: tx.first(_BY_ID, api_token_id=token.number), single=True)
+    row = await stored.find(token.number)
     # Without the secret, the response does not disclose whether the token exists, is revoked or has expired.
     if row is None or not token.matches(row.secret_hash):
         raise BadCredentials

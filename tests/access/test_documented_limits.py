@@ -5,6 +5,7 @@ from pathlib import Path
 from gateway.access import credentials, jwks, login_throttle, opaque_tokens, sessions
 from gateway.access.authentication import REJECTED_TTL
 from gateway.access.keys import MIN_SECRET_BYTES
+from gateway.access.lookup_batch import MAX_NUMBERS
 from gateway.config import Settings
 from tests.access.clients import VM, Socket, basic, bearer, create_token
 from tests.access.issuer import AUDIENCE, ISSUER, SECRET, signed
@@ -16,6 +17,7 @@ def test_documented_limits_are_those_of_the_code(root: Path) -> None:
     text = " ".join((root / "docs/identity.md").read_text().split())
     for sentence in (
         f"{login_throttle.BURST} at once, then one every {login_throttle.SECONDS_PER_FAILURE:g} seconds",
+        f"for all requests of a process that wait (at most {MAX_NUMBERS})",
         f"repeated within {REJECTED_TTL:g} seconds is refused",
         f"revocation takes effect within `GATEWAY_CREDENTIALS_TRUSTED` ({Settings().credentials_trusted:g} seconds)",
         f"after {sessions.MAX_LIFETIME.total_seconds() / 3_600:g} hours",

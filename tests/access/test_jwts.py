@@ -177,6 +177,14 @@ def test_the_longest_claims_can_be_stored(databases: Databases, kind: str) -> No
         ]
 
 
+def test_renewed_tokens_are_accepted_while_others_at_the_address_fail(gateway: Served) -> None:
+    statuses = [graphql(gateway, bearer(signed(OTHER_RSA, sub=f"{number}"))).status_code for number in range(BURST + 5)]
+    assert statuses == [401] * BURST + [429] * 5
+    for number in range(3):
+        assert identity(gateway, bearer(signed(sub=f"renewed{number}")))[0] == f"renewed{number}"
+    assert graphql(gateway, bearer(signed(OTHER_RSA, sub="again"))).status_code == 429
+
+
 def test_unknown_roles_have_no_rights(gateway: Served) -> None:
     for roles in (None, [], ["king"], 7, [7, {"a": 1}], {"operator": True}):
         assert identity(gateway, bearer(signed(roles=roles)))[0] == "ann"
