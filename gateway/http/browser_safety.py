@@ -20,6 +20,7 @@ from gateway.http.origins import configured_origins, host_and_port, parse_origin
 from gateway.http.scope import path_of
 
 GRAPHQL_PATHS = frozenset({"/graphql"})
+_SESSION_PATH = "/auth"  # the end of `/api/auth` and `/api/v…/auth`
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -146,7 +147,10 @@ class BrowserSafetyMiddleware:
 
         Other reads pass: CORS keeps foreign pages from reading their responses.
         """
-        writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
+        changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
+        # Any method but OPTIONS creates a session here, and the hundredth ends the first.
+        creates_session = path_of(scope).endswith(_SESSION_PATH) and scope["method"] != "OPTIONS"
+        writes = changes or creates_session
         if not writes and (scope["method"] == "OPTIONS" or path_of(scope) not in GRAPHQL_PATHS):
             return True
         origins = found.get(b"origin")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from gateway.access.login_throttle import BURST, SECONDS_PER_FAILURE
+from gateway.access.sessions import MAX_PER_CALLER
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.store.database import Transaction
@@ -49,6 +51,7 @@ def test_a_token_is_accepted_in_every_place(gateway: Served, token: str) -> None
         {"authorization": f"bEARER   {token}"},
         basic("ci", token),
         basic("anyone", token),
+        basic("a\0b\n" + "é" * 1_000, token),
         {"x-auth-token": token},
         {"x-auth-token": token, "authorization": "Bearer nonsense"},
     ):
@@ -123,6 +126,7 @@ def test_invalid_credentials_are_rejected(gateway: Served, token: str) -> None:
         )
         assert gateway.http.get("/api", headers=basic("ci", wrong)).status_code == 401
         assert gateway.http.get("/api", headers={"x-auth-token": wrong}).status_code == 401
+    gateway.clock.advance(BURST * SECONDS_PER_FAILURE)  # further failures would be throttled
     for authorization, message in (
         (token, "`Authorization` must be `Bearer TOKEN`, or `Basic` with a token as the password."),
         ("Digest " + token, "`Authorization` must be `Bearer TOKEN`, or `Basic` with a token as the password."),
@@ -247,6 +251,18 @@ def test_the_sessions_of_a_caller_are_limited(gateway: Served, token: str) -> No
     for _ in range(103):
         assert gateway.http.get("/api/auth", headers=bearer(token)).status_code == 200
     assert dump(gateway).count("token:1") == 100
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database
+def test_a_page_of_another_site_does_not_end_sessions(gateway: Served, token: str) -> None:
+    """An image of a foreign page requests sessions with the credentials that the browser has for the gateway."""
+    session = {"x-auth-token": gateway.http.get("/api/auth", headers=basic("", token)).json()["auth_token"]}
+    image = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    answers = [gateway.http.get("/api/auth", headers=basic("", token) | image) for _ in range(MAX_PER_CALLER)]
+    assert {answer.status_code for answer in answers} == {403}
+    assert answers[0].json()["error"]["kind"] == "forbidden"
+    gateway.clock.advance(CREDENTIALS_TRUSTED)
+    assert identity(gateway, session) == ("ci", "default", "operator")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # nothing here depends on the database

@@ -166,6 +166,37 @@ def test_fetch_metadata_of_graphql_requests_without_an_origin(
     assert client.get("/graphql", params=QUERY, headers={**headers, "accept": accept}).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("fetch", "status"),
+    [
+        ({"site": "cross-site", "mode": "no-cors", "dest": "image"}, 403),
+        ({"site": "same-site", "mode": "no-cors", "dest": "image"}, 403),
+        ({"site": "cross-site", "mode": "navigate", "dest": "document"}, 403),
+        ({"site": "same-origin", "mode": "cors", "dest": "empty"}, 404),
+        ({"site": "none", "mode": "navigate", "dest": "document"}, 404),
+        ({}, 404),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/auth", "/api/v3.2.0/auth/", "/api//auth//"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_page_of_another_site_cannot_create_sessions(
+    client: httpx2.Client, method: str, path: str, fetch: dict[str, str], status: int
+) -> None:
+    """A browser adds the credentials that its user has entered for the gateway to such a request.
+
+    404 means that the request passed the check: this application has no REST API.
+    """
+    headers = {f"sec-fetch-{name}": value for name, value in fetch.items()}
+    assert client.request(method, path, headers=headers).status_code == status
+
+
+def test_a_page_of_a_known_origin_can_create_sessions(client: httpx2.Client) -> None:
+    cross_site = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}
+    assert client.get("/api/auth", headers={**cross_site, "origin": FRONTEND}).status_code == 404
+    assert client.get("/api/auth", headers={**cross_site, "origin": "http://evil.example"}).status_code == 403
+    assert client.options("/api/auth", headers=cross_site).status_code == 404
+
+
 def test_a_cross_site_write_without_an_origin_is_rejected(client: httpx2.Client) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert client.post("/elsewhere", headers=headers).status_code == 403
