@@ -6,6 +6,9 @@ of it in the short run, but not in the long run. A caller that sends fewer reque
 
 The row stores one number, `full_at`: the Unix time at which the quota is full again. Each request moves it later by
 `caller_window / caller_quota` seconds.
+
+The time of the next request is at most two windows before `full_at`: one that an exhausted quota takes to become full,
+and one for what the processes exceed it by. A later `full_at`, as after the clock was set back, counts as that.
 """
 
 import time
@@ -27,10 +30,18 @@ class _Usage(NamedTuple):
 
 
 _now, _seconds = sa.bindparam("now", type_=sa.Float()), sa.bindparam("seconds", type_=sa.Float())
+_latest = sa.bindparam("latest", type_=sa.Float())
 _USE = Query(
     sa.update(CallerUse)
     .where(col(CallerUse.caller) == sa.bindparam("name"))
-    .values(full_at=sa.case((col(CallerUse.full_at) > _now, col(CallerUse.full_at)), else_=_now) + _seconds)
+    .values(
+        full_at=sa.case(
+            (col(CallerUse.full_at) > _latest, _latest),
+            (col(CallerUse.full_at) > _now, col(CallerUse.full_at)),
+            else_=_now,
+        )
+        + _seconds
+    )
     .returning(sa.literal_column("full_at")),  # has no type, so the driver's float is returned as it is
     _Usage,
 )
@@ -49,6 +60,7 @@ class QuotaSync:
     def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
         self._limit = quotas.settings.caller_quota
+        self._window = quotas.settings.caller_window
         self._seconds_per_request = quotas.settings.caller_window / self._limit
         self._due: dict[str, CallerQuota] = {}
         quotas.on_sync_due = self._enqueue
@@ -77,10 +89,11 @@ class QuotaSync:
         used, now = quota.unsynced, time.time()
 
         async def work(tx: Transaction) -> float:
-            row = await tx.first(_USE, name=quota.name, now=now, seconds=used * self._seconds_per_request)
+            seconds = used * self._seconds_per_request
+            row = await tx.first(_USE, name=quota.name, now=now, latest=now + 2 * self._window, seconds=seconds)
             if row is not None:
                 return row.full_at
-            full_at = now + used * self._seconds_per_request
+            full_at = now + seconds
             await tx.run(_INSERT, caller=quota.name, full_at=full_at)
             return full_at
 

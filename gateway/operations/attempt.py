@@ -153,6 +153,8 @@ class _Progress:
 
     async def __call__(self, percent: int | None, phase: str | None) -> None:
         claim = self._claim
+        if percent is not None:
+            percent = min(max(percent, 0), 100)  # a provider may report anything, also after its clock was changed
         claim.percent, claim.phase = percent, phase
         if (percent, phase) == self._committed or time.monotonic() - self._last < _PROGRESS_INTERVAL:
             return

@@ -108,6 +108,7 @@ class Execution:
             await self._fail(claim, error)
 
     def _time_left(self, claim: Claim) -> float:
+        """Seconds until the deadline of the operation. At most the whole duration, also if the clock was set back."""
         started_at = claim.row.started_at
         assert started_at is not None  # set by the claim
-        return self.settings.operation_deadline - (now() - started_at).total_seconds()
+        return self.settings.operation_deadline - max(0.0, (now() - started_at).total_seconds())

@@ -1,6 +1,7 @@
 """Rate limits and stream limits of a caller on every surface: the errors, and the rate limit headers."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.config import Settings
-from tests.databases import Databases
+from tests.databases import KINDS, Databases
 from tests.serving import Served, served
 from tests.waiting import until
 
@@ -54,6 +55,19 @@ def send(socket: ClientConnection, **message: Any) -> None:
 def receive(socket: ClientConnection) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(socket.recv(10))
     return message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caller_is_not_locked_out_after_the_clock_was_set_back(databases: Databases, kind: str) -> None:
+    """The usage was recorded by a clock that was a day ahead. It counts as at most two windows."""
+    window = 100.0
+    settings = Settings(database_url=databases.new(kind, demo=True), caller_quota=20, caller_window=window)
+    with served(settings) as gateway:
+        ahead = f"INSERT INTO caller_use VALUES ('address 127.0.0.1', {time.time() + 86_400})"
+        gateway.run(gateway.gateway.database.write(lambda tx: tx.rows(ahead)))
+        refused = until(lambda: next(iter(r for r in [gateway.http.post("/graphql", json=QUERY)] if r.is_error), None))
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) <= 2 * window
 
 
 def test_responses_have_rate_limit_headers(three_requests: Served) -> None:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from gateway.columns import now
+from gateway.columns import now, timestamp_text
 from gateway.drivers.base import CreateCommand, ReportedSnapshot, Work
 from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
@@ -278,6 +279,66 @@ def test_progress_is_recorded(run: Run) -> None:
         assert (row.state.value, row.progress_percent, row.phase) == ("SUCCEEDED", 100, None)
 
     run(story)
+
+
+@pytest.mark.parametrize(("reported", "recorded"), [(-71_169, 0), (-1, 0), (42, 42), (101, 100), (10**12, 100)])
+def test_progress_that_a_provider_cannot_have_is_limited(run: Run, reported: int, recorded: int) -> None:
+    async def story(world: World) -> None:
+        found: list[int | None] = []
+
+        class Reporting(SimulatedDriver):
+            async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+                await work.progress(reported, "Copying the disks")
+                found.extend(row.progress_percent for row in await world.rows_of_operations())
+                return await super().create(work, command)
+
+        await world.machine()
+        await world.create()
+        await world.finish(drivers={"sim": Reporting("sim", world.simulation)})
+        assert found == [recorded]
+
+    run(story)
+
+
+def test_progress_after_the_clock_was_set_back(run: Run) -> None:
+    """The provider began the task an hour ahead of the gateway's clock, so that more than the whole task remains."""
+
+    async def story(world: World) -> None:
+        await world.machine(latency_ms=600_000)
+        operation = (await world.create()).operation_id
+        later = f"'{timestamp_text(now() + timedelta(hours=3))}'"
+
+        async def has_phase() -> bool:
+            return bool((await world.operation(operation)).phase == "Copying the disks")
+
+        async def has_progressed() -> bool:
+            return bool((await world.operation(operation)).progress_percent != 50)
+
+        async with world.working():
+            await until_async(has_phase)
+            await world.execute("UPDATE operation SET progress_percent = 50")
+            await world.execute(f"UPDATE simulated_task SET done_at = {later}")
+            await until_async(has_progressed)
+            assert (await world.operation(operation)).progress_percent == 0
+            await world.execute("UPDATE simulated_task SET done_at = started_at")
+            await world.until_done()
+
+    run(story)
+
+
+def test_deadline_after_the_clock_was_set_back(run: Run) -> None:
+    """The operation was started before: an hour ahead of the present clock."""
+
+    async def story(world: World) -> None:
+        await world.machine()
+        await set_fault(world, "create", "hang")
+        operation = (await world.create()).operation_id
+        later = f"'{timestamp_text(now() + timedelta(hours=1))}'"
+        await world.execute(f"UPDATE operation SET started_at = {later}")
+        await world.finish()
+        assert (await recorded_outcome(world, operation))[:2] == ("FAILED", "OUTCOME_UNKNOWN")
+
+    run(story, replace(SETTINGS, operation_deadline=0.3, operation_lease=1.5))
 
 
 def test_snapshot_found_by_a_refresh_before_the_end_of_its_create(run: Run) -> None:

@@ -234,7 +234,9 @@ class SimulatedDriver(Driver):
             if work.cancel_requested() and task.verb != Verb.REVERT and await self.storage.abandon(task.ref):
                 raise Canceled
             if remaining > 0:
-                await work.progress(min(99, int(100 * (1 - remaining / whole))), _PHASES[Verb(task.verb)])
+                # More remains than the whole after the clock was set back.
+                percent = 0 if remaining >= whole else min(99, int(100 * (1 - remaining / whole)))
+                await work.progress(percent, _PHASES[Verb(task.verb)])
                 await asyncio.sleep(min(remaining, self.poll_interval))
             found = await self.storage.refresh_task(found)
         if found is None:
