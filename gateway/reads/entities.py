@@ -18,7 +18,7 @@ from gateway.models import (
     SnapshotState,
     Surface,
 )
-from gateway.reads.conditions import FALSE_SQL, Frame
+from gateway.reads.conditions import Frame
 from gateway.reads.filters import (
     ChoiceFilter,
     ComparableFilter,
@@ -42,9 +42,7 @@ class Entity:
 
     noun: str
     types: Mapping[str, MachineKind | None]
-    visibility: (
-        str | None
-    )  # SQL that holds for rows about machines of the kinds that the caller may see; None: not restricted by kind
+    visibility: str  # SQL that holds for rows about machines of the kinds that the caller may see
     filters: Filters = field(default_factory=dict)
     sorts: Mapping[str, SortField] = field(default_factory=dict)
     default_sort: Sequence[SortKey] = ()
@@ -64,10 +62,8 @@ class Entity:
         """
         column = "t.tenant" if indexed else frame.dialect.without_index("t.tenant")
         own = f"{column} = {frame.parameters(tenant)}"
-        if self.visibility is None or len(frame.kinds) == len(MachineKind):
+        if len(frame.kinds) == len(MachineKind):
             return own
-        if not frame.kinds:
-            return f"{own} AND {FALSE_SQL}"
         return f"{own} AND {frame.expression(self.visibility)}"
 
 
@@ -168,7 +164,7 @@ OPERATION = Entity(
 AUDIT_ENTRY = Entity(
     noun="audit_entry",
     types={"AuditEntry": None},
-    visibility=None,  # administrators read all entries of their tenant
+    visibility="({t}.machine_kind IN ({kinds}) OR {t}.machine_kind IS NULL)",  # entries have the names of machines
     admin_only=True,
     filters={
         "id": IdFilter("audit_entry", "id"),

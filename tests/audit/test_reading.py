@@ -4,8 +4,16 @@ import pytest
 from graphql import build_schema
 
 from gateway.graphql.schema.build import print_sdl
-from tests.audit.world import ENTRIES, CallerClient, entries, entries_of_last_request
-from tests.graphql.client import REVERT
+from tests.audit.world import (
+    AUDITOR,
+    ENTRIES,
+    INSTANCE_ADMIN,
+    VM_ADMIN,
+    CallerClient,
+    entries,
+    entries_of_last_request,
+)
+from tests.graphql.client import CREATE, REVERT, await_final_state
 from tests.serving import Served
 from tests.waiting import at_most
 
@@ -44,6 +52,43 @@ def test_an_administrator_of_another_tenant_finds_no_entries(
         ("REVERT_VM_SNAPSHOT", "REFUSED", "NOT_FOUND", None, "snapshot-3", None)
     ]
     assert entries_of_last_request(admin, other_tenant_admin) == []
+
+
+def test_entries_about_machines_follow_the_read_rights(
+    gateway: Served, admin: CallerClient, operator: CallerClient, anonymous: CallerClient
+) -> None:
+    """An administrator finds the entries about machines of readable kinds and those about no machine, and no others.
+
+    No filter or count discloses the others. Refusals over REST are about machines too.
+    """
+    made = operator.mutate(CREATE, machineId="instance-201", name="secret of an instance")
+    await_final_state(gateway, made["operation"]["id"])
+    operator.rest("DELETE", "/instances/201/snapshots/999999")
+    operator.mutate(CREATE, machineId="vm-11", name=" ")
+    operator.mutate(REVERT, snapshotId="snapshot-99998")
+    anonymous.post(ENTRIES)
+    everything = entries(admin)
+    kinds = [(node["machineId"] or "").rpartition("-")[0] for node in everything]
+    assert {"", "vm", "instance"} == {*kinds}
+    for caller, readable in ((VM_ADMIN, ("vm",)), (INSTANCE_ADMIN, ("instance",)), (AUDITOR, ())):
+        client = CallerClient(gateway, caller)
+        expected = [node for node, kind in zip(everything, kinds, strict=True) if kind in ("", *readable)]
+        assert entries(client) == expected, caller.name
+        for node in everything:
+            shown = client.post(NODE, id=node["id"])["data"]["node"]
+            assert (shown is not None) is (node in expected)
+        hidden = [node for node in everything if node not in expected]
+        assert hidden
+        for condition in (
+            {"snapshotName": {"eq": "secret of an instance"}},
+            {"machineName": {"isNull": False}},
+            {"machineId": {"eq": "instance-201"}},
+            {"not": {"machineId": {"eq": "vm-11"}}},
+            {"operationId": {"eq": made["operation"]["id"]}},
+            {"createdAt": {"gte": "2026-01-01T00:00:00Z"}},
+        ):
+            wanted = [node for node in entries(admin, filter=condition) if node not in hidden]
+            assert entries(client, filter=condition) == wanted, condition
 
 
 @pytest.mark.parametrize("text", ["\0", "a" * 4_001])

@@ -8,7 +8,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Scope
 
 from gateway.access.admission import Admission
-from gateway.access.caller import ALL_RIGHTS, Caller
+from gateway.access.caller import ALL_RIGHTS, Caller, Right
 from gateway.access.origin import origin_of
 from gateway.access.quotas import Quotas
 from gateway.access.roles import BUILT_IN_ROLES
@@ -19,7 +19,7 @@ from gateway.errors import Unauthenticated
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
-from gateway.models import Surface
+from gateway.models import MachineKind, Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
 from gateway.rest.endpoint import rest_routes
@@ -31,9 +31,19 @@ ENTRIES = """query ($filter: AuditEntryFilter, $sort: [AuditEntrySort!], $first:
     outcome code message repeats callerName callerKey callerRoles address surface requestId machineId machineName
     snapshotId snapshotName operationId subject } pageInfo { endCursor hasNextPage } } }"""
 
+
+def rights_of(kind: MachineKind) -> frozenset[Right]:
+    """All rights to machines of one kind."""
+    return frozenset(right for right in ALL_RIGHTS if right[1] is kind)
+
+
 ADMIN = Caller("ada", "default", ("admin",), ALL_RIGHTS, administers=True, key="t-1")
 OPERATOR = Caller("oskar", "default", ("operator",), ALL_RIGHTS, key="t-2")
 VIEWER = Caller("vera", "default", ("viewer",), BUILT_IN_ROLES["viewer"].rights, key="t-3")
+# Administrators with the rights to one kind of machine, and to none.
+VM_ADMIN = Caller("vic", "default", ("vm-admin",), rights_of(MachineKind.VM), administers=True, key="t-6")
+INSTANCE_ADMIN = Caller("ina", "default", ("i-admin",), rights_of(MachineKind.INSTANCE), administers=True, key="t-7")
+AUDITOR = Caller("aud", "default", ("auditor",), frozenset(), administers=True, key="t-8")
 NO_RIGHTS = Caller("blaise", "default", ("nothing",), frozenset(), key="t-5")
 OTHER_TENANT_ADMIN = Caller("zoe", "elsewhere", ("admin",), ALL_RIGHTS, administers=True, key="t-4")
 

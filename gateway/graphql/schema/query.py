@@ -73,5 +73,6 @@ class Query:
         ToMany("audit_entry"),
         AuditEntryFilter,
         AuditEntrySort,
-        "The audit log. Administrators only; for other callers the error `FORBIDDEN`.",
+        "The audit log, without entries about machines that the caller cannot read. Administrators only; for other"
+        " callers the error `FORBIDDEN`.",
     )
