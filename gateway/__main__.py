@@ -14,14 +14,14 @@ from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
 from gateway.columns import MAX_NAME_LENGTH, is_name
-from gateway.config import Settings, environment_variable
+from gateway.config import Settings, environment_variable, unknown_variables
 from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
 from gateway.graphql.schema.build import print_sdl
 from gateway.inventory.counts import ImportProgress
 from gateway.inventory.imports.importer import import_file
 from gateway.inventory.provider_check import check_provider
-from gateway.inventory.provider_configuration import SIMULATED, provider_names, read_providers
+from gateway.inventory.provider_configuration import SIMULATED, provider_names, read_providers, secret_variables
 from gateway.inventory.refresh import InventoryRefresher
 from gateway.operations.api_tokens import create_audited_token, revoke_audited_token
 from gateway.server import http_server
@@ -29,6 +29,8 @@ from gateway.server.supervisor import supervise
 from gateway.store.migrate import migrate as migrate_database
 from gateway.telemetry import logs
 from gateway.version import VERSION
+
+log = logging.getLogger(__name__)
 
 
 class _Commands(click.Group):
@@ -61,6 +63,18 @@ _providers = _setting_option("providers_file", "TOML file that configures the pr
 _database = _setting_option("database_url", "Database to use: sqlite:///FILE or postgresql://USER@HOST/NAME.")
 
 
+def _read_settings(**overrides: Any) -> Settings:
+    """Return the settings in the environment with `overrides`, and warn of variables that are ignored."""
+    settings = Settings.from_environment(**overrides)
+    _warn_of_unknown_variables(settings)
+    return settings
+
+
+def _warn_of_unknown_variables(settings: Settings) -> None:
+    for variable, nearest in unknown_variables(secret_variables(settings)).items():
+        log.warning("Unknown environment variable was ignored name=%s nearest=%s", variable, nearest or "-")
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="gateway")
 def main() -> None:
@@ -79,6 +93,7 @@ def serve(demo: bool, **overrides: Any) -> None:
     """Migrate the database and serve the API until SIGINT or SIGTERM."""
     settings = Settings.from_environment(**overrides)
     logs.configure(settings)
+    _warn_of_unknown_variables(settings)
     # Validate these settings before the migration, so that an invalid one leaves the database unchanged.
     read_providers(settings)
     read_jwt_verifier(settings, Roles.read(settings.roles))
@@ -93,7 +108,7 @@ def serve(demo: bool, **overrides: Any) -> None:
 @_database
 def migrate(**overrides: Any) -> None:
     """Migrate the database to the schema of this version."""
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     before, after = migrate_database(settings.database_url)
     change = "" if before == after else f" (was {before or 'empty'})"
     click.echo(f"The database is at revision {after}{change}.")
@@ -116,7 +131,7 @@ def import_(file: Path, provider: str, **overrides: Any) -> None:
     FILE is the response to GET /api/vms?expand=resources,snapshots, or to the same query of /api/instances. The import
     can be repeated, and can run while the gateway serves. An invalid file changes nothing.
     """
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     if not is_name(provider):
         raise StartupError(f"--provider must be 1 to {MAX_NAME_LENGTH} printable characters.")
     migrate_database(settings.database_url)
@@ -136,7 +151,7 @@ def _show_progress(progress: ImportProgress) -> None:
 @_providers
 def refresh(provider: str | None, **overrides: Any) -> None:
     """Refresh the inventory of PROVIDER, or of all providers."""
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     migrate_database(settings.database_url)
     asyncio.run(_refresh(settings, provider))
 
@@ -163,7 +178,7 @@ def provider() -> None:
 @_providers
 def provider_list(**overrides: Any) -> None:
     """Validate the configuration of the providers and list them."""
-    for configured in read_providers(Settings.from_environment(**overrides)):
+    for configured in read_providers(_read_settings(**overrides)):
         click.echo(f"{configured.name}: driver {configured.driver}, tenant {configured.tenant}")
 
 
@@ -172,7 +187,7 @@ def provider_list(**overrides: Any) -> None:
 @_providers
 def provider_check(name: str, **overrides: Any) -> None:
     """Check the connection to the provider NAME. Changes nothing. Exits with code 1 if a check fails."""
-    providers = {configured.name: configured for configured in read_providers(Settings.from_environment(**overrides))}
+    providers = {configured.name: configured for configured in read_providers(_read_settings(**overrides))}
     if name not in providers:
         raise StartupError(f"Provider {name!r} is not configured. Configured providers: {provider_names(providers)}.")
     if providers[name].driver == SIMULATED:
@@ -198,7 +213,7 @@ def token() -> None:
 @_setting_option("tenant", "Tenant of the token.")
 def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: Any) -> None:
     """Create an API token with the name NAME and print it. It is shown only once."""
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     new = NewToken(name, roles, settings.tenant, parse_lifetime(expires))
     migrate_database(settings.database_url)
 
@@ -213,7 +228,7 @@ def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: A
 @_database
 def token_list(**overrides: Any) -> None:
     """List all API tokens ever created, without their secrets."""
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     migrate_database(settings.database_url)
 
     async def read() -> list[str]:
@@ -229,7 +244,7 @@ def token_list(**overrides: Any) -> None:
 @_database
 def token_revoke(name: str, **overrides: Any) -> None:
     """Revoke the API token NAME and end its sessions."""
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     migrate_database(settings.database_url)
 
     async def revoke() -> None:
@@ -253,7 +268,7 @@ def simulate(machine_id: str, latency: float | None, fault: str | None, **overri
     create|revert|delete|any|read, "kind": refuse|unavailable|busy|lost|hang, "message": TEXT, "times": NUMBER}; without
     "times" it applies until it is removed. The command can run while the gateway serves.
     """
-    settings = Settings.from_environment(**overrides)
+    settings = _read_settings(**overrides)
     migrate_database(settings.database_url)
     asyncio.run(_simulate(settings, machine_id, latency, fault))
 

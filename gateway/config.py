@@ -5,14 +5,61 @@ No other module reads the environment.
 
 import ipaddress
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from difflib import get_close_matches
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+from gateway.columns import MAX_NAME_LENGTH, is_name
 from gateway.errors import StartupError
 
 MIN_KEEP_AUDIT = 30 * 86_400  # seconds; triggers in the database enforce the same minimum
+
+
+class Range(NamedTuple):
+    """The values that a number may have, both ends included."""
+
+    low: float
+    high: float
+
+
+_YEAR = 365 * 86_400.0
+
+# A duration below 0.1 s expires before the work that it limits can begin, and below 1 ms PostgreSQL rounds a timeout to
+# 0, which disables it. Times more than some thousand years ago are no dates.
+_DURATION = Range(0.1, 100 * _YEAR)
+_COUNT = Range(1, 1_000_000_000)
+
+# Settings for which the range of all durations or counts would allow values that cannot work.
+RANGES: Mapping[str, Range] = {
+    "port": Range(0, 65_535),
+    "jwt_leeway": Range(0.001, 3_600.0),  # an expired JWT is accepted for this long
+    "credentials_trusted": Range(0.001, 3_600.0),  # a revoked credential is accepted for this long
+    "max_body_bytes": Range(1_024, 1 << 30),
+    "max_head_bytes": Range(1_024, 1 << 24),
+    "max_depth": Range(1, 1_000),
+    "longest_wait": Range(0.01, 60.0),
+    "read_connections": Range(1, 1_000),
+    "write_connections": Range(1, 1_000),
+    "operation_slots": Range(1, 10_000),
+    "operation_lease": Range(0.1, 3_600.0),
+    "workers": Range(1, 1_000),
+    "stop_delay": Range(0.0, 3_600.0),
+    "drain_timeout": Range(0.001, 86_400.0),
+    "keep_operations": Range(60.0, 100 * _YEAR),
+    "keep_gone": Range(60.0, 100 * _YEAR),
+    "keep_events": Range(60.0, 100 * _YEAR),
+    "keep_events_for_consumers": Range(60.0, 100 * _YEAR),
+    "log_slower_than": Range(0.001, 100 * _YEAR),
+}
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9a-f:.]+")
+
+_PREFIX = "GATEWAY_"  # of the environment variables of settings
+_OTHER_VARIABLES = re.compile("URL|TOKEN|TEST_.*")  # variables with this prefix that a client and the tests read
 
 
 def setting(default: Any, help: str, *, secret: bool = False) -> Any:
@@ -189,15 +236,11 @@ class Settings:
     def validate(self) -> None:
         """Raises StartupError for the first invalid value."""
         _ = self.listens_on_loopback
-        if not 0 <= self.port <= 65_535:
-            raise StartupError(f"GATEWAY_PORT must be between 0 and 65535, not {self.port}.")
         for spec in fields(self):
             value = getattr(self, spec.name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and spec.default != 0 and spec.name != "port" and not 0 < value < inf:
-                raise StartupError(f"{environment_variable(spec.name)} must be greater than 0, not {value}.")
-            if is_number and spec.default == 0 and not 0 <= value < inf:
-                raise StartupError(f"{environment_variable(spec.name)} must be 0 or greater, not {value}.")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _check_number(spec.name, value, spec.default)
+        self._validate_texts()
         if self.keep_audit < MIN_KEEP_AUDIT:
             raise StartupError(
                 f"GATEWAY_KEEP_AUDIT must be at least {MIN_KEEP_AUDIT} (30 days), not {self.keep_audit:g}."
@@ -207,10 +250,68 @@ class Settings:
             raise StartupError(
                 "GATEWAY_DOCUMENTS_ONLY requires GATEWAY_DOCUMENTS_FILES, because no other document would be served."
             )
+
+    def _validate_texts(self) -> None:
+        for name in ("public_url", "traces_endpoint"):
+            _check_url(name, getattr(self, name))
+        if "@" in self.public_url:
+            raise StartupError("GATEWAY_PUBLIC_URL must not contain credentials: links in responses begin with it.")
+        for name, text in (("tenant", self.tenant), ("jwt_default_tenant", self.jwt_default_tenant)):
+            if not is_name(text) and (text or name == "tenant"):
+                raise StartupError(f"{environment_variable(name)} must be 1 to {MAX_NAME_LENGTH} printable characters.")
+        for name in ("jwt_name_claim", "jwt_roles_claim", "jwt_tenant_claim"):
+            if not getattr(self, name):
+                raise StartupError(f"{environment_variable(name)} must name a claim.")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise StartupError(f"GATEWAY_LOG_LEVEL must be debug, info, warning or error, not {self.log_level!r}.")
         if self.log_format not in {"text", "json"}:
             raise StartupError(f"GATEWAY_LOG_FORMAT must be text or json, not {self.log_format!r}.")
+
+
+def _check_number(name: str, value: float, default: object) -> None:
+    low, high = RANGES.get(name, _COUNT if isinstance(default, int) else _DURATION)
+    if low <= value <= high:
+        return
+    variable = environment_variable(name)
+    if low > 0 and not 0 < value < inf:
+        raise StartupError(f"{variable} must be greater than 0, not {value}.")
+    raise StartupError(f"{variable} must be between {_plain(low)} and {_plain(high)}, not {value}.")
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:g}"
+
+
+def _check_url(name: str, text: str) -> None:
+    """Raises StartupError unless `text` is empty or an http or https URL without query and fragment."""
+    if not text:
+        return
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in {"http", "https"} and _HOST.fullmatch(url.hostname or "") and url.port != 0
+    except ValueError:  # a malformed IPv6 address or port
+        usable = None
+    if not usable or "?" in text or "#" in text or not (text.isascii() and text.isprintable()):
+        raise StartupError(
+            f"{environment_variable(name)} must be an http:// or https:// URL such as https://gateway.example.org,"
+            f" without query and fragment, not {text!r}."
+        )
+
+
+def unknown_variables(known: Collection[str], environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Return the variables that begin with `GATEWAY_` and have no meaning, each with the setting of the nearest name.
+
+    None stands for no similar name. `known` are variables that the configuration refers to.
+    """
+    settings = [spec.name.upper() for spec in fields(Settings)]
+    found: dict[str, str | None] = {}
+    for variable in sorted(environment):
+        name = variable.removeprefix(_PREFIX)
+        if name == variable or name in settings or variable in known or _OTHER_VARIABLES.fullmatch(name):
+            continue
+        nearest = get_close_matches(name, settings, 1)
+        found[variable] = _PREFIX + nearest[0] if nearest else None
+    return found
 
 
 def environment_value(name: str) -> str | None:
@@ -220,7 +321,7 @@ def environment_value(name: str) -> str | None:
 
 def environment_variable(name: str) -> str:
     """Return the name of the environment variable of a setting, such as `GATEWAY_PORT` for `port`."""
-    return "GATEWAY_" + name.upper()
+    return _PREFIX + name.upper()
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

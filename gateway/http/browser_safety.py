@@ -16,7 +16,7 @@ from gateway.config import Settings
 from gateway.errors import ErrorCode, GatewayError
 from gateway.http.errors import ErrorFormats, HttpError
 from gateway.http.health import HEALTH_PATHS
-from gateway.http.origins import configured_origins, host_and_port, parse_origin
+from gateway.http.origins import configured_hosts, configured_origins, host_and_port, parse_origin
 from gateway.http.scope import path_of
 
 GRAPHQL_PATHS = frozenset({"/graphql"})
@@ -63,11 +63,11 @@ class BrowserSafetyMiddleware:
     def __init__(
         self, app: ASGIApp, settings: Settings, formats: ErrorFormats, authentication: Authentication | None
     ) -> None:
-        """Raises StartupError for a malformed origin in `settings.cors_origins`."""
+        """Raises StartupError for a malformed origin in `settings.cors_origins` or host in `settings.allowed_hosts`."""
         self._app = app
         self._formats = formats
         self._authentication = authentication
-        named = {host_and_port(name) for name in (settings.host, *settings.allowed_hosts)}
+        named = {host_and_port(settings.host), *configured_hosts(settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
         # Behind a proxy, the gateway's own origin is that of the proxy.
         public = parse_origin("/".join(settings.public_url.split("/")[:3]))

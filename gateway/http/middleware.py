@@ -8,7 +8,7 @@ from gateway.config import Settings
 from gateway.http.browser_safety import GRAPHQL_PATHS, Authentication, BrowserSafetyMiddleware
 from gateway.http.errors import ErrorFormats
 from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
-from gateway.http.origins import configured_origins
+from gateway.http.origins import configured_hosts, configured_origins
 from gateway.http.request_id import RequestIdMiddleware
 
 _REQUEST_HEADERS = (
@@ -40,10 +40,11 @@ class GraphQLMiddleware:
 def middleware(
     settings: Settings, formats: ErrorFormats, graphql: ASGIApp, authentication: Authentication, turns: LoopTurns
 ) -> list[Middleware]:
-    """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin in `settings`.
+    """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin or host.
 
     `turns`: those that the surfaces take too.
     """
+    configured_hosts(settings.allowed_hosts)  # Starlette creates the middleware, which needs them, only later
     stack = [
         Middleware(RequestIdMiddleware),
         Middleware(BrowserSafetyMiddleware, settings, formats, authentication),

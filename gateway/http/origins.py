@@ -47,6 +47,17 @@ def parse_origin(text: str) -> WebOrigin | None:
     return WebOrigin(match[1], host, port or _DEFAULT_PORTS.get(match[1]))
 
 
+def configured_hosts(texts: Iterable[str]) -> list[tuple[str, int | None]]:
+    """Parses the hosts of GATEWAY_ALLOWED_HOSTS. Raises StartupError for a malformed one; `*` is not supported."""
+    found = []
+    for text in texts:
+        host = host_and_port(text)
+        if host is None:
+            raise StartupError(f"GATEWAY_ALLOWED_HOSTS must list hosts such as gateway.example.org, not {text!r}.")
+        found.append(host)
+    return found
+
+
 def configured_origins(texts: Iterable[str]) -> list[WebOrigin]:
     """Parses the origins of GATEWAY_CORS_ORIGINS. Raises StartupError for a malformed one; `*` is not supported."""
     found = []

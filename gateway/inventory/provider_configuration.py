@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway.columns import MAX_NAME_LENGTH, is_name
 from gateway.config import Settings, environment_value
 from gateway.drivers.base import Driver
 from gateway.drivers.options import Secret, read_options
@@ -63,6 +64,16 @@ def read_providers(settings: Settings) -> list[ConfiguredProvider]:
     return list(providers.values())
 
 
+def secret_variables(settings: Settings) -> set[str]:
+    """The environment variables that options refer to. Empty if the configuration is invalid: its users report that."""
+    try:
+        tables = _tables(settings).values()
+    except StartupError:
+        return set()
+    options = [option for table in tables if isinstance(table, dict) for option in table.values()]
+    return {str(option["env"]) for option in options if isinstance(option, dict) and "env" in option}
+
+
 def _tables(settings: Settings) -> dict[str, object]:
     """The tables of all configuration sources, by provider name."""
     tables: dict[str, object] = {}
@@ -110,6 +121,8 @@ def _read(name: str, table: object, settings: Settings) -> tuple[ConfiguredProvi
     tenant = table.pop("tenant", settings.tenant)
     if not isinstance(tenant, str) or not tenant:
         faults.append(f"The tenant must be a non-empty string, not {tenant!r}.")
+    elif not is_name(tenant):
+        faults.append(f"The tenant must be at most {MAX_NAME_LENGTH} printable characters.")
     concurrency = table.pop("concurrency", DEFAULT_CONCURRENCY)
     if type(concurrency) is not int or concurrency < 1:
         faults.append(f"The concurrency must be a whole number of at least 1, not {concurrency!r}.")

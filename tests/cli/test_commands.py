@@ -7,12 +7,16 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from gateway.config import RANGES, Settings, unknown_variables
 from tests.cli.programs import error_message, refusal, run, spawned
 from tests.databases import Databases
+
+A_URL = "an http:// or https:// URL such as https://gateway.example.org, without query and fragment"
 
 
 @pytest.fixture
@@ -176,6 +180,47 @@ def test_a_server_that_does_not_answer() -> None:
             "GATEWAY_DOCUMENTS_ONLY requires GATEWAY_DOCUMENTS_FILES, because no other document would be served.",
         ),
         ({"log_level": "loud"}, "GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'."),
+        ({"port": "-1"}, "GATEWAY_PORT must be between 0 and 65535, not -1."),
+        ({"operation_lease": "0.0001"}, "GATEWAY_OPERATION_LEASE must be between 0.1 and 3600, not 0.0001."),
+        ({"read_timeout": "0.0004"}, "GATEWAY_READ_TIMEOUT must be between 0.1 and 3153600000, not 0.0004."),
+        (
+            {"keep_operations": "1e12"},
+            "GATEWAY_KEEP_OPERATIONS must be between 60 and 3153600000, not 1000000000000.0.",
+        ),
+        ({"jwt_leeway": "1e9"}, "GATEWAY_JWT_LEEWAY must be between 0.001 and 3600, not 1000000000.0."),
+        ({"max_body_bytes": "1"}, "GATEWAY_MAX_BODY_BYTES must be between 1024 and 1073741824, not 1."),
+        ({"workers": "1000000"}, "GATEWAY_WORKERS must be between 1 and 1000, not 1000000."),
+        ({"stop_delay": "nan"}, "GATEWAY_STOP_DELAY must be between 0 and 3600, not nan."),
+        ({"tenant": ""}, "GATEWAY_TENANT must be 1 to 255 printable characters."),
+        ({"tenant": "a" * 256}, "GATEWAY_TENANT must be 1 to 255 printable characters."),
+        ({"jwt_default_tenant": "a\tb"}, "GATEWAY_JWT_DEFAULT_TENANT must be 1 to 255 printable characters."),
+        ({"jwt_roles_claim": ""}, "GATEWAY_JWT_ROLES_CLAIM must name a claim."),
+        (
+            {"public_url": "https://user:secret@gateway.example.org"},
+            "GATEWAY_PUBLIC_URL must not contain credentials: links in responses begin with it.",
+        ),
+        *(
+            (
+                {name: url},
+                f"GATEWAY_{name.upper()} must be {A_URL}, not {url!r}.",
+            )
+            for name in ("public_url", "traces_endpoint")
+            for url in (
+                "javascript:alert(1)",
+                "javascript://gateway.example.org/%0aalert(1)",
+                "gateway.example.org",
+                "//gateway.example.org",
+                "https://",
+                "https:///path",
+                "https://gateway example.org",
+                "https://gateway.example.org?x=1",
+                "https://gateway.example.org/#top",
+                "https://gateway.example.org:port",
+                "https://gateway.example.org:99999",
+                "https://[::1",
+                "https://gätewäy.example.org",
+            )
+        ),
         ({"host": "example.org"}, "GATEWAY_HOST must be an IP address such as 127.0.0.1, not 'example.org'."),
     ],
     ids=str,
@@ -186,6 +231,41 @@ def test_invalid_settings(
     monkeypatch.chdir(tmp_path)
     assert refusal("serve", **settings) == message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_settings_with_a_range_exist_and_have_their_default_in_it() -> None:
+    Settings().validate()
+    assert {*RANGES} - {spec.name for spec in fields(Settings)} == set()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "https://gateway.example.org/below/", "http://[::1]:80", ""])
+def test_valid_urls(url: str) -> None:
+    Settings(public_url=url, traces_endpoint=url).validate()
+
+
+def test_unknown_variables_are_named_with_the_nearest_setting() -> None:
+    environment = {
+        "GATEWAY_PROT": "1",
+        "GATEWAY_DATABSE_URL": "sqlite:///other.db",
+        "GATEWAY_xyzzy": "",
+        "GATEWAY_PVE_PASSWORD": "secret",
+        **dict.fromkeys(("GATEWAY_PORT", "GATEWAY_URL", "GATEWAY_TOKEN", "GATEWAY_TEST_SEED", "PORT", "GATEWAY"), "1"),
+    }
+    assert unknown_variables({"GATEWAY_PVE_PASSWORD"}, environment) == {
+        "GATEWAY_DATABSE_URL": "GATEWAY_DATABASE_URL",
+        "GATEWAY_PROT": "GATEWAY_PORT",
+        "GATEWAY_xyzzy": None,
+    }
+
+
+def test_unknown_variables_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Except those that the configuration of a provider refers to."""
+    providers = 'pve = { driver = "proxmox", password = { env = "GATEWAY_PVE_PASSWORD" } }'
+    secrets = {"databse_url": "sqlite:///other.db", "pve_password": "hunter2"}
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    assert run("migrate", database_url=url, providers=providers, **secrets)[0] == 0
+    message = "Unknown environment variable was ignored name=GATEWAY_DATABSE_URL nearest=GATEWAY_DATABASE_URL"
+    assert [record.getMessage() for record in caplog.records if record.name == "gateway.__main__"] == [message]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +288,16 @@ def test_the_exit_code_and_error_of_a_process(tmp_path: Path) -> None:
     code, out, err = spawned("serve", "--database-url", f"sqlite:///{tmp_path}")
     assert (code, out) == (2, "")
     assert error_message(err) == f"The database file '{tmp_path}' is a directory."
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\udcff", "a" * 256])
+def test_names_that_the_database_cannot_hold(url: str, name: str) -> None:
+    database = ("--database-url", url)
+    message = "must be 1 to 255 printable characters."
+    assert refusal("import", "dump.json", "--provider", name, *database) == f"--provider {message}"
+    assert refusal("import", "dump.json", "--tenant", name, *database) == f"GATEWAY_TENANT {message}"
+    assert refusal("token", "create", name, "--role", "viewer", *database) == f"The name of a token {message}"
+    assert refusal("token", "revoke", name, *database) == f"The name of a token {message}"
 
 
 def test_import_of_an_invalid_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

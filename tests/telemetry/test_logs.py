@@ -96,7 +96,7 @@ def test_requests_are_logged_without_their_content(databases: Databases, caplog:
     ("settings", "message"),
     [
         ({"log_format": "xml"}, "GATEWAY_LOG_FORMAT must be text or json, not 'xml'."),
-        ({"stop_delay": "-1"}, "GATEWAY_STOP_DELAY must be 0 or greater, not -1.0."),
+        ({"stop_delay": "-1"}, "GATEWAY_STOP_DELAY must be between 0 and 3600, not -1.0."),
         ({"workers": "0"}, "GATEWAY_WORKERS must be greater than 0, not 0."),
     ],
 )

@@ -275,6 +275,12 @@ def test_a_malformed_origin_in_the_settings(origin: str) -> None:
         middleware(Settings(cors_origins=(origin,)), FORMATS, Starlette(), Configured(), LoopTurns())
 
 
+@pytest.mark.parametrize("host", ["*", "*.example", "https://gateway.example", "gateway.example/", "a b", "host:port"])
+def test_a_malformed_host_in_the_settings(host: str) -> None:
+    with pytest.raises(StartupError, match="GATEWAY_ALLOWED_HOSTS"):
+        middleware(Settings(allowed_hosts=("gateway.example", host)), FORMATS, Starlette(), Configured(), LoopTurns())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
