@@ -97,8 +97,13 @@ class JwksKeySource:
         if self._client is None:
             # `identity` forbids compression, so that a small response cannot expand beyond MAX_BYTES in memory.
             headers = {"accept": "application/json", "accept-encoding": "identity"}
-            self._client = httpx2.AsyncClient(timeout=FETCH_TIMEOUT, headers=headers)
+            self._client = httpx2.AsyncClient(timeout=FETCH_TIMEOUT, headers=headers, follow_redirects=False)
         async with self._client.stream("GET", self._url) as response:
+            if response.is_redirect:  # not followed: the keys of another host could be those of an attacker
+                raise ValueError(
+                    f"The URL redirects to the host {response.headers.get('location', '')[:200]!r}."
+                    " Set GATEWAY_JWT_JWKS_URL to the final URL."
+                )
             if response.status_code != 200:
                 raise ValueError(f"The response has status {response.status_code}.")
             body = bytearray()

@@ -14,16 +14,85 @@ Retries: the caller, `operations.execution`, follows these rules after a crash o
 * `update` may be called again, and has no recovery.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence, Set, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import ClassVar, Protocol, assert_never
 
-from gateway.errors import ProviderRefused
+from gateway.errors import ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 _UNSUPPORTED = "The driver of the machine's provider does not support this action."
+
+MAX_LISTED = 50_000  # machines or snapshots in one listing, and its pages; a vCenter has at most 45,000 machines
+_MAX_REF_LENGTH, _MAX_NAME_LENGTH, _MAX_DESCRIPTION_LENGTH = 1_024, 1_024, 8_192  # characters
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # no database stores them
+
+
+def count_listed(total: int, page: Sized) -> int:
+    """Adds a page of a listing to the total, an empty page as one. Raises ProviderUnavailable above `MAX_LISTED`.
+
+    Without it, a provider whose pages have no end would fill the memory.
+    """
+    total += max(1, len(page))
+    if total > MAX_LISTED:
+        raise ProviderUnavailable(f"The provider lists more than {MAX_LISTED:,} machines or snapshots.")
+    return total
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Raises ProviderUnavailable for the errors of code that reads a response, which may have any shape."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ProviderUnavailable("The provider's response is malformed.") from None
+
+
+def parse_timestamp(seconds: str | float) -> datetime:
+    """A time from Unix seconds. One that a datetime cannot hold, such as milliseconds, becomes the epoch."""
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def snapshot_depths(parents: Mapping[str, str | None]) -> dict[str, int]:
+    """The number of ancestors of each snapshot, including itself, from the refs of the snapshots' parents.
+
+    Ancestors that are not in `parents` do not count. Linear, and ends for a cycle too.
+    """
+    depths: dict[str, int] = {}
+    for ref in parents:
+        path: dict[str, None] = {}
+        ancestor: str | None = ref
+        while ancestor is not None and ancestor in parents and ancestor not in depths and ancestor not in path:
+            path[ancestor] = None
+            ancestor = parents[ancestor]
+        depth = depths.get(ancestor, 0) if ancestor is not None else 0
+        for below in reversed(path):
+            depths[below] = depth = depth + 1
+    return depths
+
+
+def _clean_texts(record: "ReportedMachine | ReportedSnapshot", refs: Sequence[str], texts: Mapping[str, int]) -> None:
+    """Makes the texts of a record storable, and truncates them. Raises ValueError for a ref that would be changed."""
+    for name in refs:
+        ref = getattr(record, name)
+        if ref is None and name != "ref":
+            continue
+        if not isinstance(ref, str) or not 0 < len(ref) <= _MAX_REF_LENGTH or _NOT_STORABLE.search(ref):
+            raise ValueError(f"The provider's identifier {str(ref)[:100]!r} is not valid.")
+    for name, length in texts.items():
+        text = getattr(record, name)
+        if text is None:
+            continue
+        clean = _NOT_STORABLE.sub("\ufffd", str(text)[:length])
+        if clean != text:
+            object.__setattr__(record, name, clean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +121,10 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedSnapshot:
-    """A snapshot as the provider reports it. `ref` is the provider's identifier of the snapshot."""
+    """A snapshot as the provider reports it. `ref` is the provider's identifier of the snapshot.
+
+    Raises ValueError if a ref is not a text of 1 to 1,024 storable characters. Other texts are made storable.
+    """
 
     ref: str
     name: str
@@ -64,10 +136,16 @@ class ReportedSnapshot:
     token: str | None = None  # of the operation that created the snapshot, if the provider stores it
     ready: bool = True  # False while the provider creates or deletes the snapshot
 
+    def __post_init__(self) -> None:
+        _clean_texts(self, ("ref", "parent_ref", "token"), _SNAPSHOT_TEXTS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedMachine:
-    """A machine as the provider reports it, without its snapshots."""
+    """A machine as the provider reports it, without its snapshots.
+
+    Raises ValueError if a ref is not a text of 1 to 1,024 storable characters. Other texts are made storable.
+    """
 
     ref: str
     kind: MachineKind
@@ -80,6 +158,16 @@ class ReportedMachine:
     availability_zone: str | None = None
     created_at: datetime | None = None
     snapshot_blocker: str | None = None  # why it cannot be snapshotted in any power state, as text for people
+
+    def __post_init__(self) -> None:
+        _clean_texts(self, ("ref", "uid"), _MACHINE_TEXTS)
+
+
+_SNAPSHOT_TEXTS = {"name": _MAX_NAME_LENGTH, "description": _MAX_DESCRIPTION_LENGTH}
+_MACHINE_TEXTS = {
+    **_SNAPSHOT_TEXTS,
+    **dict.fromkeys(("host", "flavor", "availability_zone", "snapshot_blocker"), _MAX_NAME_LENGTH),
+}
 
 
 @dataclass(frozen=True, slots=True)

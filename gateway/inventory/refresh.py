@@ -19,7 +19,6 @@ from gateway.columns import now
 from gateway.config import Settings
 from gateway.drivers.base import Driver, ReportedMachine
 from gateway.errors import (
-    GatewayError,
     ProviderError,
     ProviderMissing,
     ProviderUnavailable,
@@ -142,20 +141,24 @@ class InventoryRefresher:
         counts = MergeCounts()
         limit = asyncio.Semaphore(_CONCURRENT_READS)
 
-        async def read(machine: ReportedMachine) -> GatewayError | None:
+        async def read(machine: ReportedMachine) -> Exception | None:
             async with limit:
                 try:
                     await self._read_snapshots(name, tenant, driver, machine, counts)
-                except (ProviderError, Unavailable, Unconfirmed) as error:
+                except Exception as error:  # noqa: BLE001 - raised when the other machines have been read
                     return error
                 return None
 
         async with asyncio.TaskGroup() as group:
             reads = [group.create_task(read(machine)) for machine in listed]
-        failures = [failure for task in reads if (failure := task.result()) is not None]
-        for failure in failures:
-            if not isinstance(failure, ProviderError):
-                raise failure  # the database failed, which says nothing about the provider
+        errors = [error for task in reads if (error := task.result()) is not None]
+        for error in errors:
+            if isinstance(error, Unavailable | Unconfirmed):
+                raise error  # the database failed, which says nothing about the provider
+        failures = [error for error in errors if isinstance(error, ProviderError)]
+        if len(failures) < len(errors):
+            bugs = [error for error in errors if not isinstance(error, ProviderError)]
+            raise ExceptionGroup("Some machines could not be read.", bugs)
         refs, moment = {machine.ref for machine in listed}, now()
         counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, started_at, moment))
         if failures:

@@ -34,6 +34,7 @@ from gateway.access.origin import RequestOrigin
 from gateway.bounded_cache import BoundedCache
 from gateway.graphql.execution.documents import DocumentCache
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
+from gateway.http_client.urllib3_limits import limit_urllib3
 from gateway.operations.claims import Claim
 from gateway.operations.commands.base import Outcome
 from gateway.store.database import Database, Load, Transaction, Work
@@ -41,6 +42,8 @@ from gateway.store.statements import Query, Row, Statement
 from gateway.telemetry.tracing_hooks import TracingHooks
 
 T = TypeVar("T")
+
+limit_urllib3()  # of the exporter
 
 _EXPORT_TIMEOUT = 5.0  # seconds; spans that the collector has not accepted by then are dropped
 _MAX_SQL_LENGTH = 4_000  # characters of a statement in a span

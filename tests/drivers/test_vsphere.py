@@ -47,8 +47,8 @@ def test_machines_are_reported_with_all_properties(vc: VCenter) -> None:
         machines = {machine.name: machine for machine in await driver.machines()}
         (template,) = [
             each
-            for each in raw(vc, lambda login: login.view, parsing.VIEW_TO_MACHINES, parsing.MACHINE_NAME)
-            if each.values["name"] == "template"
+            for each in raw(vc, lambda login: login.view, parsing.VIEW_TO_MACHINES, parsing.VIEW, parsing.MACHINE_NAME)
+            if each.values.get("name") == "template"
         ]
         assert {name: machine.power_state for name, machine in machines.items()} == {
             "on": PowerState.ON,

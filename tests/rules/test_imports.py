@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("access",),
     ("drivers",),
     ("store",),
-    ("models", "config", "bounded_cache", "deadlines", "fair_queue"),
+    ("models", "config", "bounded_cache", "deadlines", "fair_queue", "http_client"),
     ("columns", "errors", "version"),
     ("web",),
 )
@@ -40,6 +40,8 @@ IMPORTED_ONLY_BY = {
     "psycopg": {"store", "inventory"},
     **{name: {"drivers"} for name in ("boto3", "botocore", "keystoneauth1", "libvirt", "openstack", "proxmoxer")},
     "pyVmomi": {"drivers"},
+    "urllib3": {"http_client"},
+    "httpx2": {"access"},
 }
 
 
@@ -96,7 +98,8 @@ def test_libraries_stay_in_their_packages() -> None:
 def test_a_driver_imports_only_the_port() -> None:
     """And its own package."""
     port = {f"gateway.drivers.{name}" for name in ("base", "operation_tags", "options", "threads")}
-    allowed = port | {"gateway.errors", "gateway.models", "gateway.columns"}
+    limits = {"gateway.http_client.responses", "gateway.http_client.urllib3_limits"}
+    allowed = port | limits | {"gateway.errors", "gateway.models", "gateway.columns"}
     wrong = [
         f"{module.place}:{line} imports {name}"
         for module in modules().values()

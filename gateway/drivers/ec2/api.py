@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
-from gateway.drivers.base import ReportedMachine
+from gateway.drivers.base import ReportedMachine, count_listed, parsing
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -29,7 +29,11 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.http_client.responses import find_rejection
+from gateway.http_client.urllib3_limits import limit_urllib3
 from gateway.models import MachineKind, PowerState
+
+limit_urllib3()
 
 T = TypeVar("T")
 Filters = Mapping[str, Sequence[str]]
@@ -141,12 +145,12 @@ class Ec2Api:
         arguments["Filters"] = [{"Name": name, "Values": [*values]} for name, values in filters.items()]
         arguments["MaxResults"] = _PAGE_SIZE
         found: list[T] = []
+        total = 0
         while True:
             page = await self._read(action, arguments)
-            try:
+            with parsing():
+                total = count_listed(total, page.get(member) or ())
                 found += [read(raw) for raw in page[member]]
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise ProviderUnavailable(MALFORMED) from None
             if not page.get("NextToken"):
                 return found
             arguments["NextToken"] = page["NextToken"]
@@ -163,11 +167,13 @@ class Ec2Api:
             raise ProviderUnavailable("The provider cannot be reached.", provider_message=str(error)) from None
         except boto.HTTPClientError as error:
             kind = OutcomeUnknown if write else ProviderUnavailable
+            if rejection := find_rejection(error):
+                raise kind(str(rejection)) from None
             raise kind("The provider's response was lost.", provider_message=str(error)) from None
         except boto.BotoCoreError as error:
             message = "The gateway cannot sign in to the provider. Check the credential options of the provider."
             raise ProviderDenied(message, provider_message=str(error)) from None
-        except (ResponseParserError, ValueError):
+        except (ResponseParserError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise (OutcomeUnknown if write else ProviderUnavailable)(MALFORMED) from None
         return answer
 

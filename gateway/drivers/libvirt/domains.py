@@ -30,12 +30,17 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import libvirt
 
-from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
+from gateway.drivers.base import (
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    parse_timestamp,
+    snapshot_depths,
+)
 from gateway.drivers.operation_tags import add_tag, split_tag
 from gateway.errors import ProviderBusy, ProviderRefused
 from gateway.models import MachineKind, PowerState
@@ -176,7 +181,7 @@ def read_snapshot(snapshot: libvirt.virDomainSnapshot) -> ReportedSnapshot:
     return ReportedSnapshot(
         ref=snapshot.getName(),
         name=snapshot.getName(),
-        created_at=datetime.fromtimestamp(int(xml.findtext("creationTime", "0")), UTC),
+        created_at=parse_timestamp(xml.findtext("creationTime", "0")),
         description=description,
         memory=memory is not None and memory.get("snapshot") in {"internal", "external"},
         parent_ref=xml.findtext("parent/name"),
@@ -195,15 +200,7 @@ def _current(domain: libvirt.virDomain) -> str | None:
 
 def _parents_first(snapshots: list[ReportedSnapshot]) -> list[ReportedSnapshot]:
     """Sorted by depth, time and name. libvirt's topological listing fails while a snapshot is being written."""
-    depths: dict[str | None, int] = {None: 0}
-    parents = {snapshot.ref: snapshot.parent_ref for snapshot in snapshots}
-    for ref in parents:
-        path: list[str | None] = []
-        ancestor: str | None = ref
-        while ancestor not in depths:
-            path.insert(0, ancestor)
-            ancestor = parents.get(ancestor or "")
-        depths |= {below: depth for depth, below in enumerate(path, depths[ancestor] + 1)}
+    depths = snapshot_depths({snapshot.ref: snapshot.parent_ref for snapshot in snapshots})
     return sorted(snapshots, key=lambda snapshot: (depths[snapshot.ref], snapshot.created_at, snapshot.ref))
 
 

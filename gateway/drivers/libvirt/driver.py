@@ -42,6 +42,7 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    parsing,
 )
 from gateway.drivers.libvirt.connection import PARTIAL_FAILURE, LibvirtConnection, translate_error
 from gateway.drivers.libvirt.domains import (
@@ -292,7 +293,8 @@ class LibvirtDriver(Driver):
                 if self._read_connection is None or not self._read_connection.is_alive():
                     old, self._read_connection = self._read_connection, None
                     self._read_connection = self._connect(old, self._publish_event)
-                return function(self._read_connection)
+                with parsing():
+                    return function(self._read_connection)
 
         try:
             return await self._read_threads.read(call)

@@ -30,7 +30,11 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.http_client.responses import find_rejection
+from gateway.http_client.urllib3_limits import limit_urllib3
 from gateway.models import MachineKind, PowerState
+
+limit_urllib3()
 
 # Properties of images. Nova passes all properties on: if a server was created from such an image, the images of that
 # server have them too. Therefore the token includes the server's id, and the description is valid only with this id.
@@ -51,6 +55,19 @@ _DENIED = "The provider does not accept the gateway's credentials."
 
 # Nova's power states. The others (such as no state, or crashed) are reported as UNKNOWN.
 _POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
+
+
+class _RefusingAdapter(requests.adapters.BaseAdapter):  # type: ignore[misc]
+    """Sends nothing in clear text. Keystone's catalog lists the hosts that get the token; if it uses TLS, they must."""
+
+    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+        raise ProviderUnavailable(
+            f"The provider's catalog has the address {str(request.url)[:200]!r}, to which the gateway's token would be"
+            " sent in clear text. Keystone has an https:// address, so the catalog must have https:// addresses too."
+        )
+
+    def close(self) -> None:
+        return None
 
 
 class OpenStackClient:
@@ -83,6 +100,11 @@ class OpenStackClient:
             raise ProviderDenied(_DENIED) from None
         except (exceptions.ClientException, requests.RequestException, OSError) as error:
             raise _error_without_response(error, write) from None
+        except RecursionError:
+            raise malformed(write) from None
+        except ProviderUnavailable:  # the catalog is refused
+            self.close()
+            raise
         if answer.status_code >= 400:
             raise _error_from_response(answer, write)
         try:
@@ -104,6 +126,12 @@ class OpenStackClient:
             raise ProviderDenied("The configuration of the cloud is invalid.", provider_message=str(error)) from None
         except (exceptions.ClientException, requests.RequestException, SDKException, OSError) as error:
             raise _error_without_response(error, write=False) from None
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # from a malformed token or catalog
+            self.close()  # a connection caches them
+            raise malformed(write=False) from None
+        except ProviderUnavailable:  # the catalog is refused
+            self.close()
+            raise
         return proxy
 
     def _connect(self) -> Connection:
@@ -115,6 +143,8 @@ class OpenStackClient:
                 )
                 region = config.get_one(app_name="snapshot-gateway", **self._login)
                 self._connection = Connection(config=region)
+                if str(region.config["auth"].get("auth_url")).startswith("https://"):
+                    self._connection.session.mount("http://", _RefusingAdapter())
             return self._connection
 
     def close(self) -> None:
@@ -160,7 +190,9 @@ def malformed(write: bool) -> ProviderError:
 def read_list(answer: Any, name: str) -> list[dict[str, Any]]:
     """The list of objects under a name of the response. Raises ProviderUnavailable if the response is malformed."""
     found = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(found, list) or not all(isinstance(row, dict) and "id" in row for row in found):
+    if not isinstance(found, list):
+        raise malformed(write=False)
+    if not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in found):
         raise malformed(write=False)
     return found
 
@@ -265,6 +297,8 @@ def _provider_message(answer: requests.Response) -> str:
 
 def _error_without_response(error: Exception, write: bool) -> ProviderError:
     """The error for a call that got no response."""
+    if rejection := find_rejection(error):
+        return (OutcomeUnknown if write else ProviderUnavailable)(str(rejection))
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text or "CA certificate" in text:
         return ProviderUnavailable("The provider's certificate is not trusted. Check the option 'ca_file'.")

@@ -27,6 +27,8 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    count_listed,
+    parsing,
 )
 from gateway.drivers.openstack.api import (
     MACHINE,
@@ -167,16 +169,20 @@ class OpenStackDriver(Driver):
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        servers, path = [], f"/servers/detail?limit={_PAGE_SIZE}"
+        machines: list[ReportedMachine] = []
+        path, total = f"/servers/detail?limit={_PAGE_SIZE}", 0
         while page := read_list(answer := await self._api.read("compute", path), "servers"):
-            servers += page
+            total = count_listed(total, page)
+            with parsing():
+                machines += [read_machine(server) for server in page if str(server.get("status")) not in _DELETED]
             if not answer.get("servers_links"):
                 break
-            path = f"/servers/detail?limit={_PAGE_SIZE}&marker={page[-1]['id']}"
-        return [read_machine(server) for server in servers if server.get("status") not in _DELETED]
+            path = f"/servers/detail?limit={_PAGE_SIZE}&marker={path_segment(page[-1]['id'])}"
+        return machines
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        return read_machine(await self._server(machine_ref))
+        with parsing():
+            return read_machine(await self._server(machine_ref))
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         server = await self._server(machine_ref)
@@ -184,7 +190,8 @@ class OpenStackDriver(Driver):
         if any(snapshots_in(image) for image in images):  # only Cinder knows to which server these belong
             own = await self._volume_snapshots.refs_of(server)
             images = [image for image in images if not (refs := snapshots_in(image)) or own.intersection(refs)]
-        found = [read_snapshot(image) for image in images]
+        with parsing():
+            found = [read_snapshot(image) for image in images]
         return ReportedSnapshots(sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref)))
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
@@ -377,12 +384,22 @@ class OpenStackDriver(Driver):
     async def _images(self, name: str, value: str) -> list[dict[str, Any]]:
         """The images with this property. They are filtered here too, because not every Glance filters by properties."""
         images: list[dict[str, Any]] = []
-        path: str | None = f"/images?{name}={path_segment(value)}&limit={_PAGE_SIZE}"
+        path, total = f"/images?{name}={path_segment(value)}&limit={_PAGE_SIZE}", 0
         while path:
             answer = await self._api.read("image", path)
-            images += read_list(answer, "images")
-            path = (answer.get("next") or "").removeprefix("/v2") or None
-        return [image for image in images if image.get(name) == value and image.get("status") not in _NO_DATA]
+            page = read_list(answer, "images")
+            total = count_listed(total, page)
+            images += [image for image in page if image.get(name) == value and str(image.get("status")) not in _NO_DATA]
+            path = _next_path(answer)
+        return images
+
+
+def _next_path(answer: dict[str, Any]) -> str:
+    """The path of the next page of images; empty after the last. A URL would take the token to another host."""
+    path = str(answer.get("next") or "").removeprefix("/v2")
+    if path and not path.startswith("/images?"):
+        raise malformed(write=False)
+    return path
 
 
 def _is_legal(name: str) -> bool:

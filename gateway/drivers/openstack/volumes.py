@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 
+from gateway.drivers.base import parsing
 from gateway.drivers.openstack.api import OpenStackApi, malformed, path_segment, read_list, read_one
 from gateway.errors import ProviderMissing, ProviderRefused, ProviderUnavailable
 
+_ATTACHED = "os-extended-volumes:volumes_attached"
 _NOT_DELETED = "The image was deleted, but the snapshot of a volume could not be deleted."
 
 
@@ -38,11 +40,9 @@ class VolumeSnapshots:
 
     async def refs_of(self, server: Mapping[str, Any]) -> set[str]:
         """The refs of all snapshots of a server's volumes."""
-        attached = server.get("os-extended-volumes:volumes_attached") or []
-        answers = [
-            await self._api.read("block_storage", f"/snapshots?volume_id={path_segment(volume['id'])}")
-            for volume in attached
-        ]
+        with parsing():
+            volume_ids = [path_segment(volume["id"]) for volume in server.get(_ATTACHED) or []]
+        answers = [await self._api.read("block_storage", f"/snapshots?volume_id={id_}") for id_ in volume_ids]
         return {row["id"] for answer in answers for row in read_list(answer, "snapshots")}
 
     async def state(self, ref: str) -> str | None:

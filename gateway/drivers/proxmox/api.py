@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -15,7 +14,14 @@ from proxmoxer.backends.https import Backend
 from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
-from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
+from gateway.drivers.base import (
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    parse_timestamp,
+    parsing,
+    snapshot_depths,
+)
 from gateway.drivers.operation_tags import split_tag
 from gateway.errors import (
     OutcomeUnknown,
@@ -27,7 +33,11 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.http_client.responses import find_rejection
+from gateway.http_client.urllib3_limits import limit_urllib3
 from gateway.models import MachineKind, PowerState
+
+limit_urllib3()
 
 
 class NameTaken(ProviderUnavailable):
@@ -113,10 +123,14 @@ class Client:
             if re.search(r"code: (?!401)\d", str(error)):
                 raise ProviderUnavailable("The provider accepts no logins at the moment.") from None
             raise ProviderDenied("The provider does not accept the gateway's credentials.") from None
-        except (requests.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except requests.JSONDecodeError:
             raise malformed_response(change) from None
         except requests.RequestException as error:
             raise _translate_lost_call(error, change) from None
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # perhaps from an unusable ticket
+            with self._lock:
+                self.close()
+            raise malformed_response(change) from None
         except OSError:
             raise ProviderUnavailable(_CA_FILE_UNUSABLE) from None
 
@@ -172,7 +186,7 @@ def require_object(answer: Any) -> dict[str, Any]:
 
 def parse_machine(state: Mapping[str, Any], ref: str, node: str) -> ReportedMachine:
     """A machine, from its entry in `cluster/resources`, in `nodes/NODE/qemu`, or from its `status/current`."""
-    power = _POWER_STATES.get(state.get("qmpstatus") or state.get("status", ""), PowerState.UNKNOWN)
+    power = _POWER_STATES.get(str(state.get("qmpstatus") or state.get("status")), PowerState.UNKNOWN)
     blocker = None
     if state.get("template"):
         blocker = "The machine is a template, which cannot be snapshotted."
@@ -199,39 +213,33 @@ class Listing:
 
 def parse_listing(answer: Any, node: str) -> Listing:
     """A listing of snapshots. Raises ProviderUnavailable if it is malformed."""
-    try:
+    with parsing():
         by_name = {str(entry["name"]): entry for entry in require_list(answer)}
         running = by_name.pop("current")  # a pseudo entry for the machine itself; its parent is the current snapshot
-        refs = {name: f"{name}@{int(entry.get('snaptime') or 0)}" for name, entry in by_name.items()}
-        order = sorted(by_name, key=lambda name: _depth(name, by_name))
+        refs = {name: f"{name}@{_seconds(entry)}" for name, entry in by_name.items()}
+        depths = snapshot_depths({name: str(entry.get("parent", "")) for name, entry in by_name.items()})
+        order = sorted(by_name, key=depths.__getitem__)
         snapshots = [_parse_snapshot(by_name[name], refs) for name in order]
         incomplete = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
-        return Listing(node, ReportedSnapshots(snapshots, refs.get(running.get("parent", ""))), incomplete)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise malformed_response(change=False) from None
+        return Listing(node, ReportedSnapshots(snapshots, refs.get(str(running.get("parent", "")))), incomplete)
+
+
+def _seconds(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("snaptime") or 0)
 
 
 def _parse_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
     description, token = split_tag(str(entry.get("description") or "").rstrip())
     return ReportedSnapshot(
-        ref=refs[entry["name"]],
-        name=entry["name"],
-        created_at=datetime.fromtimestamp(int(entry.get("snaptime") or 0), UTC),
+        ref=refs[str(entry["name"])],
+        name=str(entry["name"]),
+        created_at=parse_timestamp(_seconds(entry)),
         description=description,
         memory=bool(entry.get("vmstate")),
-        parent_ref=refs.get(entry.get("parent", "")),
+        parent_ref=refs.get(str(entry.get("parent", ""))),
         token=token,
         ready=not entry.get("snapstate"),
     )
-
-
-def _depth(name: str, by_name: Mapping[str, Mapping[str, Any]]) -> int:
-    """The number of ancestors of a snapshot, including itself. Stops at a cycle."""
-    path: list[str] = []
-    while name in by_name and name not in path:
-        path.append(name)
-        name = by_name[name].get("parent", "")
-    return len(path)
 
 
 def parse_progress(line: Mapping[str, Any]) -> tuple[int | None, str | None]:
@@ -277,6 +285,8 @@ def _translate_response(error: ResourceException, change: bool) -> ProviderError
 
 def _translate_lost_call(error: requests.RequestException, change: bool) -> ProviderError:
     """The error for a call that got no response."""
+    if rejection := find_rejection(error):
+        return (OutcomeUnknown if change else ProviderUnavailable)(str(rejection))
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ProviderUnavailable("The provider's certificate is not trusted. Check the option 'ca_file'.")

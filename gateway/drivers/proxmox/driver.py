@@ -57,6 +57,7 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    parsing,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
@@ -273,7 +274,9 @@ class ProxmoxDriver(Driver):
 
     async def health(self) -> None:
         permissions = require_object(await self._get("access/permissions"))
-        if not any("VM.Audit" in privileges for privileges in permissions.values()):
+        with parsing():
+            may_list = any("VM.Audit" in privileges for privileges in permissions.values())
+        if not may_list:
             raise ProviderDenied(
                 "The gateway's user cannot list machines at the provider, because it lacks the privilege VM.Audit."
             )
@@ -412,7 +415,9 @@ class ProxmoxDriver(Driver):
     async def _cluster_machines(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
         """The cluster's entries of its machines, by vmid, and the nodes that are offline."""
         entries = require_list(await self._get("cluster/resources"))
-        machines = [entry for entry in entries if entry.get("type") == "qemu" and {"vmid", "node"} <= entry.keys()]
+        machines = [entry for entry in entries if entry.get("type") == "qemu"]
+        if not all(entry.get("vmid") and isinstance(entry.get("node"), str) for entry in machines):
+            raise malformed_response(change=False)  # without the entry, its machine would be taken for deleted
         found = {str(entry["vmid"]): entry for entry in machines}
         if not found:  # a user without permissions gets an empty list, for which health() raises an error
             await self.health()

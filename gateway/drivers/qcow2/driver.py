@@ -57,6 +57,7 @@ from gateway.drivers.base import (
     ReportedSnapshots,
     RevertCommand,
     Work,
+    parsing,
 )
 from gateway.drivers.operation_tags import add_tag
 from gateway.drivers.options import option
@@ -226,7 +227,7 @@ class Qcow2Driver(Driver):
         return ReportedMachine(ref=ref, kind=MachineKind.VM, name=Path(ref).stem, power_state=power)
 
     def _read_snapshots(self, ref: str) -> ReportedSnapshots:
-        with images.open_image(self._directory, ref) as fd:
+        with parsing(), images.open_image(self._directory, ref) as fd:
             return ReportedSnapshots([entry.reported for entry in images.read_image(fd).entries])
 
     def _check_health(self) -> None:

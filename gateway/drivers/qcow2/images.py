@@ -36,6 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from gateway.drivers.base import ReportedSnapshot
 from gateway.drivers.operation_tags import split_tag
@@ -142,6 +143,9 @@ _ENTRY = struct.Struct(">QIHHIIQII")
 _L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 _L1_COPIED_FLAG = 1 << 63
 _MAX_SNAPSHOTS = 65_536
+_MAX_SNAPSHOT_TABLE_SIZE = 1_024 * _MAX_SNAPSHOTS  # bytes; QEMU's limit, as is the next one
+_MAX_EXTRA_SIZE = 1_024  # bytes of an entry's extra data
+_MAX_OFFSET = 2**62  # bytes; no file system has larger files
 _MAX_READ_SIZE = 32 * 2**20  # bytes; the largest L1 table that QEMU accepts
 _MAX_READ_ATTEMPTS = 5
 
@@ -219,16 +223,25 @@ def _parse(fd: int, header: bytes) -> Image:
     _, version, l1_size, l1_offset, count, offset = _HEADER.unpack(header)
     if version not in (2, 3) or count > _MAX_SNAPSHOTS:
         raise _damaged_image(f"version {version}, {count} snapshots")
-    entries = []
-    for _ in range(count):
-        entry_l1, entry_l1_size, id_length, tag_length, seconds, nanoseconds, _, memory, extra = _ENTRY.unpack(
-            _read_exactly(fd, _ENTRY.size, offset)
-        )
-        rest = _read_exactly(fd, extra + id_length + tag_length, offset + _ENTRY.size)
-        memory = int.from_bytes(rest[:8], "big") if extra >= 8 else memory
-        id_, tag = rest[extra : extra + id_length], rest[extra + id_length :]
-        entries.append(SnapshotEntry(id_, tag, seconds, nanoseconds, memory > 0, L1Location(entry_l1, entry_l1_size)))
-        offset += -(-(_ENTRY.size + len(rest)) // 8) * 8  # entries are aligned to 8 bytes
+    if offset > _MAX_OFFSET:
+        raise _damaged_image(f"a snapshot table at {offset}")
+    entries, size = [], 0
+    with open(fd, "rb", closefd=False) as table:  # in blocks, because each read by itself costs a system call
+        table.seek(offset)
+        for _ in range(count):
+            entry_l1, entry_l1_size, id_length, tag_length, seconds, nanoseconds, _, memory, extra = _ENTRY.unpack(
+                _take(table, _ENTRY.size)
+            )
+            if extra > _MAX_EXTRA_SIZE or size > _MAX_SNAPSHOT_TABLE_SIZE:
+                raise _damaged_image(f"a snapshot table of more than {size + extra} bytes")
+            rest = _take(table, extra + id_length + tag_length)
+            memory = int.from_bytes(rest[:8], "big") if extra >= 8 else memory
+            id_, tag = rest[extra : extra + id_length], rest[extra + id_length :]
+            location = L1Location(entry_l1, entry_l1_size)
+            entries.append(SnapshotEntry(id_, tag, seconds, nanoseconds, memory > 0, location))
+            padding = -(_ENTRY.size + len(rest)) % 8  # entries are aligned to 8 bytes
+            table.read(padding)
+            size += _ENTRY.size + len(rest) + padding
     return Image(entries, L1Location(l1_offset, l1_size))
 
 
@@ -260,6 +273,13 @@ def fingerprint(fd: int, table: Sequence[int]) -> str:
     """
     digest = hashlib.sha256(b"".join(entry.to_bytes(8, "big") for entry in table))
     return f"{os.fstat(fd).st_ctime_ns}-{digest.hexdigest()}"
+
+
+def _take(table: BinaryIO, size: int) -> bytes:
+    data = table.read(size)
+    if len(data) < size:
+        raise _damaged_image(f"the snapshot table ends after {len(data)} of {size} bytes")
+    return data
 
 
 def _read_exactly(fd: int, size: int, offset: int) -> bytes:

@@ -150,7 +150,7 @@ class VsphereDriver(Driver):
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        selected = (parsing.VIEW_TO_MACHINES_AND_HOSTS, parsing.MACHINE, parsing.HOST)
+        selected = (parsing.VIEW_TO_MACHINES_AND_HOSTS, parsing.VIEW, parsing.MACHINE, parsing.HOST)
         return await self._read(lambda login: parsing.parse_machines(login.collect(login.view, *selected)))
 
     async def change_hints(self) -> AsyncIterator[str]:

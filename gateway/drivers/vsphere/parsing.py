@@ -37,6 +37,7 @@ MACHINE = (
         "config.createDate",
     ),
 )
+VIEW = (vim.view.ContainerView, ("type",))
 MACHINE_NAME = (vim.VirtualMachine, ("name",))
 # Includes `name`, because without it the answer for a machine without snapshots has no object.
 SNAPSHOTS = (vim.VirtualMachine, ("name", "snapshot", "layoutEx"))

@@ -26,10 +26,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPSConnection
+from time import monotonic
 from typing import Any, TypeVar
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
+from gateway.drivers.base import count_listed
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -40,11 +42,13 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.http_client.responses import LimitedResponse, ResponseRejected
 
 T = TypeVar("T")
 
 _API_VERSION = "vim.version.version12"  # vSphere 6.7, the first version with the creation date of machines
 _PAGE_SIZE = 1_000  # objects
+_MAX_COLLECT = 60.0  # seconds for all pages of a read
 _MAX_IDLE = 30  # seconds; an idle connection is then closed, because the provider may have closed it
 
 _NOT_TRUSTED = "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
@@ -105,14 +109,25 @@ class Login:
     def collect(self, start: Any, traversal: Any, *properties: tuple[Any, Sequence[str]]) -> list[CollectedObject]:
         """Reads `properties`, pairs of a type and paths, of `start` and of the objects that `traversal` leads to.
 
-        Objects that are deleted during the read are left out.
+        Objects that are deleted during the read are left out. `properties` include one of the type of `start`, so that
+        it is always in the answer: pyVmomi takes a malformed answer for an empty one. Raises ProviderUnavailable.
         """
         collector, options = self.content.propertyCollector, PropertyCollector.RetrieveOptions(maxObjects=_PAGE_SIZE)
         found: list[CollectedObject] = []
+        types = {type_ for type_, _ in properties}
+        total, complete, deadline = 0, False, monotonic() + _MAX_COLLECT
         page = collector.RetrievePropertiesEx([filter_spec(start, traversal, *properties)], options)
         while page is not None:
+            total = count_listed(total, page.objects)
+            if any(type(content.obj) not in types for content in page.objects):
+                raise ProviderUnavailable("The provider's response is malformed.")
+            complete = complete or any(content.obj == start for content in page.objects)
             found += [_collected_object(content) for content in page.objects if not _was_deleted(content)]
+            if monotonic() > deadline:
+                raise ProviderUnavailable("The provider's answer did not end in time.")
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+        if not complete:
+            raise ProviderUnavailable("The provider's response is malformed.")
         return found
 
     def values(self, managed: Any, properties: tuple[Any, Sequence[str]]) -> dict[str, Any]:
@@ -138,7 +153,10 @@ class Session:
         with translated_errors(ProviderUnavailable):
             try:
                 return function(login)
-            except ConnectionError:  # the provider had closed the idle connection; the repeated call opens a new one
+            except (
+                ConnectionError,
+                ssl.SSLEOFError,
+            ):  # the idle connection was closed; the second call opens a new one
                 return function(login)
             except vim.fault.NotAuthenticated:
                 return function(self._current_login(login))
@@ -192,6 +210,8 @@ class Session:
 
 class _PinnedConnection(HTTPSConnection):
     """Checks the certificate's thumbprint at every connect; pyVmomi checks only the first connection."""
+
+    response_class = LimitedResponse
 
     def __init__(self, *arguments: Any, thumbprint: str | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -295,6 +315,8 @@ def translated_errors(
         raise lost(_NOT_TRUSTED, provider_message=reason) from error
     except TimeoutError as error:
         raise lost("The provider did not answer in time.") from error
+    except ResponseRejected as error:
+        raise lost(str(error)) from error
     except (OSError, HTTPException) as error:
         raise lost(message, provider_message=str(error) or None) from error
     except Exception as error:  # pyVmomi raises various exceptions for a malformed response

@@ -1,0 +1,57 @@
+"""Tests what the gateway does about hostile providers; `python -m tests.drivers.hostile` prints all of it."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.databases import Databases
+from tests.drivers.hostile.kinds import KINDS, LOGIN
+from tests.drivers.hostile.rows import rows
+
+# Those of the default run. They take no time.
+_QUICK = {
+    "redirects (307) to another host",
+    f"redirects (307) to another host{LOGIN}",
+    "body without end, in chunks",
+    "head that trickles",
+    "depth of 900",
+    "a name of 1 MB",
+    "a machine without an id",
+    f"a catalog with addresses in clear text{LOGIN}",
+    "a next page on another host",
+    "a next page without a scheme",
+    "a time in milliseconds",
+    "snapshots that are each other's parents",
+    "packet of 2 GB",
+    "another protocol",
+    "snapshots of 1 TB of extra data",
+    "a pipe",
+}
+_QUICK_TIMEOUT, _TIMEOUT = 0.5, 1.0  # seconds, of the drivers
+_MAX_SECONDS = (
+    30.0  # for one refresh; a hung provider is bounded by the timeouts of the driver, a paged one by its pages
+)
+_MAX_GROWTH = 400 * 2**20  # bytes
+
+_ATTACKS = [
+    pytest.param(_QUICK_TIMEOUT, _QUICK.__contains__, id="quick"),
+    pytest.param(_TIMEOUT, lambda _: True, id="all", marks=pytest.mark.thorough),
+]
+
+
+@pytest.mark.parametrize(("timeout", "wanted"), _ATTACKS)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_hostile_provider(
+    name: str, timeout: float, wanted: Callable[[str], bool], databases: Databases, tmp_path: Path
+) -> None:
+    """It ends as an error of that provider. Others are refreshed, nothing is lost, no other host gets anything."""
+    if name == "libvirt" and find_spec("libvirt") is None:
+        pytest.skip("libvirt's Python binding is not installed")
+    with KINDS[name](name, tmp_path, timeout) as kind:
+        found = [*rows(kind, databases.new("sqlite"), wanted)]
+    assert found
+    assert {row.attack: row.faults for row in found if row.faults} == {}
+    assert [(row.attack, row.seconds) for row in found if row.seconds > _MAX_SECONDS] == []
+    assert [(row.attack, row.growth) for row in found if row.growth > _MAX_GROWTH] == []
