@@ -67,6 +67,7 @@ class LimitedResponse(HTTPResponse):
 
     def __init__(self, sock: socket, debuglevel: int = 0, method: str | None = None, url: str | None = None) -> None:
         super().__init__(sock, debuglevel, method, url)
+        self._has_no_body = method == "HEAD"
         self.fp.close()
         self.fp = io.BufferedReader(_LimitedStream(sock))
 
@@ -81,7 +82,7 @@ class LimitedResponse(HTTPResponse):
         if body:
             del self.headers["content-length"]
             self.headers["content-length"] = str(len(body))
-        self.fp, self.chunked, self.length = io.BufferedReader(io.BytesIO(body)), False, len(body)  # type: ignore[type-var]
+        self.fp, self.chunked, self.length = io.BufferedReader(io.BytesIO(body)), False, len(body)
 
     def _read_body(self) -> bytes:
         if self.length is not None and self.length > MAX_BYTES:
@@ -89,7 +90,7 @@ class LimitedResponse(HTTPResponse):
         body = bytearray()
         while chunk := self.read(_READ_SIZE):
             body += chunk
-        if self.length and self._method != "HEAD":
+        if self.length and not self._has_no_body:
             raise IncompleteRead(bytes(body), self.length)
         return bytes(body)
 

@@ -151,13 +151,12 @@ class InventoryRefresher:
 
         async with asyncio.TaskGroup() as group:
             reads = [group.create_task(read(machine)) for machine in listed]
-        errors = [error for task in reads if (error := task.result()) is not None]
-        for error in errors:
-            if isinstance(error, Unavailable | Unconfirmed):
-                raise error  # the database failed, which says nothing about the provider
-        failures = [error for error in errors if isinstance(error, ProviderError)]
-        if len(failures) < len(errors):
-            bugs = [error for error in errors if not isinstance(error, ProviderError)]
+        results = [task.result() for task in reads]
+        for result in results:
+            if isinstance(result, Unavailable | Unconfirmed):
+                raise result  # the database failed, which says nothing about the provider
+        failures = [result for result in results if isinstance(result, ProviderError)]
+        if bugs := [result for result in results if result is not None and not isinstance(result, ProviderError)]:
             raise ExceptionGroup("Some machines could not be read.", bugs)
         refs, moment = {machine.ref for machine in listed}, now()
         counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, started_at, moment))

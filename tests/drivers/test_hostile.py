@@ -29,27 +29,23 @@ _QUICK = {
     "snapshots of 1 TB of extra data",
     "a pipe",
 }
-_QUICK_TIMEOUT, _TIMEOUT = 0.5, 1.0  # seconds, of the drivers
-_MAX_SECONDS = (
-    30.0  # for one refresh; a hung provider is bounded by the timeouts of the driver, a paged one by its pages
-)
+_TIMEOUT = 1.0  # seconds, of the drivers
+_MAX_SECONDS = 75.0  # for one refresh, in which the listing may take a minute
 _MAX_GROWTH = 400 * 2**20  # bytes
 
 _ATTACKS = [
-    pytest.param(_QUICK_TIMEOUT, _QUICK.__contains__, id="quick"),
-    pytest.param(_TIMEOUT, lambda _: True, id="all", marks=pytest.mark.thorough),
+    pytest.param(_QUICK.__contains__, id="quick"),
+    pytest.param(lambda _: True, id="all", marks=pytest.mark.thorough),
 ]
 
 
-@pytest.mark.parametrize(("timeout", "wanted"), _ATTACKS)
+@pytest.mark.parametrize("wanted", _ATTACKS)
 @pytest.mark.parametrize("name", KINDS)
-def test_a_hostile_provider(
-    name: str, timeout: float, wanted: Callable[[str], bool], databases: Databases, tmp_path: Path
-) -> None:
+def test_a_hostile_provider(name: str, wanted: Callable[[str], bool], databases: Databases, tmp_path: Path) -> None:
     """It ends as an error of that provider. Others are refreshed, nothing is lost, no other host gets anything."""
     if name == "libvirt" and find_spec("libvirt") is None:
         pytest.skip("libvirt's Python binding is not installed")
-    with KINDS[name](name, tmp_path, timeout) as kind:
+    with KINDS[name](name, tmp_path, _TIMEOUT) as kind:
         found = [*rows(kind, databases.new("sqlite"), wanted)]
     assert found
     assert {row.attack: row.faults for row in found if row.faults} == {}

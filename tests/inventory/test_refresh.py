@@ -319,6 +319,28 @@ def test_refresh_runs_periodically(url: str, run_scenario: Callable[[Scenario], 
     run_scenario(scenario)
 
 
+def test_an_unexpected_error_about_one_machine_costs_that_machine_alone(
+    url: str, run_scenario: Callable[[Scenario], None]
+) -> None:
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.put(machine("m2"), snapshot("d"))
+        fails = iter([True])
+
+        async def fail_once() -> None:
+            if next(fails, False):
+                raise ValueError("unexpected")
+
+        driver.during = fail_once
+        with pytest.raises(ExceptionGroup) as raised:
+            await inventory.refresh_provider("lab")
+        assert [str(error) for error in raised.value.exceptions] == ["unexpected"]
+        assert select(url, "SELECT provider_ref FROM machine") == [("m2",)]
+        await inventory.refresh_provider("lab")
+        assert select(url, "SELECT provider_ref FROM machine ORDER BY provider_ref") == [("m1",), ("m2",)]
+
+    run_scenario(scenario)
+
+
 def test_errors_of_the_provider_are_no_failures_of_the_job(url: str, run_scenario: Callable[[Scenario], None]) -> None:
     """They are shown as the provider's problem. An error that is not the provider's is a failure of the job too."""
 

@@ -57,10 +57,10 @@ _DENIED = "The provider does not accept the gateway's credentials."
 _POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
 
 
-class _RefusingAdapter(requests.adapters.BaseAdapter):  # type: ignore[misc]
+class _RefusingAdapter(requests.adapters.BaseAdapter):
     """Sends nothing in clear text. Keystone's catalog lists the hosts that get the token; if it uses TLS, they must."""
 
-    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
         raise ProviderUnavailable(
             f"The provider's catalog has the address {str(request.url)[:200]!r}, to which the gateway's token would be"
             " sent in clear text. Keystone has an https:// address, so the catalog must have https:// addresses too."
