@@ -1,6 +1,7 @@
 """The limits in `docs/identity.md` are those of the code, and no credential appears in any output."""
 
 from pathlib import Path
+from typing import Any
 
 from gateway.access import credentials, jwks, login_throttle, opaque_tokens, sessions
 from gateway.access.authentication import REJECTED_TTL
@@ -43,7 +44,12 @@ def test_no_credential_is_logged_or_printed(databases: Databases) -> None:
     token = create_token(url)
     jwt = signed(SECRET, "HS256")
     wrong = f"sgw_1_{'0123456789abcdef' * 4}"
-    settings = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET, "log_level": "debug"}
+    settings: dict[str, Any] = {
+        "jwt_issuer": ISSUER,
+        "jwt_audience": AUDIENCE,
+        "jwt_secret": SECRET,
+        "log_level": "debug",
+    }
     with serving("--demo", "--database-url", url, **settings) as program:
         assert "Every request needs a token" in program.greeting
         credentials_sent = [

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
@@ -85,15 +86,23 @@ class Program:
 
 
 @contextmanager
-def serving(*arguments: str, **settings: Any) -> Iterator[Program]:
-    """Serves on a free port, which is read from the banner, while the block runs. Kills the process at the end."""
-    process = subprocess.Popen(
-        [*GATEWAY, "serve", "--port", "0", *arguments],
-        env=environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def serving(
+    *arguments: str, checkout: Path | None = None, log: Path | None = None, **settings: Any
+) -> Iterator[Program]:
+    """Serves on a free port, which is read from the banner, while the block runs. Kills the process at the end.
+
+    `checkout`: the code to run, if not this checkout's. `log`: file for standard error. Without it, a gateway that logs
+    more than fits into a pipe blocks.
+    """
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [*GATEWAY, "serve", "--port", "0", *arguments],
+            cwd=checkout,
+            env=environment(**settings) | ({} if checkout is None else {"PYTHONPATH": str(checkout)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else stack.enter_context(log.open("ab")),
+            text=True,
+        )
     try:
         assert process.stdout is not None
         greeting = "".join(_until(process.stdout, "Ctrl-C"))

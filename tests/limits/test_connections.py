@@ -13,7 +13,7 @@ from tests.waiting import at_most
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
-SHORT_TIMEOUTS = {"head_timeout": 0.3, "body_timeout": 0.3, "max_head_bytes": 100_000}
+SHORT_TIMEOUTS: dict[str, Any] = {"head_timeout": 0.3, "body_timeout": 0.3, "max_head_bytes": 100_000}
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
 GET_REST = b"GET /api/vms?limit=1 HTTP/1.1\r\nhost: localhost\r\n"
 
@@ -172,7 +172,7 @@ def test_a_body_that_is_not_read(program: Program) -> None:
 def test_too_many_connections(databases: Databases) -> None:
     """The only allowed connection is used by a client that reads no data, until the gateway closes it."""
     query = b"GET /schema.graphql HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    settings = {"max_connections": 1, "body_timeout": 1.0}
+    settings: dict[str, Any] = {"max_connections": 1, "body_timeout": 1.0}
     with serving(database_url=databases.new("sqlite"), **settings) as program:
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

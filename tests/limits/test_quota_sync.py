@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -50,7 +51,7 @@ def exhaust(program: Program) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_share_one_quota(databases: Databases, kind: str) -> None:
     url = databases.new(kind)
-    limits = {"database_url": url, "caller_quota": QUOTA, "caller_window": WINDOW}
+    limits: dict[str, Any] = {"database_url": url, "caller_quota": QUOTA, "caller_window": WINDOW}
     used = usage_reader(url)
     with serving(**limits) as one, serving(**limits) as other:
         assert exhaust(one) == QUOTA

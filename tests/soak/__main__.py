@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.crash.table import run_table
 from tests.crash.world import home
 from tests.databases import KINDS, Databases
+from tests.soak.attacks.catalog import ATTACKS
+from tests.soak.attacks.run import AttackPlan, run_attacks
 from tests.soak.bulk_delete import run_bulk_delete
 from tests.soak.endurance import run_endurance
 from tests.soak.history_run import RunPlan, run_history
@@ -37,10 +39,11 @@ class Size:
     snapshots: int
     endurance: float
     jobs: float
+    attacks: AttackPlan
 
 
-FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000, 3_600, 600)
-QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60, 30)
+FULL = Size(1, 600, 120, 1_000, 200, 300, 20_000, 3_600, 600, AttackPlan())
+QUICK = Size(20, 20, 10, 200, 40, 15, 2_000, 60, 30, AttackPlan.short())
 
 
 class Failed(Exception):
@@ -98,6 +101,13 @@ def load(databases: Databases, size: Size) -> None:
         _require(set(result.twice.by_status) <= {200, 429, 503}, "unexpected response statuses")
 
 
+def attacks(databases: Databases, size: Size) -> None:
+    """Attacks gateways, mostly as a viewer. Other callers are answered, health checks in time, memory is bounded."""
+    with tempfile.TemporaryDirectory(prefix="gateway-attacks-") as folder:
+        results = run_attacks(databases, size.attacks, Path(folder), print)
+    _require(not (broken := [failure for result in results for failure in result.broken()]), "\n".join(broken))
+
+
 def deletes(databases: Databases, size: Size) -> None:
     """Deletes many snapshots while clients read. Reads and deletes take at most twice as long as each alone."""
     results = {}
@@ -119,7 +129,7 @@ def memory(databases: Databases, size: Size) -> None:
 
 
 TESTS: dict[str, Callable[[Databases, Size], None]] = {
-    test.__name__: test for test in (crashes, history, jobs, subscriptions, load, deletes, memory)
+    test.__name__: test for test in (crashes, history, jobs, subscriptions, load, attacks, deletes, memory)
 }
 
 
@@ -132,9 +142,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("test", nargs="*", help=f"the tests to run: {', '.join(TESTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="use small sizes and short durations")
+    of_attacks = parser.add_argument_group("of the test `attacks`")
+    of_attacks.add_argument("--only", action="append", choices=ATTACKS, help="run this attack; can be repeated")
+    of_attacks.add_argument("--checkout", type=Path, help="attack the gateway of this checkout first, to compare")
+    of_attacks.add_argument("--snapshots", type=int, help="snapshots in the inventory; default: 100,000")
     arguments = parser.parse_args()
     if unknown := set(arguments.test) - TESTS.keys():
         parser.error(f"unknown test: {', '.join(sorted(unknown))}")
+    size = QUICK if arguments.quick else FULL
+    plan = replace(
+        size.attacks,
+        names=arguments.only or size.attacks.names,
+        snapshots=arguments.snapshots or size.attacks.snapshots,
+        before=arguments.checkout,
+    )
+    size = replace(size, attacks=plan)
     failed = []
     with tempfile.TemporaryDirectory(prefix="gateway-soak-") as folder:
         databases = Databases(Path(folder))
@@ -142,7 +164,7 @@ def main() -> int:
             started = time.monotonic()
             print(f"== {name}: {TESTS[name].__doc__}")
             try:
-                TESTS[name](databases, QUICK if arguments.quick else FULL)
+                TESTS[name](databases, size)
             except (Failed, AssertionError) as error:
                 failed.append(name)
                 print(f"FAILED: {error}")

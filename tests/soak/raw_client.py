@@ -39,12 +39,17 @@ class RawResponse:
 
 
 class RawConnection:
-    """A connection that is opened at first use, and again when the server has closed it."""
+    """A connection that is opened at first use, and again when the server has closed it.
 
-    def __init__(self, url: str) -> None:
+    `token` is sent with each request. `source` is the address of this end, for servers that tell clients apart by it.
+    """
+
+    def __init__(self, url: str, *, token: str = "", source: str | None = None) -> None:
         split = urlsplit(url)
         assert split.hostname is not None
         self._host, self._port = split.hostname, split.port
+        self._authorization = f"authorization: Bearer {token}\r\n" if token else ""
+        self._local = None if source is None else (source, 0)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._used_at = 0.0  # by time.monotonic()
 
@@ -53,10 +58,18 @@ class RawConnection:
         return (await self.send(request(query, **variables))).data
 
     async def send(self, body: bytes, accept: str = "application/json") -> RawResponse:
-        """Sends a request body. Reconnects first when the server has closed the idle connection or may do so soon."""
+        """Posts a request body to `/graphql`."""
+        return await self._exchange(self._post(body, accept))
+
+    async def get(self, path: str) -> RawResponse:
+        """Gets a resource. The response must have a `content-length`."""
+        return await self._exchange(self._head("GET", path))
+
+    async def _exchange(self, message: bytes) -> RawResponse:
+        """Sends a request. Reconnects first when the server has closed the idle connection or may do so soon."""
         if self._streams is not None and (self._streams[0].at_eof() or time.monotonic() - self._used_at > _MAX_IDLE):
             self.close()
-        reader, _ = await self._write(body, accept)
+        reader = await self._write(message)
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         content = await reader.readexactly(int(length[1]) if length else 0)
@@ -67,7 +80,7 @@ class RawConnection:
 
     async def stream(self, body: bytes) -> AsyncIterator[bytes]:
         """The lines of an event stream. Raises AssertionError when the status is not 200."""
-        reader, _ = await self._write(body, "text/event-stream")
+        reader = await self._write(self._post(body, "text/event-stream"))
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         while line := await reader.readline():
@@ -75,7 +88,7 @@ class RawConnection:
 
     async def open(self) -> None:
         if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
+            self._streams = await asyncio.open_connection(self._host, self._port, local_addr=self._local)
             self._used_at = time.monotonic()
 
     def close(self) -> None:
@@ -83,15 +96,20 @@ class RawConnection:
             self._streams[1].close()
             self._streams = None
 
-    async def _write(self, body: bytes, accept: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _write(self, message: bytes) -> asyncio.StreamReader:
         await self.open()
         assert self._streams is not None
-        head = (
-            f"POST /graphql HTTP/1.1\r\nhost: {self._host}:{self._port}\r\ncontent-type: application/json\r\n"
-            f"accept: {accept}\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        self._streams[1].write(head.encode() + body)
-        return self._streams
+        reader, writer = self._streams
+        writer.write(message)
+        return reader
+
+    def _post(self, body: bytes, accept: str) -> bytes:
+        more = f"content-type: application/json\r\naccept: {accept}\r\ncontent-length: {len(body)}\r\n"
+        return self._head("POST", "/graphql", more) + body
+
+    def _head(self, method: str, path: str, more: str = "") -> bytes:
+        host = f"host: {self._host}:{self._port}\r\n"
+        return f"{method} {path} HTTP/1.1\r\n{host}{self._authorization}{more}\r\n".encode()
 
 
 def request(query: str, **variables: Any) -> bytes:
