@@ -16,6 +16,7 @@ import orjson
 from tests.soak.attacks.target import ATTACKER, ProviderEndpoint, Target
 
 _READ_BYTES = 1 << 18
+_END_OF_HEAD = b"\r\n\r\n"
 _CODE = re.compile(rb'"code": ?"([A-Z_]+)"')
 
 Step = Callable[[], Awaitable[bool]]  # returns whether the gateway served a request
@@ -60,6 +61,8 @@ class Attacker:
 
         async def read(reader: asyncio.StreamReader) -> str:
             first = await reader.read(_READ_BYTES)
+            if first.endswith(_END_OF_HEAD):
+                first += await reader.read(_READ_BYTES)
             self.received += len(first)
             while piece := await reader.read(_READ_BYTES):
                 self.received += len(piece)
@@ -99,7 +102,7 @@ class Attacker:
                 connection.close()
             else:
                 writer.transport.abort()
-        return outcome.startswith("200")
+        return outcome == "200"
 
     def head(self, method: str, path: str, *, token: str | None = None, headers: str = "") -> bytes:
         """The head of a request, after whose response the gateway closes the connection. `token`: "" for none."""

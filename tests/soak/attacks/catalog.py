@@ -133,24 +133,35 @@ async def documented_limits(attacker: Attacker) -> None:
 _OF_VARIABLE = "query ($f: MachineFilter) { vms(filter: $f) { totalCount } }"
 
 
+def _invalid_documents(filler: str) -> list[str]:
+    """Documents with as many errors as the limits of tokens and fields permit. `filler` makes the names longer."""
+
+    def names(prefix: str, number: int, suffix: str = "") -> str:
+        return " ".join(f"{prefix}{position:04}{filler}{suffix}" for position in range(number))
+
+    members = names("member", 1_600, ": 1")
+    return [
+        f"{{ vms(filter: {{{members}}}) {{ totalCount }} }}",
+        f"{{ {names('unknown', 900)} }}",
+        f"{{ vms {{ nodes {{ {names('snapshot', 900)} }} }} }}",  # names that have suggestions
+        f"{{ vms(filter: {{powerState: {{in: [{names('NAME', 1_600)}]}}}}) {{ totalCount }} }}",
+        f"{{ {' '.join(f'vms(first: {number}) {{ totalCount }}' for number in range(450))} }}",  # cannot be merged
+        f"{{ vms({members}) {{ totalCount }} }}",
+        f"{{ vms(first: {{{members}}}) {{ totalCount }} }}",
+        f"{{ __typename {names('...F', 950)} }}",
+        f"query ({names('$v', 1_000, ': Int')}) {{ __typename }}",
+        f"query ({names('$v', 1_000, ': Unknown')}) {{ __typename }}",
+    ]
+
+
 async def invalid_documents(attacker: Attacker) -> None:
     """Documents of 10 to 25 KB in which everything is wrong, 4 at a time."""
-    members = " ".join(f"member{number:04}: 1" for number in range(1_600))
-    names = " ".join(f"NAME{number:04}" for number in range(4_900 // 2))
-    pages = " ".join(f"vms(first: {number}) {{ totalCount }}" for number in range(450))
-    documents = [
-        f"{{ vms(filter: {{{members}}}) {{ totalCount }} }}",
-        f"{{ {' '.join(f'unknown{number:04}' for number in range(900))} }}",
-        f"{{ vms {{ nodes {{ {' '.join(f'snapshot{number:03}' for number in range(900))} }} }} }}",  # suggestions
-        f"{{ vms(filter: {{powerState: {{in: [{names}]}}}}) {{ totalCount }} }}",
-        f"{{ {pages} }}",  # fields that cannot be merged
-        f"{{ vms({members}) {{ totalCount }} }}",
-        f"{{ __typename {' '.join(f'...F{number}' for number in range(1_600))} }}",
-        f"query ({' '.join(f'$v{number}: Int' for number in range(1_000))}) {{ __typename }}",
-        f"query ({' '.join(f'$v{number}: T{number}' for number in range(1_000))}) {{ __typename }}",
-        f"{{ __typename {' '.join(f'@d{number}' for number in range(90))} }}",
-    ]
-    await attacker.repeat(4, *_asks(attacker, [attacker.post(document) for document in documents]))
+    await attacker.repeat(4, *_asks(attacker, [attacker.post(document) for document in _invalid_documents("")]))
+
+
+async def invalid_long_documents(attacker: Attacker) -> None:
+    """Documents of nearly 1 MB in which everything is wrong, 4 at a time."""
+    await attacker.repeat(4, *_asks(attacker, [attacker.post(each) for each in _invalid_documents("x" * 570)]))
 
 
 async def invalid_variables(attacker: Attacker) -> None:
@@ -322,6 +333,7 @@ ATTACKS: Mapping[str, LoadAttack] = {
         LoadAttack(forty_slow_reads),
         LoadAttack(large_page),
         LoadAttack(invalid_documents, is_short=True),
+        LoadAttack(invalid_long_documents),
         LoadAttack(invalid_variables),
         LoadAttack(large_answers),
         LoadAttack(regular_expressions),

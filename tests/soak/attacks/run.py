@@ -34,6 +34,7 @@ MAX_MEMORY = 600_000_000  # bytes without file mappings
 
 _NICE = 10
 _METRICS_URL = re.compile(r"http://\S+/metrics")
+_BUG = re.compile(r"^500|INTERNAL_SERVER_ERROR")
 _HEADER = (
     f"  {'attack':24}{'':8}{'p50':>7}{'p99':>8}{'quiet p99':>11}{'refused':>9}{'healthz':>9}{'memory':>9}"
     f"{'attacker':>10}{'gateway':>9}  what the attacker got\n"
@@ -86,8 +87,8 @@ class AttackResult:
         failures = Counter({"victims": self.failures.total()})
         failures += Counter({f"/{path}": probed.failures.total() for path, probed in self.watched.probes.items()})
         found = [f"{name}: {number} refused" for name, number in failures.items()]
-        if errors := sum(number for outcome, number in self.loot.got.items() if outcome.startswith("500")):
-            found.append(f"{errors} responses with status 500")
+        if bugs := sum(number for outcome, number in self.loot.got.items() if _BUG.search(outcome)):
+            found.append(f"{bugs} internal errors")
         if self.watched.memory >= MAX_MEMORY:
             found.append(f"memory {self.watched.memory / 1e6:.0f} MB")
         if durations:
