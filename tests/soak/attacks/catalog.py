@@ -310,6 +310,8 @@ async def endless_provider(attacker: Attacker) -> None:
                 attacker.received += len(blanks)
         except OSError:
             attacker.got["connection lost"] += 1
+        except asyncio.CancelledError:  # the end of the attack; asyncio would print a traceback (Python 3.11)
+            attacker.got["pending"] += 1
         else:
             attacker.got["all sent"] += 1
         finally:

@@ -111,6 +111,8 @@ class AttackResult:
             for path, probed in self.watched.probes.items()
             if path != "healthz" and (probed.failures or path == "metrics")
         ]
+        if percentile(self.quiet, 99) > 1_000 * MAX_P99:
+            more.append("the host was busy before the attack: the latencies mean nothing")
         memory = self.watched.memory / 1e6
         got = f"{_counts(self.loot.got) or 'nothing'}, {self.loot.received / 1e6:.1f} MB"
         return (
