@@ -60,7 +60,7 @@ class AttackPlan:
     def short(cls) -> "AttackPlan":
         """A few attacks of 3 s on a small inventory."""
         names = tuple(name for name, attack in ATTACKS.items() if attack.is_short)
-        return cls(quiet=1.5, seconds=3.0, snapshots=20_000, names=names)
+        return cls(quiet=1.0, seconds=3.0, snapshots=20_000, names=names)
 
 
 class Loot(NamedTuple):
