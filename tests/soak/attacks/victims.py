@@ -29,7 +29,7 @@ _NEW_TOKEN_EVERY = 50
 _REST_EVERY = 5
 _CONNECTIONS = 32
 _REUSES = 10  # of a connection
-_TIMEOUT = 10.0  # seconds for a request, from the time at which it was sent
+_TIMEOUT = 10.0  # seconds for a request from the time at which it was sent, and for all after the end of the schedule
 _EVENT_TIMEOUT = 5.0  # seconds for the last events
 _VMS = range(11, 40)  # of the demo world
 
@@ -79,12 +79,16 @@ class _Victims:
     async def run(self) -> list[Sample]:
         listener = asyncio.create_task(self._listen())
         await asyncio.sleep(self._schedule.begins - time.monotonic())
-        tasks = []
+        due_of: dict[asyncio.Task[None], float] = {}
         for number in range(int((self._schedule.ends - self._schedule.begins) * RATE)):
             due = self._schedule.begins + number / RATE
             await asyncio.sleep(due - time.monotonic())
-            tasks.append(asyncio.create_task(self._send(number, due)))
-        await asyncio.gather(*tasks)
+            due_of[asyncio.create_task(self._send(number, due))] = due
+        _, pending = await asyncio.wait(due_of, timeout=_TIMEOUT)
+        for task in pending:
+            task.cancel()
+            self._samples.append(Sample(due_of[task], time.monotonic() - due_of[task], "no answer"))
+        await asyncio.gather(*pending, return_exceptions=True)
         await self._await_events(listener)
         return self._samples
 
