@@ -19,7 +19,7 @@ from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
 from gateway.graphql.schema.build import print_sdl
 from gateway.inventory.counts import ImportProgress
-from gateway.inventory.imports.importer import import_file
+from gateway.inventory.imports.importer import import_files
 from gateway.inventory.provider_check import check_provider
 from gateway.inventory.provider_configuration import SIMULATED, provider_names, read_providers, secret_variables
 from gateway.inventory.refresh import InventoryRefresher
@@ -31,6 +31,8 @@ from gateway.telemetry import logs
 from gateway.version import VERSION
 
 log = logging.getLogger(__name__)
+
+_IMPORTED_WITH_PROBLEMS = 3  # exit code
 
 
 class _Commands(click.Group):
@@ -121,22 +123,31 @@ def schema() -> None:
 
 
 @main.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_database
 @_setting_option("tenant", "Tenant of the imported machines.")
 @click.option("--provider", default="manageiq", show_default=True, help="Provider name of the imported machines.")
-def import_(file: Path, provider: str, **overrides: Any) -> None:
-    """Import machines and snapshots from a ManageIQ response.
+def import_(files: tuple[Path, ...], provider: str, **overrides: Any) -> None:
+    """Import machines and snapshots from responses of ManageIQ.
 
-    FILE is the response to GET /api/vms?expand=resources,snapshots, or to the same query of /api/instances. The import
-    can be repeated, and can run while the gateway serves. An invalid file changes nothing.
+    Each FILE contains responses to GET /api/vms?expand=resources,snapshots, or to the same query of /api/instances:
+    all pages, in one file or in several. The import can be repeated, and can run while the gateway serves.
+
+    Exits with code 3 after an import that left out invalid records, or of files that do not have all machines, and
+    with code 2 if nothing was imported.
     """
     settings = _read_settings(**overrides)
     if not is_name(provider):
         raise StartupError(f"--provider must be 1 to {MAX_NAME_LENGTH} printable characters.")
     migrate_database(settings.database_url)
-    counts = import_file(settings.database_url, file, tenant=settings.tenant, provider=provider, report=_show_progress)
-    click.echo(str(counts))
+    result = import_files(
+        settings.database_url, files, tenant=settings.tenant, provider=provider, report=_show_progress
+    )
+    click.echo(str(result))
+    if result.problems:
+        for line in result.problems.lines():
+            click.echo(f"gateway: {line}", err=True)
+        sys.exit(_IMPORTED_WITH_PROBLEMS)
 
 
 def _show_progress(progress: ImportProgress) -> None:

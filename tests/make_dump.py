@@ -1,8 +1,12 @@
 """Writes a file like ManageIQ's response to `GET /api/vms?expand=resources,snapshots`, of any size, in constant memory.
 
     python tests/make_dump.py --machines 1200 --snapshots 1000000 --big 100000 OUT
+    python tests/make_dump.py --mixed --machines 5000 DIRECTORY
 
 The first machine has `--big` snapshots and the others share the rest. The same arguments write the same bytes.
+
+`--mixed` writes the pages of `vms`, of 1000 machines each, and of `instances`, to a directory. As in ManageIQ, `vms`
+contains the instances too, here every tenth machine. Each machine has three snapshots.
 """
 
 import argparse
@@ -17,6 +21,8 @@ _EPOCH = datetime(2019, 1, 1, tzinfo=UTC)
 _POWER = ("on", "on", "on", "off", "suspended", "unknown", None)
 _PURPOSE = ("before-upgrade", "test", "nightly", "test-restore", "Before patch", "Übergabe", "wip", "release")
 _FIRST_MACHINE, _FIRST_SNAPSHOT = 100_000, 1_000_000  # above the ids of the demo world
+_INSTANCE_EVERY = 10  # in a mixed dump
+_MIXED_SNAPSHOTS = 3  # of each machine in a mixed dump
 _HOST = "http://localhost:3000/api"
 
 
@@ -26,9 +32,13 @@ def main() -> None:
     arguments.add_argument("--snapshots", type=int, default=1_000_000)
     arguments.add_argument("--big", type=int, default=100_000, help="snapshots of the first machine")
     arguments.add_argument("--collection", choices=("vms", "instances"), default="vms")
+    arguments.add_argument("--mixed", action="store_true", help="write pages of vms and instances to a directory")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("out", type=Path)
     parsed = arguments.parse_args()
+    if parsed.mixed:
+        write_mixed_pages(parsed.out, parsed.machines)
+        return
     with parsed.out.open("w", encoding="utf-8") as out:
         write_dump(out, parsed.machines, parsed.snapshots, parsed.big, parsed.collection, parsed.seed)
 
@@ -51,6 +61,34 @@ def write_dump(out: IO[str], machines: int, snapshots: int, big: int, collection
         out.write('], "actions": [{"name": "edit", "method": "post", "href": "' + str(machine["href"]) + '"}]}')
         next_id += mine
     out.write('], "actions": [], "links": {"self": "' + _HOST + "/" + collection + '?offset=0", "last": null}}\n')
+
+
+def write_mixed_pages(directory: Path, machines: int, per_page: int = 1_000) -> list[Path]:
+    """Writes `vms-1.json`, … and `instances-1.json`, … for `machines` machines, and returns the paths in this order."""
+    paths = []
+    for collection, numbers in (("vms", range(machines)), ("instances", range(0, machines, _INSTANCE_EVERY))):
+        for offset in range(0, len(numbers), per_page):
+            on_page = numbers[offset : offset + per_page]
+            page = {
+                "name": collection,
+                "count": len(numbers),
+                "subcount": len(on_page),
+                "pages": -(-len(numbers) // per_page),
+                "resources": [_mixed_machine(collection, number) for number in on_page],
+                "actions": [],
+            }
+            paths.append(directory / f"{collection}-{offset // per_page + 1}.json")
+            paths[-1].write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
+    return paths
+
+
+def _mixed_machine(collection: str, number: int) -> dict[str, Any]:
+    """A machine with its snapshots, which are the same in both collections except for their links."""
+    chance = random.Random(number)
+    machine = _machine(chance, number, "vms" if number % _INSTANCE_EVERY else "instances")
+    first = _FIRST_SNAPSHOT + number * _MIXED_SNAPSHOTS
+    snapshots = list(_history(chance, machine["id"], collection, first, _MIXED_SNAPSHOTS))
+    return machine | {"href": f"{_HOST}/{collection}/{machine['id']}", "snapshots": snapshots}
 
 
 def _share(number: int, machines: int, snapshots: int, big: int) -> int:

@@ -12,6 +12,7 @@ class RowCounts:
     unchanged: int = 0
     removed: int = 0
     skipped: int = 0  # managed by a driver, so an import does not change them
+    left_out: int = 0  # invalid, so an import did not read them
 
     def __str__(self) -> str:
         parts = [f"{self.created:,} created", f"{self.updated:,} updated", f"{self.unchanged:,} unchanged"]
@@ -19,6 +20,8 @@ class RowCounts:
             parts.append(f"{self.removed:,} removed")
         if self.skipped:
             parts.append(f"{self.skipped:,} skipped (managed by a driver)")
+        if self.left_out:
+            parts.append(f"{self.left_out:,} left out")
         return ", ".join(parts)
 
     def add(self, other: "RowCounts") -> None:
@@ -28,6 +31,7 @@ class RowCounts:
         self.unchanged += other.unchanged
         self.removed += other.removed
         self.skipped += other.skipped
+        self.left_out += other.left_out
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class MergeCounts:
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """How much of a file has been imported. `merging` is true once the whole file has been read and validated."""
+    """How much of the files has been imported. `merging` is true once all files have been read and validated."""
 
     bytes_read: int
     bytes_total: int

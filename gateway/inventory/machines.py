@@ -167,12 +167,14 @@ async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime) -> in
 async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> KnownMachine | None:
     """The imported machine that is the reported one; None when there is none or more than one candidate.
 
-    Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`.
+    Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`. Machines
+    that are gone, such as those archived in ManageIQ, are candidates only when there are no others.
     """
     rows = await tx.all(_CANDIDATES, of_tenant=tenant, of_kind=reported.kind, uid=reported.uid, ref=reported.ref)
     same = [row for row in rows if reported.uid is not None and row.provider_uid == reported.uid]
     if not same:
         same = [row for row in rows if reported.uid is None or row.provider_uid is None]
+    same = [row for row in same if row.gone_at is None] or same
     return same[0] if len(same) == 1 else None
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,6 +18,7 @@ from tests.cli.programs import error_message, refusal, run, spawned
 from tests.databases import Databases
 
 A_URL = "an http:// or https:// URL such as https://gateway.example.org, without query and fragment"
+_MACHINE = {"id": "1", "name": "a", "ems_ref": "vm-1", "snapshots": []}
 
 
 @pytest.fixture
@@ -274,7 +276,7 @@ def test_unknown_variables_are_logged(tmp_path: Path, caplog: pytest.LogCaptureF
         (["serve", "--port", "x"], "Invalid value for '--port': 'x' is not a valid integer."),
         (["serve", "--nope"], "No such option '--nope'."),
         (["nope"], "No such command 'nope'."),
-        (["import"], "Missing argument 'FILE'."),
+        (["import"], "Missing argument 'FILE...'."),
         (["schema", "x"], "Got unexpected extra argument (x)"),
     ],
     ids=" ".join,
@@ -302,21 +304,64 @@ def test_names_that_the_database_cannot_hold(url: str, name: str) -> None:
 
 def test_import_of_an_invalid_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    machine = {"id": "1", "name": "a", "ems_ref": "vm-1", "snapshots": []}
+    (tmp_path / "valid").write_text(json.dumps({"name": "vms", "resources": [_MACHINE]}))
     for name, content, message in (
         ("text", "hello", "text: The file is not valid JSON: "),
         ("broken", '{"resources": [', "broken: "),
-        ("twice", json.dumps({"name": "vms", "resources": [machine, machine]}),
-         "twice: resources[1]: The file already contains machine 1, at resources[0]."),
+        ("references", json.dumps({"name": "vms", "resources": [{"href": "http://localhost/api/vms/1"}]}),
+         "references: resources[0]: The machine has no attributes. "),
     ):  # fmt: skip
         (tmp_path / name).write_text(content)
         assert refusal("import", name, "--database-url", url).startswith(message)
-    assert refusal("import", "missing", "--database-url", url) == (
+        assert refusal("import", "valid", name, "--database-url", url).startswith(message)
+    assert refusal("import", "valid", "missing", "--database-url", url) == (
         "missing: The file cannot be opened: No such file or directory."
     )
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     assert connection.execute("SELECT * FROM machine").fetchall() == []
     connection.close()
+
+
+def test_import_with_problems(url: str, tmp_path: Path) -> None:
+    pages = [
+        {"name": "vms", "count": 3, "resources": [_MACHINE, _MACHINE | {"id": "x"}]},
+        {"name": "instances", "count": 1, "resources": [_MACHINE | {"id": "2", "ems_ref": "vm-2"}]},
+    ]
+    files = [tmp_path / "vms", tmp_path / "instances"]
+    for file, page in zip(files, pages, strict=True):
+        file.write_text(json.dumps(page))
+    code, out, err = run("import", *map(str, files), "--database-url", url)
+    assert code == 3
+    assert out == (
+        "machines: 2 created, 0 updated, 0 unchanged, 1 left out; snapshots: 0 created, 0 updated, 0 unchanged\n"
+    )
+    assert err.splitlines()[1:] == [
+        (
+            "gateway: vms: resources[1]: Attribute 'id' must be a whole number from 1 to 4000000000000000000,"
+            ' not "x". The machine was left out.'
+        ),
+        (
+            "gateway: vms: The files contain 2 of the 3 machines of the collection. Request its other pages too,"
+            " with limit and offset. Machines and snapshots that are missing from the files were not changed."
+        ),
+    ]
+    code, out, err = run("import", str(files[1]), "--database-url", url)
+    assert (code, out) == (
+        0,
+        "machines: 0 created, 0 updated, 1 unchanged; snapshots: 0 created, 0 updated, 0 unchanged\n",
+    )
+    assert err == "merging  1 machines, 0 snapshots\n"
+
+
+def test_import_of_a_pipe(url: str, tmp_path: Path) -> None:
+    """A file that has no size and no position, such as that of `<(curl …)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=[json.dumps({"name": "vms", "resources": [_MACHINE]})])
+    writer.start()
+    code, out, _err = run("import", str(pipe), "--database-url", url)
+    writer.join(10)
+    assert (code, out.partition(",")[0]) == (0, "machines: 1 created")
 
 
 def test_refresh_of_an_unknown_provider(url: str) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import psycopg
 
-from gateway.inventory.counts import MergeCounts
-from gateway.inventory.imports.importer import import_file
+from gateway.inventory.imports.importer import ImportResult, import_files
 from gateway.store.database_url import sqlite_path
 
 HOST = "http://localhost:3000/api"
@@ -37,11 +36,11 @@ def collection(*machines: dict[str, Any], name: str = "vms") -> dict[str, Any]:
 
 def import_pages(
     url: str, directory: Path, *pages: Any, provider: str = "manageiq", name: str = "vms.json"
-) -> MergeCounts:
+) -> ImportResult:
     """Imports a file that consists of these pages."""
     path = directory / name
     path.write_text("\n".join(json.dumps(page) for page in pages))
-    return import_file(url, path, tenant="default", provider=provider)
+    return import_files(url, [path], tenant="default", provider=provider)
 
 
 def select(url: str, sql: str) -> list[tuple[Any, ...]]:

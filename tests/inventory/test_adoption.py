@@ -9,10 +9,13 @@ import pytest
 
 from gateway.drivers.base import ReportedSnapshots
 from gateway.inventory.refresh import InventoryRefresher
+from gateway.models import MachineKind
 from gateway.store.database import Database
 from tests.inventory.files import MACHINES, SNAPSHOTS, collection, import_pages, select, vm
 from tests.inventory.files import snapshot as imported
 from tests.inventory.scripted import Scenario, ScriptedDriver, machine
+
+IDENTITY = "SELECT id, provider, gone_at IS NOT NULL FROM machine ORDER BY id"
 
 
 def import_machine(url: str, directory: Path, **attributes: Any) -> None:
@@ -51,6 +54,48 @@ def test_imported_machine_is_adopted(
     assert str(import_pages(url, tmp_path, collection(vm(11, **attributes))).machines) == (
         "0 created, 0 updated, 0 unchanged, 1 skipped (managed by a driver)"
     )
+
+
+@pytest.mark.parametrize("order", [["vms", "instances"], ["instances", "vms"]])
+def test_instance_of_both_collections_is_adopted_once(
+    url: str, tmp_path: Path, run_scenario: Callable[[Scenario], None], order: list[str]
+) -> None:
+    """ManageIQ's `vms` contains all instances too."""
+    instance = vm(201, cloud=True, uid_ems="i-0abc", ems_ref="i-0abc")
+    vms = collection(vm(11, cloud=False, ems_ref="vm-11"), instance)
+    pages = {"vms": vms, "instances": collection(instance, name="instances")}
+    for name in order:
+        import_pages(url, tmp_path, pages[name])
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        reported = machine("i-0abc", uid="i-0abc", kind=MachineKind.INSTANCE)
+        driver.world = {reported: ReportedSnapshots([])}
+        await inventory.refresh_provider("lab")
+        await inventory.refresh_provider("lab")
+
+    run_scenario(scenario)
+    assert select(url, "SELECT id, kind, provider, provider_ref FROM machine ORDER BY id") == [
+        (11, "VM", "manageiq", "vm-11"),
+        (201, "INSTANCE", "lab", "i-0abc"),
+    ]
+    for name in order:
+        assert import_pages(url, tmp_path, pages[name]).machines.skipped == 1
+    assert select(url, "SELECT count(*) FROM machine") == [(2,)]
+
+
+def test_archived_machine_does_not_prevent_adoption(
+    url: str, tmp_path: Path, run_scenario: Callable[[Scenario], None]
+) -> None:
+    """ManageIQ keeps a removed machine as archived. The same machine may be registered again, with a new id."""
+    archived = vm(11, imported(30), uid_ems="4221", ems_ref="m1", ems_id=None)
+    import_pages(url, tmp_path, collection(archived, vm(12, uid_ems="4221", ems_ref="m1", ems_id="7")))
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.world = {machine("m1", uid="4221"): ReportedSnapshots([])}
+        await inventory.refresh_provider("lab")
+
+    run_scenario(scenario)
+    assert [(*row[:2], bool(row[2])) for row in select(url, IDENTITY)] == [(11, "manageiq", True), (12, "lab", False)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.columns import now
 from gateway.inventory.counts import ImportProgress
-from gateway.inventory.imports.importer import import_file
+from gateway.inventory.imports.importer import import_files
 from gateway.models import Machine, MachineKind, PowerState, Snapshot, SnapshotState
 from gateway.store.database import Transaction
 from gateway.store.statements import insert
@@ -95,7 +95,7 @@ def test_import_of_an_empty_collection(url: str, tmp_path: Path) -> None:
 def test_byte_order_mark_is_accepted(url: str, tmp_path: Path) -> None:
     path = tmp_path / "vms.json"
     path.write_bytes(b'\xef\xbb\xbf{"name": "vms", "resources": [{"id": 11}]}')
-    assert import_file(url, path, tenant="default").machines.created == 1
+    assert import_files(url, [path], tenant="default").machines.created == 1
 
 
 def test_repeated_import_changes_nothing(url: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_no_lock_is_held_while_the_file_is_read(url: str, tmp_path: Path) -> Non
             execute(url, f"INSERT INTO provider (name, tenant, driver) VALUES ('p{written}', 'default', 'none')")
             written += 1
 
-    import_file(url, path, tenant="default", report=write_meanwhile)
+    import_files(url, [path], tenant="default", report=write_meanwhile)
     assert written == 1
     assert select(url, "SELECT count(*) FROM snapshot") == [(6_000,)]
 
@@ -253,7 +253,7 @@ def test_dump_with_every_format_variant(url: str, tmp_path: Path) -> None:
         with path.open("w", encoding="utf-8") as out:
             write_dump(out, 7, 300, 100, name, seed)
         if name == "vms":
-            import_file(url, path, tenant="default")
+            import_files(url, [path], tenant="default")
     assert select(url, "SELECT count(*), min(snapshot_count), max(snapshot_count) FROM machine") == [(7, 33, 100)]
     assert select(url, "SELECT count(*) FROM snapshot WHERE is_current") == [(7,)]
     assert select(url, "SELECT count(*) FROM snapshot WHERE parent_id IS NULL") == [(7,)]

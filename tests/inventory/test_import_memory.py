@@ -14,9 +14,9 @@ pytestmark = pytest.mark.thorough
 PROGRAM = """
 import sys
 from pathlib import Path
-from gateway.inventory.imports.importer import import_file
+from gateway.inventory.imports.importer import import_files
 from tests.process_memory import peak_resident_bytes
-import_file(sys.argv[1], Path(sys.argv[2]), tenant="default")
+import_files(sys.argv[1], [Path(sys.argv[2])], tenant="default")
 print(peak_resident_bytes())
 """
 

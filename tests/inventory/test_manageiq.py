@@ -2,12 +2,13 @@
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.inventory.imports.manageiq import machine, snapshot
-from gateway.models import MachineKind, PowerState
+from gateway.models import MachineKind, PowerState, SnapshotState
 
 JANUARY = datetime(2017, 1, 11, tzinfo=UTC)
 
@@ -36,7 +37,7 @@ JANUARY = datetime(2017, 1, 11, tzinfo=UTC)
         ({"id": 3, "total_size": None}, "size_bytes", None),
         ({"id": 3, "total_size": 5_000_000_000}, "size_bytes", 5_000_000_000),
         ({"id": 3, "total_size": "17"}, "size_bytes", 17),
-        ({"id": 3, "total_size": 17.0}, "size_bytes", 17),
+        ({"id": 3, "total_size": Decimal("17.0")}, "size_bytes", 17),
         ({"id": 3, "ems_ref": "snapshot-42", "uid_ems": "u"}, "provider_ref", "snapshot-42"),
         ({"id": 3, "ems_ref": None, "uid_ems": "u"}, "provider_ref", "u"),
         ({"id": 3, "ems_ref": "", "uid_ems": ""}, "provider_ref", "3"),
@@ -50,6 +51,13 @@ JANUARY = datetime(2017, 1, 11, tzinfo=UTC)
         ({"id": 3, "create_time": "2017-01-11T00:00:00.123456Z"}, "created_at", JANUARY + timedelta(0, 0, 123456)),
         ({"id": 3, "create_time": None, "created_on": "2017-01-11"}, "created_at", JANUARY),
         ({"id": 3, "create_time": None}, "created_at", None),
+        ({"id": 3}, "memory", False),
+        ({"id": 3, "memory": True}, "memory", True),
+        ({"id": 3, "created_by": "Alice"}, "created_by_folded", "alice"),
+        ({"id": 3}, "state", SnapshotState.READY),
+        ({"id": 3, "state": "deleting"}, "state", SnapshotState.READY),
+        ({"id": 3, "state": "error"}, "state", SnapshotState.ERROR),
+        ({"id": 3, "state": "error", "ems_ref": None}, "provider_ref", None),
         ({"id": 3, "disks": [], "filename": None, "surprise": 1}, "id", 3),
     ],
 )
@@ -83,7 +91,13 @@ def test_snapshot_attributes(attributes: dict[str, Any], field: str, value: obje
         ({"id": 3, "current": "yes"}, "Attribute 'current' must be 0 or 1, not \"yes\"."),
         ({"id": 3, "total_size": -1}, "Attribute 'total_size' must be a number of bytes, not -1."),
         ({"id": 3, "total_size": "1 GB"}, "Attribute 'total_size' must be a number of bytes, not \"1 GB\"."),
-        ({"id": 3, "total_size": 0.5}, "Attribute 'total_size' must be a number of bytes, not 0.5."),
+        ({"id": 3, "total_size": Decimal("0.5")}, "Attribute 'total_size' must be a number of bytes, not 0.5."),
+        ({"id": 3, "total_size": Decimal("1E+9999")}, "Attribute 'total_size' must be a number of bytes, not 1E+9999."),
+        ({"id": 3, "total_size": 2**63}, f"Attribute 'total_size' must be a number of bytes, not {2**63}."),
+        ({"id": 3, "name": {}}, "Attribute 'name' must be text, not an object."),
+        ({"id": 3, "name": []}, "Attribute 'name' must be text, not a list."),
+        ({"id": 3, "memory": "yes"}, "Attribute 'memory' must be 0 or 1, not \"yes\"."),
+        ({"id": 3, "state": "creating"}, "The snapshot is still being created. Import the machine again later."),
         ({"id": 3, "create_time": "yesterday"}, "Attribute 'create_time' must be an ISO 8601 time, not \"yesterday\"."),
         ({"id": 3, "create_time": 1484092800}, "Attribute 'create_time' must be an ISO 8601 time, not 1484092800."),
         (
@@ -117,6 +131,13 @@ def test_invalid_snapshot(attributes: dict[str, Any], reason: str) -> None:
         ({"flavor": {}}, "flavor", None),
         ({"availability_zone": "nova"}, "availability_zone", "nova"),
         ({"created_on": "2017-01-11T01:00:00+01:00"}, "created_at", JANUARY),
+        ({}, "is_gone", False),
+        ({"ems_id": "3"}, "is_gone", False),
+        ({"ems_id": None}, "is_gone", True),
+        ({"ems_id": None, "archived": False}, "is_gone", False),
+        ({"archived": True}, "is_gone", True),
+        ({"archived": False, "orphaned": True}, "is_gone", True),
+        ({"archived": True, "gone_on": "2017-01-11"}, "gone_at", JANUARY),
     ],
 )
 def test_machine_attributes(attributes: dict[str, Any], field: str, value: object) -> None:
@@ -126,9 +147,13 @@ def test_machine_attributes(attributes: dict[str, Any], field: str, value: objec
 @pytest.mark.parametrize(
     ("attributes", "name", "kind"),
     [
-        ({}, "vms", MachineKind.VM),
+        ({}, "vms", None),  # `vms` contains all Instances too
         ({}, "instances", MachineKind.INSTANCE),
-        ({"href": "http://h/api/vms/11"}, None, MachineKind.VM),
+        ({"cloud": True}, "vms", MachineKind.INSTANCE),
+        ({"cloud": False, "type": "ManageIQ::Providers::Openstack::CloudManager::Vm"}, "vms", MachineKind.VM),
+        ({"cloud": None, "type": "ManageIQ::Providers::Openstack::CloudManager::Vm"}, "vms", MachineKind.INSTANCE),
+        ({"cloud": False}, "instances", MachineKind.VM),
+        ({"href": "http://h/api/vms/11"}, None, None),
         ({"href": "http://h/api/instances/11"}, None, MachineKind.INSTANCE),
         ({"cloud": True}, None, MachineKind.INSTANCE),
         ({"cloud": False}, None, MachineKind.VM),
@@ -136,13 +161,20 @@ def test_machine_attributes(attributes: dict[str, Any], field: str, value: objec
         ({"type": "ManageIQ::Providers::Openstack::CloudManager::Vm"}, None, MachineKind.INSTANCE),
     ],
 )
-def test_machine_kind(attributes: dict[str, Any], name: str | None, kind: MachineKind) -> None:
+def test_machine_kind(attributes: dict[str, Any], name: str | None, kind: MachineKind | None) -> None:
     assert machine({"id": 11} | attributes, name).kind is kind
 
 
 def test_machine_without_a_kind() -> None:
     with pytest.raises(ValueError, match="whether it is a Vm or an Instance"):
         machine({"id": 11}, None)
+
+
+@pytest.mark.parametrize("name", ["host", "flavor", "availability_zone"])
+def test_machine_with_an_invalid_name_of_another_object(name: str) -> None:
+    reason = f"Attribute '{name}.name' must be text, not an object."
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        machine({"id": 11, name: {"name": {}}}, "vms")
 
 
 def test_times_are_converted_to_utc() -> None:

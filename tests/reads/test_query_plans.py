@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from gateway.config import Settings
-from gateway.inventory.imports.importer import import_file
+from gateway.inventory.imports.importer import import_files
 from gateway.store.database import Transaction
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.sqlite import SqliteTransaction
@@ -57,7 +57,7 @@ def world(
     dump = tmp_path_factory.mktemp("dump") / "vms.json"
     with dump.open("w", encoding="utf-8") as out:
         write_dump(out, MACHINES, SNAPSHOTS, BIG)
-    import_file(url, dump, tenant="default", provider="manageiq", report=lambda _: None)
+    import_files(url, [dump], tenant="default", provider="manageiq", report=lambda _: None)
     if request.param == "postgresql":
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("ANALYZE")

@@ -5,17 +5,18 @@ An invalid value raises ValueError with the reason. The caller, which reads the 
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from gateway.columns import folded
-from gateway.models import MachineKind, PowerState
+from gateway.inventory.imports.dump_file import NO_CHARACTER
+from gateway.models import MachineKind, PowerState, SnapshotState
 
 _LARGEST = 2**63 - 1
 _LARGEST_ID = 4 * 10**18  # leaves more than half of the 64-bit ids for new rows
 _TEXT_LIMIT = 4_000  # characters; more than any provider allows. Imported names may exceed the gateway's limit of 255
 _ID_IN_HREF = re.compile(r"/(\d+)/?(?:\?.*)?$")
-_KIND_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
-_KINDS = {"vms": MachineKind.VM, "instances": MachineKind.INSTANCE}
+_COLLECTION_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
 _POWER = {
     "on": PowerState.ON,
     "off": PowerState.OFF,
@@ -25,14 +26,18 @@ _POWER = {
     "shelved_offloaded": PowerState.OFF,
     "terminated": PowerState.OFF,
 }
-_CURRENT = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "f": False, "t": True}
+_CREATING, _ERROR = "creating", "error"  # states of snapshots in the response of a gateway; ManageIQ has none
+_FLAGS = {None: False, 0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "f": False, "t": True}
 
 
 class ImportedMachine(NamedTuple):
-    """A machine as columns of the table `machine`. `created_at` is None when the file does not contain it."""
+    """A machine as columns of the table `machine`. `created_at` and `gone_at` are None when the file has no time.
+
+    `kind` is None for what is most likely a Vm: ManageIQ's collection `vms` contains all Instances too.
+    """
 
     id: int
-    kind: MachineKind
+    kind: MachineKind | None
     name: str
     name_folded: str
     description: str | None
@@ -45,6 +50,8 @@ class ImportedMachine(NamedTuple):
     host_folded: str | None
     flavor: str | None
     availability_zone: str | None
+    is_gone: bool
+    gone_at: datetime | None
     created_at: datetime | None
 
 
@@ -57,10 +64,14 @@ class ImportedSnapshot(NamedTuple):
     name_folded: str
     description: str | None
     description_folded: str | None
+    state: SnapshotState
+    memory: bool
     is_current: bool
     size_bytes: int | None
-    provider_ref: str
-    provider_ref_folded: str
+    provider_ref: str | None
+    provider_ref_folded: str | None
+    created_by: str | None
+    created_by_folded: str | None
     created_at: datetime | None
 
 
@@ -88,6 +99,8 @@ def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachi
         host_folded=folded(host),
         flavor=_name_of(attributes, "flavor"),
         availability_zone=_name_of(attributes, "availability_zone"),
+        is_gone=_is_gone(attributes),
+        gone_at=_moment(attributes, "gone_on"),
         created_at=_moment(attributes, "created_on"),
     )
 
@@ -97,7 +110,11 @@ def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
     id = _id(attributes)
     name = _text(attributes, "name") or ""
     description = _text(attributes, "description")
-    ref = _text(attributes, "ems_ref") or _text(attributes, "uid_ems") or str(id)
+    state = _text(attributes, "state")
+    if state == _CREATING:
+        raise ValueError("The snapshot is still being created. Import the machine again later.")
+    ref = _text(attributes, "ems_ref") or _text(attributes, "uid_ems") or (None if state == _ERROR else str(id))
+    created_by = _text(attributes, "created_by")
     parent = attributes.get("parent_id")
     return ImportedSnapshot(
         id=id,
@@ -106,25 +123,36 @@ def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
         name_folded=name.casefold(),
         description=description,
         description_folded=folded(description),
-        is_current=_current(attributes.get("current")),
+        state=SnapshotState.ERROR if state == _ERROR else SnapshotState.READY,
+        memory=_flag(attributes, "memory"),
+        is_current=_flag(attributes, "current"),
         size_bytes=_size(attributes.get("total_size")),
         provider_ref=ref,
-        provider_ref_folded=ref.casefold(),
+        provider_ref_folded=folded(ref),
+        created_by=created_by,
+        created_by_folded=folded(created_by),
         created_at=_moment(attributes, "create_time") or _moment(attributes, "created_on"),
     )
 
 
-def _kind(attributes: dict[str, Any], collection: str | None) -> MachineKind:
-    if collection is not None:
-        return _KINDS[collection]
-    href = attributes.get("href")
-    if isinstance(href, str) and (match := _KIND_IN_HREF.search(href)):
-        return _KINDS[match[1]]
+def _kind(attributes: dict[str, Any], collection: str | None) -> MachineKind | None:
+    """Follows `cloud`, then `type`, and only then the collection, because `vms` contains all Instances too."""
     if isinstance(cloud := attributes.get("cloud"), bool):
         return MachineKind.INSTANCE if cloud else MachineKind.VM
     if isinstance(type_ := attributes.get("type"), str) and "Manager" in type_:
         return MachineKind.INSTANCE if "CloudManager" in type_ else MachineKind.VM
-    raise ValueError("The machine has no 'href', 'cloud' or 'type' that says whether it is a Vm or an Instance.")
+    href = attributes.get("href")
+    if collection is None and isinstance(href, str) and (match := _COLLECTION_IN_HREF.search(href)):
+        collection = match[1]
+    if collection is None:
+        raise ValueError("The machine has no 'href', 'cloud' or 'type' that says whether it is a Vm or an Instance.")
+    return MachineKind.INSTANCE if collection == "instances" else None
+
+
+def _is_gone(attributes: dict[str, Any]) -> bool:
+    """Whether no provider has the machine: it is archived, or orphaned. By default the response has only `ems_id`."""
+    known = [attributes[name] for name in ("archived", "orphaned") if attributes.get(name) is not None]
+    return True in known if known else attributes.get("ems_id", "") is None
 
 
 def _id(attributes: dict[str, Any]) -> int:
@@ -158,13 +186,17 @@ def _text(attributes: dict[str, Any], name: str) -> str | None:
         raise ValueError(f"Attribute {name!r} is longer than {_TEXT_LIMIT:,} characters.")
     if "\0" in value:
         raise ValueError(f"Attribute {name!r} contains a NUL character.")
+    if NO_CHARACTER in value:
+        raise ValueError(f"Attribute {name!r} contains half of a surrogate pair, which is no character.")
     return value
 
 
 def _name_of(attributes: dict[str, Any], name: str) -> str | None:
     """The text of an attribute, or the `name` of the object that it holds."""
     value = attributes.get(name)
-    return _text(value, "name") if isinstance(value, dict) else _text(attributes, name)
+    if isinstance(value, dict):
+        return _text({f"{name}.name": value.get("name")}, f"{name}.name")
+    return _text(attributes, name)
 
 
 def _moment(attributes: dict[str, Any], name: str) -> datetime | None:
@@ -178,11 +210,12 @@ def _moment(attributes: dict[str, Any], name: str) -> datetime | None:
         raise ValueError(f"Attribute {name!r} must be an ISO 8601 time, not {_format(value)}.") from None
 
 
-def _current(value: Any) -> bool:
+def _flag(attributes: dict[str, Any], name: str) -> bool:
+    value = attributes.get(name)
     try:
-        return _CURRENT[value]
+        return _FLAGS[value]
     except (KeyError, TypeError):
-        raise ValueError(f"Attribute 'current' must be 0 or 1, not {_format(value)}.") from None
+        raise ValueError(f"Attribute {name!r} must be 0 or 1, not {_format(value)}.") from None
 
 
 def _size(value: Any) -> int | None:
@@ -190,7 +223,7 @@ def _size(value: Any) -> int | None:
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
         value = int(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, Decimal) and 0 <= value <= _LARGEST and value == value.to_integral_value():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
         raise ValueError(f"Attribute 'total_size' must be a number of bytes, not {_format(value)}.")
@@ -198,7 +231,7 @@ def _size(value: Any) -> int | None:
 
 
 def _format(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(an object)"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
     text = '"' + value + '"' if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:60] + "…"

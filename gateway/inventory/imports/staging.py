@@ -1,4 +1,4 @@
-"""The connection of an import, with temporary tables that hold the whole file before any of it is merged.
+"""The connection of an import, with temporary tables that hold all files before any of it is merged.
 
 An import does not use `store.Database`, because reading a long file would block its single writer. The SQL here and in
 `merge` is the same text for both databases; parameters are written `:name`.
@@ -23,18 +23,20 @@ except ImportError:
 
 T = TypeVar("T")
 
-StagedRow = tuple[*tuple[object, ...], datetime | None]  # the last value is `created_at`
+StagedRow = tuple[object, ...]
 
+# `complete`: the machine has its whole list of snapshots, so that those missing from it are removed.
 _MACHINE = """
-    no INTEGER PRIMARY KEY, position TEXT, listed BOOLEAN,
+    no INTEGER PRIMARY KEY, position TEXT, collection TEXT, complete BOOLEAN,
     id BIGINT, kind TEXT, name TEXT, name_folded TEXT, description TEXT, description_folded TEXT,
     provider_ref TEXT, provider_ref_folded TEXT, provider_uid TEXT, power_state TEXT, host TEXT, host_folded TEXT,
-    flavor TEXT, availability_zone TEXT, created_at MOMENT, disposition TEXT
+    flavor TEXT, availability_zone TEXT, is_gone BOOLEAN, gone_at MOMENT, created_at MOMENT, disposition TEXT
 """
 _SNAPSHOT = """
     machine_no INTEGER, place INTEGER,
     id BIGINT, parent_id BIGINT, name TEXT, name_folded TEXT, description TEXT, description_folded TEXT,
-    is_current BOOLEAN, size_bytes BIGINT, provider_ref TEXT, provider_ref_folded TEXT, created_at MOMENT
+    state TEXT, memory BOOLEAN, is_current BOOLEAN, size_bytes BIGINT, provider_ref TEXT, provider_ref_folded TEXT,
+    created_by TEXT, created_by_folded TEXT, created_at MOMENT
 """
 TABLES = {
     "staged_machine": _MACHINE,
@@ -49,7 +51,7 @@ class ImportSession(Protocol):
     dialect: str
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
-        """Runs a statement and returns the number of rows it changed."""
+        """Runs a statement and returns the number of rows it changed. On SQLite, it must not begin with WITH."""
         ...
 
     def rows(self, sql: str, row_type: Callable[..., T], values: Mapping[str, object] | None = None) -> list[T]:
@@ -116,7 +118,9 @@ class _SqliteSession:
         width = len(rows[0])
         columns = ", ".join(_columns(table)[:width])
         marks = ", ".join("?" * width)
-        values = [(*others, moment and timestamp_text(moment)) for *others, moment in rows]
+        values = [
+            tuple(timestamp_text(value) if isinstance(value, datetime) else value for value in row) for row in rows
+        ]
         self._connection.execute("BEGIN")
         self._connection.executemany(f"INSERT INTO temp.{table} ({columns}) VALUES ({marks})", values)
         self._connection.execute("COMMIT")
