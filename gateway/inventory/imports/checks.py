@@ -26,16 +26,18 @@ _OTHER_MACHINES = """
 """
 _FIND_OTHER_MACHINES = f"SELECT m.id, m.position, f.position {_OTHER_MACHINES} ORDER BY m.no LIMIT {MAX_LISTED}"
 _REMOVE_OTHER_MACHINES = f"DELETE FROM staged_machine WHERE no IN (SELECT m.no {_OTHER_MACHINES})"
-_REPEATED = "SELECT id FROM staged_machine GROUP BY id HAVING count(*) > 1"
-_HAS_REPEATED = f"{_REPEATED} LIMIT 1"
+_HAS_REPEATED = "SELECT id FROM staged_machine GROUP BY id HAVING count(*) > 1 LIMIT 1"
 _SET_REPEATED_KINDS = """
     UPDATE staged_machine SET kind = (SELECT max(o.kind) FROM staged_machine o WHERE o.id = staged_machine.id)
     WHERE kind IS NULL
 """
 # Of several records of one machine, the last with a complete list of snapshots remains, or else the last.
-_REMOVE_REPEATED = f"""
-    DELETE FROM staged_machine WHERE id IN ({_REPEATED}) AND no NOT IN (
-        SELECT COALESCE(max(CASE WHEN complete THEN no END), max(no)) FROM staged_machine GROUP BY id)
+_REMOVE_REPEATED = """
+    DELETE FROM staged_machine WHERE no IN (
+        SELECT m.no FROM staged_machine m JOIN (
+            SELECT id, COALESCE(max(CASE WHEN complete THEN no END), max(no)) AS kept
+            FROM staged_machine GROUP BY id HAVING count(*) > 1
+        ) repeated ON repeated.id = m.id AND m.no <> repeated.kept)
 """
 _REMOVE_SNAPSHOTS = """
     DELETE FROM staged_snapshot
@@ -99,8 +101,8 @@ _CYCLES = """
         SELECT id FROM staged_snapshot WHERE parent_id IS NULL
         UNION ALL SELECT s.id FROM reached JOIN staged_snapshot s ON s.parent_id = reached.id
     ), wrong AS MATERIALIZED (
-        SELECT machine_no, place, parent_id FROM staged_snapshot
-        WHERE parent_id > id AND id NOT IN (SELECT id FROM reached)
+        SELECT s.machine_no, s.place, s.parent_id FROM staged_snapshot s LEFT JOIN reached r ON r.id = s.id
+        WHERE s.parent_id > s.id AND r.id IS NULL
     )
 """
 _FIND_WRONG = f"""

@@ -230,7 +230,8 @@ def _leave_out_other_machines(session: ImportSession, values: Mapping[str, objec
         problems.add_all(listed, Consequence.MACHINE, session.execute(_REMOVE_CONFLICTING_MACHINES, values))
         problems.snapshots_of_machines += remove_snapshots_without_machine(session)
     if problems.left_out[0] and not session.rows(_HAS_MACHINES, int):
-        first = problems.listed[0]
+        listed = problems.listed
+        first = next((problem for problem in listed if problem.consequence is Consequence.MACHINE), listed[0])
         raise ImportRefused(first.position, first.reason)
 
 
