@@ -33,7 +33,8 @@ def without_introspection(databases: Databases) -> Iterator[Served]:
 
 def test_schema_file_and_its_etag(gateway: Served) -> None:
     answer = gateway.http.get("/schema.graphql")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/graphql; charset=utf-8")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.headers["content-disposition"] == 'inline; filename="schema.graphql"'
     assert answer.headers["cache-control"] == "no-cache"
     assert "type Subscription {" in answer.text
     tag = answer.headers["etag"]
@@ -45,6 +46,16 @@ def test_schema_file_and_its_etag(gateway: Served) -> None:
         assert (again.status_code, again.text) == (200, answer.text)
     head = gateway.http.head("/schema.graphql")
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", tag)
+    assert head.headers["content-disposition"] == answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("accept", ["text/html,*/*;q=0.8", "application/graphql", "application/json", ""])
+def test_schema_file_is_the_same_for_every_accept_header(gateway: Served, accept: str) -> None:
+    expected = gateway.http.get("/schema.graphql")
+    answer = gateway.http.get("/schema.graphql", headers={"accept": accept})
+    assert (answer.status_code, answer.text) == (200, expected.text)
+    for name in ("content-type", "etag"):
+        assert answer.headers[name] == expected.headers[name]
 
 
 def test_disabled_introspection(without_introspection: Served) -> None:
