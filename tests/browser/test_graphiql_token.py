@@ -1,6 +1,7 @@
 """GraphiQL with a token: the headers editor applies to queries and subscriptions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
-from tests.browser.test_graphiql import button, playwright, result, run
+from tests.browser.test_graphiql import button, open_graphiql, playwright, result, run
 from tests.databases import Databases
 from tests.serving import Served, served
 
@@ -65,4 +66,45 @@ def test_a_token_in_the_headers(chromium: "Browser", token_and_gateway: tuple[st
     page.wait_for_function("() => localStorage['graphiql:tabState']?.includes('subscription Live')")
     page.keyboard.press("Control+Enter")
     playwright.expect(result(page)).to_contain_text('"SUCCEEDED"')
+    page.close()
+
+
+def test_a_hint_shows_where_the_token_goes(
+    chromium: "Browser", token_and_gateway: tuple[str, Served], tmp_path: Path
+) -> None:
+    token, gateway = token_and_gateway
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    open_graphiql(page, gateway)
+    hint = page.get_by_role("status").filter(has_text="requires a valid token")
+    headers = page.get_by_role("region", name="Headers")
+    editor = page.locator(".graphiql-query-editor")
+
+    playwright.expect(hint).to_contain_text('{"Authorization": "Bearer TOKEN"}')  # without running anything
+    page.screenshot(path=tmp_path / "hint.png")
+    page.get_by_role("tab", name="TakeSnapshot").click()
+    playwright.expect(editor).to_contain_text("MACHINE_ID")
+    hint.get_by_role("button", name="Enter a token").click()
+    playwright.expect(headers).to_contain_text('"Authorization": "Bearer TOKEN"')
+    page.keyboard.insert_text(token)  # TOKEN is selected
+    playwright.expect(headers).to_contain_text(token[:30])  # the line wraps
+    button(page, "Execute query").click()
+    playwright.expect(hint).to_have_count(0)
+
+    # The sample's machine and the schema are loaded with the token.
+    playwright.expect(editor).not_to_contain_text("MACHINE_ID")
+    button(page, "Execute query").click()
+    playwright.expect(result(page)).to_contain_text('"name": "from GraphiQL"')
+    page.screenshot(path=tmp_path / "accepted.png")
+    button(page, "Show Documentation Explorer").click()
+    panel = page.locator(".graphiql-plugin")
+    playwright.expect(panel.get_by_role("link", name="Query", exact=True)).to_be_visible()
+
+    # Each tab has its own headers. The hint offers those that were accepted.
+    page.get_by_role("tab", name="Machines").click()
+    button(page, "Execute query").click()
+    hint.get_by_role("button", name="Enter a token").click()
+    playwright.expect(headers).to_contain_text(token[:30])
+    button(page, "Execute query").click()
+    playwright.expect(result(page)).to_contain_text('"totalCount"')
+    playwright.expect(hint).to_have_count(0)
     page.close()
