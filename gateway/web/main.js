@@ -18,13 +18,17 @@ const page = document.getElementById('graphiql');
 const credentials = new Credentials();
 const fetcher = createFetcher(new URL(page.dataset.endpoint, location.href), credentials);
 
+// The query of a link to the endpoint, which redirects browsers here. It is shown first, and runs only on request.
+const linked = new URLSearchParams(location.search).get('query');
+
 createRoot(page).render(
   createElement(
     GraphiQL,
     {
       fetcher,
       plugins: [HISTORY_PLUGIN, explorerPlugin()],
-      defaultTabs: SAMPLES.map((query) => ({ query, headers: DEFAULT_HEADERS })),
+      initialQuery: linked ?? undefined,
+      defaultTabs: (linked ? [linked, ...SAMPLES] : SAMPLES).map((query) => ({ query, headers: DEFAULT_HEADERS })),
       defaultHeaders: DEFAULT_HEADERS,
       defaultEditorToolsVisibility: false,
     },

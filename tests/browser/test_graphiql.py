@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 
@@ -187,6 +188,23 @@ def test_subscription_keeps_its_latest_events_listed(chromium: "Browser", server
 
 
 @pytest.mark.thorough  # loads GraphiQL again
+def test_a_link_to_a_query_shows_it_without_running_it(chromium: "Browser", server: Served) -> None:
+    query = 'query Linked { vm(id: "vm-11") { name } }'
+    with chromium.new_context() as context:
+        for _ in range(2):  # the second visit has stored tabs
+            page = context.new_page()
+            sent: list[str] = []
+            page.on("request", lambda request, sent=sent: sent.append(request.post_data or ""))
+            open_graphiql(page, server, f"/graphql?query={quote(query)}")
+            playwright.expect(page.locator(".graphiql-query-editor")).to_contain_text("query Linked {")
+            playwright.expect(page.get_by_role("tab", name="Linked")).to_have_count(1)
+            page.wait_for_function("() => localStorage['graphiql:tabState']?.includes('query Linked')")
+            assert [body for body in sent if "query Linked" in body] == []
+            button(page, "Execute query").click()
+            playwright.expect(result(page)).to_contain_text('"name": "web-01"')
+
+
+@pytest.mark.thorough  # loads GraphiQL again
 def test_one_column_on_a_phone(chromium: "Browser", server: Served, tmp_path: Path) -> None:
     with chromium.new_context(viewport=PHONE, has_touch=True) as context:
         page = context.new_page()
@@ -246,11 +264,11 @@ def most_snapshots(server: Served) -> dict[str, Any]:
     return machine
 
 
-def open_graphiql(page: "Page", server: Served) -> None:
+def open_graphiql(page: "Page", server: Served, path: str = "/graphiql") -> None:
     """Opens GraphiQL, and waits until both editors are loaded: a click before that is lost."""
     playwright.expect.set_options(timeout=20_000)
     page.set_default_timeout(20_000)
-    page.goto(f"{server.url}/graphiql")
+    page.goto(f"{server.url}{path}")
     page.locator(".graphiql-query-editor .monaco-editor").wait_for()
     result(page).locator(".monaco-editor").wait_for()
 
