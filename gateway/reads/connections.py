@@ -21,6 +21,7 @@ Modules, in the order in which a request uses them: `page_binding` checks its ar
 fetch, `page_sql` and `page_statements` write and cache the statements, and this module runs them and makes the pages.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,9 @@ class LoadedPage:
             self.total = values[-1]
 
 
+_FIRST_SLICE = 16  # rows
+_SLICE_SECONDS = 0.001
+
 PageRenderer = Callable[[LoadedPage, Sequence[Any], Context, Callable[[Any], str]], Any]
 
 
@@ -118,25 +122,31 @@ class PageNode:
         cursor = self.cursor_encoder(bound.order)
         rendered, left = {}, SLICE_ROWS
         for parent, page in pages.items():
+            if left < 0:
+                await context.transaction.pause()
+                left = SLICE_ROWS
             if len(page.rows) > SLICE_ROWS:
                 await self.render_lists(page, related, context, cursor)
             rendered[parent] = self.render(page, related, context, cursor)
             left -= len(page.rows) + 1
-            if left < 0:
-                await context.transaction.pause()
-                left = SLICE_ROWS
         return rendered
 
     async def render_lists(
         self, page: LoadedPage, related: Sequence[Any], context: Context, cursor: Callable[[Any], str]
     ) -> None:
-        """Renders the lists of a large page in slices, with a pause after each. `render` then uses the result."""
+        """Renders the lists of a large page in slices, with a pause after each. `render` then uses the result.
+
+        The first slice is small, because it is unknown how long a row takes.
+        """
         functions = self._lists.functions
         lists: list[list[Any]] = [[] for _ in functions]
-        for start in range(0, len(page.rows), SLICE_ROWS):
-            rows = page.rows[start : start + SLICE_ROWS]
+        start, count = 0, _FIRST_SLICE
+        while start < len(page.rows):
+            rows, began = page.rows[start : start + count], time.monotonic()
             for number, render in enumerate(functions):
                 lists[number] += render(rows, related, context, cursor)
+            start += count
+            count = count * 2 if time.monotonic() - began < _SLICE_SECONDS else max(1, count // 2)
             await context.transaction.pause()
         page.lists = lists
 

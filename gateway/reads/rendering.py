@@ -87,7 +87,7 @@ from typing import Any
 from gateway.models import UNKNOWN
 from gateway.reads.dialects import Dialect
 
-SLICE_ROWS = 100  # that are rendered without a pause; a row of a few fields takes 1 us, a wide one up to 150 us
+SLICE_ROWS = 100  # that are rendered without a pause; a row of a few fields takes 1 us, a wide one up to 300 us
 
 Renderer = Callable[[Any, Sequence[Any], Any], Any]
 

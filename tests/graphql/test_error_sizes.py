@@ -153,11 +153,10 @@ def test_the_number_of_values_in_variables_is_limited(gateway: Served, depth: in
 
 def test_the_number_of_objects_in_variables_is_limited(gateway: Served) -> None:
     """The variables themselves and the filter are two."""
-    ask = {"f": {"and": [{}] * (MAX_VARIABLE_OBJECTS - 2)}}
-    assert list(gateway.ask(FILTER, **ask)) == ["vms"]
-    ask = {"f": {"and": [{}] * (MAX_VARIABLE_OBJECTS - 1)}}
+    items: list[dict[str, Any]] = [{}] * (MAX_VARIABLE_OBJECTS - 2)
+    assert list(gateway.ask(FILTER, f={"and": items})) == ["vms"]
     message = f"The variables have more than {MAX_VARIABLE_OBJECTS} objects."
-    assert refused(gateway, FILTER, ask) == [("LIMIT_EXCEEDED", message)]
+    assert refused(gateway, FILTER, {"f": {"and": [*items, {}]}}) == [("LIMIT_EXCEEDED", message)]
 
 
 def test_the_error_of_a_long_operation_name_is_short(gateway: Served) -> None:

@@ -32,12 +32,14 @@ VALUES = st.recursive(
 
 @given(value=VALUES)
 def test_the_bytes_are_those_of_orjson(value: Any) -> None:
-    assert asyncio.run(dump_in_slices(value, OPTION)) == orjson.dumps(value, option=OPTION)
+    expected = orjson.dumps(value, option=OPTION)
+    assert asyncio.run(dump_in_slices(value, OPTION)) == expected
 
 
 def test_other_tasks_run_between_the_slices() -> None:
     row = {"name": "x" * 1_000, "inner": [{"id": str(number)} for number in range(20)]}
     value = {"data": {"list": {"nodes": [row] * 3_000}}}
+    expected = orjson.dumps(value)
     turns = 0
 
     async def count_turns() -> None:
@@ -54,10 +56,12 @@ def test_other_tasks_run_between_the_slices() -> None:
             counting.cancel()
 
     body = asyncio.run(dump())
-    assert body == orjson.dumps(value)
+    assert body == expected
     assert turns >= len(body) // (2 * SLICE_BYTES)
 
 
 def test_a_value_that_is_no_json_is_an_error() -> None:
+    value = {"first": [1] * 50, "a": [[{"b": [object()] * 20}]]}
     with pytest.raises(orjson.JSONEncodeError):
-        asyncio.run(dump_in_slices({"a": [[{"b": [object()] * 20}]]}))
+        asyncio.run(dump_in_slices(value))
+    assert value["first"] == [1] * 50

@@ -74,7 +74,7 @@ from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
 from gateway.store.database import Database
 
-_MAX_COST_OF_SMALL = 1_000  # of an operation whose response is serialized at once: about a megabyte at most
+_MAX_COST_OF_SMALL = 2_000  # of an operation whose response is serialized at once: 1.4 MB at most, in about 2 ms
 
 
 class GraphQLExecutor:
