@@ -5,6 +5,8 @@ are invisible under TLS. `PacedTransport` stands between uvicorn's protocols and
 
  * A write of more than `_SLICE` bytes is queued, and the transport gets a slice whenever it asks for more (by
    `resume_writing`). What is queued counts as unread by the client that the request belongs to (`Clients`).
+ * The head of a response and a small body, which uvicorn writes separately, are one write: a system call and a packet
+   less.
  * `is_too_slow` compares the bytes that the client has acknowledged with a minimum pace. Bytes in the kernel's buffer
    are not acknowledged yet, and a client of a megabyte's buffer would otherwise seem to read nothing for a minute.
  * `close` sends what is queued first. If the client is still sending a request that was answered, the connection is
@@ -25,6 +27,7 @@ from gateway.server.clients import Clients
 
 MIN_PACE = 4_096  # bytes per second that a client must read while there is something to read
 _SLICE = 262_144  # bytes
+_JOINED = 16_384  # bytes of a body up to which it is copied behind its head
 
 
 class PacedTransport(asyncio.Transport):
@@ -41,6 +44,7 @@ class PacedTransport(asyncio.Transport):
         self.peer.connections += 1
         self.client = self.peer  # the one that the current request belongs to
         self._address = address  # of `client`
+        self._head = b""  # of a response whose body is expected at once
         self._queue: deque[memoryview] = deque()
         self._pinned = 0  # bytes of all writes since the queue was last empty, which are in memory until it is
         self._held = 0  # bytes that the application will write when it can
@@ -86,10 +90,26 @@ class PacedTransport(asyncio.Transport):
         if self._closing:
             return
         self._written += len(data)
+        if self._head:
+            if len(data) <= _JOINED:
+                data = self._head + data
+                self._head = b""
+            else:
+                self._write_head()
+        elif not self._queue and data[:9] == b"HTTP/1.1 ":
+            self._head = bytes(data)
+            asyncio.get_running_loop().call_soon(self._write_head)
+            return
         if self._queue or len(data) > _SLICE:
             self._enqueue(data)
         else:
             self._transport.write(data)
+
+    def _write_head(self) -> None:
+        """Writes the head of a response to which no body was added in the same iteration of the event loop."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
     @property
     def queued(self) -> int:
@@ -177,6 +197,7 @@ class PacedTransport(asyncio.Transport):
         if self._closing or self._lost:
             return
         self._closing = True
+        self._write_head()
         if self._queue:
             self._transport.pause_reading()
         else:
@@ -189,7 +210,7 @@ class PacedTransport(asyncio.Transport):
             self._transport.write_eof()
 
     def close_now(self) -> None:
-        """Closes without reading further; what was written is sent."""
+        """Closes without reading further; what was given to the transport is sent."""
         self._closing = True
         self._transport.close()
 
@@ -203,6 +224,7 @@ class PacedTransport(asyncio.Transport):
         if self._lost:
             return
         self._lost = True
+        self._head = b""
         self.peer.connections -= 1
         self._queue.clear()
         self._queued = 0
@@ -216,7 +238,7 @@ class PacedTransport(asyncio.Transport):
     # ---- the rest of the interface
 
     def get_write_buffer_size(self) -> int:
-        return self._queued + self._transport.get_write_buffer_size()
+        return len(self._head) + self._queued + self._transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)

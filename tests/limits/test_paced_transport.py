@@ -19,12 +19,14 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.writes: list[int] = []  # their sizes
         self.sent = bytearray()
         self.buffer = bytearray()
         self.closed = False
         self.paced = PacedTransport(self, Clients(100), "192.0.2.1", lambda: False)
 
     def write(self, data: Any) -> None:
+        self.writes.append(len(data))
         self.buffer += data
         if len(self.buffer) > HIGH_WATER:
             self.paced.pause()
@@ -101,6 +103,31 @@ def test_a_client_with_nothing_to_read_is_not_too_slow() -> None:
         assert not wire.paced.is_too_slow(now, WINDOW)
         wire.read(100)
         assert not wire.paced.is_too_slow(now + 1, WINDOW)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@given(sizes=st.lists(st.sampled_from([None, 0, 1, 16_384, 16_385, 300_000]), max_size=6))
+def test_a_head_and_its_small_body_are_one_write(sizes: list[int | None]) -> None:
+    """None: the body does not follow at once."""
+
+    async def run() -> None:
+        wire, expected, writes = Wire(), b"", 0
+        for size in sizes:
+            wire.paced.write(HEAD)
+            assert wire.paced.get_write_buffer_size() >= len(HEAD)
+            await asyncio.sleep(0) if size is None else wire.paced.write(b"x" * size)
+            wire.read(1_000_000)
+            wire.read(1_000_000)
+            expected += HEAD + b"x" * (size or 0)
+            writes += 1 if size is None or size <= 16_384 else 2 if size < 262_144 else 3
+            assert (bytes(wire.sent), len(wire.writes)) == (expected, writes)
+        wire.paced.write(HEAD)
+        wire.paced.close()
+        assert (bytes(wire.buffer), wire.closed) == (HEAD, True)
+
+    asyncio.run(run())
 
 
 def test_a_lost_connection_has_nothing_unread() -> None:
