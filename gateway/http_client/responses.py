@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_BYTES = 16 * 2**20  # of the head and the body together; 10,000 machines of Proxmox VE take 5 MB
-MAX_VALUES = 500_000  # of JSON; 10,000 machines of Proxmox VE have 220,000
-MAX_ELEMENTS = 250_000  # of XML; 1,000 instances of EC2 have 200,000 at most
+MAX_VALUES = 1_000_000  # of JSON; 10,000 machines of Proxmox VE have 220,000
+MAX_ELEMENTS = 250_000  # of XML; 200 instances of EC2 with 30 addresses each have 80,000
 DEFAULT_TIMEOUT = 60.0  # seconds, for a socket without a timeout
 
 _REDIRECTS = {301, 302, 303, 305, 307, 308}

@@ -42,7 +42,7 @@ TOKEN = "snapshot-gateway:token"  # noqa: S105 - a tag's key
 DESCRIPTION = "snapshot-gateway:description"  # also a tag's key; the image's own description is limited to ASCII
 
 _MAX_FILTER_VALUES = 200  # EC2's limit per filter
-_PAGE_SIZE = 1000
+_PAGE_SIZE = 200  # EC2 allows 1,000, whose XML would hold the interpreter's lock for too long
 _READ_CONCURRENCY = 4
 _WRITE_ATTEMPTS, _READ_ATTEMPTS = 1, 3
 

@@ -2,10 +2,11 @@
 
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+from tests.drivers.hostile.listening import Listening
 
 Serve = Callable[[socket.socket], None]
 
@@ -15,8 +16,9 @@ _PACE = 0.05  # seconds between two bytes that trickle
 
 
 def _silence(sock: socket.socket) -> None:
-    while sock.recv(2**16):
-        pass
+    for _ in range(1_000):
+        if not sock.recv(2**16):
+            return
 
 
 def _http(sock: socket.socket) -> None:
@@ -25,7 +27,7 @@ def _http(sock: socket.socket) -> None:
 
 def _huge_packet(sock: socket.socket) -> None:
     sock.sendall(struct.pack(">I", 2**31))
-    while True:
+    for _ in range(2**15):
         sock.sendall(b" " * 2**16)
 
 
@@ -39,7 +41,7 @@ def _trickling_packet(sock: socket.socket) -> None:
 
 def _endless_packets(sock: socket.socket) -> None:
     packet = struct.pack(">7I", 28, _PROGRAM, _VERSION, 1, 1, 999, 0)
-    while True:
+    for _ in range(100_000):
         sock.sendall(packet * 1_000)
 
 
@@ -65,24 +67,15 @@ ATTACKS: dict[str, Serve] = {
 @contextmanager
 def server(serve: Serve) -> Iterator[int]:
     """Serves each connection with `serve`, on a free port of loopback, which is the value."""
-    listening = socket.create_server(("127.0.0.1", 0))
 
     def handle(sock: socket.socket) -> None:
-        with suppress(OSError), sock:
-            sock.settimeout(_LONGEST)
-            if serve is not _silence:
-                sock.recv(2**16, socket.MSG_PEEK)
-            serve(sock)
+        sock.settimeout(_LONGEST)
+        if serve is not _silence:
+            sock.recv(2**16, socket.MSG_PEEK)
+        serve(sock)
 
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=handle, args=(listening.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
+    listening = Listening(handle)
     try:
-        yield int(listening.getsockname()[1])
+        yield listening.port
     finally:
-        with suppress(OSError):
-            listening.shutdown(socket.SHUT_RDWR)
         listening.close()

@@ -1,7 +1,6 @@
 """Refreshes an inventory from hostile providers, and measures what the gateway does meanwhile: one `Row` per attack."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -101,17 +100,17 @@ class Inventory:
         before, received = await self._stored(), len(kind.elsewhere.received)
         driver = case.begin()
         base, started = _reset_peak(), time.monotonic()
-        ticking = asyncio.create_task(_longest_pause())
+        ended = asyncio.Event()
+        pausing = asyncio.create_task(_longest_pause(ended))
         refreshing = asyncio.create_task(self._refresh(driver))
         refreshed = await self._refresh_other()
         result = await refreshing
         seconds, growth = time.monotonic() - started, _peak() - base
-        ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticking
+        ended.set()
+        blocked = await pausing
         lost = [] if case.gone else sorted(before - await self._stored())
         leaked = kind.elsewhere.received[received:]
-        row = Row(kind.name, case.attack, result, seconds, growth, _PAUSES.pop(), refreshed, lost, leaked)
+        row = Row(kind.name, case.attack, result, seconds, growth, blocked, refreshed, lost, leaked)
         usual = case.end(driver)
         again = await self._refresh(usual)
         await driver.close()
@@ -148,19 +147,14 @@ def _other_provider() -> Driver:
     return driver
 
 
-_PAUSES: list[float] = []
-
-
-async def _longest_pause() -> None:
-    """Measures until it is canceled; appends the longest time between two turns of the event loop to `_PAUSES`."""
+async def _longest_pause(ended: asyncio.Event) -> float:
+    """The longest time for which the event loop did not return to this task, in seconds."""
     longest, last = 0.0, time.monotonic()
-    try:
-        while True:
-            await asyncio.sleep(_TICK)
-            now = time.monotonic()
-            longest, last = max(longest, now - last - _TICK), now
-    finally:
-        _PAUSES.append(longest)
+    while not ended.is_set():
+        await asyncio.sleep(_TICK)
+        now = time.monotonic()
+        longest, last = max(longest, now - last - _TICK), now
+    return longest
 
 
 def _reset_peak() -> int:
