@@ -146,6 +146,20 @@ def test_snapshots_that_contradict_each_other(
     assert select(url, TREE) == [(10, 90, None, 0), *((11, *row) for row in tree)]
 
 
+def test_longest_names(url: str, tmp_path: Path) -> None:
+    """PostgreSQL's indexes refuse long texts, unless it can compress them."""
+    longest, too_long = ("".join(map(chr, range(0x4E00, 0x4E00 + number))) for number in (666, 667))
+    valid = vm(11, snapshot(3, name=longest), name=longest)
+    odd = vm(13, snapshot(4, name=too_long), snapshot(5, description=longest * 100))
+    result = import_pages(url, tmp_path, collection(valid, vm(12, name=too_long), odd))
+    reason = "Attribute 'name' is longer than 2,000 bytes."
+    assert problems(result) == [
+        f"resources[1]: {reason} {NO_MACHINE}",
+        f"resources[2].snapshots[0]: {reason} {NO_SNAPSHOT}",
+    ]
+    assert select(url, TREE) == [(11, 3, None, 0), (13, 5, None, 0)]
+
+
 def test_odd_snapshot_keeps_its_row_from_an_earlier_import(url: str, tmp_path: Path) -> None:
     import_pages(url, tmp_path, collection(vm(11, snapshot(3), snapshot(4, current=1)), vm(12, snapshot(5))))
     odd = [vm(11, snapshot(4, current="?"), snapshot(6)), vm(12, snapshot(5, total_size=-1), snapshot(7, current=1))]
@@ -232,6 +246,58 @@ def test_deep_json_in_ignored_attributes(url: str, tmp_path: Path) -> None:
     result = import_files(url, [path], tenant="default")
     assert not result.problems
     assert select(url, TREE) == [(11, 3, None, 0)]
+
+
+# ---- any values
+
+TEXTS = st.text(max_size=8) | st.sampled_from(["\0", "\ud800", "x" * 5_000, "3", "-1", "2017-01-11", "vms"])
+NUMBERS = (
+    st.integers() | st.sampled_from([10**400, 2**63, 0, 1e308, -0.0]) | st.floats(allow_nan=False, allow_infinity=False)
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXTS, values, max_size=3),
+    max_leaves=5,
+)
+# Ids that no other record has, and values that are no ids.
+OTHER_IDS = st.integers(100, 120) | VALUES.filter(lambda value: str(value) not in ["1", "2", "11", "13"])
+
+
+def records(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Records of a valid id or another value, with any values of some attributes."""
+    attributes = st.dictionaries(st.sampled_from(names), VALUES, max_size=6)
+    return st.builds(lambda id, rest: rest | {"id": id, "tags": []}, OTHER_IDS, attributes)
+
+
+SNAPSHOTS = records(
+    ["name", "description", "parent_id", "current", "total_size", "memory", "state", "ems_ref", "create_time"]
+)
+MACHINES = records(
+    [
+        "name",
+        "host",
+        "flavor",
+        "uid_ems",
+        "ems_ref",
+        "power_state",
+        "created_on",
+        "archived",
+        "gone_on",
+        "cloud",
+        "type",
+    ]
+)
+
+
+@pytest.mark.parametrize("url", SLOW_KINDS, indirect=True)
+@settings(max_examples=EXAMPLES // 2)
+@given(odd=VALUES | st.builds(lambda machine, snapshots: machine | {"snapshots": snapshots},
+                              MACHINES, VALUES | st.lists(SNAPSHOTS | VALUES, max_size=4)))  # fmt: skip
+def test_any_record_leaves_its_neighbors_alone(url: str, tmp_path: Path, odd: Any) -> None:
+    neighbors = [vm(11, snapshot(1, current=1)), vm(13, snapshot(2))]
+    import_pages(url, tmp_path, collection(neighbors[0], odd, neighbors[1]))
+    assert {(11, 1, None, 1), (13, 2, None, 0)} <= set(select(url, TREE))
+    assert {(11,), (13,)} <= set(select(url, IDS))
 
 
 # ---- escapes of half a surrogate pair

@@ -86,6 +86,9 @@ def test_snapshot_attributes(attributes: dict[str, Any], field: str, value: obje
         ({"id": 3, "name": 1.5}, "Attribute 'name' must be text, not 1.5."),
         ({"id": 3, "name": "a\0b"}, "Attribute 'name' contains a NUL character."),
         ({"id": 3, "name": "x" * 4_001}, "Attribute 'name' is longer than 4,000 characters."),
+        ({"id": 3, "name": "x" * 2_001}, "Attribute 'name' is longer than 2,000 bytes."),
+        ({"id": 3, "name": "é" * 1_001}, "Attribute 'name' is longer than 2,000 bytes."),
+        ({"id": 3, "name": "ΐ" * 700}, "Attribute 'name' is longer than 2,000 bytes."),  # folded, six bytes each
         ({"id": 3, "description": True}, "Attribute 'description' must be text, not True."),
         ({"id": 3, "current": 2}, "Attribute 'current' must be 0 or 1, not 2."),
         ({"id": 3, "current": "yes"}, "Attribute 'current' must be 0 or 1, not \"yes\"."),

@@ -15,6 +15,7 @@ from gateway.models import MachineKind, PowerState, SnapshotState
 _LARGEST = 2**63 - 1
 _LARGEST_ID = 4 * 10**18  # leaves more than half of the 64-bit ids for new rows
 _TEXT_LIMIT = 4_000  # characters; more than any provider allows. Imported names may exceed the gateway's limit of 255
+_NAME_LIMIT = 2_000  # bytes of a name in UTF-8, folded or not; PostgreSQL refuses rows of an index above 2,704 bytes
 _ID_IN_HREF = re.compile(r"/(\d+)/?(?:\?.*)?$")
 _COLLECTION_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
 _POWER = {
@@ -78,7 +79,7 @@ class ImportedSnapshot(NamedTuple):
 def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachine:
     """Converts a machine. `collection` is `vms`, `instances` or None when unknown. Raises ValueError."""
     id = _id(attributes)
-    name = _text(attributes, "name") or ""
+    name = _name(attributes)
     description = _text(attributes, "description")
     uid = _text(attributes, "uid_ems")
     ref = _text(attributes, "ems_ref") or uid or str(id)
@@ -108,7 +109,7 @@ def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachi
 def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
     """Converts a snapshot. Raises ValueError."""
     id = _id(attributes)
-    name = _text(attributes, "name") or ""
+    name = _name(attributes)
     description = _text(attributes, "description")
     state = _text(attributes, "state")
     if state == _CREATING:
@@ -191,6 +192,13 @@ def _text(attributes: dict[str, Any], name: str) -> str | None:
     return value
 
 
+def _name(attributes: dict[str, Any]) -> str:
+    name = _text(attributes, "name") or ""
+    if max(len(name.encode()), len(name.casefold().encode())) > _NAME_LIMIT:
+        raise ValueError(f"Attribute 'name' is longer than {_NAME_LIMIT:,} bytes.")
+    return name
+
+
 def _name_of(attributes: dict[str, Any], name: str) -> str | None:
     """The text of an attribute, or the `name` of the object that it holds."""
     value = attributes.get(name)
@@ -234,4 +242,9 @@ def _format(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = '"' + value + '"' if isinstance(value, str) else str(value)
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """The text as a message contains it: its first 60 characters."""
     return text if len(text) <= 60 else text[:60] + "…"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gateway.inventory.counts import MergeCounts, RowCounts
 from gateway.inventory.imports.checks import check_parents, remove_snapshots_without_machine, snapshot_position
+from gateway.inventory.imports.manageiq import shortened
 from gateway.inventory.imports.problems import MAX_LISTED, Consequence, ImportRefused, Problems
 from gateway.inventory.imports.sequences import ADVANCE_SEQUENCES, LOCK_TABLES
 from gateway.inventory.imports.staging import ImportSession
@@ -257,14 +258,14 @@ def _leave_out_other_snapshots(session: ImportSession, problems: Problems) -> No
 
 def _snapshot_conflict(row: _ConflictingSnapshot) -> str:
     return (
-        f"Id {row.id} belongs to different snapshots: in the file to {row.name!r} of"
-        f" {_KIND_NAMES[row.machine_kind]} {row.machine_id}, in the database to {row.other_name!r} of"
-        f" {_KIND_NAMES[row.other_machine_kind]} {row.other_machine_id} ({row.other_machine_name!r})."
+        f"Id {row.id} belongs to different snapshots: in the file to {shortened(row.name)!r} of"
+        f" {_KIND_NAMES[row.machine_kind]} {row.machine_id}, in the database to {shortened(row.other_name)!r} of"
+        f" {_KIND_NAMES[row.other_machine_kind]} {row.other_machine_id} ({shortened(row.other_machine_name)!r})."
     )
 
 
 def _describe(kind: str, name: str, ref: str) -> str:
-    return f"{_KIND_NAMES[kind]} {name!r} ({ref})"
+    return f"{_KIND_NAMES[kind]} {shortened(name)!r} ({shortened(ref)})"
 
 
 def _merge_machines(session: ImportSession, values: Mapping[str, object]) -> RowCounts:
