@@ -93,7 +93,7 @@ class LoopTurns:
     def _next_turn(self) -> None:
         """Starts the next waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
         self._turn_started = None
-        if self._queue.pop() is not None:
+        if len(self._queue) and self._queue.pop() is not None:
             self._begin_turn()
 
 

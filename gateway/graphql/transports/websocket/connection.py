@@ -15,7 +15,7 @@ from gateway.access.admission import quota_key
 from gateway.access.caller import Caller
 from gateway.access.origin import origin_of
 from gateway.access.quotas import CallerQuota, Quotas
-from gateway.errors import ErrorCode, GatewayError, Throttled, internal_message
+from gateway.errors import ErrorCode, GatewayError, Throttled, Unavailable, internal_message
 from gateway.fair_queue import CLAIM, Claim
 from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Authenticate, Executor, GraphQLRequest, OperationType
@@ -185,7 +185,7 @@ class Connection:
     async def _handle(self, message: ClientMessage) -> None:
         match message:
             case Subscribe(id, request):
-                self._subscribe(id, request)
+                await self._subscribe(id, request)
             case Complete(id):
                 if operation := self._operations.pop(id, None):
                     operation.stop()
@@ -222,7 +222,7 @@ class Connection:
         )
         self.close(Close.FORBIDDEN, error.message)
 
-    def _subscribe(self, id: str, request: GraphQLRequest) -> None:
+    async def _subscribe(self, id: str, request: GraphQLRequest) -> None:
         if self._caller is None:
             self.close(Close.UNAUTHORIZED, "Unauthorized: send `connection_init` first.")
         elif id in self._operations:
@@ -232,22 +232,17 @@ class Connection:
             message = f"The connection has {limit} operations, the maximum. Complete one or open another connection."
             self._put_error(id, HttpError(429, message, ErrorCode.LIMIT_EXCEEDED))
         else:
+            assert self._quota is not None
             try:
+                # The next message is read after that, so one connection does not start many operations at a time.
+                await self._turns.take(Claim(self._quota.name))
                 kind, counted = self._count(request)
-            except Throttled as error:
+            except (Throttled, Unavailable) as error:
                 self._put_error(id, HttpError.of(error))
                 return
-            assert self._quota is not None
             CLAIM.set(Claim(self._quota.name, stream=kind == "subscription"))  # of the task of the operation
             operation = WebSocketOperation(
-                self._executor,
-                self._turns,
-                id,
-                request,
-                kind=kind,
-                caller=self._caller,
-                origin=self._origin,
-                put=self._put,
+                self._executor, id, request, kind=kind, caller=self._caller, origin=self._origin, put=self._put
             )
             self._operations[id] = operation
             self._tasks.add(operation.task)

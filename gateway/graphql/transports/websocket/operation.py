@@ -13,7 +13,6 @@ from gateway.graphql.error_format import errors_json
 from gateway.graphql.requests import Executor, GraphQLRequest, GraphQLResponse, OperationType
 from gateway.graphql.transports.websocket.messages import complete_message, error_message, next_message
 from gateway.http.errors import HttpError
-from gateway.http.load_shedding import LoopTurns
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,6 @@ class WebSocketOperation:
     def __init__(
         self,
         executor: Executor,
-        turns: LoopTurns,
         id: str,
         request: GraphQLRequest,
         *,
@@ -34,7 +32,6 @@ class WebSocketOperation:
         put: Callable[[bytes], None],
     ) -> None:
         self._executor = executor
-        self._turns = turns
         self._request = request
         self._caller = caller
         self._origin = origin
@@ -52,7 +49,6 @@ class WebSocketOperation:
 
     async def _run(self) -> None:
         try:
-            await self._turns.take()
             if self._kind == "subscription":
                 completed = await self._stream()
             else:
