@@ -114,3 +114,26 @@ def test_readiness_fails_before_the_gateway_stops(databases: Databases) -> None:
         assert program.ask("{ viewer { name } }")["viewer"]["name"]
         out, _ = program.process.communicate(timeout=30)
         assert (program.process.returncode, out) == (0, "stopped\n")
+
+
+def test_concurrent_checks_share_their_reads(demo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone may send checks, so a flood of them must not occupy the database."""
+    health, database = demo.gateway.health, demo.gateway.database
+    reads = 0
+
+    async def check_many_times() -> list[dict[str, str]]:
+        nonlocal reads
+        read = database.read
+
+        async def slow_read(work: object, *, single: bool = False) -> object:
+            nonlocal reads
+            reads += work.__name__ == "_revision"  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+            return await read(work, single=single)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(database, "read", slow_read)
+        return await asyncio.gather(*(health.readiness() for _ in range(20)))
+
+    states = {name: state for name, state in OK.items() if name != "status"}
+    assert demo.run(check_many_times()) == [states] * 20
+    assert reads == 1
