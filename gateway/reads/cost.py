@@ -23,6 +23,7 @@ from gateway.reads.selection import Field, Selection, Variables
 AGGREGATE_COST = 10
 FREE_BYTES = 1_000_000  # of a response; larger ones cost more
 BYTES_PER_COST = 200
+SMALL_COST = 2_000  # of a request whose response is serialized at once: 1.4 MB at most, in about 2 ms
 
 CostFunction = Callable[[Bound, Variables], int]
 

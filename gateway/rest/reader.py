@@ -15,7 +15,7 @@ from gateway.operations.service import Operations
 from gateway.reads import conditions as c
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.conditions import Condition, Frame
-from gateway.reads.cost import total_cost
+from gateway.reads.cost import SMALL_COST, total_cost
 from gateway.reads.dialects import DIALECTS
 from gateway.reads.entities import ENTITIES
 from gateway.reads.ids import PREFIXES
@@ -74,6 +74,7 @@ class ListResult:
     rows: list[Any]
     matched: int
     count: int
+    is_large: bool = False  # whether it must be serialized in slices
 
 
 class Reader:
@@ -108,7 +109,7 @@ class Reader:
                 everything = self._page(query, None)
                 context = self._context(transaction, requester, counting, everything)
                 count = (await counting.load(context, {}))["totalCount"]
-            return ListResult(found.get("nodes", []), found["totalCount"], count)
+            return ListResult(found.get("nodes", []), found["totalCount"], count, cost.total > SMALL_COST)
 
         found = await self._database.read(work)
         for row in found.rows:
@@ -251,8 +252,13 @@ class _ListCost:
         self._size += rows * self._row_size
         self._check()
 
+    @property
+    def total(self) -> int:
+        """The cost of what is known so far."""
+        return total_cost(self._objects, self._size)
+
     def _check(self) -> None:
-        cost = total_cost(self._objects, self._size)
+        cost = self.total
         if cost > self._limit:
             raise RequestTooLarge(
                 f"The request costs {cost} or more, and the limit is {self._limit}. Request smaller pages with `limit`,"

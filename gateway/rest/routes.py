@@ -90,7 +90,8 @@ class Routes:
                 matched = None if list_query.filter is None else found.matched
                 rows = None if list_query.hidden else found.rows
                 listing = Listing(class_.collection, found.count, matched, rows, [])
-                return await responses.sliced_json(envelope(listing, list_query.window, request.query, request.url))
+                body = envelope(listing, list_query.window, request.query, request.url)
+                return await responses.sliced_json(body) if found.is_large else responses.json(body)
             case "OPTIONS":
                 return responses.json(class_options(class_))
             case "POST":
@@ -103,7 +104,7 @@ class Routes:
             case "GET":
                 _check_read(request, class_)
                 shape = parse_shape(class_, request.query, expanded=True)
-                return await responses.sliced_json(
+                return responses.json(
                     await self._reader.resource(request.requester, class_, _number(class_, id), shape)
                 )
             case "OPTIONS":
@@ -142,7 +143,7 @@ class Routes:
         matched = None if list_query.filter is None else found.matched
         rows = None if list_query.hidden else found.rows
         listing = Listing(SNAPSHOTS.collection, found.count, matched, rows, actions)
-        return await responses.sliced_json(envelope(listing, list_query.window, request.query, request.url))
+        return responses.json(envelope(listing, list_query.window, request.query, request.url))
 
     async def _post_list(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
         action = bodies.action_of(request.members)

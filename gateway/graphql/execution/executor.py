@@ -72,9 +72,8 @@ from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationT
 from gateway.graphql.schema.build import executable_schema
 from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
+from gateway.reads.cost import SMALL_COST
 from gateway.store.database import Database
-
-_MAX_COST_OF_SMALL = 2_000  # of an operation whose response is serialized at once: 1.4 MB at most, in about 2 ms
 
 
 class GraphQLExecutor:
@@ -145,7 +144,7 @@ class GraphQLExecutor:
             values = await self._queries.load(bound, caller, origin)
             if typed:
                 return await self._graphql_core.finish(operation, request, extensions, values=values)
-        if bound.cost > _MAX_COST_OF_SMALL:
+        if bound.cost > SMALL_COST:
             return await sliced_response(fields, values, extensions)
         return compiled_response(fields, values, extensions)
 
