@@ -187,9 +187,10 @@ class CostCompiler:
 
 # Bytes of a value in a response: by name for long texts, otherwise by type. Names have at most 255 characters and
 # descriptions 4,000, but most are far shorter, and a limit by the maximum would reject responses of a few megabytes.
-_WIDTHS_BY_NAME = {"description": 400, "message": 200, "providerMessage": 400, "actions": 300, "context_data": 120}
+_WIDTHS_BY_NAME = {"description": 200, "message": 200, "providerMessage": 400, "actions": 300, "context_data": 120}
 _WIDTHS_BY_TYPE = {"ID": 20, "Int": 10, "BigInt": 20, "Boolean": 5, "DateTime": 30}
 _TEXT_WIDTH = 60
+_CONSTANT_WIDTH = 10  # of what is computed without a column: mostly null, or an empty list
 _CURSOR_WIDTH = 120  # of a cursor, and of page info
 _COMPUTED_ITEMS = 6  # of a list that a field computes: `capabilities`, which has one for each action
 
@@ -209,6 +210,8 @@ class SizeCompiler(CostCompiler):
             return key + (_CURSOR_WIDTH if field.name == "cursor" else 20)
         if sourced.enum_values is not None:
             return key + 15
+        if isinstance(sourced.source, sources.Computed) and not sourced.source.columns:
+            return key + _CONSTANT_WIDTH
         width = _WIDTHS_BY_NAME.get(field.name) or _WIDTHS_BY_TYPE.get(sourced.type_name, _TEXT_WIDTH)
         return key + width
 

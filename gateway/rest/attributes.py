@@ -58,9 +58,9 @@ class Attribute:
             return SourcedField(self.source, "String")
         match self.kind:
             case "id":
-                return SourcedField(Computed((self.column,), format_id), "String")
+                return SourcedField(Computed((self.column,), format_id), "ID")
             case "timestamp":
-                return SourcedField(Computed((self.column,), format_timestamp), "String")
+                return SourcedField(Computed((self.column,), format_timestamp), "DateTime")
             case _:
                 return SourcedField(Column(self.column), _TYPES[self.kind])
 
