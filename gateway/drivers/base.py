@@ -158,9 +158,32 @@ class ReportedMachine:
     availability_zone: str | None = None
     created_at: datetime | None = None
     snapshot_blocker: str | None = None  # why it cannot be snapshotted in any power state, as text for people
+    unreadable: str | None = None  # why its entry in the listing could not be read; nothing but `ref` is then known
 
     def __post_init__(self) -> None:
         _clean_texts(self, ("ref", "uid"), _MACHINE_TEXTS)
+
+
+def read_listed_machine(ref: str, kind: MachineKind, read: Callable[[], ReportedMachine]) -> ReportedMachine:
+    """The machine that `read` makes of an entry of a listing; one that is `unreadable` if the entry is malformed.
+
+    So an odd entry costs its own machine, which is neither left out nor taken for deleted. Raises ProviderUnavailable
+    if the ref is malformed too.
+    """
+    with parsing():
+        try:
+            with parsing():
+                return read()
+        except ProviderUnavailable as error:
+            unknown = PowerState.UNKNOWN
+            return ReportedMachine(ref=ref, kind=kind, name=ref, power_state=unknown, unreadable=error.message)
+
+
+def require_readable(machine: ReportedMachine) -> ReportedMachine:
+    """The machine. Raises ProviderUnavailable if it is unreadable."""
+    if machine.unreadable is not None:
+        raise ProviderUnavailable(machine.unreadable)
+    return machine
 
 
 _SNAPSHOT_TEXTS = {"name": _MAX_NAME_LENGTH, "description": _MAX_DESCRIPTION_LENGTH}

@@ -30,6 +30,10 @@ async def check_provider(driver: Driver, print_line: Callable[[str], None]) -> b
             return False
         passed = True
         for machine in machines[:_MAX_MACHINES]:
+            if machine.unreadable is not None:
+                print_line(f"machine {machine.ref!r}: FAILED: {machine.unreadable}")
+                passed = False
+                continue
             name = f"snapshots of {machine.name!r}"
             reported = await _check(
                 name, driver.snapshots(machine.ref), lambda found: str(len(found.snapshots)), print_line

@@ -142,6 +142,8 @@ class InventoryRefresher:
         limit = asyncio.Semaphore(_CONCURRENT_READS)
 
         async def read(machine: ReportedMachine) -> Exception | None:
+            if machine.unreadable is not None:
+                return ProviderUnavailable(f"Machine {machine.ref!r}: {machine.unreadable}")
             async with limit:
                 try:
                     await self._read_snapshots(name, tenant, driver, machine, counts)

@@ -23,11 +23,24 @@ _QUICK = {
     "a next page on another host",
     "a next page without a scheme",
     "a time in milliseconds",
+    "a time that is a number",
+    "a state without a name",
+    "a machine without a state",
     "snapshots that are each other's parents",
     "packet of 2 GB",
     "another protocol",
     "snapshots of 1 TB of extra data",
     "a pipe",
+}
+# The other machine is read.
+_COSTS_ONE_MACHINE = {
+    "a machine without a state",
+    "a state without a name",
+    "a time that is a number",
+    "an image without a time",
+    "an image without a name and a time",
+    "the name of a snapshot of 1 MB",
+    "snapshots of 1 TB of extra data",
 }
 _TIMEOUT = 1.0  # seconds, of the drivers
 _MAX_SECONDS = 75.0  # for one refresh, in which the listing may take a minute
@@ -49,5 +62,7 @@ def test_a_hostile_provider(name: str, wanted: Callable[[str], bool], databases:
         found = [*rows(kind, databases.new("sqlite"), wanted)]
     assert found
     assert {row.attack: row.faults for row in found if row.faults} == {}
+    costs_one = {row.attack: row.result for row in found if row.attack in _COSTS_ONE_MACHINE}
+    assert [(attack, result) for attack, result in costs_one.items() if not result.startswith("1 of 2 machines")] == []
     assert [(row.attack, row.seconds) for row in found if row.seconds > _MAX_SECONDS] == []
     assert [(row.attack, row.growth) for row in found if row.growth > _MAX_GROWTH] == []

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import boto3
@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
-from gateway.drivers.base import ReportedMachine, count_listed, parsing
+from gateway.drivers.base import ReportedMachine, count_listed, parsing, read_listed_machine
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -247,7 +247,10 @@ def _classified(error: boto.ClientError, write: bool) -> ProviderError:
 
 
 def _read_instances(reservation: dict[str, Any]) -> list[ReportedMachine]:
-    return [_read_instance(raw) for raw in reservation["Instances"]]
+    return [
+        read_listed_machine(raw["InstanceId"], MachineKind.INSTANCE, partial(_read_instance, raw))
+        for raw in reservation["Instances"]
+    ]
 
 
 def _read_instance(raw: dict[str, Any]) -> ReportedMachine:

@@ -29,6 +29,7 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    require_readable,
 )
 from gateway.drivers.ec2.api import DESCRIPTION, MALFORMED, TOKEN, Ec2Api, Image, InUse, NameTaken, error_of
 from gateway.drivers.operation_tags import provider_snapshot_name
@@ -117,7 +118,7 @@ class Ec2Driver(Driver):
         found = await self.api.instances({"instance-id": [machine_ref]})
         if not found:
             raise ProviderMissing("The provider has no such instance.")
-        return found[0]
+        return require_readable(found[0])
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         await self.machine(machine_ref)

@@ -30,6 +30,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -39,6 +40,7 @@ from gateway.drivers.base import (
     ReportedSnapshot,
     ReportedSnapshots,
     parse_timestamp,
+    read_listed_machine,
     snapshot_depths,
 )
 from gateway.drivers.operation_tags import add_tag, split_tag
@@ -112,7 +114,8 @@ def list_machines(connection: libvirt.virConnect, host: str, version: int) -> li
     found = []
     for domain in connection.listAllDomains(0):
         try:
-            found.append(read_machine(domain, host, version))
+            read = partial(read_machine, domain, host, version)
+            found.append(read_listed_machine(domain.UUIDString(), MachineKind.VM, read))
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # undefined since the listing
                 raise

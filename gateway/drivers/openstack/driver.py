@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 import orjson
@@ -29,6 +30,7 @@ from gateway.drivers.base import (
     Work,
     count_listed,
     parsing,
+    read_listed_machine,
 )
 from gateway.drivers.openstack.api import (
     MACHINE,
@@ -173,8 +175,11 @@ class OpenStackDriver(Driver):
         path, total = f"/servers/detail?limit={_PAGE_SIZE}", 0
         while page := read_list(answer := await self._api.read("compute", path), "servers"):
             total = count_listed(total, page)
-            with parsing():
-                machines += [read_machine(server) for server in page if str(server.get("status")) not in _DELETED]
+            machines += [
+                read_listed_machine(server["id"], MachineKind.INSTANCE, partial(read_machine, server))
+                for server in page
+                if str(server.get("status")) not in _DELETED
+            ]
             if not answer.get("servers_links"):
                 break
             path = f"/servers/detail?limit={_PAGE_SIZE}&marker={path_segment(page[-1]['id'])}"

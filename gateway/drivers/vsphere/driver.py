@@ -43,6 +43,7 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    require_readable,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
@@ -174,7 +175,7 @@ class VsphereDriver(Driver):
         for machine in await self._read(
             lambda login: parsing.parse_machines(login.collect(login.machine(machine_ref), *selected))
         ):
-            return machine
+            return require_readable(machine)
         raise ProviderMissing("The machine does not exist or is a template.")
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:

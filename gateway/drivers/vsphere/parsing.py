@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from pyVmomi import vim
 
-from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots
+from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots, read_listed_machine
 from gateway.drivers.operation_tags import split_tag
 from gateway.drivers.vsphere.session import CollectedObject, PropertyCollector, ref_of
 from gateway.models import MachineKind, PowerState
@@ -83,7 +84,7 @@ def parse_machines(found: Sequence[CollectedObject]) -> list[ReportedMachine]:
         if each.type is vim.HostSystem and "name" in each.values
     }
     return [
-        _parse_machine(each.ref, each.values, hosts)
+        read_listed_machine(each.ref, MachineKind.VM, partial(_parse_machine, each.ref, each.values, hosts))
         for each in found
         if each.type is vim.VirtualMachine and not each.values.get("summary.config.template")
     ]
