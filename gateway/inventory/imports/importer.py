@@ -7,7 +7,7 @@ that is not understood refuses the whole import.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,21 +142,22 @@ class _Stager:
             self._machine_snapshots, self._machine_valid = 0, True
 
     def _stage_snapshot(self, record: ImportRecord, place: int, label: str) -> None:
-        position = snapshot_position(record.position, place)
-        _check_expanded(record.attributes, position, "snapshot")
+        if _is_reference(record.attributes):
+            raise _unexpanded(snapshot_position(record.position, place), "snapshot")
         self._machine_snapshots += 1
         self._snapshots += 1
         try:
             row = (self._machine, place, *manageiq.snapshot(record.valid_attributes()))
         except ValueError as error:
-            self._problems.add(f"{label}: {position}", str(error), Consequence.SNAPSHOT)
+            position = snapshot_position(f"{label}: {record.position}", place)
+            self._problems.add(position, str(error), Consequence.SNAPSHOT)
             self._machine_valid = False
         else:
             self._pending["staged_snapshot"].append(row)
 
     def _stage_machine(self, record: ImportRecord, label: str) -> None:
-        if not record.listed:
-            _check_expanded(record.attributes, record.position, "machine")
+        if not record.listed and _is_reference(record.attributes):
+            raise _unexpanded(record.position, "machine")
         position = f"{label}: {record.position}"
         try:
             machine = manageiq.machine(record.valid_attributes(), record.collection)
@@ -200,11 +201,14 @@ def _records(dump: DumpFile) -> Iterator[ImportRecord | ImportedPage]:
         raise ImportRefused(f"after {last}", refused.reason) from None
 
 
-def _check_expanded(attributes: dict[str, object], position: str, noun: str) -> None:
-    """Raises ImportRefused for a resource that is only a reference: all others in the file are too."""
-    if "href" in attributes and attributes.keys() <= _UNEXPANDED:
-        reason = f"The {noun} has no attributes. Request the collection from ManageIQ with expand=resources,snapshots."
-        raise ImportRefused(position, reason)
+def _is_reference(attributes: Mapping[str, object]) -> bool:
+    """Whether a resource is only a link. All others of the response are too, so the file is refused."""
+    return "href" in attributes and attributes.keys() <= _UNEXPANDED
+
+
+def _unexpanded(position: str, noun: str) -> ImportRefused:
+    reason = f"The {noun} has no attributes. Request the collection from ManageIQ with expand=resources,snapshots."
+    return ImportRefused(position, reason)
 
 
 def _file_size(path: Path) -> int:

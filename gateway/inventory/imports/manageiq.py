@@ -194,7 +194,8 @@ def _text(attributes: dict[str, Any], name: str) -> str | None:
 
 def _name(attributes: dict[str, Any]) -> str:
     name = _text(attributes, "name") or ""
-    if max(len(name.encode()), len(name.casefold().encode())) > _NAME_LIMIT:
+    # Short names need not be encoded: a character is folded to at most three, of at most four bytes each.
+    if len(name) * 12 > _NAME_LIMIT and max(len(name.encode()), len(name.casefold().encode())) > _NAME_LIMIT:
         raise ValueError(f"Attribute 'name' is longer than {_NAME_LIMIT:,} bytes.")
     return name
 

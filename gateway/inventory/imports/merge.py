@@ -231,9 +231,7 @@ def _leave_out_other_machines(session: ImportSession, values: Mapping[str, objec
         problems.add_all(listed, Consequence.MACHINE, session.execute(_REMOVE_CONFLICTING_MACHINES, values))
         problems.snapshots_of_machines += remove_snapshots_without_machine(session)
     if problems.left_out[0] and not session.rows(_HAS_MACHINES, int):
-        listed = problems.listed
-        first = next((problem for problem in listed if problem.consequence is Consequence.MACHINE), listed[0])
-        raise ImportRefused(first.position, first.reason)
+        raise problems.refusal()
 
 
 def _machine_conflict(row: _ConflictingMachine, tenant: object) -> str:

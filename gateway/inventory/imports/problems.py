@@ -67,6 +67,12 @@ class Problems:
         snapshots = self._counts[Consequence.SNAPSHOT] + self.snapshots_of_machines
         return self._counts[Consequence.MACHINE], snapshots
 
+    def refusal(self) -> ImportRefused:
+        """The error of an import that left out all machines: the first of their problems."""
+        machines = [problem for problem in self.listed if problem.consequence is Consequence.MACHINE]
+        first = (machines or self.listed)[0]
+        return ImportRefused(first.position, first.reason)
+
     def lines(self) -> list[str]:
         """The messages of the listed problems, and the number of the others."""
         others = len(self) - len(self.listed)

@@ -118,9 +118,8 @@ class _SqliteSession:
         width = len(rows[0])
         columns = ", ".join(_columns(table)[:width])
         marks = ", ".join("?" * width)
-        values = [
-            tuple(timestamp_text(value) if isinstance(value, datetime) else value for value in row) for row in rows
-        ]
+        moments = [number for number, column in enumerate(TABLES[table].split(",")[:width]) if "MOMENT" in column]
+        values = [_with_moments_as_text(row, moments) for row in rows]
         self._connection.execute("BEGIN")
         self._connection.executemany(f"INSERT INTO temp.{table} ({columns}) VALUES ({marks})", values)
         self._connection.execute("COMMIT")
@@ -168,6 +167,14 @@ class _PostgresSession:
 
 def _columns(table: str) -> list[str]:
     return [column.split()[0] for column in TABLES[table].split(",")]
+
+
+def _with_moments_as_text(row: StagedRow, moments: Sequence[int]) -> list[object]:
+    values = list(row)
+    for number in moments:
+        if isinstance(value := values[number], datetime):
+            values[number] = timestamp_text(value)
+    return values
 
 
 def _sqlite(sql: str) -> str:
