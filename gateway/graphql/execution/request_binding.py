@@ -62,13 +62,11 @@ class RequestBinder:
         """Raises RequestError, and GraphQLError for a non-null argument or condition whose value is null."""
         operation = self._documents.operation(request)
         variables = _coerced_variables(operation, request)
-        root = self._schema.subscription_type
-        assert root is not None
         if operation.kind != "subscription":
             raise RequestError([GraphQLError("The operation is not a subscription.")])
-        selections = Selections(self._schema, operation.fragments, variables)
-        (field,) = selections.roots(root, operation.node.selection_set)
-        plan = self._compiler.payload({root.name: [field]})
+        (root,) = self._root_fields(operation, variables, typed=False)
+        field, plan = root.field, root.plan
+        assert plan is not None  # validation refuses `__typename` at the root of a subscription
         try:
             bound = plan.bind(variables)
         except FieldError as error:
@@ -85,7 +83,7 @@ class RequestBinder:
         )
 
     def _root_fields(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
-        """The compiled root fields of a query or mutation, for these values of the variables in its conditions."""
+        """The compiled root fields of an operation, for these values of the variables in its conditions."""
         key = tuple(variables.coerced.get(name) for name in operation.conditions)
         roots: Sequence[RootField] | None = operation.plans.get(key)
         if roots is None:

@@ -17,7 +17,7 @@ from gateway.reads.selection import Field, FieldError
 
 @dataclass(frozen=True, slots=True)
 class RootField:
-    """One root field of a query or mutation. `plan` loads its value, or a mutation's payload; None for `__typename`."""
+    """One root field. `plan` loads its value, or the payload of a mutation or message; None for `__typename`."""
 
     field: Field
     plan: Plan | None
@@ -39,6 +39,9 @@ class BoundRootFields(NamedTuple):
 def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field) -> RootField:
     if field.name == "__typename":
         return RootField(field, None, _free, _free, root.name)
+    if root.name == "Subscription":
+        message = compiler.payload({root.name: [field]})
+        return RootField(field, message, message.cost, message.size, root.name)
     if field.name not in HANDLERS:
         plan = compiler.root(root.name, field)
         return RootField(field, plan, plan.cost, plan.size, root.name)
