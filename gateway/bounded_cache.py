@@ -26,6 +26,7 @@ class CacheStats(NamedTuple):
 class BoundedCache(Generic[K, V]):
     """At most `max_entries` values by key. The least recently used one is evicted first. Values are not None.
 
+    With `weigh`, the weights of all keys together are at most `max_weight` too, except of a single one that is heavier.
     Entries for which `keep` is true are not evicted; when it is true for all, the cache grows. An entry that was stored
     with a time to live is no longer returned by `get` after that time by `clock`, but stays until it is evicted.
 
@@ -33,7 +34,7 @@ class BoundedCache(Generic[K, V]):
     another thread is looking up.
     """
 
-    __slots__ = ("_clock", "_entries", "_hits", "_keep", "_max_entries", "_misses")
+    __slots__ = ("_clock", "_entries", "_hits", "_keep", "_max_entries", "_max_weight", "_misses", "_weigh", "_weight")
 
     def __init__(
         self,
@@ -41,9 +42,14 @@ class BoundedCache(Generic[K, V]):
         *,
         keep: Callable[[V], bool] | None = None,
         clock: Callable[[], float] = monotonic,
+        weigh: Callable[[K], int] | None = None,
+        max_weight: int = 0,
     ) -> None:
         self._max_entries = max_entries
         self._keep = keep
+        self._weigh = weigh
+        self._max_weight = max_weight
+        self._weight = 0  # of all keys
         self._clock = clock
         self._entries: dict[K, tuple[V, float | None]] = {}  # the value, and when it expires
         self._hits = 0
@@ -71,33 +77,44 @@ class BoundedCache(Generic[K, V]):
     def put(self, key: K, value: V, ttl: float | None = None) -> None:
         """Store the value as the most recently used, for `ttl` seconds or, with None, without expiry."""
         entries = self._entries
-        entries.pop(key, None)
+        known = entries.pop(key, None) is not None
         entries[key] = (value, None if ttl is None else self._clock() + ttl)
-        if len(entries) > self._max_entries:
+        if self._weigh is not None and not known:
+            self._weight += self._weigh(key)
+        if self._is_over():
             self._evict()
 
     def pop(self, key: K) -> V | None:
         """Remove the entry and return its value, expired or not. None if there is none."""
         entry = self._entries.pop(key, None)
-        return None if entry is None else entry[0]
+        if entry is None:
+            return None
+        if self._weigh is not None:
+            self._weight -= self._weigh(key)
+        return entry[0]
 
     def remove_where(self, matches: Callable[[V], bool]) -> None:
         """Remove all entries whose value matches."""
         self._entries = {key: entry for key, entry in self._entries.items() if not matches(entry[0])}
+        self._weight = 0 if self._weigh is None else sum(map(self._weigh, self._entries))
 
     def clear(self) -> None:
         """Remove all entries."""
         self._entries.clear()
+        self._weight = 0
 
     def stats(self) -> CacheStats:
         """Return the counts for metrics and tests."""
         return CacheStats(self._hits, self._misses, len(self._entries))
 
+    def _is_over(self) -> bool:
+        return len(self._entries) > self._max_entries or (self._weight > self._max_weight and len(self._entries) > 1)
+
     def _evict(self) -> None:
         """Remove the oldest entries over the maximum. Those to keep become the most recently used."""
         entries = self._entries
         for _ in range(len(entries)):
-            if len(entries) <= self._max_entries:
+            if not self._is_over():
                 return
             try:
                 key = next(iter(entries))
@@ -106,3 +123,5 @@ class BoundedCache(Generic[K, V]):
                 continue
             if self._keep is not None and self._keep(entry[0]):
                 entries[key] = entry
+            elif self._weigh is not None:
+                self._weight -= self._weigh(key)

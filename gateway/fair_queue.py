@@ -30,7 +30,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 Waiting = asyncio.Future[None]
 
@@ -167,3 +169,46 @@ class FairQueue:
         self._samples = min(self._samples + 1, _MAX_SAMPLES)
         self._interval += (now - self._last_pop - self._interval) / self._samples
         self._last_pop = now
+
+
+class FairThread:
+    """Does work that would hold the event loop in a thread: one piece at a time, the callers in turn.
+
+    More threads would only delay each other and the event loop, because they share the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._queue = FairQueue()
+        self._busy = False
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Waits for the turn of the running task's claim and returns the result of `work`.
+
+        Work that has begun runs to its end if the task is canceled.
+        """
+        if self._busy:
+            await self._wait(CLAIM.get() or Claim(""))
+        self._busy = True
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+        running.add_done_callback(self._end)
+        return await asyncio.shield(running)
+
+    async def _wait(self, claim: Claim) -> None:
+        waiting = self._queue.add(claim)
+        try:
+            await waiting
+        except BaseException:
+            if waiting.done() and not waiting.cancelled():
+                self._next()  # the turn was granted at the same moment
+            else:
+                self._queue.remove(claim, waiting)
+            raise
+
+    def _end(self, running: asyncio.Future[T]) -> None:
+        if not running.cancelled():
+            running.exception()  # of work whose task was canceled, which asyncio would log
+        self._next()
+
+    def _next(self) -> None:
+        """Grants the next turn. The thread stays busy until the task that has it continues."""
+        self._busy = self._queue.pop() is not None

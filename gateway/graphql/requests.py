@@ -60,7 +60,7 @@ class Executor(Protocol):
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         """The responses of a subscription. If the first is a request error, it is also the last."""
 
-    def kind(self, request: GraphQLRequest) -> OperationType | None:
+    async def kind(self, request: GraphQLRequest) -> OperationType | None:
         """The type of the operation; None if the request is invalid, in which case `execute` returns the error."""
 
 

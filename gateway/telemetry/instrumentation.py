@@ -72,8 +72,8 @@ class InstrumentedExecutor:
         self._requests.add((self._transport, "subscription", "ok"))
         return self._executor.subscribe(request, caller)
 
-    def kind(self, request: GraphQLRequest) -> OperationType | None:
-        return self._executor.kind(request)
+    async def kind(self, request: GraphQLRequest) -> OperationType | None:
+        return await self._executor.kind(request)
 
 
 class InstrumentedRest:

@@ -158,8 +158,8 @@ class TracingExecutor:
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         return self._executor.subscribe(request, caller)
 
-    def kind(self, request: GraphQLRequest) -> OperationType | None:
-        return self._executor.kind(request)
+    async def kind(self, request: GraphQLRequest) -> OperationType | None:
+        return await self._executor.kind(request)
 
 
 # ---- statements

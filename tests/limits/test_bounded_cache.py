@@ -48,6 +48,33 @@ def test_it_evicts_the_least_recently_used_entry(steps: list[tuple[str, int]]) -
     assert [cache.peek(key) for key in range(6)] == [model.get(key) for key in range(6)]
 
 
+@given(st.lists(st.tuples(st.sampled_from(["get", "put", "pop", "clear", "odd"]), st.integers(1, 9)), max_size=100))
+def test_the_weights_of_the_keys_are_limited(steps: list[tuple[str, int]]) -> None:
+    """Each key weighs what it says. A single one may weigh more than the limit of 8."""
+    cache, model = BoundedCache[int, int](CAPACITY, weigh=lambda key: key, max_weight=8), OrderedDict[int, int]()
+    for step, key in steps:
+        match step:
+            case "get":
+                assert cache.get(key) == model.get(key)
+                if key in model:
+                    model.move_to_end(key)
+            case "put":
+                cache.put(key, key)
+                model[key] = key
+                model.move_to_end(key)
+                while len(model) > CAPACITY or (sum(model) > 8 and len(model) > 1):
+                    model.popitem(last=False)
+            case "pop":
+                assert cache.pop(key) == model.pop(key, None)
+            case "clear":
+                cache.clear()
+                model.clear()
+            case "odd":
+                cache.remove_where(lambda value: value % 2 == 1)
+                model = OrderedDict((kept, kept) for kept in model if kept % 2 == 0)
+        assert [cache.peek(key) for key in range(10)] == [model.get(key) for key in range(10)]
+
+
 def test_an_expired_entry_is_not_found_but_can_be_peeked() -> None:
     clock = Clock()
     cache = BoundedCache[str, str](CAPACITY, clock=clock)

@@ -1,6 +1,7 @@
 """The fair queue and the slots of the database: laws that hold for any order of callers."""
 
 import asyncio
+import threading
 from collections import Counter, deque
 from math import inf
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Throttled, Unavailable
-from gateway.fair_queue import CLAIM, Claim, FairQueue
+from gateway.fair_queue import CLAIM, Claim, FairQueue, FairThread
 from gateway.store.database import DatabaseLimits, Load
 from gateway.store.fair_slots import FairSlots
 
@@ -252,3 +253,67 @@ def test_without_a_free_slot_the_database_is_busy() -> None:
         assert slots.load == Load(0, 0)
 
     asyncio.run(story())
+
+
+@given(st.lists(st.tuples(CALLERS, st.booleans()), min_size=1, max_size=20))
+def test_a_thread_works_for_one_caller_after_the_other(arrivals: list[tuple[str, bool]]) -> None:
+    """The first piece of work blocks until all others wait, some of which are canceled then."""
+    begun: list[str] = []
+    release = threading.Event()
+
+    async def story() -> None:
+        thread = FairThread()
+        first = asyncio.create_task(thread.run(release.wait))
+        await asyncio.sleep(0)
+
+        async def work(caller: str) -> str:
+            CLAIM.set(Claim(caller))
+            await thread.run(lambda: begun.append(caller))
+            return caller
+
+        tasks = [(asyncio.create_task(work(caller)), canceled) for caller, canceled in arrivals]
+        await asyncio.sleep(0)
+        for task, canceled in tasks:
+            if canceled:
+                task.cancel()
+        release.set()
+        done = await asyncio.gather(*(task for task, _ in tasks), return_exceptions=True)
+        assert await first
+        expected = [caller for caller, canceled in arrivals if not canceled]
+        assert [result for result in done if not isinstance(result, BaseException)] == expected
+        assert Counter(begun) == Counter(expected)
+        if len(expected) == len(arrivals):
+            assert begun == round_robin(expected)
+        assert await thread.run(lambda: "free")
+
+    asyncio.run(story())
+
+
+def test_a_thread_is_busy_until_canceled_work_ends() -> None:
+    """The error of work whose task was canceled is dropped, and the next task gets its turn."""
+    release, order = threading.Event(), list[str]()
+
+    def fail() -> None:
+        release.wait()
+        order.append("first")
+        raise ValueError("dropped")
+
+    async def story() -> None:
+        thread = FairThread()
+        canceled = asyncio.create_task(thread.run(fail))
+        await asyncio.sleep(0)
+        canceled.cancel()
+        await asyncio.gather(canceled, return_exceptions=True)
+        following = asyncio.create_task(thread.run(lambda: order.append("second")))
+        await asyncio.sleep(0)
+        release.set()
+        await following
+        with pytest.raises(ValueError, match="reported"):
+            await thread.run(lambda: raise_error(ValueError("reported")))
+
+    asyncio.run(story())
+    assert order == ["first", "second"]
+
+
+def raise_error(error: Exception) -> None:
+    raise error

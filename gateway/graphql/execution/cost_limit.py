@@ -12,9 +12,7 @@ from gateway.graphql.error_format import LIMIT_EXCEEDED, RequestError
 from gateway.graphql.requests import GraphQLRequest
 
 MUTATION_COST = 10  # of one accepted command, in addition to its payload
-INTROSPECTION_FACTOR = (
-    10  # for the rest of an operation that introspects: graphql-core completes it, which takes longer
-)
+INTROSPECTION_FACTOR = 10  # for the rest of an operation that introspects: graphql-core completes it more slowly
 
 
 class CostLimit:

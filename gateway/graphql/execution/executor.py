@@ -58,6 +58,7 @@ from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
+from gateway.fair_queue import FairThread
 from gateway.graphql.error_format import RequestError
 from gateway.graphql.execution.cost_limit import CostLimit
 from gateway.graphql.execution.documents import DocumentCache
@@ -98,19 +99,20 @@ class GraphQLExecutor:
         settings = settings or Settings()
         schema = schema or executable_schema()
         self._compiled = compiled
-        self._documents = DocumentCache(schema, settings, persisted or PersistedDocuments(settings))
+        thread = FairThread()
+        self._documents = DocumentCache(schema, settings, persisted or PersistedDocuments(settings), thread)
         self._cost_limit = CostLimit(settings.max_cost)
-        self._binder = RequestBinder(schema, database.dialect, self._documents, self._cost_limit)
+        self._binder = RequestBinder(schema, database.dialect, self._documents, self._cost_limit, thread)
         self._queries = QueryLoader(database, operations)
         self._mutations = MutationRunner(database, operations)
         self._subscriptions = SubscriptionRunner(database, operations, feed, self._binder, turns or LoopTurns())
         self._graphql_core = GraphQLCoreFinisher(
-            schema, self._mutations, hide_suggestions=self._documents.hide_suggestions
+            schema, self._mutations, thread, hide_suggestions=self._documents.hide_suggestions
         )
 
-    def kind(self, request: GraphQLRequest) -> OperationType | None:
+    async def kind(self, request: GraphQLRequest) -> OperationType | None:
         try:
-            return self._documents.operation(request).kind
+            return (await self._documents.operation(request)).kind
         except RequestError:
             return None
 
@@ -123,14 +125,14 @@ class GraphQLExecutor:
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> GraphQLResponse:
         try:
-            operation = self._documents.operation(request)
+            operation = await self._documents.operation(request)
             if queries_only and operation.kind != "query":
                 error = GraphQLError(f"A {operation.kind} must be sent by POST. Only queries can be sent by GET.")
                 return request_error_response(error, method_not_allowed=True)
             if operation.kind == "subscription":
                 return request_error_response(GraphQLError("A subscription requires a streaming transport."))
             typed = operation.introspects or not self._compiled
-            bound = self._binder.bind(operation, request, typed=typed)
+            bound = await self._binder.bind(operation, request, typed=typed)
         except (RequestError, GraphQLError) as error:
             return request_error_response(error)
         extensions = self._cost_limit.extensions(request, bound.cost) if request.extensions else None

@@ -4,13 +4,13 @@ graphql-core walks the selection. The resolvers of `schema.build.executable` loo
 the mutation type get resolvers that run the mutation.
 """
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from graphql import ExecutionResult, GraphQLResolveInfo, GraphQLSchema, execute
 
+from gateway.fair_queue import FairThread
 from gateway.graphql.execution.documents import ParsedOperation
 from gateway.graphql.execution.mutations import MutationRequest, MutationRunner
 from gateway.graphql.execution.responses import response
@@ -20,11 +20,13 @@ from gateway.graphql.requests import GraphQLRequest, GraphQLResponse
 class GraphQLCoreFinisher:
     """Completes responses with graphql-core. Sets the resolvers of the mutations of `schema`."""
 
-    def __init__(self, schema: GraphQLSchema, mutations: MutationRunner, *, hide_suggestions: bool) -> None:
+    def __init__(
+        self, schema: GraphQLSchema, mutations: MutationRunner, thread: FairThread, *, hide_suggestions: bool
+    ) -> None:
         self._schema = schema
         self._mutations = mutations
         self._hide_suggestions = hide_suggestions
-        self._thread = asyncio.Lock()
+        self._thread = thread
         assert schema.mutation_type is not None
         for name, field in schema.mutation_type.fields.items():
             field.resolve = self._mutation_resolver(name)
@@ -50,9 +52,7 @@ class GraphQLCoreFinisher:
             hide_suggestions=self._hide_suggestions,
         )
         if mutation is None and operation.introspects:
-            # Takes up to 0.2 s. Everything is loaded, so a thread can do it; more of them would only delay each other.
-            async with self._thread:
-                result = await asyncio.to_thread(run)
+            result = await self._thread.run(run)  # takes up to 0.2 s; everything is loaded, so a thread can do it
         else:
             result = run()
         done = result if isinstance(result, ExecutionResult) else await result

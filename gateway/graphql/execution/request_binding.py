@@ -4,11 +4,13 @@ A request that cannot be bound has sent no statement and changed nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from graphql import GraphQLError, GraphQLSchema
 from graphql.execution.values import VariableValues
 
+from gateway.fair_queue import FairThread
 from gateway.graphql.error_format import RequestError
 from gateway.graphql.execution.cost_limit import INTROSPECTION_FACTOR, CostLimit
 from gateway.graphql.execution.documents import DocumentCache, ParsedOperation
@@ -38,33 +40,41 @@ class BoundSubscription(NamedTuple):
 class RequestBinder:
     """Binds the requests of one schema, for the dialect of one database."""
 
-    def __init__(self, schema: GraphQLSchema, dialect: str, documents: DocumentCache, cost_limit: CostLimit) -> None:
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        dialect: str,
+        documents: DocumentCache,
+        cost_limit: CostLimit,
+        thread: FairThread,
+    ) -> None:
         self._schema = schema
         self._documents = documents
+        self._thread = thread
         self._cost_limit = cost_limit
         sources = catalog(schema)
         self._compiler = Compiler(sources, dialect, typed=False)
         self._typed_compiler = Compiler(sources, dialect, typed=True)  # for graphql-core
 
-    def bind(self, operation: ParsedOperation, request: GraphQLRequest, *, typed: bool) -> BoundRootFields:
+    async def bind(self, operation: ParsedOperation, request: GraphQLRequest, *, typed: bool) -> BoundRootFields:
         """The root fields of a query or mutation.
 
         Raises RequestError, and GraphQLError for a condition whose value is null.
         """
         variables = _coerced_variables(operation, request)
-        bound = bind(self._root_fields(operation, variables, typed), variables)
+        bound = bind(await self._root_fields(operation, variables, typed), variables)
         if operation.introspects:
             bound = bound._replace(cost=INTROSPECTION_FACTOR * bound.cost)
         self._cost_limit.check(bound.cost, operation.node)
         return bound
 
-    def bind_subscription(self, request: GraphQLRequest) -> BoundSubscription:
+    async def bind_subscription(self, request: GraphQLRequest) -> BoundSubscription:
         """Raises RequestError, and GraphQLError for a non-null argument or condition whose value is null."""
-        operation = self._documents.operation(request)
+        operation = await self._documents.operation(request)
         variables = _coerced_variables(operation, request)
         if operation.kind != "subscription":
             raise RequestError([GraphQLError("The operation is not a subscription.")])
-        (root,) = self._root_fields(operation, variables, typed=False)
+        (root,) = await self._root_fields(operation, variables, typed=False)
         field, plan = root.field, root.plan
         assert plan is not None  # validation refuses `__typename` at the root of a subscription
         try:
@@ -82,20 +92,26 @@ class RequestBinder:
             extensions=self._cost_limit.extensions(request, cost),
         )
 
-    def _root_fields(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
+    async def _root_fields(
+        self, operation: ParsedOperation, variables: VariableValues, typed: bool
+    ) -> Sequence[RootField]:
         """The compiled root fields of an operation, for these values of the variables in its conditions."""
         key = tuple(variables.coerced.get(name) for name in operation.conditions)
         roots: Sequence[RootField] | None = operation.plans.get(key)
         if roots is None:
-            root = self._schema.get_root_type(operation.node.operation)
-            assert root is not None
-            compiler = self._typed_compiler if typed else self._compiler
-            selections = Selections(self._schema, operation.fragments, variables)
-            fields = selections.roots(root, operation.node.selection_set)
-            roots = [compile_root_field(compiler, root, field) for field in fields]
+            compile_roots = partial(self._compile, operation, variables, typed)
+            roots = compile_roots() if operation.is_short else await self._thread.run(compile_roots)
             if len(operation.plans) < _MAX_PLAN_VARIANTS:
                 operation.plans[key] = roots
         return roots
+
+    def _compile(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
+        root = self._schema.get_root_type(operation.node.operation)
+        assert root is not None
+        compiler = self._typed_compiler if typed else self._compiler
+        selections = Selections(self._schema, operation.fragments, variables)
+        fields = selections.roots(root, operation.node.selection_set)
+        return [compile_root_field(compiler, root, field) for field in fields]
 
 
 def _coerced_variables(operation: ParsedOperation, request: GraphQLRequest) -> VariableValues:

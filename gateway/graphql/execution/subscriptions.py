@@ -59,7 +59,7 @@ class SubscriptionRunner:
     async def run(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         """The responses of a subscription. If the first is a request error, it is also the last."""
         try:
-            subscription = self._binder.bind_subscription(request)
+            subscription = await self._binder.bind_subscription(request)
         except (RequestError, GraphQLError) as error:
             yield request_error_response(error)
             return

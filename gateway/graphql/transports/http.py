@@ -135,7 +135,7 @@ class GraphQLEndpoint:
     async def _execute(
         self, scope: Scope, receive: Receive, send: Send, *, request: GraphQLRequest, caller: Caller, accepts: Accepted
     ) -> None:
-        if may_hold_subscription(request) and self._executor.kind(request) == "subscription":
+        if may_hold_subscription(request) and await self._executor.kind(request) == "subscription":
             if not accepts.events or scope["method"] == "HEAD":
                 raise HttpError(
                     406,

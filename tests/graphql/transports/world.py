@@ -52,7 +52,7 @@ class World:
     ) -> GraphQLResponse:
         if "bug" in request.query:
             raise RuntimeError("secret at /etc/passwd")
-        if queries_only and self.kind(request) in {"mutation", "subscription"}:
+        if queries_only and await self.kind(request) in {"mutation", "subscription"}:
             return GraphQLResponse(
                 _errors("Only queries can be sent by GET.", "BAD_USER_INPUT"), ran=False, method_not_allowed=True
             )
@@ -85,7 +85,7 @@ class World:
                     raise RuntimeError("secret at /etc/passwd")
                 yield _response(result)
 
-    def kind(self, request: GraphQLRequest) -> OperationType | None:
+    async def kind(self, request: GraphQLRequest) -> OperationType | None:
         try:
             operation = get_operation_ast(parse(request.query), request.operation_name)
         except GraphQLError:

@@ -234,9 +234,11 @@ class Connection:
         else:
             assert self._quota is not None
             try:
+                CLAIM.set(Claim(self._quota.name))
                 # The next message is read after that, so one connection does not start many operations at a time.
-                await self._turns.take(Claim(self._quota.name))
-                kind, counted = self._count(request)
+                await self._turns.take()
+                kind = await self._executor.kind(request)
+                counted = self._count(kind)
             except (Throttled, Unavailable) as error:
                 self._put_error(id, HttpError.of(error))
                 return
@@ -248,16 +250,15 @@ class Connection:
             self._tasks.add(operation.task)
             operation.task.add_done_callback(lambda task: self._done(id, operation, counted))
 
-    def _count(self, request: GraphQLRequest) -> tuple[OperationType | None, ExitStack]:
-        """The type of the operation, and the context that counts it until it is closed. Raises LimitExceeded."""
+    def _count(self, kind: OperationType | None) -> ExitStack:
+        """The context that counts an operation of this type until it is closed. Raises LimitExceeded."""
         assert self._quota is not None
         counted = ExitStack()
         counted.enter_context(self._quotas.request(self._quota))
-        kind = self._executor.kind(request)
         if kind == "subscription":
             counted.close()
             counted.enter_context(self._quotas.open_subscription(self._quota))
-        return kind, counted
+        return counted
 
     def _done(self, id: str, operation: WebSocketOperation, counted: ExitStack) -> None:
         counted.close()
