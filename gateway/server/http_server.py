@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -23,7 +24,8 @@ from gateway.telemetry.exposition import Collect, metrics_app
 from gateway.telemetry.gauges import database_gauges
 from gateway.telemetry.metrics import Sample
 
-_BACKLOG = 2_048  # connections that the kernel queues until they are accepted
+_BACKLOG = 4_096  # connections that the kernel queues until they are accepted; a further client tries again after 1 s
+_SWITCH_INTERVAL = 0.0005  # seconds
 
 _EXAMPLE_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
@@ -75,6 +77,8 @@ async def serve_on(
         # which a large response causes, would traverse them, and hold the event loop for about 0.1 s.
         gc.collect()
         gc.freeze()
+        # While a thread parses a document, the event loop waits this long after each of its system calls.
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         config = uvicorn.Config(
             ClientLimits(gateway.app),
             interface="asgi3",
