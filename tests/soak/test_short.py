@@ -30,4 +30,4 @@ def test_attacks_leave_others_served(kind: str, databases: Databases, tmp_path: 
     results = run_attacks(databases, replace(AttackPlan.short(), kinds=(kind,)), tmp_path, print)
     assert [failure for result in results for failure in result.broken(durations=False)] == []
     assert [result.attack for result in results] == list(AttackPlan.short().names)
-    assert all(result.latencies and result.loot.got for result in results)
+    assert all(result.latencies and result.obtained.got for result in results)

@@ -63,7 +63,7 @@ class AttackPlan:
         return cls(quiet=1.0, seconds=3.0, snapshots=20_000, names=names)
 
 
-class Loot(NamedTuple):
+class AttackerResult(NamedTuple):
     """What an attacker got: outcomes of requests, and bytes. `cpu`: the CPU seconds that it used."""
 
     got: Counter[str]
@@ -76,7 +76,7 @@ class AttackResult:
     """The result of one attack. Latencies of victims are in seconds."""
 
     attack: str
-    loot: Loot
+    obtained: AttackerResult
     watched: Watched
     quiet: list[float]
     latencies: list[float]
@@ -87,7 +87,7 @@ class AttackResult:
         failures = Counter({"victims": self.failures.total()})
         failures += Counter({f"/{path}": probed.failures.total() for path, probed in self.watched.probes.items()})
         found = [f"{name}: {number} refused" for name, number in failures.items()]
-        if bugs := sum(number for outcome, number in self.loot.got.items() if _BUG.search(outcome)):
+        if bugs := sum(number for outcome, number in self.obtained.got.items() if _BUG.search(outcome)):
             found.append(f"{bugs} internal errors")
         if self.watched.memory >= MAX_MEMORY:
             found.append(f"memory {self.watched.memory / 1e6:.0f} MB")
@@ -114,11 +114,11 @@ class AttackResult:
         if percentile(self.quiet, 99) > 1_000 * MAX_P99:
             more.append("the host was busy before the attack: the latencies mean nothing")
         memory = self.watched.memory / 1e6
-        got = f"{_counts(self.loot.got) or 'nothing'}, {self.loot.received / 1e6:.1f} MB"
+        got = f"{_counts(self.obtained.got) or 'nothing'}, {self.obtained.received / 1e6:.1f} MB"
         return (
             f"  {self.attack:24}{label:8}{percentile(self.latencies, 50):>7.1f}{percentile(self.latencies, 99):>8.1f}"
             f"{percentile(self.quiet, 99):>11.1f}{self.failures.total():>9}{healthz:>9.0f}{memory:>9.0f}"
-            f"{self.loot.cpu:>10.1f}{self.watched.cpu:>9.1f}  {'; '.join([got, *more])}"
+            f"{self.obtained.cpu:>10.1f}{self.watched.cpu:>9.1f}  {'; '.join([got, *more])}"
         )
 
 
@@ -160,7 +160,7 @@ def _measure(
     urls = [f"{target.url}/healthz", f"{target.url}/readyz", *_METRICS_URL.findall(program.greeting)]
     with (
         Child[list[Sample]](run_victims, target) as victims,
-        Child[Loot](run_attacker, target, attack.name, provider) as attacker,
+        Child[AttackerResult](run_attacker, target, attack.name, provider) as attacker,
     ):
         victims.await_ready()
         attacker.await_ready()
@@ -168,12 +168,12 @@ def _measure(
         victims.start(schedule)
         attacker.start(schedule)
         watched = asyncio.run(watch(schedule, urls, program.process.pid))
-        samples, loot = victims.result(), attacker.result()
+        samples, obtained = victims.result(), attacker.result()
     quiet = [each for each in samples if schedule.quiet_begins <= each.due < schedule.attack_begins]
     during = [each for each in samples if schedule.attack_begins <= each.due]
     return AttackResult(
         attack.name,
-        loot,
+        obtained,
         watched,
         [each.latency for each in quiet],
         [each.latency for each in during],
@@ -181,14 +181,14 @@ def _measure(
     )
 
 
-def run_attacker(schedule: Schedule, target: Target, name: str, provider: ProviderEndpoint | None) -> Loot:
+def run_attacker(schedule: Schedule, target: Target, name: str, provider: ProviderEndpoint | None) -> AttackerResult:
     """The process of an attacker."""
     os.nice(_NICE)
     raise_open_file_limit()
     return asyncio.run(_attack(schedule, Attacker(target, schedule.attack_ends, provider), ATTACKS[name]))
 
 
-async def _attack(schedule: Schedule, attacker: Attacker, attack: LoadAttack) -> Loot:
+async def _attack(schedule: Schedule, attacker: Attacker, attack: LoadAttack) -> AttackerResult:
     await asyncio.sleep(schedule.attack_begins - time.monotonic())
     cpu = time.process_time()
     try:
@@ -196,7 +196,7 @@ async def _attack(schedule: Schedule, attacker: Attacker, attack: LoadAttack) ->
             await attack.run(attacker)
     except TimeoutError:
         pass
-    return Loot(attacker.got, attacker.received, time.process_time() - cpu)
+    return AttackerResult(attacker.got, attacker.received, time.process_time() - cpu)
 
 
 def _counts(counter: Counter[str]) -> str:
