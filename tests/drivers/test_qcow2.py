@@ -121,6 +121,62 @@ def test_a_reused_id_is_another_snapshot(vm: Path) -> None:
     assert (snapshot_names(vm), image_files.contains(vm, 0x22)) == ({new: "new"}, True)
 
 
+# ---- other images
+
+
+@pytest.mark.parametrize("change", ["create", "revert", "delete"])
+def test_a_link_that_replaces_the_image_is_not_followed(vm: Path, tmp_path: Path, change: str) -> None:
+    """It could lead to an image of another provider, which may have a snapshot with the same tag and id."""
+    other = image_files.create_image(tmp_path / "other.img")
+    for path in (vm, other):
+        image_files.qemu_img("snapshot", "-c", "backup", path)
+        image_files.write(path, 0x22)
+    (ref,) = snapshot_names(vm)
+    moved = tmp_path / "moved.img"
+
+    def swap() -> None:
+        vm.rename(moved)
+        vm.symlink_to(other)
+
+    async def replace(_: str) -> None:
+        swap()
+
+    work = Work(TOKEN, checkpoint=replace)
+    match change:
+        case "create":
+            run(driver(vm.parent).create(work, CreateCommand(VM, "a", None, False)))
+        case "revert":
+            run(driver(vm.parent).revert(work, RevertCommand(VM, ref)))
+        case _:
+            run(driver(vm.parent).delete(work, DeleteCommand(VM, ref)))
+    assert (image_files.tags(other), image_files.contains(other, 0x22)) == (["backup"], True)
+    assert (len(image_files.tags(moved)), image_files.contains(moved, 0x22)) == {
+        "create": (2, True),
+        "revert": (1, False),
+        "delete": (0, True),
+    }[change]
+
+
+@pytest.mark.parametrize("name", ["base.img", "a,b/base, with=commas.img"])
+def test_base_images_with_relative_names(tmp_path: Path, name: str) -> None:
+    base = tmp_path / name
+    base.parent.mkdir(exist_ok=True)
+    image_files.write(image_files.create_image(base), 0x11)
+    vm = tmp_path / VM
+    image_files.qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", "qcow2", vm, "1M")
+    made = create(vm)
+    image_files.write(vm, 0x22)
+    revert(vm, made.ref)
+    assert image_files.contains(vm, 0x11)
+    delete(vm, made.ref)
+    assert snapshot_names(vm) == {}
+    base.unlink()
+    with pytest.raises(ProviderRefused) as raised:
+        create(vm)
+    reason = f"Could not open backing file: Could not open '{base}': No such file or directory"
+    assert raised.value.provider_message == f"qemu-img: Could not open '{VM}': {reason}"
+
+
 # ---- running machines
 
 

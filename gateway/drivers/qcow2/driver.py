@@ -254,9 +254,9 @@ class Qcow2Driver(Driver):
             arguments = _snapshot_arguments(command, token, before, power)
             disk = images.read_l1_table(fd, before.disk)
             checkpoint(images.fingerprint(fd, disk))
-            path = self._directory / command.machine_ref
-            code, _, err = _run_program([program, "snapshot", *arguments, "--", path], fd)
-            err = err.replace(str(path), path.name)
+            image = self._image_options(fd)
+            code, _, err = _run_program([program, "snapshot", *arguments, "--image-opts", "--", image], fd)
+            err = err.replace(os.fsdecode(image), command.machine_ref).replace(_fd_path(fd), command.machine_ref)
             if code == 0 and isinstance(command, RevertCommand):  # a machine that starts now may write before the check
                 return Recovery.DONE
             try:
@@ -266,6 +266,18 @@ class Qcow2Driver(Driver):
             if outcome is Recovery.NOT_STARTED:
                 raise _translate_failure(code, err)
             return outcome
+
+    def _image_options(self, fd: int) -> bytes:
+        """The image for `qemu-img --image-opts`.
+
+        It is the file that was opened and checked, and not its name: by now that may be a link to the image of another
+        provider. QEMU would look for a base image with a relative name next to the descriptor, so it is named too.
+        """
+        options = f"driver=qcow2,file.driver=file,file.filename={_fd_path(fd)}".encode()
+        if (base := images.relative_base(fd)) is not None:
+            path = os.fsencode(self._directory / os.fsdecode(base))
+            options += b",backing.file.driver=file,backing.file.filename=" + path.replace(b",", b",,")
+        return options
 
     def _inspect_earlier_attempt(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery | None:
         """The outcome of an earlier attempt; None while its `qemu-img` still runs."""
@@ -291,6 +303,11 @@ class Qcow2Driver(Driver):
 def make(provider: str, options: Options, concurrency: int) -> Qcow2Driver:
     """Makes the driver of one image directory."""
     return Qcow2Driver(options, concurrency)
+
+
+def _fd_path(fd: int) -> str:
+    """The path of an open file for a program that has inherited the descriptor."""
+    return f"/proc/self/fd/{fd}"
 
 
 def _snapshot_arguments(

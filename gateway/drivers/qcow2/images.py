@@ -138,6 +138,8 @@ def _is_byte_locked(fd: int, byte: int) -> bool:
 
 _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sI28xIQ12xIQ")  # magic, version, L1 size, L1 offset, number of snapshots, table offset
+_BASE = struct.Struct(">8xQI")  # offset and length of the name of the base image
+_MAX_BASE_NAME = 1_023  # bytes; QEMU's limit
 # L1 offset, L1 size, id length, name length, seconds, nanoseconds, VM clock, VM state size, extra data size
 _ENTRY = struct.Struct(">QIHHIIQII")
 _L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
@@ -243,6 +245,16 @@ def _parse(fd: int, header: bytes) -> Image:
             table.read(padding)
             size += _ENTRY.size + len(rest) + padding
     return Image(entries, L1Location(l1_offset, l1_size))
+
+
+def relative_base(fd: int) -> bytes | None:
+    """The name of the base image, if it is relative to the directory of the image."""
+    offset, length = _BASE.unpack(_read_exactly(fd, _BASE.size, 0))
+    if not offset or not 0 < length <= _MAX_BASE_NAME:
+        return None
+    name = _read_exactly(fd, length, offset)
+    has_protocol = b":" in name.partition(b"/")[0]  # as QEMU decides
+    return None if has_protocol or name.startswith(b"/") else name
 
 
 def read_l1_table(fd: int, location: L1Location) -> tuple[int, ...]:
