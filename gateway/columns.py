@@ -67,6 +67,12 @@ Number = BigInteger().with_variant(Integer(), "sqlite")
 # Characters that a text in the database cannot have: NUL on PostgreSQL, and unpaired surrogates, which UTF-8 excludes.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+
+def storable(text: str, longest: int) -> str:
+    """The first `longest` characters of a text from outside, with U+FFFD for those that no database stores."""
+    return UNSTORABLE.sub("\ufffd", text[:longest])
+
+
 MAX_NAME_LENGTH = 255  # characters, for callers, roles and tenants
 
 

@@ -29,6 +29,8 @@ _UNSUPPORTED = "The driver of the machine's provider does not support this actio
 
 MAX_LISTED = 50_000  # machines or snapshots in one listing, and its pages; a vCenter has at most 45,000 machines
 _MAX_REF_LENGTH, _MAX_NAME_LENGTH, _MAX_DESCRIPTION_LENGTH = 1_024, 1_024, 8_192  # characters
+_MAX_INDEXED_BYTES = 2_000  # in UTF-8; PostgreSQL refuses a row of an index above 2,704 bytes
+_MAX_SIZE = 2**63 - 1  # bytes; the largest number that the databases store
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # no database stores them
 
 
@@ -78,19 +80,38 @@ def snapshot_depths(parents: Mapping[str, str | None]) -> dict[str, int]:
     return depths
 
 
+def is_ref(ref: object) -> bool:
+    """Whether `ref` can be a provider's identifier: 1 to 1,024 storable characters, of at most 2,000 bytes."""
+    return (
+        isinstance(ref, str)
+        and 0 < len(ref) <= _MAX_REF_LENGTH
+        and not _NOT_STORABLE.search(ref)
+        and len(ref.encode()) <= _MAX_INDEXED_BYTES
+    )
+
+
+def _indexable(name: str) -> str:
+    """The name, truncated to 2,000 bytes, also when its case is folded."""
+    while (size := max(len(name.encode()), len(name.casefold().encode()))) > _MAX_INDEXED_BYTES:
+        name = name[: len(name) * _MAX_INDEXED_BYTES // size]
+    return name
+
+
 def _clean_texts(record: "ReportedMachine | ReportedSnapshot", refs: Sequence[str], texts: Mapping[str, int]) -> None:
     """Makes the texts of a record storable, and truncates them. Raises ValueError for a ref that would be changed."""
     for name in refs:
         ref = getattr(record, name)
         if ref is None and name != "ref":
             continue
-        if not isinstance(ref, str) or not 0 < len(ref) <= _MAX_REF_LENGTH or _NOT_STORABLE.search(ref):
+        if not is_ref(ref):
             raise ValueError(f"The provider's identifier {str(ref)[:100]!r} is not valid.")
     for name, length in texts.items():
         text = getattr(record, name)
         if text is None:
             continue
         clean = _NOT_STORABLE.sub("\ufffd", str(text)[:length])
+        if name == "name":
+            clean = _indexable(clean)
         if clean != text:
             object.__setattr__(record, name, clean)
 
@@ -123,7 +144,8 @@ class Matrix:
 class ReportedSnapshot:
     """A snapshot as the provider reports it. `ref` is the provider's identifier of the snapshot.
 
-    Raises ValueError if a ref is not a text of 1 to 1,024 storable characters. Other texts are made storable.
+    Raises ValueError if a ref is not a text of 1 to 1,024 storable characters. Other texts are made storable. A size
+    that is no number of bytes, or too large to store, becomes None.
     """
 
     ref: str
@@ -138,6 +160,8 @@ class ReportedSnapshot:
 
     def __post_init__(self) -> None:
         _clean_texts(self, ("ref", "parent_ref", "token"), _SNAPSHOT_TEXTS)
+        if type(self.size_bytes) is not int or not 0 <= self.size_bytes <= _MAX_SIZE:
+            object.__setattr__(self, "size_bytes", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

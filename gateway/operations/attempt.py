@@ -153,12 +153,11 @@ class _Progress:
 
     async def __call__(self, percent: int | None, phase: str | None) -> None:
         claim = self._claim
-        if percent is not None:
-            percent = min(max(percent, 0), 100)  # a provider may report anything, also after its clock was changed
-        claim.percent, claim.phase = percent, phase
-        if (percent, phase) == self._committed or time.monotonic() - self._last < _PROGRESS_INTERVAL:
+        claim.set_progress(percent, phase)  # a provider may report anything, also after its clock was changed
+        progress = (claim.percent, claim.phase)
+        if progress == self._committed or time.monotonic() - self._last < _PROGRESS_INTERVAL:
             return
-        self._committed, self._last = (percent, phase), time.monotonic()
+        self._committed, self._last = progress, time.monotonic()
         try:
             await claim.report_progress()
         except LeaseLost:

@@ -7,7 +7,8 @@ stopped past its lease changes nothing. `gateway.operations.leases` describes th
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from gateway.columns import now
+from gateway.columns import now, storable
+from gateway.errors import OutcomeUnknown
 from gateway.models import MachineKind, OperationKind, OperationState
 from gateway.operations import leases
 from gateway.operations.leases import ClaimedOperation, FencedWrite, UnresolvedCreate
@@ -16,6 +17,8 @@ from gateway.store.database import Database, Transaction, Work
 from gateway.store.statements import Query
 
 _MAX_PROVIDER_MESSAGE = 4_000  # characters; the rest of a provider's message is cut off
+_MAX_MESSAGE, _MAX_PHASE = 1_000, 1_000  # characters; they may quote the provider
+_MAX_TASK_REF = 65_536  # characters; a driver may keep a list of the provider's refs in it
 
 
 class LeaseLost(Exception):
@@ -59,14 +62,18 @@ class Claim:
         self.percent = self.phase = None
 
     async def checkpoint(self, task_ref: str) -> None:
-        """Commits the reference of the provider's task, before the driver waits for it."""
+        """Commits the reference of the provider's task, before the driver waits for it.
+
+        Raises OutcomeUnknown for one that cannot be stored: the task exists.
+        """
+        if len(task_ref) > _MAX_TASK_REF or storable(task_ref, _MAX_TASK_REF) != task_ref:
+            raise OutcomeUnknown("The provider's identifier of the task is not valid.")
         await self._write(lambda tx: self._save(tx, leases.CHECKPOINT, new_task_ref=task_ref))
 
     async def reschedule(self, delay: float, phase: str) -> None:
         """Gives the claim up for a retry in `delay` seconds. The operation stays at the head of its machine's queue."""
-        await self._write(
-            lambda tx: self._save(tx, leases.RESCHEDULE, new_dispatched=self.dispatched, delay=delay, new_phase=phase)
-        )
+        values = {"new_dispatched": self.dispatched, "delay": delay, "new_phase": storable(phase, _MAX_PHASE)}
+        await self._write(lambda tx: self._save(tx, leases.RESCHEDULE, **values))
 
     async def end(
         self,
@@ -88,13 +95,18 @@ class Claim:
                 at=now(),
                 succeeded=state is OperationState.SUCCEEDED,
                 code=code,
-                message=message,
-                provider_message=provider_message[:_MAX_PROVIDER_MESSAGE] if provider_message else None,
+                message=message and storable(message, _MAX_MESSAGE),
+                provider_message=storable(provider_message, _MAX_PROVIDER_MESSAGE) if provider_message else None,
             )
             await effect(tx)
 
         await self._write(work)
         self.final_state = state
+
+    def set_progress(self, percent: int | None, phase: str | None) -> None:
+        """Sets what the next `report_progress` or `heartbeat` commits, from what a provider reports."""
+        self.percent = None if percent is None else min(max(percent, 0), 100)
+        self.phase = phase and storable(phase, _MAX_PHASE)
 
     # ---- fenced writes that may fail, because the next one repeats them. They raise LeaseLost, never Interrupted.
 

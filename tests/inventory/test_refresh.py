@@ -341,6 +341,30 @@ def test_an_unexpected_error_about_one_machine_costs_that_machine_alone(
     run_scenario(scenario)
 
 
+def test_names_that_an_index_cannot_hold_are_truncated(url: str, run_scenario: Callable[[Scenario], None]) -> None:
+    """A row of an index of PostgreSQL has at most 2,704 bytes, compressed: the names must not be compressible."""
+    odd = "".join(map(chr, range(0x20000, 0x20000 + 1_024)))
+    folded = "".join(map(chr, [*range(0x1F80, 0x1FB0)] * 22))[:1_024]  # each of them is folded to two
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.put(machine("m1", name=odd), snapshot("a", name=odd), snapshot("b", name=folded))
+        await inventory.refresh_provider("lab")
+
+    run_scenario(scenario)
+    assert select(url, "SELECT name FROM machine") == [(odd[:500],)]
+    assert select(url, "SELECT name, length(name_folded) FROM snapshot ORDER BY id") == [
+        (odd[:500], 500),
+        (folded[:400], 800),
+    ]
+
+
+def test_an_identifier_that_an_index_cannot_hold_is_refused() -> None:
+    assert machine("m" * 1_024).ref == "m" * 1_024
+    for ref in ("", "m" * 1_025, "\U00020000" * 501, "a\0", "\ud800"):
+        with pytest.raises(ValueError, match="identifier"):
+            machine(ref)
+
+
 def test_errors_of_the_provider_are_no_failures_of_the_job(url: str, run_scenario: Callable[[Scenario], None]) -> None:
     """They are shown as the provider's problem. An error that is not the provider's is a failure of the job too."""
 

@@ -13,7 +13,7 @@ from gateway.columns import now, timestamp_text
 from gateway.drivers.base import CreateCommand, ReportedSnapshot, Work
 from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.drivers.simulator.tables import SimulatedSnapshot, TaskRow
-from gateway.errors import ProviderMissing, ProviderUnavailable
+from gateway.errors import ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import SnapshotState
 from tests.databases import SLOW_KINDS
 from tests.operations.world import SETTINGS, World
@@ -296,6 +296,67 @@ def test_progress_that_a_provider_cannot_have_is_limited(run: Run, reported: int
         await world.create()
         await world.finish(drivers={"sim": Reporting("sim", world.simulation)})
         assert found == [recorded]
+
+    run(story)
+
+
+def test_texts_that_no_database_stores_are_replaced(run: Run) -> None:
+    """And long ones are truncated: a provider may report anything as the phase, or as its message."""
+    odd = "\0\ud800" + "x" * 10_000
+
+    async def story(world: World) -> None:
+        found: list[str | None] = []
+
+        class Reporting(SimulatedDriver):
+            async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+                await work.progress(None, odd)
+                found.extend(row.phase for row in await world.rows_of_operations())
+                raise ProviderRefused(f"The provider said {odd}", provider_message=odd)
+
+        await world.machine()
+        outcome = await world.create()
+        await world.finish(drivers={"sim": Reporting("sim", world.simulation)})
+        assert found == ["\ufffd\ufffd" + "x" * 998]
+        assert await recorded_outcome(world, outcome.operation_id) == (
+            "FAILED",
+            "PROVIDER_FAILED",
+            "The provider said \ufffd\ufffd" + "x" * 980,
+            "\ufffd\ufffd" + "x" * 3_998,
+        )
+
+    run(story)
+
+
+@pytest.mark.parametrize("task_ref", ["task\0", "\ud800", "x" * 65_537])
+def test_a_task_whose_ref_cannot_be_stored_is_looked_for(run: Run, task_ref: str) -> None:
+    async def story(world: World) -> None:
+        class Reporting(SimulatedDriver):
+            async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+                await super().create(work, command)
+                await work.checkpoint(task_ref)
+                raise AssertionError
+
+        await world.machine()
+        await world.create()
+        await world.finish(drivers={"sim": Reporting("sim", world.simulation)})
+        assert await world.picture() == [("new", "READY", None, True)]
+        assert await world.states() == ["SUCCEEDED"]
+
+    run(story)
+
+
+@pytest.mark.parametrize("size", [2**63, -1, 1.5, "7"])
+def test_size_that_cannot_be_stored_is_unknown(run: Run, size: Any) -> None:
+    async def story(world: World) -> None:
+        class Reporting(SimulatedDriver):
+            async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
+                return replace(await super().create(work, command), size_bytes=size)
+
+        await world.machine()
+        await world.create()
+        await world.finish(drivers={"sim": Reporting("sim", world.simulation)})
+        assert await world.states() == ["SUCCEEDED"]
+        assert [row.size_bytes for row in (await world.snapshots()).values()] == [None]
 
     run(story)
 
