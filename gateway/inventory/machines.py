@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -98,9 +98,16 @@ _PRESENT_BEFORE = Query(
 )
 _MARK_GONE = Statement(
     sa.update(Machine)
-    .where(OneOf(col(Machine.id), "ids"), col(Machine.gone_at).is_(None))
+    .where(
+        OneOf(col(Machine.id), "ids"),
+        col(Machine.gone_at).is_(None),
+        col(Machine.observed_at) < bindparam("before"),
+    )
     .values(**assignments(Machine, "gone_at", "updated_at"))
 )
+
+
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +156,18 @@ async def merge_machine(
     return MergedMachine(row.id, adopted)
 
 
-async def mark_absent(
-    tx: Transaction, provider: str, refs: Collection[str], listed_at: datetime, moment: datetime
-) -> int:
-    """Marks machines as gone that are not among `refs`, those of a listing requested at `listed_at`, and that have not
-    been observed since. Returns the number of machines marked.
+async def absent_machines(tx: Transaction, provider: str, refs: Collection[str], listed_at: datetime) -> list[int]:
+    """The ids of the machines that are not among `refs`, those of a listing requested at `listed_at`, that have not
+    been observed since, and that are not marked as gone.
     """
     present = await tx.all(_PRESENT_BEFORE, of=provider, before=listed_at)
-    return await mark_gone(tx, [row.id for row in present if row.provider_ref not in refs], moment)
+    return [row.id for row in present if row.provider_ref not in refs]
 
 
-async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime) -> int:
-    """Marks machines as gone. Returns the number of machines that were not marked before."""
-    return await tx.run(_MARK_GONE, ids=list(ids), gone_at=moment, updated_at=moment) if ids else 0
+async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime, before: datetime = _ALWAYS) -> int:
+    """Marks machines as gone that were last observed before `before`. Returns the number of those not marked before."""
+    values = {"before": before, "gone_at": moment, "updated_at": moment}
+    return await tx.run(_MARK_GONE, ids=list(ids), **values) if ids else 0
 
 
 async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> KnownMachine | None:

@@ -7,8 +7,9 @@ provider's row states the reason.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ from gateway.errors import (
     Unconfirmed,
 )
 from gateway.inventory.counts import MergeCounts
-from gateway.inventory.machines import FIND_MACHINE, mark_absent, mark_gone, merge_machine
+from gateway.inventory.machines import FIND_MACHINE, absent_machines, mark_gone, merge_machine
 from gateway.inventory.snapshots import merge_snapshots
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CONCURRENT_READS = 8  # machines of one provider that are read at the same time
+_LARGE_MERGE = 100  # snapshots of a machine above which its merge is not concurrent with others of this size
+MARKED_AT_ONCE = 500  # machines marked as gone in one transaction, for which other writes wait
 _TIMEOUT = 60.0  # seconds, for each request to a provider
 
 
@@ -67,6 +70,7 @@ class InventoryRefresher:
         self._database = database
         self._drivers = drivers
         self._settings = settings
+        self._large_merges = asyncio.Lock()
 
     # ---- one machine
 
@@ -85,22 +89,21 @@ class InventoryRefresher:
         except ProviderMissing:
             await self._mark_gone([machine_id])
 
-    async def refresh_machines(self, refs: Sequence[tuple[str, str]]) -> None:
-        """Reads the machines with these pairs of provider and ref. Failures are logged and not raised."""
+    async def refresh_machines(self, provider: str, refs: Iterable[str]) -> None:
+        """Reads the machines of a provider with these refs. Failures are logged, as one line, and not raised."""
+        failures: list[str] = []
 
-        async def read(provider: str, machine_ref: str) -> None:
-            async with limit:
-                try:
-                    await self._refresh_by_ref(provider, machine_ref)
-                except (ProviderError, Unavailable, Unconfirmed) as error:
-                    log.info(
-                        "Machine refresh failed provider=%s machine=%s error=%s", provider, machine_ref, error.message
-                    )
-                except Exception:
-                    log.exception("Machine refresh failed provider=%s machine=%s", provider, machine_ref)
+        async def read(machine_ref: str) -> None:
+            try:
+                await self._refresh_by_ref(provider, machine_ref)
+            except (ProviderError, Unavailable, Unconfirmed) as error:
+                failures.append(f"machine={machine_ref} error={error.message}")
+            except Exception:
+                log.exception("Machine refresh failed provider=%s machine=%s", provider, machine_ref)
 
-        limit = asyncio.Semaphore(_CONCURRENT_READS)
-        await asyncio.gather(*(read(*ref) for ref in refs))
+        await _for_each(refs, read)
+        if failures:
+            log.info("Machine refresh failed provider=%s machines=%d first: %s", provider, len(failures), failures[0])
 
     async def _refresh_by_ref(self, provider: str, machine_ref: str) -> None:
         try:
@@ -120,7 +123,8 @@ class InventoryRefresher:
 
     async def _mark_gone(self, ids: Sequence[int]) -> None:
         moment = now()
-        await self._database.write(lambda tx: mark_gone(tx, ids, moment))
+        if ids:
+            await self._database.write(lambda tx: mark_gone(tx, ids, moment))
 
     # ---- one provider
 
@@ -139,29 +143,33 @@ class InventoryRefresher:
             await self._set_problem(name, error.message)
             raise
         counts = MergeCounts()
-        limit = asyncio.Semaphore(_CONCURRENT_READS)
+        errors: dict[int, Exception] = {}  # by the machine's place in the listing
 
-        async def read(machine: ReportedMachine) -> Exception | None:
+        async def read(listed_machine: tuple[int, ReportedMachine]) -> None:
+            place, machine = listed_machine
             if machine.unreadable is not None:
-                return ProviderUnavailable(f"Machine {machine.ref!r}: {machine.unreadable}")
-            async with limit:
-                try:
-                    await self._read_snapshots(name, tenant, driver, machine, counts)
-                except Exception as error:  # noqa: BLE001 - raised when the other machines have been read
-                    return error
-                return None
+                errors[place] = ProviderUnavailable(f"Machine {machine.ref!r}: {machine.unreadable}")
+                return
+            try:
+                await self._read_snapshots(name, tenant, driver, machine, counts)
+            except Exception as error:  # noqa: BLE001 - raised when the other machines have been read
+                errors[place] = error
 
-        async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(read(machine)) for machine in listed]
-        results = [task.result() for task in reads]
+        await _for_each(enumerate(listed), read)
+        results = [errors[place] for place in sorted(errors)]
         for result in results:
             if isinstance(result, Unavailable | Unconfirmed):
                 raise result  # the database failed, which says nothing about the provider
         failures = [result for result in results if isinstance(result, ProviderError)]
-        if bugs := [result for result in results if result is not None and not isinstance(result, ProviderError)]:
+        if bugs := [result for result in results if not isinstance(result, ProviderError)]:
             raise ExceptionGroup("Some machines could not be read.", bugs)
         refs, moment = {machine.ref for machine in listed}, now()
-        counts.machines.removed = await self._database.write(lambda tx: mark_absent(tx, name, refs, started_at, moment))
+        absent = await self._database.read(lambda tx: absent_machines(tx, name, refs, started_at), single=True)
+        for start in range(0, len(absent), MARKED_AT_ONCE):
+            ids = absent[start : start + MARKED_AT_ONCE]
+            counts.machines.removed += await self._database.write(
+                partial(mark_gone, ids=ids, moment=moment, before=started_at)
+            )
         if failures:
             problem = f"{len(failures)} of {len(listed)} machines could not be read: {failures[0].message}"
             await self._set_problem(name, problem)
@@ -172,7 +180,11 @@ class InventoryRefresher:
     async def _read_snapshots(
         self, provider: str, tenant: str, driver: Driver, reported: ReportedMachine, counts: MergeCounts
     ) -> None:
-        """Reads the snapshots of a machine and merges both into the inventory, in one transaction."""
+        """Reads the snapshots of a machine and merges both into the inventory, in one transaction.
+
+        A large merge occupies the writer of SQLite, or a connection of PostgreSQL, for as long as it runs. So there is
+        one at a time, after which other writes are next.
+        """
         listed_at = now()
         snapshots = await _with_timeout(driver.snapshots(reported.ref))
 
@@ -194,7 +206,9 @@ class InventoryRefresher:
             )
             return done
 
-        done = await self._database.write(work)
+        large = len(snapshots.snapshots) > _LARGE_MERGE
+        async with self._large_merges if large else contextlib.nullcontext():
+            done = await self._database.write(work)
         counts.machines.add(done.machines)
         counts.snapshots.add(done.snapshots)
 
@@ -230,6 +244,22 @@ class InventoryRefresher:
             with contextlib.suppress(Unavailable, Unconfirmed):
                 await self._set_problem(name, "An internal error occurred during the refresh. See the gateway's log.")
             raise
+
+
+async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Calls `work` for each item, for `_CONCURRENT_READS` of them at a time.
+
+    There is a task per concurrent call and not per item: 50,000 tasks that start at once would block the event loop.
+    """
+    remaining = iter(items)
+
+    async def work_off() -> None:
+        for item in remaining:
+            await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_CONCURRENT_READS):
+            group.create_task(work_off())
 
 
 async def _with_timeout(request: Awaitable[T]) -> T:

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from gateway.config import Settings
 from gateway.errors import ProviderUnavailable
 from gateway.inventory.change_watcher import ChangeWatcher
+from gateway.inventory.refresh import InventoryRefresher
 from gateway.jobs.periodic_job import PeriodicJob, Scope
 from gateway.jobs.runner import JobRunner
 from gateway.store.database import Database
@@ -64,6 +66,40 @@ def test_change_hint_leads_to_a_refresh(url: str, opened_database: Callable[[], 
             return driver.events.empty()
 
         await until_async(empty)
+
+    async def run() -> None:
+        async with opened_database() as database:
+            await scenario(database)
+
+    asyncio.run(run())
+
+
+def test_a_provider_that_does_not_answer_delays_no_other(url: str, opened_database: Callable[[], Any]) -> None:
+    """Nor does one that sends hints without end, or hints that no machine can have."""
+
+    async def scenario(database: Database) -> None:
+        silent, driver = ScriptedDriver(), ScriptedDriver()
+
+        async def wait_without_end() -> None:
+            await asyncio.Event().wait()
+
+        silent.during = wait_without_end
+        for number in range(8):  # as many as are read at once
+            silent.put(machine(f"s{number}"))
+        driver.put(machine("m1"))
+        drivers = {"silent": silent, "lab": driver}
+        watcher = ChangeWatcher(InventoryRefresher(database, drivers, Settings()), drivers, coalesce=0.0)
+        await watcher.start()
+        try:
+            for number in range(20_000):
+                watcher.request_refresh("silent", f"s{number}")
+            watcher.request_refresh("lab", "")
+            watcher.request_refresh("lab", "x" * 1_025)
+            watcher.request_refresh("lab", "\ud800")
+            watcher.request_refresh("lab", "m1")
+            await until_async(lambda: select(url, MACHINES) == [("m1", "name of m1", 1)])
+        finally:
+            await watcher.stop()
 
     async def run() -> None:
         async with opened_database() as database:

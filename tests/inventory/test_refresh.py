@@ -1,8 +1,10 @@
 """Refresh: the inventory is updated to what the provider reports, and nothing else is changed."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -10,11 +12,13 @@ import pytest
 from gateway.columns import now
 from gateway.config import Settings
 from gateway.errors import ProviderUnavailable
+from gateway.inventory import refresh
 from gateway.inventory.refresh import InventoryRefresher
 from gateway.jobs.periodic_job import PeriodicJob, Scope
 from gateway.jobs.runner import JobRunner
 from gateway.models import OperationKind, OperationState
 from gateway.store.database import Database
+from tests.databases import SLOW_KINDS
 from tests.inventory.files import MACHINES, SNAPSHOTS, all_rows, execute, select
 from tests.inventory.scripted import LATER, Scenario, ScriptedDriver, machine, put_operation, snapshot
 from tests.waiting import until_async
@@ -188,6 +192,69 @@ def test_machine_is_marked_gone_and_unmarked_when_reported_again(
 
     run_scenario(scenario)
     assert select(url, MACHINES) == [(1, "name of m1", "lab", "m1", "ON", 1)]
+
+
+def test_many_machines_are_marked_gone_in_several_transactions(
+    url: str, run_scenario: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other writes wait for one of them at most. On SQLite events do not name their transaction."""
+    monkeypatch.setattr(refresh, "MARKED_AT_ONCE", 2)
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        for number in range(2, 6):
+            driver.put(machine(f"m{number}"))
+        await inventory.refresh_provider("lab")
+        execute(url, "DELETE FROM event")
+        driver.world = {}
+        counts = await inventory.refresh_provider("lab")
+        assert counts.machines.removed == 5
+
+    run_scenario(scenario)
+    assert select(url, "SELECT count(*) FROM machine WHERE gone_at IS NOT NULL") == [(5,)]
+    if url.startswith("postgresql"):
+        assert select(url, "SELECT count(*) FROM event GROUP BY xid ORDER BY xid") == [(2,), (2,), (1,)]
+
+
+class CountingDatabase:
+    """A database that counts the writes that run or wait at the same time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._running = self.most = 0
+
+    async def write(self, work: Any) -> Any:
+        self._running += 1
+        self.most = max(self.most, self._running)
+        try:
+            return await self._database.write(work)
+        finally:
+            self._running -= 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+@pytest.mark.parametrize(("snapshots", "most"), [(100, 4), (101, 1)])
+@pytest.mark.parametrize("url", SLOW_KINDS, indirect=True)
+def test_large_merges_wait_for_each_other(run_scenario: Callable[[Scenario], None], snapshots: int, most: int) -> None:
+    """So that another write waits for one of them, and not for as many as are read at the same time."""
+
+    async def scenario(database: Database, driver: ScriptedDriver, _: InventoryRefresher) -> None:
+        driver.world = {}
+        for number in range(4):
+            driver.put(machine(f"m{number}"), *(snapshot(str(each)) for each in range(snapshots)))
+        barrier = asyncio.Barrier(4)
+
+        async def meet() -> None:
+            await barrier.wait()
+
+        driver.during = meet  # all have been read before the first is merged
+        counting: Any = CountingDatabase(database)
+        inventory = InventoryRefresher(counting, {"lab": driver}, Settings())
+        await inventory.refresh_provider("lab")
+        assert counting.most == most
+
+    run_scenario(scenario)
 
 
 def test_snapshot_blocker_is_updated(url: str, run_scenario: Callable[[Scenario], None]) -> None:
