@@ -8,6 +8,7 @@ from typing import TypeVar
 from gateway.drivers.base import Driver, ReportedMachine
 from gateway.errors import ProviderError
 from gateway.models import MachineKind, PowerState, SnapshotAction
+from gateway.printable_text import printable
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ async def _check(
     except TimeoutError:
         print_line(f"{name}: FAILED: The provider did not answer within {_TIMEOUT:g} seconds.")
     except ProviderError as error:
-        details = f" ({error.provider_message})" if error.provider_message else ""
+        details = f" ({printable(error.provider_message)})" if error.provider_message else ""
         print_line(f"{name}: FAILED: {error.message}{details}")
     else:
         print_line(f"{name}: {describe(result)}")

@@ -13,6 +13,7 @@ from gateway.access.caller import CALLER
 from gateway.config import Settings
 from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
+from gateway.printable_text import printable
 
 _QUIET = ("uvicorn", "alembic")  # libraries whose INFO lines are suppressed
 
@@ -50,12 +51,15 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
-    """One line per message, then the traceback if any. Line breaks are escaped, so a message cannot forge a line."""
+    """One line per message, then the traceback if any.
+
+    Line breaks and other control characters are escaped, so a message can neither forge a line nor control a terminal.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(escaped)s")
 
     def format(self, record: logging.LogRecord) -> str:
         context = "".join(f" {name}={value}" for name, value in _context().items())
-        record.escaped = record.getMessage().replace("\r", "\\r").replace("\n", "\\n") + context
+        record.escaped = printable(record.getMessage() + context)
         return super().format(record)

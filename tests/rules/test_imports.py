@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("drivers",),
     ("store",),
     ("models", "config", "bounded_cache", "deadlines", "fair_queue", "http_client"),
-    ("columns", "errors", "version"),
+    ("columns", "errors", "printable_text", "version"),
     ("web",),
 )
 _DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

@@ -70,8 +70,7 @@ def test_a_message_cannot_forge_a_line(words: str) -> None:
     assert orjson.loads(json)["message"] == words.encode("utf-8", "replace").decode()
     assert "\n" not in json
     text = format_line(Settings(), "%s", words)
-    assert "\n" not in text
-    assert "\r" not in text
+    assert text.isprintable()
 
 
 def test_requests_are_logged_without_their_content(databases: Databases, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from gateway.errors import StartupError
+from gateway.printable_text import printable
 
 MAX_LISTED = 100  # problems that are listed; the others are counted, so that memory stays bounded
 
@@ -14,7 +15,7 @@ class ImportRefused(StartupError):
     """The files cannot be imported; nothing was written. `position` is a place in a file, such as `resources[17]`."""
 
     def __init__(self, position: str, reason: str) -> None:
-        super().__init__(f"{position}: {reason}" if position else reason)
+        super().__init__(printable(f"{position}: {reason}" if position else reason))
         self.position = position
         self.reason = reason
 
@@ -37,7 +38,7 @@ class Problem(NamedTuple):
     consequence: Consequence
 
     def __str__(self) -> str:
-        return f"{self.position}: {self.reason} {self.consequence.value}"
+        return printable(f"{self.position}: {self.reason} {self.consequence.value}")
 
 
 class Problems:
