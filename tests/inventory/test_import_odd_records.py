@@ -161,6 +161,7 @@ def test_longest_names(url: str, tmp_path: Path) -> None:
         f"resources[2].snapshots[0]: {reason} {NO_SNAPSHOT}",
     ]
     assert select(url, TREE) == [(11, 3, None, 0), (13, 5, None, 0)]
+    assert select(url, "SELECT description FROM snapshot WHERE id = 5") == [((longest * 13)[:8_192],)]
 
 
 def test_odd_snapshot_keeps_its_row_from_an_earlier_import(url: str, tmp_path: Path) -> None:
@@ -224,6 +225,23 @@ def test_ids_that_belong_to_others_in_the_database(url: str, tmp_path: Path) -> 
     )
     assert select(url, IDS) == [(10,), (11,), (12,)]
     assert select(url, TREE) == [(11, 3, None, 0), (12, 4, None, 0), (12, 5, None, 0)]
+
+
+def test_nothing_is_disclosed_about_another_tenant(url: str, tmp_path: Path) -> None:
+    import_pages(url, tmp_path, collection(vm(11, snapshot(3, name="secret"), name="theirs")))
+    execute(url, "UPDATE machine SET tenant = 'other'")
+    execute(url, "UPDATE snapshot SET tenant = 'other'")
+    result = import_pages(url, tmp_path, collection(vm(11), vm(12, snapshot(3, name="mine"))))
+    assert problems(result) == [
+        (
+            "resources[0]: Id 11 belongs to different machines: in the file to Vm 'vm 11' (vm-11), in the database to a"
+            f" machine of another tenant. {NO_MACHINE}"
+        ),
+        (
+            "resources[1].snapshots[0]: Id 3 belongs to different snapshots: in the file to 'mine' of Vm 12, in the"
+            f" database to a snapshot of another tenant. {NO_SNAPSHOT}"
+        ),
+    ]
 
 
 def test_many_problems_are_counted(url: str, tmp_path: Path) -> None:

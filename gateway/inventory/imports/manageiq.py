@@ -15,6 +15,7 @@ from gateway.models import MachineKind, PowerState, SnapshotState
 _LARGEST = 2**63 - 1
 _LARGEST_ID = 4 * 10**18  # leaves more than half of the 64-bit ids for new rows
 _TEXT_LIMIT = 4_000  # characters; more than any provider allows. Imported names may exceed the gateway's limit of 255
+_DESCRIPTION_LIMIT = 8_192  # characters, as of a provider; the rest is cut off
 _NAME_LIMIT = 2_000  # bytes of a name in UTF-8, folded or not; PostgreSQL refuses rows of an index above 2,704 bytes
 _ID_IN_HREF = re.compile(r"/(\d+)/?(?:\?.*)?$")
 _COLLECTION_IN_HREF = re.compile(r"/(vms|instances)/\d+/?(?:\?.*)?$")
@@ -80,7 +81,7 @@ def machine(attributes: dict[str, Any], collection: str | None) -> ImportedMachi
     """Converts a machine. `collection` is `vms`, `instances` or None when unknown. Raises ValueError."""
     id = _id(attributes)
     name = _name(attributes)
-    description = _text(attributes, "description")
+    description = _description(attributes)
     uid = _text(attributes, "uid_ems")
     ref = _text(attributes, "ems_ref") or uid or str(id)
     host = _name_of(attributes, "host")
@@ -110,7 +111,7 @@ def snapshot(attributes: dict[str, Any]) -> ImportedSnapshot:
     """Converts a snapshot. Raises ValueError."""
     id = _id(attributes)
     name = _name(attributes)
-    description = _text(attributes, "description")
+    description = _description(attributes)
     state = _text(attributes, "state")
     if state == _CREATING:
         raise ValueError("The snapshot is still being created. Import the machine again later.")
@@ -198,6 +199,11 @@ def _name(attributes: dict[str, Any]) -> str:
     if len(name) * 12 > _NAME_LIMIT and max(len(name.encode()), len(name.casefold().encode())) > _NAME_LIMIT:
         raise ValueError(f"Attribute 'name' is longer than {_NAME_LIMIT:,} bytes.")
     return name
+
+
+def _description(attributes: dict[str, Any]) -> str | None:
+    description = _text(attributes, "description")
+    return description and description[:_DESCRIPTION_LIMIT]
 
 
 def _name_of(attributes: dict[str, Any], name: str) -> str | None:

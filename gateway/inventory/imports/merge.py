@@ -49,7 +49,7 @@ _CONFLICTING_SNAPSHOTS = f"""
 """
 _FIND_CONFLICTING_SNAPSHOTS = f"""
     {_CONFLICTING_SNAPSHOTS}
-    SELECT m.position, s.place, s.id, s.name, COALESCE(m.kind, 'VM'), m.id, s.other, o.kind, o.id, o.name
+    SELECT m.position, s.place, s.id, s.name, COALESCE(m.kind, 'VM'), m.id, s.other, o.kind, o.id, o.name, o.tenant
     FROM taken s JOIN staged_machine m ON m.no = s.machine_no JOIN machine o ON o.id = s.machine_id
     ORDER BY s.machine_no, s.place LIMIT {MAX_LISTED}
 """
@@ -177,6 +177,7 @@ class _ConflictingSnapshot(NamedTuple):
     other_machine_kind: str
     other_machine_id: int
     other_machine_name: str
+    other_tenant: str
 
 
 class _DispositionCount(NamedTuple):
@@ -200,7 +201,7 @@ def merge(
         _ensure_provider(session, values)
         _leave_out_other_machines(session, values, problems)
         session.execute(_SET_DISPOSITION)
-        _leave_out_other_snapshots(session, problems)
+        _leave_out_other_snapshots(session, values, problems)
         counts = MergeCounts(_merge_machines(session, values), _merge_snapshots(session, values))
         counts.machines.left_out, counts.snapshots.left_out = problems.left_out
         session.execute(
@@ -243,22 +244,29 @@ def _machine_conflict(row: _ConflictingMachine, tenant: object) -> str:
     return f"Id {row.id} belongs to different machines: in the file to {imported}, in the database to {existing}."
 
 
-def _leave_out_other_snapshots(session: ImportSession, problems: Problems) -> None:
+def _leave_out_other_snapshots(session: ImportSession, values: Mapping[str, object], problems: Problems) -> None:
     """Removes the staged snapshots whose id belongs to a snapshot of another machine in the database."""
     conflicts = session.rows(_FIND_CONFLICTING_SNAPSHOTS, _ConflictingSnapshot)
     if not conflicts:
         return
     session.execute(_SET_INCOMPLETE)
-    listed = [(snapshot_position(row.position, row.place), _snapshot_conflict(row)) for row in conflicts]
+    listed = [
+        (snapshot_position(row.position, row.place), _snapshot_conflict(row, values["tenant"])) for row in conflicts
+    ]
     problems.add_all(listed, Consequence.SNAPSHOT, session.execute(_REMOVE_CONFLICTING_SNAPSHOTS))
     check_parents(session, problems)
 
 
-def _snapshot_conflict(row: _ConflictingSnapshot) -> str:
+def _snapshot_conflict(row: _ConflictingSnapshot, tenant: object) -> str:
+    existing = "a snapshot of another tenant"
+    if row.other_tenant == tenant:
+        existing = (
+            f"{shortened(row.other_name)!r} of {_KIND_NAMES[row.other_machine_kind]} {row.other_machine_id}"
+            f" ({shortened(row.other_machine_name)!r})"
+        )
     return (
         f"Id {row.id} belongs to different snapshots: in the file to {shortened(row.name)!r} of"
-        f" {_KIND_NAMES[row.machine_kind]} {row.machine_id}, in the database to {shortened(row.other_name)!r} of"
-        f" {_KIND_NAMES[row.other_machine_kind]} {row.other_machine_id} ({shortened(row.other_machine_name)!r})."
+        f" {_KIND_NAMES[row.machine_kind]} {row.machine_id}, in the database to {existing}."
     )
 
 
