@@ -210,6 +210,7 @@ class ChangeFeed:
         try:
             while len(events := await self._database.read(self._read, single=True)) == BATCH:
                 self._publish(events)
+                await asyncio.sleep(0)  # a read of SQLite that takes no time does not let other tasks run
             self._publish(events)
         except Lagged:
             log.warning("The database has lost changes that were delivered: all subscribers must reload their data")

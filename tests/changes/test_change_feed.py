@@ -13,7 +13,7 @@ from gateway.models import Change
 from gateway.store.database import Database
 from tests.databases import Databases
 from tests.operations.world import Story, World, play
-from tests.waiting import PATIENCE, until_async
+from tests.waiting import PATIENCE, at_most, until_async
 
 Run = Callable[[Story], None]
 
@@ -95,6 +95,39 @@ def test_events_of_a_newer_version_are_skipped(run: Run) -> None:
             async with feed.listen(["machine"], every, start) as resumed:
                 assert await received(resumed, 1) == expected[1:]
             assert not feed.ended
+
+    run(story)
+
+
+def test_other_tasks_run_while_many_changes_are_read(run: Run) -> None:
+    """Such as those of an import, which commits all of them at once. A read has 1,000."""
+
+    async def story(world: World) -> None:
+        rounds = 0
+        seen: dict[int, int] = {}  # the round of the event loop in which each change was offered
+
+        def is_wanted(event: ChangeEvent) -> bool:
+            seen[event.subject_id] = rounds
+            return True
+
+        async def count_rounds() -> None:
+            nonlocal rounds
+            for rounds in at_most(10**9):  # noqa: B007 - read by `is_wanted`
+                await asyncio.sleep(0)
+
+        postgres = world.database.dialect == "postgresql"
+        xid, now = ("pg_current_xact_id()::text::bigint", "clock_timestamp()") if postgres else ("0", "'2026'")
+        await world.provider()
+        async with reading(world.database) as feed, feed.listen(["machine"], is_wanted) as listener:
+            counting = asyncio.create_task(count_rounds())
+            await world.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500)"
+                f" INSERT INTO event (xid, at, tenant, noun, change, subject_id)"
+                f" SELECT {xid}, {now}, 'default', 'machine', 'UPDATED', i FROM n"
+            )
+            assert len(await received(listener, 2_500)) == 2_500
+            counting.cancel()
+        assert seen[1] < seen[1_500] < seen[2_500]
 
     run(story)
 
