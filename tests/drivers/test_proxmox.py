@@ -22,6 +22,7 @@ from gateway.drivers.base import (
 from gateway.drivers.options import Secret
 from gateway.drivers.proxmox.api import Client
 from gateway.drivers.proxmox.driver import ProxmoxDriver
+from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -208,6 +209,48 @@ def test_a_cycle_of_parents_is_not_followed_endlessly(pve: Cluster) -> None:
 
 
 # ---- login
+
+
+class Answering(Client):
+    """A client whose reads return these values, by path."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+
+    def call(self, change: bool, method: str, path: str, parameters: dict[str, Any]) -> Any:
+        return self._answers[path]
+
+    def close(self) -> None:
+        pass
+
+
+def _machines(number: int, nodes: int) -> list[dict[str, Any]]:
+    return [{"type": "qemu", "vmid": vmid, "node": f"n{vmid % nodes}"} for vmid in range(1, number + 1)]
+
+
+@pytest.mark.parametrize(
+    ("machines", "snapshots", "message"),
+    [
+        (_machines(50_001, 1), 0, "The provider lists more than 50,000 machines or snapshots."),
+        (_machines(1_001, 1_001), 0, "The provider lists more than 1,000 nodes."),
+        (_machines(1, 1), 50_001, "The provider lists more than 50,000 machines or snapshots."),
+    ],
+)
+def test_endless_listings_are_refused(machines: list[dict[str, Any]], snapshots: int, message: str) -> None:
+    entries = [{"name": f"s{number}", "snaptime": 1} for number in range(snapshots)]
+    answers = {
+        "cluster/resources": machines,
+        "nodes/n0/qemu": [],
+        "nodes/n0/qemu/1/snapshot": [*entries, {"name": "current"}],
+    }
+    answers |= {f"nodes/n{number}/qemu": [] for number in range(1_001)}
+
+    async def read(driver: ProxmoxDriver) -> None:
+        await driver.machines()
+        await driver.snapshots("1")
+
+    error = failure(ProxmoxDriver(Answering(answers), Threads(4), Threads(4)), read)
+    assert (type(error), error.message) == (ProviderUnavailable, message)
 
 
 def test_an_expired_login_is_renewed(pve: Cluster) -> None:

@@ -103,19 +103,25 @@ class Ec2Api:
     async def instances(self, filters: Filters) -> list[ReportedMachine]:
         """The instances that match the filters, except terminated ones."""
         filters = {**filters, "instance-state-name": _LISTED_STATES}
-        reservations = await self._read_pages("describe_instances", "Reservations", filters, _read_instances)
-        return [machine for machines in reservations for machine in machines]
+        return await self._read_pages("describe_instances", "Reservations", filters, _read_instances)
 
     async def images(self, filters: Filters) -> list[Image]:
         """The account's images that match the filters, except deregistered ones."""
         found = await self._read_pages(
-            "describe_images", "Images", filters, _read_image, Owners=["self"], IncludeDisabled=True
+            "describe_images",
+            "Images",
+            filters,
+            lambda raw: [_read_image(raw)],
+            Owners=["self"],
+            IncludeDisabled=True,
         )
         return [image for image in found if image.state != "deregistered"]
 
     async def ebs_snapshots(self, filters: Filters) -> list[EbsSnapshot]:
         """The account's EBS snapshots that match the filters."""
-        return await self._read_pages("describe_snapshots", "Snapshots", filters, _read_ebs_snapshot, OwnerIds=["self"])
+        return await self._read_pages(
+            "describe_snapshots", "Snapshots", filters, lambda raw: [_read_ebs_snapshot(raw)], OwnerIds=["self"]
+        )
 
     async def ebs_snapshots_by_ref(self, refs: Sequence[str]) -> list[EbsSnapshot]:
         """The EBS snapshots with these refs. Refs that do not exist are left out."""
@@ -139,9 +145,14 @@ class Ec2Api:
         return await self._read_threads.read(self._call, _READ_ATTEMPTS, action, arguments)
 
     async def _read_pages(
-        self, action: str, member: str, filters: Filters, read: Callable[[dict[str, Any]], T], **arguments: Any
+        self,
+        action: str,
+        member: str,
+        filters: Filters,
+        read: Callable[[dict[str, Any]], Sequence[T]],
+        **arguments: Any,
     ) -> list[T]:
-        """The items of all pages, parsed by `read`. Raises ProviderUnavailable if an item is malformed."""
+        """What `read` finds in the items of all pages. Raises ProviderUnavailable if an item is malformed."""
         arguments["Filters"] = [{"Name": name, "Values": [*values]} for name, values in filters.items()]
         arguments["MaxResults"] = _PAGE_SIZE
         found: list[T] = []
@@ -149,8 +160,9 @@ class Ec2Api:
         while True:
             page = await self._read(action, arguments)
             with parsing():
-                total = count_listed(total, page.get(member) or ())
-                found += [read(raw) for raw in page[member]]
+                items = [item for raw in page[member] for item in read(raw)]
+                total = count_listed(total, max(items, page[member], key=len))
+                found += items
             if not page.get("NextToken"):
                 return found
             arguments["NextToken"] = page["NextToken"]

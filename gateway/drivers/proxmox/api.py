@@ -18,6 +18,7 @@ from gateway.drivers.base import (
     ReportedMachine,
     ReportedSnapshot,
     ReportedSnapshots,
+    count_listed,
     parse_timestamp,
     parsing,
     snapshot_depths,
@@ -215,6 +216,7 @@ def parse_listing(answer: Any, node: str) -> Listing:
     """A listing of snapshots. Raises ProviderUnavailable if it is malformed."""
     with parsing():
         by_name = {str(entry["name"]): entry for entry in require_list(answer)}
+        count_listed(0, by_name)
         running = by_name.pop("current")  # a pseudo entry for the machine itself; its parent is the current snapshot
         refs = {name: f"{name}@{_seconds(entry)}" for name, entry in by_name.items()}
         depths = snapshot_depths({name: str(entry.get("parent", "")) for name, entry in by_name.items()})

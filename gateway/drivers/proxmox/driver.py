@@ -57,6 +57,7 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
+    count_listed,
     parsing,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
@@ -112,6 +113,7 @@ _TASK_TYPES: dict[type[RecoverableCommand], str] = {
     DeleteCommand: "qmdelsnapshot",
 }
 _READ_THREADS = 4
+_MAX_NODES = 1_000  # of a cluster; each is asked for its machines
 _MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL = 0.1, 2.0  # seconds between polls of a task; grows by half each time
 
 _Outcome = ReportedSnapshot | Recovery | ProviderError
@@ -191,13 +193,19 @@ class ProxmoxDriver(Driver):
         found, offline = await self._cluster_machines()
         self._nodes = {ref: entry["node"] for ref, entry in found.items()}
         nodes = sorted({*self._nodes.values()} - offline)
+        if len(nodes) > _MAX_NODES:
+            raise ProviderUnavailable(f"The provider lists more than {_MAX_NODES:,} nodes.")
         states = dict(zip(nodes, await asyncio.gather(*map(self._node_machines, nodes)), strict=True))
-        machines = []
-        for ref, entry in found.items():
-            on_node = states.get(entry["node"])
-            state = {**entry, "status": "unknown"} if on_node is None else on_node.get(ref, entry)
-            machines.append(parse_machine(state, ref, entry["node"]))
-        return machines
+
+        def parse() -> list[ReportedMachine]:
+            machines = []
+            for ref, entry in found.items():
+                on_node = states.get(entry["node"])
+                state = {**entry, "status": "unknown"} if on_node is None else on_node.get(ref, entry)
+                machines.append(parse_machine(state, ref, entry["node"]))
+            return machines
+
+        return await self._read_threads.read(parse)
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
         try:
@@ -416,6 +424,7 @@ class ProxmoxDriver(Driver):
         """The cluster's entries of its machines, by vmid, and the nodes that are offline."""
         entries = require_list(await self._get("cluster/resources"))
         machines = [entry for entry in entries if entry.get("type") == "qemu"]
+        count_listed(0, machines)
         if not all(entry.get("vmid") and isinstance(entry.get("node"), str) for entry in machines):
             raise malformed_response(change=False)  # without the entry, its machine would be taken for deleted
         found = {str(entry["vmid"]): entry for entry in machines}
@@ -453,7 +462,7 @@ class ProxmoxDriver(Driver):
 
     async def _get_listing(self, machine_ref: str) -> Listing:
         node, answer = await self._get_from_machine(machine_ref, "snapshot")
-        return parse_listing(answer, node)
+        return await self._read_threads.read(parse_listing, answer, node)
 
     async def _list_tasks(self, node: str, command: RecoverableCommand, *, running: bool = False) -> list[str]:
         """The UPIDs of the machine's tasks of the command's type that the node still has."""
