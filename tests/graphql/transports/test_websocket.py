@@ -147,6 +147,7 @@ def test_pings_are_answered_before_and_after_the_init(socket: ClientConnection) 
         {"type": "connection_terminate"},
         {"type": "connection_init", "payload": 5},
         {"type": "ping", "payload": [1]},
+        '{"type":"ping","payload":{"a":' + "[" * 300 + "]" * 300 + "}}",
         {"type": "pong", "payload": "x"},
         {"type": "complete"},
         {"type": "complete", "id": 1},

@@ -96,8 +96,13 @@ def _request(members: dict[str, Any]) -> GraphQLRequest:
 
 
 def pong_message(payload: dict[str, Any] | None) -> bytes:
-    """A `pong` message that returns the payload of the ping."""
-    return b'{"type":"pong"}' if payload is None else b'{"type":"pong","payload":' + orjson.dumps(payload) + b"}"
+    """A `pong` message that returns the payload of the ping. Raises InvalidMessage."""
+    if payload is None:
+        return b'{"type":"pong"}'
+    try:
+        return b'{"type":"pong","payload":' + orjson.dumps(payload) + b"}"
+    except orjson.JSONEncodeError:  # orjson parses deeper lists than it writes
+        raise InvalidMessage("`payload` is nested too deeply.") from None
 
 
 def next_message(id: bytes, body: bytes) -> bytes:
