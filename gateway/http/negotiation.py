@@ -9,6 +9,7 @@ EVENT_STREAM_TYPE = "text/event-stream"
 
 # In bytes. No known browser or client sends a longer `Accept`, so longer ones are parsed, but not cached.
 _MAX_CACHED_LENGTH = 512
+_MAX_LENGTH = 4_096  # up to which media ranges are parsed; the time of a longer one would delay other requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ class Accepted:
 
 
 def accepted(header: bytes) -> Accepted:
-    """Parses an `Accept` header. An absent one, and one that has only wildcards, mean `application/json`."""
+    """Parses an `Accept` header. An absent one, and one that has only wildcards, mean `application/json`.
+
+    Of a header over 4,096 bytes, only the media ranges within them count.
+    """
     if len(header) > _MAX_CACHED_LENGTH:
         return _negotiate(header)
     return _cached(header)
@@ -38,6 +42,8 @@ def _cached(header: bytes) -> Accepted:
 
 
 def _negotiate(header: bytes) -> Accepted:
+    if len(header) > _MAX_LENGTH:
+        header = header[:_MAX_LENGTH].rpartition(b",")[0]
     if not header.strip():
         return Accepted(JSON_TYPE, events=False, page=False)
     named = _qualities(header.decode("latin-1"))

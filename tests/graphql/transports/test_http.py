@@ -118,6 +118,8 @@ def test_a_missing_content_type_and_a_compressed_body_are_rejected(client: httpx
         ("application/xml, application/jsonp", 406, "application/json"),
         (f"{GRAPHQL};q=0", 406, "application/json"),
         ("*/*;q=0", 406, "application/json"),
+        ("a," * 2_000 + GRAPHQL, 200, GRAPHQL),
+        ("a," * 2_034 + GRAPHQL, 406, "application/json"),  # only the first 4,096 bytes count
     ],
 )
 def test_the_media_type_of_the_response_follows_accept(
