@@ -20,6 +20,7 @@ import pytest
 from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.fair_queue import Claim
+from gateway.web import STATIC
 from tests.databases import Databases
 from tests.serving import Served, http_client, served
 from tests.waiting import attempts
@@ -170,6 +171,14 @@ def test_what_does_not_exist(shared: Served, send: Send) -> None:
         text(404, no_route("/apis/vms")),
         text(404, no_route(r"/graphiql/assets/\n")),
     ]
+
+
+def test_an_asset_is_named_without_a_directory(shared: Served, send: Send) -> None:
+    """Also with one that is left again. To resolve a path of thousands of directories takes seconds."""
+    name = next(path.name for path in sorted((STATIC / "assets").iterdir()))
+    assert [answer.status for answer in send(shared.url, [Sent("GET", f"/graphiql/assets/{name}")])] == [200]
+    path = f"/graphiql/assets/x/%2e%2e/{name}"
+    assert send(shared.url, [Sent("GET", path)]) == [text(404, no_route(f"/graphiql/assets/x/../{name}"))]
 
 
 def test_a_body_that_is_too_long(shared: Served, send: Send) -> None:
