@@ -5,14 +5,20 @@ trusted proxies a request belongs to the client that they name, and the connecti
 own. All bounds are per process.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from time import perf_counter
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 _CONNECTION_SHARE = 4  # a client may have a quarter of GATEWAY_MAX_CONNECTIONS
+_PARSE_SHARE = 0.5  # of the time, for parsing what a client sends
+_PARSE_BURST = 0.01  # seconds of parsing that do not have to wait
+_SHORTEST_TIMER = 0.001  # seconds; uvloop's timers have this resolution
 _MIB = 1_048_576
 REFUSED_ABOVE = 64 * _MIB  # unread bytes of a client above which its further requests are refused
 MAX_UNREAD_PER_CLIENT = 128 * _MIB  # above this, its oldest unread responses are dropped
@@ -35,7 +41,38 @@ class Client:
         self.name = name
         self.connections = 0
         self.unread = 0  # bytes
+        self.parse_seconds = 0.0  # spent on parsing what the client sends, less its share of the time since then
+        self._counted_at = 0.0
+        self.waits_to_parse: deque[Callable[[], None]] = deque()  # what parses the input of each connection that waits
+        self._has_timer = False
         self.sending: dict[SendingConnection, None] = {}  # connections with unread bytes, oldest first
+
+    def parse_delay(self, now: float) -> float:
+        """Returns the seconds until more of what the client sends may be parsed; 0 if it may now."""
+        spent = self.parse_seconds - (now - self._counted_at) * _PARSE_SHARE
+        self.parse_seconds, self._counted_at = max(spent, 0.0), now
+        return max(spent - _PARSE_BURST, 0.0) / _PARSE_SHARE
+
+    def parse_later(self, parse: Callable[[], None]) -> None:
+        """Calls `parse` once this client may parse more. Its connections take turns."""
+        self.waits_to_parse.append(parse)
+        self._schedule_turns()
+
+    def _schedule_turns(self) -> None:
+        if self.waits_to_parse and not self._has_timer:
+            self._has_timer = True
+            delay = max(self.parse_delay(perf_counter()), _SHORTEST_TIMER)
+            asyncio.get_running_loop().call_later(delay, self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._has_timer = False
+        try:
+            for _ in range(len(self.waits_to_parse)):
+                if self.parse_delay(perf_counter()):
+                    break
+                self.waits_to_parse.popleft()()
+        finally:
+            self._schedule_turns()
 
 
 class Clients:

@@ -10,12 +10,14 @@ import resource
 import socket
 from collections.abc import Awaitable, MutableMapping
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooManyHeaders
 
 from gateway.access.admission import Application
 from gateway.app import ERROR_FORMATS
@@ -30,6 +32,8 @@ from gateway.server.paced_transport import PacedTransport
 
 _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
 _OTHER_FILES = 256  # open files of a process that are not connections of clients
+_MAX_HEADERS = 500  # of a request; handling each takes time, in which no other request is served
+_PIECE = 1_024  # bytes that are parsed without a look at the time, and at whether the protocol is busy
 _LINGER_SECONDS = 2.0  # for which the rest of a rejected request is read and dropped
 _LINGER_BYTES = 1_048_576
 _CONNECTION = "gateway.connection"  # key of the transport in the state of an ASGI scope
@@ -96,9 +100,87 @@ class ClientLimits:
 
 
 class _PacedProtocol(asyncio.Protocol):
-    """The part of both protocols that belongs to their `PacedTransport`."""
+    """The part of both protocols that belongs to their `PacedTransport`, and the pace of parsing.
+
+    What arrives is parsed in pieces. The rest waits, and no more is read, while the protocol is busy with what it has
+    parsed, or while its client has used more than its share of the time of the event loop for parsing. A read delivers
+    up to 256 KiB, which can be 43,000 empty frames or 14,000 requests: parsed at once, they would hold the event loop
+    for up to a second, and as objects they would take some kilobytes each. What waits counts as unread by the client.
+    """
 
     transport: PacedTransport
+    loop: asyncio.AbstractEventLoop
+    _unparsed = memoryview(b"")
+    _held = 0  # unparsed bytes that count as unread
+    _is_scheduled = False  # whether `_parse_pieces` will be called
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parses one piece."""
+        raise NotImplementedError
+
+    @property
+    def _parses(self) -> bool:
+        """Whether this protocol still parses: it does not if the connection is closing or has become a WebSocket."""
+        return not self.transport.is_closing() and self.transport.get_protocol() is self
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether what has been parsed must be handled before more is parsed. `parse_soon` is called afterwards."""
+        raise NotImplementedError
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the protocol wants to read from the socket."""
+        raise NotImplementedError
+
+    def _receive(self, data: bytes) -> None:
+        if self._unparsed:
+            self._unparsed = memoryview(bytes(self._unparsed) + data)
+            self._hold_unparsed()
+            return
+        client = self.transport.peer
+        started = perf_counter()
+        if len(data) <= _PIECE and not client.waits_to_parse and not client.parse_delay(started):
+            self._parse(data)
+            client.parse_seconds += perf_counter() - started
+        else:
+            self._unparsed = memoryview(data)
+            self._parse_pieces()
+
+    def parse_soon(self) -> None:
+        """Continues to parse if anything waits for it."""
+        if self._unparsed and not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._parse_pieces)
+
+    def _parse_pieces(self) -> None:
+        """Parses what waits, as far as possible now."""
+        self._is_scheduled = False
+        client, data, position = self.transport.peer, self._unparsed, 0
+        while position < len(data) and self._parses and not self._is_busy:
+            now = perf_counter()
+            if client.parse_delay(now) or (position and client.waits_to_parse):
+                self._is_scheduled = True
+                client.parse_later(self._parse_pieces)
+                break
+            self._parse(data[position : position + _PIECE])
+            position += _PIECE
+            client.parse_seconds += perf_counter() - now
+        self._unparsed = data[position:] if self._parses else memoryview(b"")
+        self._hold_unparsed()
+
+    def _hold_unparsed(self) -> None:
+        """Counts the unparsed bytes as unread by the client, and reads from the socket only if there are none."""
+        size = len(self._unparsed.obj) if self._unparsed else 0  # type: ignore[arg-type] # all of it is in memory
+        if size != self._held:
+            change, self._held = size - self._held, size
+            self.transport.hold(change)
+        if bool(size) != self.transport.holds_input:
+            self.transport.holds_input = bool(size)
+            if size:
+                self.transport.pause_reading()
+            elif self._reads:
+                self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.transport.pause()
@@ -110,6 +192,7 @@ class _PacedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.lost()
+        self._unparsed = memoryview(b"")
         super().connection_lost(exc)
 
     def check_pace(self, now: float, seconds: float) -> None:
@@ -123,6 +206,32 @@ class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol. Takes the transport of the `BoundedProtocol` that received the handshake."""
 
     transport: PacedTransport
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._receive(data)
+        else:
+            self._receive_handshake(data)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        super().data_received(bytes(data))
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.read_paused
+
+    @property
+    def _reads(self) -> bool:
+        return not self.read_paused
+
+    def _receive_handshake(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and (reason := self.conn.handshake_exc) is not None:
+            # uvicorn does not notice that the parser has rejected the handshake, and the client would wait without end.
+            too_long = isinstance(reason, RequestLineTooLong | HeaderLineTooLong | TooManyHeaders)
+            self.handshake_initiated = True
+            self.transport.write(_response(_HEAD_TOO_LONG if too_long else _MALFORMED, b"GET", data.split(b" ", 2)[1]))
+            self.transport.close()
 
 
 class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
@@ -181,8 +290,11 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         if self._rejection is not None or self._rejected:
             self._drop(data)
             return
+        self._receive(data)
+
+    def _parse(self, data: bytes | memoryview) -> None:
         self._measures_head = self._head_bytes + len(data) > self._max_head_bytes
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[arg-type]
         if self._in_head or not self._progress:
             self._head_bytes += len(data)
             if self._head_bytes > self._max_head_bytes:
@@ -208,7 +320,8 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if self._measures_head and self._head_size() > self._max_head_bytes:
+        too_long = self._measures_head and self._head_size() > self._max_head_bytes
+        if too_long or len(self.headers) > _MAX_HEADERS:
             self._parser_error = _HEAD_TOO_LONG
             raise _HeadTooLong
         self._in_head = False
@@ -223,6 +336,22 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._progress = True
         self._head_bytes = 0
         super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.parse_soon()
+
+    @property
+    def _parses(self) -> bool:
+        return not self._rejected and super()._parses
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.pipeline)
+
+    @property
+    def _reads(self) -> bool:
+        return not self.flow.read_paused
 
     def check(self, now: float) -> None:
         """Closes the connection if successive checks have found the same stall for longer than its timeout."""
@@ -244,6 +373,8 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
             return None, 0.0
         if self.transport.is_closing():
             return ("closing", self._heads), _LINGER_SECONDS
+        if self._unparsed:
+            return None, 0.0
         if self._in_head:
             return ("head", self._heads), self._settings.head_timeout
         if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
@@ -309,7 +440,7 @@ def _response(error: HttpError, method: bytes, target: bytes) -> bytes:
 
 def _allowed_connections(wanted: int) -> int:
     """Raises the limit of open files of this process for `wanted` connections. Returns how many it allows."""
-    needed = wanted + _OTHER_FILES
+    needed = wanted + _ANSWERED_BEYOND_LIMIT + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
@@ -319,7 +450,7 @@ def _allowed_connections(wanted: int) -> int:
         log.warning(
             "The limit of open files (%d) allows fewer connections than GATEWAY_MAX_CONNECTIONS (%d)", limit, wanted
         )
-    return max(1, min(wanted, limit - _OTHER_FILES))
+    return max(1, min(wanted, limit - _ANSWERED_BEYOND_LIMIT - _OTHER_FILES))
 
 
 class BoundedServer(uvicorn.Server):
@@ -329,8 +460,7 @@ class BoundedServer(uvicorn.Server):
         super().__init__(config)
         config.load()  # sets `config.ssl`
         self._settings = settings
-        connections = _allowed_connections(settings.max_connections)
-        self._clients = clients or Clients(connections, settings.trusted_proxies)
+        self._clients = clients or Clients(_allowed_connections(settings.max_connections), settings.trusted_proxies)
         self._ticks = max(1, min(10, int(settings.head_timeout * 2)))  # from check to check; a tick is 0.1 s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -53,6 +53,7 @@ class PacedTransport(asyncio.Transport):
         self._paused = False  # whether the transport wants no more bytes
         self._closing = False
         self._lost = False
+        self.holds_input = False  # whether nothing is read, because the protocol has not parsed what was read before
         self._window: tuple[float, int] | None = None  # when the measurement of the pace began, and the bytes sent then
         self._sent: asyncio.Future[None] | None = None
 
@@ -254,7 +255,9 @@ class PacedTransport(asyncio.Transport):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not (self._closing and self._queue):
+        if self.holds_input:
+            self._transport.get_protocol().parse_soon()  # type: ignore[attr-defined]
+        elif not (self._closing and self._queue):
             self._transport.resume_reading()
 
     def is_reading(self) -> bool:

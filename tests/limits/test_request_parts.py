@@ -80,6 +80,32 @@ def test_a_client_that_never_stops_sending_is_closed(server: Bounded) -> None:
         connection.sendall(endless)
 
 
+def test_the_number_of_headers_is_limited(server: Bounded) -> None:
+    assert body_of(server.get("/", head="x:\r\n" * 498)) == b"01"
+    answer = server.get("/", head="x:\r\n" * 499)  # besides `Host` and `Connection`
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert TOO_LONG.encode() in answer
+
+
+@pytest.mark.parametrize(
+    ("target", "head", "status"),
+    [
+        ("/" + "x" * 9_000, "", b"431"),
+        ("/", f"x: {'x' * 9_000}\r\n", b"431"),
+        ("/", "x:\r\n" * 130, b"431"),
+        ("/", "content-length: 2\r\n", b"400"),
+        ("/\xff", "", b"400"),
+    ],
+    ids=["target", "header", "headers", "body", "path"],
+)
+def test_an_invalid_websocket_handshake_is_answered(server: Bounded, target: str, head: str, status: bytes) -> None:
+    """Also one that is valid HTTP, but exceeds the limits of the WebSocket library."""
+    upgrade = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    with server.connect() as connection:
+        connection.sendall(get(target, f"{upgrade}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{head}") + b"{}")
+        assert read_all(connection).startswith(b"HTTP/1.1 %b " % status)
+
+
 def test_a_client_has_a_share_of_the_connections() -> None:
     """Connections without a complete request count."""
     with bounded(Clients(8)) as server, server.connect() as first, server.connect() as second:
