@@ -16,6 +16,14 @@ from gateway.operations.worker import OPERATION
 from gateway.printable_text import printable
 
 _QUIET = ("uvicorn", "alembic")  # libraries whose INFO lines are suppressed
+# uvicorn logs these for what a client sends. Any client could fill the disk with them.
+_CAUSED_BY_CLIENTS = frozenset(
+    {
+        "Invalid HTTP request received.",
+        "Unsupported upgrade request.",
+        "Invalid UTF-8 sequence received from client.",
+    }
+)
 
 
 def configure(settings: Settings) -> None:
@@ -25,6 +33,11 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for library in _QUIET:
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_fault_of_a_client)
+
+
+def _is_no_fault_of_a_client(record: logging.LogRecord) -> bool:
+    return record.msg not in _CAUSED_BY_CLIENTS
 
 
 def _context() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Log lines: one per message, with the request context, and without the content of requests."""
 
 import logging
+import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +16,9 @@ from gateway.config import Settings
 from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
 from gateway.telemetry import logs
-from tests.cli.programs import refusal
+from tests.cli.programs import refusal, serving
 from tests.databases import Databases
+from tests.limits.bounded_server import read_all
 from tests.serving import served
 
 SECRET = "hunter2"
@@ -89,6 +92,26 @@ def test_requests_are_logged_without_their_content(databases: Databases, caplog:
     assert slow == ["Slow GraphQL query name=other", "Slow GraphQL query name=Named"]
     ours = [record for record in caplog.records if record.name.startswith("gateway")]
     assert SECRET not in repr([record.__dict__ for record in ours])
+
+
+@pytest.mark.thorough  # starts a process
+def test_malformed_requests_are_not_logged(databases: Databases) -> None:
+    """Otherwise any client could fill the disk."""
+    upgrade = b"GET /graphql HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade, close\r\nupgrade: %b\r\n"
+    websocket = upgrade % b"websocket" + (
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        b"sec-websocket-protocol: graphql-transport-ws\r\n\r\n"
+    )
+    not_utf8 = b"\x81\x81\0\0\0\0\xff"
+    with serving(database_url=databases.new("sqlite")) as program:
+        address = ("127.0.0.1", int(program.url.rpartition(":")[2]))
+        for messages in ([b"\0\r\n\r\n"], [upgrade % b"x" + b"\r\n"], [websocket, not_utf8]):
+            with socket.create_connection(address, 30) as connection:
+                for message in messages:
+                    connection.sendall(message)
+                    assert connection.recv(1)
+                read_all(connection)
+        assert program.stop(signal.SIGTERM) == (0, "stopped\n", "")
 
 
 @pytest.mark.parametrize(
