@@ -18,6 +18,7 @@ from gateway.app import Gateway, running_gateway
 from gateway.config import Settings
 from gateway.errors import StartupError
 from gateway.http.pages import ENDPOINTS
+from gateway.server.clients import Clients
 from gateway.server.connections import BoundedServer, BoundedWebSocketProtocol, ClientLimits
 from gateway.server.tls import reload_certificate, server_context
 from gateway.telemetry.exposition import Collect, metrics_app
@@ -26,6 +27,8 @@ from gateway.telemetry.metrics import Sample
 
 _BACKLOG = 4_096  # connections that the kernel queues until they are accepted; a further client tries again after 1 s
 _SWITCH_INTERVAL = 0.0005  # seconds
+
+_METRICS_CONNECTIONS = 64  # of which a client may have a quarter
 
 _EXAMPLE_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
 
@@ -139,7 +142,7 @@ class _Server(BoundedServer):
         await super().shutdown(sockets)
 
 
-class _MetricsServer(uvicorn.Server):
+class _MetricsServer(BoundedServer):
     """A server without signal handlers, because the main server has them."""
 
     @contextlib.contextmanager
@@ -151,8 +154,16 @@ class _MetricsServer(uvicorn.Server):
 async def serving_metrics(settings: Settings, listening: socket.socket, collect: Collect) -> AsyncIterator[None]:
     """Serves the samples of `collect` to Prometheus. On loopback, requests of pages of other origins are rejected."""
     app = metrics_app(collect, settings if ipaddress.ip_address(listening.getsockname()[0]).is_loopback else None)
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
-    server = _MetricsServer(config)
+    config = uvicorn.Config(
+        ClientLimits(app),
+        interface="asgi3",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    server = _MetricsServer(config, settings, Clients(_METRICS_CONNECTIONS))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield

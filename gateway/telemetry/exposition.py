@@ -1,5 +1,6 @@
 """Serves metrics in the Prometheus text format, on a separate listener."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -33,8 +34,17 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
     With `settings`, requests are checked for `Host` and `Origin` like those to the gateway itself.
     """
 
+    running: asyncio.Task[bytes] | None = None
+
+    async def rendered() -> bytes:
+        return render(await collect())
+
     async def metrics(_request: Request) -> Response:
-        return Response(render(await collect()), media_type=_TYPE, headers={"cache-control": "no-store"})
+        """Requests that arrive while another is answered get the same samples, so they cost the database nothing."""
+        nonlocal running
+        if running is None or running.done():
+            running = asyncio.create_task(rendered(), name="metrics")
+        return Response(await asyncio.shield(running), media_type=_TYPE, headers={"cache-control": "no-store"})
 
     safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}), None)]
     return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)

@@ -1,6 +1,9 @@
 """Metrics of requests, operations and providers, their limits, and their aggregation over processes."""
 
 import re
+import socket
+from contextlib import ExitStack
+from typing import Any
 
 import httpx2
 import pytest
@@ -115,6 +118,20 @@ def test_metrics_are_served_on_their_own_listener(databases: Databases) -> None:
         # DNS rebinding: the page of another host name reaches this address.
         assert httpx2.get(f"{found[1]}/metrics", headers={"host": "evil.example"}, trust_env=False).status_code == 421
         assert program.http.get("/metrics").status_code == 404
+
+
+def test_the_listener_of_the_metrics_has_limits(databases: Databases) -> None:
+    """Its connections share the open files and the event loop of the process."""
+    settings: dict[str, Any] = {"metrics_address": "127.0.0.1:0", "head_timeout": 5.0}
+    with serving(database_url=databases.new("sqlite"), **settings) as program, ExitStack() as opened:
+        found = re.search(r":(\d+)/metrics", program.greeting)
+        assert found is not None
+        address = ("127.0.0.1", int(found[1]))
+        idle = [opened.enter_context(socket.create_connection(address, 30)) for _ in range(16)]
+        refused = httpx2.get(f"http://127.0.0.1:{found[1]}/metrics", trust_env=False)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert [connection.recv(1) for connection in idle] == [b""] * 16  # closed, as they send no request
+        assert httpx2.get(f"http://127.0.0.1:{found[1]}/metrics", trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize("address", ["9464", "localhost:9464", "127.0.0.1:", "127.0.0.1:99999"])
