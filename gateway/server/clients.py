@@ -97,6 +97,7 @@ class Clients:
         self._known: WeakValueDictionary[str, Client] = WeakValueDictionary()
         self._sending: dict[Client, None] = {}  # clients with unread bytes
         self.unread = 0  # bytes, of all clients
+        self.handshakes = 0  # TLS handshakes that have not ended, of all clients
 
     def find(self, address: str) -> Client:
         """Returns the client with this address, creating it if it is not known."""

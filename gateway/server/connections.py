@@ -8,6 +8,7 @@ import asyncio
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import Awaitable, MutableMapping
 from http import HTTPStatus
 from time import perf_counter
@@ -17,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooManyHeaders
 
 from gateway.access.admission import Application
@@ -27,7 +29,7 @@ from gateway.graphql.error_format import GRAPHQL_FORMAT
 from gateway.http.errors import HttpError
 from gateway.http.health import HEALTH_PATHS
 from gateway.http.scope import HOLD
-from gateway.server.clients import Clients
+from gateway.server.clients import Client, Clients
 from gateway.server.paced_transport import PacedTransport
 
 _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
@@ -202,6 +204,41 @@ class _PacedProtocol(asyncio.Protocol):
             self.transport.abort()
 
 
+class _TlsProtocol(SSLProtocol):  # type: ignore[misc]
+    """TLS of a connection, which counts as one of its client from its acceptance on, not from the end of its handshake.
+
+    `protocol` takes the connection, and counts it itself, once the handshake has succeeded.
+    """
+
+    def __init__(self, clients: Clients, protocol: "BoundedProtocol", context: ssl.SSLContext, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(loop, protocol, context, None, server_side=True, ssl_handshake_timeout=timeout)
+        self._clients = clients
+        self._client: Client | None = None  # during the handshake
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        address = _peer_address(transport)
+        self._client = client = self._clients.find(address)
+        client.connections += 1
+        self._clients.handshakes += 1
+        excess_of_client = client.connections - self._clients.share(address)
+        excess = self._clients.handshakes - self._clients.max_connections
+        if max(excess, excess_of_client) > _ANSWERED_BEYOND_LIMIT:
+            transport.abort()
+        else:
+            super().connection_made(transport)
+
+    def end_handshake(self) -> None:
+        if self._client is not None:
+            self._client.connections -= 1
+            self._clients.handshakes -= 1
+            self._client = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end_handshake()
+        super().connection_lost(exc)
+
+
 class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol. Takes the transport of the `BoundedProtocol` that received the handshake."""
 
@@ -257,6 +294,7 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         super().__init__(config, state, app_state)
         self._settings = settings
         self._clients = clients
+        self.tls: _TlsProtocol | None = None
         self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
         self._rejection: HttpError | None = None  # of the connection, whatever it requests
         self._rejected = False  # whether a request was rejected before it had arrived completely
@@ -272,12 +310,13 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._stalled_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        if self.tls is not None:
+            self.tls.end_handshake()
+        address = _peer_address(transport)
         paced = PacedTransport(transport, self._clients, address, self._client_sends)  # type: ignore[arg-type]
         super().connection_made(paced)
         self.app_state = {**self.app_state, _CONNECTION: paced, HOLD: paced.hold}
-        excess = len(self.connections) - self._clients.max_connections
+        excess = len(self.connections) + self._clients.handshakes - self._clients.max_connections
         excess_of_client = paced.peer.connections - self._clients.share(address)
         if excess > 0:
             self._rejection = _TOO_MANY_CONNECTIONS
@@ -421,6 +460,11 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         return not self.cycle.response_started and not self.pipeline
 
 
+def _peer_address(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
 def _response(error: HttpError, method: bytes, target: bytes) -> bytes:
     """The whole response to a request. `target` is its path and query, or the part that has arrived."""
     path = target.partition(b"?")[0].decode("latin-1")
@@ -466,17 +510,18 @@ class BoundedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
-        tls: dict[str, Any] = {}
-        if self.config.ssl is not None:
-            tls = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._settings.head_timeout}
         self.servers = [
-            await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog, **tls)
+            await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog)
             for listening in sockets or ()
         ]
         self.started = True
 
-    def _protocol(self) -> BoundedProtocol:
-        return BoundedProtocol(self._settings, self._clients, self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> BoundedProtocol | _TlsProtocol:
+        protocol = BoundedProtocol(self._settings, self._clients, self.config, self.server_state, self.lifespan.state)
+        if self.config.ssl is None:
+            return protocol
+        protocol.tls = _TlsProtocol(self._clients, protocol, self.config.ssl, self._settings.head_timeout)
+        return protocol.tls
 
     async def on_tick(self, counter: int) -> bool:
         if counter % self._ticks == 0:

@@ -1,12 +1,16 @@
 """What belongs to a request: trailers do not, and the rest of a rejected request is read until it ends."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from gateway.config import Settings
 from gateway.server.clients import Clients
 from tests.limits.bounded_server import Bounded, body_of, bounded, get, read_all
+from tests.limits.test_tls import write_certificate, write_key
 from tests.waiting import until
 
 CHUNKED = (
@@ -118,6 +122,18 @@ def test_a_client_has_a_share_of_the_connections() -> None:
         assert b"This client has reached its maximum number of connections." in refused
         first.sendall(b"TP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert body_of(read_all(first)) == b"01"
+        until(lambda: server.get("/").startswith(b"HTTP/1.1 200 "))
+
+
+def test_connections_count_during_their_tls_handshake(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "gateway.pem", tmp_path / "gateway.key"
+    write_certificate(certificate, write_key(key))
+    with bounded(Clients(8), certificate=(certificate, key)) as server, ExitStack() as opened:
+        for _ in range(2):
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), 20))
+        assert b"HTTP/1.1 200 OK" in server.get("/", "127.0.0.2")
+        assert server.get("/").startswith(b"HTTP/1.1 503 ")
+        opened.close()
         until(lambda: server.get("/").startswith(b"HTTP/1.1 200 "))
 
 
