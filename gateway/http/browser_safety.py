@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.credentials import Headers
 from gateway.config import Settings
-from gateway.errors import ErrorCode, GatewayError
+from gateway.errors import ErrorCode, GatewayError, Unavailable
 from gateway.http.errors import ErrorFormats, HttpError
 from gateway.http.health import HEALTH_PATHS
+from gateway.http.load_shedding import LoopTurns, address_claim
 from gateway.http.origins import configured_hosts, configured_origins, host_and_port, parse_origin
 from gateway.http.scope import path_of
 
@@ -61,12 +62,20 @@ class BrowserSafetyMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, formats: ErrorFormats, authentication: Authentication | None
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        formats: ErrorFormats,
+        authentication: Authentication | None,
+        turns: LoopTurns | None = None,
     ) -> None:
-        """Raises StartupError for a malformed origin in `settings.cors_origins` or host in `settings.allowed_hosts`."""
+        """With `turns`, a rejection takes a turn under the address of its client.
+
+        Raises StartupError for a malformed origin in `settings.cors_origins` or host in `settings.allowed_hosts`."""
         self._app = app
         self._formats = formats
         self._authentication = authentication
+        self._turns = turns
         named = {host_and_port(settings.host), *configured_hosts(settings.allowed_hosts)}
         self._hosts = frozenset(host for host in named if host is not None)
         # Behind a proxy, the gateway's own origin is that of the proxy.
@@ -89,6 +98,8 @@ class BrowserSafetyMiddleware:
         authentication = self._authentication
         if authentication and not authentication.requires_authentication and (sign := _sign_of_proxy(scope)):
             error = await _refuse_proxy(authentication, sign) or error
+        if error is not None and self._turns is not None:
+            error = await self._rejection(scope, error, self._turns)
         if scope["type"] == "websocket":
             if error is None:
                 await self._app(scope, receive, send)
@@ -106,6 +117,14 @@ class BrowserSafetyMiddleware:
             await self._app(scope, receive, send_with_headers)
         else:
             await self._formats.response(scope, error)(scope, receive, send_with_headers)
+
+    async def _rejection(self, scope: Scope, error: HttpError, turns: LoopTurns) -> HttpError:
+        """Returns `error`, or another one if there would be too many before it, when it is the turn of the client."""
+        try:
+            await turns.take(address_claim(scope))
+        except Unavailable as unavailable:
+            return HttpError.of(unavailable)
+        return error
 
     async def _deny(self, scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
         """Rejects a WebSocket handshake, with a body if the server supports it (ASGI, "WebSocket Denial Response")."""

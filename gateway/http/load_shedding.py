@@ -35,7 +35,8 @@ Whose turn
     address, except requests to GraphQL and REST with a credential that was verified before. So a flood of unknown
     credentials delays unknown callers at its own address (a NAT, for example), but no caller who is known already.
 
-Health checks and lifespan events pass unconditionally.
+The first health check of an address in an iteration of the loop passes at once, further ones take turns under the
+address. A request that the middleware outside this one rejects takes a turn for its rejection.
 
 Invariants: requests of one caller start in the order in which they arrived; a canceled request loses its turn to the
 next one; while the queue is not empty, `_next_turn` is scheduled; an empty queue rejects nothing.
@@ -111,24 +112,38 @@ class LoadSheddingMiddleware:
         self._turns = turns
         self._formats = formats
         self._is_known = is_known
+        self._checking: set[str] = set()  # addresses whose health check has passed in this iteration of the loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         CLAIM.set(None)  # a pipelined request inherits the context of the one before it
         if self._takes_turn(scope):
             try:
-                await self._turns.take(_address_claim(scope))
+                await self._turns.take(address_claim(scope))
             except Unavailable as error:
                 await self._formats.response(scope, HttpError.of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _takes_turn(self, scope: Scope) -> bool:
-        if scope["type"] == "lifespan" or scope["path"] in _EXEMPT_PATHS:
+        if scope["type"] == "lifespan":
             return False
+        if scope["path"] in _EXEMPT_PATHS:
+            return self._is_repeated_check(scope)
         return not (self._formats.serves(scope["path"]) and self._is_known(scope))
 
+    def _is_repeated_check(self, scope: Scope) -> bool:
+        """Whether a health check of the same address has passed in this iteration of the loop."""
+        address = address_claim(scope).caller
+        if address in self._checking:
+            return True
+        if not self._checking:
+            asyncio.get_running_loop().call_soon(self._checking.clear)
+        self._checking.add(address)
+        return False
 
-def _address_claim(scope: Scope) -> Claim:
-    """The claim of a caller that is not known yet. A WebSocket is a stream, whose handshake cannot be rejected."""
+
+def address_claim(scope: Scope) -> Claim:
+    """The claim of a caller that is not known yet. WebSockets and health checks are streams, which are not rejected."""
     client = scope.get("client")
-    return Claim(f"address {client[0]}" if client else "address", scope["type"] == "websocket")
+    stream = scope["type"] == "websocket" or scope["path"] in _EXEMPT_PATHS
+    return Claim(f"address {client[0]}" if client else "address", stream)

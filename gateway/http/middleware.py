@@ -47,7 +47,7 @@ def middleware(
     configured_hosts(settings.allowed_hosts)  # Starlette creates the middleware, which needs them, only later
     stack = [
         Middleware(RequestIdMiddleware),
-        Middleware(BrowserSafetyMiddleware, settings, formats, authentication),
+        Middleware(BrowserSafetyMiddleware, settings, formats, authentication, turns),
     ]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]
     if origins:

@@ -8,8 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.fair_queue import CLAIM, Claim
+from gateway.http.browser_safety import BrowserSafetyMiddleware
 from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
 from tests.waiting import attempts
 
@@ -125,6 +127,45 @@ def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
         await asyncio.gather(*(send_request(middleware, f"/{number}") for number in range(4)), check_health())
         assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
         assert all("/healthz" in pair for pair in pairwise(order))
+
+    asyncio.run(story())
+
+
+def test_the_second_health_check_of_an_address_takes_a_turn() -> None:
+    async def story() -> None:
+        order: list[str] = []
+
+        async def app(scope: Any, _receive: Any, send: Any) -> None:
+            order.append(scope["path"])
+            time.sleep(0.02)  # noqa: ASYNC251 - work that blocks the loop
+            await respond(scope, _receive, send)
+
+        middleware = LoadSheddingMiddleware(app, LoopTurns(), FORMATS, lambda _scope: False)
+        await asyncio.gather(*(send_request(middleware, path) for path in ("/0", *["/healthz"] * 3, "/1")))
+        assert order == ["/0", "/healthz", "/1", "/healthz", "/healthz"]
+
+    asyncio.run(story())
+
+
+def test_a_rejection_takes_a_turn() -> None:
+    async def story() -> None:
+        turns, sent = LoopTurns(), list[Any]()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError
+
+        middleware = BrowserSafetyMiddleware(respond, Settings(), FORMATS, None, turns)
+        scope = {**SCOPE, "method": "GET", "headers": [(b"host", b"evil.example")]}
+        rejected = asyncio.create_task(middleware(scope, receive, send))
+        await turns.take()
+        time.sleep(0.02)  # noqa: ASYNC251 - the turn blocks the loop
+        await asyncio.sleep(0)  # in this iteration of the loop, the request arrives
+        assert sent == []
+        await rejected
+        assert sent[0]["status"] == 421
 
     asyncio.run(story())
 
