@@ -8,14 +8,18 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.access.quotas import Quotas
 from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.fair_queue import CLAIM, Claim
+from gateway.graphql.transports.streams import OpenStreams
+from gateway.graphql.transports.websocket.endpoint import SUBPROTOCOL, WebSocketEndpoint
 from gateway.http.browser_safety import BrowserSafetyMiddleware
 from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
 from tests.waiting import attempts
 
 from .serving import FORMATS
+from .world import authenticate
 
 SCOPE = {"type": "http", "path": "/graphql"}
 
@@ -166,6 +170,41 @@ def test_a_rejection_takes_a_turn() -> None:
         assert sent == []
         await rejected
         assert sent[0]["status"] == 421
+
+    asyncio.run(story())
+
+
+def test_a_message_of_an_unknown_caller_takes_a_turn_under_its_address() -> None:
+    """A WebSocket may send messages of a megabyte before it authenticates, and each takes some milliseconds."""
+
+    async def story() -> None:
+        claims: list[Claim | None] = []
+
+        class RecordedTurns(LoopTurns):
+            async def take(self, claim: Claim | None = None) -> None:
+                claims.append(claim)
+
+        received = iter(
+            [
+                {"type": "websocket.connect"},
+                {"type": "websocket.receive", "text": '{"type":"ping"}'},
+                {"type": "websocket.disconnect"},
+            ]
+        )
+
+        async def receive() -> Any:
+            return next(received)
+
+        async def send(_message: Any) -> None:
+            pass
+
+        executor: Any = None
+        endpoint = WebSocketEndpoint(
+            executor, authenticate, Quotas(Settings()), OpenStreams(), max_message_bytes=1_000, turns=RecordedTurns()
+        )
+        scope = {"type": "websocket", "path": "/graphql", "subprotocols": [SUBPROTOCOL], "client": ("192.0.2.1", 1)}
+        await endpoint({**scope, "headers": []}, receive, send)
+        assert claims == [Claim("address 192.0.2.1", stream=True)]
 
     asyncio.run(story())
 

@@ -42,6 +42,8 @@ from gateway.http.request_id import request_id
 from gateway.http.scope import hold_of
 from gateway.models import Surface
 
+_LONG_MESSAGE = 16_384  # characters above which a message takes a turn before it is parsed
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,7 @@ class Connection:
         self._send = send
         self._request_id = request_id(scope)
         self._origin = origin_of(scope, Surface.GRAPHQL)
+        self._address = f"address {self._origin.address}"  # by which it takes turns until its caller is known
         self._queue = SendQueue(limits.max_queued_messages, limits.max_queued_bytes, hold_of(scope))
         self._inits = 0
         self._caller: Caller | None = None
@@ -177,6 +180,8 @@ class Connection:
             elif len(text) > self._max_message_bytes:
                 self.close(Close.TOO_BIG, f"The message is longer than {self._max_message_bytes} bytes.")
             else:
+                if self._quota is None or len(text) > _LONG_MESSAGE:
+                    await self._turns.take(Claim(self._quota.name if self._quota else self._address, stream=True))
                 try:
                     await self._handle(parse(text))
                 except InvalidMessage as error:
