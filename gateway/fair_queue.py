@@ -4,6 +4,11 @@ A FIFO queue lets the caller with the most work decide how long all others wait.
 own, and the callers are served in turn (round robin). A caller with one waiting request waits for at most one request
 of each other caller, however many those have queued.
 
+Time
+    Callers with equal numbers of turns do not share time equally: one may take 1 ms in each, another 50 ms. So `charge`
+    counts the time that a caller has used, and the caller that has used least in about the last second is served
+    first, in turn among equals. Without charges all callers are equal.
+
 Two lanes
     Work of subscriptions waits in a lane of its own. The lane of requests is served first, except at every fifth time,
     so that subscriptions continue while requests never cease.
@@ -30,6 +35,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from math import exp
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -38,6 +44,9 @@ Waiting = asyncio.Future[None]
 
 _CERTAIN = 32  # waiting tasks ahead below which the estimated wait is 0
 _MAX_SAMPLES = 64  # after which the newest interval has the weight 1/64
+_FORGOTTEN_SECONDS = 1.0  # in which time that was charged is forgotten to a third
+_MAX_CHARGED = 1_000  # callers
+_NEGLIGIBLE = 0.001  # seconds
 _STREAM_TURN = 5  # at every fifth pop, streams precede requests
 
 
@@ -78,14 +87,15 @@ class _Lane:
                 del self.waiting[caller]
                 self._turns.remove(caller)
 
-    def pop(self, eligible: Callable[[str], bool]) -> str | None:
-        """Resolves the oldest task of the first eligible caller, whose next turn is the last. Returns the caller."""
-        for _ in range(len(self._turns)):
-            caller = self._turns.popleft()
-            if eligible(caller) and self._pop_of(caller):
+    def pop(self, eligible: Callable[[str], bool], used: Callable[[str], float]) -> str | None:
+        """Resolves the oldest task of the eligible caller that has used least, and of these the first, whose next turn
+        is the last. Returns the caller.
+        """
+        while callers := [caller for caller in self._turns if eligible(caller)]:
+            caller = min(callers, key=used)
+            self._turns.remove(caller)
+            if self._pop_of(caller):
                 return caller
-            if caller in self.waiting:
-                self._turns.append(caller)
         return None
 
     def _pop_of(self, caller: str) -> bool:
@@ -119,6 +129,7 @@ class FairQueue:
         self._samples = 0  # intervals in the average
         self._interval = 0.0  # average seconds between two pops
         self._last_pop = 0.0  # when the last task was popped, or the first one was added to the empty queue
+        self._used: dict[str, tuple[float, float]] = {}  # seconds charged to each caller, and when that was their value
 
     def __len__(self) -> int:
         return self._requests.length + self._streams.length
@@ -139,6 +150,19 @@ class FairQueue:
             return 0.0
         return max(ahead * self._interval, self._clock() - self._last_pop)
 
+    def charge(self, caller: str, seconds: float) -> None:
+        """Counts time that a caller has used. It is forgotten exponentially."""
+        if len(self._used) >= _MAX_CHARGED and caller not in self._used:
+            self._used = {name: value for name, value in self._used.items() if self.used(name) > _NEGLIGIBLE}
+            if len(self._used) >= _MAX_CHARGED:
+                self._used.clear()
+        self._used[caller] = self.used(caller) + seconds, self._clock()
+
+    def used(self, caller: str) -> float:
+        """The seconds charged to the caller in about the last second."""
+        seconds, at = self._used.get(caller, (0.0, 0.0))
+        return seconds and seconds * exp((at - self._clock()) / _FORGOTTEN_SECONDS)
+
     def add(self, claim: Claim) -> Waiting:
         """Adds a task. It is popped when the result is resolved; one that ends before that must be removed."""
         if not len(self):
@@ -156,7 +180,7 @@ class FairQueue:
         self._pops += 1
         lanes = (self._requests, self._streams) if self._pops % _STREAM_TURN else (self._streams, self._requests)
         for lane in lanes:
-            if lane.length and (caller := lane.pop(eligible)) is not None:
+            if lane.length and (caller := lane.pop(eligible, self.used)) is not None:
                 self._measure()
                 return caller
         return None

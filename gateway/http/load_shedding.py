@@ -23,7 +23,8 @@ Turns
 
 Whose turn
     The queue serves callers in turn, so a caller that sends little waits for one request of each other caller, and the
-    estimated wait is the longest for the caller that has queued the most: it is rejected first. Example: one caller has
+    estimated wait is the longest for the caller that has queued the most: it is rejected first. How long each request
+    holds the loop is charged to its caller, so callers share its time and not only turns. Example: one caller has
     200 requests waiting, and a turn takes 5 ms. Its next request would wait 1 s and is rejected; the first request of
     another caller waits 5 ms.
 
@@ -69,13 +70,18 @@ class LoopTurns:
         self._clock = clock
         self._queue = FairQueue(clock)
         self._turn_started: float | None = None  # None when no request has run in this iteration of the loop
+        self._running = ""  # the caller of the request that ran last
+        self._running_since = 0.0
 
     async def take(self, claim: Claim | None = None) -> None:
         """Waits for the next turn of `claim`, by default that of the running task. Raises Unavailable."""
+        claim = claim or CLAIM.get() or _NO_CLAIM
         if self._turn_started is None:
-            self._begin_turn()
+            self._begin_turn(claim.caller)
         elif len(self._queue) or self._clock() - self._turn_started > _TURN_SECONDS:
-            await self._wait(claim or CLAIM.get() or _NO_CLAIM)
+            await self._wait(claim)
+        else:
+            self._charge(claim.caller)
 
     async def _wait(self, claim: Claim) -> None:
         if not claim.stream and self._queue.estimated_wait(claim.caller) > self._max_wait:
@@ -87,15 +93,23 @@ class LoopTurns:
             self._queue.remove(claim, waiting)
             raise
 
-    def _begin_turn(self) -> None:
-        self._turn_started = self._clock()
+    def _begin_turn(self, caller: str) -> None:
+        self._turn_started = self._running_since = self._clock()
+        self._running = caller
         asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         """Starts the next waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
+        self._charge("")
         self._turn_started = None
-        if len(self._queue) and self._queue.pop() is not None:
-            self._begin_turn()
+        if len(self._queue) and (caller := self._queue.pop()) is not None:
+            self._begin_turn(caller)
+
+    def _charge(self, next_caller: str) -> None:
+        """Counts the time since the last request began, which held the event loop until now, as its caller's."""
+        now = self._clock()
+        self._queue.charge(self._running, now - self._running_since)
+        self._running, self._running_since = next_caller, now
 
 
 class LoadSheddingMiddleware:

@@ -40,6 +40,40 @@ def round_robin(callers: list[str]) -> list[str]:
     return order
 
 
+def test_callers_share_time_and_not_only_turns() -> None:
+    """A caller whose tasks take 50 ms gets one turn while another gets 50 of 1 ms."""
+
+    async def story() -> None:
+        clock = Clock()
+        queue = FairQueue(clock)
+        for _ in range(60):
+            queue.add(Claim("slow"))
+            queue.add(Claim("quick"))
+        used: Counter[str] = Counter()
+        for _ in range(60):
+            caller = queue.pop()
+            assert caller is not None
+            seconds = 0.05 if caller == "slow" else 0.001
+            clock.now += seconds
+            queue.charge(caller, seconds)
+            used[caller] += 1
+        assert used == {"slow": 2, "quick": 58}
+        clock.now += 60
+        assert [queue.used(caller) < 1e-9 for caller in used] == [True, True]
+
+    asyncio.run(story())
+
+
+def test_the_time_of_many_callers_is_kept_within_bounds() -> None:
+    clock = Clock()
+    queue = FairQueue(clock)
+    for number in range(5_000):
+        queue.charge(f"address {number}", 0.01)
+    queue.charge("caller", 0.5)
+    assert queue.used("caller") == 0.5
+    assert sum(queue.used(f"address {number}") > 0 for number in range(5_000)) <= 1_000
+
+
 @given(st.lists(st.tuples(CALLERS, st.booleans()), max_size=60))
 def test_callers_take_turns_and_canceled_tasks_do_not(arrivals: list[tuple[str, bool]]) -> None:
     """Each arrival has a caller, and whether it is canceled before the first turn."""
