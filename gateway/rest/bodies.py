@@ -32,8 +32,10 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 def action_of(members: Mapping[str, Any]) -> str:
-    """The action of a body. Default `create`."""
+    """The action of a body. Default `create`. Raises RestError for a list or an object."""
     action = members.get("action", "create")
+    if isinstance(action, list | dict):  # not shown, because its text may be long, or nested too deeply
+        raise bad_request("The action must be text.")
     return action if isinstance(action, str) else str(action)
 
 
@@ -87,5 +89,7 @@ def item_id(item: Item) -> str:
 def _number(given: Any) -> int:
     text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
     if not isinstance(text, str) or not _DIGITS.fullmatch(text) or int(text) > _MAX_NUMBER:
-        raise bad_request(f"Invalid {SNAPSHOTS.name} id {'nil' if given is None else given} specified")
+        # A list or an object is not shown: its text may be long, or nested too deeply.
+        shown = {type(None): "nil", list: "[…]", dict: "{…}"}.get(type(given), given)
+        raise bad_request(f"Invalid {SNAPSHOTS.name} id {shown} specified")
     return int(text)

@@ -9,6 +9,7 @@ from gateway.rest.classes import ResourceClass
 from gateway.rest.errors import bad_request
 
 MAX_LIMIT = 1_000  # ManageIQ's max_results_per_page; as there, a larger limit is reduced to it without an error
+MAX_PARAMETERS = 1_000  # of a URL; the links of a list repeat them all
 _DIGITS = re.compile(r"[0-9]*")
 _MAX_OFFSET = 2**62
 
@@ -20,7 +21,10 @@ class Query:
 
     def __init__(self, query_string: bytes) -> None:
         try:
-            self.pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict")
+            text = query_string.decode("ascii")
+            if text.count("&") >= MAX_PARAMETERS:
+                raise bad_request(f"The URL has more than {MAX_PARAMETERS} parameters.")
+            self.pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
         except ValueError:
             raise bad_request("The query of the URL must be percent-encoded UTF-8.") from None
         self._values = dict(self.pairs)

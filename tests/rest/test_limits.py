@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
+from gateway.rest.query import MAX_PARAMETERS
 from gateway.rest.regexes import MAX_PATTERNS, MAX_SEARCHES
 from tests.databases import KINDS, Databases
 from tests.rest.world import Rest, rest_served
@@ -59,6 +60,31 @@ def test_the_number_of_regular_expressions_is_limited(shared: Rest) -> None:
     assert shared.get("/vms/11/snapshots", filter=filters)["subcount"] == 0
     message = shared.refusal("/vms/11/snapshots", filter=[*filters, "or name!~/x/"])
     assert message == f"A request may have at most {MAX_PATTERNS} regular expressions."
+
+
+def test_the_number_of_parameters_is_limited(shared: Rest) -> None:
+    """The links of a list repeat them all."""
+    parameters = "&".join(["limit=1", *(f"p{number}=" for number in range(MAX_PARAMETERS - 1))])
+    links = shared.get(f"{shared.root}/vms?{parameters}")["links"]
+    assert links["next"].count("&") == MAX_PARAMETERS
+    assert shared.refusal(f"{shared.root}/vms?{parameters}&one=more") == (
+        f"The URL has more than {MAX_PARAMETERS} parameters."
+    )
+
+
+@pytest.mark.parametrize("path", ["/vms", "/vms/11", "/vms/11/snapshots"])
+@pytest.mark.parametrize("action", ["[" * 1_000 + "]" * 1_000, "{}"])
+def test_an_action_that_is_no_text_is_refused(shared: Rest, path: str, action: str) -> None:
+    answer = shared.http.post(shared.root + path, content=f'{{"action": {action}}}')
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The action must be text.")
+
+
+@pytest.mark.parametrize(("id", "shown"), [("[" * 1_000 + "]" * 1_000, "[…]"), ('{"a": 1}', "{…}"), ("null", "nil")])
+def test_an_id_that_is_no_text_is_refused(shared: Rest, id: str, shown: str) -> None:
+    body = f'{{"action": "delete", "resources": [{{"id": {id}}}]}}'
+    answer = shared.http.post(f"{shared.root}/vms/11/snapshots", content=body)
+    message = f"Invalid Snapshot id {shown} specified"
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)
 
 
 @pytest.mark.parametrize("kind", KINDS)
