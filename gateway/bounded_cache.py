@@ -26,7 +26,8 @@ class CacheStats(NamedTuple):
 class BoundedCache(Generic[K, V]):
     """At most `max_entries` values by key. The least recently used one is evicted first. Values are not None.
 
-    With `weigh`, the weights of all keys together are at most `max_weight` too, except of a single one that is heavier.
+    With `weigh`, an entry counts as many times as that returns for its key and value, at least 1 and always the same.
+
     Entries for which `keep` is true are not evicted; when it is true for all, the cache grows. An entry that was stored
     with a time to live is no longer returned by `get` after that time by `clock`, but stays until it is evicted.
 
@@ -34,22 +35,20 @@ class BoundedCache(Generic[K, V]):
     another thread is looking up.
     """
 
-    __slots__ = ("_clock", "_entries", "_hits", "_keep", "_max_entries", "_max_weight", "_misses", "_weigh", "_weight")
+    __slots__ = ("_clock", "_entries", "_hits", "_keep", "_max_entries", "_misses", "_weigh", "_weight")
 
     def __init__(
         self,
         max_entries: int,
         *,
         keep: Callable[[V], bool] | None = None,
+        weigh: Callable[[K, V], int] | None = None,
         clock: Callable[[], float] = monotonic,
-        weigh: Callable[[K], int] | None = None,
-        max_weight: int = 0,
     ) -> None:
         self._max_entries = max_entries
         self._keep = keep
         self._weigh = weigh
-        self._max_weight = max_weight
-        self._weight = 0  # of all keys
+        self._weight = 0  # of all entries; not used without `weigh`
         self._clock = clock
         self._entries: dict[K, tuple[V, float | None]] = {}  # the value, and when it expires
         self._hits = 0
@@ -77,26 +76,23 @@ class BoundedCache(Generic[K, V]):
     def put(self, key: K, value: V, ttl: float | None = None) -> None:
         """Store the value as the most recently used, for `ttl` seconds or, with None, without expiry."""
         entries = self._entries
-        known = entries.pop(key, None) is not None
+        self._removed(key, entries.pop(key, None))
         entries[key] = (value, None if ttl is None else self._clock() + ttl)
-        if self._weigh is not None and not known:
-            self._weight += self._weigh(key)
-        if self._is_over():
+        if self._weigh is not None:
+            self._weight += self._weigh(key, value)
+        if self._size() > self._max_entries:
             self._evict()
 
     def pop(self, key: K) -> V | None:
         """Remove the entry and return its value, expired or not. None if there is none."""
         entry = self._entries.pop(key, None)
-        if entry is None:
-            return None
-        if self._weigh is not None:
-            self._weight -= self._weigh(key)
-        return entry[0]
+        self._removed(key, entry)
+        return None if entry is None else entry[0]
 
     def remove_where(self, matches: Callable[[V], bool]) -> None:
         """Remove all entries whose value matches."""
-        self._entries = {key: entry for key, entry in self._entries.items() if not matches(entry[0])}
-        self._weight = 0 if self._weigh is None else sum(map(self._weigh, self._entries))
+        for key in [key for key, entry in self._entries.items() if matches(entry[0])]:
+            self.pop(key)
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -107,14 +103,11 @@ class BoundedCache(Generic[K, V]):
         """Return the counts for metrics and tests."""
         return CacheStats(self._hits, self._misses, len(self._entries))
 
-    def _is_over(self) -> bool:
-        return len(self._entries) > self._max_entries or (self._weight > self._max_weight and len(self._entries) > 1)
-
     def _evict(self) -> None:
         """Remove the oldest entries over the maximum. Those to keep become the most recently used."""
         entries = self._entries
         for _ in range(len(entries)):
-            if not self._is_over():
+            if self._size() <= self._max_entries:
                 return
             try:
                 key = next(iter(entries))
@@ -123,5 +116,34 @@ class BoundedCache(Generic[K, V]):
                 continue
             if self._keep is not None and self._keep(entry[0]):
                 entries[key] = entry
-            elif self._weigh is not None:
-                self._weight -= self._weigh(key)
+            else:
+                self._removed(key, entry)
+
+    def _size(self) -> int:
+        return len(self._entries) if self._weigh is None else self._weight
+
+    def _removed(self, key: K, entry: tuple[V, float | None] | None) -> None:
+        if self._weigh is not None and entry is not None:
+            self._weight -= self._weigh(key, entry[0])
+
+
+class CacheSection(Generic[K, V]):
+    """A part of a cache with keys of its own.
+
+    All sections of a cache share its capacity. So memory is bounded however many sections there are, such as one for
+    each list in a document that a client sends.
+    """
+
+    __slots__ = ("_cache", "_section")
+
+    def __init__(self, cache: BoundedCache[tuple[object, K], V]) -> None:
+        self._cache = cache
+        self._section = object()
+
+    def get(self, key: K) -> V | None:
+        """Return the value and make it the most recently used. None if there is none."""
+        return self._cache.get((self._section, key))
+
+    def put(self, key: K, value: V) -> None:
+        """Store the value as the most recently used."""
+        self._cache.put((self._section, key), value)

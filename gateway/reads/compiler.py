@@ -90,6 +90,7 @@ from typing import Any
 
 from gateway.errors import InvalidInput
 from gateway.reads import sources
+from gateway.reads.argument_budget import ArgumentBudget
 from gateway.reads.connection_compiler import Binding, ConnectionCompiler
 from gateway.reads.connections import PageNode
 from gateway.reads.context import Bound
@@ -125,12 +126,17 @@ class Plan:
     size: CostFunction  # of the response, in bytes
     is_single_statement: IsSingleStatement
 
-    def bind(self, variables: Variables) -> Bound:
-        """Checks all arguments, before any statement is sent. Raises FieldError for the first that are invalid."""
+    def bind(self, variables: Variables, budget: ArgumentBudget) -> Bound:
+        """Checks all arguments, before any statement is sent. Raises FieldError for the first that are invalid.
+
+        Raises RequestTooLarge if there is more in them than the rest of `budget`.
+        """
         bound: dict[Any, Any] = {}
         for field, key, bind in self.bindings:
+            arguments = field.arguments(variables)
+            budget.spend(arguments)
             try:
-                bound[key] = bind(field.arguments(variables))
+                bound[key] = bind(arguments)
             except InvalidInput as error:
                 raise FieldError(field, error) from None
         return bound

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import Matrices
+from gateway.bounded_cache import BoundedCache
 from gateway.reads.conditions import Frame
 from gateway.reads.dialects import Dialect
 from gateway.store.database import Transaction
@@ -21,7 +22,8 @@ class BindVariable:
 # The checked arguments of a request: a BoundPage for each PageNode, and for other Fields what their `bind` returned.
 Bound = Mapping[Any, Any]
 
-MAX_TEMPLATES = 32  # that one cache of a fetch node holds, one for each shape of its arguments
+# The statements of all fetch nodes of the process: one for each shape of a node's arguments.
+TEMPLATES = BoundedCache[tuple[object, Hashable], Any](8_000)
 
 MANY_PARAMETERS = 100  # of a statement that SQLite takes more than some milliseconds to compile, up to a second
 _COMPILE_SECONDS = 0.1

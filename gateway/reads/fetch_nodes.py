@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.bounded_cache import BoundedCache
+from gateway.bounded_cache import CacheSection
 from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
-from gateway.reads.context import KEY, MAX_TEMPLATES, TENANT, BindVariable, Bound, Context, StatementTemplate
+from gateway.reads.context import KEY, TEMPLATES, TENANT, BindVariable, Bound, Context, StatementTemplate
 from gateway.reads.entities import Entity
 from gateway.reads.rendering import SLICE_ROWS, Renderer
 
@@ -36,7 +36,7 @@ class RelationJoin:
     marks the row that a LEFT JOIN adds when the SELECT is empty.
     """
 
-    shape: Hashable  # everything that the text depends on
+    shape: Hashable  # everything that the text depends on; None if statements with this page are not to be cached
     bindings: Mapping[BindVariable, Any]
     metadata: Sequence[Callable[[Frame], str]]  # expressions; their values are columns of the single row
     select: Callable[[Frame], tuple[str, str]]
@@ -82,7 +82,7 @@ class SingleRowNode:
     render: Renderer
     match: str = "id"
     where: str = "TRUE"
-    _templates: BoundedCache[Hashable, StatementTemplate] = field(default_factory=lambda: BoundedCache(MAX_TEMPLATES))
+    _templates: CacheSection[Hashable, StatementTemplate] = field(default_factory=lambda: CacheSection(TEMPLATES))
 
     async def load(self, context: Context, keys: Sequence[Any], kind: MachineKind | None = None) -> dict[Any, Any]:
         """The rendered rows by key. Rows that do not exist or that the caller may not see are left out."""
@@ -120,11 +120,12 @@ class SingleRowNode:
         self, context: Context, key: Any, kind: MachineKind | None, join: RelationJoin
     ) -> dict[Any, Any]:
         """One row and the page of its only relation, by one statement."""
-        shape = (kind, context.caller.readable_kinds, join.shape)
-        template = self._templates.get(shape)
+        shape = None if join.shape is None else (kind, context.caller.readable_kinds, join.shape)
+        template = None if shape is None else self._templates.get(shape)
         if template is None:
             template = self._compile(context, True, kind, join)
-            self._templates.put(shape, template)
+            if shape is not None:
+                self._templates.put(shape, template)
         rows = await context.fetch(template, {KEY: key, **join.bindings})
         if not rows:
             return {}

@@ -3,18 +3,19 @@
 from dataclasses import replace
 from typing import Any, Protocol
 
-from gateway.bounded_cache import BoundedCache
+from gateway.bounded_cache import BoundedCache, CacheSection
 from gateway.reads import cursors
 from gateway.reads.conditions import Condition
 from gateway.reads.dialects import Dialect
 from gateway.reads.entities import Entity
 from gateway.reads.filters import filter_condition
 from gateway.reads.pages import BoundPage, parse_page
-from gateway.reads.selection import Arguments
+from gateway.reads.selection import Arguments, ConstantArguments
 from gateway.reads.sorts import SortOrder, parse_order
 
-_MAX_CACHED = 32  # pairs of a sort and a filter, or filters
 _MAX_CACHED_LENGTH = 1_000  # characters of a sort and a filter
+# Pairs of a sort and a filter, and pages by their filter, of all lists of all plans.
+_PARSED = BoundedCache[tuple[object, str], Any](4_000)
 
 
 class Binder(Protocol):
@@ -31,23 +32,25 @@ class PageBinder:
     def __init__(self, entity: Entity, dialect: Dialect) -> None:
         self._entity = entity
         self._dialect = dialect
-        self._parsed = BoundedCache[str, tuple[SortOrder, Condition | None]](_MAX_CACHED)
+        self._parsed = CacheSection[str, tuple[SortOrder, Condition | None]](_PARSED)
         self._last: tuple[Arguments, BoundPage] | None = None
 
     def bind(self, arguments: Arguments) -> BoundPage:
-        """Checks the arguments. The same `arguments` object is checked once. Raises InvalidInput."""
+        """Checks the arguments. Constants are checked once. Raises InvalidInput."""
         if self._last is not None and self._last[0] is arguments:
             return self._last[1]
         page = parse_page(arguments)
-        order, condition = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
+        order, condition, cached = self._order_and_condition(arguments.get("sort"), arguments.get("filter"))
         after = None if page.after is None else cursors.decode(page.after, order, self._dialect, "after")
         before = None if page.before is None else cursors.decode(page.before, order, self._dialect, "before")
-        bound = BoundPage(page, order, condition, after, before)
-        self._last = (arguments, bound)
+        constant = isinstance(arguments, ConstantArguments)
+        bound = BoundPage(page, order, condition, after, before, reusable=constant or cached)
+        if constant:  # is part of a document, so the cache of documents bounds it
+            self._last = (arguments, bound)
         return bound
 
-    def _order_and_condition(self, sort: Any, value: Any) -> tuple[SortOrder, Condition | None]:
-        """Cached, because the next page and other callers often send the same sort and filter."""
+    def _order_and_condition(self, sort: Any, value: Any) -> tuple[SortOrder, Condition | None, bool]:
+        """Cached unless they are long, because the next page and other callers often send the same sort and filter."""
         key = repr((sort, value))
         parsed = self._parsed.get(key)
         if parsed is None:
@@ -56,7 +59,7 @@ class PageBinder:
             parsed = (order, condition)
             if len(key) <= _MAX_CACHED_LENGTH:
                 self._parsed.put(key, parsed)
-        return parsed
+        return (*parsed, len(key) <= _MAX_CACHED_LENGTH)
 
 
 class FixedBinder:
@@ -76,7 +79,7 @@ class FilterBinder:
     def __init__(self, entity: Entity, page: BoundPage) -> None:
         self._entity = entity
         self._page = page
-        self._filtered = BoundedCache[str, BoundPage](_MAX_CACHED)
+        self._filtered = CacheSection[str, BoundPage](_PARSED)
 
     def bind(self, arguments: Arguments) -> BoundPage:
         """The page with the condition of the arguments that are not null. Raises InvalidInput."""
@@ -86,7 +89,8 @@ class FilterBinder:
         key = repr(given)
         page = self._filtered.get(key)
         if page is None:
-            page = replace(self._page, condition=filter_condition(self._entity.filters, given, ()))
-            if len(key) <= _MAX_CACHED_LENGTH:
+            cached = len(key) <= _MAX_CACHED_LENGTH
+            page = replace(self._page, condition=filter_condition(self._entity.filters, given, ()), reusable=cached)
+            if cached:
                 self._filtered.put(key, page)
         return page

@@ -6,10 +6,10 @@ Statements of one shape differ only in their bind variables. `connections` says 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.bounded_cache import BoundedCache
+from gateway.bounded_cache import CacheSection
 from gateway.models import MachineKind
 from gateway.reads.conditions import Frame
-from gateway.reads.context import AFTER, BEFORE, KEY, MAX_TEMPLATES, PARENT, BindVariable, Context, StatementTemplate
+from gateway.reads.context import AFTER, BEFORE, KEY, PARENT, TEMPLATES, BindVariable, Context, StatementTemplate
 from gateway.reads.page_layout import PageLayout
 from gateway.reads.page_sql import PageSqlBuilder
 from gateway.reads.pages import BoundPage
@@ -47,12 +47,14 @@ class PageStatements:
     def __init__(self, layout: PageLayout) -> None:
         self._layout = layout
         self._sql = PageSqlBuilder(layout)
-        self._single = BoundedCache[Hashable, SinglePageStatements](MAX_TEMPLATES)
-        self._per_parent = BoundedCache[Hashable, PagePerParentStatements](MAX_TEMPLATES)
+        self._single = CacheSection[Hashable, SinglePageStatements](TEMPLATES)
+        self._per_parent = CacheSection[Hashable, PagePerParentStatements](TEMPLATES)
         self._last_single: tuple[BoundPage, Sequence[MachineKind], SinglePageStatements] | None = None
 
     def single(self, context: Context, bound: BoundPage) -> SinglePageStatements:
         """The statements of the page of one parent, or of all rows."""
+        if not bound.reusable:
+            return self._compile_single(context, bound)
         last, kinds = self._last_single, context.caller.readable_kinds
         if last is not None and last[0] is bound and last[1] == kinds:
             return last[2]
@@ -66,6 +68,8 @@ class PageStatements:
 
     def per_parent(self, context: Context, bound: BoundPage) -> PagePerParentStatements:
         """The statements of a page for each of several parents."""
+        if not bound.reusable:
+            return self._compile_per_parent(context, bound)
         shape = (context.caller.readable_kinds, self.shape(bound))
         statements = self._per_parent.get(shape)
         if statements is None:

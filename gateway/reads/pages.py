@@ -25,13 +25,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class BoundPage:
-    """The checked arguments of a connection in one request. `after` and `before` are the cursors' sort values."""
+    """The checked arguments of a connection in one request. `after` and `before` are the cursors' sort values.
+
+    `reusable`: later requests may have the same condition object, so statements for it are worth caching. A cached
+    statement keeps its condition and its parameters in memory.
+    """
 
     page: Page
     order: SortOrder
     condition: Condition | None
     after: Sequence[Any] | None
     before: Sequence[Any] | None
+    reusable: bool = True
 
 
 def parse_page(arguments: Mapping[str, Any]) -> Page:

@@ -70,7 +70,7 @@ class ToManyRelation:
             return {row[self.column]: node.render(loaded, (), context, cursor)}
 
         return RelationJoin(
-            statements.shape(page),
+            statements.shape(page) if page.reusable else None,
             cursor_bindings(page),
             [partial(statements.joined_metadata, name, page) for name in names],
             partial(statements.joined_page, page),

@@ -51,6 +51,7 @@ def rows_by_ids_root(node: MultiEntityNode, field: Field) -> RootLoader:
         texts = field.arguments(variables)["ids"]
         if len(texts) > MAX_IDS:
             raise InvalidInput(f"`ids` may have at most {MAX_IDS} items, not {len(texts)}.", path=("ids",))
+        await context.transaction.pause()  # there may be many such fields, which send no statement if no id is valid
         ids = [_id_or_none(text) for text in texts]
         found = await node.load(context, [id_ for id_ in ids if id_ is not None])
         return [None if id_ is None else found.get(id_) for id_ in ids]

@@ -10,6 +10,10 @@ Variables = Any  # of one request; opaque to the compiler, only `Field.arguments
 Arguments = Mapping[str, Any]  # coerced; an omitted argument is absent, an explicit null is None
 
 
+class ConstantArguments(dict[str, Any]):
+    """Arguments without variables: the same object at every request."""
+
+
 def no_arguments(_variables: Variables) -> Arguments:
     """The arguments of a field without any."""
     return {}

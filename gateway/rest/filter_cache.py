@@ -34,5 +34,6 @@ class FilterCache:
         parsed = parse_filters(class_, texts, clock)
         # The condition of a regular expression holds the rows that matched, which differ from request to request.
         if parsed is not None and not clock_used and not parsed.regexes and sum(map(len, texts)) <= _MAX_LENGTH:
+            parsed.cached = True
             self._cached.put(key, parsed)
         return parsed

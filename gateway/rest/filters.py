@@ -39,6 +39,7 @@ class Filter:
     condition: Condition
     narrowing: Condition  # holds for all rows that `condition` can hold for, and has no regular expressions
     regexes: Sequence[RegexCondition] = field(default_factory=list)
+    cached: bool = False  # whether later requests may get the same object
 
 
 class _Target(NamedTuple):

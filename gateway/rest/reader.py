@@ -167,11 +167,8 @@ class Reader:
 
     def _page(self, query: ListQuery, condition: Condition | None) -> BoundPage:
         page = Page(size=query.window.limit, offset=query.window.offset)
-        if condition is not None and query.filter is not None and query.filter.regexes:
-            # Fetch nodes cache statements by the identity of the condition. That of a regular expression holds rows
-            # of this request, so it is wrapped in a new object.
-            condition = c.all_of([condition, c.match_all])
-        return BoundPage(page, query.order, condition, after=None, before=None)
+        reusable = condition is None or (query.filter is not None and query.filter.cached)
+        return BoundPage(page, query.order, condition, after=None, before=None, reusable=reusable)
 
     def _context(
         self,

@@ -6,7 +6,6 @@ import gc
 import ipaddress
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -26,7 +25,6 @@ from gateway.telemetry.gauges import database_gauges
 from gateway.telemetry.metrics import Sample
 
 _BACKLOG = 4_096  # connections that the kernel queues until they are accepted; a further client tries again after 1 s
-_SWITCH_INTERVAL = 0.0005  # seconds
 
 _METRICS_CONNECTIONS = 64  # of which a client may have a quarter
 
@@ -80,8 +78,6 @@ async def serve_on(
         # which a large response causes, would traverse them, and hold the event loop for about 0.1 s.
         gc.collect()
         gc.freeze()
-        # While a thread parses a document, the event loop waits this long after each of its system calls.
-        sys.setswitchinterval(_SWITCH_INTERVAL)
         config = uvicorn.Config(
             ClientLimits(gateway.app),
             interface="asgi3",

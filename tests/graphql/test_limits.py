@@ -1,11 +1,14 @@
 """Limits on the size and cost of an operation. An operation over a limit is not executed at all."""
 
+import gc
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gateway.config import Settings
+from gateway.telemetry.metrics import DOCUMENTS
 from tests.databases import Databases
 from tests.graphql.error_assertions import literal
 from tests.graphql.subscription_clients import subscribe_by_sse, subscribe_by_websocket
@@ -302,6 +305,98 @@ def test_too_large_a_response_is_refused(gateway: Served, query: str, variables:
     ((code, message),) = request_errors(gateway, query, variables)
     assert code == "LIMIT_EXCEEDED"
     assert message.endswith(f"the limit is {LIMIT}. Request smaller pages or fewer nested fields.")
+
+
+# ---- arguments
+
+IDS = [f"vm-{number}" for number in range(9_000)]
+TEXTS = ["x" * 4_000] * 240  # just below the largest body
+CURSOR = "x" * 900_000
+
+
+def aliased(field: str, count: int) -> str:
+    return " ".join(f"a{number}: {field}" for number in range(count))
+
+
+@pytest.mark.parametrize(
+    ("operation", "variable", "value", "accepted"),
+    [
+        ("query ($v: MachineFilter) { %s }", "vms(filter: $v, first: 1) { nodes { id } }", {"id": {"in": IDS}}, 2),
+        ("query ($v: [ID!]!) { %s }", "vms(filter: {id: {in: $v}}, first: 1) { nodes { id } }", IDS, 2),
+        ("query ($v: MachineFilter) { %s }", "vms(filter: $v, first: 1) { nodes { id } }", {"name": {"in": TEXTS}}, 2),
+        ('query ($v: SnapshotFilter) { vm(id: "vm-11") { %s } }', "snapshots(filter: $v) { totalCount }",
+         {"machine": {"id": {"in": IDS}}}, 2),
+        ("query ($v: String!) { %s }", "vms(after: $v) { nodes { id } }", CURSOR, 2),
+    ],
+    ids=["filter", "member", "texts", "nested", "cursor"],
+)  # fmt: skip
+def test_a_variable_counts_each_time_it_is_used(
+    gateway: Served, operation: str, variable: str, value: Any, accepted: int
+) -> None:
+    texts = value in (CURSOR, {"name": {"in": TEXTS}})
+    unit = "2000000 characters" if texts else "20000 values, including those in lists and objects"
+    message = f"The arguments of the operation have more than {unit}. A variable counts each time it is used."
+    body = gateway.post(operation % aliased(variable, accepted), {"v": value})
+    codes = [error["extensions"]["code"] for error in body.get("errors", ())]
+    assert codes == (["BAD_USER_INPUT"] if value is CURSOR else [])  # of a field that must not be null
+    found = request_errors(gateway, operation % aliased(variable, accepted + 1), {"v": value})
+    assert found == [("LIMIT_EXCEEDED", message)]
+
+
+def test_a_variable_counts_each_time_it_is_used_in_a_subscription(gateway: Served) -> None:
+    lists = aliased("snapshots(filter: $v) { totalCount }", 3)
+    query = f"subscription ($v: SnapshotFilter) {{ snapshotChanged {{ machine {{ {lists} }} }} }}"
+    with subscribe_by_sse(gateway, query, v={"machine": {"id": {"in": IDS}}}) as bodies:
+        (body,) = bodies
+    assert [error["extensions"]["code"] for error in body["errors"]] == ["LIMIT_EXCEEDED"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"query ($f: MachineFilter) {{ {aliased('vms(filter: $f, first: 1) { totalCount nodes { id } }', 9)} }}",
+        'query ($f: SnapshotFilter) { vm(id: "vm-11") { '
+        + aliased("snapshots(filter: $f, first: 1) { totalCount nodes { id } }", 9)
+        + " } }",
+    ],
+    ids=["roots", "nested"],
+)
+def test_long_filters_are_not_kept(gateway: Served, query: str) -> None:
+    def send(number: int) -> None:
+        names = [f"{number}-{place}".ljust(1_000, "x") for place in range(100)]
+        assert "errors" not in gateway.post(query, {"f": {"name": {"in": names}}})
+
+    for number in range(3):
+        send(number)
+    tracemalloc.start()
+    try:
+        for number in range(3, 23):
+            send(number)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000_000  # one filter is 100,000 bytes
+
+
+# ---- the cache of documents
+
+
+def cached_documents(gateway: Served) -> dict[str, Any]:
+    """The number of documents in each segment of the cache."""
+    return {labels[0]: value for name, labels, value in gateway.gateway.metrics.samples() if name == DOCUMENTS.name}
+
+
+def test_long_documents_take_the_place_of_many_short_ones(gateway: Served) -> None:
+    """The cache is limited by characters, and not by documents."""
+    for number in range(20):
+        gateway.ask(f"{{ viewer {{ name }} }} # {number}".ljust(19_000))
+    assert cached_documents(gateway)["new"] == 64_000 // 19_000
+    for number in range(120):
+        query = f"{{ viewer {{ name }} }} # again {number}".ljust(19_000)
+        gateway.ask(query)
+        gateway.ask(query)
+    assert cached_documents(gateway)["regular"] == 2_048_000 // 19_000
 
 
 # ---- introspection

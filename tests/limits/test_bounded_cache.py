@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.bounded_cache import BoundedCache
+from gateway.bounded_cache import BoundedCache, CacheSection
 
 CAPACITY = 3
 
@@ -48,33 +48,6 @@ def test_it_evicts_the_least_recently_used_entry(steps: list[tuple[str, int]]) -
     assert [cache.peek(key) for key in range(6)] == [model.get(key) for key in range(6)]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["get", "put", "pop", "clear", "odd"]), st.integers(1, 9)), max_size=100))
-def test_the_weights_of_the_keys_are_limited(steps: list[tuple[str, int]]) -> None:
-    """Each key weighs what it says. A single one may weigh more than the limit of 8."""
-    cache, model = BoundedCache[int, int](CAPACITY, weigh=lambda key: key, max_weight=8), OrderedDict[int, int]()
-    for step, key in steps:
-        match step:
-            case "get":
-                assert cache.get(key) == model.get(key)
-                if key in model:
-                    model.move_to_end(key)
-            case "put":
-                cache.put(key, key)
-                model[key] = key
-                model.move_to_end(key)
-                while len(model) > CAPACITY or (sum(model) > 8 and len(model) > 1):
-                    model.popitem(last=False)
-            case "pop":
-                assert cache.pop(key) == model.pop(key, None)
-            case "clear":
-                cache.clear()
-                model.clear()
-            case "odd":
-                cache.remove_where(lambda value: value % 2 == 1)
-                model = OrderedDict((kept, kept) for kept in model if kept % 2 == 0)
-        assert [cache.peek(key) for key in range(10)] == [model.get(key) for key in range(10)]
-
-
 def test_an_expired_entry_is_not_found_but_can_be_peeked() -> None:
     clock = Clock()
     cache = BoundedCache[str, str](CAPACITY, clock=clock)
@@ -106,6 +79,49 @@ def test_kept_entries_are_not_evicted() -> None:
     kept.clear()
     cache.put("i", "i")
     assert [key for key in "abcdefghi" if cache.peek(key)] == ["g", "h", "i"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["get", "put", "pop", "remove", "clear"]), st.integers(0, 5), st.integers(1, 9)),
+        max_size=100,
+    )
+)
+def test_weighed_entries_share_the_capacity(steps: list[tuple[str, int, int]]) -> None:
+    cache, model = BoundedCache[int, int](8, weigh=lambda key, value: key + value), OrderedDict[int, int]()
+    for step, key, value in steps:
+        match step:
+            case "get":
+                assert cache.get(key) == model.get(key)
+                if key in model:
+                    model.move_to_end(key)
+            case "put":
+                cache.put(key, value)
+                model[key] = value
+                model.move_to_end(key)
+                while sum(key + value for key, value in model.items()) > 8:
+                    model.popitem(last=False)
+            case "pop":
+                assert cache.pop(key) == model.pop(key, None)
+            case "remove":
+                cache.remove_where(lambda stored, value=value: stored == value)  # type: ignore[misc]
+                model = OrderedDict(item for item in model.items() if item[1] != value)
+            case "clear":
+                cache.clear()
+                model.clear()
+    assert [cache.peek(key) for key in range(6)] == [model.get(key) for key in range(6)]
+
+
+def test_sections_have_their_own_keys_and_share_the_capacity() -> None:
+    cache = BoundedCache[tuple[object, str], int](CAPACITY)
+    one, two = CacheSection(cache), CacheSection(cache)
+    one.put("a", 1)
+    assert two.get("a") is None
+    two.put("a", 2)
+    assert (one.get("a"), two.get("a")) == (1, 2)
+    two.put("b", 3)
+    two.put("c", 4)
+    assert (one.get("a"), two.get("a"), two.get("b"), two.get("c")) == (None, 2, 3, 4)
 
 
 def test_entries_are_removed_by_their_values_or_all_together() -> None:

@@ -95,8 +95,12 @@ class SelectionSize(NamedTuple):
     fields: int = 0
 
 
-def check_size(document: DocumentNode, settings: Settings) -> None:
-    """Raises RequestError if an operation exceeds a limit of `settings`. The document need not be valid."""
+def check_size(document: DocumentNode, settings: Settings) -> list[SelectionSize]:
+    """The size of each operation. Raises RequestError if it exceeds a limit of `settings`.
+
+    The document need not be valid.
+    """
+    sizes = []
     limits = SelectionSize(settings.max_depth, settings.max_aliases, settings.max_directives, settings.max_fields)
     counter = _SizeCounter(document)
     for node in document.definitions:
@@ -110,6 +114,8 @@ def check_size(document: DocumentNode, settings: Settings) -> None:
         for name, count, limit in zip(SelectionSize._fields, size, limits, strict=True):
             if count > limit:
                 raise _limit_error(name, limit, node)
+        sizes.append(size)
+    return sizes
 
 
 def _limit_error(name: str, limit: int, node: OperationDefinitionNode) -> RequestError:

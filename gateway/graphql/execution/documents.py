@@ -1,19 +1,20 @@
 """The document cache: each GraphQL document is parsed and validated once, not at every request.
 
-The cache is a segmented LRU. A new document enters the probationary segment (128 documents); on its second use it moves
-to the protected segment (1,024 documents). Each segment evicts its least recently used document. So a flood of
-documents that are used once evicts only other new documents. A parsed document and its plans take about 200 bytes for
-each of its characters, in two objects, which a full garbage collection traverses while the event loop waits. So the
-segments are limited by characters too: both together take at most about 50 MB and 0.1 s.
+The cache is a segmented LRU. A new document enters the probationary segment (64,000 characters); on its second use it
+moves to the protected segment (256,000 characters, which is 128 documents of 2,000). Each segment evicts its least
+recently used document. So a flood of documents that are used once evicts only other new documents. The compiled plans
+of all documents are in one more cache. Both are limited by what takes the memory, 150 bytes for each character and 2 KB
+for each compiled field, and not by their entries: a document may have 5 characters or 20,000, and 1 field or 1,000.
+They are small because a full garbage collection traverses them while the event loop waits: for about 0.1 s.
 
 Parsing and validating take about 7 us for each character, and up to 0.3 s for a document that repeats one field often.
 So only short documents are parsed on the event loop; for the others there is one thread, which callers use in turn.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import (
     DocumentNode,
@@ -33,7 +34,7 @@ from graphql import (
 )
 from graphql.validation.validate import ValidationAbortedError
 
-from gateway.bounded_cache import BoundedCache, CacheStats
+from gateway.bounded_cache import BoundedCache, CacheSection, CacheStats
 from gateway.config import Settings
 from gateway.fair_queue import FairThread
 from gateway.graphql.error_format import LIMIT_EXCEEDED, VALIDATION_FAILED, RequestError
@@ -43,11 +44,18 @@ from gateway.graphql.execution.persisted_documents import PersistedDocuments
 from gateway.graphql.execution.variables import VariableBinder
 from gateway.graphql.requests import GraphQLRequest, OperationType
 
-PROBATIONARY_CAPACITY = 128
-PROTECTED_CAPACITY = 1_024
-PROBATIONARY_CHARACTERS = 50_000
-PROTECTED_CHARACTERS = 200_000
+PROBATIONARY_CAPACITY = 64_000  # characters
+PROTECTED_CAPACITY = 256_000
+PLANS_CAPACITY = 10_000  # fields, which count once for each variant of their operation
+MAX_CACHED_LENGTH = 20_000  # characters; longer documents are parsed at every request
 _MAX_SHORT = 500  # characters of a document that is parsed, and whose plans are compiled, on the event loop
+
+
+class Plans(NamedTuple):
+    """The compiled root fields of an operation."""
+
+    roots: Sequence[Any]
+    fields: int  # of the operation
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,7 +70,8 @@ class ParsedOperation:
     introspects: bool  # whether it selects `__schema` or `__type`
     conditions: tuple[str, ...]  # names of the variables in arguments of directives (`@skip`, `@include`)
     variables: VariableBinder
-    plans: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # compiled root fields, by values of `conditions`
+    fields: int  # at every spread of a fragment
+    plans: CacheSection[tuple[Any, ...], Plans]  # by values of `conditions`
 
 
 Operations = Mapping[str | None, ParsedOperation]  # those of a document, by name; see `DocumentCache._parse`
@@ -82,10 +91,9 @@ class DocumentCache:
         self._rules = [*specified_rules, *([] if settings.introspection else [NoSchemaIntrospectionCustomRule])]
         # Suggestions in validation errors ("Did you mean ...") disclose the schema, as introspection does.
         self.hide_suggestions = not (settings.suggestions and settings.introspection)
-        self._probationary = BoundedCache[str, _Outcome](
-            PROBATIONARY_CAPACITY, weigh=len, max_weight=PROBATIONARY_CHARACTERS
-        )
-        self._protected = BoundedCache[str, Operations](PROTECTED_CAPACITY, weigh=len, max_weight=PROTECTED_CHARACTERS)
+        self._probationary = BoundedCache[str, _Outcome](PROBATIONARY_CAPACITY, weigh=_length)
+        self._protected = BoundedCache[str, Operations](PROTECTED_CAPACITY, weigh=_length)
+        self._plans = BoundedCache[tuple[object, tuple[Any, ...]], Plans](PLANS_CAPACITY, weigh=_field_count)
 
     async def operation(self, request: GraphQLRequest) -> ParsedOperation:
         """The operation that the request executes. Raises RequestError."""
@@ -131,7 +139,8 @@ class DocumentCache:
         if outcome is None:
             parse_text = partial(self._outcome, text)
             outcome = parse_text() if len(text) <= _MAX_SHORT else await self._thread.run(parse_text)
-            self._probationary.put(text, outcome)
+            if len(text) <= MAX_CACHED_LENGTH:
+                self._probationary.put(text, outcome)
         elif not isinstance(outcome, RequestError):
             self._probationary.pop(text)
             self._protected.put(text, outcome)
@@ -152,7 +161,7 @@ class DocumentCache:
             document = parse(text, max_tokens=self._settings.max_tokens, allow_empty_selection_sets=False)
         except GraphQLError as error:
             raise RequestError([error]) from None
-        check_size(document, self._settings)
+        sizes = check_size(document, self._settings)
         if errors := validate(
             self._schema, document, self._rules, max_errors=MAX_ERRORS, hide_suggestions=self.hide_suggestions
         ):
@@ -163,7 +172,7 @@ class DocumentCache:
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         operations: dict[str | None, ParsedOperation] = {}
         nodes = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-        for node in nodes:
+        for node, size in zip(nodes, sizes, strict=True):
             features = _OperationFeatures(fragments)
             features.visit(node.selection_set)
             if features.introspects:
@@ -178,11 +187,21 @@ class DocumentCache:
                 introspects=features.introspects,
                 conditions=tuple(sorted(features.conditions)),
                 variables=VariableBinder(self._schema, node, hide_suggestions=self.hide_suggestions),
+                fields=size.fields,
+                plans=CacheSection(self._plans),
             )
             operations[node.name.value if node.name else None] = operation
             if len(nodes) == 1:
                 operations[None] = operation
         return operations
+
+
+def _length(text: str, _outcome: _Outcome) -> int:
+    return max(1, len(text))
+
+
+def _field_count(_key: Any, plans: Plans) -> int:
+    return max(1, plans.fields)
 
 
 class _OperationFeatures:

@@ -7,7 +7,7 @@ Steps of a query or mutation
     3. Plans (`request_binding`, `root_fields`): each root field is compiled to a `Plan`, which holds the SQL and the
        generated renderers of its selection (`gateway.reads.compiler`). The plans are stored with the operation. They
        depend on the variables in `@skip` and `@include`, because skipped fields are not selected, so the values of
-       these are the key. Up to 16 variants of an operation are stored; further ones are compiled at every request.
+       these are the key. The variants of all operations share one cache, which is limited by their fields.
     4. Bind (`request_binding`, `root_fields`): the arguments of all root fields and connections are checked, and the
        cost is computed from the page sizes and compared with the limit (`cost_limit`). No statement has been sent so
        far, so a rejected request changes nothing.

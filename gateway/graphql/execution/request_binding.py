@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 from graphql import GraphQLError, GraphQLSchema
 from graphql.execution.values import VariableValues
 
+from gateway.errors import RequestTooLarge
 from gateway.fair_queue import FairThread
-from gateway.graphql.error_format import RequestError
+from gateway.graphql.error_format import LIMIT_EXCEEDED, RequestError
 from gateway.graphql.execution.cost_limit import INTROSPECTION_FACTOR, CostLimit
-from gateway.graphql.execution.documents import DocumentCache, ParsedOperation
+from gateway.graphql.execution.documents import DocumentCache, ParsedOperation, Plans
 from gateway.graphql.execution.root_fields import BoundRootFields, RootField, bind, compile_root_field, located
 from gateway.graphql.execution.selections import Selections
 from gateway.graphql.requests import GraphQLRequest
 from gateway.graphql.schema.build import catalog
+from gateway.reads.argument_budget import ArgumentBudget
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.context import Bound
 from gateway.reads.cost import total_cost
 from gateway.reads.selection import Arguments, Field, FieldError
-
-_MAX_PLAN_VARIANTS = 16  # per operation, for different values of the variables in its conditions
 
 
 class BoundSubscription(NamedTuple):
@@ -62,7 +62,10 @@ class RequestBinder:
         Raises RequestError, and GraphQLError for a condition whose value is null.
         """
         variables = _coerced_variables(operation, request)
-        bound = bind(await self._root_fields(operation, variables, typed), variables)
+        try:
+            bound = bind(await self._root_fields(operation, variables, typed), variables)
+        except RequestTooLarge as error:
+            raise RequestError([GraphQLError(error.message, operation.node)], LIMIT_EXCEEDED) from None
         if operation.introspects:
             bound = bound._replace(cost=INTROSPECTION_FACTOR * bound.cost)
         self._cost_limit.check(bound.cost, operation.node)
@@ -78,9 +81,11 @@ class RequestBinder:
         field, plan = root.field, root.plan
         assert plan is not None  # validation refuses `__typename` at the root of a subscription
         try:
-            bound = plan.bind(variables)
+            bound = plan.bind(variables, ArgumentBudget())
         except FieldError as error:
             raise RequestError([located(error)]) from None
+        except RequestTooLarge as error:
+            raise RequestError([GraphQLError(error.message, operation.node)], LIMIT_EXCEEDED) from None
         cost = total_cost(plan.cost(bound, variables), plan.size(bound, variables))
         self._cost_limit.check(cost, operation.node)
         return BoundSubscription(
@@ -97,21 +102,19 @@ class RequestBinder:
     ) -> Sequence[RootField]:
         """The compiled root fields of an operation, for these values of the variables in its conditions."""
         key = tuple(variables.coerced.get(name) for name in operation.conditions)
-        roots: Sequence[RootField] | None = operation.plans.get(key)
-        if roots is None:
-            compile_roots = partial(self._compile, operation, variables, typed)
-            roots = compile_roots() if operation.is_short else await self._thread.run(compile_roots)
-            if len(operation.plans) < _MAX_PLAN_VARIANTS:
-                operation.plans[key] = roots
-        return roots
+        if (plans := operation.plans.get(key)) is None:
+            compile_plans = partial(self._compile, operation, variables, typed)
+            plans = compile_plans() if operation.is_short else await self._thread.run(compile_plans)
+            operation.plans.put(key, plans)
+        return plans.roots
 
-    def _compile(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Sequence[RootField]:
+    def _compile(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Plans:
         root = self._schema.get_root_type(operation.node.operation)
         assert root is not None
         compiler = self._typed_compiler if typed else self._compiler
         selections = Selections(self._schema, operation.fragments, variables)
         fields = selections.roots(root, operation.node.selection_set)
-        return [compile_root_field(compiler, root, field) for field in fields]
+        return Plans([compile_root_field(compiler, root, field) for field in fields], operation.fields)
 
 
 def _coerced_variables(operation: ParsedOperation, request: GraphQLRequest) -> VariableValues:

@@ -9,6 +9,7 @@ from graphql.execution.values import VariableValues
 
 from gateway.graphql.execution.cost_limit import mutation_cost, target_count
 from gateway.graphql.schema.mutations import HANDLERS
+from gateway.reads.argument_budget import ArgumentBudget
 from gateway.reads.compiler import Compiler, Plan
 from gateway.reads.context import Bound
 from gateway.reads.cost import CostFunction, total_cost
@@ -57,7 +58,8 @@ def compile_root_field(compiler: Compiler, root: GraphQLObjectType, field: Field
 
 
 def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFields:
-    """Checks all arguments and computes the cost, before anything is loaded or changed."""
+    """Checks all arguments and computes the cost, before anything is loaded or changed. Raises RequestTooLarge."""
+    budget = ArgumentBudget()
     loads: dict[str, tuple[Plan, Bound]] = {}
     values: dict[str, Any] = {}
     objects = size = 0
@@ -68,7 +70,7 @@ def bind(roots: Sequence[RootField], variables: VariableValues) -> BoundRootFiel
             continue
         values[key] = None
         try:
-            bound = plan.bind(variables)
+            bound = plan.bind(variables, budget)
             objects += root.cost(bound, variables)
             size += root.size(bound, variables)
         except FieldError as error:

@@ -32,8 +32,8 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues
 
-from gateway.bounded_cache import BoundedCache
-from gateway.reads.selection import Arguments, Field, Selection, Variables
+from gateway.bounded_cache import BoundedCache, CacheSection
+from gateway.reads.selection import Arguments, ConstantArguments, Field, Selection, Variables
 
 Fragments = Mapping[str, FragmentDefinitionNode]
 
@@ -174,7 +174,8 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
             field = FieldNode(name=node.name, arguments=tuple(literals))
             constant |= get_argument_values(GraphQLField(definition.type, {name: argument}), field, _NO_VARIABLES)
     if not variable:
-        return lambda _variables: constant  # the same object each time, so callers can cache by identity
+        same = ConstantArguments(constant)
+        return lambda _variables: same
 
     def bind(variables: Variables) -> Arguments:
         values = dict(constant)
@@ -191,7 +192,7 @@ def _arguments(definition: GraphQLField, node: FieldNode) -> Callable[[Variables
 
 _NO_VARIABLES = VariableValues({}, {})
 _ABSENT = object()
-_MAX_CACHED = 32  # sets of arguments per field
+_BOUND = BoundedCache[tuple[object, str], Arguments](4_000)  # sets of arguments, of all fields
 _MAX_CACHED_LENGTH = 1_000  # characters of the variables
 
 
@@ -199,7 +200,7 @@ def _cached_binding(
     definition: GraphQLField, node: FieldNode, names: Sequence[str]
 ) -> Callable[[Variables], Arguments]:
     """Binds arguments with nested variables by graphql-core, which is slow, and caches them by the variable values."""
-    cache = BoundedCache[str, Arguments](_MAX_CACHED)
+    cache = CacheSection[str, Arguments](_BOUND)
 
     def bind(variables: Variables) -> Arguments:
         coerced = variables.coerced
