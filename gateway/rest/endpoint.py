@@ -68,7 +68,8 @@ def rest_routes(
     Links begin with `public_url` or, if that is None, with the address that received the request.
     """
     reader = Reader(database, operations, max_cost)
-    routes = Routes(reader, Writer(operations, reader), operations.refusals)
+    turns = turns or LoopTurns()
+    routes = Routes(reader, Writer(operations, reader), operations.refusals, turns)
     endpoint = RestEndpoint(
         routes,
         authenticator,
@@ -76,7 +77,7 @@ def rest_routes(
         public_url=public_url,
         max_body_bytes=max_body_bytes,
         body_timeout=body_timeout,
-        turns=turns or LoopTurns(),
+        turns=turns,
     )
     return [Route(path, admission.wrap(endpoint), middleware=middleware) for path in (PREFIX, PREFIX + "/{path:path}")]
 

@@ -34,7 +34,7 @@ _NEGATED = frozenset({"!=", "!==", "!~"})
 
 @dataclass(slots=True)
 class Filter:
-    """The filters of a request. `condition` can become SQL once all of `regexes` have searched their rows."""
+    """The filters of a request. `condition` can become SQL once all of `regexes` are compiled and have searched."""
 
     condition: Condition
     narrowing: Condition  # holds for all rows that `condition` can hold for, and has no regular expressions
@@ -161,8 +161,8 @@ def _regex_condition(target: _Target, operator: str, value: str, *, own_rows: bo
     if attribute.kind != "text":
         kind = {"timestamp": "datetime", "id": "integer"}.get(attribute.kind, attribute.kind)
         raise bad_request(f"Unsupported operator for {kind}: {operator}")
-    pattern = regexes.compile_pattern(_unquoted(quoted) if quoted else value)
-    return RegexCondition(target.noun, attribute.column, pattern, operator in _NEGATED, own_rows)
+    text = _unquoted(quoted) if quoted else value
+    return RegexCondition(target.noun, attribute.column, text, operator in _NEGATED, own_rows)
 
 
 def _unquoted(quoted: re.Match[str]) -> str:

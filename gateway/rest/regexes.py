@@ -81,15 +81,20 @@ def _too_much_text() -> RestError:
 class RegexCondition:
     """The condition that a column matches, or, if `negated`, does not match. Null does not match.
 
-    `search_rows` must be called before it becomes SQL.
+    `compile` and `search_rows` must be called before it becomes SQL.
     """
 
     noun: str
     column: str
-    pattern: Any
+    text: str
     negated: bool
     own_rows: bool  # the column belongs to the listed rows, not to associated ones
+    pattern: Any = None
     matched_ids: Sequence[int] | None = None
+
+    def compile(self) -> None:
+        """Compiles the pattern, which takes up to 5 ms. Raises RestError."""
+        self.pattern = compile_pattern(self.text)
 
     def __call__(self, frame: Frame) -> str:
         assert self.matched_ids is not None

@@ -5,6 +5,7 @@ The order is: path, method and action; the caller's rights; the header Accept; t
 
 import re
 
+from gateway.http.load_shedding import LoopTurns
 from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.rest import bodies, responses
@@ -30,11 +31,12 @@ _ACTIONS = {"create": SnapshotAction.CREATE, "delete": SnapshotAction.DELETE, "r
 class Routes:
     """All routes below `/api` except `/api/auth`."""
 
-    def __init__(self, reader: Reader, writer: Writer, refusals: RefusalLog) -> None:
+    def __init__(self, reader: Reader, writer: Writer, refusals: RefusalLog, turns: LoopTurns) -> None:
         self._reader = reader
         self._writer = writer
         self._refusals = refusals
         self._filters = FilterCache()
+        self._turns = turns
 
     async def serve(self, request: Request) -> RestResponse:
         """The response to a request. Raises RestError, which is recorded if it is a refusal, and GatewayError."""
@@ -67,16 +69,21 @@ class Routes:
             case _:
                 raise no_route(request.method, request.path)
 
-    def _list_query(self, request: Request, class_: ResourceClass) -> ListQuery:
+    async def _list_query(self, request: Request, class_: ResourceClass) -> ListQuery:
         query = request.query
         window = parse_window(query)
-        return ListQuery(
+        found = ListQuery(
             shape=parse_shape(class_, query, expanded=False),
             window=window,
             order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
             filter=self._filters.parse(class_, query.filters()),
             hidden="resources" in query.words("hide"),
         )
+        for number, regex in enumerate(found.filter.regexes if found.filter else ()):
+            if number:
+                await self._turns.take()  # compiling all of them at once would delay other requests
+            regex.compile()
+        return found
 
     # ---- collections
 
@@ -84,7 +91,7 @@ class Routes:
         match request.method:
             case "GET":
                 _check_read(request, class_)
-                list_query = self._list_query(request, class_)
+                list_query = await self._list_query(request, class_)
                 check_collection_parameters(class_, request.query)
                 found = await self._reader.collection(request.requester, class_, list_query)
                 matched = None if list_query.filter is None else found.matched
@@ -133,7 +140,7 @@ class Routes:
                 raise no_route(request.method, request.path)
 
     async def _list(self, request: Request, parent: ResourceClass, number: int) -> RestResponse:
-        list_query = self._list_query(request, SNAPSHOTS)
+        list_query = await self._list_query(request, SNAPSHOTS)
         machine, found = await self._reader.subcollection(request.requester, parent, number, list_query)
         actions = [
             {"name": name, "method": "post", "href": request.url}
