@@ -85,14 +85,14 @@ class Listener:
         for event in [*events, *offered]:
             self.offer(event)
 
-    async def batch(self) -> list[ChangeEvent]:
-        """Waits for changes and returns all that are pending. Raises Lagged if some were lost."""
+    async def batch(self, limit: int = _MAX_PENDING) -> list[ChangeEvent]:
+        """Waits for changes and returns those that are pending, at most `limit`. Raises Lagged if some were lost."""
         await self._ready.wait()
-        self._ready.clear()
         if self._lagged:
             raise Lagged
-        events = list(self._pending)
-        self._pending.clear()
+        events = [self._pending.popleft() for _ in range(min(limit, len(self._pending)))]
+        if not self._pending:
+            self._ready.clear()
         return events
 
 

@@ -351,6 +351,25 @@ def test_a_variable_counts_each_time_it_is_used_in_a_subscription(gateway: Serve
     assert [error["extensions"]["code"] for error in body["errors"]] == ["LIMIT_EXCEEDED"]
 
 
+def test_the_requests_of_subscriptions_of_a_caller_are_limited_together(gateway: Served) -> None:
+    """They stay in memory while the subscriptions are open."""
+    query = "subscription ($f: MachineFilter) { machineChanged(filter: $f) { kind } }"
+    large = {"name": {"in": TEXTS}}  # 960,000 characters
+    with subscribe_by_websocket(gateway, query, f=large), subscribe_by_sse(gateway, query, f=large):
+        with subscribe_by_sse(gateway, query, f=large) as bodies:
+            (body,) = bodies
+        (error,) = body["errors"]
+        assert error["extensions"]["code"] == "LIMIT_EXCEEDED"
+        assert error["message"] == (
+            "The documents and variables of your subscriptions have more than 2000000 characters. End some of them, or"
+            " use shorter ones."
+        )
+        with subscribe_by_sse(gateway, query):
+            pass
+    with subscribe_by_sse(gateway, query, f=large):
+        pass
+
+
 @pytest.mark.parametrize(
     "query",
     [

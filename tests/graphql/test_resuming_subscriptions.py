@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gateway.changes.change_feed import ChangeFeed
 from gateway.changes.outbox import ChangeEvent, Lagged
 from gateway.config import Settings
+from gateway.http.request_id import REQUEST_ID
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Transaction
 from tests.databases import KINDS, Databases
@@ -169,6 +171,38 @@ def test_deleted_events_cause_an_error(gateway: Served) -> None:
     with subscribe_by_sse(gateway, SNAPSHOTS, members=after(f"{xid}-{number}"), machineId="vm-15") as bodies:
         received = until_deleted(bodies, create_and_delete(gateway, "vm-15"))
     assert whole[-1] not in received
+
+
+def test_the_messages_of_a_step_are_limited_by_their_cost(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many missed changes are not loaded all at once."""
+    newest = "SELECT xid, id FROM event ORDER BY xid DESC, id DESC LIMIT 1"
+    execute_sql(gateway, "UPDATE snapshot SET description = 'start' WHERE id = (SELECT min(id) FROM snapshot)")
+    ((xid, number),) = gateway.run(gateway.gateway.database.read(lambda tx: tx.rows(newest)))
+    for change in range(40):
+        execute_sql(
+            gateway, f"UPDATE snapshot SET description = 'change {change}' WHERE id = (SELECT min(id) FROM snapshot)"
+        )
+    database, reads = gateway.gateway.database, Counter[str]()
+    read = database.read
+
+    async def counting_read(work: Any, *, single: bool = False) -> Any:
+        reads[REQUEST_ID.get()] += 1
+        return await read(work, single=single)
+
+    monkeypatch.setattr(database, "read", counting_read)
+
+    def resumed(selection: str) -> tuple[list[str], int]:
+        query = f"subscription {{ snapshotChanged {{ {selection} }} }}"
+        headers = {"x-request-id": selection[:4]}
+        with subscribe_by_sse(gateway, query, headers=headers, members=after(f"{xid}-{number}")) as bodies:
+            return [next(bodies)["extensions"]["eventId"] for _ in range(40)], reads[selection[:4]]
+
+    resumed("kind")  # from now on, the credentials are known
+    reads.clear()
+    events, cheap = resumed("kind")
+    costly_events, costly = resumed("machine { snapshots(first: 1000) { nodes { id } } }")
+    assert costly_events == events
+    assert costly - cheap == 2  # steps of 19 changes, at a cost of 1,003 each
 
 
 def test_slow_subscriber_receives_an_error(gateway: Served) -> None:

@@ -34,6 +34,7 @@ class BoundSubscription(NamedTuple):
     variables: VariableValues
     plan: Plan
     bound: Bound
+    cost: int  # of the responses that may be sent at once
     extensions: Mapping[str, Any] | None  # of every response
 
 
@@ -86,14 +87,17 @@ class RequestBinder:
             raise RequestError([located(error)]) from None
         except RequestTooLarge as error:
             raise RequestError([GraphQLError(error.message, operation.node)], LIMIT_EXCEEDED) from None
-        cost = total_cost(plan.cost(bound, variables), plan.size(bound, variables))
+        arguments = field.arguments(variables)
+        first = len(arguments.get("ids", "1"))  # `operationsUpdated` sends a response for each at once
+        cost = total_cost(first * plan.cost(bound, variables), first * plan.size(bound, variables))
         self._cost_limit.check(cost, operation.node)
         return BoundSubscription(
             field=field,
-            arguments=field.arguments(variables),
+            arguments=arguments,
             variables=variables,
             plan=plan,
             bound=bound,
+            cost=cost,
             extensions=self._cost_limit.extensions(request, cost),
         )
 

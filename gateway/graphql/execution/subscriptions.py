@@ -5,7 +5,10 @@ event loop (`http.load_shedding`) before it reads and before each message, and w
 (`shared_loads`).
 """
 
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ from graphql import GraphQLError
 
 from gateway.access.caller import Caller
 from gateway.changes.change_feed import ChangeFeed
+from gateway.errors import LimitExceeded
 from gateway.graphql.error_format import RequestError, format_error
 from gateway.graphql.execution.request_binding import BoundSubscription, RequestBinder
 from gateway.graphql.execution.responses import (
@@ -29,10 +33,15 @@ from gateway.graphql.schema.subscriptions import SOURCES, Choose, Listening, Mis
 from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
 from gateway.reads.context import Context
+from gateway.reads.serialization import SLICE_BYTES
 from gateway.store.database import Database, Transaction
 from gateway.store.retry import read_with_retry
 
-_LOADED_AT_ONCE = 500  # messages whose rows are loaded by the same statements
+_MAX_STEP = 500  # changes in one step, whose rows are loaded by the same statements
+_STEP_COST = 20_000  # of the messages of one step, which are in memory together
+# Characters of the documents and variables of all subscriptions of a caller. They stay in memory: one of a document
+# that no other subscription has takes up to 150 bytes.
+_MAX_HELD = 2_000_000
 _RETRY_SECONDS = 60.0  # for which the reads of a started subscription are retried; before that, errors end it at once
 
 
@@ -55,6 +64,7 @@ class SubscriptionRunner:
         self._binder = binder
         self._turns = turns
         self._shared = SharedLoads[_Loaded]()
+        self._held = Counter[str]()  # characters, by the key of the caller
 
     async def run(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
         """The responses of a subscription. If the first is a request error, it is also the last."""
@@ -65,10 +75,12 @@ class SubscriptionRunner:
             return
         field = subscription.field
         after = request.extensions.get("lastEventId")
-        source = SOURCES[field.name](self._feed, self._database, caller, subscription.arguments, after)
+        limit = max(1, min(_MAX_STEP, _STEP_COST // max(1, subscription.cost)))
+        source = SOURCES[field.name](self._feed, self._database, caller, subscription.arguments, after, limit)
         has_sent, retry_seconds, step = False, 0.0, None
         try:
-            with self._shared.member(_group(request, caller, subscription.extensions)) as shared:
+            group = _group(request, caller, subscription.extensions)
+            with self._hold(caller, _size(request)), self._shared.member(group) as shared:
                 while True:
                     choice = await source.asend(step)
                     step = None
@@ -96,6 +108,22 @@ class SubscriptionRunner:
         finally:
             await source.aclose()
 
+    @contextmanager
+    def _hold(self, caller: Caller, size: int) -> Iterator[None]:
+        """Counts the document and the variables of a subscription while the block runs. Raises LimitExceeded."""
+        if self._held[caller.key] and self._held[caller.key] + size > _MAX_HELD:
+            raise LimitExceeded(
+                f"The documents and variables of your subscriptions have more than {_MAX_HELD} characters. End some of"
+                " them, or use shorter ones."
+            )
+        self._held[caller.key] += size
+        try:
+            yield
+        finally:
+            self._held[caller.key] -= size
+            if not self._held[caller.key]:
+                del self._held[caller.key]
+
     async def _load(
         self, subscription: BoundSubscription, caller: Caller, choose: Choose, retry_seconds: float
     ) -> _Loaded:
@@ -105,17 +133,19 @@ class SubscriptionRunner:
             step: Step = await choose(transaction)
             plan = subscription.plan
             context = Context(transaction, plan.dialect, caller, self._operations.matrices, subscription.bound)
-            values: list[Any] = []
-            for start in range(0, len(step.given), _LOADED_AT_ONCE):
-                given = step.given[start : start + _LOADED_AT_ONCE]
-                values += await plan.load(context, subscription.variables, given)
-            return step, values
+            return step, await plan.load(context, subscription.variables, step.given)
 
         step, values = await read_with_retry(self._database, load, retry_seconds)
         events: Sequence[str | None] = step.events or [None] * len(values)
-        return _Loaded(
-            step, [_message(subscription, value, event) for value, event in zip(values, events, strict=True)]
-        )
+        messages: list[GraphQLResponse] = []
+        left = SLICE_BYTES
+        for value, event in zip(values, events, strict=True):
+            messages.append(_message(subscription, value, event))
+            left -= len(messages[-1].body)
+            if left < 0:
+                await asyncio.sleep(0)
+                left = SLICE_BYTES
+        return _Loaded(step, messages)
 
 
 def _message(subscription: BoundSubscription, value: dict[str, Any], event: str | None) -> GraphQLResponse:
@@ -123,6 +153,14 @@ def _message(subscription: BoundSubscription, value: dict[str, Any], event: str 
     if event is not None:
         extensions = {**(extensions or {}), "eventId": event}
     return compiled_response([subscription.field], value, extensions, event=event)
+
+
+def _size(request: GraphQLRequest) -> int:
+    """The characters of a request."""
+    try:
+        return len(request.query) + len(orjson.dumps((request.variables, request.extensions)))
+    except orjson.JSONEncodeError:  # nested too deeply
+        return _MAX_HELD
 
 
 def _group(request: GraphQLRequest, caller: Caller, extensions: Mapping[str, Any] | None) -> Hashable:

@@ -122,13 +122,15 @@ class Choice(NamedTuple):
 
 
 Events = AsyncGenerator[Choice | Listening, Step | None]  # is sent the Step of each Choice
-Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any], Events]
+# The last two arguments are the extension `lastEventId`, and the number of changes after which a step ends: all of its
+# messages are in memory together.
+Source = Callable[[ChangeFeed, Database, Caller, Arguments, Any, int], Events]
 
 _EVENT = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 
 
 async def operations_updated(
-    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any
+    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, _after: Any, limit: int
 ) -> Events:
     """The source of `operationUpdated` and `operationsUpdated`. Raises InvalidInput, NotFound and MissedChanges."""
     unfinished = _operations(arguments)  # by number, with the id that the client gave
@@ -151,7 +153,7 @@ async def operations_updated(
             step = yield Choice(choose, newest and (newest, tuple(unfinished), changed))
             assert step is not None
             unfinished = {number: text for number, text in unfinished.items() if not step.found[number]}
-            events = await _batch(listener)
+            events = await _batch(listener, limit)
             changed, newest = frozenset(event.subject_id for event in events), events[-1].position
 
 
@@ -176,7 +178,7 @@ def _operations(arguments: Arguments) -> dict[int, str]:
 
 
 async def operation_changed(
-    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, after: Any
+    feed: ChangeFeed, _database: Database, caller: Caller, arguments: Arguments, after: Any, limit: int
 ) -> Events:
     """The source of `operationChanged`. Raises InvalidInput and MissedChanges."""
     match = row_matcher("operation", arguments.get("filter"))
@@ -189,7 +191,7 @@ async def operation_changed(
             yield start
         while True:
             # Only the last of several changes of an operation is sent: its row and its event id cover all of them.
-            events = await _batch(listener)
+            events = await _batch(listener, limit)
             changed = {event.subject_id: event for event in events}
             last = sorted(changed.values(), key=lambda event: event.position)
 
@@ -202,7 +204,7 @@ async def operation_changed(
 
 
 async def snapshot_changed(
-    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
+    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any, limit: int
 ) -> Events:
     """The source of `snapshotChanged`. Raises InvalidInput, NotFound and MissedChanges."""
     text = arguments.get("machineId")
@@ -219,7 +221,7 @@ async def snapshot_changed(
         if start := _start(listener):
             yield start
         while True:
-            events = await _batch(listener)
+            events = await _batch(listener, limit)
 
             async def choose(transaction: Transaction, events: Sequence[ChangeEvent] = events) -> Step:
                 existing = set(await find_snapshots(transaction, caller, [event.subject_id for event in events]))
@@ -328,7 +330,7 @@ class _MachineChange(NamedTuple):
 
 
 async def machine_changed(
-    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any
+    feed: ChangeFeed, database: Database, caller: Caller, arguments: Arguments, after: Any, limit: int
 ) -> Events:
     """The source of `machineChanged`. Raises InvalidInput, LimitExceeded and MissedChanges."""
     matcher = MachineMatcher(arguments.get("filter"))
@@ -355,7 +357,7 @@ async def machine_changed(
         if start := _start(listener):
             yield start
         while True:
-            batch = await _batch(listener)
+            batch = await _batch(listener, limit)
             events = _by_machine(batch)
             known = {
                 number: True if matches is None else matches.known(number, mine[0]) for number, mine in events.items()
@@ -454,10 +456,10 @@ def _range(events: Sequence[ChangeEvent]) -> Hashable:
     return events[0].position, events[-1].position, len(events)
 
 
-async def _batch(listener: Listener) -> list[ChangeEvent]:
-    """Waits for the next events. Raises MissedChanges."""
+async def _batch(listener: Listener, limit: int) -> list[ChangeEvent]:
+    """Waits for the next events, at most `limit`. Raises MissedChanges."""
     try:
-        return await listener.batch()
+        return await listener.batch(limit)
     except Lagged:
         raise MissedChanges(
             "The subscriber was too slow and has missed changes. Reload the data and subscribe again."
