@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
@@ -295,6 +295,7 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._settings = settings
         self._clients = clients
         self.tls: _TlsProtocol | None = None
+        self._served: RequestResponseCycle | None = None  # the request that the application has received last
         self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
         self._rejection: HttpError | None = None  # of the connection, whatever it requests
         self._rejected = False  # whether a request was rejected before it had arrived completely
@@ -376,9 +377,20 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._head_bytes = 0
         super().on_body(body)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.parse_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn informs the request that was parsed last, but an earlier one may be the one that is served.
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
+        super().connection_lost(exc)
 
     @property
     def _parses(self) -> bool:

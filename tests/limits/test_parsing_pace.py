@@ -30,6 +30,19 @@ def test_requests_are_parsed_while_earlier_ones_are_answered() -> None:
     assert answers.count(b"HTTP/1.1 200 OK") == 2_002
 
 
+def test_a_client_that_leaves_while_requests_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """The request that is served learns of it. Writing its response would log a traceback."""
+    clients = Clients(100)
+    leaving = clients.find("127.0.0.2")
+    with bounded(clients) as server:
+        with server.connect("127.0.0.2") as connection:
+            connection.sendall(get("/?name=served&together=2") + get("/"))
+            until(lambda: "served" in server.application.executed)
+        until(lambda: leaving.connections == 0)
+        server.get("/?together=2")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_body_in_pieces_and_the_request_behind_it() -> None:
     body = b"x" * 300_000
     head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
