@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
+from gateway.graphql.execution.documents import PROBATIONARY_CAPACITY, PROTECTED_CAPACITY
 from gateway.telemetry.metrics import DOCUMENTS
 from tests.databases import Databases
 from tests.graphql.error_assertions import literal
@@ -410,12 +411,12 @@ def test_long_documents_take_the_place_of_many_short_ones(gateway: Served) -> No
     """The cache is limited by characters, and not by documents."""
     for number in range(20):
         gateway.ask(f"{{ viewer {{ name }} }} # {number}".ljust(19_000))
-    assert cached_documents(gateway)["new"] == 64_000 // 19_000
+    assert cached_documents(gateway)["new"] == PROBATIONARY_CAPACITY // 19_000
     for number in range(120):
         query = f"{{ viewer {{ name }} }} # again {number}".ljust(19_000)
         gateway.ask(query)
         gateway.ask(query)
-    assert cached_documents(gateway)["regular"] == 2_048_000 // 19_000
+    assert cached_documents(gateway)["regular"] == PROTECTED_CAPACITY // 19_000
 
 
 # ---- introspection
