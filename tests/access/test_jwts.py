@@ -37,7 +37,7 @@ from tests.access.issuer import (
     signed,
 )
 from tests.cli.programs import refusal as command_refusal
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 from tests.waiting import until
 
@@ -154,7 +154,7 @@ def test_claims_are_verified(gateway: Served) -> None:
         assert rejection(gateway, signed(**changes)) == message, changes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_the_longest_claims_can_be_stored(databases: Databases, kind: str) -> None:
     """Each is 4 bytes long in UTF-8, and no text compresses: an index entry of PostgreSQL has 2,704 bytes at most."""
     letters = [chr(0x10400 + number % 80) if number % 3 else chr(0x20000 + number * 37) for number in range(255)]

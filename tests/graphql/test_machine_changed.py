@@ -15,7 +15,7 @@ from gateway.models import Machine
 from gateway.reads.entities import MACHINE
 from gateway.reads.filters import RelatedRowsFilter
 from gateway.store.statements import table_of
-from tests.databases import KINDS, SLOW_KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import (
     CREATE,
     DELETE,
@@ -40,7 +40,7 @@ ON = {"powerState": {"eq": "ON"}}
 MAX_MATCHES = 10_000
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     """Each test uses other machines. They are not refreshed without a request."""
     settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)

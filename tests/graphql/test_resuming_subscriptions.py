@@ -14,7 +14,7 @@ from gateway.config import Settings
 from gateway.http.request_id import REQUEST_ID
 from gateway.operations.housekeeping import sweep
 from gateway.store.database import Transaction
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CANCEL, CREATE, DELETE, await_final_state, execute_sql, mutate, set_latency, stalled
 from tests.graphql.subscription_clients import Bodies, Subscribe, subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
@@ -27,7 +27,7 @@ EXPIRED = "Changes after the event `lastEventId` are no longer stored. Reload th
 NO_EVENT_ID = "The extension `lastEventId` must be an event id that the gateway has sent."
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     with served(Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)) as gateway:
         set_latency(gateway, 0)

@@ -12,7 +12,7 @@ from gateway.drivers.simulator.driver import SimulatedDriver
 from gateway.models import MachineKind
 from gateway.store.database import Transaction
 from tests.audit.world import ADMIN, OPERATOR, VIEWER, CallerClient, entries, entries_of_last_request
-from tests.databases import KINDS, SLOW_KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import (
     CANCEL,
     CREATE,
@@ -282,7 +282,7 @@ def test_audit_entries(busy: Served) -> None:
     ]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def fixed_descriptions(
     request: pytest.FixtureRequest, databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:

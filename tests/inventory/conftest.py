@@ -9,11 +9,11 @@ import pytest
 
 from gateway.store.database import Database
 from gateway.store.database_url import open_database
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.inventory.scripted import Scenario, ScriptedDriver, inventory, machine, snapshot
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     """The URL of a new, migrated, empty database."""
     return databases.new(request.param)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.inventory.imports.importer import ImportResult, import_files
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.inventory.files import MACHINES, collection, import_pages, select, snapshot, vm
 from tests.make_dump import write_mixed_pages
 
@@ -198,7 +198,7 @@ def test_archived_machines_are_gone(url: str, tmp_path: Path) -> None:
 # ---- the whole
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 @pytest.mark.parametrize(("machines", "per_page"), [(50, 10), pytest.param(5_000, 1_000, marks=pytest.mark.thorough)])
 def test_mixed_dump_in_six_pages_twice(
     databases: Databases, tmp_path: Path, kind: str, machines: int, per_page: int

@@ -9,12 +9,12 @@ import pytest
 from gateway.app import opened_database
 from gateway.config import Settings
 from gateway.store.database import Database
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 
 Story = Callable[[Database], Awaitable[Any]]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     """The URL of a new, migrated, empty database."""
     return databases.new(request.param)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.jobs.world import PAST, execute
 from tests.serving import Served, served
 from tests.waiting import until
@@ -14,7 +14,7 @@ from tests.waiting import until
 PROVIDERS = ("lab", "cloud")
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def pair(request: pytest.FixtureRequest, databases: Databases) -> Iterator[list[Served]]:
     """Two gateways on one database with the demo world."""
     url = databases.new(request.param, demo=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.config import Settings
 from gateway.reads.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_RELATED
 from gateway.rest.filters import MAX_VALUES
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.examples import EXAMPLES
 from tests.reads.world import World, populate
 from tests.rest.world import Rest, rest_served
@@ -28,7 +28,7 @@ SAFE_DEPTH = 12  # levels of conditions that every supported SQLite can process,
 FEW = EXAMPLES // 10  # of requests that take long, besides the explicit ones
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def sized(request: pytest.FixtureRequest, databases: Databases) -> Iterator[tuple[Rest, World]]:
     with rest_served(Settings(database_url=databases.new(request.param), keep_gone=1e9)) as rest:
         yield rest, populate(rest.gateway)

@@ -7,14 +7,14 @@ import pytest
 from gateway.config import Settings
 from gateway.rest.query import MAX_PARAMETERS
 from gateway.rest.regexes import MAX_PATTERNS, MAX_SEARCHES
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.rest.world import Rest, rest_served
 
 ADVICE = "Request smaller pages with `limit`, fewer `attributes`, or less with `expand`."
 MAX_COST = 200
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def cheap(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Rest]:
     """The demo world with a low limit of the cost."""
     with rest_served(Settings(database_url=databases.new(request.param, demo=True), max_cost=MAX_COST)) as rest:
@@ -87,7 +87,7 @@ def test_an_id_that_is_no_text_is_refused(shared: Rest, id: str, shown: str) -> 
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_the_rows_that_all_regular_expressions_search_are_limited(databases: Databases, kind: str) -> None:
     """5,001 snapshots: 9 expressions search them, 10 do not. The budget is that of one request."""
     rows = MAX_SEARCHES // 10 + 1
