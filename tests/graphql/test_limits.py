@@ -396,7 +396,8 @@ def test_long_filters_are_not_kept(gateway: Served, query: str) -> None:
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 2_000_000  # one filter is 100,000 bytes
+    # 20 filters of 100,000 bytes for 9 lists are 18 MB. The rest of the process, such as the captured log, keeps some.
+    assert kept < 6_000_000
 
 
 # ---- the cache of documents
