@@ -53,8 +53,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import Unavailable
 from gateway.fair_queue import CLAIM, Claim, FairQueue
 from gateway.http.errors import ErrorFormats, HttpError
+from gateway.http.health import HEALTH_PATHS
 
-_EXEMPT_PATHS = frozenset({"/healthz", "/readyz"})
 _TURN_SECONDS = 0.01  # after the start of a turn, in which further requests run without waiting
 _NO_CLAIM = Claim("")
 
@@ -141,7 +141,7 @@ class LoadSheddingMiddleware:
     def _takes_turn(self, scope: Scope) -> bool:
         if scope["type"] == "lifespan":
             return False
-        if scope["path"] in _EXEMPT_PATHS:
+        if scope["path"] in HEALTH_PATHS:
             return self._is_repeated_check(scope)
         return not (self._formats.serves(scope["path"]) and self._is_known(scope))
 
@@ -159,5 +159,5 @@ class LoadSheddingMiddleware:
 def address_claim(scope: Scope) -> Claim:
     """The claim of a caller that is not known yet. WebSockets and health checks are streams, which are not rejected."""
     client = scope.get("client")
-    stream = scope["type"] == "websocket" or scope["path"] in _EXEMPT_PATHS
+    stream = scope["type"] == "websocket" or scope["path"] in HEALTH_PATHS
     return Claim(f"address {client[0]}" if client else "address", stream)
