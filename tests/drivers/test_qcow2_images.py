@@ -11,6 +11,7 @@ from gateway.drivers.qcow2 import images
 from gateway.errors import ProviderBusy, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
 from tests.drivers import image_files
+from tests.drivers.hostile.images import entry, write_image
 
 image_files.skip_without_qemu()
 
@@ -108,6 +109,20 @@ def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -
     with pytest.raises(ProviderRefused) as caught:
         read(tmp_path / "vm.qcow2")
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [((b"1", b"2", b"1"), "two snapshots with one id"), ((b"1", b""), "a snapshot without an id")],
+)
+def test_snapshots_that_cannot_be_distinguished_are_refused(
+    ids: tuple[bytes, ...], reason: str, tmp_path: Path
+) -> None:
+    """As a table of zeros has them: without the refusal, the image would have lost its snapshots."""
+    write_image(tmp_path / "vm.qcow2", *(entry(id_=id_) for id_ in ids))
+    with pytest.raises(ProviderRefused) as caught:
+        read(tmp_path / "vm.qcow2")
+    assert (caught.value.message, caught.value.provider_message) == ("The image is damaged or truncated.", reason)
 
 
 def test_truncated_images_are_refused(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def _parse(fd: int, header: bytes) -> Image:
         raise _damaged_image(f"version {version}, {count} snapshots")
     if offset > _MAX_OFFSET:
         raise _damaged_image(f"a snapshot table at {offset}")
-    entries, size = [], 0
+    entries, ids, size = [], set(), 0
     with open(fd, "rb", closefd=False) as table:  # in blocks, because each read by itself costs a system call
         table.seek(offset)
         for _ in range(count):
@@ -239,6 +239,9 @@ def _parse(fd: int, header: bytes) -> Image:
             rest = _take(table, extra + id_length + tag_length)
             memory = int.from_bytes(rest[:8], "big") if extra >= 8 else memory
             id_, tag = rest[extra : extra + id_length], rest[extra + id_length :]
+            if not id_ or id_ in ids:  # QEMU makes neither, and nothing could distinguish such snapshots
+                raise _damaged_image("two snapshots with one id" if id_ else "a snapshot without an id")
+            ids.add(id_)
             location = L1Location(entry_l1, entry_l1_size)
             entries.append(SnapshotEntry(id_, tag, seconds, nanoseconds, memory > 0, location))
             padding = -(_ENTRY.size + len(rest)) % 8  # entries are aligned to 8 bytes

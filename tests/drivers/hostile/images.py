@@ -66,6 +66,7 @@ def _link_elsewhere(path: Path) -> None:
 ATTACKS: dict[str, Callable[[Path], object]] = {
     "snapshots of 1 TB of extra data": _sparse,
     "65,536 empty snapshots": _zeros,
+    "two snapshots with one id": lambda path: write_image(path, entry(tag=b"one"), entry(tag=b"other")),
     "4,000,000,000 snapshots": lambda path: write_image(path, count=4_000_000_000),
     "a table beyond the end of the file": lambda path: write_image(path, count=1, table=2**63),
     "an id of 64 kB": lambda path: write_image(path, entry(id_=b"1" * 65_535)),
