@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,8 +106,11 @@ def test_attacks_are_rejected(target: Program, attack: Attack) -> None:
 SUBSCRIBE = {"query": "subscription { snapshotChanged { kind } }"}
 
 
-def flood(target: Program, messages: list[str], *, init: bool = True) -> tuple[int, int]:
-    """The number of messages received on one WebSocket, and its close code; 0 if it was not closed."""
+def flood(target: Program, messages: Sequence[str | list[str]], *, init: bool = True) -> tuple[int, int]:
+    """The number of messages received on one WebSocket, and its close code; 0 if it was not closed.
+
+    A message that is a list is sent as that many frames.
+    """
     uri = target.url.replace("http", "ws") + "/graphql"
     with connect(uri, subprotocols=["graphql-transport-ws"], proxy=None, compression=None) as opened:  # type: ignore[list-item]
         if init:
@@ -137,12 +140,14 @@ def subscribing(number: int) -> list[str]:
         ("subscriptions before an init", subscribing(1), False, 4401),
         ("a repeated id", subscribing(1) * 100, True, 4409),
         ("invalid messages", ["x" * 1_000] * 100, True, 4400),
-        ("a huge message", ["x" * 1_100_000], True, 1009),
+        # In two frames, the second of one byte: what closes the connection has left nothing unread, with which a close
+        # would end as a reset and take the code with it.
+        ("a huge message", [["x" * 1_048_576, "x"]], True, 1009),
         ("a long id", [json.dumps({"id": "x" * 1_000, "type": "subscribe", "payload": SUBSCRIBE})], True, 4400),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_message_floods(target: Program, name: str, messages: list[str], init: bool, code: int) -> None:
+def test_message_floods(target: Program, name: str, messages: Sequence[str | list[str]], init: bool, code: int) -> None:
     started, worked = time.perf_counter(), cpu(target)
     count, closed = flood(target, messages, init=init)
     duration, worked = time.perf_counter() - started, cpu(target) - worked
