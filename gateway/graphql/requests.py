@@ -47,14 +47,15 @@ class GraphQLResponse:
 
 
 class Executor(Protocol):
-    """Executes requests. Client errors are returned as responses, never raised, except Throttled."""
+    """Executes requests. Client errors are returned as responses, never raised, except those named below."""
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
     ) -> GraphQLResponse:
         """The response to a query or mutation. If `queries_only` is set, any other operation type is refused.
 
-        Raises Throttled when a query is refused because the caller uses its share of the database.
+        Raises Throttled when the request is refused because the caller uses its share of the database or of the slots
+        for new documents, and Unavailable when it waited too long for such a slot. In both cases nothing was done.
         """
 
     def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:

@@ -1,4 +1,6 @@
-"""Slots for work on the database, each for one connection or thread, and how callers share them.
+"""Slots for work of which only so much may be under way, and how callers share them.
+
+A slot stands for one connection to the database or one thread that reads it, or for one new document.
 
 A caller takes a slot only while more slots are free than it holds. So one caller holds at most half of them (2 of 4),
 two callers at most three quarters, and the next one finds a free slot. Further work of a caller waits in a `FairQueue`,
@@ -18,12 +20,37 @@ Streams are never refused and wait without limit: they are bounded by their numb
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError, Throttled, Unavailable
 from gateway.fair_queue import CLAIM, Claim, FairQueue
-from gateway.store.database import DatabaseLimits, Load
+from gateway.store.database import Load
 
 _GATEWAY = Claim("")  # the claim under which the gateway's own work waits
+
+
+class WaitLimits(Protocol):
+    """Limits on waiting for a slot; see `DatabaseLimits`."""
+
+    @property
+    def acquire_timeout(self) -> float: ...
+    @property
+    def max_waiting(self) -> int: ...
+    @property
+    def longest_wait(self) -> float: ...
+
+
+class Resource(NamedTuple):
+    """What the slots stand for, in messages."""
+
+    busy: str  # a sentence
+    queue: str
+    share: str
+
+
+_DATABASE = Resource("All database connections are busy.", "The database queue", "your share of the database")
 
 
 class FairSlots:
@@ -32,8 +59,17 @@ class FairSlots:
     `shared`: a caller holds no more slots than it leaves free. Otherwise callers only take turns when they wait.
     """
 
-    def __init__(self, size: int, limits: DatabaseLimits, *, reserved: int = 0, shared: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        limits: WaitLimits,
+        *,
+        reserved: int = 0,
+        shared: bool = False,
+        resource: Resource = _DATABASE,
+    ) -> None:
         self._limits = limits
+        self._resource = resource
         self._shared = shared
         self._reserved = reserved
         self._total = self._free = size + reserved
@@ -62,6 +98,15 @@ class FairSlots:
         else:
             await self._wait(claim)
         return claim
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Holds a slot for the claim of the running task. Raises Throttled and Unavailable."""
+        claim = await self.acquire()
+        try:
+            yield
+        finally:
+            self.release(claim)
 
     def release(self, claim: Claim | None) -> None:
         """Returns a slot, and grants it to the next waiting task."""
@@ -110,12 +155,12 @@ class FairSlots:
             else:
                 queue.remove(own, waiting)
             if isinstance(error, TimeoutError):
-                raise self._refusal(claim, "All database connections are busy.") from None
+                raise self._refusal(claim, self._resource.busy) from None
             raise
 
     def _check_queue(self, claim: Claim | None, queue: FairQueue) -> None:
         """Raises Throttled or Unavailable if a new request must not wait."""
-        full = f"The database queue is full: {queue.requests} requests are waiting already."
+        full = f"{self._resource.queue} is full: {queue.requests} requests are waiting already."
         if queue.requests >= self._limits.max_waiting:
             raise self._refusal(claim, full)
         if claim is None:
@@ -123,14 +168,14 @@ class FairSlots:
         if queue.of(claim.caller) >= self._limits.max_waiting - queue.requests:
             raise self._refusal(claim, full)
         if queue.estimated_wait(claim.caller) > self._limits.longest_wait:
-            raise self._refusal(claim, "All database connections are busy.")
+            raise self._refusal(claim, self._resource.busy)
 
     def _refusal(self, claim: Claim | None, message: str) -> GatewayError:
         if claim is None or not self._shared or self._free_for_callers <= 0:
             return Unavailable(message)
         running, waiting = self._held[claim.caller], self._queue.of(claim.caller)
         return Throttled(
-            f"Your requests use your share of the database: {running} are running and {waiting} are waiting. Retry when"
+            f"Your requests use {self._resource.share}: {running} are running and {waiting} are waiting. Retry when"
             " some have finished.",
             retry_after=1,
         )

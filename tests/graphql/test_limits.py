@@ -420,6 +420,16 @@ def test_long_documents_take_the_place_of_many_short_ones(gateway: Served) -> No
     assert cached_documents(gateway)["regular"] == PROTECTED_CAPACITY // 19_000
 
 
+def test_looking_for_subscriptions_is_no_use_of_a_document(gateway: Served) -> None:
+    """A request whose text has that word is looked at before it is executed. Else a flood would fill the cache."""
+    before = cached_documents(gateway)["regular"]
+    query = "{ viewer { name } } # no subscription".ljust(600)
+    gateway.ask(query)
+    assert cached_documents(gateway)["regular"] == before
+    gateway.ask(query)
+    assert cached_documents(gateway)["regular"] == before + 1
+
+
 # ---- introspection
 
 

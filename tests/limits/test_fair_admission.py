@@ -117,6 +117,25 @@ def test_slow_reads_of_one_caller_leave_connections_for_others(databases: Databa
         assert [(status, "data" in body and "errors" not in body) for status, _, body in answers] == [(200, True)] * 8
 
 
+def test_few_long_new_documents_of_a_caller_are_in_memory(databases: Databases) -> None:
+    """Four: two that read the database and two that wait for it. The others wait before they are parsed."""
+    with callers(databases) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
+        blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
+        slow = []
+        for number in range(8):
+            query = f"{SLOW['query']} # {number}".ljust(1_000)
+            slow.append(stack.enter_context(send(world.gateway, world.slow, json.dumps({"query": query}).encode())))
+        until(lambda: world.waiting() == 2)
+        with http_client(world.gateway.url) as http:
+            other = http.post("/graphql", json={"query": VM["query"].ljust(1_000)}, headers=world.other)
+            assert (other.status_code, other.json()) == (200, VM_ANSWER)
+        until(lambda: world.blocked() == 2)
+        assert world.waiting() == 2
+        blocking.rollback()
+        answers = [receive(connection) for connection in slow]
+        assert [(status, "data" in body and "errors" not in body) for status, _, body in answers] == [(200, True)] * 8
+
+
 def test_a_caller_that_exceeds_its_share_for_too_long_is_refused(databases: Databases) -> None:
     """In the error format of each surface, with `Retry-After`. Other callers are not."""
     with (

@@ -2,13 +2,17 @@
 
 The cache is a segmented LRU. A new document enters the probationary segment (64,000 characters); on its second use it
 moves to the protected segment (256,000 characters, which is 128 documents of 2,000). Each segment evicts its least
-recently used document. So a flood of documents that are used once evicts only other new documents. The compiled plans
-of all documents are in one more cache. Both are limited by what takes the memory, 150 bytes for each character and 2 KB
-for each compiled field, and not by their entries: a document may have 5 characters or 20,000, and 1 field or 1,000.
-They are small because a full garbage collection traverses them while the event loop waits: for about 0.1 s.
+recently used document. So a flood of documents that are used once evicts only other new documents. The plans of
+documents that were used twice are in one more cache, so such a flood does not reach it. Both are limited by what takes
+the memory, 60 to 150 bytes for each character and 2 KB for each compiled field, and not by their entries: a document
+may have 5 characters or 20,000, and 1 field or 1,000. They are small because a full garbage collection traverses them
+while the event loop waits: for about 0.1 s.
 
 Parsing and validating take about 7 us for each character, and up to 0.3 s for a document that repeats one field often.
-So only short documents are parsed on the event loop; for the others there is one thread, which callers use in turn.
+So only short documents are parsed on the event loop; for the others there is one thread, which callers use in turn. A
+request with a long document that is not in the protected segment holds one of a few slots from before the document is
+parsed until the request is answered. Otherwise a garbage collection would traverse the documents and plans of all
+requests that wait for the database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +45,29 @@ from gateway.graphql.error_format import LIMIT_EXCEEDED, VALIDATION_FAILED, Requ
 from gateway.graphql.execution.document_limits import MAX_ERRORS, check_length, check_size
 from gateway.graphql.execution.introspection import ROOTS, check_introspection
 from gateway.graphql.execution.persisted_documents import PersistedDocuments
+from gateway.graphql.execution.positions import release_tokens
 from gateway.graphql.execution.variables import VariableBinder
 from gateway.graphql.requests import GraphQLRequest, OperationType
+from gateway.store.fair_slots import FairSlots, Resource
 
 PROBATIONARY_CAPACITY = 64_000  # characters
 PROTECTED_CAPACITY = 256_000
 PLANS_CAPACITY = 10_000  # fields, which count once for each variant of their operation
 MAX_CACHED_LENGTH = 20_000  # characters; longer documents are parsed at every request
 _MAX_SHORT = 500  # characters of a document that is parsed, and whose plans are compiled, on the event loop
+NEW_DOCUMENTS = 8  # requests with long documents that are not in the protected segment and may run at once
+
+_NEW_DOCUMENT = Resource(
+    "Too many long documents are executed for the first time.",
+    "The queue of new documents",
+    "your share of the slots for long documents that are executed for the first time",
+)
+
+
+class _WaitLimits(NamedTuple):
+    acquire_timeout: float
+    max_waiting: int
+    longest_wait: float
 
 
 class Plans(NamedTuple):
@@ -72,6 +91,7 @@ class ParsedOperation:
     variables: VariableBinder
     fields: int  # at every spread of a fragment
     plans: CacheSection[tuple[Any, ...], Plans]  # by values of `conditions`
+    uses: int = 0  # if 1, its plans are not cached
 
 
 Operations = Mapping[str | None, ParsedOperation]  # those of a document, by name; see `DocumentCache._parse`
@@ -94,21 +114,27 @@ class DocumentCache:
         self._probationary = BoundedCache[str, _Outcome](PROBATIONARY_CAPACITY, weigh=_length)
         self._protected = BoundedCache[str, Operations](PROTECTED_CAPACITY, weigh=_length)
         self._plans = BoundedCache[tuple[object, tuple[Any, ...]], Plans](PLANS_CAPACITY, weigh=_field_count)
+        limits = _WaitLimits(settings.database_wait, settings.database_queue, settings.longest_wait)
+        self.slots = FairSlots(NEW_DOCUMENTS, limits, shared=True, resource=_NEW_DOCUMENT)
+
+    def is_new(self, request: GraphQLRequest) -> bool:
+        """Whether the request must hold one of `slots` while it is executed."""
+        return len(request.query) > _MAX_SHORT and self._protected.peek(request.query) is None
 
     async def operation(self, request: GraphQLRequest) -> ParsedOperation:
-        """The operation that the request executes. Raises RequestError."""
+        """The operation that the request executes. Counts as a use of the document. Raises RequestError."""
         text = self._persisted.text(request)
-        operations = self._protected.get(text)
-        if operations is None:
-            operations = await self._promote_or_parse(text)
-        try:
-            return operations[request.operation_name]
-        except KeyError:
-            if request.operation_name is None:
-                message = "The document has several operations. Name one of them in `operationName`."
-            else:
-                message = f"The document has no operation named {request.operation_name!r}."
-            raise RequestError([GraphQLError(message)]) from None
+        operations = self._protected.get(text) or await self._parsed(text)
+        operation = _named(operations, request.operation_name)
+        operation.uses += 1
+        if operation.uses == 2 and self._probationary.pop(text) is not None:
+            self._protected.put(text, operations)
+        return operation
+
+    async def kind(self, request: GraphQLRequest) -> OperationType:
+        """The type of the operation. Does not count as a use of the document. Raises RequestError."""
+        text = self._persisted.text(request)
+        return _named(self._protected.peek(text) or await self._parsed(text), request.operation_name).kind
 
     def stats(self) -> tuple[CacheStats, CacheStats]:
         """The lookups and sizes of the protected segment, and of the probationary one, which is looked up second."""
@@ -133,17 +159,14 @@ class DocumentCache:
             return "unknown", "other"
         return operation.kind, operation.node.name.value if operation.node.name else "other"
 
-    async def _promote_or_parse(self, text: str) -> Operations:
-        """Move a document to the protected segment if it is in the probationary one. Otherwise parse and cache it."""
+    async def _parsed(self, text: str) -> Operations:
+        """The operations of a document that is in the probationary segment, or else is parsed."""
         outcome = self._probationary.get(text)
         if outcome is None:
             parse_text = partial(self._outcome, text)
             outcome = parse_text() if len(text) <= _MAX_SHORT else await self._thread.run(parse_text)
             if len(text) <= MAX_CACHED_LENGTH:
                 self._probationary.put(text, outcome)
-        elif not isinstance(outcome, RequestError):
-            self._probationary.pop(text)
-            self._protected.put(text, outcome)
         if isinstance(outcome, RequestError):
             raise outcome.with_traceback(None)
         return outcome
@@ -169,6 +192,7 @@ class DocumentCache:
                 message = "The document repeats fields or fragments too often to be validated. Remove repetitions."
                 raise RequestError([GraphQLError(message)], LIMIT_EXCEEDED)
             raise RequestError(errors, VALIDATION_FAILED)
+        release_tokens(document)
         fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         operations: dict[str | None, ParsedOperation] = {}
         nodes = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
@@ -194,6 +218,17 @@ class DocumentCache:
             if len(nodes) == 1:
                 operations[None] = operation
         return operations
+
+
+def _named(operations: Operations, name: str | None) -> ParsedOperation:
+    try:
+        return operations[name]
+    except KeyError:
+        if name is None:
+            message = "The document has several operations. Name one of them in `operationName`."
+        else:
+            message = f"The document has no operation named {name!r}."
+        raise RequestError([GraphQLError(message)]) from None
 
 
 def _length(text: str, _outcome: _Outcome) -> int:

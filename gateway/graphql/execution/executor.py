@@ -112,7 +112,7 @@ class GraphQLExecutor:
 
     async def kind(self, request: GraphQLRequest) -> OperationType | None:
         try:
-            return (await self._documents.operation(request)).kind
+            return await self._documents.kind(request)
         except RequestError:
             return None
 
@@ -123,6 +123,17 @@ class GraphQLExecutor:
 
     async def execute(
         self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool = False
+    ) -> GraphQLResponse:
+        if not self._documents.is_new(request):
+            return await self._execute(request, caller, origin, queries_only=queries_only)
+        async with self._documents.slots.hold():
+            return await self._execute(request, caller, origin, queries_only=queries_only)
+
+    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
+        return self._subscriptions.run(request, caller)
+
+    async def _execute(
+        self, request: GraphQLRequest, caller: Caller, origin: RequestOrigin, *, queries_only: bool
     ) -> GraphQLResponse:
         try:
             operation = await self._documents.operation(request)
@@ -149,6 +160,3 @@ class GraphQLExecutor:
         if bound.cost > SMALL_COST:
             return await sliced_response(fields, values, extensions)
         return compiled_response(fields, values, extensions)
-
-    def subscribe(self, request: GraphQLRequest, caller: Caller) -> AsyncIterator[GraphQLResponse]:
-        return self._subscriptions.run(request, caller)

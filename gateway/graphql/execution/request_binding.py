@@ -109,7 +109,8 @@ class RequestBinder:
         if (plans := operation.plans.get(key)) is None:
             compile_plans = partial(self._compile, operation, variables, typed)
             plans = compile_plans() if operation.is_short else await self._thread.run(compile_plans)
-            operation.plans.put(key, plans)
+            if operation.uses > 1:
+                operation.plans.put(key, plans)
         return plans.roots
 
     def _compile(self, operation: ParsedOperation, variables: VariableValues, typed: bool) -> Plans:
