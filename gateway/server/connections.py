@@ -114,6 +114,8 @@ class _PacedProtocol(asyncio.Protocol):
     loop: asyncio.AbstractEventLoop
     _unparsed = memoryview(b"")
     _held = 0  # unparsed bytes that count as unread
+    _dropped_bytes = 0  # received since the connection is closing
+    _closing_since: float | None = None  # the time of the first check that found nothing but the client's end missing
     _is_scheduled = False  # whether `_parse_pieces` will be called
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -184,6 +186,12 @@ class _PacedProtocol(asyncio.Protocol):
             elif self._reads:
                 self.transport.resume_reading()
 
+    def _drop(self, data: bytes) -> None:
+        """Drops what a client still sends on a connection that is closing: unread, it would cause a reset."""
+        self._dropped_bytes += len(data)
+        if self._dropped_bytes > _LINGER_BYTES:
+            self.transport.abort()
+
     def pause_writing(self) -> None:
         self.transport.pause()
         super().pause_writing()
@@ -202,6 +210,22 @@ class _PacedProtocol(asyncio.Protocol):
         if self.transport.is_too_slow(now, seconds):
             log.info("Closed a connection because its client reads too slowly client=%s", self.transport.client.name)
             self.transport.abort()
+
+    def check_closing(self, now: float) -> None:
+        """Closes a connection that only waits for the client to close its side, after `_LINGER_SECONDS`."""
+        if not self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self._closing_since = None
+        elif self._closing_since is None:
+            self._closing_since = now
+        elif now - self._closing_since > _LINGER_SECONDS:
+            self.transport.close_now()
+
+    def shutdown(self) -> None:
+        """Called when the server stops, which does not wait for the client to close its side."""
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.transport.close_now()
+        else:
+            super().shutdown()  # type: ignore[misc]
 
 
 class _TlsProtocol(SSLProtocol):  # type: ignore[misc]
@@ -244,8 +268,14 @@ class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
 
     transport: PacedTransport
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.keeps_sending = self._client_sends
+
     def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated:
+        if self.transport.is_closing():
+            self._drop(data)
+        elif self.handshake_initiated:
             self._receive(data)
         else:
             self._receive_handshake(data)
@@ -260,6 +290,21 @@ class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
     @property
     def _reads(self) -> bool:
         return not self.read_paused
+
+    def _client_sends(self) -> bool:
+        """Whether the client may still be sending what was refused. Otherwise there is a closing handshake."""
+        return self.conn.parser_exc is not None or self.conn.handshake_exc is not None
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def check(self, now: float, timeout: float) -> None:
+        """Closes the connection of a client that has not read, or not closed its side, for too long."""
+        self.check_pace(now, timeout)
+        self.check_closing(now)
 
     def _receive_handshake(self, data: bytes) -> None:
         super().data_received(data)
@@ -302,7 +347,6 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._parser_error = _MALFORMED  # the reason for which the parser rejects a request
         self._max_head_bytes = settings.max_head_bytes
         self._measures_head = False  # whether a piece was received that may contain a whole head which is too long
-        self._dropped_bytes = 0  # of a request that was rejected
         self._in_head = True
         self._heads = 0  # requests that have begun on this connection
         self._head_bytes = 0  # of the head; after it, bytes since the last part of the body, such as trailers
@@ -407,24 +451,19 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Closes the connection if successive checks have found the same stall for longer than its timeout."""
         self.check_pace(now, self._settings.body_timeout)
+        self.check_closing(now)
         stall, timeout = self._current_stall()
         if stall is None or stall != self._stall:
             self._stall, self._stalled_since = stall, now
         elif now - self._stalled_since > timeout:
-            if stall[0] == "closing":
-                self.transport.close_now()
-            elif stall[0] == "head" and self._head_bytes:
+            if stall[0] == "head" and self._head_bytes:
                 self._reject_request(_HEAD_TIMEOUT)
             else:
                 self.transport.close()
 
     def _current_stall(self) -> tuple[tuple[str, int] | None, float]:
         """What the connection is waiting for, a value that changes with any progress, and its timeout in seconds."""
-        if self.transport.get_write_buffer_size():
-            return None, 0.0
-        if self.transport.is_closing():
-            return ("closing", self._heads), _LINGER_SECONDS
-        if self._unparsed:
+        if self.transport.get_write_buffer_size() or self.transport.is_closing() or self._unparsed:
             return None, 0.0
         if self._in_head:
             return ("head", self._heads), self._settings.head_timeout
@@ -449,12 +488,10 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
 
     def _drop(self, data: bytes) -> None:
         """Receives data of a connection that is rejected, or that only reads the rest of a rejected request."""
-        self._dropped_bytes += len(data)
+        super()._drop(data)
         if self._rejection is not None and not self._rejected:
             method, _, rest = data.partition(b" ")
             self._reject(self._rejection, method, rest.partition(b" ")[0])
-        elif self._dropped_bytes > _LINGER_BYTES:
-            self.transport.abort()
 
     def _client_sends(self) -> bool:
         """Whether the client may still be sending a request that has been answered."""
@@ -542,5 +579,5 @@ class BoundedServer(uvicorn.Server):
                 if isinstance(connection, BoundedProtocol):
                     connection.check(now)
                 elif isinstance(connection, BoundedWebSocketProtocol):
-                    connection.check_pace(now, self._settings.body_timeout)
+                    connection.check(now, self._settings.body_timeout)
         return await super().on_tick(counter)

@@ -9,9 +9,9 @@ are invisible under TLS. `PacedTransport` stands between uvicorn's protocols and
    less.
  * `is_too_slow` compares the bytes that the client has acknowledged with a minimum pace. Bytes in the kernel's buffer
    are not acknowledged yet, and a client of a megabyte's buffer would otherwise seem to read nothing for a minute.
- * `close` sends what is queued first. If the client is still sending a request that was answered, the connection is
-   half-closed, and the rest is read and dropped (RFC 9112, 9.6): closing a socket with unread bytes resets the
-   connection, and the client may lose the response.
+ * `close` sends what is queued first. If the client is still sending a request that was answered, or a WebSocket
+   message that was refused, the connection is half-closed, and the rest is read and dropped (RFC 9112, 9.6): closing a
+   socket with unread bytes resets the connection, and the client may lose the response or the code of the close.
 """
 
 import array
@@ -31,7 +31,10 @@ _JOINED = 16_384  # bytes of a body up to which it is copied behind its head
 
 
 class PacedTransport(asyncio.Transport):
-    """Wraps `transport`. `keeps_sending` returns whether the client is expected to send more than it should."""
+    """Wraps `transport`. `keeps_sending` returns whether the client may send more than it should when this side closes.
+
+    A protocol that takes the transport over replaces it.
+    """
 
     def __init__(
         self, transport: asyncio.Transport, clients: Clients, address: str, keeps_sending: Callable[[], bool]
@@ -39,7 +42,7 @@ class PacedTransport(asyncio.Transport):
         super().__init__()
         self._transport = transport
         self._clients = clients
-        self._keeps_sending = keeps_sending
+        self.keeps_sending = keeps_sending
         self.peer = clients.find(address)  # the client that opened the connection, which may be a proxy
         self.peer.connections += 1
         self.client = self.peer  # the one that the current request belongs to
@@ -205,10 +208,13 @@ class PacedTransport(asyncio.Transport):
             self._close()
 
     def _close(self) -> None:
-        if not self._keeps_sending():
+        if not self.keeps_sending():
             self._transport.close()
-        elif self._transport.can_write_eof():
+            return
+        if self._transport.can_write_eof():
             self._transport.write_eof()
+        if not self.holds_input:
+            self._transport.resume_reading()
 
     def close_now(self) -> None:
         """Closes without reading further; what was given to the transport is sent."""
@@ -245,7 +251,6 @@ class PacedTransport(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._keeps_sending = _never  # a WebSocket has a closing handshake
         self._transport.set_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -268,7 +273,3 @@ class PacedTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         self._transport.write_eof()
-
-
-def _never() -> bool:
-    return False

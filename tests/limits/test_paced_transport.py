@@ -17,13 +17,15 @@ WINDOW = 30.0  # seconds
 class Wire(asyncio.Transport):
     """A transport whose buffer the test empties. It pauses its writer above 64 KiB."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_sending: bool = False) -> None:
         super().__init__()
         self.writes: list[int] = []  # their sizes
         self.sent = bytearray()
         self.buffer = bytearray()
         self.closed = False
-        self.paced = PacedTransport(self, Clients(100), "192.0.2.1", lambda: False)
+        self.ended = False  # half-closed
+        self.reads = True
+        self.paced = PacedTransport(self, Clients(100), "192.0.2.1", lambda: keeps_sending)
 
     def write(self, data: Any) -> None:
         self.writes.append(len(data))
@@ -45,7 +47,16 @@ class Wire(asyncio.Transport):
         return _NO_SOCKET if name == "socket" else default
 
     def pause_reading(self) -> None:
-        pass
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def close(self) -> None:
         self.closed = True
@@ -128,6 +139,17 @@ def test_a_head_and_its_small_body_are_one_write(sizes: list[int | None]) -> Non
         assert (bytes(wire.buffer), wire.closed) == (HEAD, True)
 
     asyncio.run(run())
+
+
+def test_what_a_client_still_sends_is_read_once_everything_is_sent() -> None:
+    """Closing the connection with unread bytes would reset it."""
+    wire = Wire(keeps_sending=True)
+    wire.paced.write(bytes(MIB))
+    wire.paced.close()
+    assert (wire.reads, wire.ended) == (False, False)
+    while wire.buffer:
+        wire.read(MIB)
+    assert (wire.reads, wire.ended, wire.closed) == (True, True, False)
 
 
 def test_a_lost_connection_has_nothing_unread() -> None:

@@ -1,6 +1,7 @@
 """What belongs to a request: trailers do not, and the rest of a rejected request is read until it ends."""
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from gateway.config import Settings
 from gateway.server.clients import Clients
 from tests.limits.bounded_server import Bounded, body_of, bounded, get, read_all
+from tests.limits.test_parsing_pace import MASK, UPGRADE
 from tests.limits.test_tls import write_certificate, write_key
 from tests.waiting import until
 
@@ -78,6 +80,35 @@ def test_a_client_that_still_sends_receives_its_rejection(server: Bounded) -> No
     assert TOO_LONG.encode() in answer
 
 
+def test_a_server_that_stops_does_not_wait_for_a_rejected_client(caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack, bounded() as server:
+        connection = stack.enter_context(server.connect())
+        connection.sendall(b"\0\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_websocket_that_still_sends_receives_the_code_of_the_close(server: Bounded) -> None:
+    """A message of 32 MiB is refused as soon as its length has arrived."""
+    with server.connect() as connection:
+        connection.sendall(get("/?size=1", UPGRADE))
+        received = b""
+        while not received.endswith(b"\x82\x010"):  # the message of the application
+            received += connection.recv(1_000)
+        connection.sendall(b"\x82\xff" + struct.pack(">Q", 32 << 20) + MASK + b"x" * 65_536)
+        answer = read_all(connection)
+        for _ in range(10):
+            connection.sendall(b"x" * 65_536)
+    assert (answer[0], answer[2:4]) == (0x88, struct.pack(">H", 1_009))
+
+
+def test_a_websocket_that_never_stops_sending_is_closed(server: Bounded) -> None:
+    with server.connect() as connection:
+        connection.sendall(get("/?size=1", UPGRADE) + b"\x82\xff" + struct.pack(">Q", 32 << 20) + MASK)
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"x" * 100_000_000)
+
+
 def test_a_client_that_never_stops_sending_is_closed(server: Bounded) -> None:
     endless = get("/", f"x-long: {'x' * 100_000_000}")
     with server.connect() as connection, pytest.raises(ConnectionError):
@@ -108,6 +139,8 @@ def test_an_invalid_websocket_handshake_is_answered(server: Bounded, target: str
     with server.connect() as connection:
         connection.sendall(get(target, f"{upgrade}sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{head}") + b"{}")
         assert read_all(connection).startswith(b"HTTP/1.1 %b " % status)
+        for _ in range(10):
+            connection.sendall(b"x" * 65_536)  # is read, so that it causes no reset
 
 
 def test_a_client_has_a_share_of_the_connections() -> None:
