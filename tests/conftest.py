@@ -1,12 +1,17 @@
 """Options of pytest, and what processes that run tests load."""
 
 import gc
+import re
+from pathlib import Path
 
 import pytest
 
 # Importing the gateway and collecting the tests create millions of objects that live as long as the process.
 # Traversing them takes a third of the time; see pytest_collection_finish.
 gc.disable()
+
+
+_THOROUGH_MODULE = re.compile(rb"^pytestmark = pytest\.mark\.thorough\b", re.MULTILINE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,6 +22,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Loads the fixtures, except in the controller of pytest-xdist, which runs no tests and starts the workers."""
     if hasattr(config, "workerinput") or config.getoption("dist") == "no":
         config.pluginmanager.import_plugin("tests.fixtures")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out modules with slow tests alone, whose imports take seconds. Called for no file that is named."""
+    thorough = config.getoption("--thorough") or collection_path.suffix != ".py"
+    return None if thorough or not _THOROUGH_MODULE.search(collection_path.read_bytes()) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

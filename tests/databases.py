@@ -42,8 +42,17 @@ class Databases:
     def new(self, kind: str, *, demo: bool = False) -> str:
         """Creates a database with all tables, which are empty or have the demo world. Returns its URL."""
         with self._preparing:
-            template = self._templates.get((kind, demo)) or prepare(self.without_tables(kind), demo=demo)
-            self._templates[kind, demo] = template
+            template = self._template(kind, demo=demo)
+        return self._copy(kind, template)
+
+    def _template(self, kind: str, *, demo: bool) -> str:
+        """The URL of the database to copy. The one with the demo world is a copy of the empty one itself."""
+        if (kind, demo) not in self._templates:
+            empty = self._copy(kind, self._template(kind, demo=False)) if demo else prepare(self.without_tables(kind))
+            self._templates[kind, demo] = load_world(empty) if demo else empty
+        return self._templates[kind, demo]
+
+    def _copy(self, kind: str, template: str) -> str:
         if kind == "postgresql":
             return self._new_postgresql(template.rpartition("/")[2])
         url = self.without_tables(kind)
@@ -86,9 +95,13 @@ def prepare(url: str, *, demo: bool = False) -> str:
     """Migrates a database and, if `demo`, loads the demo world. Returns its URL."""
     with _MIGRATING:
         migrate(url)
-    if demo:
-        with ThreadPoolExecutor(1) as thread:  # the thread of a test with a browser has a running event loop
-            thread.submit(asyncio.run, _load_demo(url)).result()
+    return load_world(url) if demo else url
+
+
+def load_world(url: str) -> str:
+    """Loads the demo world into a migrated database and returns its URL."""
+    with ThreadPoolExecutor(1) as thread:  # the thread of a test with a browser has a running event loop
+        thread.submit(asyncio.run, _load_demo(url)).result()
     return url
 
 

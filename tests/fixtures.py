@@ -7,7 +7,7 @@ import pytest
 
 from gateway.config import Settings
 from gateway.drivers.simulator.driver import SimulatedDriver
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.examples import load_profile
 from tests.serving import Served, served
 
@@ -24,9 +24,9 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     made.close()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def demo(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
-    """A gateway that serves the demo world, on each kind of database. Each test has its own."""
+    """A gateway that serves the demo world, on each kind of database in the thorough run. Each test has its own."""
     with served(Settings(database_url=databases.new(request.param, demo=True))) as gateway:
         yield gateway
 

@@ -12,7 +12,7 @@ from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.store.database import Database, Transaction
 from tests.access.clients import create_token, revoke_token
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 
 Story = Callable[[Database, LookupBatch[StoredToken]], Awaitable[None]]
 
@@ -25,7 +25,7 @@ def play(url: str, story: Story) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_lookups_that_wait_share_a_statement(databases: Databases, kind: str) -> None:
     url = databases.new(kind)
     for name in ("one", "two", "three"):
@@ -45,7 +45,7 @@ def test_lookups_that_wait_share_a_statement(databases: Databases, kind: str) ->
     play(url, story)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_lookup_sees_what_was_committed_before_it(databases: Databases, kind: str) -> None:
     url = databases.new(kind)
     create_token(url)

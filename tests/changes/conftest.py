@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.operations.world import Story, play
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     """URL of a migrated, empty database."""
     return databases.new(request.param)

@@ -286,6 +286,7 @@ def test_invalid_arguments(arguments: list[str], message: str) -> None:
     assert refusal(*arguments) == f"{message} (see {command} --help)"
 
 
+@pytest.mark.thorough  # starts a process
 def test_the_exit_code_and_error_of_a_process(tmp_path: Path) -> None:
     code, out, err = spawned("serve", "--database-url", f"sqlite:///{tmp_path}")
     assert (code, out) == (2, "")

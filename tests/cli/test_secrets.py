@@ -20,11 +20,14 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from gateway.config import Settings
+from gateway.inventory.demo import load_demo
 from gateway.inventory.provider_configuration import read_providers
 from gateway.models import AuditEntry
 from tests.cli.programs import Program, run, serving
-from tests.databases import Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CREATE, REVERT
+from tests.serving import Served, served
+from tests.waiting import until
 
 SECRET = "planted-7f3a"  # part of every secret
 BASIC = base64.b64encode(f"user:{SECRET}-basic".encode()).decode()
@@ -71,7 +74,7 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> str:
     return "\n".join(f'[{driver}]\ndriver = "{driver}"\n{options}' for driver, options in PROVIDERS.items())
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
+@pytest.fixture(params=SLOW_KINDS)
 def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     """The URL of a database. That of PostgreSQL has a password."""
     url = databases.new(request.param)
@@ -82,20 +85,50 @@ def url(request: pytest.FixtureRequest, databases: Databases) -> str:
     return url
 
 
+@pytest.mark.thorough  # starts a process
 def test_no_secret_is_returned_logged_or_stored(url: str, providers: str) -> None:
     with serving("--demo", database_url=url, log_level="debug", providers=providers) as program:
         responses = "\n".join(_responses(program))
+        until(lambda: all_have_failed(program))
         code, out, err = program.stop(signal.SIGTERM)
         assert (code, leaks(program.greeting + out + err)) == (0, [])
         for driver in PROVIDERS:
             assert f"{driver}" in err  # the failure to connect was logged
+    check_responses_and_rows(responses, url)
+
+
+def test_no_secret_is_returned_logged_or_stored_in_this_process(
+    url: str, providers: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same without the banner and the format of log lines."""
+    caplog.set_level(logging.DEBUG)
+    settings = Settings(database_url=url, providers=providers, drain_timeout=0.1)
+    with served(settings) as gateway:
+        gateway.run(load_demo(gateway.gateway.database, "default"))
+        responses = "\n".join(_responses(gateway))
+        until(lambda: all_have_failed(gateway))
+    logged = [record for record in caplog.records if record.name.startswith("gateway")]
+    lines = "\n".join(f"{record.getMessage()} {record.__dict__} {record.exc_text}" for record in logged)
+    assert leaks(lines) == []
+    for driver in PROVIDERS:
+        assert driver in lines
+    check_responses_and_rows(responses, url)
+
+
+def all_have_failed(gateway: Program | Served) -> bool:
+    """Whether the gateway has tried to read each provider."""
+    found = gateway.ask("{ providers { name problem } }")["providers"]
+    return {*PROVIDERS} <= {provider["name"] for provider in found if provider["problem"]}
+
+
+def check_responses_and_rows(responses: str, url: str) -> None:
     assert leaks(responses) == []
     stored = "\n".join(_stored(url))
     assert "REVERT_VM_SNAPSHOT" in stored
     assert leaks(stored) == []
 
 
-def _responses(program: Program) -> Iterator[str]:
+def _responses(program: Program | Served) -> Iterator[str]:
     for headers in HEADERS:
         for body in BODIES:
             for more in ({}, {"accept": "text/event-stream"}):

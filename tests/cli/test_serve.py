@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 from gateway.config import Settings
 from tests.cli.programs import Program, refusal, serving
-from tests.databases import SLOW_KINDS, Databases
+from tests.databases import Databases
 from tests.serving import served
 from tests.waiting import until, within
 
@@ -31,22 +31,23 @@ def stop_cleanly(program: Program, number: signal.Signals) -> None:
     assert not [line for line in err.splitlines() if " INFO " not in line], err
 
 
-@pytest.mark.parametrize("kind", SLOW_KINDS)
-def test_serve_and_stop(databases: Databases, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("sqlite", signal.SIGTERM),
+        pytest.param("sqlite", signal.SIGINT, marks=pytest.mark.thorough),
+        pytest.param("postgresql", signal.SIGTERM, marks=pytest.mark.thorough),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_serve_and_stop_with_open_streams(databases: Databases, kind: str, number: signal.Signals) -> None:
+    """One test for all, because a process takes long to start."""
     with serving("--demo", "--database-url", databases.new(kind)) as program:
         assert program.ask('{ vm(id: "vm-11") { name } }') == {"vm": {"name": "web-01"}}
         assert program.http.get("/readyz").json()["status"] == "ok"
-        stop_cleanly(program, signal.SIGINT)
-    for path in ("/graphiql", "/graphql", "/schema.graphql", "/healthz", "/readyz"):
-        assert f"  {program.url}{path} " in program.greeting
-    assert "{ machines(first: 3) { nodes { id name " in program.greeting
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)], ids=lambda number: number.name
-)
-def test_stop_with_open_streams(url: str, number: signal.Signals) -> None:
-    with serving("--demo", "--database-url", url) as program:
+        for path in ("/graphiql", "/graphql", "/schema.graphql", "/healthz", "/readyz"):
+            assert f"  {program.url}{path} " in program.greeting
+        assert "{ machines(first: 3) { nodes { id name " in program.greeting
         socket_url = program.url.replace("http://", "ws://") + "/graphql"
         headers = {"accept": "text/event-stream"}
         with (
@@ -68,6 +69,7 @@ def test_stop_with_open_streams(url: str, number: signal.Signals) -> None:
             assert closed.value.rcvd.code == 1001
 
 
+@pytest.mark.thorough  # starts a process
 def test_an_operation_that_outlasts_the_stop_is_resumed_by_the_next_gateway(url: str) -> None:
     """The operation does not finish within the drain timeout. The next gateway completes it without repeating it."""
     mutation = 'mutation { createSnapshot(input: {machineId: "vm-11", name: "n"}) { operation { id } } }'

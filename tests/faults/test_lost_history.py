@@ -6,7 +6,7 @@ import sqlite3
 import psycopg
 import pytest
 
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.faults.client import create
 from tests.faults.conftest import short_timeouts
 from tests.serving import served
@@ -15,7 +15,7 @@ from tests.waiting import within
 FOLLOW = "subscription { snapshotChanged { kind snapshot { name } } }"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_subscribers_get_an_error(databases: Databases, kind: str) -> None:
     url = databases.new(kind, demo=True)
     with served(short_timeouts(url, write_timeout=10.0)) as gateway:

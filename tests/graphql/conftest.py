@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import KINDS, SLOW_KINDS, Databases
 from tests.graphql.client import dump, set_latency
 from tests.serving import Served, served, without_refreshes
 
@@ -19,7 +19,7 @@ def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Se
         assert dump(gateway) == before
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def busy(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     """The demo world with instantaneous providers. Each test uses different machines.
 

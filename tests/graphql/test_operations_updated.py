@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CANCEL, CREATE, await_running, mutate, set_latency, stalled
 from tests.graphql.subscription_clients import Bodies, Subscribe, subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
@@ -14,7 +14,7 @@ from tests.serving import Served, served
 UPDATED = "subscription ($ids: [ID!]!) { operationsUpdated(ids: $ids) { id state isDone } }"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)
     with served(settings) as gateway:

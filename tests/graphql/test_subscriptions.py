@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import (
     CANCEL,
     CREATE,
@@ -25,7 +25,7 @@ from tests.serving import Served, served
 from tests.waiting import at_most
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def gateway(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     settings = Settings(database_url=databases.new(request.param, demo=True), drain_timeout=0.1)
     with served(settings) as gateway:

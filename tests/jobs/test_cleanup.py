@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.jobs.world import PAST, execute
 from tests.serving import Served, served
 from tests.waiting import until
@@ -21,7 +21,7 @@ def select(gateway: Served, sql: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_rows_that_nothing_needs_are_deleted(databases: Databases, kind: str) -> None:
     """Full quotas of callers, and leases of jobs that no process knows, such as the refresh of a removed provider."""
     with served(Settings(database_url=databases.new(kind))) as gateway:

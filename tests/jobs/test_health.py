@@ -13,7 +13,7 @@ from gateway.config import Settings
 from gateway.jobs.periodic_job import PeriodicJob, Scope
 from gateway.telemetry.exposition import render
 from gateway.telemetry.gauges import database_gauges
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.jobs.world import PAST, execute
 from tests.serving import Served, served
 from tests.waiting import until
@@ -47,7 +47,7 @@ def scrape(gateway: Served) -> dict[tuple[str, ...], float]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_job_that_fails_is_named(databases: Databases, kind: str) -> None:
     """The reason is in the log alone, because `/readyz` needs no credentials."""
     jobs = with_jobs(
@@ -69,7 +69,7 @@ def test_a_job_that_fails_is_named(databases: Databases, kind: str) -> None:
             assert found["gateway_job_age_seconds", name] >= 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_job_that_is_stuck_is_named_by_every_process(databases: Databases, kind: str) -> None:
     settings = Settings(database_url=databases.new(kind))
     here = PeriodicJob("stuck here", 0.01, hang, Scope.PROCESS, stuck_after=0.0)
@@ -85,7 +85,7 @@ def test_a_job_that_is_stuck_is_named_by_every_process(databases: Databases, kin
         assert {("gateway_job_age_seconds", name) for name in ("stuck", "stuck here")} < set(found)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_cluster_job_that_no_process_runs_is_named(databases: Databases, kind: str) -> None:
     with served(Settings(database_url=databases.new(kind))) as gateway:
         until(lambda: scrape(gateway).get(("gateway_job_runs_total", "sweep", "succeeded")) == 1)

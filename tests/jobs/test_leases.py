@@ -14,7 +14,7 @@ from gateway.app import opened_database
 from gateway.config import Settings
 from gateway.jobs.leases import JobClaim, JobLeaseLost, claim, register, release, renew
 from gateway.store.database import Database, Transaction
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.jobs.world import LEASE, Work, cluster_job, execute, expire, leases, make_due
 
 EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
@@ -133,7 +133,7 @@ async def register_all(database: Database) -> None:
     await register(database, [cluster_job(Work(), name) for name in JOBS])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_every_order_of_the_steps_of_two_owners(databases: Databases, kind: str) -> None:
     with asyncio.Runner() as loop:
         context = opened_database(Settings(database_url=databases.new(kind)))

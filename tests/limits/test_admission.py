@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.config import Settings
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.serving import Served, served
 from tests.waiting import until
 
@@ -57,7 +57,7 @@ def receive(socket: ClientConnection) -> dict[str, Any]:
     return message
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_KINDS)
 def test_a_caller_is_not_locked_out_after_the_clock_was_set_back(databases: Databases, kind: str) -> None:
     """The usage was recorded by a clock that was a day ahead. It counts as at most two windows."""
     window = 100.0

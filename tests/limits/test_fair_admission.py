@@ -18,7 +18,7 @@ from gateway.config import Settings
 from gateway.fair_queue import CLAIM, Claim
 from gateway.http.request_id import REQUEST_ID
 from tests.access.clients import bearer
-from tests.databases import KINDS, Databases
+from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CREATE, await_running, execute_sql, mutate, stalled
 from tests.graphql.subscription_clients import subscribe_by_sse
 from tests.serving import Served, http_client, served, without_refreshes
@@ -215,7 +215,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def quiet(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Served]:
     """A gateway in which nothing changes by itself."""
     with served(Settings(database_url=databases.new(request.param, demo=True)), jobs=without_refreshes) as gateway:

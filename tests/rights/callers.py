@@ -46,10 +46,11 @@ def _with_read(right: str) -> RoleCaller:
 ANONYMOUS = RoleCaller("anonymous", [])
 OTHER_TENANT_ADMIN = RoleCaller("another tenant's admin", ["admin"], "elsewhere")
 BUILT_IN = [RoleCaller(name, [name]) for name in BUILT_IN_ROLES]
+WITHOUT_RIGHTS = RoleCaller("nothing", ["nothing"])  # authenticated, without rights
 CALLERS = [
     ANONYMOUS,
     *BUILT_IN,
-    RoleCaller("nothing", ["nothing"]),
+    WITHOUT_RIGHTS,
     *(RoleCaller(right, [role_of(right)]) for right in [*RIGHTS_BY_NAME, ADMINISTRATION]),
     *(_with_read(name) for name, (action, _) in RIGHTS_BY_NAME.items() if action is not SnapshotAction.READ),
     OTHER_TENANT_ADMIN,
