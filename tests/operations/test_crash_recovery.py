@@ -31,8 +31,6 @@ Picture = list[tuple[str, str, str | None, bool]]
 # Operations with one failing write each, before and after its effect.
 ROUNDS = min(10, EXAMPLES // 5)
 
-PATIENT = replace(SETTINGS, operation_lease=600.0)  # leases expire only when a test expires them
-
 A, B, C = ("a", "READY", None, False), ("b", "READY", "a", False), ("c", "READY", "b", True)
 BEFORE: Picture = [A, B, C]
 AFTER: dict[str, Picture] = {
@@ -154,7 +152,7 @@ def test_crash_at_every_step(run: Run, where: str, kind: str, fault: dict[str, A
                 break
         assert crashes >= (6 if where == "write" else 2 if fault is None else 1)
 
-    run(story, PATIENT)
+    run(story)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,7 +170,7 @@ def test_each_next_worker_crashes_one_step_later(run: Run, where: str, before: b
                 break
         await trial.check(AFTER[kind], "SUCCEEDED", None)
 
-    run(story, PATIENT)
+    run(story)
 
 
 @pytest.mark.parametrize("kind", KINDS)

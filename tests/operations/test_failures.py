@@ -384,7 +384,7 @@ def test_progress_after_the_clock_was_set_back(run: Run) -> None:
             await world.execute("UPDATE simulated_task SET done_at = started_at")
             await world.until_done()
 
-    run(story)
+    run(story, replace(SETTINGS, operation_lease=3.0))  # with each renewal, the progress is written
 
 
 def test_deadline_after_the_clock_was_set_back(run: Run) -> None:

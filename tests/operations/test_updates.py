@@ -1,7 +1,6 @@
 """Updates when the provider fails: they are repeated, and end once, with the true outcome."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.operations.commands.cancel_operation import CancelOperation
 from tests.databases import SLOW_KINDS
-from tests.operations.world import SETTINGS, World
+from tests.operations.world import World
 from tests.waiting import until_async
 
 # What a provider responds does not depend on the database.
@@ -136,13 +135,15 @@ def test_deadline(run: Run, errors: list[ProviderError], forever: ProviderError,
     async def story(world: World) -> None:
         driver = ScriptedDriver(world, *errors, forever=forever)
         operation = await accept_update(world, driver)
-        await world.finish()
+        async with world.working():
+            await until_async(lambda: driver.sent > 1)
+            await world.execute("UPDATE operation SET started_at = '2020-01-01T00:00:00.000000Z'")
+            await world.until_done()
         row = await world.operation(operation)
         assert (row.state, row.error_code, row.error_message) == ("FAILED", code, forever.message)
-        assert driver.sent > 1
         assert await names(world) == expected
 
-    run(story, replace(SETTINGS, operation_deadline=0.3))
+    run(story)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from gateway.store.database_url import open_database
 from gateway.store.statements import Query, insert, python_type
 from tests.waiting import until_async
 
-SETTINGS = Settings(operation_lease=0.6, drain_timeout=5.0)
+SETTINGS = Settings(operation_lease=600.0, drain_timeout=5.0)  # leases expire only when a test expires them
 
 ORIGIN = RequestOrigin(Surface.GRAPHQL, "127.0.0.1", "a-request")
 
