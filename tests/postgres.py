@@ -13,6 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from tests.waiting import until
+
+
+def terminate_connections(administrator: psycopg.Connection[Any], database: str) -> None:
+    """Terminates the present connections to a database, except this one, and waits until they have ended."""
+    present = "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+    pids = [pid for (pid,) in administrator.execute(f"SELECT pid {present}".encode(), [database])]
+    administrator.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])
+    remaining = f"SELECT 1 {present} AND pid = ANY(%s)".encode()
+    until(lambda: not administrator.execute(remaining, [database, pids]).fetchall())
+
 
 def find_binaries() -> Path | None:
     """The directory with the programs of the newest installed PostgreSQL, or None."""
@@ -23,14 +36,15 @@ def find_binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A server on a free loopback port, with its own directory. Durability is off, because the data is temporary.
+    """A server on a reserved loopback port, with its own directory. Durability is off, because the data is temporary.
 
     `options` are server settings, which override the defaults here. With `primary`, it starts as a standby of that one.
     """
 
     def __init__(self, binaries: Path, *options: str, primary: "PostgresServer | None" = None) -> None:
         self._binaries = binaries
-        self.port = _free_port()
+        self._reserved = _reserve_port()
+        self.port: int = self._reserved.getsockname()[1]
         self._directory = tempfile.mkdtemp(prefix="gateway-postgres-")
         self._run: dict[str, Any] = {
             "cwd": self._directory,
@@ -101,6 +115,7 @@ class PostgresServer:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)  # immediate shutdown, because the data is deleted
             self._process.wait(20)
+        self._reserved.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _do(self, program: str, *arguments: str) -> None:
@@ -134,8 +149,12 @@ def _unprivileged_user() -> pwd.struct_passwd:
     raise RuntimeError("PostgreSQL must not run as root, and there is no unprivileged user to run it.")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _reserve_port() -> socket.socket:
+    """A socket whose port the kernel gives to no other process, also while the server is down.
+
+    The server can listen on it all the same, because both sockets have SO_REUSEADDR and this one does not listen.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved

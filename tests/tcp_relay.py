@@ -132,7 +132,11 @@ class _RelayProcess:
         self._hangs = False
         self._ended = False
         self._listening: socket.socket | None = None
-        self._port = 0  # any free port, and the same one after `refuse`
+        # Keeps the port during `refuse`. Both sockets have SO_REUSEADDR, so that the other one can listen on it.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self._port = self._reserved.getsockname()[1]
 
     def run(self) -> None:
         self._listen()
@@ -152,7 +156,6 @@ class _RelayProcess:
 
     def _listen(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listening.getsockname()[1]
         self._selector.register(self._listening, selectors.EVENT_READ)
 
     def _execute(self) -> None:

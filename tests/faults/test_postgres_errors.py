@@ -13,7 +13,7 @@ from gateway.errors import Unavailable
 from tests.databases import Databases, prepare
 from tests.faults.client import COUNTS, CREATE, NAME, READ, create, query_error, retry_until_served
 from tests.faults.conftest import short_timeouts
-from tests.postgres import PostgresServer, find_binaries
+from tests.postgres import PostgresServer, find_binaries, terminate_connections
 from tests.serving import Served, served
 from tests.waiting import attempts, until
 
@@ -47,7 +47,7 @@ def test_read_only(gateway: Served, operator: psycopg.Connection[Any]) -> None:
     name = operator.info.dbname
     before = gateway.ask(COUNTS)
     operator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    operator.execute(f"{OTHERS} AND pid <> pg_backend_pid()")
+    terminate_connections(operator, name)
     assert query_error(gateway, CREATE, INPUT) == (UNAVAILABLE, True, "The database is currently read-only.")
     assert gateway.ask(READ) == NAME
     assert gateway.http.post("/api/vms/11/snapshots", json={"name": "never"}).status_code == 503
@@ -131,7 +131,7 @@ def test_idle_transaction_is_terminated(url: str) -> None:
 
 def test_requests_over_the_queue_limit_are_refused_and_waits_are_limited(url: str) -> None:
     """Four requests are served and two may wait. The seventh is refused at once."""
-    with served(short_timeouts(url, database_queue=2, database_wait=0.5, write_timeout=30.0)) as gateway:
+    with served(short_timeouts(url, database_queue=2, database_wait=2.0, write_timeout=30.0)) as gateway:
         database = gateway.gateway.database
 
         async def overload() -> list[str]:

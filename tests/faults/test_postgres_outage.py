@@ -21,6 +21,7 @@ from tests.faults.client import (
     websocket_error,
 )
 from tests.faults.conftest import RelayedGateway, relayed_gateway
+from tests.postgres import terminate_connections
 from tests.tcp_relay import running_relay
 from tests.waiting import until
 
@@ -39,7 +40,14 @@ INPUT = {"input": {"machineId": "vm-11", "name": "never"}}
         pytest.param("hang", {SILENT, "All database connections are busy."}, marks=pytest.mark.thorough),
     ],
 )
-def test_every_surface_returns_an_error_and_recovers(relayed: RelayedGateway, fault: str, messages: set[str]) -> None:
+def test_every_surface_returns_an_error_and_recovers(databases: Databases, fault: str, messages: set[str]) -> None:
+    seconds = 3.0 if fault == "hang" else 30.0  # what is refused fails at once, and not because a timeout was reached
+    timeouts = dict.fromkeys(("read_timeout", "write_timeout", "database_wait"), seconds)
+    with relayed_gateway(databases, **timeouts) as relayed:
+        check_outage(relayed, fault, messages)
+
+
+def check_outage(relayed: RelayedGateway, fault: str, messages: set[str]) -> None:
     gateway = relayed.gateway
     before = gateway.ask(COUNTS)
     getattr(relayed.relay, fault)()
@@ -84,10 +92,7 @@ def test_administrator_terminates_all_connections(relayed: RelayedGateway) -> No
     gateway = relayed.gateway
     with psycopg.connect(relayed.url, autocommit=True) as connection:
         for _ in range(3):
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            terminate_connections(connection, connection.info.dbname)
             assert gateway.ask(READ) == NAME
             assert create(gateway)["data"]["createSnapshot"]["errors"] == []
 
@@ -114,8 +119,12 @@ def test_listening_connection_is_reopened(relayed: RelayedGateway) -> None:
 
 def test_operations_and_their_subscribers_survive_an_outage(databases: Databases) -> None:
     """The outage is longer than a lease: the operation is claimed again, runs once, and is reported to its end."""
-    with relayed_gateway(databases, operation_lease=0.5) as relayed:
+    with (
+        relayed_gateway(databases, operation_lease=0.5) as relayed,
+        psycopg.connect(relayed.url, autocommit=True) as connection,
+    ):
         gateway = relayed.gateway
+        connection.execute("UPDATE simulated_machine SET latency_ms = 600000")
         operation = create(gateway, "outlasting")["data"]["createSnapshot"]["operation"]["id"]
         with following(gateway, operation) as states:
             assert next(states)["state"] in {"QUEUED", "RUNNING"}
@@ -123,9 +132,17 @@ def test_operations_and_their_subscribers_survive_an_outage(databases: Databases
             until(lambda: "errors" in gateway.post(READ))
             until(lambda: gateway.gateway.worker.running == 0)  # the lease has expired: the worker canceled its task
             relayed.relay.heal()
+            connection.execute("UPDATE simulated_machine SET latency_ms = 0")
+
+            def is_done() -> bool:
+                connection.execute("UPDATE simulated_task SET done_at = started_at")
+                found = connection.execute("SELECT 1 FROM operation WHERE state = 'SUCCEEDED' AND id = %s", [number])
+                return found.fetchone() is not None
+
+            number = int(operation.removeprefix("operation-"))
+            until(is_done)
             assert [state["state"] for state in states][-1] == "SUCCEEDED"
-        with psycopg.connect(relayed.url) as connection:
-            made = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE name = 'outlasting'").fetchone()
+        made = connection.execute("SELECT count(*) FROM simulated_snapshot WHERE name = 'outlasting'").fetchone()
         assert made == (1,)
 
 

@@ -139,7 +139,8 @@ def test_write_that_waited_too_long_is_not_started(url: str) -> None:
             holding = asyncio.create_task(database.write(hold))
             await asyncio.to_thread(inside.wait, 30)
             waiting = asyncio.create_task(database.write(late))
-            await asyncio.sleep(0.3)  # longer than it may wait
+            await asyncio.sleep(0)  # from now on it waits
+            await asyncio.sleep(0.3)  # longer than it may
             gate.set()
             await holding
             with pytest.raises(Unavailable, match=r"The database is locked by another transaction\."):

@@ -10,6 +10,7 @@ import pytest
 from gateway.config import Settings
 from tests.cli.programs import serving
 from tests.databases import SLOW_KINDS, Databases
+from tests.postgres import terminate_connections
 from tests.serving import Served, served
 from tests.waiting import until
 
@@ -65,7 +66,7 @@ def test_the_database_is_unavailable(databases: Databases) -> None:
         psycopg.connect(databases.postgres_server().url(), autocommit=True) as admin,
     ):
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        terminate_connections(admin, name)
         status, body = health_of(gateway)
         assert (status, body["status"], body["database"]) == (503, "unavailable", "does not answer")
         assert health_of(gateway, "/healthz") == (200, ALIVE)  # restarting the process would not help
@@ -106,12 +107,14 @@ def test_a_stuck_worker(databases: Databases) -> None:
 
 @pytest.mark.thorough
 def test_readiness_fails_before_the_gateway_stops(databases: Databases) -> None:
-    with serving("--database-url", databases.new("sqlite"), stop_delay=2) as program:
+    """A second signal ends the delay."""
+    with serving("--database-url", databases.new("sqlite"), stop_delay=600) as program:
         assert program.http.get("/readyz").status_code == 200
         program.process.terminate()
         response = until(lambda: None if (found := program.http.get("/readyz")).status_code == 200 else found)
         assert (response.status_code, response.json()["gateway"]) == (503, "is stopping")
         assert program.ask("{ viewer { name } }")["viewer"]["name"]
+        program.process.terminate()
         out, _ = program.process.communicate(timeout=30)
         assert (program.process.returncode, out) == (0, "stopped\n")
 
