@@ -1,5 +1,6 @@
 """A gateway in a process of its own, forked from a process that has imported all modules, so that it starts quickly."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from gateway.config import Settings
 from gateway.server.http_server import serve
+from tests.waiting import at_most
 
 Prepare = Callable[[], None]  # called in the new process before it serves; its changes end with the process
 
@@ -44,6 +46,17 @@ class ForkedGateway:
         """Sends SIGKILL, which also ends a process that SIGSTOP has stopped, and waits until the process has ended."""
         self.process.kill()
         self.process.join()
+
+
+def restarted(settings: Settings, prepare: Prepare | None, log: Path | None) -> ForkedGateway:
+    """Starts a gateway. Starts it again if it ends before it listens, as a service manager does.
+
+    Its database may answer too late because of what the test does to it, or because the machine is busy.
+    """
+    for _ in at_most(20):
+        with contextlib.suppress(EOFError):
+            return ForkedGateway(settings, prepare, log)
+    raise AssertionError
 
 
 def _run(settings: Settings, prepare: Prepare | None, log: Path | None, banner: Connection) -> None:

@@ -255,7 +255,7 @@ def test_each_next_server_is_killed_one_step_later(rows: Rows) -> None:
 
 def test_program_is_killed_while_the_provider_works(rows: Rows, table: list[tuple[str, ...]]) -> None:
     """Kills `python -m gateway serve` from outside, as the kernel would. The leases expire by themselves."""
-    rows("UPDATE simulated_machine SET latency_ms = 1000")
+    rows("UPDATE simulated_machine SET latency_ms = 600000")
     hang = '{"on": "update", "kind": "hang", "times": 1}'  # after the update, which itself takes no time
     rows(f"UPDATE simulated_machine SET fault = '{hang}' WHERE ref = (SELECT provider_ref FROM machine WHERE id = 15)")
     environment: dict[str, Any] = {"database_url": rows.settings.database_url, "operation_lease": 0.4}
@@ -265,6 +265,7 @@ def test_program_is_killed_while_the_provider_works(rows: Rows, table: list[tupl
         until(lambda: rows("SELECT name FROM simulated_snapshot WHERE ref = 'snapshot-1324'") == [("Ärger",)])
         program.kill()
     found = operations(rows)
+    rows("UPDATE simulated_task SET done_at = started_at")
     with serving(**environment) as program:
         ends = {name: await_end(program.url, operation) for name, operation in found.items()}
         check_result(rows, program.url)

@@ -49,6 +49,7 @@ class Clients:
         self._chance = random.Random(seed)
         self._http = httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, limits=httpx2.Limits(max_connections=500))
         self.unknown_outcomes: Counter[str] = Counter()
+        self.subscribed: set[str] = set()  # subscribers that have received the id from which they can resume
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -125,6 +126,9 @@ class Clients:
                 )
                 async with stream as answer:
                     async for line in answer.aiter_lines():
+                        if line.startswith("id: ") and last is None:
+                            last = line.removeprefix("id: ")
+                            self.subscribed.add(subscriber)
                         if line.startswith("data: {"):
                             last = self._record_event(subscriber, orjson.loads(line[6:])) or last
             except httpx2.HTTPError as error:

@@ -11,7 +11,7 @@ import orjson
 
 from gateway.config import Settings
 from tests.crash.world import Home
-from tests.forked_gateway import ForkedGateway, Prepare
+from tests.forked_gateway import Prepare, restarted
 from tests.tcp_relay import TcpRelay
 
 LEASE = 2.0
@@ -26,7 +26,7 @@ class Member:
         if self._relay:
             settings = replace(settings, database_url=self._relay.url("world"))
         self._arguments = (settings, prepare, log)
-        self._gateway = ForkedGateway(*self._arguments)
+        self._gateway = restarted(*self._arguments)
 
     @property
     def url(self) -> str:
@@ -39,7 +39,7 @@ class Member:
     def kill(self) -> None:
         """Kills the gateway and starts another one."""
         self._gateway.kill()
-        self._gateway = ForkedGateway(*self._arguments)
+        self._gateway = restarted(*self._arguments)
 
     def signal(self, number: signal.Signals) -> None:
         self._gateway.signal(number)

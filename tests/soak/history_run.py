@@ -16,6 +16,7 @@ from tests.forked_gateway import Prepare
 from tests.soak.clients import Clients
 from tests.soak.fleet import FaultInjector, Fleet
 from tests.soak.history import FINAL, History, Operation, Tree, violations
+from tests.waiting import until_async
 
 _TIMEOUT = 120.0  # seconds, for the clients to stop, for all operations to end, and for a refresh
 _SUBSCRIBERS = 4
@@ -64,7 +65,7 @@ async def _run(home: Home, fleet: Fleet, machines: list[int], plan: RunPlan) -> 
     injector = FaultInjector(fleet, home, machines, plan.seed, plan.only)
     stop = asyncio.Event()
     listening = [asyncio.create_task(clients.subscribe(f"subscriber {n}")) for n in range(_SUBSCRIBERS)]
-    await asyncio.sleep(0.5)  # the subscriptions are active before the first operation
+    await until_async(lambda: len(clients.subscribed) == _SUBSCRIBERS)  # before the first operation
     runs = [asyncio.create_task(clients.run(stop)) for _ in range(plan.clients)]
     injecting = asyncio.create_task(injector.run(stop))
     try:

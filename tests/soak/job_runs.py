@@ -7,6 +7,8 @@ have been. The runs themselves write records with their fences (`tests.soak.reco
 import asyncio
 import random
 import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,12 +19,14 @@ from typing import Any, NamedTuple
 
 from gateway.config import Settings
 from tests.crash.world import Home
-from tests.forked_gateway import ForkedGateway, Prepare
+from tests.forked_gateway import Prepare, restarted
 from tests.soak.recorded_jobs import CREATE_RECORDS, PERIOD, record_jobs
 from tests.waiting import PATIENCE, until
 
 LEASE = 3.0  # seconds
-ALLOWED = LEASE + 1.0  # seconds in which a job is claimed: within a lease, on a busy machine a second later
+ALLOWED = LEASE + 1.0  # seconds in which a job is claimed: within a lease, and a second for the machine
+_STALLS = 3  # how often a claim can be delayed by the longest time that anything else on the machine was
+_WATCH_INTERVAL = 0.1  # seconds
 _FAULTS = 2  # at the same time, so that at least two of four gateways work
 _MACHINES = 20
 
@@ -65,21 +69,24 @@ class JobReport:
     """What became of a job. Times are in seconds."""
 
     job: str
+    allowed: float = ALLOWED
     claims: int = 0
     ended: int = 0  # claims that were ended by their runs
     records: int = 0
     overlaps: int = 0  # claims of a job with a lease in force, and records of a run after those of a later one
     longest_gap: float = 0.0  # from the last change of a lease by its owner to the next claim
     period: float = PERIOD  # the longest pause that an end has asked for
-    late: int = 0  # claims, and jobs that were not claimed, more than `ALLOWED` after they could have been
+    late: int = 0  # claims, and jobs that were not claimed, more than `allowed` after they could have been
     latest: float = 0.0  # the longest time from when a job could be claimed to when it was
 
 
-def report_jobs(changes: Sequence[LeaseChange], records: Iterable[RunRecord], end: float) -> list[JobReport]:
+def report_jobs(
+    changes: Sequence[LeaseChange], records: Iterable[RunRecord], end: float, allowed: float = ALLOWED
+) -> list[JobReport]:
     """A report of each job, from the changes in their order, the records in theirs, and the time when the run ended."""
     reports = {}
     for job, own in groupby(sorted(changes, key=lambda change: change.job), lambda change: change.job):
-        reports[job] = JobReport(job)
+        reports[job] = JobReport(job, allowed)
         # A process that starts registers its jobs, which changes nothing.
         changed = [next(same) for _, same in groupby(own, lambda change: change._replace(at=0.0))]
         _check_leases(reports[job], changed, end)
@@ -111,7 +118,7 @@ def _check_leases(report: JobReport, changes: list[LeaseChange], end: float) -> 
 
 
 def _check_delay(report: JobReport, seconds: float) -> None:
-    report.late += seconds > ALLOWED
+    report.late += seconds > report.allowed
     report.latest = max(report.latest, seconds)
 
 
@@ -121,7 +128,7 @@ class Members:
     def __init__(self, settings: Settings, number: int, prepare: Prepare, logs: Path | None) -> None:
         files = [None if logs is None else logs / f"gateway-{index}.log" for index in range(number)]
         self._arguments = [(settings, prepare, file) for file in files]
-        self._gateways = [ForkedGateway(*arguments) for arguments in self._arguments]
+        self._gateways = [restarted(*arguments) for arguments in self._arguments]
         self._idle = set(range(number))
         self.faults: Counter[str] = Counter()
 
@@ -136,7 +143,7 @@ class Members:
             gateway = self._gateways[index]
             if fault == "kill":
                 await asyncio.to_thread(gateway.kill)
-                self._gateways[index] = await asyncio.to_thread(ForkedGateway, *self._arguments[index])
+                self._gateways[index] = await asyncio.to_thread(restarted, *self._arguments[index])
             else:
                 gateway.signal(signal.SIGSTOP)
                 await asyncio.sleep(LEASE * chance.uniform(0.2, 3.0))
@@ -151,6 +158,34 @@ class Members:
     def close(self) -> None:
         for gateway in self._gateways:
             gateway.kill()
+
+
+class StallWatch:
+    """Measures, while the block runs, how long a query that takes some milliseconds was delayed at most.
+
+    A busy machine delays the gateways as well, which is not their fault.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.longest = 0.0  # seconds
+        self._home = home
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "StallWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._ended.wait(_WATCH_INTERVAL):
+            self._home.rows("SELECT 1")
+            now = time.monotonic()
+            self.longest, before = max(self.longest, now - before - _WATCH_INTERVAL), now
 
 
 Faults = Callable[[Members, Home], None]
@@ -219,7 +254,8 @@ def run_jobs(
     )
     members = Members(settings, gateways, prepare, logs)
     try:
-        inject(members, home)
+        with StallWatch(home) as stalls:
+            inject(members, home)
         ((end,),) = home.rows("SELECT extract(epoch FROM clock_timestamp())::float")
     finally:
         members.close()
@@ -228,9 +264,12 @@ def run_jobs(
         " extract(epoch FROM next_run_at)::float FROM job_lease_log ORDER BY id"
     )
     records = home.rows("SELECT job, fence, pid, event FROM job_record ORDER BY id")
-    reports = report_jobs([LeaseChange(*row) for row in changes], [RunRecord(*row) for row in records], end)
+    allowed = ALLOWED + _STALLS * stalls.longest
+    reports = report_jobs([LeaseChange(*row) for row in changes], [RunRecord(*row) for row in records], end, allowed)
     faults = ", ".join(f"{kind} {number}" for kind, number in sorted(members.faults.items()))
-    print_line(f"{gateways} gateways, lease {LEASE:g} s; faults: {faults}")
+    print_line(
+        f"{gateways} gateways, lease {LEASE:g} s; faults: {faults}; longest stall of the machine {stalls.longest:.2f} s"
+    )
     for line in _table(reports):
         print_line(f"  {line}")
     return reports
@@ -244,7 +283,8 @@ def _table(reports: Iterable[JobReport]) -> Iterator[str]:
     for report in reports:
         yield (
             f"{report.job:<16}{report.claims:>8}{report.ended:>8}{report.records:>9}{report.overlaps:>10}"
-            f"{report.longest_gap:>11.2f} s{report.period + ALLOWED:>6.0f} s{report.late:>12}{report.latest:>7.2f} s"
+            f"{report.longest_gap:>11.2f} s{report.period + report.allowed:>6.0f} s"
+            f"{report.late:>12}{report.latest:>7.2f} s"
         )
 
 
@@ -255,9 +295,11 @@ def failures(reports: Iterable[JobReport]) -> list[str]:
         if report.overlaps:
             found.append(f"{report.job}: {report.overlaps} runs overlap")
         if report.late:
-            found.append(f"{report.job}: {report.late} times not claimed within {ALLOWED:g} s")
-        if report.longest_gap > report.period + ALLOWED:
-            found.append(f"{report.job}: a gap of {report.longest_gap:.2f} s, longer than its period and {ALLOWED:g} s")
+            found.append(f"{report.job}: {report.late} times not claimed within {report.allowed:.3g} s")
+        if report.longest_gap > report.period + report.allowed:
+            found.append(
+                f"{report.job}: a gap of {report.longest_gap:.2f} s, longer than its period and {report.allowed:.3g} s"
+            )
         if not report.claims:
             found.append(f"{report.job}: never claimed")
     return found

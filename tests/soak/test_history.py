@@ -208,7 +208,14 @@ def test_short_run(kind: str, plan: RunPlan, databases: Databases) -> None:
 def test_seeded_bug_is_found(
     bug: Callable[[], None], only: str, latency: int, message: str, databases: Databases
 ) -> None:
-    plan = RunPlan(gateways=3, clients=16, machines=6, seconds=15, prepare=bug, only=only, latency_ms=latency)
-    with home("postgresql", databases) as place:
-        _, found = run_history(place, plan, print)
-    assert any(message in violation for violation in found), found
+    """In one of five runs at the latest: whether a run shows the bug depends on where the faults hit."""
+    found: list[str] = []
+    for seed in range(1, 6):
+        plan = RunPlan(
+            gateways=3, clients=16, machines=6, seconds=15, seed=seed, prepare=bug, only=only, latency_ms=latency
+        )
+        with home("postgresql", databases) as place:
+            _, found = run_history(place, plan, print)
+        if any(message in violation for violation in found):
+            return
+    raise AssertionError(found)
