@@ -18,7 +18,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.fixture(scope="package")
 def playwright() -> Any:
     """The Playwright module. Without it the test is skipped, or fails if CI requires it."""
-    return (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
+    module = (importlib.import_module if required("browser") else pytest.importorskip)("playwright.sync_api")
+    module.expect.set_options(timeout=20_000)
+    return module
 
 
 @pytest.fixture(scope="package")

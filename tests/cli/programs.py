@@ -76,7 +76,7 @@ class Program:
     def stop(self, number: signal.Signals) -> tuple[int, str, str]:
         """Sends a signal and waits. Returns the exit code and the remaining standard output and standard error."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
     def kill(self) -> None:

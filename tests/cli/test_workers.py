@@ -38,7 +38,7 @@ def metrics(program: Program) -> dict[str, float]:
     """All metrics, by name and labels."""
     found = re.search(r"(http://\S+/metrics)", program.greeting)
     assert found is not None
-    lines = httpx2.get(found[1], trust_env=False).text.splitlines()
+    lines = httpx2.get(found[1], timeout=30, trust_env=False).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[0] != "#"}
 
 
@@ -59,16 +59,17 @@ def query_while(program: Program, replacing: Callable[[], bool]) -> int:
     """Queries until all processes have been replaced and report metrics. Returns the number of queries."""
     queries = 0
     for _ in attempts():
-        if not replacing() and metrics(program)["gateway_processes"] >= 2:
-            break
         assert query_any(program, NAME) == {"vm": {"name": "web-01"}}
         queries += 1
+        if not replacing() and metrics(program)["gateway_processes"] >= 2:
+            break
     return queries
 
 
 @contextmanager
 def workers(url: str, number: int = 2, **settings: Any) -> Iterator[Program]:
-    given = {"metrics_address": "127.0.0.1:0", "operation_lease": 1, **settings}
+    # A shorter lease may expire on a busy machine, which is logged as a warning.
+    given = {"metrics_address": "127.0.0.1:0", "operation_lease": 5, **settings}
     with serving("--demo", "--workers", str(number), "--database-url", url, **given) as program:
         yield program
 
@@ -105,7 +106,6 @@ def test_a_killed_process_is_replaced_and_operations_are_completed(databases: Da
         os.kill(killed, signal.SIGKILL)
         until(lambda: killed not in children(program))
         queries = query_while(program, lambda: len(children(program)) < 2)
-        assert queries > 0
         until(lambda: served_queries(program) >= queries)  # including those of the killed process
         assert metrics(program)["gateway_process_ends_total"] == 1
         until(lambda: query_any(program, OPERATION, id=operation)["operation"]["state"] == "SUCCEEDED")

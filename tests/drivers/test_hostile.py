@@ -42,7 +42,7 @@ _COSTS_ONE_MACHINE = {
     "the name of a snapshot of 1 MB",
     "snapshots of 1 TB of extra data",
 }
-_TIMEOUT = 1.0  # seconds, of the drivers
+_TIMEOUT = 2.0  # seconds, of the drivers in attacks that only a timeout ends
 _MAX_SECONDS = 75.0  # for one refresh, in which the listing may take a minute
 _MAX_GROWTH = 400 * 2**20  # bytes
 

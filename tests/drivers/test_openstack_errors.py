@@ -259,7 +259,7 @@ def test_a_cloud_without_cinder() -> None:
 
 
 def test_timeouts() -> None:
-    with openstack_lab(timeout=1.0) as lab:
+    with openstack_lab(timeout=2.0) as lab:
         made = lab.create(Work("first"))
         for start in ("GET compute/servers/detail", "POST compute", "DELETE"):
             lab.cloud.on(start, lab.cloud.hang)

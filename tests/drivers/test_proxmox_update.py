@@ -144,7 +144,7 @@ def test_an_update_without_a_response_is_unknown_and_can_be_repeated(pve: Cluste
     snapshot = made(pve)
     for fault, text in (("ignore", "why"), ("lose", "new")):
         pve.do(fault, "PUT", "/config")
-        assert type(failure(pve.driver(timeout=0.5), update(snapshot.ref))) is OutcomeUnknown
+        assert type(failure(pve.driver(timeout=1.0), update(snapshot.ref))) is OutcomeUnknown
         assert stored(pve) == f"{text}\n\n[snapshot-gateway:t0k3n]"
     run(pve.driver(), update(snapshot.ref))
     assert stored(pve) == "new\n\n[snapshot-gateway:t0k3n]"

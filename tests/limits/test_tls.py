@@ -71,7 +71,7 @@ def served_serial_number(port: int) -> int:
 
 def test_tls_is_served_and_reloaded(databases: Databases, files: tuple[Path, Path]) -> None:
     certificate, key = files
-    settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": key, "head_timeout": 0.3}
+    settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": key, "head_timeout": 2.0}
     with serving("--demo", "--host", "localhost", database_url=databases.new("sqlite"), **settings) as program:
         port = int(program.url.rpartition(":")[2])
         base = f"https://localhost:{port}"

@@ -13,12 +13,14 @@ from typing import Any
 from gateway.drivers.base import Driver
 from gateway.drivers.options import Secret
 from tests.drivers.hostile import images, libvirt_servers, services
-from tests.drivers.hostile.server import ATTACKS, Attack, Elsewhere, HostileServer, hostile_server
+from tests.drivers.hostile.server import ATTACKS, SLOW_ATTACKS, Attack, Elsewhere, HostileServer, hostile_server
 from tests.limits.test_tls import write_certificate, write_key
 
 __all__ = ["KINDS", "Case", "Elsewhere", "Kind"]
 
 LOGIN = " (at the login)"
+# Timeout in seconds of a driver that is not expected to reach it. A refusal must not depend on the machine's speed.
+_PATIENT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ _HTTP = {
 
 @contextmanager
 def http_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
-    """A provider that is reached over HTTP."""
+    """A provider that is reached over HTTP. `timeout`: of the driver in slow attacks, in seconds."""
     http = _HTTP[name]
     module = import_module(f"gateway.drivers.{http.driver}.driver")
     certificate, tls = directory / "ca.pem", None
@@ -108,8 +110,8 @@ def http_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate, key)
 
-    def make(url: str, ca_file: str | None = str(certificate)) -> Driver:
-        driver: Driver = module.make("p", module.Options(**http.options(url, ca_file), timeout=timeout), 2)
+    def make(url: str, ca_file: str | None = str(certificate), seconds: float = _PATIENT) -> Driver:
+        driver: Driver = module.make("p", module.Options(**http.options(url, ca_file), timeout=seconds), 2)
         return driver
 
     with hostile_server(http.service, tls) as (server, elsewhere), hostile_server(http.service, None) as (plain, _):
@@ -118,17 +120,19 @@ def http_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
             server.start(None)
             return driver
 
-        def attacked(attack: Attack, at_login: bool) -> Driver:
+        def attacked(name: str, attack: Attack, at_login: bool) -> Driver:
             server.start(attack, at_login=at_login)
-            return make(server.url)
+            return make(server.url, seconds=timeout if name in SLOW_ATTACKS else _PATIENT)
 
         def odd(answer: services.Odd, at_login: bool) -> Driver:
             server.serve_odd(answer, at_login=at_login)
             return make(server.url)
 
-        cases = [Case(name, partial(attacked, attack, False), end) for name, attack in ATTACKS.items()]
+        cases = [Case(name, partial(attacked, name, attack, False), end) for name, attack in ATTACKS.items()]
         if http.has_login:
-            cases += [Case(name + LOGIN, partial(attacked, attack, True), end) for name, attack in ATTACKS.items()]
+            cases += [
+                Case(name + LOGIN, partial(attacked, name, attack, True), end) for name, attack in ATTACKS.items()
+            ]
         cases += [Case(name, partial(odd, answer, False), end) for name, answer in http.service.odd.items()]
         cases += [
             Case(name + LOGIN, partial(odd, answer, True), end) for name, answer in http.service.odd_logins.items()
@@ -192,14 +196,14 @@ def libvirt_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
     """A host of libvirt: the test driver of the library, and servers that do not speak its protocol."""
     module = import_module("gateway.drivers.libvirt.driver")
 
-    def make(address: str) -> Driver:
-        driver: Driver = module.LibvirtDriver(module.Options(address=address), 2, read_timeout=timeout)
+    def make(address: str, seconds: float = timeout) -> Driver:
+        driver: Driver = module.LibvirtDriver(module.Options(address=address), 2, read_timeout=seconds)
         return driver
 
     def test_host(xml: str) -> Driver:
         file = directory / "node.xml"
         file.write_text(xml)
-        return make(f"test://{file}")
+        return make(f"test://{file}", _PATIENT)
 
     def end(_: Driver) -> Driver:
         return test_host(_node())
@@ -218,7 +222,7 @@ def libvirt_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
 
 
 @contextmanager
-def images_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
+def images_kind(name: str, directory: Path, _: float) -> Iterator[Kind]:
     """An image directory with two images, the first of which becomes hostile."""
     module = import_module("gateway.drivers.qcow2.driver")
     folder = directory / "images"
@@ -228,7 +232,7 @@ def images_kind(name: str, directory: Path, timeout: float) -> Iterator[Kind]:
     images.write_image(folder / "b.qcow2", images.entry())
 
     def make() -> Driver:
-        driver: Driver = module.Qcow2Driver(module.Options(directory=str(folder)), 2, timeout)
+        driver: Driver = module.Qcow2Driver(module.Options(directory=str(folder)), 2, _PATIENT)
         return driver
 
     def begin(attack: Callable[[Path], object]) -> Driver:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ _BLANKS = b" " * 2**16
 _PACE = 0.05  # seconds between two bytes that trickle
 _LONGEST = 30.0  # seconds until the server gives up
 _MUCH = 2**30  # bytes that an endless response has in the end
+_BOMB = 4_096  # blocks of 64 KiB
 
 
 class Connection:
@@ -107,8 +109,13 @@ def _redirect(status: str) -> Attack:
 
 @cache
 def _bomb() -> bytes:
-    compressor = zlib.compressobj(wbits=31)
-    return b"".join(compressor.compress(_BLANKS) for _ in range(4_096)) + compressor.flush()  # 256 MB
+    """256 MB of blanks as gzip: one compressed block, repeated, which takes less time than compressing each."""
+    compressor = zlib.compressobj(wbits=-15)
+    block, crc = compressor.compress(_BLANKS) + compressor.flush(zlib.Z_FULL_FLUSH), 0
+    for _ in range(_BOMB):
+        crc = zlib.crc32(_BLANKS, crc)
+    head, last = b"\x1f\x8b\x08" + bytes(6) + b"\xff", b"\x03\x00"
+    return head + block * _BOMB + last + struct.pack("<II", crc, _BOMB * len(_BLANKS))
 
 
 def _compressed(connection: Connection, _: Request) -> None:
@@ -132,7 +139,7 @@ FAST_ATTACKS: dict[str, Attack] = {
     "body of 10^15 bytes": _huge_length,
     "chunk of 10^18 bytes": _huge_chunk,
     "100 Continue without end": _endless_heads,
-    "256 MB, compressed to 250 kB": _compressed,
+    "256 MB, compressed to 340 kB": _compressed,
     "depth of 1,000,000": _body(b"[" * _DEPTH, b"<a>" * _DEPTH),
     "depth of 900": _body(b"[" * 900 + b"]" * 900, b"<a>" * 900 + b"</a>" * 900),
     "5,000,000 values": _body(b"[%b{}]" % (b"{}," * 5_000_000), b"<a>%b</a>" % (b"<a/>" * 3_000_000)),
@@ -170,7 +177,6 @@ class HostileServer:
     def __init__(self, service: Service, elsewhere: str, tls: ssl.SSLContext | None) -> None:
         self.service = service
         self.elsewhere = elsewhere
-        _bomb()  # takes a second
         self.attack: Attack | None = None
         self.at_login = False
         self.closes = True  # whether an attack ends the connection
