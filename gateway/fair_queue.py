@@ -51,7 +51,11 @@ _STREAM_TURN = 5  # at every fifth pop, streams precede requests
 
 
 class Claim(NamedTuple):
-    """For whom work is done. `caller` is the quota key of a caller; `stream`: the work is that of a subscription."""
+    """For whom work is done. `caller` is the quota key of a caller.
+
+    `stream`: the work is that of a subscription, or of a mutation that was decided. It is never refused, and waits
+    behind requests.
+    """
 
     caller: str
     stream: bool = False
@@ -119,6 +123,10 @@ def _any(_caller: str) -> bool:
     return True
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class FairQueue:
     """Tasks that wait for their turn. `clock` is monotonic, in seconds."""
 
@@ -162,6 +170,22 @@ class FairQueue:
         """The seconds charged to the caller in about the last second."""
         seconds, at = self._used.get(caller, (0.0, 0.0))
         return seconds and seconds * exp((at - self._clock()) / _FORGOTTEN_SECONDS)
+
+    async def wait(self, claim: Claim, decline: Callable[[], object] = _do_nothing) -> None:
+        """Waits until the running task is popped.
+
+        One that is canceled meanwhile leaves the queue. If it was popped at the same moment, it does not continue, and
+        `decline` is called to pass on what it would have had.
+        """
+        waiting = self.add(claim)
+        try:
+            await waiting
+        except BaseException:
+            if waiting.done() and not waiting.cancelled():
+                decline()
+            else:
+                self.remove(claim, waiting)
+            raise
 
     def add(self, claim: Claim) -> Waiting:
         """Adds a task. It is popped when the result is resolved; one that ends before that must be removed."""
@@ -211,22 +235,11 @@ class FairThread:
         Work that has begun runs to its end if the task is canceled.
         """
         if self._busy:
-            await self._wait(CLAIM.get() or Claim(""))
+            await self._queue.wait(CLAIM.get() or Claim(""), self._next)
         self._busy = True
         running = asyncio.get_running_loop().run_in_executor(None, work)
         running.add_done_callback(self._end)
         return await asyncio.shield(running)
-
-    async def _wait(self, claim: Claim) -> None:
-        waiting = self._queue.add(claim)
-        try:
-            await waiting
-        except BaseException:
-            if waiting.done() and not waiting.cancelled():
-                self._next()  # the turn was granted at the same moment
-            else:
-                self._queue.remove(claim, waiting)
-            raise
 
     def _end(self, running: asyncio.Future[T]) -> None:
         if not running.cancelled():

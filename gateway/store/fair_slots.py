@@ -22,6 +22,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError, Throttled, Unavailable
@@ -145,18 +146,11 @@ class FairSlots:
         queue, own = (self._own_queue, _GATEWAY) if claim is None else (self._queue, claim)
         if not own.stream:
             self._check_queue(claim, queue)
-        waiting = queue.add(own)
         try:
             async with asyncio.timeout(None if own.stream else self._limits.acquire_timeout):
-                await waiting
-        except BaseException as error:
-            if waiting.done() and not waiting.cancelled():
-                self.release(claim)  # it was granted at the same moment
-            else:
-                queue.remove(own, waiting)
-            if isinstance(error, TimeoutError):
-                raise self._refusal(claim, self._resource.busy) from None
-            raise
+                await queue.wait(own, partial(self.release, claim))
+        except TimeoutError:
+            raise self._refusal(claim, self._resource.busy) from None
 
     def _check_queue(self, claim: Claim | None, queue: FairQueue) -> None:
         """Raises Throttled or Unavailable if a new request must not wait."""
