@@ -1,13 +1,16 @@
 """Starlette routes of GraphiQL: a page and its assets, which `make setup` builds into `static/`."""
 
+from collections.abc import Mapping
+from functools import cache
+from mimetypes import guess_type
 from pathlib import Path
-from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.web.memory_file import MemoryFile
 
 STATIC = Path(__file__).parent / "static"
 
@@ -17,8 +20,6 @@ CONTENT_SECURITY_POLICY = (
     "font-src 'self' data:; connect-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-_MAX_NAME = 255  # characters of the name of an asset
 
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 # Revalidated at every load, because the page names the current assets.
@@ -33,39 +34,34 @@ _ASSET_HEADERS = {**_SECURITY_HEADERS, "Cache-Control": "public, max-age=3153600
 
 
 def routes() -> list[BaseRoute]:
-    """The routes `/graphiql` and `/graphiql/assets`."""
-    return [
-        Route("/graphiql", page),
-        Mount("/graphiql/assets", _Assets(directory=STATIC / "assets", check_dir=False)),
-    ]
+    """The routes `/graphiql` and `/graphiql/assets`. Each file is read when it is first requested."""
 
+    @cache
+    def read_page() -> MemoryFile:
+        return MemoryFile((STATIC / "index.html").read_bytes(), "text/html", _PAGE_HEADERS)
 
-async def page(request: Request) -> Response:
-    """The GraphiQL page. It uses relative URLs only, so it can also be served at `/graphql`."""
-    index = STATIC / "index.html"
-    if not index.is_file():
-        return PlainTextResponse(
-            "GraphiQL is not built. Run `make setup` to build it.\n", 503, headers=_SECURITY_HEADERS
-        )
-    return FileResponse(index, headers=_PAGE_HEADERS)
+    @cache
+    def assets() -> Mapping[str, Path]:
+        return {file.name: file for file in (STATIC / "assets").glob("*")}
 
+    @cache
+    def read_asset(name: str) -> MemoryFile:
+        kind, _ = guess_type(name)
+        return MemoryFile(assets()[name].read_bytes(), kind or "application/octet-stream", _ASSET_HEADERS)
 
-class _Assets(StaticFiles):
-    """Files that may be cached without limit."""
+    async def page(request: Request) -> Response:
+        """The GraphiQL page. It uses relative URLs only, so it can also be served at `/graphql`."""
+        try:
+            return read_page().response(request)
+        except FileNotFoundError:
+            return PlainTextResponse(
+                "GraphiQL is not built. Run `make setup` to build it.\n", 503, headers=_SECURITY_HEADERS
+            )
 
-    def get_path(self, scope: Scope) -> str:
-        """Returns the name of the asset, or an empty string, which names none.
+    async def asset(request: Request) -> Response:
+        name: str = request.path_params["name"]
+        if name not in assets():
+            raise HTTPException(404)
+        return read_asset(name).response(request)
 
-        The files are in one directory. Resolving a path of thousands of segments would take seconds, and delay all
-        other requests meanwhile.
-        """
-        name: str = scope["path"].removeprefix(scope["root_path"]).removeprefix("/")
-        return "" if "/" in name or len(name) > _MAX_NAME else name
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(_ASSET_HEADERS)
-        return response
-
-    async def check_config(self) -> None:
-        """Skips the check that the directory exists: without a build, assets are 404 and the page says why."""
+    return [Route("/graphiql", page), Route("/graphiql/assets/{name}", asset)]
