@@ -74,6 +74,7 @@ from gateway.telemetry.instrumentation import (
     InstrumentedExecutor,
     InstrumentedRest,
     RequestLogMiddleware,
+    count_shed,
     instrumented_operation,
     measure_loop_lag,
 )
@@ -184,7 +185,8 @@ class Surfaces:
     def application(self) -> Starlette:
         """Create the ASGI application. Raises StartupError for an invalid origin in the settings."""
         graphql = self.admission.wrap(self._http())
-        named, *others = middleware(self.settings, ERROR_FORMATS, graphql, self.authenticator, self.turns)
+        on_shed = partial(count_shed, self.metrics)
+        named, *others = middleware(self.settings, ERROR_FORMATS, graphql, self.authenticator, self.turns, on_shed)
         log_requests = [Middleware(RequestLogMiddleware)] if self.settings.log_requests else []
         return Starlette(
             routes=[

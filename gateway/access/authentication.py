@@ -80,13 +80,13 @@ class Authenticator:
         """Whether requests without valid credentials are refused."""
         return self._requires_authentication
 
-    def is_known(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether the credential of the request was verified before, and has not been rejected since."""
+    def known_caller(self, scope: Mapping[str, Any]) -> Caller | None:
+        """Return the caller of a request whose credential was verified before, and has not been rejected since."""
         try:
             credential = credential_from_request(scope, {})
         except BadCredentials:
-            return False
-        return self._verified.peek(sha256(credential).digest()) is not None
+            return None
+        return self._verified.peek(sha256(credential).digest())
 
     async def start(self) -> None:
         """Raises StartupError if other machines can reach the gateway and authentication is not configured."""

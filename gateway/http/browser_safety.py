@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access.caller import Caller
 from gateway.access.credentials import Headers
 from gateway.config import Settings
 from gateway.errors import ErrorCode, GatewayError, Unavailable
@@ -35,6 +36,7 @@ _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 _NO_STORE = (b"cache-control", b"no-store")
 _CHECKED_HEADERS = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _DOCUMENT = [b"document"]
+_PREFLIGHT_HEADER = b"access-control-request-method"
 _PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
 _PROXY_HEADER_PREFIX = b"x-forwarded-"
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
@@ -50,8 +52,8 @@ class Authentication(Protocol):
     async def is_open(self) -> bool:
         """Whether requests need no credentials, as the database says now."""
 
-    def is_known(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the credential of the request was verified before."""
+    def known_caller(self, scope: Mapping[str, Any]) -> Caller | None:
+        """The caller of the request if its credential was verified before."""
 
 
 class BrowserSafetyMiddleware:
@@ -67,11 +69,13 @@ class BrowserSafetyMiddleware:
         settings: Settings,
         formats: ErrorFormats,
         authentication: Authentication | None,
-        turns: LoopTurns | None = None,
+        turns: LoopTurns,
     ) -> None:
-        """With `turns`, a rejection takes a turn under the address of its client.
+        """A rejection takes one of the `turns` under the address of its client, and so does a CORS preflight request,
+        which the next middleware answers.
 
-        Raises StartupError for a malformed origin in `settings.cors_origins` or host in `settings.allowed_hosts`."""
+        Raises StartupError for a malformed origin in `settings.cors_origins` or host in `settings.allowed_hosts`.
+        """
         self._app = app
         self._formats = formats
         self._authentication = authentication
@@ -98,8 +102,8 @@ class BrowserSafetyMiddleware:
         authentication = self._authentication
         if authentication and not authentication.requires_authentication and (sign := _sign_of_proxy(scope)):
             error = await _refuse_proxy(authentication, sign) or error
-        if error is not None and self._turns is not None:
-            error = await self._rejection(scope, error, self._turns)
+        if error is not None or _is_preflight(scope):
+            error = await self._await_turn(scope, error)
         if scope["type"] == "websocket":
             if error is None:
                 await self._app(scope, receive, send)
@@ -118,10 +122,10 @@ class BrowserSafetyMiddleware:
         else:
             await self._formats.response(scope, error)(scope, receive, send_with_headers)
 
-    async def _rejection(self, scope: Scope, error: HttpError, turns: LoopTurns) -> HttpError:
+    async def _await_turn(self, scope: Scope, error: HttpError | None) -> HttpError | None:
         """Returns `error`, or another one if there would be too many before it, when it is the turn of the client."""
         try:
-            await turns.take(address_claim(scope))
+            await self._turns.take(address_claim(scope))
         except Unavailable as unavailable:
             return HttpError.of(unavailable)
         return error
@@ -215,6 +219,10 @@ async def _refuse_proxy(authentication: Authentication, sign: str) -> HttpError 
         " GATEWAY_JWT_ISSUER."
     )
     return HttpError(403, message, ErrorCode.FORBIDDEN)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    return scope.get("method") == "OPTIONS" and any(name == _PREFLIGHT_HEADER for name, _ in scope["headers"])
 
 
 def _sign_of_proxy(scope: Scope) -> str | None:

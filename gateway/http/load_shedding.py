@@ -28,13 +28,18 @@ Whose turn
     200 requests waiting, and a turn takes 5 ms. Its next request would wait 1 s and is rejected; the first request of
     another caller waits 5 ms.
 
-    The caller is known after authentication, so turns are taken there: by GraphQL and REST when the body is complete
-    (`admitted`), by each operation on a WebSocket, and by each message of a subscription. Streams wait in a lane of
-    their own and are never rejected, because their number is limited.
+    Every request takes a turn before anything else is done for it, whatever becomes of it: a request that is refused
+    (400, 401, 404, 429) or answered from memory holds the loop too. `LoadSheddingMiddleware` takes it, under the caller
+    if the credential was verified before, and otherwise under the address. So a flood of unknown credentials delays
+    unknown callers at its own address (a NAT, for example), but no caller who is known already.
 
-    Before authentication, only the address is known. `LoadSheddingMiddleware` makes each request take a turn under its
-    address, except requests to GraphQL and REST with a credential that was verified before. So a flood of unknown
-    credentials delays unknown callers at its own address (a NAT, for example), but no caller who is known already.
+    GraphQL and REST take a second one when the caller is known and the body is complete (`admitted`), which is free if
+    the request has not waited for anything since the first. So does each operation on a WebSocket, and each message of
+    a subscription. Streams wait in a lane of their own and are never rejected, because their number is limited.
+
+Rejections
+    A rejection holds the loop as well, and the connection that received it may send the next request at once. So
+    rejections wait too, but not long: eight are sent in each iteration of the loop, of the callers in turn.
 
 The first health check of an address in an iteration of the loop passes at once, further ones take turns under the
 address. A request that the middleware outside this one rejects takes a turn for its rejection.
@@ -47,15 +52,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.admission import quota_key
+from gateway.access.caller import Caller
 from gateway.errors import Unavailable
 from gateway.fair_queue import CLAIM, Claim, FairQueue
 from gateway.http.errors import ErrorFormats, HttpError
 from gateway.http.health import HEALTH_PATHS
 
 _TURN_SECONDS = 0.01  # after the start of a turn, in which further requests run without waiting
+_REJECTIONS = 8  # in one iteration of the loop
 _NO_CLAIM = Claim("")
 
 
@@ -69,81 +78,101 @@ class LoopTurns:
         self._max_wait = max_wait
         self._clock = clock
         self._queue = FairQueue(clock)
+        self._rejections = FairQueue(clock)
         self._turn_started: float | None = None  # None when no request has run in this iteration of the loop
         self._running = ""  # the caller of the request that ran last
         self._running_since = 0.0
+        self._arrived: asyncio.Task[Any] | None = None  # whose turn it is, if it may be continued
+
+    async def arrive(self, claim: Claim) -> None:
+        """Waits for the next turn of `claim`, which the next call of `take` continues. Raises Unavailable."""
+        await self._take(claim)
+        self._arrived = asyncio.current_task()
 
     async def take(self, claim: Claim | None = None) -> None:
-        """Waits for the next turn of `claim`, by default that of the running task. Raises Unavailable."""
-        claim = claim or CLAIM.get() or _NO_CLAIM
-        if self._turn_started is None:
-            self._begin_turn(claim.caller)
-        elif len(self._queue) or self._clock() - self._turn_started > _TURN_SECONDS:
-            await self._wait(claim)
+        """Waits for the next turn of `claim`, by default that of the running task. Raises Unavailable.
+
+        Does nothing, once, if the task has just arrived: if it has not been suspended since its turn began.
+        """
+        if self._arrived is not None and self._arrived is asyncio.current_task():
+            self._arrived = None
         else:
-            self._charge(claim.caller)
+            await self._take(claim or CLAIM.get() or _NO_CLAIM)
 
-    async def _wait(self, claim: Claim) -> None:
-        if not claim.stream and self._queue.estimated_wait(claim.caller) > self._max_wait:
-            raise Unavailable("The gateway is overloaded. Retry the request after the delay in `Retry-After`.")
-        waiting = self._queue.add(claim)
-        try:
-            await waiting
-        except BaseException:
-            self._queue.remove(claim, waiting)
-            raise
+    async def _take(self, claim: Claim) -> None:
+        if self._turn_started is None:
+            self._begin_turn()
+        elif len(self._queue) or self._clock() - self._turn_started > _TURN_SECONDS:
+            if not claim.stream and self._queue.estimated_wait(claim.caller) > self._max_wait:
+                await self._rejections.wait(claim)
+                self._run(claim.caller)
+                raise Unavailable("The gateway is overloaded. Retry the request after the delay in `Retry-After`.")
+            await self._queue.wait(claim)
+        self._run(claim.caller)
 
-    def _begin_turn(self, caller: str) -> None:
-        self._turn_started = self._running_since = self._clock()
-        self._running = caller
+    def _run(self, caller: str) -> None:
+        """Counts the time since the last request began, which held the event loop until now, as its caller's."""
+        now = self._clock()
+        if self._running:
+            self._queue.charge(self._running, now - self._running_since)
+        self._running, self._running_since = caller, now
+        self._arrived = None
+
+    def _begin_turn(self) -> None:
+        self._turn_started = self._clock()
         asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         """Starts the next waiting request. Runs one loop iteration after `_begin_turn`, when sockets were polled."""
-        self._charge("")
+        self._run("")
         self._turn_started = None
-        if len(self._queue) and (caller := self._queue.pop()) is not None:
-            self._begin_turn(caller)
-
-    def _charge(self, next_caller: str) -> None:
-        """Counts the time since the last request began, which held the event loop until now, as its caller's."""
-        now = self._clock()
-        self._queue.charge(self._running, now - self._running_since)
-        self._running, self._running_since = next_caller, now
+        begins = False
+        for _ in range(min(_REJECTIONS, len(self._rejections))):
+            begins |= self._rejections.pop() is not None
+        if len(self._queue):
+            begins |= self._queue.pop() is not None
+        if begins:
+            self._begin_turn()
 
 
 class LoadSheddingMiddleware:
-    """Makes requests whose caller is not known yet take a turn under their address.
+    """Makes every request take a turn.
 
-    `is_known`: whether the credential of a request was verified before. Such requests to a surface of `formats` take
-    their turn there.
+    One to a surface of `formats` takes it under its caller if that is known, others take it under their address.
+    `known_caller`: the caller of a request whose credential was verified before. `on_shed` is called for each request
+    that is rejected.
     """
 
     def __init__(
-        self, app: ASGIApp, turns: LoopTurns, formats: ErrorFormats, is_known: Callable[[Scope], bool]
+        self,
+        app: ASGIApp,
+        turns: LoopTurns,
+        formats: ErrorFormats,
+        known_caller: Callable[[Scope], Caller | None],
+        on_shed: Callable[[Scope], None] = lambda _scope: None,
     ) -> None:
         self._app = app
         self._turns = turns
         self._formats = formats
-        self._is_known = is_known
+        self._known_caller = known_caller
+        self._on_shed = on_shed
         self._checking: set[str] = set()  # addresses whose health check has passed in this iteration of the loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         CLAIM.set(None)  # a pipelined request inherits the context of the one before it
-        if self._takes_turn(scope):
+        if scope["type"] != "lifespan" and (scope["path"] not in HEALTH_PATHS or self._is_repeated_check(scope)):
             try:
-                await self._turns.take(address_claim(scope))
+                await self._turns.arrive(self._claim(scope))
             except Unavailable as error:
+                self._on_shed(scope)
                 await self._formats.response(scope, HttpError.of(error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _takes_turn(self, scope: Scope) -> bool:
-        if scope["type"] == "lifespan":
-            return False
-        if scope["path"] in HEALTH_PATHS:
-            return self._is_repeated_check(scope)
-        return not (self._formats.serves(scope["path"]) and self._is_known(scope))
+    def _claim(self, scope: Scope) -> Claim:
+        claim = address_claim(scope)
+        caller = self._known_caller(scope) if self._formats.serves(scope["path"]) else None
+        return claim if caller is None else Claim(quota_key(caller, scope), claim.stream)
 
     def _is_repeated_check(self, scope: Scope) -> bool:
         """Whether a health check of the same address has passed in this iteration of the loop."""

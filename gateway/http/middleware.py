@@ -1,5 +1,7 @@
 """The middleware that requests pass before they reach a route, outermost first. GraphQL over HTTP is the innermost."""
 
+from collections.abc import Callable
+
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,11 +40,16 @@ class GraphQLMiddleware:
 
 
 def middleware(
-    settings: Settings, formats: ErrorFormats, graphql: ASGIApp, authentication: Authentication, turns: LoopTurns
+    settings: Settings,
+    formats: ErrorFormats,
+    graphql: ASGIApp,
+    authentication: Authentication,
+    turns: LoopTurns,
+    on_shed: Callable[[Scope], None] = lambda _scope: None,
 ) -> list[Middleware]:
     """Returns the list for `Starlette(middleware=...)`. Raises StartupError for a malformed origin or host.
 
-    `turns`: those that the surfaces take too.
+    `turns`: those that the surfaces take too. `on_shed` is called for each request that is rejected by its turn.
     """
     configured_hosts(settings.allowed_hosts)  # Starlette creates the middleware, which needs them, only later
     stack = [
@@ -64,6 +71,6 @@ def middleware(
         )
     return [
         *stack,
-        Middleware(LoadSheddingMiddleware, turns, formats, authentication.is_known),
+        Middleware(LoadSheddingMiddleware, turns, formats, authentication.known_caller, on_shed),
         Middleware(GraphQLMiddleware, graphql),
     ]

@@ -60,7 +60,7 @@ def rest_routes(
     max_body_bytes: int,
     body_timeout: float,
     max_cost: int,
-    turns: LoopTurns | None = None,
+    turns: LoopTurns,
     middleware: Sequence[Middleware] = (),
 ) -> list[BaseRoute]:
     """Routes for a Starlette application.
@@ -68,7 +68,6 @@ def rest_routes(
     Links begin with `public_url` or, if that is None, with the address that received the request.
     """
     reader = Reader(database, operations, max_cost)
-    turns = turns or LoopTurns()
     routes = Routes(reader, Writer(operations, reader), operations.refusals, turns)
     endpoint = RestEndpoint(
         routes,

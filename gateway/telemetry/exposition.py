@@ -20,6 +20,7 @@ from starlette.routing import Route
 from gateway.config import Settings
 from gateway.http.browser_safety import BrowserSafetyMiddleware
 from gateway.http.errors import ErrorFormats
+from gateway.http.load_shedding import LoopTurns
 from gateway.telemetry.metrics import BUCKET_BOUNDS, FAMILIES, MetricFamily, Sample, Value
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,9 +45,13 @@ def metrics_app(collect: Collect, settings: Settings | None) -> Starlette:
         nonlocal running
         if running is None or running.done():
             running = asyncio.create_task(rendered(), name="metrics")
+            # Of a request that was canceled, asyncio would log that nothing has read the exception.
+            running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return Response(await asyncio.shield(running), media_type=_TYPE, headers={"cache-control": "no-store"})
 
-    safety = [] if settings is None else [Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}), None)]
+    safety = []
+    if settings is not None:
+        safety.append(Middleware(BrowserSafetyMiddleware, settings, ErrorFormats({}), None, LoopTurns()))
     return Starlette(routes=[Route("/metrics", metrics)], middleware=safety)
 
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -93,6 +94,15 @@ class InstrumentedRest:
             await send(message)
 
         await self._app(scope, receive, send_and_count)
+
+
+def count_shed(metrics: Metrics, scope: Scope) -> None:
+    """Count a request that load shedding has rejected before it reached its API, as that API would have done."""
+    status, segment = HTTPStatus.SERVICE_UNAVAILABLE.value, scope["path"].split("/")[1]
+    if segment == "graphql":
+        metrics.refused.add((str(status),))
+    elif segment == "api":
+        metrics.requests.add(("rest", _kind(scope["method"]), _outcome(status)))
 
 
 class RequestLogMiddleware:

@@ -91,7 +91,11 @@ class CallerClient:
         executor = GraphQLExecutor(database, operations, ChangeFeed(database), settings)
         events = EventStreams(self.gateway.gateway.streams)
         admission = Admission(Quotas(settings))
-        limits: Any = {"max_body_bytes": settings.max_body_bytes, "body_timeout": settings.body_timeout}
+        limits: Any = {
+            "max_body_bytes": settings.max_body_bytes,
+            "body_timeout": settings.body_timeout,
+            "turns": self.gateway.gateway.turns,
+        }
         http = GraphQLEndpoint(executor, authenticator.authenticate, admission, events, **limits)
         limits["max_cost"] = settings.max_cost
         rest = rest_routes(database, operations, authenticator, admission, public_url=None, **limits)

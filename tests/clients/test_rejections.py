@@ -8,9 +8,8 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,10 @@ import pytest
 from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.fair_queue import Claim
+from gateway.http.load_shedding import LoopTurns
 from gateway.web import STATIC
 from tests.databases import Databases
 from tests.serving import Served, http_client, served
-from tests.waiting import attempts
 
 RUBY = shutil.which("ruby")
 MAX_BODY = 1_000  # bytes
@@ -227,38 +226,25 @@ def test_an_exhausted_quota(databases: Databases, send: Send) -> None:
     assert None not in waits
 
 
-@contextmanager
-def overloaded(gateway: Served) -> Iterator[None]:
-    """Keeps 32 requests of the same caller waiting for their turn on the event loop."""
-    turns, claim = gateway.gateway.turns, Claim("address 127.0.0.1")
-    stopped = threading.Event()
+def shed_error() -> Unavailable:
+    """What load shedding raises for a request with 32 others ahead of it, each of which takes a second."""
 
-    async def work() -> None:
-        for _ in attempts():
-            if stopped.is_set():
-                break
-            with suppress(Unavailable):
-                await turns.take(claim)
-            await asyncio.sleep(0)
+    async def story() -> list[Any]:
+        turns = LoopTurns(0.5, count().__next__)
+        return await asyncio.gather(*(turns.take(Claim("busy")) for _ in range(40)), return_exceptions=True)
 
-    async def overload() -> None:
-        await asyncio.gather(*(work() for _ in range(100)))
-
-    working = gateway.submit(overload())
-    try:
-        assert 503 in (gateway.http.get("/").status_code for _ in range(10_000))
-        yield
-    finally:
-        stopped.set()
-        working.result(30)
+    return next(outcome for outcome in asyncio.run(story()) if isinstance(outcome, Unavailable))
 
 
-def test_load_shedding(databases: Databases, send: Send) -> None:
+def test_load_shedding(databases: Databases, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "The gateway is overloaded. Retry the request after the delay in `Retry-After`."
-    with (
-        served(Settings(database_url=databases.new("sqlite", demo=True), longest_wait=1e-9)) as gateway,
-        overloaded(gateway),
-    ):
+    error = shed_error()
+
+    async def arrive(_claim: Claim) -> None:
+        raise error
+
+    with served(Settings(database_url=databases.new("sqlite", demo=True))) as gateway:
+        monkeypatch.setattr(gateway.gateway.turns, "arrive", arrive)
         assert send(gateway.url, [GET_REST, POST_REST, POST_GRAPHQL, INDEX]) == [
             rest_error(503, "service_unavailable", message, "Api::ServiceUnavailableError", "1"),
             rest_error(503, "service_unavailable", message, "Api::ServiceUnavailableError", "1"),

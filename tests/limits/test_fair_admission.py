@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import psycopg
@@ -203,6 +203,109 @@ def test_slow_reads_of_one_caller_leave_threads_for_others(databases: Databases)
 
         refused = gateway.run(story())
         assert sorted(refused) == [SHARE.format(number) for number in sorted(range(6), key=str)]
+
+
+# ---- turns on the event loop
+
+ADDRESS = "address 127.0.0.1"
+CORS = "http://app.example"
+PREFLIGHT = {"origin": CORS, "access-control-request-method": "POST"}
+JSON = {"content-type": "application/json"}
+
+
+class Sent(NamedTuple):
+    """A request, the status of its response, and whether it is sent with a credential that was verified before."""
+
+    status: int
+    method: str
+    path: str
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
+    body: str = ""
+    known: bool = False
+
+
+UNKNOWN = [
+    *(Sent(200, "GET", path) for path in ("/", "/schema.graphql")),
+    *(Sent(404, "GET", path) for path in ("/nothing", "/graphql/nothing", "/graphiql/assets/nothing.js")),
+    Sent(421, "GET", "/nothing", {"host": "evil.example"}),
+    Sent(403, "POST", "/graphql", {"origin": "http://evil.example"}),
+    Sent(200, "OPTIONS", "/graphql", PREFLIGHT),
+    Sent(400, "OPTIONS", "/graphql", {**PREFLIGHT, "access-control-request-method": "PATCH"}),
+    Sent(401, "GET", "/graphql?query=x"),
+    Sent(401, "GET", "/api/vms"),
+    Sent(401, "GET", "/api/vms", {"authorization": "Bearer unknown"}),
+    Sent(401, "GET", "/api/vms", {"authorization": "unknown"}),
+]
+KNOWN = [
+    Sent(404, "GET", "/graphql/nothing"),
+    *(Sent(400, "GET", path) for path in ("/api/nothing", "/api/vms?limit=x")),
+    Sent(400, "POST", "/graphql", JSON, "x"),
+    Sent(400, "POST", "/api/vms/11/snapshots", JSON, "x"),
+    Sent(403, "POST", "/api/vms/11/snapshots", JSON, '{"name": "x"}'),
+    Sent(405, "DELETE", "/graphql"),
+    Sent(406, "GET", "/graphql?query=x", {"accept": "image/png"}),
+    Sent(413, "POST", "/graphql", JSON, "x" * 2_000),
+    Sent(414, "GET", f"/graphql?query={'x' * 33_000}"),
+    Sent(415, "POST", "/graphql", {}, "x"),
+    Sent(204, "OPTIONS", "/graphql"),
+    Sent(303, "GET", "/graphql", {"accept": "text/html"}),
+    Sent(200, "GET", "/api/vms/11"),
+]
+REQUESTS = [*UNKNOWN, *(sent._replace(known=True) for sent in KNOWN)]
+
+
+class TurnsRecorder:
+    """A gateway with a viewer that is known, and the callers whose turns were taken."""
+
+    def __init__(self, gateway: Served, patch: pytest.MonkeyPatch) -> None:
+        self.http = gateway.http
+        database, turns = gateway.gateway.database, gateway.gateway.turns
+        token = gateway.run(create_token(database, Roles({}), NewToken("viewer", ["viewer"], "default")))
+        self.headers = bearer(token)
+        assert self.http.get("/api", headers=self.headers).status_code == 200
+        self.taken: list[str] = []
+        arrive, take = turns.arrive, turns.take
+
+        async def recorded_arrive(claim: Claim) -> None:
+            self.taken.append(claim.caller)
+            await arrive(claim)
+
+        async def recorded_take(claim: Claim | None = None) -> None:
+            if claim is not None:  # otherwise the turn of the caller that is known by then
+                self.taken.append(claim.caller)
+            await take(claim)
+
+        patch.setattr(turns, "arrive", recorded_arrive)
+        patch.setattr(turns, "take", recorded_take)
+
+    def send(self, sent: Sent) -> tuple[int, list[str]]:
+        """The status of the response, and whose turns the request has taken."""
+        self.taken.clear()
+        headers = {**sent.headers, **(self.headers if sent.known else {})}
+        response = self.http.request(sent.method, sent.path, headers=headers, content=sent.body)
+        return response.status_code, list(dict.fromkeys(self.taken))
+
+
+def test_every_request_takes_a_turn_of_its_client(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is refused, or answered from memory. Only the first health check of an address takes none."""
+    settings = Settings(
+        database_url=databases.new("sqlite", demo=True),
+        max_body_bytes=1_000,
+        cors_origins=(CORS,),
+        caller_quota=100,
+        caller_window=600_000.0,
+    )
+    with served(settings, jobs=without_refreshes) as gateway:
+        recorder = TurnsRecorder(gateway, monkeypatch)
+        (caller,) = set(recorder.send(Sent(200, "GET", "/api", known=True))[1])
+        for sent in REQUESTS:
+            assert (sent, recorder.send(sent)) == (sent, (sent.status, [caller if sent.known else ADDRESS]))
+        limited = Sent(429, "GET", "/api/vms/11", known=True)
+        answers = [recorder.send(limited) for _ in range(100)]
+        assert {taken for _, (taken,) in answers} == {caller}
+        assert answers[-1][0] == 429
+        assert recorder.send(Sent(200, "GET", "/healthz")) == (200, [])
+        assert "address" not in caller
 
 
 # ---- subscriptions

@@ -120,6 +120,7 @@ def _routes(gateway: Served, settings: Settings, authenticator: Authenticator, p
             max_body_bytes=limit,
             body_timeout=settings.body_timeout,
             max_cost=settings.max_cost,
+            turns=found.turns,
         )
 
     return gateway.run(make())

@@ -57,7 +57,7 @@ class GraphQLEndpoint:
         *,
         max_body_bytes: int,
         body_timeout: float,
-        turns: LoopTurns | None = None,
+        turns: LoopTurns,
         page: str = "/graphiql",
         on_rejection: Callable[[int], None] = lambda _status: None,
     ) -> None:
@@ -69,7 +69,7 @@ class GraphQLEndpoint:
         self._events = events
         self._max_body_bytes = max_body_bytes
         self._body_deadline = Deadline(body_timeout)
-        self._turns = turns or LoopTurns()
+        self._turns = turns
         self._page = page
         self._on_rejection = on_rejection
 

@@ -16,6 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.access.admission import Admission
+from gateway.access.caller import Caller
 from gateway.access.quotas import Quotas
 from gateway.config import Settings
 from gateway.graphql.error_format import GRAPHQL_FORMAT
@@ -50,8 +51,8 @@ class Configured:
     async def is_open(self) -> bool:
         return False
 
-    def is_known(self, _scope: Mapping[str, Any]) -> bool:
-        return False
+    def known_caller(self, _scope: Mapping[str, Any]) -> Caller | None:
+        return None
 
 
 class Serving:
@@ -99,6 +100,7 @@ class Serving:
 def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
     """The transports, and a route `/elsewhere` that returns the request id."""
     admission = Admission(Quotas(limits.pop("settings", SETTINGS)))
+    turns = LoopTurns()
     events = EventStreams(streams, ping_after=limits.pop("sse_ping", 12.0), send_timeout=limits.pop("send_timeout", 30))
     http = GraphQLEndpoint(
         world,
@@ -107,6 +109,7 @@ def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
         events,
         max_body_bytes=SETTINGS.max_body_bytes,
         body_timeout=limits.pop("body_timeout", 30.0),
+        turns=turns,
     )
     ws = WebSocketEndpoint(
         world,
@@ -114,6 +117,7 @@ def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
         admission.quotas,
         streams,
         max_message_bytes=SETTINGS.max_body_bytes,
+        turns=turns,
         limits=WebSocketLimits(**limits),
     )
 
@@ -126,7 +130,7 @@ def application(world: World, streams: OpenStreams, **limits: Any) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=middleware(SETTINGS, FORMATS, admission.wrap(http), Configured(), LoopTurns()),
+        middleware=middleware(SETTINGS, FORMATS, admission.wrap(http), Configured(), turns),
         exception_handlers={404: FORMATS.no_route},
     )
 

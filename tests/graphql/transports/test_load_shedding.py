@@ -3,11 +3,13 @@
 import asyncio
 import time
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway.access.caller import Caller
 from gateway.access.quotas import Quotas
 from gateway.config import Settings
 from gateway.errors import Unavailable
@@ -38,6 +40,14 @@ async def send_request(middleware: LoadSheddingMiddleware, path: str = "/graphql
     return sent
 
 
+def unknown(_scope: Any) -> Caller | None:
+    return None
+
+
+def known(_scope: Any) -> Caller | None:
+    return Caller("known", "default", key="known")
+
+
 class Clock:
     """A clock that tests set."""
 
@@ -65,7 +75,7 @@ def test_a_request_whose_estimated_wait_is_too_long_is_rejected() -> None:
     async def story() -> None:
         clock = Clock()
         turns = LoopTurns(1.0, clock)
-        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, lambda _scope: False)
+        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, unknown)
         busy = [asyncio.create_task(work(turns, "address", clock, 0.1)) for _ in range(40)]
         await asyncio.sleep(0)
         clock.now += 4  # without any turn
@@ -108,6 +118,58 @@ def test_at_most_the_estimated_wait_is_queued() -> None:
     asyncio.run(story())
 
 
+def test_an_arrived_request_continues_its_turn_once() -> None:
+    """With others waiting, the next call of `take` returns at once, unless the task was suspended in between."""
+
+    async def story() -> None:
+        clock, order = Clock(), list[str]()
+        turns = LoopTurns(inf, clock)
+
+        async def request(name: str, steps: int, *, suspended: bool = False) -> None:
+            await turns.arrive(Claim(name))
+            if suspended:
+                await asyncio.sleep(0)
+            for step in range(steps):
+                clock.now += 0.02
+                await turns.take(Claim(name))
+                order.append(f"{name}{step}")
+
+        requests = [request("a", 2), request("b", 1), request("c", 1, suspended=True), request("d", 1)]
+        await asyncio.gather(*requests)
+        assert order == ["a0", "b0", "d0", "c0", "a1"]
+
+    asyncio.run(story())
+
+
+def test_a_few_rejections_are_sent_in_each_iteration_of_the_loop() -> None:
+    """A client that sends the next request after each rejection must not fill the iteration with them."""
+
+    async def story() -> None:
+        clock, rejected = Clock(), 0
+        turns = LoopTurns(1.0, clock)
+        waiting = [asyncio.create_task(work(turns, "busy", clock, 0.01)) for _ in range(40)]
+        await asyncio.sleep(0)
+        clock.now += 4  # without any turn
+
+        async def send() -> None:
+            nonlocal rejected
+            try:
+                await turns.take(Claim("busy"))
+            except Unavailable:
+                rejected += 1
+
+        sending = [asyncio.create_task(send()) for _ in range(30)]
+        await asyncio.sleep(0)
+        for _ in range(5):
+            before = rejected
+            await asyncio.sleep(0)
+            assert rejected <= before + 8
+        await asyncio.gather(*waiting, *sending)
+        assert rejected == 30
+
+    asyncio.run(story())
+
+
 def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
     """Requests that block the loop take turns, in the order of their arrival, with health checks in between."""
 
@@ -127,7 +189,7 @@ def test_the_event_loop_polls_sockets_between_blocking_requests() -> None:
                 await send_request(middleware, "/healthz")
                 await asyncio.sleep(0)  # until the next iteration of the loop
 
-        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, lambda _scope: False)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, unknown)
         await asyncio.gather(*(send_request(middleware, f"/{number}") for number in range(4)), check_health())
         assert [path for path in order if path != "/healthz"] == ["/0", "/1", "/2", "/3"]
         assert all("/healthz" in pair for pair in pairwise(order))
@@ -144,7 +206,7 @@ def test_the_second_health_check_of_an_address_takes_a_turn() -> None:
             time.sleep(0.02)  # noqa: ASYNC251 - work that blocks the loop
             await respond(scope, _receive, send)
 
-        middleware = LoadSheddingMiddleware(app, LoopTurns(), FORMATS, lambda _scope: False)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(), FORMATS, unknown)
         await asyncio.gather(*(send_request(middleware, path) for path in ("/0", *["/healthz"] * 3, "/1")))
         assert order == ["/0", "/healthz", "/1", "/healthz", "/healthz"]
 
@@ -217,7 +279,7 @@ def test_a_canceled_request_does_not_take_its_turn() -> None:
             time.sleep(0.02)  # noqa: ASYNC251 - blocks the loop, as a read on SQLite does
             served.append(scope["path"])
 
-        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, lambda _scope: False)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(60), FORMATS, unknown)
         requests = [asyncio.create_task(send_request(middleware, f"/{number}")) for number in range(4)]
         await asyncio.sleep(0)
         requests[2].cancel()
@@ -238,7 +300,7 @@ def test_what_waits_for_something_else_than_its_turn_does_not_count() -> None:
             await end.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        middleware = LoadSheddingMiddleware(app, LoopTurns(1e-9), FORMATS, lambda _scope: False)
+        middleware = LoadSheddingMiddleware(app, LoopTurns(1e-9), FORMATS, unknown)
         open_requests = []
         for _ in range(100):
             began.clear()
@@ -257,7 +319,7 @@ def test_a_known_caller_takes_no_turn_under_its_address() -> None:
     async def story() -> None:
         clock = Clock()
         turns = LoopTurns(1.0, clock)
-        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, lambda _scope: True)
+        middleware = LoadSheddingMiddleware(respond, turns, FORMATS, known)
         busy = [asyncio.create_task(work(turns, "address", clock, 0.1)) for _ in range(40)]
         await asyncio.sleep(0)
         clock.now += 4

@@ -180,12 +180,24 @@ class Connection:
             elif len(text) > self._max_message_bytes:
                 self.close(Close.TOO_BIG, f"The message is longer than {self._max_message_bytes} bytes.")
             else:
-                if self._quota is None or len(text) > _LONG_MESSAGE:
-                    await self._turns.take(Claim(self._quota.name if self._quota else self._address, stream=True))
                 try:
-                    await self._handle(parse(text))
+                    await self._handle(await self._parse_in_turn(text))
                 except InvalidMessage as error:
                     self.close(Close.INVALID_MESSAGE, str(error))
+
+    async def _parse_in_turn(self, text: str) -> ClientMessage:
+        """Every message takes a turn. An operation of a known caller takes the one of a request, in `_subscribe`.
+
+        Raises InvalidMessage.
+        """
+        claim = Claim(self._quota.name if self._quota else self._address, stream=True)
+        first = self._quota is None or len(text) > _LONG_MESSAGE
+        if first:
+            await self._turns.take(claim)
+        message = parse(text)
+        if not first and not isinstance(message, Subscribe):
+            await self._turns.take(claim)
+        return message
 
     async def _handle(self, message: ClientMessage) -> None:
         match message:
@@ -230,18 +242,23 @@ class Connection:
     async def _subscribe(self, id: str, request: GraphQLRequest) -> None:
         if self._caller is None:
             self.close(Close.UNAUTHORIZED, "Unauthorized: send `connection_init` first.")
-        elif id in self._operations:
+            return
+        assert self._quota is not None
+        CLAIM.set(Claim(self._quota.name))
+        try:
+            # The next message is read after that, so one connection does not start many operations at a time.
+            await self._turns.take()
+        except Unavailable as error:
+            self._put_error(id, HttpError.of(error))
+            return
+        if id in self._operations:
             self.close(Close.DUPLICATE_ID, f"Subscriber for {id} already exists")
         elif len(self._tasks) >= self._limits.max_operations:
             limit = self._limits.max_operations
             message = f"The connection has {limit} operations, the maximum. Complete one or open another connection."
             self._put_error(id, HttpError(429, message, ErrorCode.LIMIT_EXCEEDED))
         else:
-            assert self._quota is not None
             try:
-                CLAIM.set(Claim(self._quota.name))
-                # The next message is read after that, so one connection does not start many operations at a time.
-                await self._turns.take()
                 kind = await self._executor.kind(request)
                 counted = self._count(kind)
             except (Throttled, Unavailable) as error:

@@ -22,8 +22,8 @@ class WebSocketEndpoint:
         streams: OpenStreams,
         *,
         max_message_bytes: int,
+        turns: LoopTurns,
         limits: WebSocketLimits | None = None,
-        turns: LoopTurns | None = None,
     ) -> None:
         self._executor = executor
         self._authenticate = authenticate
@@ -31,7 +31,7 @@ class WebSocketEndpoint:
         self._streams = streams
         self._max_message_bytes = max_message_bytes
         self._limits = limits or WebSocketLimits()
-        self._turns = turns or LoopTurns()
+        self._turns = turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (await receive())["type"] != "websocket.connect":
