@@ -12,18 +12,30 @@ Retries: the caller, `operations.execution`, follows these rules after a crash o
 * `delete` may be called again. It raises ProviderMissing when the snapshot does not exist.
 * `revert` is not called again after it raised OutcomeUnknown.
 * `update` may be called again, and has no recovery.
+
+Odd data. A provider's response may have any content, and one odd record costs neither its neighbors nor the rest of
+itself. So a driver does not construct `ReportedMachine` and `ReportedSnapshot`, but calls `report_machine` and
+`report_snapshot` with a function per field. A field whose function fails, or returns what the field cannot hold, gets
+its default, and the record's `problem` states the reason. A driver thus cannot forget to handle a field:
+
+    report_machine(ref, MachineKind.VM, name=lambda: entry["name"], power_state=lambda: _POWER_STATES[entry["status"]])
+
+An entry without a valid ref is reported too, as a machine that is `unreadable`, or in `ReportedSnapshots.omitted`.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
-from typing import ClassVar, Protocol, assert_never
+from typing import ClassVar, Protocol, TypedDict, TypeGuard, TypeVar, Unpack, assert_never
 
 from gateway.errors import ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _UNSUPPORTED = "The driver of the machine's provider does not support this action."
 
@@ -32,6 +44,10 @@ _MAX_REF_LENGTH, _MAX_NAME_LENGTH, _MAX_DESCRIPTION_LENGTH = 1_024, 1_024, 8_192
 _MAX_INDEXED_BYTES = 2_000  # in UTF-8; PostgreSQL refuses a row of an index above 2,704 bytes
 _MAX_SIZE = 2**63 - 1  # bytes; the largest number that the databases store
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # no database stores them
+_MAX_QUOTED = 100  # characters of an odd value in a message
+
+UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)  # the time of a snapshot whose time could not be read
+_LATEST_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # a length of time can be added to earlier ones
 
 
 def count_listed(total: int, page: Sized) -> int:
@@ -45,21 +61,38 @@ def count_listed(total: int, page: Sized) -> int:
     return total
 
 
+class OddValue(ValueError):
+    """A value in a provider's response that cannot be used. The text completes "The FIELD ..."."""
+
+
+# What code that reads a response may raise, as the response may have any shape.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 @contextmanager
 def parsing() -> Iterator[None]:
     """Raises ProviderUnavailable for the errors of code that reads a response, which may have any shape."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+    except _MALFORMED:
         raise ProviderUnavailable("The provider's response is malformed.") from None
 
 
-def parse_timestamp(seconds: str | float) -> datetime:
-    """A time from Unix seconds. One that a datetime cannot hold, such as milliseconds, becomes the epoch."""
+def parse_timestamp(seconds: object) -> datetime:
+    """A time from Unix seconds, as a number or as text. Raises OddValue for another, such as one in milliseconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, str | int | float):
+        raise OddValue(f"is missing or not a number: {_quote(seconds)}")
     try:
         return datetime.fromtimestamp(float(seconds), UTC)
     except (OverflowError, ValueError, OSError):
-        return datetime.fromtimestamp(0, UTC)
+        raise OddValue(f"{_quote(seconds)} is not a valid number of seconds since 1970") from None
+
+
+def _quote(value: object) -> str:
+    """A value in a message, as a literal of Python; truncated, and of containers the type alone."""
+    if isinstance(value, str):
+        return repr(value[:_MAX_QUOTED])
+    return repr(value)[:_MAX_QUOTED] if value is None or isinstance(value, int | float) else type(value).__name__
 
 
 def snapshot_depths(parents: Mapping[str, str | None]) -> dict[str, int]:
@@ -80,7 +113,7 @@ def snapshot_depths(parents: Mapping[str, str | None]) -> dict[str, int]:
     return depths
 
 
-def is_ref(ref: object) -> bool:
+def is_ref(ref: object) -> TypeGuard[str]:
     """Whether `ref` can be a provider's identifier: 1 to 1,024 storable characters, of at most 2,000 bytes."""
     return (
         isinstance(ref, str)
@@ -88,6 +121,10 @@ def is_ref(ref: object) -> bool:
         and not _NOT_STORABLE.search(ref)
         and len(ref.encode()) <= _MAX_INDEXED_BYTES
     )
+
+
+def _invalid_ref(ref: object) -> str:
+    return f"The provider's identifier {_quote(ref)} is not valid."
 
 
 def _indexable(name: str) -> str:
@@ -104,7 +141,7 @@ def _clean_texts(record: "ReportedMachine | ReportedSnapshot", refs: Sequence[st
         if ref is None and name != "ref":
             continue
         if not is_ref(ref):
-            raise ValueError(f"The provider's identifier {str(ref)[:100]!r} is not valid.")
+            raise ValueError(_invalid_ref(ref))
     for name, length in texts.items():
         text = getattr(record, name)
         if text is None:
@@ -157,6 +194,7 @@ class ReportedSnapshot:
     size_bytes: int | None = None
     token: str | None = None  # of the operation that created the snapshot, if the provider stores it
     ready: bool = True  # False while the provider creates or deletes the snapshot
+    problem: str | None = None  # which of the fields could not be read, and why
 
     def __post_init__(self) -> None:
         _clean_texts(self, ("ref", "parent_ref", "token"), _SNAPSHOT_TEXTS)
@@ -182,25 +220,33 @@ class ReportedMachine:
     availability_zone: str | None = None
     created_at: datetime | None = None
     snapshot_blocker: str | None = None  # why it cannot be snapshotted in any power state, as text for people
-    unreadable: str | None = None  # why its entry in the listing could not be read; nothing but `ref` is then known
+    problem: str | None = None  # which of the fields could not be read, and why
+    # Why its entry in the listing could not be read. Nothing but `ref` is then known; that is empty if the entry has no
+    # valid one, so that the entry may be any machine.
+    unreadable: str | None = None
 
     def __post_init__(self) -> None:
-        _clean_texts(self, ("ref", "uid"), _MACHINE_TEXTS)
+        identified = self.ref != "" or self.unreadable is None
+        _clean_texts(self, ("ref", "uid") if identified else ("uid",), _MACHINE_TEXTS)
 
 
-def read_listed_machine(ref: str, kind: MachineKind, read: Callable[[], ReportedMachine]) -> ReportedMachine:
-    """The machine that `read` makes of an entry of a listing; one that is `unreadable` if the entry is malformed.
+def read_listed_machine(ref: object, kind: MachineKind, read: Callable[[], ReportedMachine]) -> ReportedMachine:
+    """The machine that `read` makes of an entry of a listing; one that is `unreadable` if that fails.
 
-    So an odd entry costs its own machine, which is neither left out nor taken for deleted. Raises ProviderUnavailable
-    if the ref is malformed too.
+    So an odd entry costs its own machine, which is neither left out nor taken for deleted.
     """
-    with parsing():
-        try:
-            with parsing():
-                return read()
-        except ProviderUnavailable as error:
-            unknown = PowerState.UNKNOWN
-            return ReportedMachine(ref=ref, kind=kind, name=ref, power_state=unknown, unreadable=error.message)
+    try:
+        with parsing():
+            return read()
+    except ProviderUnavailable as error:
+        return unreadable_machine(ref, kind, error.message)
+
+
+def unreadable_machine(ref: object, kind: MachineKind, reason: str) -> ReportedMachine:
+    """A machine of whose entry nothing but the ref is known, or not even that, if `ref` is not valid."""
+    known = ref if is_ref(ref) else ""
+    reason = reason if known else _invalid_ref(ref)
+    return ReportedMachine(ref=known, kind=kind, name=known, power_state=PowerState.UNKNOWN, unreadable=reason)
 
 
 def require_readable(machine: ReportedMachine) -> ReportedMachine:
@@ -210,19 +256,200 @@ def require_readable(machine: ReportedMachine) -> ReportedMachine:
     return machine
 
 
-_SNAPSHOT_TEXTS = {"name": _MAX_NAME_LENGTH, "description": _MAX_DESCRIPTION_LENGTH}
+_SNAPSHOT_TEXTS = {"name": _MAX_NAME_LENGTH, "description": _MAX_DESCRIPTION_LENGTH, "problem": _MAX_NAME_LENGTH}
 _MACHINE_TEXTS = {
     **_SNAPSHOT_TEXTS,
-    **dict.fromkeys(("host", "flavor", "availability_zone", "snapshot_blocker"), _MAX_NAME_LENGTH),
+    **dict.fromkeys(("host", "flavor", "availability_zone", "snapshot_blocker", "unreadable"), _MAX_NAME_LENGTH),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedSnapshots:
-    """All snapshots of one machine at one time, parents before children, and the ref of the current snapshot."""
+    """All snapshots of one machine at one time, parents before children, and the ref of the current snapshot.
+
+    `omitted` has the reason for each entry of the listing that is not in `snapshots`, because it has no valid ref: a
+    known snapshot that is not in `snapshots` may be that entry.
+    """
 
     snapshots: Sequence[ReportedSnapshot]
     current_ref: str | None = None
+    omitted: Sequence[str] = ()
+    oddity: str | None = None  # what of the listing itself could not be read, and why
+
+    @property
+    def problem(self) -> str | None:
+        """What could not be read, and why; of several snapshots the first and the number of the others."""
+        odd = [f"Snapshot {each.ref[:_MAX_QUOTED]!r}: {each.problem}" for each in self.snapshots if each.problem]
+        reasons = [*([self.oddity] if self.oddity else []), *self.omitted, *odd]
+        more = f" The same applies to {len(reasons) - 1} more." if len(reasons) > 1 else ""
+        return f"{reasons[0]}{more}" if reasons else None
+
+
+# ---- reading entries of a provider's response
+
+ReadField = Callable[[], object]
+
+
+class MachineFields(TypedDict, total=False):
+    """A function per field of a machine, which reads it from the provider's entry. The fields are ReportedMachine's."""
+
+    uid: ReadField
+    name: ReadField
+    power_state: ReadField
+    description: ReadField
+    host: ReadField
+    flavor: ReadField
+    availability_zone: ReadField
+    created_at: ReadField
+    snapshot_blocker: ReadField
+
+
+class SnapshotFields(TypedDict, total=False):
+    """A function per field of a snapshot, which reads it from the provider's entry. As ReportedSnapshot's fields."""
+
+    name: ReadField
+    created_at: ReadField
+    description: ReadField
+    memory: ReadField
+    parent_ref: ReadField
+    size_bytes: ReadField
+    token: ReadField
+    ready: ReadField
+
+
+def report_machine(ref: object, kind: MachineKind, **fields: Unpack[MachineFields]) -> ReportedMachine:
+    """A machine, from functions that read its fields; see the module's description.
+
+    Never fails. Times without an offset are UTC. A machine whose `snapshot_blocker` cannot be read has one, so that no
+    action is offered that may fail.
+    """
+    if not is_ref(ref):
+        return unreadable_machine(ref, kind, "")
+    defaults = {"name": ref, "power_state": PowerState.UNKNOWN}
+    read, problems = _read_fields(fields)
+    if "snapshot_blocker" in fields and "snapshot_blocker" not in read:
+        defaults["snapshot_blocker"] = "It is unknown whether the machine can be snapshotted: its entry is malformed."
+    machine = ReportedMachine(ref=ref, kind=kind, **(defaults | read))  # type: ignore[arg-type]
+    problems += _changed_texts(machine, read)
+    return replace(machine, problem=" ".join(problems)) if problems else machine
+
+
+def report_snapshot(ref: object, **fields: Unpack[SnapshotFields]) -> ReportedSnapshot:
+    """A snapshot, from functions that read its fields; see the module's description.
+
+    Times without an offset are UTC; one that cannot be read becomes UNKNOWN_TIME. Raises OddValue if `ref` is invalid.
+    """
+    if not is_ref(ref):
+        raise OddValue(f"A snapshot was left out. {_invalid_ref(ref)}")
+    read, problems = _read_fields(fields)
+    defaults = {"name": ref, "created_at": UNKNOWN_TIME}
+    snapshot = ReportedSnapshot(ref=ref, **(defaults | read))  # type: ignore[arg-type]
+    problems += _changed_texts(snapshot, read)
+    return replace(snapshot, problem=" ".join(problems)) if problems else snapshot
+
+
+def report_each(entries: Iterable[T], read: Callable[[T], R]) -> tuple[list[R], list[str]]:
+    """What `read` makes of each entry, and the reasons for the entries of which it can make nothing."""
+    found, reasons = [], []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except OddValue as error:
+            reasons.append(str(error))
+        except _MALFORMED:
+            reasons.append("An entry of the provider's response is malformed.")
+    return found, reasons
+
+
+def _read_fields(fields: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The values of the fields that could be read, and the reasons for those that could not."""
+    values: dict[str, object] = {}
+    problems = []
+    for name, read in fields.items():
+        label, check = _FIELDS[name]
+        assert callable(read)
+        try:
+            values[name] = check(read())
+        except OddValue as error:
+            problems.append(f"The {label} {error}.")
+        except _MALFORMED:
+            problems.append(f"The {label} is missing or malformed.")
+    return values, problems
+
+
+def _changed_texts(record: ReportedMachine | ReportedSnapshot, read: Mapping[str, object]) -> list[str]:
+    """The reasons for the texts that had to be changed to be stored."""
+    return [
+        f"The {_FIELDS[name][0]} was changed, because it is too long or contains invalid characters."
+        for name in _MACHINE_TEXTS
+        if name in read and getattr(record, name) != read[name]
+    ]
+
+
+def _check_text(value: object) -> str:
+    """A text. Numbers are texts too: Proxmox VE sends a name of digits as a number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise OddValue("is missing" if value is None else f"is not text: {_quote(value)}")
+
+
+def _check_optional_text(value: object) -> str | None:
+    return None if value is None else _check_text(value)
+
+
+def _check_optional_ref(value: object) -> str | None:
+    if value is None or is_ref(value):
+        return value
+    raise OddValue(f"{_quote(value)} is not a valid identifier")
+
+
+def _check_power_state(value: object) -> PowerState:
+    if isinstance(value, PowerState):
+        return value
+    raise OddValue(f"is not a power state: {_quote(value)}")
+
+
+def _check_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise OddValue(f"is neither true nor false: {_quote(value)}")
+
+
+def _check_size(value: object) -> int | None:
+    if value is None or (type(value) is int and 0 <= value <= _MAX_SIZE):
+        return value
+    raise OddValue(f"is not a number of bytes: {_quote(value)}")
+
+
+def _check_time(value: object) -> datetime:
+    """The time in UTC, as which one without an offset is read."""
+    if not isinstance(value, datetime):
+        raise OddValue("is missing" if value is None else f"is not a time: {_quote(value)}")
+    moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if not UNKNOWN_TIME <= moment < _LATEST_TIME:
+        raise OddValue(f"{moment.isoformat()} is out of range")
+    return moment
+
+
+# The name of each field for people, and the function that checks and normalizes its value, or raises OddValue.
+_FIELDS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+    "uid": ("second identifier", _check_optional_ref),
+    "name": ("name", _check_text),
+    "power_state": ("power state", _check_power_state),
+    "description": ("description", _check_optional_text),
+    "host": ("host", _check_optional_text),
+    "flavor": ("flavor", _check_optional_text),
+    "availability_zone": ("availability zone", _check_optional_text),
+    "created_at": ("creation time", _check_time),
+    "snapshot_blocker": ("ability to be snapshotted", _check_optional_text),
+    "memory": ("memory flag", _check_flag),
+    "parent_ref": ("parent", _check_optional_ref),
+    "size_bytes": ("size", _check_size),
+    "token": ("operation's token", _check_optional_ref),
+    "ready": ("state", _check_flag),
+}
 
 
 @dataclass(frozen=True, slots=True)
