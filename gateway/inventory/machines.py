@@ -1,8 +1,9 @@
 """Merges machines that a provider reports into the inventory: inserts, updates, adopts and marks as gone."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -10,11 +11,16 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.drivers.base import ReportedMachine
+from gateway.errors import ProviderRefused
 from gateway.inventory.counts import RowCounts
 from gateway.inventory.provider_rows import ProviderName
 from gateway.models import Machine, PowerState, Provider
-from gateway.store.database import Transaction
+from gateway.store.database import Database, Transaction
 from gateway.store.statements import OneOf, Query, Statement, assignments, insert
+
+MAX_MACHINES = 200_000  # of a provider, those that are gone included; four times the largest listing
+
+_PAGE = 1_000  # rows that are read at once; on PostgreSQL they are converted on the event loop
 
 _REPORTED = (
     "name",
@@ -44,9 +50,15 @@ class KnownMachine(NamedTuple):
     provider_uid: str | None
 
 
-class _PresentMachine(NamedTuple):
+class PresentMachine(NamedTuple):
+    """A machine that is not marked as gone."""
+
     id: int
     provider_ref: str
+
+
+class _MachineCount(NamedTuple):
+    machines: int
 
 
 _COLUMNS = [col(getattr(Machine, name)) for name in KnownMachine._fields]
@@ -88,13 +100,23 @@ _INSERT = insert(
     *("created_at", "updated_at", "observed_at"),
 )
 _PRESENT_BEFORE = Query(
-    sa.select(col(Machine.id), col(Machine.provider_ref)).where(
+    sa.select(col(Machine.id), col(Machine.provider_ref))
+    .where(
         col(Machine.provider) == bindparam("of"),
+        col(Machine.provider_ref) > bindparam("after"),
         _MANAGED,
         col(Machine.gone_at).is_(None),
         col(Machine.observed_at) < bindparam("before"),
-    ),
-    _PresentMachine,
+    )
+    .order_by(col(Machine.provider_ref))  # the order of the unique index
+    .limit(_PAGE),
+    PresentMachine,
+)
+_COUNT = Query(
+    sa.select(sa.func.count().label("machines"))
+    .select_from(Machine)
+    .where(col(Machine.provider) == bindparam("of"), _MANAGED),
+    _MachineCount,
 )
 _MARK_GONE = Statement(
     sa.update(Machine)
@@ -118,10 +140,44 @@ class MergedMachine:
     adopted: bool
 
 
+@dataclass(slots=True)
+class MachineAllowance:
+    """How many machines may still be added to a provider that may have `maximum`, those that are gone included.
+
+    A provider that reports new machines on each reading would fill the database, since machines that are gone are kept
+    for `GATEWAY_KEEP_GONE`. The machines are counted once, when the first is added; use one per reading.
+    """
+
+    maximum: int = MAX_MACHINES
+    left: int | None = None
+
+    async def take(self, tx: Transaction, provider: str) -> None:
+        """Takes one. Raises ProviderRefused if none is left."""
+        if self.left is None:
+            row = await tx.first(_COUNT, of=provider)
+            self.left = self.maximum - (0 if row is None else row.machines)
+        if self.left <= 0:
+            raise ProviderRefused(
+                f"The machine is new, and the inventory has {self.maximum:,} machines of the provider already, which is"
+                " the maximum. Machines that are gone count until they are deleted."
+            )
+        self.left -= 1
+
+
 async def merge_machine(
-    tx: Transaction, reported: ReportedMachine, *, provider: str, tenant: str, moment: datetime, counts: RowCounts
+    tx: Transaction,
+    reported: ReportedMachine,
+    *,
+    provider: str,
+    tenant: str,
+    moment: datetime,
+    counts: RowCounts,
+    allowance: MachineAllowance,
 ) -> MergedMachine:
-    """Inserts, adopts or updates the row of the reported machine and adds to `counts`. Clears `gone_at`."""
+    """Inserts, adopts or updates the row of the reported machine and adds to `counts`. Clears `gone_at`.
+
+    Raises ProviderRefused when the machine is new and the provider has too many.
+    """
     row = await tx.first(_LOCK_MACHINE, of=provider, ref=reported.ref)
     if row is None:
         await tx.first(_LOCK_PROVIDER, of=provider)
@@ -131,6 +187,7 @@ async def merge_machine(
         row = await _find_imported(tx, reported, tenant)
         adopted = row is not None
     if row is None:
+        await allowance.take(tx, provider)
         counts.created += 1
         return MergedMachine(await _insert(tx, reported, provider, tenant, moment), adopted=False)
     if adopted:
@@ -156,12 +213,24 @@ async def merge_machine(
     return MergedMachine(row.id, adopted)
 
 
-async def absent_machines(tx: Transaction, provider: str, refs: Collection[str], listed_at: datetime) -> list[int]:
-    """The ids of the machines that are not among `refs`, those of a listing requested at `listed_at`, that have not
-    been observed since, and that are not marked as gone.
+async def absent_machines(
+    database: Database, provider: str, refs: Container[str], listed_at: datetime
+) -> list[PresentMachine]:
+    """The machines that are not among `refs`, those of a listing requested at `listed_at`, that have not been observed
+    since, and that are not marked as gone.
     """
-    present = await tx.all(_PRESENT_BEFORE, of=provider, before=listed_at)
-    return [row.id for row in present if row.provider_ref not in refs]
+    absent: list[PresentMachine] = []
+    after = ""  # no ref is empty
+    while page := await database.read(
+        partial(_present_before, provider=provider, after=after, before=listed_at), single=True
+    ):
+        absent += [row for row in page if row.provider_ref not in refs]
+        after = page[-1].provider_ref
+    return absent
+
+
+async def _present_before(tx: Transaction, provider: str, after: str, before: datetime) -> list[PresentMachine]:
+    return await tx.all(_PRESENT_BEFORE, of=provider, after=after, before=before)
 
 
 async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime, before: datetime = _ALWAYS) -> int:

@@ -1,14 +1,22 @@
 """Reads machines and snapshots from the providers and updates the inventory, periodically and on request.
 
-An error is never taken for an empty list: rows that could not be read again stay unchanged, and the `problem` of the
-provider's row states the reason.
+Errors
+    An error is never taken for an empty list: rows that could not be read again stay unchanged, and the `problem` of
+    the provider's row states the reason. An error, or odd data, of one machine costs that machine only.
+
+Absence
+    One answer without a machine or a snapshot does not remove it either, because the answer may be incomplete. What a
+    reading lacks is read again at once: a machine alone (`Driver.machine`), the snapshots of a machine together. It is
+    gone if the second reading lacks it too. So nothing is stored between the two, and after a restart, or in another
+    gateway, the first of two readings is the next one.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +26,7 @@ from sqlmodel import col
 
 from gateway.columns import now
 from gateway.config import Settings
-from gateway.drivers.base import Driver, ReportedMachine
+from gateway.drivers.base import Driver, ReportedMachine, require_readable
 from gateway.errors import (
     ProviderError,
     ProviderMissing,
@@ -26,9 +34,19 @@ from gateway.errors import (
     Unavailable,
     Unconfirmed,
 )
-from gateway.inventory.counts import MergeCounts
-from gateway.inventory.machines import FIND_MACHINE, absent_machines, mark_gone, merge_machine
-from gateway.inventory.snapshots import merge_snapshots
+from gateway.inventory.counts import MergeCounts, RowCounts
+from gateway.inventory.listing import SnapshotListing, arrange_machines, arrange_snapshots, quoted
+from gateway.inventory.machines import (
+    FIND_MACHINE,
+    MAX_MACHINES,
+    MachineAllowance,
+    PresentMachine,
+    absent_machines,
+    mark_gone,
+    merge_machine,
+)
+from gateway.inventory.provider_reading import ProviderReading
+from gateway.inventory.snapshots import MergedSnapshots, SnapshotMerge, merge_at_once, merge_in_slices
 from gateway.models import Machine, Provider
 from gateway.store.database import Database, Transaction
 from gateway.store.statements import Query, Statement, assignments, insert
@@ -36,10 +54,12 @@ from gateway.store.statements import Query, Statement, assignments, insert
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Reported = TypeVar("Reported")
 
 _CONCURRENT_READS = 8  # machines of one provider that are read at the same time
 _LARGE_MERGE = 100  # snapshots of a machine above which its merge is not concurrent with others of this size
 MARKED_AT_ONCE = 500  # machines marked as gone in one transaction, for which other writes wait
+_ARRANGED_INLINE = 500  # records of a listing that are arranged on the event loop, in some milliseconds
 _TIMEOUT = 60.0  # seconds, for each request to a provider
 
 
@@ -59,23 +79,44 @@ _MACHINE_REF = Query(
 _PROVIDER_TENANT = Query(sa.select(col(Provider.tenant)).where(col(Provider.name) == bindparam("of")), _ProviderTenant)
 _INSERT_PROVIDER = insert(Provider, "name", "tenant", "driver")
 _OF = col(Provider.name) == bindparam("of")
-_SET_REFRESHED = Statement(sa.update(Provider).where(_OF).values(problem=None, **assignments(Provider, "observed_at")))
+_SET_REFRESHED = Statement(sa.update(Provider).where(_OF).values(**assignments(Provider, "problem", "observed_at")))
 _SET_PROBLEM = Statement(sa.update(Provider).where(_OF).values(**assignments(Provider, "problem")))
 
 
-class InventoryRefresher:
-    """Refreshes the inventory from the providers for which this process has a driver."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A provider that is read, for one refresh."""
 
-    def __init__(self, database: Database, drivers: Mapping[str, Driver], settings: Settings) -> None:
+    name: str
+    tenant: str
+    driver: Driver
+    allowance: MachineAllowance
+
+
+class InventoryRefresher:
+    """Refreshes the inventory from the providers for which this process has a driver.
+
+    `max_machines`: how many machines a provider may have in the inventory, those that are gone included.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        drivers: Mapping[str, Driver],
+        settings: Settings,
+        *,
+        max_machines: int = MAX_MACHINES,
+    ) -> None:
         self._database = database
         self._drivers = drivers
         self._settings = settings
+        self._max_machines = max_machines
         self._large_merges = asyncio.Lock()
 
     # ---- one machine
 
     async def refresh_machine(self, machine_id: int) -> None:
-        """Reads one machine and its snapshots from the provider. Marks it as gone when the provider does not have it.
+        """Reads one machine and its snapshots from the provider. Marks it as gone when two readings lack it.
 
         Raises ProviderError, with nothing changed, when the machine cannot be read.
         """
@@ -84,9 +125,7 @@ class InventoryRefresher:
             raise ProviderMissing("The machine is no longer in the inventory.")
         if machine.provider not in self._drivers:
             raise ProviderUnavailable(f"No driver is configured for provider {machine.provider!r}.")
-        try:
-            await self._read_machine(machine.provider, machine.provider_ref)
-        except ProviderMissing:
+        if await self._is_gone(await self._source(machine.provider), machine.provider_ref):
             await self._mark_gone([machine_id])
 
     async def refresh_machines(self, provider: str, refs: Iterable[str]) -> None:
@@ -95,31 +134,53 @@ class InventoryRefresher:
 
         async def read(machine_ref: str) -> None:
             try:
-                await self._refresh_by_ref(provider, machine_ref)
+                await self._refresh_by_ref(source, machine_ref)
             except (ProviderError, Unavailable, Unconfirmed) as error:
                 failures.append(f"machine={machine_ref} error={error.message}")
             except Exception:
                 log.exception("Machine refresh failed provider=%s machine=%s", provider, machine_ref)
 
+        try:
+            source = await self._source(provider)
+        except (Unavailable, Unconfirmed) as error:
+            log.info("Machine refresh failed provider=%s error=%s", provider, error.message)
+            return
+        except Exception:
+            log.exception("Machine refresh failed provider=%s", provider)
+            return
         await _for_each(refs, read)
         if failures:
             log.info("Machine refresh failed provider=%s machines=%d first: %s", provider, len(failures), failures[0])
 
-    async def _refresh_by_ref(self, provider: str, machine_ref: str) -> None:
-        try:
-            await self._read_machine(provider, machine_ref)
-        except ProviderMissing:
+    async def _refresh_by_ref(self, source: _Source, machine_ref: str) -> None:
+        if await self._is_gone(source, machine_ref):
             row = await self._database.read(
-                lambda tx: tx.first(FIND_MACHINE, of=provider, ref=machine_ref), single=True
+                lambda tx: tx.first(FIND_MACHINE, of=source.name, ref=machine_ref), single=True
             )
             await self._mark_gone([] if row is None else [row.id])
 
-    async def _read_machine(self, provider: str, machine_ref: str) -> None:
-        """Raises ProviderMissing when the provider does not have the machine."""
-        driver = self._drivers[provider]
-        machine = await _with_timeout(driver.machine(machine_ref))
-        tenant = await self._provider_tenant(provider, driver)
-        await self._read_snapshots(provider, tenant, driver, machine, MergeCounts())
+    async def _is_gone(self, source: _Source, machine_ref: str) -> bool:
+        """Reads a machine and merges it. Returns whether two readings lacked it."""
+        reading = ProviderReading()
+        return await self._is_missing(source, machine_ref, reading) and await self._is_missing(
+            source, machine_ref, reading
+        )
+
+    async def _is_missing(self, source: _Source, machine_ref: str, reading: ProviderReading) -> bool:
+        """Reads a machine, alone, and merges it. Returns whether the provider does not have it."""
+        try:
+            machine = await _with_timeout(source.driver.machine(machine_ref))
+        except ProviderMissing:
+            return True
+        listing = arrange_machines([require_readable(machine)])
+        if machine_ref not in listing.machines:
+            raise ProviderUnavailable(f"The provider answered with machine {quoted(machine.ref)}.")
+        reading.note(machine_ref, listing.problems.get(machine_ref))
+        try:
+            await self._read_snapshots(source, listing.machines[machine_ref], reading)
+        except ProviderMissing as error:  # the machine was there before, so this is not about the machine
+            raise ProviderUnavailable(error.message, provider_message=error.provider_message) from error
+        return False
 
     async def _mark_gone(self, ids: Sequence[int]) -> None:
         moment = now()
@@ -131,86 +192,132 @@ class InventoryRefresher:
     async def refresh_provider(self, name: str) -> MergeCounts:
         """Reads all machines of a provider and their snapshots, and returns the numbers of changed rows.
 
-        Raises ProviderError when the machines cannot be listed, and any error of the database. Machines whose snapshots
-        cannot be read stay unchanged; their number and the first error are stored in the provider's `problem`.
+        Raises ProviderError when the machines cannot be listed, and any error of the database. Machines that cannot be
+        read stay unchanged; the provider's `problem` names them. An error that is not the provider's is raised, in a
+        group, when all other machines have been read.
         """
-        driver = self._drivers[name]
-        tenant = await self._provider_tenant(name, driver)
+        source = await self._source(name)
         started_at = now()
         try:
-            listed = await _with_timeout(driver.machines())
+            listed = await _with_timeout(source.driver.machines())
+            reading = ProviderReading(await _arranged(arrange_machines, listed, len(listed)))
         except ProviderError as error:
             await self._set_problem(name, error.message)
             raise
-        counts = MergeCounts()
-        errors: dict[int, Exception] = {}  # by the machine's place in the listing
+        machines = reading.listing.machines
+        await _for_each(machines.values(), partial(self._read_listed, source, reading))
+        reading.raise_database_error()
+        absent = await absent_machines(self._database, name, machines.keys() - reading.missing, started_at)
+        await _for_each(absent, partial(self._read_absent, source, reading))
+        reading.raise_database_error()
+        await self._mark_gone_in_slices(reading, started_at)
+        problem = reading.problem
+        if problem is not None:
+            log.warning("Provider was not read completely provider=%s problem=%s", name, problem)
+        if reading.is_complete:
+            await self._database.write(
+                lambda tx: tx.run(_SET_REFRESHED, of=name, problem=problem, observed_at=started_at)
+            )
+        else:
+            await self._set_problem(name, problem)
+        reading.raise_bugs()
+        return reading.counts
 
-        async def read(listed_machine: tuple[int, ReportedMachine]) -> None:
-            place, machine = listed_machine
-            if machine.unreadable is not None:
-                errors[place] = ProviderUnavailable(f"Machine {machine.ref!r}: {machine.unreadable}")
-                return
-            try:
-                await self._read_snapshots(name, tenant, driver, machine, counts)
-            except Exception as error:  # noqa: BLE001 - raised when the other machines have been read
-                errors[place] = error
+    async def _read_listed(self, source: _Source, reading: ProviderReading, machine: ReportedMachine) -> None:
+        """Reads a machine of the listing. Its error is raised later, or becomes a part of the provider's problem."""
+        try:
+            await self._read_snapshots(source, require_readable(machine), reading)
+        except ProviderMissing:
+            reading.missing.add(machine.ref)
+        except Exception as error:  # noqa: BLE001 - handled when the other machines have been read
+            reading.errors[machine.ref] = error
 
-        await _for_each(enumerate(listed), read)
-        results = [errors[place] for place in sorted(errors)]
-        for result in results:
-            if isinstance(result, Unavailable | Unconfirmed):
-                raise result  # the database failed, which says nothing about the provider
-        failures = [result for result in results if isinstance(result, ProviderError)]
-        if bugs := [result for result in results if not isinstance(result, ProviderError)]:
-            raise ExceptionGroup("Some machines could not be read.", bugs)
-        refs, moment = {machine.ref for machine in listed}, now()
-        absent = await self._database.read(lambda tx: absent_machines(tx, name, refs, started_at), single=True)
-        for start in range(0, len(absent), MARKED_AT_ONCE):
-            ids = absent[start : start + MARKED_AT_ONCE]
-            counts.machines.removed += await self._database.write(
+    async def _read_absent(self, source: _Source, reading: ProviderReading, machine: PresentMachine) -> None:
+        """Reads a machine that a first reading lacked."""
+        try:
+            if await self._is_missing(source, machine.provider_ref, reading):
+                reading.gone.append(machine.id)
+            elif machine.provider_ref not in reading.listing.machines:
+                reading.unlisted.add(machine.provider_ref)
+        except Exception as error:  # noqa: BLE001 - handled when the other machines have been read
+            reading.errors[machine.provider_ref] = error
+
+    async def _mark_gone_in_slices(self, reading: ProviderReading, started_at: datetime) -> None:
+        """Marks the machines as gone, unless another refresh has read them since `started_at`."""
+        moment = now()
+        for start in range(0, len(reading.gone), MARKED_AT_ONCE):
+            ids = reading.gone[start : start + MARKED_AT_ONCE]
+            reading.counts.machines.removed += await self._database.write(
                 partial(mark_gone, ids=ids, moment=moment, before=started_at)
             )
-        if failures:
-            problem = f"{len(failures)} of {len(listed)} machines could not be read: {failures[0].message}"
-            await self._set_problem(name, problem)
-        else:
-            await self._database.write(lambda tx: tx.run(_SET_REFRESHED, of=name, observed_at=started_at))
-        return counts
 
-    async def _read_snapshots(
-        self, provider: str, tenant: str, driver: Driver, reported: ReportedMachine, counts: MergeCounts
-    ) -> None:
-        """Reads the snapshots of a machine and merges both into the inventory, in one transaction.
+    async def _read_snapshots(self, source: _Source, reported: ReportedMachine, reading: ProviderReading) -> None:
+        """Reads the snapshots of a machine and merges both into the inventory. Twice, if the first reading lacks some.
 
-        A large merge occupies the writer of SQLite, or a connection of PostgreSQL, for as long as it runs. So there is
-        one at a time, after which other writes are next.
+        A large merge occupies the writer of SQLite, or a connection of PostgreSQL, several times. So there is one at a
+        time, and other writes get in between.
         """
-        listed_at = now()
-        snapshots = await _with_timeout(driver.snapshots(reported.ref))
+        absent: Set[int] = frozenset()
+        oddity: str | None = None
+        for is_first in (True, False):
+            listed_at = now()
+            found = await _with_timeout(source.driver.snapshots(reported.ref))
+            listing = await _arranged(arrange_snapshots, found, len(found.snapshots))
+            large = len(listing.snapshots) > _LARGE_MERGE
+            async with self._large_merges if large else contextlib.nullcontext():
+                machines, snapshots = await self._merge(source, reported, listing, listed_at, absent)
+            if is_first:
+                reading.counts.machines.add(machines)
+            else:
+                snapshots.counts.unchanged = 0  # counted by the first reading
+            reading.counts.snapshots.add(snapshots.counts)
+            absent, oddity = snapshots.absent, listing.problem
+            if not absent:
+                break
+        reading.note(reported.ref, oddity)
 
-        async def work(tx: Transaction) -> MergeCounts:
-            moment, done = now(), MergeCounts()
+    async def _merge(
+        self,
+        source: _Source,
+        reported: ReportedMachine,
+        listing: SnapshotListing,
+        listed_at: datetime,
+        absent_before: Set[int],
+    ) -> tuple[RowCounts, MergedSnapshots]:
+        """Merges a machine and its snapshots, in one transaction unless there are many."""
+
+        async def work(tx: Transaction) -> tuple[RowCounts, SnapshotMerge, MergedSnapshots | None]:
+            moment, counts = now(), RowCounts()
             machine = await merge_machine(
-                tx, reported, provider=provider, tenant=tenant, moment=moment, counts=done.machines
-            )
-            await merge_snapshots(
                 tx,
-                machine.id,
-                snapshots,
-                tenant=tenant,
+                reported,
+                provider=source.name,
+                tenant=source.tenant,
+                moment=moment,
+                counts=counts,
+                allowance=source.allowance,
+            )
+            merge = SnapshotMerge(
+                machine_id=machine.id,
+                tenant=source.tenant,
+                listing=listing,
                 listed_at=listed_at,
                 moment=moment,
-                counts=done.snapshots,
                 stuck_after=timedelta(seconds=self._settings.operation_deadline),
                 adopted=machine.adopted,
+                absent_before=absent_before,
             )
-            return done
+            return counts, merge, await merge_at_once(tx, merge)
 
-        large = len(snapshots.snapshots) > _LARGE_MERGE
-        async with self._large_merges if large else contextlib.nullcontext():
-            done = await self._database.write(work)
-        counts.machines.add(done.machines)
-        counts.snapshots.add(done.snapshots)
+        counts, merge, merged = await self._database.write(work)
+        if merged is None:
+            merged = await merge_in_slices(self._database, merge)
+        return counts, merged
+
+    async def _source(self, name: str) -> _Source:
+        driver = self._drivers[name]
+        tenant = await self._provider_tenant(name, driver)
+        return _Source(name, tenant, driver, MachineAllowance(self._max_machines))
 
     async def _provider_tenant(self, name: str, driver: Driver) -> str:
         """The tenant of the provider. Inserts the provider's row if it does not exist."""
@@ -224,7 +331,7 @@ class InventoryRefresher:
         row = await self._database.read(lambda tx: tx.first(_PROVIDER_TENANT, of=name), single=True)
         return await self._database.write(work) if row is None else row.tenant
 
-    async def _set_problem(self, name: str, problem: str) -> None:
+    async def _set_problem(self, name: str, problem: str | None) -> None:
         await self._database.write(lambda tx: tx.run(_SET_PROBLEM, of=name, problem=problem))
 
     # ---- periodically
@@ -260,6 +367,11 @@ async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) ->
     async with asyncio.TaskGroup() as group:
         for _ in range(_CONCURRENT_READS):
             group.create_task(work_off())
+
+
+async def _arranged(arrange: Callable[[Reported], T], reported: Reported, size: int) -> T:
+    """What `arrange` makes of a listing of `size` records. A large one is arranged in a thread."""
+    return arrange(reported) if size <= _ARRANGED_INLINE else await asyncio.to_thread(arrange, reported)
 
 
 async def _with_timeout(request: Awaitable[T]) -> T:

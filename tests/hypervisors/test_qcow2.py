@@ -268,7 +268,7 @@ def test_a_damaged_image_is_reported_and_does_not_hide_others(vm: Path, database
         gateway.run(gateway.gateway.inventory.refresh_provider("lab"))
         assert machine(gateway)["name"] == "web"
         (provider,) = gateway.ask("{ providers { name problem } }")["providers"]
-        problem = "1 of 2 machines could not be read: The file is not a qcow2 image."
+        problem = "1 of 2 machines could not be read: Machine 'bad' ('bad.qcow2'): The file is not a qcow2 image."
         assert provider == {"name": "lab", "problem": problem}
 
 

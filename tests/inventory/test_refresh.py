@@ -310,7 +310,9 @@ def test_other_machines_are_refreshed_when_one_fails(url: str, run_scenario: Cal
     run_scenario(scenario)
     assert [row[0] for row in select(url, SNAPSHOTS)] == [1, 2, 3, 4]
     assert [row[-1] for row in select(url, MACHINES)] == [1, 1]
-    assert select(url, "SELECT problem FROM provider") == [("1 of 2 machines could not be read: No answer.",)]
+    assert select(url, "SELECT problem FROM provider") == [
+        ("1 of 2 machines could not be read: Machine 'name of m1' ('m1'): No answer.",)
+    ]
 
 
 # ---- concurrent operations
