@@ -16,7 +16,8 @@ Retries: the caller, `operations.execution`, follows these rules after a crash o
 Odd data. A provider's response may have any content, and one odd record costs neither its neighbors nor the rest of
 itself. So a driver does not construct `ReportedMachine` and `ReportedSnapshot`, but calls `report_machine` and
 `report_snapshot` with a function per field. A field whose function fails, or returns what the field cannot hold, gets
-its default, and the record's `problem` states the reason. A driver thus cannot forget to handle a field:
+its default, and the record's `problem` states the reason. A driver thus cannot forget to handle a field. Only a
+ProviderError passes: it says that the provider failed, and nothing about the entry.
 
     report_machine(ref, MachineKind.VM, name=lambda: entry["name"], power_state=lambda: _POWER_STATES[entry["status"]])
 
@@ -31,7 +32,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import ClassVar, Protocol, TypedDict, TypeGuard, TypeVar, Unpack, assert_never
 
-from gateway.errors import ProviderRefused, ProviderUnavailable
+from gateway.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ class OddValue(ValueError):
 
 
 # What code that reads a response may raise, as the response may have any shape.
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# A SyntaxError is what the standard library's XML parser raises.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError)
 
 
 @contextmanager
@@ -239,14 +241,17 @@ def read_listed_machine(ref: object, kind: MachineKind, read: Callable[[], Repor
         with parsing():
             return read()
     except ProviderUnavailable as error:
-        return unreadable_machine(ref, kind, error.message)
+        return unreadable_machine(ref, kind, error.message if is_ref(ref) else None)
 
 
-def unreadable_machine(ref: object, kind: MachineKind, reason: str) -> ReportedMachine:
-    """A machine of whose entry nothing but the ref is known, or not even that, if `ref` is not valid."""
+def unreadable_machine(ref: object, kind: MachineKind, reason: str | None = None) -> ReportedMachine:
+    """A machine of whose entry nothing but the ref is known, or not even that, if `ref` is not valid.
+
+    `reason` defaults to that.
+    """
     known = ref if is_ref(ref) else ""
-    reason = reason if known else _invalid_ref(ref)
-    return ReportedMachine(ref=known, kind=kind, name=known, power_state=PowerState.UNKNOWN, unreadable=reason)
+    unreadable = reason or _invalid_ref(ref)
+    return ReportedMachine(ref=known, kind=kind, name=known, power_state=PowerState.UNKNOWN, unreadable=unreadable)
 
 
 def require_readable(machine: ReportedMachine) -> ReportedMachine:
@@ -273,7 +278,7 @@ class ReportedSnapshots:
 
     snapshots: Sequence[ReportedSnapshot]
     current_ref: str | None = None
-    omitted: Sequence[str] = ()
+    omitted: tuple[str, ...] = ()
     oddity: str | None = None  # what of the listing itself could not be read, and why
 
     @property
@@ -320,11 +325,11 @@ class SnapshotFields(TypedDict, total=False):
 def report_machine(ref: object, kind: MachineKind, **fields: Unpack[MachineFields]) -> ReportedMachine:
     """A machine, from functions that read its fields; see the module's description.
 
-    Never fails. Times without an offset are UTC. A machine whose `snapshot_blocker` cannot be read has one, so that no
+    Times without an offset are UTC. A machine whose `snapshot_blocker` cannot be read has one, so that no
     action is offered that may fail.
     """
     if not is_ref(ref):
-        return unreadable_machine(ref, kind, "")
+        return unreadable_machine(ref, kind)
     defaults = {"name": ref, "power_state": PowerState.UNKNOWN}
     read, problems = _read_fields(fields)
     if "snapshot_blocker" in fields and "snapshot_blocker" not in read:
@@ -348,17 +353,22 @@ def report_snapshot(ref: object, **fields: Unpack[SnapshotFields]) -> ReportedSn
     return replace(snapshot, problem=" ".join(problems)) if problems else snapshot
 
 
-def report_each(entries: Iterable[T], read: Callable[[T], R]) -> tuple[list[R], list[str]]:
-    """What `read` makes of each entry, and the reasons for the entries of which it can make nothing."""
+def report_each(entries: Iterable[T], read: Callable[[T], R]) -> tuple[list[R], tuple[str, ...]]:
+    """What `read` makes of each entry, and the reasons for the entries of which it can make nothing.
+
+    Only a ProviderError, which is about the provider and not about an entry, ends it.
+    """
     found, reasons = [], []
     for entry in entries:
         try:
             found.append(read(entry))
+        except ProviderError:  # the provider failed, which says nothing about the entry
+            raise
         except OddValue as error:
             reasons.append(str(error))
-        except _MALFORMED:
+        except Exception:  # noqa: BLE001 - an entry may have any shape, and libraries raise errors of their own
             reasons.append("An entry of the provider's response is malformed.")
-    return found, reasons
+    return found, tuple(reasons)
 
 
 def _read_fields(fields: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
@@ -370,9 +380,11 @@ def _read_fields(fields: Mapping[str, object]) -> tuple[dict[str, object], list[
         assert callable(read)
         try:
             values[name] = check(read())
+        except ProviderError:  # the provider failed, which says nothing about the entry
+            raise
         except OddValue as error:
             problems.append(f"The {label} {error}.")
-        except _MALFORMED:
+        except Exception:  # noqa: BLE001 - an entry may have any shape, and libraries raise errors of their own
             problems.append(f"The {label} is missing or malformed.")
     return values, problems
 

@@ -35,6 +35,12 @@ EXISTING = f"""
   <domain type="test"><name>machine</name><uuid>{MACHINE}</uuid><memory>65536</memory><os><type>hvm</type></os></domain>
 </test:domainsnapshot>"""
 
+EXTERNAL = EXISTING.replace("before us", "outside").replace("<active>1<", "<active>0<")
+EXTERNAL_DISK = EXTERNAL.replace(
+    "</state>", "</state><disks><disk name='vda' snapshot='external'><source file='/outside'/></disk></disks>"
+)
+EXTERNAL_MEMORY = EXTERNAL.replace("</state>", "</state><memory snapshot='external' file='/outside'/>")
+
 AUTH = "<auth><user password='right'>gateway</user></auth>"
 
 Make = Callable[..., Any]
@@ -243,6 +249,23 @@ def test_deleted_snapshots_and_machines_are_missing(make: Make) -> None:
         assert [each.ref for each in await driver.machines()] == [MACHINE, PAUSED]
 
     run(make(), test)
+
+
+@pytest.mark.parametrize("external", [EXTERNAL_DISK, EXTERNAL_MEMORY], ids=["disk", "memory"])
+def test_an_external_snapshot_is_not_deleted_if_internal_ones_may_be_lost(make: Make, external: str) -> None:
+    async def test(driver: Any) -> None:
+        delete = DeleteCommand(MACHINE, "outside")
+        for _ in range(2):
+            error = await error_of(driver.delete(Work("d"), delete))
+            assert type(error) is ProviderRefused
+            assert error.message.startswith("The snapshot is an external one, created by another client, and the")
+            assert error.message.endswith("Delete the internal snapshots first.")
+        assert {each.ref for each in (await driver.snapshots(MACHINE)).snapshots} == {"before us", "outside"}
+        await driver.delete(Work("d"), DeleteCommand(MACHINE, "before us"))
+        await driver.delete(Work("d"), delete)
+        assert list((await driver.snapshots(MACHINE)).snapshots) == []
+
+    run(make(EXISTING + external), test)
 
 
 def test_snapshots_that_change_during_the_listing_are_busy_not_missing(

@@ -53,6 +53,7 @@ from gateway.drivers.libvirt.domains import (
     list_machines,
     list_snapshots,
     prepare_redefinition,
+    raise_if_delete_loses_data,
     read_machine,
     read_snapshot,
     resume_if_left_paused,
@@ -72,6 +73,8 @@ T = TypeVar("T")
 _POLL_INTERVAL = 0.2  # seconds between checks of a domain with a job
 _BUSY_POLLS = 5  # checks until the domain counts as busy; a query by another client is also a job, but a short one
 _READ_THREADS = 4
+
+_NOT_READ = "The provider executed the operation, but its result could not be read."
 
 _BUSY_STATES = {libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED}
 
@@ -202,6 +205,11 @@ class LibvirtDriver(Driver):
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
         await self._await_idle(command.machine_ref)
+        await self._read(
+            lambda conn: raise_if_delete_loses_data(
+                conn.domain(command.machine_ref).snapshotLookupByName(command.snapshot_ref, 0)
+            )
+        )
         await self._write(
             lambda conn: conn.domain(command.machine_ref).snapshotLookupByName(command.snapshot_ref, 0),
             lambda snapshot: snapshot.delete(0),
@@ -318,6 +326,10 @@ class LibvirtDriver(Driver):
                 return function(found)
             except libvirt.libvirtError as error:
                 raise translate_error(error, sent=sent, may_be_partial=may_be_partial) from None
+            except ProviderError as error:
+                if not sent:
+                    raise
+                raise OutcomeUnknown(_NOT_READ, provider_message=error.provider_message) from None
 
         def call() -> T:
             with self._write_connection() if shared is None else contextlib.nullcontext(shared) as conn:
