@@ -53,12 +53,57 @@ def test_a_damaged_image_does_not_hide_others(vm: Path) -> None:
 
 
 def test_an_error_of_qemu_img_is_refused_with_its_text(tmp_path: Path) -> None:
-    vm = image_files.create_image(tmp_path / VM, "1M", "-o", f"data_file={tmp_path}/data")
+    vm = image_files.create_image(tmp_path / VM)
+    with vm.open("r+b") as file:
+        file.seek(72)
+        file.write(b"\x80")  # a feature that no QEMU knows
     with pytest.raises(ProviderRefused, match="qemu-img reported an error") as caught:
         create(vm)
-    assert "Operation not supported" in (caught.value.provider_message or "")
+    assert "Unsupported qcow2 feature" in (caught.value.provider_message or "")
     assert str(tmp_path) not in (caught.value.provider_message or "")
     assert snapshot_names(vm) == {}
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (32, b"\0\0\0\2", "The image is encrypted"),  # LUKS
+        (32, b"\0\0\0\1", "The image is encrypted"),  # AES
+        (79, b"\4", "The disk is stored in an external data file"),
+        (79, b"\2", "The image is marked as corrupt"),
+        (79, b"\1", None),  # not closed; QEMU repairs it
+        (79, b"\0", None),
+    ],
+)
+def test_an_image_that_qemu_img_cannot_change_has_a_blocker(
+    offset: int, value: bytes, reason: str | None, tmp_path: Path
+) -> None:
+    vm = image_files.create_image(tmp_path / VM)
+    made = create(vm)
+    with vm.open("r+b") as file:
+        file.seek(offset)
+        file.write(value)
+    [listed] = run(driver(tmp_path).machines())
+    assert run(driver(tmp_path).machine(VM)) == listed
+    assert (listed.power_state, [*snapshot_names(vm)]) == (PowerState.OFF, [made.ref])
+    if reason is None:
+        assert listed.snapshot_blocker is None
+        return
+    content = vm.read_bytes()
+    assert (listed.snapshot_blocker or "").startswith(reason)
+    for call in all_changes(vm, made.ref):
+        with pytest.raises(ProviderRefused, match=reason):
+            call()
+    assert vm.read_bytes() == content
+
+
+def test_an_image_with_an_external_data_file_has_a_blocker(tmp_path: Path) -> None:
+    vm = image_files.create_image(tmp_path / VM, "1M", "-o", f"data_file={tmp_path}/data")
+    [listed] = run(driver(tmp_path).machines())
+    assert listed.snapshot_blocker is not None
+    with pytest.raises(ProviderRefused) as caught:
+        create(vm)
+    assert caught.value.message == listed.snapshot_blocker
 
 
 def test_a_deleted_image_is_missing(vm: Path) -> None:

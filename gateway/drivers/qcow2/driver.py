@@ -42,6 +42,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import assert_never
 
@@ -58,6 +59,9 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
     parsing,
+    report_each,
+    report_machine,
+    unreadable_machine,
 )
 from gateway.drivers.operation_tags import add_tag
 from gateway.drivers.options import option
@@ -203,7 +207,10 @@ class Qcow2Driver(Driver):
     # ---- functions that run in threads
 
     def _list_machines(self) -> list[ReportedMachine]:
-        machines = []
+        machines = [
+            unreadable_machine("", MachineKind.VM, f"The file name {name!r} contains invalid characters.")
+            for name in images.list_unusable_images(self._directory)
+        ]
         for name in images.list_images(self._directory):
             try:
                 machines.append(self._report_machine(name))
@@ -217,18 +224,26 @@ class Qcow2Driver(Driver):
         return self._report_machine(ref)
 
     def _report_machine(self, ref: str) -> ReportedMachine:
+        power, blocker = PowerState.UNKNOWN, None
         try:
             with images.open_image(self._directory, ref) as fd:
-                power = images.power_state(fd)
+                power, blocker = images.power_state(fd), images.snapshot_blocker(fd)
         except ProviderMissing:
             raise
         except ProviderError:  # a damaged image must not hide the others; reading its snapshots raises the error
-            power = PowerState.UNKNOWN
-        return ReportedMachine(ref=ref, kind=MachineKind.VM, name=Path(ref).stem, power_state=power)
+            pass
+        return report_machine(
+            ref,
+            MachineKind.VM,
+            name=lambda: Path(ref).stem,
+            power_state=lambda: power,
+            snapshot_blocker=lambda: blocker,
+        )
 
     def _read_snapshots(self, ref: str) -> ReportedSnapshots:
         with parsing(), images.open_image(self._directory, ref) as fd:
-            return ReportedSnapshots([entry.reported for entry in images.read_image(fd).entries])
+            found, omitted = report_each(images.read_image(fd).entries, attrgetter("reported"))
+            return ReportedSnapshots(found, omitted=omitted)
 
     def _check_health(self) -> None:
         images.list_images(self._directory)
@@ -250,6 +265,8 @@ class Qcow2Driver(Driver):
             before = images.read_image(fd)
             if isinstance(command, CreateCommand) and (made := before.find_by_token(token)) is not None:
                 return made
+            if blocker := images.snapshot_blocker(fd):
+                raise ProviderRefused(blocker)
             power = PowerState.ON if images.is_open_for_writing(fd) else PowerState.OFF
             arguments = _snapshot_arguments(command, token, before, power)
             disk = images.read_l1_table(fd, before.disk)

@@ -34,11 +34,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from gateway.drivers.base import ReportedSnapshot
+from gateway.drivers.base import ReportedSnapshot, parse_timestamp, report_snapshot
 from gateway.drivers.operation_tags import split_tag
 from gateway.errors import ProviderBusy, ProviderDenied, ProviderMissing, ProviderRefused, ProviderUnavailable
 from gateway.models import PowerState
@@ -48,10 +48,19 @@ from gateway.models import PowerState
 
 def list_images(directory: Path) -> list[str]:
     """The names of the images in a directory. Raises ProviderError if the directory cannot be listed."""
+    return [name for name in _scan(directory) if name.isprintable()]
+
+
+def list_unusable_images(directory: Path) -> list[str]:
+    """The names of the images that cannot be machines, because they contain control characters or are not UTF-8."""
+    return [name for name in _scan(directory) if not name.isprintable()]
+
+
+def _scan(directory: Path) -> list[str]:
     try:
         with os.scandir(directory) as entries:
             return sorted(
-                entry.name for entry in entries if _is_image_name(entry.name) and entry.is_file(follow_symlinks=False)
+                entry.name for entry in entries if _is_image_file(entry.name) and entry.is_file(follow_symlinks=False)
             )
     except PermissionError:
         raise ProviderDenied("The gateway may not read the image directory.") from None
@@ -87,9 +96,14 @@ def missing_image() -> ProviderMissing:
     return ProviderMissing("The image directory has no such image.")
 
 
+def _is_image_file(name: str) -> bool:
+    """Whether a file of this name is an image."""
+    return name.endswith(".qcow2") and not name.startswith(".") and "/" not in name
+
+
 def _is_image_name(name: str) -> bool:
     """Whether a file of this name can be a machine."""
-    return name.endswith(".qcow2") and not name.startswith(".") and "/" not in name and name.isprintable()
+    return _is_image_file(name) and name.isprintable()
 
 
 # ---- locks
@@ -137,7 +151,11 @@ def _is_byte_locked(fd: int, byte: int) -> bool:
 # ---- the format
 
 _MAGIC = b"QFI\xfb"
-_HEADER = struct.Struct(">4sI28xIQ12xIQ")  # magic, version, L1 size, L1 offset, number of snapshots, table offset
+# Magic, version, encryption method, L1 size, L1 offset, number of snapshots, offset of the snapshot table
+_HEADER = struct.Struct(">4sI24xIIQ12xIQ")
+_FEATURES = struct.Struct(">Q")  # flags of incompatible features; follows the header in version 3
+_CORRUPT_FLAG = 1 << 1
+_DATA_FILE_FLAG = 1 << 2
 _BASE = struct.Struct(">8xQI")  # offset and length of the name of the base image
 _MAX_BASE_NAME = 1_023  # bytes; QEMU's limit
 # L1 offset, L1 size, id length, name length, seconds, nanoseconds, VM clock, VM state size, extra data size
@@ -177,11 +195,20 @@ class SnapshotEntry:
         return f"{self.id.decode(errors='replace')}@{self.seconds}.{self.nanoseconds:09}"
 
     @property
+    def token(self) -> str | None:
+        """The token of the operation that created the snapshot."""
+        return split_tag(self.tag.decode(errors="replace"))[1]
+
+    @property
     def reported(self) -> ReportedSnapshot:
-        """The snapshot in the form of the driver port."""
-        name, token = split_tag(self.tag.decode(errors="replace"))
-        created_at = datetime.fromtimestamp(self.seconds, UTC) + timedelta(microseconds=self.nanoseconds // 1000)
-        return ReportedSnapshot(ref=self.ref, name=name or "", created_at=created_at, memory=self.memory, token=token)
+        """The snapshot in the form of the driver port. Raises OddValue if its id cannot be one."""
+        return report_snapshot(
+            self.ref,
+            name=lambda: split_tag(self.tag.decode(errors="replace"))[0] or "",
+            created_at=lambda: parse_timestamp(self.seconds) + timedelta(microseconds=self.nanoseconds // 1000),
+            memory=lambda: self.memory,
+            token=lambda: self.token,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +224,7 @@ class Image:
 
     def find_by_token(self, token: str) -> ReportedSnapshot | None:
         """The snapshot that was created by the operation with this token."""
-        return next((entry.reported for entry in self.entries if entry.reported.token == token), None)
+        return next((entry.reported for entry in self.entries if entry.token == token), None)
 
 
 def read_image(fd: int) -> Image:
@@ -222,7 +249,7 @@ def read_image(fd: int) -> Image:
 def _parse(fd: int, header: bytes) -> Image:
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise ProviderRefused("The file is not a qcow2 image.")
-    _, version, l1_size, l1_offset, count, offset = _HEADER.unpack(header)
+    _, version, _, l1_size, l1_offset, count, offset = _HEADER.unpack(header)
     if version not in (2, 3) or count > _MAX_SNAPSHOTS:
         raise _damaged_image(f"version {version}, {count} snapshots")
     if offset > _MAX_OFFSET:
@@ -248,6 +275,27 @@ def _parse(fd: int, header: bytes) -> Image:
             table.read(padding)
             size += _ENTRY.size + len(rest) + padding
     return Image(entries, L1Location(l1_offset, l1_size))
+
+
+def snapshot_blocker(fd: int) -> str | None:
+    """Why `qemu-img` cannot create, delete or revert to a snapshot of the image, from its header; None if it may.
+
+    QEMU itself snapshots an encrypted image of a running machine, so such an image may have snapshots.
+    """
+    header = os.pread(fd, _HEADER.size + _FEATURES.size, 0)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        return None
+    _, version, encryption, *_ = _HEADER.unpack_from(header)
+    (features,) = _FEATURES.unpack_from(header.ljust(_HEADER.size + _FEATURES.size, b"\0"), _HEADER.size)
+    if encryption:
+        return "The image is encrypted, and the gateway does not have the key, without which it cannot be changed."
+    if version < 3:  # the features are no part of the header
+        return None
+    if features & _DATA_FILE_FLAG:
+        return "The disk is stored in an external data file, of which QEMU cannot create snapshots."
+    if features & _CORRUPT_FLAG:
+        return "The image is marked as corrupt. Repair it with 'qemu-img check -r all'."
+    return None
 
 
 def relative_base(fd: int) -> bytes | None:
