@@ -5,7 +5,7 @@ The outcomes of commands are determined in `driver`.
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,18 @@ from proxmoxer.core import AuthenticationError, ProxmoxResource, ResourceExcepti
 from requests.adapters import HTTPAdapter
 
 from gateway.drivers.base import (
+    OddValue,
     ReportedMachine,
     ReportedSnapshot,
     ReportedSnapshots,
     count_listed,
+    is_ref,
     parse_timestamp,
-    parsing,
+    report_each,
+    report_machine,
+    report_snapshot,
     snapshot_depths,
+    unreadable_machine,
 )
 from gateway.drivers.operation_tags import split_tag
 from gateway.errors import (
@@ -63,6 +68,8 @@ _POWER_STATES = {
     "suspended": PowerState.SUSPENDED,
     "io-error": PowerState.SUSPENDED,  # paused by QEMU after a disk error
 }
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}  # Proxmox VE's texts of booleans
 
 # Patterns of error messages of the API and of exit statuses of tasks, and the errors that they stand for.
 _ERRORS: tuple[tuple[str, type[ProviderError], str], ...] = (
@@ -175,6 +182,13 @@ def require_list(answer: Any) -> list[dict[str, Any]]:
     return answer
 
 
+def require_entries(answer: Any) -> list[Any]:
+    """A response as a list, whose items may be anything. Raises ProviderUnavailable if it is something else."""
+    if not isinstance(answer, list):
+        raise malformed_response(change=False)
+    return answer
+
+
 def require_object(answer: Any) -> dict[str, Any]:
     """A response as an object. Raises ProviderUnavailable if it is something else.
 
@@ -185,22 +199,107 @@ def require_object(answer: Any) -> dict[str, Any]:
     return answer
 
 
-def parse_machine(state: Mapping[str, Any], ref: str, node: str) -> ReportedMachine:
+def parse_flag(value: object) -> bool:
+    """A boolean. Proxmox VE sends it as a number, as text or as a boolean of JSON; one that is absent is false.
+
+    The text "0" is true in Python, so a value of Proxmox VE must not be tested otherwise. Raises OddValue.
+    """
+    if value is None:
+        return False
+    text = str(value).lower() if isinstance(value, bool | int | str) else None
+    if text not in _TRUE and text not in _FALSE:
+        raise OddValue("is neither true nor false")
+    return text in _TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The machines of a cluster, from the listing of its resources.
+
+    `entries` are the machines' entries by vmid. `unreadable` has a machine for each entry that may be one and has no
+    valid vmid. `offline` has the names of the nodes that are offline.
+    """
+
+    entries: Mapping[str, Mapping[str, Any]]
+    unreadable: Sequence[ReportedMachine]
+    offline: frozenset[str]
+
+    def node(self, ref: str) -> str | None:
+        """The node of a machine; None if its entry has no valid one."""
+        node = self.entries[ref].get("node")
+        return node if is_ref(node) else None
+
+
+def parse_cluster(answer: Any) -> Cluster:
+    """The machines of a cluster. Raises ProviderUnavailable if none of several entries can be read."""
+    entries: dict[str, Mapping[str, Any]] = {}
+    unreadable, offline = [], set()
+    for entry in require_entries(answer):
+        kind = entry.get("type") if isinstance(entry, dict) else None
+        if kind == "node" and entry.get("status") == "offline":
+            offline.add(str(entry.get("node")))
+        elif kind == "qemu" and (ref := _vmid(entry)) is not None:
+            entries[ref] = entry
+        elif kind == "qemu":
+            unreadable.append(unreadable_machine(entry.get("vmid"), MachineKind.VM, "An entry has no valid vmid."))
+        elif not isinstance(kind, str):  # also if it has a vmid, which may be that of a container
+            unreadable.append(unreadable_machine("", MachineKind.VM, "An entry has no valid type."))
+    count_listed(0, [*entries, *unreadable])
+    if unreadable and not entries:
+        raise malformed_response(change=False)
+    return Cluster(entries, unreadable, frozenset(offline))
+
+
+def _vmid(entry: Mapping[str, Any]) -> str | None:
+    vmid = entry.get("vmid")
+    if isinstance(vmid, bool) or not isinstance(vmid, int | str):
+        return None
+    text = str(vmid)
+    return text if text.isascii() and text.isdecimal() and is_ref(text) else None
+
+
+def parse_node(answer: Any) -> dict[str, Mapping[str, Any]]:
+    """The entries of a node's machines by vmid, of those that can be read."""
+    entries = [entry for entry in require_entries(answer) if isinstance(entry, dict)]
+    return {ref: entry for entry in entries if (ref := _vmid(entry)) is not None}
+
+
+def parse_machine(state: Mapping[str, Any], ref: str, node: str | None) -> ReportedMachine:
     """A machine, from its entry in `cluster/resources`, in `nodes/NODE/qemu`, or from its `status/current`."""
-    power = _POWER_STATES.get(str(state.get("qmpstatus") or state.get("status")), PowerState.UNKNOWN)
-    blocker = None
-    if state.get("template"):
-        blocker = "The machine is a template, which cannot be snapshotted."
-    elif state.get("lock") == "suspended" and power is PowerState.OFF:
-        power, blocker = PowerState.SUSPENDED, "The machine is hibernated. Start it first."
-    return ReportedMachine(
-        ref=ref,
-        kind=MachineKind.VM,
-        name=state.get("name") or f"VM {ref}",
-        power_state=power,
-        host=node,
+
+    def power_state() -> PowerState:
+        return PowerState.SUSPENDED if _is_hibernated(state) else _power_state(state)
+
+    def blocker() -> str | None:
+        if parse_flag(state.get("template")):
+            return "The machine is a template, which cannot be snapshotted."
+        return "The machine is hibernated. Start it first." if _is_hibernated(state) else None
+
+    return report_machine(
+        ref,
+        MachineKind.VM,
+        name=lambda: f"VM {ref}" if state.get("name") in (None, "") else state["name"],
+        power_state=power_state,
+        host=lambda: _require_node(node),
         snapshot_blocker=blocker,
     )
+
+
+def _power_state(state: Mapping[str, Any]) -> PowerState:
+    power = state.get("qmpstatus") or state.get("status")
+    if power is not None and not isinstance(power, str):
+        raise OddValue("is not text")
+    return _POWER_STATES.get(power or "", PowerState.UNKNOWN)
+
+
+def _is_hibernated(state: Mapping[str, Any]) -> bool:
+    return state.get("lock") == "suspended" and _power_state(state) is PowerState.OFF
+
+
+def _require_node(node: str | None) -> str:
+    if node is None:
+        raise OddValue("is not a valid name of a node")
+    return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,35 +311,74 @@ class Listing:
     incomplete: frozenset[str]
 
 
+_CURRENT = "current"  # the name of a pseudo entry for the machine itself; its parent is the current snapshot
+
+
 def parse_listing(answer: Any, node: str) -> Listing:
     """A listing of snapshots. Raises ProviderUnavailable if it is malformed."""
-    with parsing():
-        by_name = {str(entry["name"]): entry for entry in require_list(answer)}
-        count_listed(0, by_name)
-        running = by_name.pop("current")  # a pseudo entry for the machine itself; its parent is the current snapshot
-        refs = {name: f"{name}@{_seconds(entry)}" for name, entry in by_name.items()}
-        depths = snapshot_depths({name: str(entry.get("parent", "")) for name, entry in by_name.items()})
-        order = sorted(by_name, key=depths.__getitem__)
-        snapshots = [_parse_snapshot(by_name[name], refs) for name in order]
-        incomplete = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
-        return Listing(node, ReportedSnapshots(snapshots, refs.get(str(running.get("parent", "")))), incomplete)
+    entries = require_entries(answer)
+    count_listed(0, entries)
+    named, unnamed = report_each(entries, _named)
+    by_name = dict(named)
+    running, oddity = by_name.pop(_CURRENT, None), None
+    if running is None:
+        oddity = "The listing of snapshots has no entry for the machine's present state, so none is current."
+    refs = {name: f"{name}@{_seconds(entry)}" for name, entry in by_name.items()}
+    parents = {name: _known_parent(entry, refs) for name, entry in by_name.items()}
+    depths = snapshot_depths(parents)
+    order = sorted(by_name, key=depths.__getitem__)
+    snapshots, omitted = report_each(order, lambda name: _parse_snapshot(name, by_name[name], refs))
+    incomplete = frozenset(refs[name] for name in order if by_name[name].get("snapstate") == "prepare")
+    current = None if running is None or (parent := _known_parent(running, refs)) is None else refs[parent]
+    return Listing(node, ReportedSnapshots(snapshots, current, (*unnamed, *omitted), oddity), incomplete)
+
+
+def _named(entry: Any) -> tuple[str, Mapping[str, Any]]:
+    """The name and the entry of a snapshot. Raises OddValue if it has no valid name."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise OddValue("A snapshot was left out, because it has no valid name.")
+    return str(name), entry
 
 
 def _seconds(entry: Mapping[str, Any]) -> int:
-    return int(entry.get("snaptime") or 0)
+    """The time in a snapshot's ref; 0 if the entry has none."""
+    try:
+        return int(entry["snaptime"])
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return 0
 
 
-def _parse_snapshot(entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
-    description, token = split_tag(str(entry.get("description") or "").rstrip())
-    return ReportedSnapshot(
-        ref=refs[str(entry["name"])],
-        name=str(entry["name"]),
-        created_at=parse_timestamp(_seconds(entry)),
-        description=description,
-        memory=bool(entry.get("vmstate")),
-        parent_ref=refs.get(str(entry.get("parent", ""))),
-        token=token,
-        ready=not entry.get("snapstate"),
+def _known_parent(entry: Mapping[str, Any], refs: Mapping[str, str]) -> str | None:
+    parent = entry.get("parent")
+    name = str(parent) if isinstance(parent, str | int) else ""
+    return name if name in refs else None
+
+
+def _parse_snapshot(name: str, entry: Mapping[str, Any], refs: Mapping[str, str]) -> ReportedSnapshot:
+    def description() -> str:
+        text = entry.get("description")
+        if text is not None and not isinstance(text, str | int | float):
+            raise OddValue("is not text")
+        return "" if text is None else str(text).rstrip()
+
+    def parent() -> str | None:
+        known = _known_parent(entry, refs)
+        if known == name:
+            raise OddValue("is the snapshot itself")
+        if known is None and entry.get("parent") not in (None, ""):
+            raise OddValue("is not listed")
+        return None if known is None else refs[known]
+
+    return report_snapshot(
+        refs[name],
+        name=lambda: name,
+        created_at=lambda: parse_timestamp(entry.get("snaptime")),
+        description=lambda: split_tag(description())[0],
+        memory=lambda: parse_flag(entry.get("vmstate")),
+        parent_ref=parent,
+        token=lambda: split_tag(description())[1],
+        ready=lambda: entry.get("snapstate") in (None, ""),
     )
 
 

@@ -36,9 +36,9 @@ another client's.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 from urllib.parse import urlsplit
 
 from proxmoxer.backends.https import Backend
@@ -57,20 +57,21 @@ from gateway.drivers.base import (
     RevertCommand,
     UpdateCommand,
     Work,
-    count_listed,
-    parsing,
 )
 from gateway.drivers.operation_tags import add_tag, provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.proxmox.api import (
     Client,
+    Cluster,
     Listing,
     NameTaken,
     TaskNotFound,
     is_success,
     malformed_response,
+    parse_cluster,
     parse_listing,
     parse_machine,
+    parse_node,
     parse_progress,
     require_list,
     require_object,
@@ -88,6 +89,8 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.models import MachineKind, PowerState, SnapshotAction
+
+T = TypeVar("T")
 
 _MATRIX = Matrix(
     {
@@ -190,19 +193,21 @@ class ProxmoxDriver(Driver):
         return _MATRIX
 
     async def machines(self) -> Sequence[ReportedMachine]:
-        found, offline = await self._cluster_machines()
-        self._nodes = {ref: entry["node"] for ref, entry in found.items()}
-        nodes = sorted({*self._nodes.values()} - offline)
+        cluster = await self._get_cluster()
+        known = {ref: cluster.node(ref) for ref in cluster.entries}
+        self._nodes = {ref: node for ref, node in known.items() if node is not None}
+        nodes = sorted({*self._nodes.values()} - cluster.offline)
         if len(nodes) > _MAX_NODES:
             raise ProviderUnavailable(f"The provider lists more than {_MAX_NODES:,} nodes.")
         states = dict(zip(nodes, await asyncio.gather(*map(self._node_machines, nodes)), strict=True))
 
         def parse() -> list[ReportedMachine]:
-            machines = []
-            for ref, entry in found.items():
-                on_node = states.get(entry["node"])
+            machines = [*cluster.unreadable]
+            for ref, entry in cluster.entries.items():
+                node = known[ref]
+                on_node = None if node is None else states.get(node)
                 state = {**entry, "status": "unknown"} if on_node is None else on_node.get(ref, entry)
-                machines.append(parse_machine(state, ref, entry["node"]))
+                machines.append(parse_machine(state, ref, node))
             return machines
 
         return await self._read_threads.read(parse)
@@ -211,10 +216,10 @@ class ProxmoxDriver(Driver):
         try:
             node, state = await self._get_from_machine(machine_ref, "status/current")
         except ProviderUnavailable:
-            entry = await self._find_machine(machine_ref)
+            entry, node = await self._find_machine(machine_ref)
             if entry.get("status") != "unknown":
                 raise
-            return parse_machine(entry, machine_ref, entry["node"])
+            return parse_machine(entry, machine_ref, node)
         return parse_machine(require_object(state), machine_ref, node)
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
@@ -282,8 +287,7 @@ class ProxmoxDriver(Driver):
 
     async def health(self) -> None:
         permissions = require_object(await self._get("access/permissions"))
-        with parsing():
-            may_list = any("VM.Audit" in privileges for privileges in permissions.values())
+        may_list = any("VM.Audit" in granted for granted in permissions.values() if isinstance(granted, dict))
         if not may_list:
             raise ProviderDenied(
                 "The gateway's user cannot list machines at the provider, because it lacks the privilege VM.Audit."
@@ -420,45 +424,46 @@ class ProxmoxDriver(Driver):
     async def _get(self, path: str, **parameters: Any) -> Any:
         return await self._read_threads.read(self._client.call, False, "get", path, parameters)
 
-    async def _cluster_machines(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
-        """The cluster's entries of its machines, by vmid, and the nodes that are offline."""
-        entries = require_list(await self._get("cluster/resources"))
-        machines = [entry for entry in entries if entry.get("type") == "qemu"]
-        count_listed(0, machines)
-        if not all(entry.get("vmid") and isinstance(entry.get("node"), str) for entry in machines):
-            raise malformed_response(change=False)  # without the entry, its machine would be taken for deleted
-        found = {str(entry["vmid"]): entry for entry in machines}
-        if not found:  # a user without permissions gets an empty list, for which health() raises an error
-            await self.health()
-        offline = [entry for entry in entries if entry.get("type") == "node" and entry.get("status") == "offline"]
-        return found, {str(entry.get("node")) for entry in offline}
+    async def _get_parsed(self, parse: Callable[[Any], T], path: str, **parameters: Any) -> T:
+        """Gets a path and parses the response in the same thread, which may take long."""
+        return await self._read_threads.read(lambda: parse(self._client.call(False, "get", path, parameters)))
 
-    async def _find_machine(self, machine_ref: str) -> dict[str, Any]:
-        """The cluster's entry of a machine. Raises ProviderMissing."""
-        found, _ = await self._cluster_machines()
-        if machine_ref not in found:
+    async def _get_cluster(self) -> Cluster:
+        cluster = await self._get_parsed(parse_cluster, "cluster/resources")
+        if not cluster.entries:  # a user without permissions gets an empty list, for which health() raises an error
+            await self.health()
+        return cluster
+
+    async def _find_machine(self, machine_ref: str) -> tuple[Mapping[str, Any], str]:
+        """The cluster's entry of a machine, and its node. Raises ProviderMissing."""
+        cluster = await self._get_cluster()
+        if machine_ref not in cluster.entries:
+            if cluster.unreadable:  # one of which may be the machine
+                raise ProviderUnavailable("The provider lists machines without a valid vmid.")
             raise ProviderMissing("The provider has no such machine.")
-        self._nodes[machine_ref] = found[machine_ref]["node"]
-        return found[machine_ref]
+        node = cluster.node(machine_ref)
+        if node is None:
+            raise ProviderUnavailable("The provider does not state on which node the machine is.")
+        self._nodes[machine_ref] = node
+        return cluster.entries[machine_ref], node
 
     async def _get_from_machine(self, machine_ref: str, path: str) -> tuple[str, Any]:
         """Gets a path below a machine, on its new node if it has moved. The node, and the response."""
-        node = self._nodes.get(machine_ref) or (await self._find_machine(machine_ref))["node"]
+        node = self._nodes.get(machine_ref) or (await self._find_machine(machine_ref))[1]
         try:
             return node, await self._get(f"nodes/{node}/qemu/{machine_ref}/{path}")
         except (ProviderMissing, ProviderUnavailable):
-            moved = (await self._find_machine(machine_ref))["node"]
+            _, moved = await self._find_machine(machine_ref)
             if moved == node:
                 raise
             return moved, await self._get(f"nodes/{moved}/qemu/{machine_ref}/{path}")
 
-    async def _node_machines(self, node: str) -> dict[str, dict[str, Any]] | None:
+    async def _node_machines(self, node: str) -> dict[str, Mapping[str, Any]] | None:
         """A node's entries of its machines, by vmid; None if the node does not answer."""
         try:
-            states = require_list(await self._get(f"nodes/{node}/qemu", full=1))
+            return await self._get_parsed(parse_node, f"nodes/{node}/qemu", full=1)
         except ProviderUnavailable:
             return None
-        return {str(state.get("vmid")): state for state in states}
 
     async def _get_listing(self, machine_ref: str) -> Listing:
         node, answer = await self._get_from_machine(machine_ref, "snapshot")
