@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import ClassVar, Protocol, TypedDict, TypeGuard, TypeVar, Unpack, assert_never
 
-from gateway.errors import ProviderError, ProviderRefused, ProviderUnavailable
+from gateway.errors import OutcomeUnknown, ProviderError, ProviderRefused, ProviderUnavailable
 from gateway.models import MachineKind, PowerState, SnapshotAction
 
 T = TypeVar("T")
@@ -197,6 +197,7 @@ class ReportedSnapshot:
     token: str | None = None  # of the operation that created the snapshot, if the provider stores it
     ready: bool = True  # False while the provider creates or deletes the snapshot
     problem: str | None = None  # which of the fields could not be read, and why
+    token_unread: bool = False  # whether `token` is one of them
 
     def __post_init__(self) -> None:
         _clean_texts(self, ("ref", "parent_ref", "token"), _SNAPSHOT_TEXTS)
@@ -278,8 +279,18 @@ class ReportedSnapshots:
 
     snapshots: Sequence[ReportedSnapshot]
     current_ref: str | None = None
-    omitted: tuple[str, ...] = ()
+    omitted: Sequence[str] = ()
     oddity: str | None = None  # what of the listing itself could not be read, and why
+
+    def find_token(self, token: str) -> ReportedSnapshot | None:
+        """The snapshot that the operation with this token created; None if there is certainly none.
+
+        Raises OutcomeUnknown if it may be one whose token could not be read.
+        """
+        found = next((snapshot for snapshot in self.snapshots if snapshot.token == token), None)
+        if found is None and (self.omitted or any(snapshot.token_unread for snapshot in self.snapshots)):
+            raise OutcomeUnknown(f"It is unknown whether the snapshot was created. {self.problem}")
+        return found
 
     @property
     def problem(self) -> str | None:
@@ -350,7 +361,8 @@ def report_snapshot(ref: object, **fields: Unpack[SnapshotFields]) -> ReportedSn
     defaults = {"name": ref, "created_at": UNKNOWN_TIME}
     snapshot = ReportedSnapshot(ref=ref, **(defaults | read))  # type: ignore[arg-type]
     problems += _changed_texts(snapshot, read)
-    return replace(snapshot, problem=" ".join(problems)) if problems else snapshot
+    unread = "token" in fields and "token" not in read
+    return replace(snapshot, problem=" ".join(problems), token_unread=unread) if problems else snapshot
 
 
 def report_each(entries: Iterable[T], read: Callable[[T], R]) -> tuple[list[R], tuple[str, ...]]:

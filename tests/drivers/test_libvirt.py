@@ -268,6 +268,22 @@ def test_an_external_snapshot_is_not_deleted_if_internal_ones_may_be_lost(make: 
     run(make(EXISTING + external), test)
 
 
+def test_a_create_whose_snapshot_cannot_be_read_is_unknown(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not be taken for one that did not start: it would be created a second time."""
+
+    async def test(driver: Any) -> None:
+        command = CreateCommand(MACHINE, "a", None, True)
+        assert await driver.recover(Work("token123"), command) is Recovery.NOT_STARTED
+        with monkeypatch.context() as patch:
+            patch.setattr(import_module("libvirt").virDomainSnapshot, "getXMLDesc", lambda *_: "<domainsnapshot>")
+            assert type(await error_of(create(driver, "a"))) is OutcomeUnknown
+            for _ in range(2):
+                assert type(await error_of(driver.recover(Work("token123"), command))) is OutcomeUnknown
+        assert (await driver.recover(Work("token123"), command)).name == "a"
+
+    run(make(), test)
+
+
 def test_snapshots_that_change_during_the_listing_are_busy_not_missing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,47 @@ def test_a_cycle_of_parents_is_not_followed_endlessly(pve: Cluster) -> None:
     run(pve.driver(), test)
 
 
+# ---- odd data
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *[(value, True) for value in (1, "1", True, "yes", "on", "True")],
+        *[(value, False) for value in (0, "0", False, "no", "off", "false", "", None)],
+    ],
+    ids=repr,
+)
+def test_booleans_in_all_of_their_forms(value: object, expected: bool) -> None:
+    machine = {"type": "qemu", "vmid": 1, "node": "n0", "name": "a", "template": value}
+    answers = {
+        "cluster/resources": [machine],
+        "nodes/n0/qemu": [machine],
+        "nodes/n0/qemu/1/snapshot": [{"name": "s", "snaptime": 1, "vmstate": value}, {"name": "current"}],
+    }
+
+    async def test(driver: ProxmoxDriver) -> None:
+        [found] = await driver.machines()
+        assert (found.snapshot_blocker is not None, found.problem) == (expected, None)
+        reported = await driver.snapshots("1")
+        assert ([each.memory for each in reported.snapshots], reported.problem) == ([expected], None)
+
+    run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), test)
+
+
+@pytest.mark.parametrize("entry", [{"name": "s", "snaptime": 1, "description": {}}, {"name": [1]}])
+def test_a_create_is_unknown_while_a_snapshot_may_be_its_own(entry: dict[str, Any]) -> None:
+    machine = {"type": "qemu", "vmid": 1, "node": "n0", "name": "a"}
+    answers = {
+        "cluster/resources": [machine],
+        "nodes/n0/tasks": [],
+        "nodes/n0/qemu/1/snapshot": [entry, {"name": "current"}],
+    }
+    driver = ProxmoxDriver(Answering(answers), Threads(1), Threads(1))
+    command = CreateCommand("1", "s", None, False)
+    assert type(failure(driver, lambda driver: driver.recover(Work("t"), command))) is OutcomeUnknown
+
+
 # ---- login
 
 

@@ -178,9 +178,12 @@ class LibvirtDriver(Driver):
         name = provider_snapshot_name(command.name, work.token, is_legal_name, existing, MAX_NAME_LENGTH)
         xml = snapshot_xml(name, add_tag(command.description, work.token), command.memory)
         await work.progress(None, "Saving the memory of the paused machine" if command.memory else "Saving the disks")
-        return await self._write(
+        made = await self._write(
             lambda conn: conn.domain(ref), lambda domain: read_snapshot(domain.snapshotCreateXML(xml, 0))
         )
+        if made.token != work.token:
+            raise OutcomeUnknown(_NOT_READ, provider_message=made.problem)
+        return made
 
     async def revert(self, work: Work, command: RevertCommand) -> None:
         ref, name = command.machine_ref, command.snapshot_ref
@@ -259,9 +262,9 @@ class LibvirtDriver(Driver):
         it and the domain stays paused. The domain is resumed here. The next attempt replaces what QEMU wrote, because
         it uses the same name, which depends only on the command and the token.
         """
-        for snapshot in (await self.snapshots(command.machine_ref)).snapshots:
-            if snapshot.token == work.token:
-                return snapshot
+        made = (await self.snapshots(command.machine_ref)).find_token(work.token)
+        if made is not None:
+            return made
         await self._read(lambda conn: resume_if_left_paused(conn.domain(command.machine_ref)))
         return Recovery.NOT_STARTED
 

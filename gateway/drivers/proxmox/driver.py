@@ -482,10 +482,9 @@ class ProxmoxDriver(Driver):
 
 def _find_target(command: DriverCommand, listing: Listing, token: str = "") -> ReportedSnapshot | None:
     """The snapshot that a command creates (found by its token), reverts to, deletes or updates (found by its ref)."""
-    for snapshot in listing.reported.snapshots:
-        if snapshot.token == token if isinstance(command, CreateCommand) else snapshot.ref == command.snapshot_ref:
-            return snapshot
-    return None
+    if isinstance(command, CreateCommand):
+        return listing.reported.find_token(token)
+    return next((each for each in listing.reported.snapshots if each.ref == command.snapshot_ref), None)
 
 
 def _require(snapshot: ReportedSnapshot | None) -> ReportedSnapshot:
