@@ -89,7 +89,7 @@ ERROR_FORMATS = ErrorFormats({"/graphql": GRAPHQL_FORMAT, PREFIX: REST_FORMAT})
 
 # Seconds for which a thread that runs Python may keep the event loop waiting. A read of SQLite gives the interpreter up
 # at each row, so with CPython's default of 5 ms a page of 50 rows takes up to 0.25 s while such a thread runs.
-_SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0005
 _STUCK_AFTER_LEASES = 3  # operation leases without progress after which a background part is reported as stuck
 _REFRESH_STUCK_AFTER = 3_600.0  # seconds of a refresh; each request to the provider has a timeout of its own
 _QUOTA_DELETION_INTERVAL = 3_600.0  # seconds
@@ -318,7 +318,7 @@ async def running_gateway(
     providers, persisted, roles = read_providers(settings), PersistedDocuments(settings), Roles.read(settings.roles)
     jwts, metrics, streams = read_jwt_verifier(settings, roles), Metrics(), OpenStreams()
     quotas = Quotas(settings, clock)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(open_tracing(settings))
         database = tracing.wrap_database(await stack.enter_async_context(opened_database(settings)))
