@@ -42,7 +42,6 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from operator import attrgetter
 from pathlib import Path
 from typing import assert_never
 
@@ -59,7 +58,6 @@ from gateway.drivers.base import (
     RevertCommand,
     Work,
     parsing,
-    report_each,
     report_machine,
     unreadable_machine,
 )
@@ -242,8 +240,7 @@ class Qcow2Driver(Driver):
 
     def _read_snapshots(self, ref: str) -> ReportedSnapshots:
         with parsing(), images.open_image(self._directory, ref) as fd:
-            found, omitted = report_each(images.read_image(fd).entries, attrgetter("reported"))
-            return ReportedSnapshots(found, omitted=omitted)
+            return images.read_snapshots(fd)
 
     def _check_health(self) -> None:
         images.list_images(self._directory)
