@@ -90,6 +90,16 @@ def parse_timestamp(seconds: object) -> datetime:
         raise OddValue(f"{_quote(seconds)} is not a valid number of seconds since 1970") from None
 
 
+def parse_iso_time(text: object) -> datetime:
+    """A time from a text of ISO 8601, with or without an offset. Raises OddValue for another value."""
+    if not isinstance(text, str):
+        raise OddValue("is missing" if text is None else f"is not text: {_quote(text)}")
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise OddValue(f"{_quote(text)} is not a time of ISO 8601") from None
+
+
 def _quote(value: object) -> str:
     """A value in a message, as a literal of Python; truncated, and of containers the type alone."""
     if isinstance(value, str):
