@@ -11,6 +11,8 @@ the response as an instance of the connection's `response_class`. `LimitedRespon
   hold the interpreter's lock for as long as they run. It has no entities of XML, which expand.
 * A redirect is an error that names the host it leads to, whichever that is. No provider needs redirects: an address is
   configured, or listed in the catalog of a provider whose address is.
+* XML has U+FFFD in place of characters that XML does not allow. Providers pass on what their users have entered, and
+  with one such character in one name no parser would read any of the response.
 
 The body is read before the library sees the response. The library gets one of known length, without the framing and the
 compression, which it would otherwise process by itself.
@@ -38,6 +40,8 @@ _READ_SIZE = 2**16
 _JSON_DELIMITERS = (b"{", b"[", b",")
 _XML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")
 _XML_ENTITY = b"<!ENTITY"
+_NOT_XML = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]|&#(?:[0-9]{1,20}|x[0-9A-Fa-f]{1,20});")
+_REPLACEMENT = "\ufffd".encode()
 _ANY_ZLIB_FORMAT = 32 + zlib.MAX_WBITS  # gzip or zlib, as the data says
 
 
@@ -78,6 +82,8 @@ class LimitedResponse(HTTPResponse):
             raise ResponseRejected(redirect_message(self.headers.get("location", "")))
         body = _decompressed(self._read_body(), self.headers.get("content-encoding", "identity").strip().lower())
         _check_expansion(body)
+        if _XML_START.match(body):
+            body = _repaired_xml(body)
         del self.headers["transfer-encoding"], self.headers["content-encoding"]
         if body:
             del self.headers["content-length"]
@@ -170,3 +176,22 @@ def _check_expansion(body: bytes) -> None:
         raise ResponseRejected(f"The provider's response has more than {MAX_VALUES:,} values.")
     if b"\0" in body:  # UTF-16 and UTF-32 too, in which the search above would find nothing
         raise ResponseRejected("The provider's response is not UTF-8 text.")
+
+
+def _repaired_xml(body: bytes) -> bytes:
+    """The XML, with U+FFFD in place of what is no UTF-8 and no character of XML."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        body = body.decode(errors="replace").encode()
+    return _NOT_XML.sub(_repaired_character, body)
+
+
+def _repaired_character(found: re.Match[bytes]) -> bytes:
+    """A character reference if XML allows its character, else U+FFFD."""
+    text = found[0]
+    if not text.startswith(b"&#"):
+        return _REPLACEMENT
+    number = int(text[3:-1], 16) if text[2:3] == b"x" else int(text[2:-1])
+    allowed = number in (9, 10, 13) or 32 <= number < 0xD800 or 0xE000 <= number < 0xFFFE or 2**16 <= number < 0x110000
+    return text if allowed else _REPLACEMENT

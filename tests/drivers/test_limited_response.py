@@ -4,6 +4,7 @@ import gzip
 import socket
 import zlib
 from collections.abc import Callable, Iterator
+from xml.etree import ElementTree
 
 import pytest
 import requests
@@ -122,3 +123,24 @@ def test_a_truncated_body_is_an_error(server: Server) -> None:
         server.answers = [sent]
         with pytest.raises(requests.ConnectionError):
             requests.get(server.url, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (b"<a>a\x01b\x1f</a>", "<a>a\ufffdb\ufffd</a>"),
+        (b"<a>\t\n\r</a>", "<a>\t\n\r</a>"),
+        (b"<a>&#1;&#x1f;&#xD800;&#xffff;&#99999999;</a>", "<a>" + "\ufffd" * 5 + "</a>"),
+        (b"<a>&#10;&#xE9;&#x1F600;&amp;</a>", "<a>&#10;&#xE9;&#x1F600;&amp;</a>"),
+        (b"<a>\xed\xa0\x80\xff</a>", "<a>" + "\ufffd" * 4 + "</a>"),
+        ("<a>\uffff\U0001f600</a>".encode(), "<a>\ufffd\U0001f600</a>"),
+        (b'{"a": "\x01&#1;\xff"}', None),
+    ],
+    ids=["control characters", "blanks", "references", "allowed references", "no UTF-8", "no character", "JSON"],
+)
+def test_characters_that_xml_does_not_allow_are_replaced(server: Server, sent: bytes, received: str | None) -> None:
+    server.answers = [answer(sent)]
+    found = requests.get(server.url, timeout=10).content
+    assert found == (sent if received is None else received.encode())
+    if received is not None:
+        ElementTree.fromstring(found)
