@@ -8,7 +8,8 @@ provider has neither.
 import re
 from collections.abc import Callable, Container
 
-_TAG = re.compile(r"\s*\[snapshot-gateway:([0-9a-zA-Z_-]+)\]\s*\Z")
+# It starts with a literal text, so that the search takes linear time for a description of a million spaces too.
+_TAG = re.compile(r"\[snapshot-gateway:([0-9a-zA-Z_-]+)\]\s*\Z")
 _NAME_TOKEN_LENGTH = 8  # characters of the token in a name; distinguishes the snapshots of one machine
 
 
@@ -24,7 +25,7 @@ def split_tag(text: str | None) -> tuple[str | None, str | None]:
     found = _TAG.search(text) if text else None
     if text is None or found is None:
         return text or None, None
-    return text[: found.start()] or None, found.group(1)
+    return text[: found.start()].rstrip() or None, found.group(1)
 
 
 def provider_snapshot_name(

@@ -24,6 +24,14 @@ def test_untagged_text_is_a_description(text: str) -> None:
     assert add_tag(None, None) == ""
 
 
+def test_a_long_description_takes_linear_time() -> None:
+    """It would take hours otherwise, in which the gateway does nothing else."""
+    spaces = " " * 2**20
+    assert split_tag(spaces) == (spaces, None)
+    assert split_tag(f"{spaces}[snapshot-gateway:a]{spaces}") == (None, "a")
+    assert split_tag(f"[snapshot-gateway:a]{spaces}b") == (f"[snapshot-gateway:a]{spaces}b", None)
+
+
 @given(st.text(min_size=1), TOKENS, st.booleans())
 def test_names_are_kept_or_generated(name: str, token: str, taken: bool) -> None:
     made = provider_snapshot_name(name, token, re.compile(r"[a-z ]+").fullmatch, {name} if taken else set(), LONGEST)
