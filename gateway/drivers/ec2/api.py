@@ -1,4 +1,4 @@
-"""The EC2 API for the `ec2` driver: clients, pagination, parsing of responses, classification of errors.
+"""The EC2 API for the `ec2` driver: clients, pagination, classification of errors.
 
 This module knows nothing of operations. A call that only reads is tried up to 3 times; a call that changes something is
 sent once.
@@ -6,10 +6,8 @@ sent once.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache, partial
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import boto3
 from botocore import exceptions as boto
@@ -17,7 +15,15 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
-from gateway.drivers.base import ReportedMachine, count_listed, parsing, read_listed_machine
+from gateway.drivers.base import ReportedMachine, count_listed, parsing, report_each
+from gateway.drivers.ec2.parsing import (
+    EbsSnapshot,
+    Image,
+    ParserFactory,
+    read_ebs_snapshot,
+    read_image,
+    read_instances,
+)
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -31,15 +37,11 @@ from gateway.errors import (
 )
 from gateway.http_client.responses import find_rejection
 from gateway.http_client.urllib3_limits import limit_urllib3
-from gateway.models import MachineKind, PowerState
 
 limit_urllib3()
 
 T = TypeVar("T")
 Filters = Mapping[str, Sequence[str]]
-
-TOKEN = "snapshot-gateway:token"  # noqa: S105 - a tag's key
-DESCRIPTION = "snapshot-gateway:description"  # also a tag's key; the image's own description is limited to ASCII
 
 _MAX_FILTER_VALUES = 200  # EC2's limit per filter
 _PAGE_SIZE = 200  # EC2 allows 1,000, whose XML would hold the interpreter's lock for too long
@@ -49,8 +51,6 @@ _WRITE_ATTEMPTS, _READ_ATTEMPTS = 1, 3
 MALFORMED = "The provider's response is malformed."
 
 _LISTED_STATES = ("pending", "running", "shutting-down", "stopping", "stopped")
-_POWER = {"running": PowerState.ON, "stopped": PowerState.OFF}
-_INSTANCE_STORE = "The root disk is an instance store, of which EC2 cannot create an image."
 
 
 class NameTaken(ProviderRefused):
@@ -61,29 +61,17 @@ class InUse(ProviderBusy):
     """An image uses the EBS snapshot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An AMI."""
+class Listing(NamedTuple, Generic[T]):
+    """What was read of a listing. `omitted`: the reasons for the items that could not be read."""
 
-    ref: str
-    name: str
-    description: str | None
-    state: str
-    machine_ref: str | None  # the instance it was created from; None for a copy of an image
-    created_at: datetime
-    token: str | None
-    ebs_refs: Sequence[str]  # of the EBS snapshots that it consists of
-    reason: tuple[str, str]  # code and message of its state; empty if EC2 gives none
+    items: list[T]
+    omitted: list[str]
 
-
-@dataclass(frozen=True, slots=True)
-class EbsSnapshot:
-    """An EBS snapshot of one disk."""
-
-    ref: str
-    token: str | None
-    percent: int | None
-    size: int | None  # in bytes, without blocks that were never written; None if EC2 does not report it
+    def complete(self) -> list[T]:
+        """The items. Raises ProviderUnavailable if one could not be read, as it may be any."""
+        if self.omitted:
+            raise ProviderUnavailable(self.omitted[0])
+        return self.items
 
 
 class Ec2Api:
@@ -103,25 +91,21 @@ class Ec2Api:
     async def instances(self, filters: Filters) -> list[ReportedMachine]:
         """The instances that match the filters, except terminated ones."""
         filters = {**filters, "instance-state-name": _LISTED_STATES}
-        return await self._read_pages("describe_instances", "Reservations", filters, _read_instances)
+        return (await self._read_pages("describe_instances", "Reservations", filters, read_instances)).complete()
 
-    async def images(self, filters: Filters) -> list[Image]:
+    async def images(self, filters: Filters) -> Listing[Image]:
         """The account's images that match the filters, except deregistered ones."""
         found = await self._read_pages(
-            "describe_images",
-            "Images",
-            filters,
-            lambda raw: [_read_image(raw)],
-            Owners=["self"],
-            IncludeDisabled=True,
+            "describe_images", "Images", filters, lambda raw: [read_image(raw)], Owners=["self"], IncludeDisabled=True
         )
-        return [image for image in found if image.state != "deregistered"]
+        return Listing([image for image in found.items if image.state != "deregistered"], found.omitted)
 
     async def ebs_snapshots(self, filters: Filters) -> list[EbsSnapshot]:
         """The account's EBS snapshots that match the filters."""
-        return await self._read_pages(
-            "describe_snapshots", "Snapshots", filters, lambda raw: [_read_ebs_snapshot(raw)], OwnerIds=["self"]
+        found = await self._read_pages(
+            "describe_snapshots", "Snapshots", filters, lambda raw: [read_ebs_snapshot(raw)], OwnerIds=["self"]
         )
+        return found.complete()
 
     async def ebs_snapshots_by_ref(self, refs: Sequence[str]) -> list[EbsSnapshot]:
         """The EBS snapshots with these refs. Refs that do not exist are left out."""
@@ -130,7 +114,7 @@ class Ec2Api:
 
     async def ping(self) -> None:
         """Returns if EC2 answers. Raises ProviderError otherwise."""
-        await self._read("describe_instances", {"MaxResults": 5})
+        await self._read_threads.read(self._call, _READ_ATTEMPTS, "describe_instances", {"MaxResults": 5})
 
     async def write(self, action: str, **arguments: Any) -> dict[str, Any]:
         """Calls an action that changes something, once. Raises OutcomeUnknown if it may have been executed."""
@@ -141,33 +125,32 @@ class Ec2Api:
         for client in self._clients.values():
             client.close()
 
-    async def _read(self, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._read_threads.read(self._call, _READ_ATTEMPTS, action, arguments)
-
     async def _read_pages(
-        self,
-        action: str,
-        member: str,
-        filters: Filters,
-        read: Callable[[dict[str, Any]], Sequence[T]],
-        **arguments: Any,
-    ) -> list[T]:
-        """What `read` finds in the items of all pages. Raises ProviderUnavailable if an item is malformed."""
+        self, action: str, member: str, filters: Filters, read: Callable[[Any], Sequence[T]], **arguments: Any
+    ) -> Listing[T]:
+        """What `read` finds in the items of all pages."""
         arguments["Filters"] = [{"Name": name, "Values": [*values]} for name, values in filters.items()]
         arguments["MaxResults"] = _PAGE_SIZE
-        found: list[T] = []
+        found = Listing[T]([], [])
         total = 0
         while True:
-            page = await self._read(action, arguments)
-            with parsing():
-                items = [item for raw in page[member] for item in read(raw)]
-                total = count_listed(total, max(items, page[member], key=len))
-                found += items
-            if not page.get("NextToken"):
+            page, next_token = await self._read_threads.read(self._read_page, action, member, arguments, read)
+            total = count_listed(total, [*page.items, *page.omitted])
+            found.items.extend(page.items)
+            found.omitted.extend(page.omitted)
+            if not next_token:
                 return found
-            arguments["NextToken"] = page["NextToken"]
+            arguments["NextToken"] = next_token
 
     # ---- executed in threads
+
+    def _read_page(
+        self, action: str, member: str, arguments: Mapping[str, Any], read: Callable[[Any], Sequence[T]]
+    ) -> tuple[Listing[T], str | None]:
+        answer = self._call(_READ_ATTEMPTS, action, arguments)
+        with parsing():
+            found, omitted = report_each(answer[member], read)
+            return Listing([item for items in found for item in items], omitted), answer.get("NextToken")
 
     def _call(self, attempts: int, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         write = attempts == _WRITE_ATTEMPTS
@@ -198,6 +181,7 @@ class Ec2Api:
             if not self._clients:
                 core = get_session()
                 core.register_component("data_loader", _loader())
+                core.register_component("response_parser_factory", ParserFactory())
                 session = boto3.Session(botocore_session=core, **self._session)
                 for each in (_WRITE_ATTEMPTS, _READ_ATTEMPTS):
                     config = Config(
@@ -216,7 +200,7 @@ def _loader() -> Any:
     return get_session().get_component("data_loader")
 
 
-# ---- errors and responses of EC2
+# ---- errors of EC2
 
 
 _DENIED = (ProviderDenied, "The provider does not accept the gateway's credentials.")
@@ -256,67 +240,3 @@ def _classified(error: boto.ClientError, write: bool) -> ProviderError:
         kind = OutcomeUnknown if write else ProviderUnavailable
         return kind("The provider reported an internal error.", provider_message=f"{text} ({code})")
     return error_of(code, text)
-
-
-def _read_instances(reservation: dict[str, Any]) -> list[ReportedMachine]:
-    return [
-        read_listed_machine(raw["InstanceId"], MachineKind.INSTANCE, partial(_read_instance, raw))
-        for raw in reservation["Instances"]
-    ]
-
-
-def _read_instance(raw: dict[str, Any]) -> ReportedMachine:
-    state = raw["State"]["Name"]
-    power = _POWER.get(state, PowerState.UNKNOWN)
-    if state == "stopped" and raw.get("StateReason", {}).get("Code") == "Client.UserInitiatedHibernate":
-        power = PowerState.SUSPENDED
-    # LaunchTime is the time of the last start. The first interface stays attached from creation to termination.
-    attached = [each["Attachment"] for each in raw.get("NetworkInterfaces", []) if "Attachment" in each]
-    first: dict[str, Any] = next((each for each in attached if each.get("DeviceIndex") == 0), {})
-    return ReportedMachine(
-        ref=raw["InstanceId"],
-        kind=MachineKind.INSTANCE,
-        name=_tags(raw).get("Name") or raw["InstanceId"],
-        power_state=power,
-        host=raw.get("Placement", {}).get("HostId"),
-        flavor=raw.get("InstanceType"),
-        availability_zone=raw.get("Placement", {}).get("AvailabilityZone"),
-        created_at=first["AttachTime"].astimezone(UTC) if "AttachTime" in first else None,
-        snapshot_blocker=_INSTANCE_STORE if raw.get("RootDeviceType") == "instance-store" else None,
-    )
-
-
-def _read_image(raw: dict[str, Any]) -> Image:
-    tags = _tags(raw)
-    reason = raw.get("StateReason", {})
-    created_at = datetime.fromisoformat(raw["CreationDate"])
-    return Image(
-        ref=raw["ImageId"],
-        name=tags.get("Name") or raw["Name"],
-        description=tags.get(DESCRIPTION, raw.get("Description")) or None,  # an empty tag: the description was cleared
-        state=raw["State"],
-        machine_ref=raw.get("SourceInstanceId"),
-        created_at=created_at.astimezone(UTC) if created_at.tzinfo else created_at.replace(tzinfo=UTC),
-        token=tags.get(TOKEN),
-        ebs_refs=[each["Ebs"]["SnapshotId"] for each in raw.get("BlockDeviceMappings", []) if _has_ebs_snapshot(each)],
-        reason=(reason.get("Code", "").rpartition(".")[2], reason.get("Message", "")),
-    )
-
-
-def _has_ebs_snapshot(mapping: dict[str, Any]) -> bool:
-    return "SnapshotId" in mapping.get("Ebs", {})
-
-
-def _read_ebs_snapshot(raw: dict[str, Any]) -> EbsSnapshot:
-    done = raw["State"] == "completed"
-    progress = raw.get("Progress", "").rstrip("%")
-    return EbsSnapshot(
-        ref=raw["SnapshotId"],
-        token=_tags(raw).get(TOKEN),
-        percent=int(progress) if progress else None,
-        size=raw.get("FullSnapshotSizeInBytes") if done else None,
-    )
-
-
-def _tags(raw: dict[str, Any]) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])}

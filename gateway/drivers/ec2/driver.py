@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from gateway.drivers.base import (
@@ -31,7 +31,8 @@ from gateway.drivers.base import (
     Work,
     require_readable,
 )
-from gateway.drivers.ec2.api import DESCRIPTION, MALFORMED, TOKEN, Ec2Api, Image, InUse, NameTaken, error_of
+from gateway.drivers.ec2.api import MALFORMED, Ec2Api, InUse, NameTaken, error_of
+from gateway.drivers.ec2.parsing import DESCRIPTION, TOKEN, UNFINISHED, Image
 from gateway.drivers.operation_tags import provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.errors import (
@@ -47,8 +48,8 @@ from gateway.models import MachineKind, PowerState, SnapshotAction
 _MAX_TAG, _MAX_DESCRIPTION, _MAX_NAME = 256, 255, 128  # characters
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,}")
 
-_UNFINISHED = {"pending", "transient"}
 _FAILED = {"failed", "error", "invalid"}
+_MISSING = "The provider has no such image of this instance."
 
 _MATRIX = Matrix(
     {SnapshotAction.CREATE, SnapshotAction.DELETE, SnapshotAction.UPDATE},
@@ -123,7 +124,8 @@ class Ec2Driver(Driver):
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         await self.machine(machine_ref)
         images = await self.api.images({"source-instance-id": [machine_ref]})
-        return ReportedSnapshots(await self._read_snapshots([image for image in images if image.state not in _FAILED]))
+        found = await self._read_snapshots([image for image in images.items if image.state not in _FAILED])
+        return ReportedSnapshots(found, omitted=images.omitted)
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
@@ -138,24 +140,24 @@ class Ec2Driver(Driver):
     async def delete(self, work: Work, command: DeleteCommand) -> None:
         image = await self._image(command.snapshot_ref)
         if image is not None and image.machine_ref != command.machine_ref:
-            raise ProviderMissing("The provider has no such image of this instance.")
+            raise ProviderMissing(_MISSING)
         ebs_refs = await self._ebs_snapshots_of(command.machine_ref, command.snapshot_ref, image)
         if image is not None:
-            await work.checkpoint(" ".join([image.ref, *ebs_refs]))
-            await self._deregister(image.ref)
+            await work.checkpoint(" ".join([image.snapshot.ref, *ebs_refs]))
+            await self._deregister(image.snapshot.ref)
         elif not ebs_refs:  # if EBS snapshots remain, an earlier delete was interrupted
-            raise ProviderMissing("The provider has no such image of this instance.")
+            raise ProviderMissing(_MISSING)
         with _as_unknown_outcome(ProviderUnavailable):
             await self._delete_ebs_snapshots(command.snapshot_ref, ebs_refs)
 
     async def update(self, work: Work, command: UpdateCommand) -> None:
         image = await self._image(command.snapshot_ref)
         if image is None or image.machine_ref != command.machine_ref:
-            raise ProviderMissing("The provider has no such image of this instance.")
+            raise ProviderMissing(_MISSING)
         ebs_refs = await self._ebs_snapshots_of(command.machine_ref, command.snapshot_ref, image)
         changes = {"Name": command.name, DESCRIPTION: command.description}
         tags = {key: value for key, value in changes.items() if value is not None}
-        await self.api.write("create_tags", Resources=[image.ref, *ebs_refs], Tags=_tag_list(tags))
+        await self.api.write("create_tags", Resources=[image.snapshot.ref, *ebs_refs], Tags=_tag_list(tags))
 
     async def recover(self, work: Work, command: RecoverableCommand) -> ReportedSnapshot | Recovery:
         ambiguous = (ProviderDenied, ProviderRefused)
@@ -205,8 +207,8 @@ class Ec2Driver(Driver):
                 answer = await self.api.write("create_image", Name=name, **arguments)
             except NameTaken:
                 holder = await self._find_by_name(name)
-                if holder is not None and holder.token == work.token:
-                    return holder.ref
+                if holder is not None and holder.snapshot.token == work.token:
+                    return holder.snapshot.ref
             else:
                 if not answer.get("ImageId"):
                     raise OutcomeUnknown(MALFORMED)
@@ -217,7 +219,7 @@ class Ec2Driver(Driver):
         """The image with this name, once EC2 lists it; None if EC2 does not list it within `visibility_timeout`."""
         deadline = time.monotonic() + self.visibility_timeout
         while True:
-            found = await self.api.images({"name": [name]})
+            found = (await self.api.images({"name": [name]})).complete()
             if found or time.monotonic() > deadline:
                 return found[0] if found else None
             await asyncio.sleep(self.poll_interval)
@@ -225,7 +227,7 @@ class Ec2Driver(Driver):
     async def _find_by_token(self, machine_ref: str, token: str) -> str | None:
         # The tag alone does not suffice: copies of an image may have its tags.
         found = await self.api.images({"source-instance-id": [machine_ref], f"tag:{TOKEN}": [token]})
-        return found[0].ref if found else None
+        return next((image.snapshot.ref for image in found.complete()), None)
 
     async def _finish(
         self, work: Work, command: CreateCommand, image_ref: str, *ambiguous: type[ProviderError]
@@ -251,7 +253,7 @@ class Ec2Driver(Driver):
         deadline, cancel_failed = time.monotonic() + self.visibility_timeout, False
         while True:
             image = await self._image(image_ref)
-            if image is not None and image.state not in _UNFINISHED:
+            if image is not None and image.state is not None and image.state not in UNFINISHED:
                 return image
             if image is not None:
                 if work.cancel_requested() and not cancel_failed:
@@ -271,12 +273,12 @@ class Ec2Driver(Driver):
 
     async def _cancel(self, command: CreateCommand, image: Image) -> None:
         """Deletes the image and raises Canceled, or returns if EC2 does not permit it and continues the creation."""
-        ebs_refs = await self._ebs_snapshots_of(command.machine_ref, image.ref, image)
+        ebs_refs = await self._ebs_snapshots_of(command.machine_ref, image.snapshot.ref, image)
         try:
-            await self._deregister(image.ref)
+            await self._deregister(image.snapshot.ref)
         except (ProviderRefused, ProviderDenied, ProviderUnavailable):
             return
-        await self._delete_ebs_snapshots(image.ref, ebs_refs)
+        await self._delete_ebs_snapshots(image.snapshot.ref, ebs_refs)
         raise Canceled
 
     # ---- deleting
@@ -319,33 +321,25 @@ class Ec2Driver(Driver):
         found = await self.api.ebs_snapshots(
             {"description": [f"Created by CreateImage({machine_ref}) for {image_ref}*"]}
         )
-        if image is not None and image.token is not None:
+        if image is not None and (token := image.snapshot.token) is not None:
             used = await self.api.ebs_snapshots_by_ref(image.ebs_refs)
-            found += [each for each in used if each.token == image.token]
+            found += [each for each in used if each.token == token]
         return sorted({each.ref for each in found})
 
     # ---- reading
 
     async def _image(self, image_ref: str) -> Image | None:
         found = await self.api.images({"image-id": [image_ref]})
-        return found[0] if found else None
+        return next(iter(found.complete()), None)
 
     async def _read_snapshots(self, images: Sequence[Image]) -> list[ReportedSnapshot]:
         """The images as snapshots, oldest first. A size is reported if EC2 reports it for every EBS snapshot."""
         ebs_snapshots = await self.api.ebs_snapshots_by_ref([ref for image in images for ref in image.ebs_refs])
         sizes = {each.ref: each.size for each in ebs_snapshots}
-        return [
-            ReportedSnapshot(
-                ref=image.ref,
-                name=image.name,
-                created_at=image.created_at,
-                description=image.description,
-                size_bytes=_sum([sizes.get(ref) for ref in image.ebs_refs]),
-                token=image.token,
-                ready=image.state not in _UNFINISHED,
-            )
-            for image in sorted(images, key=lambda image: (image.created_at, image.ref))
+        found = [
+            replace(image.snapshot, size_bytes=_sum([sizes.get(ref) for ref in image.ebs_refs])) for image in images
         ]
+        return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref))
 
 
 def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
