@@ -12,10 +12,8 @@ from gateway.drivers.base import (
     CreateCommand,
     DeleteCommand,
     Recovery,
-    ReportedMachine,
     RevertCommand,
     Work,
-    require_readable,
 )
 from gateway.errors import (
     OutcomeUnknown,
@@ -87,7 +85,7 @@ REFUSALS: list[tuple[int, Any, type[ProviderError], str, str]] = [
         429,
         "overLimit",
         ProviderUnavailable,
-        "The provider's service does not answer.",
+        "The provider is throttling the gateway's requests.",
         "This request was rate-limited.",
     ),
     (500, "computeFault", OutcomeUnknown, INTERNAL, "Unexpected API Error."),
@@ -159,7 +157,6 @@ def test_errors_of_glance(lab: Lab) -> None:
         (refuse(200, {}), (ProviderUnavailable, MALFORMED)),
         (refuse(200, []), (ProviderUnavailable, MALFORMED)),
         (refuse(200, {"servers": None, "images": None}), (ProviderUnavailable, MALFORMED)),
-        (refuse(200, {"servers": [{}], "images": [{}]}), (ProviderUnavailable, MALFORMED)),
         (garble, (ProviderUnavailable, MALFORMED)),
         (drop, (ProviderUnavailable, UNREACHABLE)),
     ],
@@ -180,21 +177,15 @@ def test_an_error_is_never_an_empty_list(
     assert len(lab.snapshots()) == 1
 
 
-async def readable_machines(lab: Lab) -> list[ReportedMachine]:
-    """The machines of the listing. Raises ProviderUnavailable for one that is unreadable."""
-    return [require_readable(machine) for machine in await lab.driver.machines()]
-
-
-@pytest.mark.parametrize("missing", ["id", "created_at"])
-def test_responses_with_missing_members_are_malformed(lab: Lab, missing: str) -> None:
+def test_responses_without_an_id_are_malformed(lab: Lab) -> None:
+    """Of one entry in a listing this is no error of the listing; see test_openstack_odd.py."""
     server = dict(lab.cloud.servers[lab.machine])
-    server.pop({"created_at": "created"}.get(missing, missing))
-    image = dict(lab.cloud.images[lab.cloud.snap(lab.machine)])
-    image.pop(missing)
+    server.pop("id")
     for start, answer, work in (
-        ("GET compute/servers", {"servers": [server]}, lambda: readable_machines(lab)),
         ("GET compute/servers", {"server": server}, lambda: lab.driver.machine(lab.machine)),
-        ("GET image/images", {"images": [image]}, lambda: lab.driver.snapshots(lab.machine)),
+        ("GET compute/servers", {"server": server}, lambda: lab.driver.snapshots(lab.machine)),
+        ("GET compute/servers", {"servers": [server]}, lab.driver.health),
+        ("GET image/images", {"images": [{}]}, lab.driver.health),
     ):
         lab.cloud.on(start, refuse(200, answer))
         assert error_of(lab, work()) == (ProviderUnavailable, MALFORMED)

@@ -1,24 +1,23 @@
-"""The OpenStack API for the `openstack` driver: calls, parsing of responses, classification of errors.
+"""The OpenStack API for the `openstack` driver: calls and classification of errors.
 
-This module converts OpenStack's data and errors to the types of the driver port. It knows nothing of commands.
+This module converts OpenStack's errors to the types of the driver port. It knows nothing of commands.
 """
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-import orjson
 import requests
 from keystoneauth1 import exceptions
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException, SDKException, ServiceDisabledException
 
-from gateway.drivers.base import ReportedMachine, ReportedSnapshot
+from gateway.drivers.base import parsing
+from gateway.drivers.openstack.parsing import malformed
 from gateway.drivers.threads import Threads
 from gateway.errors import (
     OutcomeUnknown,
@@ -30,18 +29,13 @@ from gateway.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from gateway.http_client.json_bodies import parse_json
 from gateway.http_client.responses import find_rejection
 from gateway.http_client.urllib3_limits import limit_urllib3
-from gateway.models import MachineKind, PowerState
 
 limit_urllib3()
 
-# Properties of images. Nova passes all properties on: if a server was created from such an image, the images of that
-# server have them too. Therefore the token includes the server's id, and the description is valid only with this id.
-# If the gateway describes an image of another client, the property has the id alone.
-MACHINE, TOKEN, DESCRIPTION = "instance_uuid", "snapshot_gateway_token", "snapshot_gateway_description"
-
-MAX_LENGTH = 255  # characters of a name and of a property; the gateway's database stores the whole text
+T = TypeVar("T")
 
 POLL_INTERVAL = 0.2  # seconds between the first two polls of work in progress
 
@@ -51,10 +45,15 @@ _MICROVERSION = (
 
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"  # Glance's; `add` also replaces a value
 
+_MAX_ERROR = 2**16  # bytes of a response with an error that are read
+
 _DENIED = "The provider does not accept the gateway's credentials."
 
-# Nova's power states. The others (such as no state, or crashed) are reported as UNKNOWN.
-_POWER = {"1": PowerState.ON, "3": PowerState.SUSPENDED, "4": PowerState.OFF, "7": PowerState.SUSPENDED}
+
+_UNAVAILABLE = {
+    404: "The provider's service does not answer.",  # an address in the catalog is wrong
+    429: "The provider is throttling the gateway's requests.",
+}
 
 
 class _RefusingAdapter(requests.adapters.BaseAdapter):
@@ -108,8 +107,8 @@ class OpenStackClient:
         if answer.status_code >= 400:
             raise _error_from_response(answer, write)
         try:
-            return orjson.loads(answer.content) if answer.content else None
-        except orjson.JSONDecodeError:
+            return parse_json(answer.content) if answer.content else None
+        except ValueError:
             raise malformed(write) from None
 
     def _proxy(self, service: str) -> Any:
@@ -163,9 +162,18 @@ class OpenStackApi:
         self._reads = reads
         self._writes = writes
 
-    async def read(self, service: str, path: str) -> Any:
-        """Gets a path of a service. Raises ProviderError."""
-        return await self._reads.read(self.client.call, False, service, "GET", path)
+    async def read(self, service: str, path: str, parse: Callable[[Any], T]) -> T:
+        """What `parse` makes of the response to a GET of a path of a service. Raises ProviderError.
+
+        Parses in the thread of the call, because a page may have thousands of entries.
+        """
+
+        def call() -> T:
+            answer = self.client.call(False, service, "GET", path)
+            with parsing():
+                return parse(answer)
+
+        return await self._reads.read(call)
 
     async def write(self, service: str, method: str, path: str, body: Any = None) -> Any:
         """Sends a call that changes something. Raises ProviderError: OutcomeUnknown if it may have been executed."""
@@ -182,84 +190,6 @@ def path_segment(ref: str) -> str:
     return quote(ref, safe="")
 
 
-def malformed(write: bool) -> ProviderError:
-    """The error for a malformed response. If `write` is true, the call may have been executed."""
-    return (OutcomeUnknown if write else ProviderUnavailable)("The provider's response is malformed.")
-
-
-def read_list(answer: Any, name: str) -> list[dict[str, Any]]:
-    """The list of objects under a name of the response. Raises ProviderUnavailable if the response is malformed."""
-    found = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(found, list):
-        raise malformed(write=False)
-    if not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in found):
-        raise malformed(write=False)
-    return found
-
-
-def read_one(answer: Any, name: str | None = None) -> dict[str, Any]:
-    """The object under a name of the response, or the response. Raises ProviderUnavailable if it is malformed."""
-    found = answer.get(name) if name and isinstance(answer, dict) else answer
-    if not isinstance(found, dict) or not isinstance(found.get("id"), str):
-        raise malformed(write=False)
-    return found
-
-
-def read_machine(server: Mapping[str, Any]) -> ReportedMachine:
-    """Converts a server of Nova."""
-    flavor = server.get("flavor")
-    return ReportedMachine(
-        ref=server["id"],
-        kind=MachineKind.INSTANCE,
-        name=server.get("name") or "",
-        power_state=_POWER.get(str(server.get("OS-EXT-STS:power_state")), PowerState.UNKNOWN),
-        description=server.get("description"),
-        host=server.get("OS-EXT-SRV-ATTR:host"),
-        flavor=flavor.get("original_name") if isinstance(flavor, dict) else None,
-        availability_zone=server.get("OS-EXT-AZ:availability_zone") or None,
-        created_at=_parse_time(server.get("created")),
-    )
-
-
-def image_properties(machine_ref: str, token: str, description: str | None) -> dict[str, str]:
-    """The properties of an image of a machine.
-
-    They include the server's id, because Nova sets it itself only if the image contains a disk.
-    """
-    # An empty description is also set, because otherwise the image would have an inherited one.
-    described = description_properties(machine_ref, token, description or "")
-    return {MACHINE: machine_ref, "image_type": "snapshot", **described}
-
-
-def description_properties(machine_ref: str, token: str | None, description: str) -> dict[str, str]:
-    """The properties that store a description; the token is None for an image made by another client."""
-    text = re.sub(r"[^\0-\uffff]", "\ufffd", description)[:MAX_LENGTH]
-    return {TOKEN: f"{machine_ref} {token}" if token else machine_ref, DESCRIPTION: text}
-
-
-def read_snapshot(image: Mapping[str, Any]) -> ReportedSnapshot:
-    """Converts an image of a server."""
-    token_machine_ref, _, token = str(image.get(TOKEN)).partition(" ")
-    has_token = token_machine_ref == image.get(MACHINE)
-    return ReportedSnapshot(
-        ref=image["id"],
-        name=image.get("name") or "",
-        created_at=_parse_time(image.get("created_at")),
-        description=image.get(DESCRIPTION) or None if has_token else None,
-        size_bytes=image.get("size")
-        or None,  # 0 for the image of a server that runs from volumes: it contains no data itself
-        token=token or None if has_token else None,
-        ready=image.get("status") not in {"queued", "saving", "uploading", "importing"},
-    )
-
-
-def _parse_time(text: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (TypeError, ValueError):
-        raise malformed(write=False) from None
-
-
 def _error_from_response(answer: requests.Response, write: bool) -> ProviderError:
     """The error for a response with an error status."""
     message = _provider_message(answer)
@@ -272,12 +202,12 @@ def _error_from_response(answer: requests.Response, write: bool) -> ProviderErro
             return ProviderRefused("The snapshot's image is protected at the provider.", provider_message=message)
         case 403:
             return ProviderDenied("The gateway's user lacks a permission at the provider.", provider_message=message)
-        case 404 if "itemNotFound" in answer.text or re.search(r"\bimage\b", message):
+        case 404 if "itemNotFound" in _error_text(answer) or re.search(r"\bimage\b", message):
             return ProviderMissing("The provider has no such machine or snapshot.", provider_message=message)
         case 409 if "task_state" in message:
             return ProviderBusy("The provider is executing another task on this machine.", provider_message=message)
-        case 404 | 429:  # a 404 without these texts means that an address in the catalog is wrong
-            return ProviderUnavailable("The provider's service does not answer.", provider_message=message)
+        case 404 | 429 as status:
+            return ProviderUnavailable(_UNAVAILABLE[status], provider_message=message)
         case status if status >= 500:
             kind = OutcomeUnknown if write else ProviderUnavailable
             return kind("The provider reported an internal error.", provider_message=message)
@@ -289,10 +219,14 @@ def _error_from_response(answer: requests.Response, write: bool) -> ProviderErro
 def _provider_message(answer: requests.Response) -> str:
     """The provider's message. Nova wraps it in an object named for the error; Glance sends text or HTML."""
     try:
-        [body] = answer.json().values()
+        [body] = parse_json(answer.content[:_MAX_ERROR]).values()
         return str(body["message"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        return " ".join(re.sub(r"<[^>]*>", " ", answer.text).split())[:500]
+        return " ".join(re.sub(r"<[^<>]*>", " ", _error_text(answer)).split())[:500]
+
+
+def _error_text(answer: requests.Response) -> str:
+    return answer.content[:_MAX_ERROR].decode(errors="replace")
 
 
 def _error_without_response(error: Exception, write: bool) -> ProviderError:

@@ -29,25 +29,24 @@ from gateway.drivers.base import (
     UpdateCommand,
     Work,
     count_listed,
-    parsing,
-    read_listed_machine,
 )
-from gateway.drivers.openstack.api import (
+from gateway.drivers.openstack.api import OpenStackApi, OpenStackClient, path_segment
+from gateway.drivers.openstack.parsing import (
     MACHINE,
     MAX_LENGTH,
     TOKEN,
-    OpenStackApi,
-    OpenStackClient,
+    Image,
     description_properties,
     image_properties,
     malformed,
-    path_segment,
-    read_list,
+    read_image,
+    read_images,
     read_machine,
-    read_one,
-    read_snapshot,
+    read_machines,
+    read_refs,
+    read_server,
 )
-from gateway.drivers.openstack.volumes import VolumeSnapshots, snapshots_in
+from gateway.drivers.openstack.volumes import VolumeSnapshots
 from gateway.drivers.operation_tags import provider_snapshot_name
 from gateway.drivers.options import Secret, option
 from gateway.drivers.threads import Threads
@@ -78,8 +77,6 @@ _MATRIX = Matrix(
 
 _PAGE_SIZE = 500
 
-_DELETED = {"DELETED", "SOFT_DELETED"}
-_NO_DATA = {"killed", "deleted", "pending_delete"}  # images that have been deleted, or whose creation failed
 _IDLE = "None"  # the task state of a server without a task
 _IDLE_POLLS = 5  # polls until the driver stops waiting for the server to become idle after its image is complete
 _PHASES = {
@@ -173,38 +170,31 @@ class OpenStackDriver(Driver):
     async def machines(self) -> Sequence[ReportedMachine]:
         machines: list[ReportedMachine] = []
         path, total = f"/servers/detail?limit={_PAGE_SIZE}", 0
-        while page := read_list(answer := await self._api.read("compute", path), "servers"):
-            total = count_listed(total, page)
-            machines += [
-                read_listed_machine(server["id"], MachineKind.INSTANCE, partial(read_machine, server))
-                for server in page
-                if str(server.get("status")) not in _DELETED
-            ]
-            if not answer.get("servers_links"):
-                break
-            path = f"/servers/detail?limit={_PAGE_SIZE}&marker={path_segment(page[-1]['id'])}"
+        while path:
+            page, length, last_ref = await self._api.read("compute", path, read_machines)
+            machines += page
+            total = count_listed(total, range(length))
+            path = f"/servers/detail?limit={_PAGE_SIZE}&marker={path_segment(last_ref)}" if last_ref else ""
         return machines
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
-        with parsing():
-            return read_machine(await self._server(machine_ref))
+        return read_machine(await self._server(machine_ref))
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         server = await self._server(machine_ref)
-        images = await self._images(MACHINE, machine_ref)
-        if any(snapshots_in(image) for image in images):  # only Cinder knows to which server these belong
+        images, omitted = await self._images(MACHINE, machine_ref)
+        if any(image.known_volume_refs for image in images):  # only Cinder knows to which server these belong
             own = await self._volume_snapshots.refs_of(server)
-            images = [image for image in images if not (refs := snapshots_in(image)) or own.intersection(refs)]
-        with parsing():
-            found = [read_snapshot(image) for image in images]
-        return ReportedSnapshots(sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref)))
+            images = [image for image in images if not (refs := image.known_volume_refs) or own.intersection(refs)]
+        found = sorted((image.snapshot for image in images), key=lambda snapshot: (snapshot.created_at, snapshot.ref))
+        return ReportedSnapshots(found, omitted=omitted)
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         if command.memory:
             raise ProviderRefused(_NO_MEMORY)
         # Nova may have executed an earlier, timed-out request after recovery had looked for its image.
         existing = await self._find_images(work, command)
-        image_id = existing[0]["id"] if existing else await self._create_image(work, command)
+        image_id = existing[0].ref if existing else await self._create_image(work, command)
         await work.checkpoint(image_id)
         with _as_unknown_outcome(ProviderUnavailable, ProviderDenied):
             snapshot = await self._await_image(work, command, image_id)
@@ -218,7 +208,7 @@ class OpenStackDriver(Driver):
 
     async def delete(self, work: Work, command: DeleteCommand) -> None:
         image = await self._require_image(command)
-        volume_refs = snapshots_in(image)
+        volume_refs = image.volume_refs
         await work.checkpoint(orjson.dumps(volume_refs).decode())
         await self._api.write("image", "DELETE", f"/images/{path_segment(command.snapshot_ref)}")
         with _as_unknown_outcome(ProviderUnavailable, ProviderDenied):
@@ -227,7 +217,7 @@ class OpenStackDriver(Driver):
             await self._volume_snapshots.delete(volume_refs)
 
     async def update(self, work: Work, command: UpdateCommand) -> None:
-        token, changes = read_snapshot(await self._require_image(command)).token, {}
+        token, changes = (await self._require_image(command)).snapshot.token, {}
         if command.name is not None:
             changes["name"] = provider_snapshot_name(command.name, work.token, _is_legal, (), MAX_LENGTH)
         if command.description is not None:
@@ -252,8 +242,8 @@ class OpenStackDriver(Driver):
                     assert_never(command)
 
     async def health(self) -> None:
-        read_list(await self._api.read("compute", "/servers?limit=1"), "servers")
-        read_list(await self._api.read("image", "/images?limit=1"), "images")
+        await self._api.read("compute", "/servers?limit=1", partial(read_refs, name="servers"))
+        await self._api.read("image", "/images?limit=1", partial(read_refs, name="images"))
 
     async def close(self) -> None:
         self._api.client.close()
@@ -274,46 +264,48 @@ class OpenStackDriver(Driver):
             raise malformed(write=True)
         return image_id
 
-    async def _find_images(self, work: Work, command: CreateCommand) -> list[dict[str, Any]]:
+    async def _find_images(self, work: Work, command: CreateCommand) -> list[Image]:
         """The images of the machine with the operation's token, oldest first.
 
         Further images with this token are copies: images of servers that were created from the first one.
         """
-        found = await self._images(TOKEN, f"{command.machine_ref} {work.token}")
-        own = [image for image in found if image.get(MACHINE) == command.machine_ref]  # else the token is inherited
-        return sorted(own, key=lambda image: str(image.get("created_at")))
+        found, omitted = await self._images(TOKEN, f"{command.machine_ref} {work.token}")
+        if omitted:  # one of them may be the image
+            raise ProviderUnavailable(omitted[0])
+        own = [image for image in found if image.machine_ref == command.machine_ref]  # else the token is inherited
+        return sorted(own, key=lambda image: (image.snapshot.created_at, image.ref))
 
     async def _await_image(self, work: Work, command: CreateCommand, image_id: str) -> ReportedSnapshot | None:
         """Waits until the image is complete and its server idle. Returns None if the image no longer exists."""
         delays, polls_left, cancel_failed = self._api.poll_delays(), _IDLE_POLLS, False
         while (image := await self._poll_image(image_id)) is not None:
             task = await self._task_state(command.machine_ref)
-            if image.get("status") != "active" and task == _IDLE:
+            if image.status != "active" and task == _IDLE:
                 image = await self._poll_image(image_id)  # it may have become active just before the server became idle
-                if image is not None and image.get("status") != "active":
+                if image is not None and image.status != "active":
                     # Nova drops one of two concurrent requests, and leaves its image without data.
-                    await self._delete_image(image_id, snapshots_in(image))
+                    await self._delete_image(image_id, image.volume_refs)
                     return None
-            elif image.get("status") == "active" and await self._volume_snapshots_ready(image):
+            elif image.status == "active" and await self._volume_snapshots_ready(image):
                 polls_left -= 1
                 if task not in _PHASES or not polls_left:
-                    return read_snapshot(image)
+                    return image.snapshot
             elif work.cancel_requested() and not cancel_failed:
                 with suppress(ProviderRefused, ProviderDenied):
-                    await self._delete_image(image_id, snapshots_in(image))
+                    await self._delete_image(image_id, image.volume_refs)
                     raise Canceled
                 cancel_failed = True
             await work.progress(None, _PHASES.get(task))
             await asyncio.sleep(next(delays))
         return None
 
-    async def _volume_snapshots_ready(self, image: dict[str, Any]) -> bool:
+    async def _volume_snapshots_ready(self, image: Image) -> bool:
         """Whether all volume snapshots of the image are available. Raises ProviderRefused if one of them failed."""
-        refs = snapshots_in(image)
+        refs = image.volume_refs
         states = [await self._volume_snapshots.state(ref) for ref in refs]
         if not {*states} <= {"available", "creating", "unknown"}:
             with suppress(ProviderError):  # best effort: the remains of a failed image are of no use
-                await self._delete_image(image["id"], refs)
+                await self._delete_image(image.ref, refs)
             raise ProviderRefused(_VOLUME_SNAPSHOT_FAILED)
         return all(state == "available" for state in states)
 
@@ -335,13 +327,13 @@ class OpenStackDriver(Driver):
         for delay in self._api.poll_delays():
             task = await self._task_state(command.machine_ref)
             for image in await self._find_images(work, command):
-                return await self._await_image(work, command, image["id"])
+                return await self._await_image(work, command, image.ref)
             if task == _IDLE:  # else the server's task may be this create, whose image is not listed yet
                 break
             await asyncio.sleep(delay)
         return None
 
-    async def _poll_image(self, image_id: str) -> dict[str, Any] | None:
+    async def _poll_image(self, image_id: str) -> Image | None:
         """The image; None if it does not exist. Retries without limit while the provider is unavailable.
 
         The command has been sent, so the operation's deadline limits the wait.
@@ -365,46 +357,41 @@ class OpenStackDriver(Driver):
     # ---- reading
 
     async def _server(self, machine_ref: str) -> dict[str, Any]:
-        server = read_one(await self._api.read("compute", f"/servers/{path_segment(machine_ref)}"), "server")
-        if server.get("status") in _DELETED:
+        server = await self._api.read("compute", f"/servers/{path_segment(machine_ref)}", read_server)
+        if server is None:
             raise ProviderMissing("The provider has no such machine.")
         return server
 
-    async def _image(self, image_id: str) -> dict[str, Any] | None:
+    async def _image(self, image_id: str) -> Image | None:
         """An image, with or without data; None if it does not exist."""
         try:
-            image = read_one(await self._api.read("image", f"/images/{path_segment(image_id)}"))
+            image = await self._api.read("image", f"/images/{path_segment(image_id)}", read_image)
         except ProviderMissing:
             return None
-        return None if image.get("status") in _NO_DATA else image
+        if image.status is None:
+            raise malformed(write=False)
+        return image if image.has_data else None
 
-    async def _require_image(self, command: DeleteCommand | UpdateCommand) -> dict[str, Any]:
+    async def _require_image(self, command: DeleteCommand | UpdateCommand) -> Image:
         """The image of a snapshot. Raises ProviderMissing if the server or the image does not exist."""
         await self._server(command.machine_ref)
         image = await self._image(command.snapshot_ref)
-        if image is None or image.get(MACHINE) != command.machine_ref:
+        if image is None or image.machine_ref != command.machine_ref:
             raise ProviderMissing("The provider has no such snapshot.")
         return image
 
-    async def _images(self, name: str, value: str) -> list[dict[str, Any]]:
-        """The images with this property. They are filtered here too, because not every Glance filters by properties."""
-        images: list[dict[str, Any]] = []
+    async def _images(self, name: str, value: str) -> tuple[list[Image], list[str]]:
+        """The images with this property, and the reasons for the entries that could not be read."""
+        images: list[Image] = []
+        omitted: list[str] = []
         path, total = f"/images?{name}={path_segment(value)}&limit={_PAGE_SIZE}", 0
         while path:
-            answer = await self._api.read("image", path)
-            page = read_list(answer, "images")
-            total = count_listed(total, page)
-            images += [image for image in page if image.get(name) == value and str(image.get("status")) not in _NO_DATA]
-            path = _next_path(answer)
-        return images
-
-
-def _next_path(answer: dict[str, Any]) -> str:
-    """The path of the next page of images; empty after the last. A URL would take the token to another host."""
-    path = str(answer.get("next") or "").removeprefix("/v2")
-    if path and not path.startswith("/images?"):
-        raise malformed(write=False)
-    return path
+            page = await self._api.read("image", path, partial(read_images, name=name, value=value))
+            images += page.images
+            omitted += page.omitted
+            total = count_listed(total, range(page.length))
+            path = page.next_path
+        return images, omitted
 
 
 def _is_legal(name: str) -> bool:

@@ -5,31 +5,16 @@ Nova creates them together with the image, but neither Nova nor Glance deletes t
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import orjson
-
 from gateway.drivers.base import parsing
-from gateway.drivers.openstack.api import OpenStackApi, malformed, path_segment, read_list, read_one
+from gateway.drivers.openstack.api import OpenStackApi, path_segment
+from gateway.drivers.openstack.parsing import read_one, read_refs
 from gateway.errors import ProviderMissing, ProviderRefused, ProviderUnavailable
 
 _ATTACHED = "os-extended-volumes:volumes_attached"
 _NOT_DELETED = "The image was deleted, but the snapshot of a volume could not be deleted."
-
-
-def snapshots_in(image: Mapping[str, Any]) -> list[str]:
-    """The refs of the volume snapshots that an image consists of.
-
-    An image that contains data may name volume snapshots too, but these are inherited: its server was created from an
-    image that consists of them.
-    """
-    if image.get("size") != 0:
-        return []
-    try:
-        devices = orjson.loads(image.get("block_device_mapping") or "[]")
-        return [device["snapshot_id"] for device in devices if device.get("snapshot_id")]
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise malformed(write=False) from None
 
 
 class VolumeSnapshots:
@@ -42,13 +27,18 @@ class VolumeSnapshots:
         """The refs of all snapshots of a server's volumes."""
         with parsing():
             volume_ids = [path_segment(volume["id"]) for volume in server.get(_ATTACHED) or []]
-        answers = [await self._api.read("block_storage", f"/snapshots?volume_id={id_}") for id_ in volume_ids]
-        return {row["id"] for answer in answers for row in read_list(answer, "snapshots")}
+        read = partial(read_refs, name="snapshots")
+        return {
+            ref
+            for id_ in volume_ids
+            for ref in await self._api.read("block_storage", f"/snapshots?volume_id={id_}", read)
+        }
 
     async def state(self, ref: str) -> str | None:
         """The state of a snapshot; "unknown" if Cinder does not answer, None if there is no such snapshot."""
         try:
-            found = read_one(await self._api.read("block_storage", f"/snapshots/{path_segment(ref)}"), "snapshot")
+            path = f"/snapshots/{path_segment(ref)}"
+            found = await self._api.read("block_storage", path, partial(read_one, name="snapshot"))
         except ProviderMissing:
             return None
         except ProviderUnavailable:
