@@ -152,7 +152,7 @@ class VsphereDriver(Driver):
 
     async def machines(self) -> Sequence[ReportedMachine]:
         selected = (parsing.VIEW_TO_MACHINES_AND_HOSTS, parsing.VIEW, parsing.MACHINE, parsing.HOST)
-        return await self._read(lambda login: parsing.parse_machines(login.collect(login.view, *selected)))
+        return await self._read(lambda login: parsing.parse_machines(login.list_all(login.view, *selected)))
 
     async def change_hints(self) -> AsyncIterator[str]:
         collector = await self._read(_create_collector)
@@ -179,9 +179,11 @@ class VsphereDriver(Driver):
         raise ProviderMissing("The machine does not exist or is a template.")
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
-        return await self._read(
-            lambda login: parsing.parse_snapshots(login.values(login.machine(machine_ref), parsing.SNAPSHOTS))
-        )
+        def read(login: Login) -> ReportedSnapshots:
+            found = login.values(login.machine(machine_ref), parsing.SNAPSHOTS)
+            return parsing.parse_snapshots(found.values, found.skipped)
+
+        return await self._read(read)
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         machine = await self.machine(command.machine_ref)
@@ -289,12 +291,14 @@ class VsphereDriver(Driver):
         interval, cancel_sent = _MIN_POLL_INTERVAL, False
         while True:
             try:
-                info = await self._read(lambda login: login.values(login.task(task_ref), parsing.TASK)["info"])
+                info = await self._read(
+                    lambda login: parsing.task_info(login.values(login.task(task_ref), parsing.TASK))
+                )
             except ProviderMissing:
                 return None
             if info.state not in _UNFINISHED:
                 return info
-            await work.progress(info.progress, _phase(command, info))
+            await work.progress(parsing.percent(info), _phase(command, info))
             # Only creates are canceled. A canceled revert or delete would leave the machine in an intermediate state.
             if isinstance(command, CreateCommand) and work.cancel_requested() and info.cancelable and not cancel_sent:
                 cancel_sent = True
@@ -309,7 +313,7 @@ class VsphereDriver(Driver):
         """The outcome of a command without a task, once no task on the machine's snapshots runs."""
         interval = _MIN_POLL_INTERVAL
         while infos := await self._unfinished_tasks(command.machine_ref):
-            await work.progress(infos[0].progress, _phase(command, infos[0]))
+            await work.progress(parsing.percent(infos[0]), _phase(command, infos[0]))
             await asyncio.sleep(interval)
             interval = min(interval * 1.5, _MAX_POLL_INTERVAL)
         snapshots = (await self.snapshots(command.machine_ref)).snapshots
@@ -330,7 +334,7 @@ class VsphereDriver(Driver):
         """The `info` of the machine's unfinished tasks that create, delete or revert to snapshots."""
         selected = (parsing.MACHINE_TO_TASKS, parsing.MACHINE_NAME, parsing.TASK)
         found = await self._read(lambda login: login.collect(login.machine(machine_ref), *selected))
-        infos = [each.values["info"] for each in found if "info" in each.values]
+        infos = [parsing.task_info(each) for each in found if "info" in each.values]
         return [info for info in infos if info.state in _UNFINISHED and "snapshot" in info.descriptionId.lower()]
 
 
@@ -399,7 +403,7 @@ def _host_error(fault: Any) -> ProviderError:
 
 def _find_created(reported: ReportedSnapshots, token: str, info: Any) -> ReportedSnapshot:
     """The snapshot that a task created: by the task's result, or by the token. Its description may have been edited."""
-    ref = None if info.result is None else ref_of(info.result)
+    ref = parsing.created_ref(info)
     for snapshot in reported.snapshots:
         if snapshot.ref == ref or snapshot.token == token:
             return snapshot
@@ -421,7 +425,8 @@ def _wait_for_updates(collector: Any, version: str, seconds: int) -> Any:
 
 
 def _updated_refs(updates: Any) -> list[str]:
-    return [ref_of(update.obj) for part in updates.filterSet for update in part.objectSet]
+    found = [update.obj for part in updates.filterSet for update in part.objectSet]
+    return [ref_of(machine) for machine in found if isinstance(machine, vim.VirtualMachine)]
 
 
 def _destroy_collector(collector: Any) -> None:

@@ -2,15 +2,24 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC
-from functools import partial
 from typing import Any
 
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
-from gateway.drivers.base import ReportedMachine, ReportedSnapshot, ReportedSnapshots, read_listed_machine
+from gateway.drivers.base import (
+    MachineFields,
+    ReportedMachine,
+    ReportedSnapshot,
+    ReportedSnapshots,
+    is_ref,
+    report_each,
+    report_machine,
+    report_snapshot,
+    unreadable_machine,
+)
 from gateway.drivers.operation_tags import split_tag
-from gateway.drivers.vsphere.session import CollectedObject, PropertyCollector, ref_of
+from gateway.drivers.vsphere.session import CollectedObject, PropertyCollector, ref_of, translate_fault
+from gateway.errors import ProviderUnavailable
 from gateway.models import MachineKind, PowerState
 
 MAX_NAME_LENGTH = 80
@@ -79,63 +88,104 @@ def xml_safe(text: str) -> str:
 def parse_machines(found: Sequence[CollectedObject]) -> list[ReportedMachine]:
     """Converts machines. Templates are left out: they can neither run nor be snapshotted."""
     hosts = {
-        each.ref: unescaped(each.values["name"])
+        each.ref: unescaped(name)
         for each in found
-        if each.type is vim.HostSystem and "name" in each.values
+        if each.type is vim.HostSystem and isinstance(name := each.values.get("name"), str)
     }
     return [
-        read_listed_machine(each.ref, MachineKind.VM, partial(_parse_machine, each.ref, each.values, hosts))
+        _parse_machine(each, hosts)
         for each in found
-        if each.type is vim.VirtualMachine and not each.values.get("summary.config.template")
+        if each.type in (vim.VirtualMachine, None) and each.values.get("summary.config.template") is not True
     ]
 
 
-def _parse_machine(ref: str, values: Mapping[str, Any], hosts: Mapping[str, str]) -> ReportedMachine:
+def _parse_machine(found: CollectedObject, hosts: Mapping[str, str]) -> ReportedMachine:
+    if found.fault is not None:
+        error = translate_fault(found.fault)
+        return unreadable_machine(found.ref, MachineKind.VM, f"{error.message} ({error.provider_message})")
+    values = found.values
     host, created = values.get("runtime.host"), values.get("config.createDate")
+    fields: MachineFields = {
+        "name": lambda: unescaped(values["name"]),
+        "power_state": lambda: _power_state(values),
+        # The BIOS UUID, which is ManageIQ's `uid_ems`.
+        "uid": lambda: (values.get("summary.config.uuid") or "").lower() or None,
+        "description": lambda: values.get("summary.config.annotation") or None,
+        "host": lambda: None if host is None else hosts.get(ref_of(host)),
+    }
+    # vSphere reports 1970 for machines created before it had this property.
+    if created is not None and getattr(created, "year", None) != 1970:
+        fields["created_at"] = lambda: created
+    return report_machine(found.ref, MachineKind.VM, **fields)
+
+
+def _power_state(values: Mapping[str, Any]) -> PowerState:
+    state = _POWER_STATES[values["runtime.powerState"]]
     # The power state of a disconnected machine may be outdated.
-    connected = values["runtime.connectionState"] == "connected"
-    return ReportedMachine(
-        ref=ref,
-        kind=MachineKind.VM,
-        name=unescaped(values["name"]),
-        power_state=_POWER_STATES.get(values["runtime.powerState"], PowerState.UNKNOWN)
-        if connected
-        else PowerState.UNKNOWN,
-        uid=(values.get("summary.config.uuid") or "").lower() or None,  # the BIOS UUID, which is ManageIQ's `uid_ems`
-        description=values.get("summary.config.annotation") or None,
-        host=None if host is None else hosts.get(ref_of(host)),
-        # vSphere reports 1970 for machines created before it had this property.
-        created_at=created.astimezone(UTC) if created is not None and created.year > 1970 else None,
-    )
+    return state if values["runtime.connectionState"] == "connected" else PowerState.UNKNOWN
 
 
-def parse_snapshots(values: Mapping[str, Any]) -> ReportedSnapshots:
-    """Converts a machine's snapshots, from its properties SNAPSHOTS."""
+def parse_snapshots(values: Mapping[str, Any], skipped: Sequence[str] = ()) -> ReportedSnapshots:
+    """Converts a machine's snapshots, from its properties SNAPSHOTS. `skipped`: the elements that could not be read."""
     info = values.get("snapshot")
+    omitted = [f"The provider did not report {name!r}, or in a malformed way." for name in skipped]
     if info is None:
-        return ReportedSnapshots([])
+        return ReportedSnapshots([], omitted=omitted)
     nodes: list[tuple[Any, str | None]] = [(node, None) for node in info.rootSnapshotList]
-    for node, _ in nodes:  # the loop appends to the list that it iterates over
-        nodes += [(child, ref_of(node.snapshot)) for child in node.childSnapshotList]
-    current = None if info.currentSnapshot is None else ref_of(info.currentSnapshot)
-    parents = {ref_of(node.snapshot): parent for node, parent in nodes}
-    files = _FileLayout(values.get("layoutEx"), parents, current)
-    return ReportedSnapshots([_parse_snapshot(node, parent, files) for node, parent in nodes], current)
+    for node, parent in nodes:  # the loop appends to the list that it iterates over
+        ref = _ref(node.snapshot)
+        nodes += [(child, parent if ref is None else ref) for child in node.childSnapshotList]
+    current = _ref(info.currentSnapshot)
+    parents = {ref: parent for node, parent in nodes if (ref := _ref(node.snapshot)) is not None}
+    layout, oddity = values.get("layoutEx"), None
+    try:
+        files = _FileLayout(layout, parents, current)
+    except (AttributeError, TypeError):
+        files, oddity = _FileLayout(None, parents, current), "The list of the machine's files is malformed."
+    snapshots, without_ref = report_each(nodes, lambda each: _parse_snapshot(*each, files))
+    return ReportedSnapshots(snapshots, current, [*omitted, *without_ref], oddity)
 
 
 def _parse_snapshot(node: Any, parent: str | None, files: "_FileLayout") -> ReportedSnapshot:
-    ref = ref_of(node.snapshot)
-    description, token = split_tag(node.description)
-    return ReportedSnapshot(
-        ref=ref,
-        name=unescaped(node.name),
-        created_at=node.createTime.astimezone(UTC),
-        description=description,
-        memory=files.has_memory(ref, node.state),
-        parent_ref=parent,
-        size_bytes=files.size(ref),
-        token=token,
+    ref = _ref(node.snapshot) or ""
+    return report_snapshot(
+        ref,
+        name=lambda: unescaped(node.name),
+        created_at=lambda: node.createTime,
+        description=lambda: split_tag(node.description)[0],
+        token=lambda: split_tag(node.description)[1],
+        memory=lambda: files.has_memory(ref, node.state),
+        parent_ref=lambda: parent,
+        size_bytes=lambda: files.size(ref),
     )
+
+
+def _ref(managed: Any) -> str | None:
+    """The ref of a managed object; None if it is missing or malformed."""
+    ref = ref_of(managed) if isinstance(managed, vim.ManagedObject) else None
+    return ref if is_ref(ref) else None
+
+
+def task_info(found: CollectedObject) -> Any:
+    """The `info` of a task. Raises ProviderUnavailable if its state or its error is malformed."""
+    info = found.values.get("info")
+    if (
+        not isinstance(info, vim.TaskInfo)
+        or not isinstance(info.state, vim.TaskInfo.State)
+        or not isinstance(info.error, vmodl.MethodFault | None)
+    ):
+        raise ProviderUnavailable("The provider's response is malformed.")
+    return info
+
+
+def percent(info: Any) -> int | None:
+    """The progress of a task, in percent; None if vSphere does not report it or it is malformed."""
+    return info.progress if isinstance(info.progress, int) else None
+
+
+def created_ref(info: Any) -> str | None:
+    """The ref of the snapshot that a task has created; None if it is missing or malformed."""
+    return _ref(info.result)
 
 
 class _FileLayout:

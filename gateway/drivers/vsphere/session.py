@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from gateway.drivers.base import count_listed
+from gateway.drivers.vsphere.deserializer import accept_odd_values, skipped_in
 from gateway.errors import (
     OutcomeUnknown,
     ProviderBusy,
@@ -44,6 +45,8 @@ from gateway.errors import (
 )
 from gateway.http_client.responses import LimitedResponse, ResponseRejected
 
+accept_odd_values()
+
 T = TypeVar("T")
 
 _API_VERSION = "vim.version.version12"  # vSphere 6.7, the first version with the creation date of machines
@@ -51,6 +54,7 @@ _PAGE_SIZE = 1_000  # objects
 _MAX_COLLECT = 60.0  # seconds for all pages of a read
 _MAX_IDLE = 30  # seconds; an idle connection is then closed, because the provider may have closed it
 
+_MALFORMED = "The provider's response is malformed."
 _NOT_TRUSTED = "The provider's certificate is not trusted. Check the options 'ca_file' and 'thumbprint'."
 
 # Types of faults and the errors that they stand for. The first match counts, so subtypes precede their supertypes.
@@ -82,11 +86,20 @@ PropertyCollector = vmodl.query.PropertyCollector
 
 @dataclass(frozen=True, slots=True)
 class CollectedObject:
-    """An object that the property collector returned: its ref, its type, and those of the properties that are set."""
+    """An object that the property collector returned: its ref, its type, and those of the properties that are set.
+
+    A value that is malformed is text. `skipped` has the names of the elements and properties that could not be read, so
+    that the values are incomplete. `fault` is why the user may not read all properties.
+    """
 
     ref: str
     type: Any
     values: dict[str, Any]
+    skipped: Sequence[str] = ()
+    fault: Any = None
+
+
+_UNIDENTIFIED = CollectedObject("", None, {})  # an object of a response that may be any
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +123,19 @@ class Login:
         """Reads `properties`, pairs of a type and paths, of `start` and of the objects that `traversal` leads to.
 
         Objects that are deleted during the read are left out. `properties` include one of the type of `start`, so that
-        it is always in the answer: pyVmomi takes a malformed answer for an empty one. Raises ProviderUnavailable.
+        it is always in the answer: pyVmomi takes a malformed answer for an empty one. Raises ProviderUnavailable, and
+        the fault if the user may not read all properties of an object.
         """
+        found = self.list_all(start, traversal, *properties)
+        for each in found:
+            if each.fault is not None:
+                raise each.fault
+            if each.type is None:
+                raise ProviderUnavailable(_MALFORMED)
+        return found
+
+    def list_all(self, start: Any, traversal: Any, *properties: tuple[Any, Sequence[str]]) -> list[CollectedObject]:
+        """As `collect`, but objects that cannot be read are in the list."""
         collector, options = self.content.propertyCollector, PropertyCollector.RetrieveOptions(maxObjects=_PAGE_SIZE)
         found: list[CollectedObject] = []
         types = {type_ for type_, _ in properties}
@@ -119,21 +143,20 @@ class Login:
         page = collector.RetrievePropertiesEx([filter_spec(start, traversal, *properties)], options)
         while page is not None:
             total = count_listed(total, page.objects)
-            if any(type(content.obj) not in types for content in page.objects):
-                raise ProviderUnavailable("The provider's response is malformed.")
             complete = complete or any(content.obj == start for content in page.objects)
-            found += [_collected_object(content) for content in page.objects if not _was_deleted(content)]
+            found += [_collected_object(content, types) for content in page.objects if not _was_deleted(content)]
+            found += [_UNIDENTIFIED for _ in skipped_in(page)]
             if monotonic() > deadline:
                 raise ProviderUnavailable("The provider's answer did not end in time.")
             page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
         if not complete:
-            raise ProviderUnavailable("The provider's response is malformed.")
+            raise ProviderUnavailable(_MALFORMED)
         return found
 
-    def values(self, managed: Any, properties: tuple[Any, Sequence[str]]) -> dict[str, Any]:
+    def values(self, managed: Any, properties: tuple[Any, Sequence[str]]) -> CollectedObject:
         """Reads properties of one object. Raises ProviderMissing."""
         for found in self.collect(managed, None, properties):
-            return found.values
+            return found
         raise ProviderMissing("The provider has no such machine or snapshot.")
 
 
@@ -284,19 +307,26 @@ def _was_deleted(content: Any) -> bool:
     return any(isinstance(missing.fault, vmodl.fault.ManagedObjectNotFound) for missing in content.missingSet)
 
 
-def _collected_object(content: Any) -> CollectedObject:
-    """Converts an object. Raises the fault if the user may not read all properties of a machine.
+def _collected_object(content: Any, types: set[Any]) -> CollectedObject:
+    """Converts an object. One of another type than these has none, as it may be any.
 
-    The name of a host is optional, but a machine with a part of its properties would be reported wrongly.
+    If the user may not read all properties of a machine, it has the fault: a machine with a part of its properties
+    would be reported wrongly. Only the name of a host is optional. Raises the fault for other objects.
     """
+    if type(content.obj) not in types:
+        return _UNIDENTIFIED
+    fault = None
+    skipped = [*skipped_in(content)]
     for missing in content.missingSet:
         if isinstance(missing.fault, vim.fault.NotAuthenticated):
             raise missing.fault
         if isinstance(missing.fault, vim.fault.NoPermission) and not isinstance(content.obj, vim.HostSystem):
-            raise missing.fault
-    return CollectedObject(
-        ref_of(content.obj), type(content.obj), {changed.name: changed.val for changed in content.propSet}
-    )
+            if not isinstance(content.obj, vim.VirtualMachine):
+                raise missing.fault
+            fault = missing.fault
+        skipped.append(missing.path)
+    values = {changed.name: changed.val for changed in content.propSet}
+    return CollectedObject(ref_of(content.obj), type(content.obj), values, skipped, fault)
 
 
 @contextlib.contextmanager

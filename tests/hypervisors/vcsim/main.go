@@ -26,10 +26,12 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"reflect"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +51,8 @@ type rule struct {
 	On    string // a method, such as CreateSnapshot_Task
 	How   string // see ServeHTTP and perform
 	Fault string // a type of fault, such as NoPermission
+	Old   string // a text of the response, whose first occurrence is replaced by New
+	New   string
 	Code  int
 	Times int
 }
@@ -101,7 +105,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.canceled[req.This] = true
 	}
 	f.mu.Unlock()
-	if found := f.rule(method.Name, "drop", "lose", "hang", "garble", "code", "fault"); found != nil {
+	if found := f.rule(method.Name, "drop", "lose", "hang", "garble", "code", "fault", "alter"); found != nil {
 		switch found.How {
 		case "lose": // the call is executed, and its response is lost
 			f.answer(&discard{http.Header{}}, r, method, body)
@@ -117,6 +121,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(found.Code)
 		case "fault":
 			fail(w, found.Fault)
+		case "alter":
+			usual := httptest.NewRecorder()
+			f.answer(usual, r, method, body)
+			if !strings.Contains(usual.Body.String(), found.Old) {
+				http.Error(w, "the response has no such text", http.StatusNotFound)
+				return
+			}
+			w.WriteHeader(usual.Code)
+			io.WriteString(w, strings.Replace(usual.Body.String(), found.Old, found.New, 1))
 		}
 		return
 	}
