@@ -17,6 +17,11 @@ class ClientDisconnected(Exception):
     """The client has disconnected, so no response can be sent."""
 
 
+def sends_body(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a body follows the headers, whatever the method (RFC 9112, 6)."""
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
+
+
 async def read_body(
     headers: Mapping[bytes, bytes], receive: Receive, limit: int, deadline: Deadline, *, json_only: bool
 ) -> bytes:

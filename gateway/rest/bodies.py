@@ -14,13 +14,14 @@ _HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOT
 _BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)
 _DIGITS = re.compile(r"\d{1,19}")
 _MAX_NUMBER = 2**63 - 1
+_LONGEST_SHOWN = 100  # characters of a name that an error repeats
 
 Item = Mapping[str, Any]
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """The members of a JSON body. An empty body has none. Raises RestError."""
-    if not body.strip():
+    """The members of a JSON body. An empty body has none, nor has `null`. Raises RestError."""
+    if body.strip() in (b"", b"null"):
         return {}
     try:
         members = orjson.loads(body)
@@ -47,8 +48,10 @@ def unsupported_action(action: str, collection: str, *, of: str) -> RestError:
 def items(members: Mapping[str, Any], action: str) -> list[Item]:
     """The items of `resources`, or the item in `resource`, or the body itself. Raises RestError if there are none."""
     if "resources" in members:
+        check_members(members, "resources")
         found = members["resources"]
     elif "resource" in members:
+        check_members(members, "resource")
         found = [members["resource"]] if members["resource"] else []
     else:
         plain = {name: value for name, value in members.items() if name != "action"}
@@ -58,6 +61,12 @@ def items(members: Mapping[str, Any], action: str) -> list[Item]:
     if len(found) > MAX_TARGETS:
         raise bad_request(f"A request may name at most {MAX_TARGETS} snapshots.")
     return found
+
+
+def check_members(members: Mapping[str, Any], items: str) -> None:
+    """Raises RestError for a member besides `action` and the one that has the items, such as a filter."""
+    if unknown := next((name for name in members if name not in ("action", items)), None):
+        raise bad_request(f"Unknown member '{unknown[:_LONGEST_SHOWN]}' beside {items} in the body.")
 
 
 def check_new(resources: Sequence[Item]) -> None:

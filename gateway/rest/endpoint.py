@@ -16,7 +16,7 @@ from gateway.access.sessions import IDLE_TIMEOUT
 from gateway.columns import now
 from gateway.deadlines import Deadline
 from gateway.errors import ErrorCode, GatewayError, RequestTooLarge
-from gateway.http.body import ClientDisconnected, read_body
+from gateway.http.body import ClientDisconnected, read_body, sends_body
 from gateway.http.errors import HttpError
 from gateway.http.load_shedding import LoopTurns
 from gateway.http.request_id import request_id
@@ -26,7 +26,7 @@ from gateway.operations.service import Operations
 from gateway.rest import responses
 from gateway.rest.bodies import parse_body
 from gateway.rest.errors import RestError, bad_request, error_body, no_route
-from gateway.rest.query import Query
+from gateway.rest.parameters import Query, parameters_of
 from gateway.rest.reader import Reader, Requester
 from gateway.rest.requests import MAX_QUERY_BYTES, PREFIX, Request, api_root, split_path
 from gateway.rest.responses import RestResponse
@@ -35,6 +35,8 @@ from gateway.rest.writer import Writer
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
+
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Authenticator(Protocol):
@@ -131,12 +133,14 @@ class RestEndpoint:
 
     async def _request(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], caller: Caller) -> Request:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        body: bytes | None = None
-        if method in ("POST", "PUT", "PATCH"):
+        body = b""
+        if method in _WITH_BODY or sends_body(headers):
             # As in ManageIQ, the body is JSON whatever its `Content-Type` says.
             body = await read_body(headers, receive, self._max_body_bytes, self._body, json_only=False)
         await self._turns.take()
-        members = {} if body is None else parse_body(body)
+        members = parse_body(body)
+        if members and method not in _WITH_BODY:  # clients send `{}` with DELETE
+            raise bad_request(f"The body of a {method} request must be empty. Send parameters in the URL.")
         query_string: bytes = scope["query_string"]
         if len(query_string) > MAX_QUERY_BYTES:
             raise RestError(414, f"The URL's query is longer than {MAX_QUERY_BYTES} bytes.")
@@ -148,7 +152,7 @@ class RestEndpoint:
             method=method,
             path=path,
             segments=segments,
-            query=Query(query_string),
+            query=Query(query_string, parameters_of(method, segments)),
             members=members,
             headers=headers,
             requester=Requester(caller, origin_of(scope, Surface.REST), base),

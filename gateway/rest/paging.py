@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus
 
-from gateway.rest.query import Query, Window
+from gateway.rest.parameters import Query
+from gateway.rest.query import Window
 
 _SAFE = "[]'*,:="  # characters of filters, left unencoded so that links stay readable
 

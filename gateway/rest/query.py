@@ -1,49 +1,18 @@
-"""The parameters of a request's URL, and the row shape that they select. Invalid ones raise RestError."""
+"""The page and the row shape that a URL's query selects. Invalid values raise RestError."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
 from gateway.rest.classes import ResourceClass
 from gateway.rest.errors import bad_request
+from gateway.rest.parameters import Query
 
 MAX_LIMIT = 1_000  # ManageIQ's max_results_per_page; as there, a larger limit is reduced to it without an error
-MAX_PARAMETERS = 1_000  # of a URL; the links of a list repeat them all
 _DIGITS = re.compile(r"[0-9]*")
 _MAX_OFFSET = 2**62
 
 ACTIONS, HREF, ID = "actions", "href", "id"
-
-
-class Query:
-    """A URL's query: `pairs` in the order of the URL, and values by name."""
-
-    def __init__(self, query_string: bytes) -> None:
-        try:
-            text = query_string.decode("ascii")
-            if text.count("&") >= MAX_PARAMETERS:
-                raise bad_request(f"The URL has more than {MAX_PARAMETERS} parameters.")
-            self.pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
-        except ValueError:
-            raise bad_request("The query of the URL must be percent-encoded UTF-8.") from None
-        self._values = dict(self.pairs)
-
-    def get(self, name: str) -> str:
-        """The last value of this name. Empty if there is none."""
-        return self._values.get(name, "")
-
-    def has(self, name: str) -> bool:
-        """Whether there is a value of this name."""
-        return name in self._values
-
-    def words(self, name: str) -> list[str]:
-        """The items of a comma-separated list, trimmed, without empty ones."""
-        return [word for word in (part.strip() for part in self.get(name).split(",")) if word]
-
-    def filters(self) -> list[str]:
-        """The values of `filter[]`, in order."""
-        return [value for name, value in self.pairs if name in ("filter[]", "filter")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +28,8 @@ def parse_window(query: Query) -> Window:
     for name in ("limit", "offset"):
         if not _DIGITS.fullmatch(query.get(name)):
             raise bad_request(f"Non numeric parameter: {name}")
+    if query.has("limit") and not query.get("limit"):  # it is 0 in ManageIQ, and refused there
+        raise bad_request("Non numeric parameter: limit")
     limit = min(_number(query.get("limit")), MAX_LIMIT) if query.has("limit") else MAX_LIMIT
     if limit == 0 and query.get("offset"):
         raise bad_request("Limit must be greater than zero if offset is specified")
@@ -69,13 +40,19 @@ def _number(digits: str) -> int:
     return int(digits or "0") if len(digits) < 1_000 else _MAX_OFFSET
 
 
+def parse_hidden(query: Query) -> bool:
+    """Whether the rows are hidden, which is all that `hide` can name. Raises RestError."""
+    words = query.words("hide")
+    if unknown := [word for word in words if word != "resources"]:
+        raise bad_request(f"Only resources can be hidden, not '{','.join(unknown)}'.")
+    return bool(words)
+
+
 def check_collection_parameters(class_: ResourceClass, query: Query) -> None:
-    """Checks ManageIQ's parameters that narrow a collection. Raises RestError for those that the gateway lacks."""
+    """Checks the parameters that only collections have. Raises RestError."""
     selected = query.get("collection_class")
     if selected and selected != class_.name:
         raise bad_request(f"Invalid collection_class {selected} specified for the {class_.collection} collection")
-    if query.words("by_tag"):
-        raise bad_request("The parameter by_tag is not supported, because the gateway stores no tags.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from gateway.rest.entry_point import VERSIONS
 from gateway.rest.errors import bad_request
-from gateway.rest.query import Query
+from gateway.rest.parameters import Query
 from gateway.rest.reader import Requester
 
 PREFIX = "/api"

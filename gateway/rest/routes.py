@@ -1,6 +1,7 @@
 """The routes: maps each request to a read or a write, with checks in ManageIQ's order.
 
-The order is: path, method and action; the caller's rights; the header Accept; the rest of the request.
+The order is: the syntax of the body and the names of the parameters (before this module); path, method and action; the
+caller's rights; the header Accept; the rest of the request.
 """
 
 import re
@@ -16,7 +17,7 @@ from gateway.rest.errors import RestError, bad_request, forbidden, no_route, not
 from gateway.rest.filter_cache import FilterCache
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
-from gateway.rest.query import check_collection_parameters, parse_shape, parse_window
+from gateway.rest.query import check_collection_parameters, parse_hidden, parse_shape, parse_window
 from gateway.rest.reader import ListQuery, Reader
 from gateway.rest.requests import Request
 from gateway.rest.responses import RestResponse
@@ -76,8 +77,8 @@ class Routes:
             shape=parse_shape(class_, query, expanded=False),
             window=window,
             order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
-            filter=self._filters.parse(class_, query.filters()),
-            hidden="resources" in query.words("hide"),
+            filter=self._filters.parse(class_, query.texts("filter")),
+            hidden=parse_hidden(query),
         )
         for number, regex in enumerate(found.filter.regexes if found.filter else ()):
             if number:
