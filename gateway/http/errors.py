@@ -71,11 +71,11 @@ class ErrorFormats:
 
     def find(self, path: str, default: ErrorFormat = PLAIN_FORMAT) -> ErrorFormat:
         """Returns the format of the surface that serves `path`, or `default` if none does."""
-        return self._formats.get("/" + path[1:].partition("/")[0], default)
+        return self._formats.get(_first_segment(path), default)
 
     def serves(self, path: str) -> bool:
         """Whether `path` is one of a surface."""
-        return "/" + path[1:].partition("/")[0] in self._formats
+        return _first_segment(path) in self._formats
 
     def response(self, scope: Scope, error: HttpError) -> Response:
         """Returns the response to an HTTP request or WebSocket handshake."""
@@ -88,3 +88,7 @@ class ErrorFormats:
         """Returns the 404 for a path without a route. A handler for `Starlette(exception_handlers=...)`."""
         message = f"No route matches the path {request.scope['path']!r}. `GET /` lists the endpoints."
         return self.response(request.scope, HttpError(404, message, ErrorCode.NOT_FOUND))
+
+
+def _first_segment(path: str) -> str:
+    return "/" + path.lstrip("/").partition("/")[0]  # errors that precede LeadingSlashMiddleware see the path `//api`

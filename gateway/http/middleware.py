@@ -1,5 +1,6 @@
 """The middleware that requests pass before they reach a route, outermost first. GraphQL over HTTP is the innermost."""
 
+import re
 from collections.abc import Callable
 
 from starlette.middleware import Middleware
@@ -13,6 +14,7 @@ from gateway.http.load_shedding import LoadSheddingMiddleware, LoopTurns
 from gateway.http.origins import configured_hosts, configured_origins
 from gateway.http.request_id import RequestIdMiddleware
 
+_EXTRA_SLASHES = re.compile("//+api(?:/|$)")
 _REQUEST_HEADERS = (
     "Accept",
     "Authorization",
@@ -23,6 +25,21 @@ _REQUEST_HEADERS = (
     "X-Request-Id",
 )
 _RESPONSE_HEADERS = ("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id")
+
+
+class LeadingSlashMiddleware:
+    """Serves `//api` as `/api`. ManageIQ's clients append `/api` to a URL that may end with a slash.
+
+    It precedes every middleware and route that looks at the path, so that both paths have the same rules.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _EXTRA_SLASHES.match(scope["path"]):
+            scope = {**scope, "path": "/" + scope["path"].lstrip("/")}
+        await self._app(scope, receive, send)
 
 
 class GraphQLMiddleware:
@@ -54,6 +71,7 @@ def middleware(
     configured_hosts(settings.allowed_hosts)  # Starlette creates the middleware, which needs them, only later
     stack = [
         Middleware(RequestIdMiddleware),
+        Middleware(LeadingSlashMiddleware),
         Middleware(BrowserSafetyMiddleware, settings, formats, authentication, turns),
     ]
     origins = [str(origin) for origin in configured_origins(settings.cors_origins)]

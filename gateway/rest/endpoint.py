@@ -67,7 +67,7 @@ def rest_routes(
 ) -> list[BaseRoute]:
     """Routes for a Starlette application.
 
-    Links begin with `public_url` or, if that is None, with the address that received the request.
+    Links begin with `public_url` or, if that is None, with the scheme and the Host of the request.
     """
     reader = Reader(database, operations, max_cost)
     routes = Routes(reader, Writer(operations, reader), operations.refusals, turns)
@@ -146,7 +146,7 @@ class RestEndpoint:
             raise RestError(414, f"The URL's query is longer than {MAX_QUERY_BYTES} bytes.")
         path = path_of(scope)
         version, segments = split_path(path)
-        root = api_root(scope, self._public_url)
+        root = api_root(scope, headers, self._public_url)
         base = root if version is None else f"{root}/v{version}"
         return Request(
             method=method,

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from gateway.http.origins import parse_origin
 from gateway.rest.entry_point import VERSIONS
 from gateway.rest.errors import bad_request
 from gateway.rest.parameters import Query
@@ -54,10 +55,15 @@ def split_path(path: str) -> tuple[str | None, tuple[str, ...]]:
     return version, tuple(segments[1:])
 
 
-def api_root(scope: Scope, public_url: str | None) -> str:
-    """The API's URL for links: from `public_url` or, without it, the server's address. Never from the header Host."""
+def api_root(scope: Scope, headers: Mapping[bytes, bytes], public_url: str | None) -> str:
+    """The API's URL for links: from `public_url` or, without it, the header Host of the request. Raises RestError.
+
+    So links lead back to the gateway by the name and port that the client uses. A host that is not allowed never
+    becomes a link, because BrowserSafetyMiddleware has refused it.
+    """
     if public_url is None:
-        host, port = scope.get("server") or ("127.0.0.1", 80)
-        bracketed = f"[{host}]" if ":" in host else host
-        public_url = f"{scope['scheme']}://{bracketed}" + ("" if port is None else f":{port}") + scope["root_path"]
+        origin = parse_origin(f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1')}")
+        if origin is None:
+            raise bad_request("The `Host` header is not valid.")
+        public_url = f"{origin}{scope['root_path']}"
     return public_url.rstrip("/") + PREFIX

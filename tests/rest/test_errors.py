@@ -1,5 +1,6 @@
 """Errors of requests, in the order of the checks; rights; OPTIONS and tokens."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -105,9 +106,64 @@ def test_the_accepted_format(shared: Rest) -> None:
     assert shared.http.delete(f"{shared.root}/vms/11/snapshots/99", headers=xml).status_code == 404
 
 
-def test_links_do_not_trust_the_host_header(shared: Rest) -> None:
-    answer = shared.http.get(f"{shared.root}/vms/11", headers={"host": "localhost:1"})
-    assert answer.json()["href"] == f"{shared.root}/vms/11"
+def links(value: Any) -> Iterator[str]:
+    """All URLs in a response."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from links(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from links(inner)
+    elif isinstance(value, str) and "://" in value:
+        yield value
+
+
+def test_links_begin_with_the_host_of_the_request(rest: Rest) -> None:
+    for host, begin in (
+        ("localhost:3000", "http://localhost:3000/"),
+        ("LocalHost.", "http://localhost/"),
+        ("127.0.0.1:80", "http://127.0.0.1/"),
+        ("[::1]:8443", "http://[::1]:8443/"),
+    ):
+        headers = {"host": host}
+        for path in ("", "/v4.4.0", "/vms?expand=resources,snapshots", "/vms/11", f"{LIST}?limit=1", ONE):
+            found = list(links(rest.http.get(rest.root + path, headers=headers).json()))
+            assert found
+            assert all(link.startswith(begin + "api") for link in found)
+        result = rest.http.post(rest.root + LIST, headers=headers, json={"name": "x"}).json()["results"][0]
+        assert result["task_href"] == f"{begin}api/tasks/{result['task_id']}"
+        assert result["snapshot_href"] == f"{begin}api/vms/11/snapshots/{result['snapshot_id']}"
+        rest.finish(result["task_id"])
+        task = rest.http.get(f"{rest.root}/tasks/{result['task_id']}", headers=headers).json()
+        assert task["context_data"]["snapshot_href"] == result["snapshot_href"]
+        deleted = rest.http.delete(f"{rest.root}{LIST}/{result['snapshot_id']}", headers=headers)
+        assert deleted.headers["location"].startswith(f"{begin}api/tasks/")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "user@localhost", "localhost/evil", ""])
+def test_a_host_that_is_not_allowed_becomes_no_link(shared: Rest, host: str) -> None:
+    answer = shared.http.get(f"{shared.root}/vms/11", headers={"host": host})
+    assert answer.status_code == 421
+    assert answer.json()["error"]["kind"] == "misdirected_request"
+    assert not list(links(answer.json()))
+    assert all("evil" not in value for value in answer.headers.values())
+
+
+def test_extra_slashes_before_the_path(shared: Rest) -> None:
+    """Clients append `/api` to a URL that ends with a slash. All rules are those of `/api`."""
+    for path in ("", "/vms/11", LIST, "/nothing", "/v4.4.0/vms/11"):
+        answer = shared.http.get(f"{shared.root}{path}")
+        for slashes in ("//", "///"):
+            again = shared.http.get(f"{shared.gateway.url}{slashes}api{path}")
+            assert (again.status_code, again.json()) == (answer.status_code, answer.json())
+    foreign = shared.http.post(f"{shared.gateway.url}//api{LIST}", json={}, headers={"origin": "http://evil.example"})
+    assert (foreign.status_code, foreign.json()["error"]["kind"]) == (403, "forbidden")
+    foreign = shared.http.get(f"{shared.gateway.url}//api/auth", headers={"sec-fetch-site": "cross-site"})
+    assert foreign.status_code == 403
+    unknown = shared.http.get(f"{shared.gateway.url}//api", headers={"host": "evil.example"})
+    assert (unknown.status_code, unknown.json()["error"]["kind"]) == (421, "misdirected_request")
+    for path in ("//healthz", "//apis", "//graphql"):
+        assert shared.http.get(shared.gateway.url + path).status_code == 404
 
 
 def test_links_begin_with_the_public_url(shared: Rest) -> None:
