@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from gateway.columns import FOLDED
+from gateway.models import MachineKind
 from gateway.reads.conditions import Condition, Frame
 from gateway.reads.context import Context
 from gateway.reads.sources import Column, Computed, Source, SourcedField
@@ -21,6 +22,12 @@ class RestContext(Context):
     """A read context with the URL that links begin with: `https://gateway.example/api` or `…/api/v4.4.0`."""
 
     base: str = ""
+    collection: str | None = None  # of machines in links, if it is not that of their kind
+
+    def machine_url(self, id: int | None, kind: str) -> str:
+        """The URL of a machine."""
+        collection = "vms" if kind == MachineKind.VM else "instances"
+        return f"{self.base}/{self.collection or collection}/{id}"
 
 
 def format_id(_context: Context, number: int | None) -> str | None:

@@ -83,7 +83,8 @@ def named_snapshot(item: Item, collection: str, machine: int) -> int | None:
     href = item.get("href")
     if isinstance(href, str):
         if found := _HREF.fullmatch(href):
-            return _number(found[3]) if (found[1], int(found[2])) == (collection, machine) else None
+            # An instance is also a vm.
+            return _number(found[3]) if found[1] in (collection, "vms") and int(found[2]) == machine else None
         if bare := _BARE_HREF.fullmatch(href):
             return _number(bare[1])
     return _number(item.get("id", href))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, machine_refusal
-from gateway.models import MachineKind, SnapshotAction
+from gateway.models import SnapshotAction
 from gateway.reads.sources import Computed, Inline, ToMany
 from gateway.rest import snapshots
 from gateway.rest.attributes import (
@@ -21,12 +21,10 @@ from gateway.rest.attributes import (
     timestamp,
 )
 
-COLLECTIONS = {MachineKind.VM: "vms", MachineKind.INSTANCE: "instances"}
-
 
 def href(context: RestContext, id: int, kind: str) -> str:
     """The URL of a machine."""
-    return f"{context.base}/{COLLECTIONS[MachineKind(kind)]}/{id}"
+    return context.machine_url(id, kind)
 
 
 def actions(_context: RestContext) -> list[Any]:

@@ -43,6 +43,7 @@ class Requester:
     caller: Caller
     origin: RequestOrigin
     base: str
+    collection: str | None = None  # of machines in links, if it is not that of their kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ class Reader:
             pages,
             on_related_rows=None if cost is None else cost.embed,
             base=requester.base,
+            collection=requester.collection,
         )
 
     async def _load_row(

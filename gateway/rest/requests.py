@@ -35,7 +35,9 @@ class Request:
     @property
     def url(self) -> str:
         """The URL of the request, without its query."""
-        return "/".join((self.requester.base, *self.segments))
+        collection = self.requester.collection
+        segments = self.segments if collection is None else (collection, *self.segments[1:])
+        return "/".join((self.requester.base, *segments))
 
     @property
     def idempotency_key(self) -> str | None:

@@ -5,13 +5,14 @@ caller's rights; the header Accept; the rest of the request.
 """
 
 import re
+from dataclasses import replace
 
 from gateway.http.load_shedding import LoopTurns
 from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.rest import bodies, responses
 from gateway.rest.audit import record_refusal
-from gateway.rest.classes import COLLECTIONS, SNAPSHOTS, ResourceClass
+from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, VMS, ResourceClass
 from gateway.rest.entry_point import entry_point
 from gateway.rest.errors import RestError, bad_request, forbidden, no_route, not_found
 from gateway.rest.filter_cache import FilterCache
@@ -44,8 +45,28 @@ class Routes:
         try:
             return await self._serve(request)
         except RestError as error:
-            await record_refusal(self._refusals, request, error)
-            raise
+            instance = await self._as_instance(request) if error.status == 404 else None
+            if instance is None:
+                await record_refusal(self._refusals, request, error)
+                raise
+        return await self.serve(instance)
+
+    async def _as_instance(self, request: Request) -> Request | None:
+        """The request for an instance that `request` names as a vm, or None: ManageIQ's vms contain all instances.
+
+        The rights on both are required, and links keep the collection of `request`.
+        """
+        requester, segments = request.requester, request.segments
+        if len(segments) < 2 or segments[0] != VMS.collection:
+            return None
+        if not requester.caller.has_right(SnapshotAction.READ, MachineKind.INSTANCE):
+            return None
+        try:
+            await self._reader.machine(requester, INSTANCES, _number(INSTANCES, segments[1]))
+        except RestError:
+            return None
+        segments = (INSTANCES.collection, *segments[1:])
+        return replace(request, segments=segments, requester=replace(requester, collection=VMS.collection))
 
     async def _serve(self, request: Request) -> RestResponse:
         if not request.segments:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gateway.access.capabilities import SNAPSHOT_COLUMNS, SnapshotFacts, snapshot_refusal
-from gateway.models import MachineKind, SnapshotAction
+from gateway.models import SnapshotAction
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
@@ -25,8 +25,7 @@ ACTION_COLUMNS = (*HREF_COLUMNS, *SNAPSHOT_COLUMNS)
 
 def href(context: RestContext, id: int, machine_id: int, kind: str) -> str:
     """The URL of a snapshot. `kind` is that of its machine."""
-    collection = "vms" if kind == MachineKind.VM else "instances"
-    return f"{context.base}/{collection}/{machine_id}/snapshots/{id}"
+    return f"{context.machine_url(machine_id, kind)}/snapshots/{id}"
 
 
 def actions(context: RestContext, id: int, machine_id: int, kind: str, *columns: Any) -> list[dict[str, str]]:

@@ -36,8 +36,7 @@ def context_data(context: RestContext, snapshot_id: int | None, machine_id: int 
     """The snapshot of the task. Its link is a 404 once the snapshot is deleted."""
     if snapshot_id is None:
         return {}
-    collection = "vms" if kind == "VM" else "instances"
-    link = f"{context.base}/{collection}/{machine_id}/snapshots/{snapshot_id}"
+    link = f"{context.machine_url(machine_id, kind)}/snapshots/{snapshot_id}"
     return {"snapshot_id": str(snapshot_id), "snapshot_href": link}
 
 

@@ -70,7 +70,8 @@ class Writer:
         command = CreateSnapshot(machine=target, name=name, description=description, memory=memory)
         (outcome,) = await self._operations.execute(command, requester.caller, requester.origin, key)
         message = f"Creating snapshot {name.strip()} for {_target_label(parent, machine)}"
-        link = f"{requester.base}/{parent.collection}/{machine['id']}/snapshots/{outcome.snapshot_id}"
+        collection = requester.collection or parent.collection
+        link = f"{requester.base}/{collection}/{machine['id']}/snapshots/{outcome.snapshot_id}"
         made = {"snapshot_id": str(outcome.snapshot_id), "snapshot_href": link}
         return accepted_result(requester, message, outcome) | made
 

@@ -44,7 +44,6 @@ def test_versions(shared: Rest) -> None:
         ("/vms/abc", 400, bad_request("Invalid Vm id abc specified")),
         ("/vms/11/snapshots/abc", 400, bad_request("Invalid Snapshot id abc specified")),
         ("/vms/0", 404, missing("Vm", 0)),
-        ("/vms/201", 404, missing("Vm", 201)),
         ("/instances/11", 404, missing("ManageIQ::Providers::CloudManager::Vm", 11)),
         ("/vms/11/snapshots/0", 404, missing("Snapshot", 0)),
         ("/vms/99999999999999999999/snapshots", 404, missing("Vm", 99999999999999999999)),

@@ -169,7 +169,7 @@ def test_delete_of_an_unknown_snapshot(shared: Rest) -> None:
         ("/vms/12/snapshots/3", missing("Snapshot", 3)),
         ("/instances/201/snapshots/3", missing("Snapshot", 3)),
         ("/vms/99/snapshots/3", missing("Vm", 99)),
-        ("/vms/201/snapshots/7", missing("Vm", 201)),
+        ("/vms/201/snapshots/3", missing("Snapshot", 3)),
         ("/instances/11/snapshots/3", missing("ManageIQ::Providers::CloudManager::Vm", 11)),
     ):
         assert shared.post(path, {"action": "delete"}, 404) == expected
