@@ -31,7 +31,8 @@ def envelope(listing: Listing, window: Window, query: Query, url: str) -> dict[s
     body["pages"] = -(-total // window.limit) if window.limit else 0
     if listing.resources is not None:
         body["resources"] = listing.resources
-    body["actions"] = listing.actions
+    if listing.actions:
+        body["actions"] = listing.actions
     body["links"] = _links(window, query, url, total)
     return body
 
@@ -54,9 +55,9 @@ def _links(window: Window, query: Query, url: str, total: int) -> dict[str, str]
         return links | {"first": links["self"], "last": links["self"]}
     if window.offset + window.limit < total:
         links["next"] = page_link(window.offset + window.limit)
-    if window.offset > 0:
-        links["previous"] = page_link(max(0, window.offset - window.limit))
     last = (total - 1) // window.limit * window.limit if total else 0
+    if window.offset > 0 and total:  # beyond the end, the previous page is the last one
+        links["previous"] = page_link(max(0, min(window.offset - window.limit, last)))
     return links | {"first": page_link(0), "last": page_link(last)}
 
 

@@ -28,7 +28,7 @@ from gateway.rest.catalog import CATALOG, ROOT
 from gateway.rest.classes import SNAPSHOTS, ResourceClass
 from gateway.rest.errors import not_found
 from gateway.rest.filters import Filter
-from gateway.rest.query import LINKS_ONLY, MAX_LIMIT, RowShape, Window
+from gateway.rest.query import ACTIONS, LINKS_ONLY, MAX_LIMIT, RowShape, Window
 from gateway.rest.regexes import SearchBudget
 from gateway.store.database import Database, Transaction
 
@@ -114,13 +114,13 @@ class Reader:
 
         found = await self._database.read(work)
         for row in found.rows:
-            _flatten(row, query.shape)
+            _finish(row, query.shape)
         return found
 
     async def resource(self, requester: Requester, class_: ResourceClass, number: int, shape: RowShape) -> Any:
         """A row by its number. Raises RestError if there is none."""
         plan = self._plan(("one", class_, shape), lambda: selections.resource(class_, shape))
-        return _flatten(await self._load_row(requester, plan, class_, number, _NO_FILTER), shape)
+        return _finish(await self._load_row(requester, plan, class_, number, _NO_FILTER), shape)
 
     async def machine(self, requester: Requester, parent: ResourceClass, number: int) -> Any:
         """A machine's `id`, `name` and `refusals`. Raises RestError if there is none."""
@@ -138,7 +138,7 @@ class Reader:
         )
         machine = await self._load_row(requester, plan, parent, number, query)
         found = machine[selections.RESOURCES]
-        rows = found.get("nodes", [])
+        rows = [_finish(row, query.shape) for row in found.get("nodes", [])]
         return machine, ListResult(rows, found.get("totalCount", len(rows)), machine["snapshot_count"])
 
     async def snapshot(
@@ -271,10 +271,16 @@ def _price(plan: Plan, page: BoundPage, embedded: BoundPage) -> tuple[int, int]:
     return plan.cost(pages, {}), plan.size(pages, {})
 
 
-def _flatten(row: Any, shape: RowShape) -> Any:
-    """Replaces the connections of embedded lists by their rows."""
+def _finish(row: Any, shape: RowShape) -> Any:
+    """Replaces the connections of embedded lists by their rows. As in ManageIQ, empty lists of actions are left out."""
     for name in shape.subcollections:
-        row[name] = row[name]["nodes"]
+        row[name] = [_without_empty_actions(inner) for inner in row[name]["nodes"]]
+    return _without_empty_actions(row)
+
+
+def _without_empty_actions(row: Any) -> Any:
+    if row.get(ACTIONS) == []:
+        del row[ACTIONS]
     return row
 
 

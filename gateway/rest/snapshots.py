@@ -31,7 +31,7 @@ def href(context: RestContext, id: int, machine_id: int, kind: str) -> str:
 def actions(context: RestContext, id: int, machine_id: int, kind: str, *columns: Any) -> list[dict[str, str]]:
     """The actions that the caller can perform on a snapshot now. `columns`: the values of `SNAPSHOT_COLUMNS`.
 
-    Clients use the first method that is listed for an action.
+    Each has one method, as in ManageIQ: `delete` is a POST, although DELETE works too.
     """
     facts = SnapshotFacts.of(*columns)
 
@@ -39,12 +39,8 @@ def actions(context: RestContext, id: int, machine_id: int, kind: str, *columns:
         return snapshot_refusal(action, facts, context.matrices, context.caller) is None
 
     here = href(context, id, machine_id, kind)
-    found = []
-    if can(SnapshotAction.REVERT):
-        found.append({"name": "revert", "method": "post", "href": here})
-    if can(SnapshotAction.DELETE):
-        found += [{"name": "delete", "method": method, "href": here} for method in ("post", "delete")]
-    return found
+    names = {"revert": SnapshotAction.REVERT, "delete": SnapshotAction.DELETE}
+    return [{"name": name, "method": "post", "href": here} for name, action in names.items() if can(action)]
 
 
 def no_disks(_context: RestContext) -> list[Any]:

@@ -108,8 +108,8 @@ def test_unsupported_by_the_machine(rest: Rest) -> None:
     answer = rest.http.delete(rest.root + ONE)
     assert (answer.status_code, answer.json()) == (400, failed)
     assert rest.post(LIST, {"action": "delete", "resources": [{"id": 3}]}) == {"results": [failed]}
-    assert rest.get(LIST)["actions"] == []
-    assert rest.get(ONE)["actions"] == []
+    assert "actions" not in rest.get(LIST)
+    assert "actions" not in rest.get(ONE)
     memory = rest.http.options(rest.root + LIST).json()["data"]["snapshot_form_schema"]["fields"][2]
     assert (memory["name"], memory["isDisabled"], memory["helperText"]) == ("memory", True, reason)
 
@@ -139,7 +139,7 @@ def test_revert_of_a_busy_machine(rest: Rest) -> None:
     assert refused["message"] == f"Machine 'vm-11' has an unfinished operation: operation-{result['task_id']}."
     # The snapshot is listed from the beginning, but has no actions yet.
     row = rest.get(result["snapshot_href"])
-    assert (row["state"], row["actions"]) == ("creating", [])
+    assert (row["state"], "actions" in row) == ("creating", False)
     assert rest.get(f"/tasks/{result['task_id']}")["state"] in ("Queued", "Active")
     rest.sql("UPDATE simulated_machine SET latency_ms = 1")
 
