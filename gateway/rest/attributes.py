@@ -24,10 +24,14 @@ class RestContext(Context):
     base: str = ""
     collection: str | None = None  # of machines in links, if it is not that of their kind
 
+    def machine_path(self, id: int | None, kind: str) -> str:
+        """The path of a machine below `base`."""
+        collection = "vms" if kind == MachineKind.VM else "instances"
+        return f"{self.collection or collection}/{id}"
+
     def machine_url(self, id: int | None, kind: str) -> str:
         """The URL of a machine."""
-        collection = "vms" if kind == MachineKind.VM else "instances"
-        return f"{self.base}/{self.collection or collection}/{id}"
+        return f"{self.base}/{self.machine_path(id, kind)}"
 
 
 def format_id(_context: Context, number: int | None) -> str | None:
@@ -49,14 +53,23 @@ _TYPES = {"text": "String", "integer": "Int", "boolean": "Boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute. A `virtual` one is shown only if it is named; an `opaque` one cannot be filtered or sorted by."""
+    """One attribute. An `opaque` one cannot be filtered or sorted by.
+
+    A `virtual` one is shown only if it is named, and so is an `unknown` one: the gateway has no value for it.
+    """
 
     kind: Kind
     column: str = ""
     nullable: bool = False
     folded_column: str | None = None  # what `ignore_case` sorts by; None if it cannot be ignored
     virtual: bool = False
+    unknown: bool = False
     source: Source | None = None  # if the value is not that of the column
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is shown without being named."""
+        return not (self.virtual or self.unknown)
 
     @property
     def sourced_field(self) -> SourcedField:
@@ -75,14 +88,14 @@ class Attribute:
 Attributes = Mapping[str, Attribute]
 
 
-def text(column: str, *, nullable: bool = False, folds: bool = True) -> Attribute:
+def text(column: str, *, nullable: bool = False, folds: bool = True, virtual: bool = False) -> Attribute:
     """A text column. `folds`: it has a case-folded column."""
-    return Attribute("text", column, nullable, folded_column=column + FOLDED if folds else None)
+    return Attribute("text", column, nullable, folded_column=column + FOLDED if folds else None, virtual=virtual)
 
 
-def enum_text(expression: str) -> Attribute:
+def enum_text(expression: str, *, virtual: bool = False) -> Attribute:
     """A text with a fixed set of values, all in the same case."""
-    return Attribute("text", expression, folded_column=expression)
+    return Attribute("text", expression, folded_column=expression, virtual=virtual)
 
 
 def number(column: str, *, nullable: bool = False, virtual: bool = False) -> Attribute:
@@ -100,9 +113,9 @@ def id_of(column: str, *, nullable: bool = False) -> Attribute:
     return Attribute("id", column, nullable)
 
 
-def boolean(expression: str) -> Attribute:
+def boolean(expression: str, *, virtual: bool = False) -> Attribute:
     """A boolean column or expression."""
-    return Attribute("boolean", expression)
+    return Attribute("boolean", expression, virtual=virtual)
 
 
 def constant_text(value: str) -> Attribute:
@@ -115,6 +128,22 @@ def always_null() -> Attribute:
     """An attribute of ManageIQ's that is null for every row, because the gateway does not store it."""
     sql = "CASE WHEN {t}.id IS NULL THEN '' END"
     return Attribute("text", sql, nullable=True, folded_column=sql, source=Computed((), lambda _context: None))
+
+
+_NULLS: Mapping[Kind, str] = {"text": "''", "integer": "{t}.id", "id": "{t}.id", "timestamp": "{t}.created_at"}
+
+
+def unknown(kind: Kind, *, virtual: bool) -> Attribute:
+    """An attribute that only ManageIQ knows: null for every row. Filters and sorts have the types of `kind`."""
+    sql = f"CASE WHEN {{t}}.id IS NULL THEN {_NULLS.get(kind, 'TRUE')} END"
+    folded = sql if kind == "text" else None
+    source = Computed((), lambda _context: None)
+    return Attribute(kind, sql, True, folded_column=folded, virtual=virtual, unknown=True, source=source)
+
+
+def unknown_association(value: Any) -> Attribute:
+    """An association that only ManageIQ knows: `value` is null, or an empty list."""
+    return Attribute("opaque", virtual=True, unknown=True, source=Computed((), lambda _context: value))
 
 
 def opaque(columns: tuple[str, ...], compute: Callable[..., Any]) -> Attribute:

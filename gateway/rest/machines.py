@@ -6,7 +6,7 @@ from typing import Any
 from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, machine_refusal
 from gateway.models import SnapshotAction
 from gateway.reads.sources import Computed, Inline, ToMany
-from gateway.rest import snapshots
+from gateway.rest import manageiq_attributes, snapshots
 from gateway.rest.attributes import (
     Association,
     Attribute,
@@ -19,6 +19,7 @@ from gateway.rest.attributes import (
     number,
     text,
     timestamp,
+    unknown_association,
 )
 
 
@@ -62,6 +63,28 @@ def _virtual_attributes() -> dict[str, Attribute]:
     return found
 
 
+# ManageIQ's vendors, with their names, by driver. Other drivers have no counterpart in ManageIQ.
+_VENDORS = {
+    "ec2": ("amazon", "Amazon"),
+    "openstack": ("openstack", "OpenStack"),
+    "proxmox": ("proxmox", "Proxmox VE"),
+    "vsphere": ("vmware", "VMware"),
+}
+
+
+def _vendor(position: int, otherwise: str) -> str:
+    """The vendor of the machine's provider, or its name."""
+    cases = " ".join(f"WHEN '{driver}' THEN '{names[position]}'" for driver, names in _VENDORS.items())
+    return f"(SELECT CASE p.driver {cases} ELSE '{otherwise}' END FROM provider p WHERE p.name = {{t}}.provider)"
+
+
+def href_slug(context: RestContext, id: int, kind: str) -> str:
+    """The path of a machine, such as `vms/11`."""
+    return context.machine_path(id, kind)
+
+
+_HREF_SLUG = "(CASE {t}.kind WHEN 'VM' THEN 'vms/' ELSE 'instances/' END || CAST({t}.id AS text))"
+
 _TYPE = (
     "CASE {t}.kind WHEN 'VM' THEN 'ManageIQ::Providers::InfraManager::Vm'"
     " ELSE 'ManageIQ::Providers::CloudManager::Vm' END"
@@ -81,8 +104,34 @@ MACHINE: Attributes = {
     "last_sync_on": timestamp("observed_at"),
     "archived": boolean("({t}.gone_at IS NOT NULL)"),
     "gone_on": timestamp("gone_at", nullable=True),
+    # ManageIQ's guid is its own. The gateway has the second identity that providers and imports give.
+    "guid": text("provider_uid", nullable=True, folds=False),
+    "vendor": enum_text(_vendor(0, "unknown")),
+    "raw_power_state": enum_text("lower({t}.power_state)"),
+    "cloud": boolean("({t}.kind = 'INSTANCE')"),
+    "template": boolean("({t}.id IS NULL)"),
+    # The gateway's providers have names, not numbers. As in ManageIQ, a machine that is gone has no provider.
+    "ems_id": Attribute("text", "CASE WHEN {t}.gone_at IS NULL THEN {t}.provider END", nullable=True),
+    "active": boolean("({t}.gone_at IS NULL)", virtual=True),
+    "orphaned": boolean("({t}.id IS NULL)", virtual=True),
+    "disconnected": boolean("({t}.id IS NULL)", virtual=True),
+    "normalized_state": enum_text(
+        "CASE WHEN {t}.gone_at IS NULL THEN lower({t}.power_state) ELSE 'archived' END", virtual=True
+    ),
+    "vendor_display": Attribute("text", _vendor(1, "Unknown"), virtual=True),
+    "v_is_a_template": enum_text("CASE WHEN {t}.id IS NOT NULL THEN 'False' END", virtual=True),
+    "host_name": text("host", nullable=True, virtual=True),
+    "href_slug": Attribute(
+        "text", _HREF_SLUG, folded_column=_HREF_SLUG, virtual=True, source=Computed(("id", "kind"), href_slug)
+    ),
+    "region_number": number("({t}.id / 1000000000000)", virtual=True),
     **_virtual_attributes(),
+    **manageiq_attributes.VM,
 }
+
+# Associations of one kind of machine, which ManageIQ has for both.
+VM: Attributes = {**MACHINE, **dict.fromkeys(("availability_zone", "flavor"), unknown_association(None))}
+INSTANCE: Attributes = {**MACHINE, "host": unknown_association(None)}
 
 # Associated objects of which only the name is stored, in a column of the machine.
 NAMED_OBJECTS: Mapping[str, Attribute] = {

@@ -10,9 +10,10 @@ _MEMORY_HINT = "Snapshotting the memory is only available if the VM is powered o
 
 def class_options(class_: ResourceClass, data: Any = None) -> dict[str, Any]:
     """For a collection or a resource. For a subcollection, pass the class of its parent, as ManageIQ does."""
+    known = {name: attribute for name, attribute in class_.attributes.items() if not attribute.unknown}
     return {
-        "attributes": sorted(name for name, attribute in class_.attributes.items() if not attribute.virtual),
-        "virtual_attributes": sorted(name for name, attribute in class_.attributes.items() if attribute.virtual),
+        "attributes": sorted(name for name, attribute in known.items() if not attribute.virtual),
+        "virtual_attributes": sorted(name for name, attribute in known.items() if attribute.virtual),
         "relationships": sorted(class_.associations),
         "subcollections": list(class_.subcollections),
         "data": data or {},

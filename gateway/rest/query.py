@@ -71,16 +71,17 @@ LINKS_ONLY = RowShape(expanded=False)
 
 def parse_shape(class_: ResourceClass, query: Query, *, expanded: bool) -> RowShape:
     """The shape of a row of a list or, if `expanded`, of a resource. Raises RestError."""
-    names = list(dict.fromkeys(query.words("attributes")))
-    if invalid := [name for name in names if not _is_known(class_, name)]:
+    given = query.words("attributes")
+    if invalid := [name for name in dict.fromkeys(given) if not _is_known(class_, name)]:
         raise bad_request(f"Invalid attributes specified: {','.join(invalid)}")
+    names = list(dict.fromkeys(_unknown_association(class_, name) or name for name in given))
     embedded = [name for name in query.words("expand") if name in class_.subcollections]
     if both := next((name for name in embedded if name in names), None):
         raise bad_request(f"Cannot expand subcollection {both} by name and virtual attribute")
     if not expanded and "resources" not in query.words("expand"):
         return LINKS_ONLY
     physical = [name for name in names if name in class_.attributes and not class_.attributes[name].virtual]
-    shown = physical or [name for name, attribute in class_.attributes.items() if not attribute.virtual]
+    shown = physical or [name for name, attribute in class_.attributes.items() if attribute.is_shown]
     shown += [name for name in names if name in class_.attributes and class_.attributes[name].virtual]
     return RowShape(
         expanded=True,
@@ -94,12 +95,21 @@ def parse_shape(class_: ResourceClass, query: Query, *, expanded: bool) -> RowSh
 def _is_known(class_: ResourceClass, name: str) -> bool:
     if name in class_.attributes or name in class_.subcollections or name in (ACTIONS, HREF):
         return True
+    if _unknown_association(class_, name):
+        return True
     first, _, rest = name.partition(".")
     association = class_.associations.get(first)
     # Subcollections are shown with all attributes, so their attributes cannot be named.
     if association is None or first in class_.subcollections:
         return False
     return not rest or rest in association.attributes()
+
+
+def _unknown_association(class_: ResourceClass, name: str) -> str:
+    """The association in a name such as `hardware.memory_mb`, if only ManageIQ knows it. Else empty."""
+    first, _, rest = name.partition(".")
+    attribute = class_.attributes.get(first) if rest else None
+    return first if attribute is not None and attribute.unknown and attribute.kind == "opaque" else ""
 
 
 def _associations(class_: ResourceClass, names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -110,7 +120,7 @@ def _associations(class_: ResourceClass, names: Sequence[str]) -> Iterator[tuple
         if first not in class_.associations or first in class_.subcollections:
             continue
         physical_names = [
-            own for own, attribute in class_.associations[first].attributes().items() if not attribute.virtual
+            own for own, attribute in class_.associations[first].attributes().items() if attribute.is_shown
         ]
         selected.setdefault(first, []).extend([rest] if rest else physical_names)
     for first, attributes in selected.items():

@@ -7,7 +7,9 @@ from gateway.rest.query import ACTIONS, HREF, RowShape
 
 RESOURCES = "resources"
 
-_EMBEDDED = RowShape(expanded=True, attributes=tuple(SNAPSHOTS.attributes))
+_EMBEDDED = RowShape(
+    expanded=True, attributes=tuple(name for name, attribute in SNAPSHOTS.attributes.items() if attribute.is_shown)
+)
 
 
 def row(class_: ResourceClass, shape: RowShape) -> list[Field]:

@@ -73,6 +73,7 @@ SNAPSHOT: Attributes = {
     "create_time": timestamp("created_at"),
     "created_on": timestamp("created_at"),
     "updated_on": timestamp("coalesce({t}.observed_at, {t}.created_at)"),
+    "href_slug": enum_text("('snapshots/' || CAST({t}.id AS text))", virtual=True),
     # Not in ManageIQ:
     "state": enum_text("lower({t}.state)"),
     "memory": boolean("memory"),

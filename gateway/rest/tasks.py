@@ -80,6 +80,8 @@ TASK: Attributes = {
     "miq_server_id": always_null(),
     "identifier": id_of("machine_id", nullable=True),
     "zone": always_null(),
+    "href_slug": enum_text("('tasks/' || CAST({t}.id AS text))", virtual=True),
+    "state_or_status": enum_text(f"CASE WHEN ({_STATE}) = 'Finished' THEN {_STATUS} ELSE {_STATE} END", virtual=True),
     # Not in ManageIQ:
     "snapshot_id": id_of("snapshot_id", nullable=True),
     "vm_or_template_id": id_of("machine_id", nullable=True),

@@ -21,7 +21,8 @@ ATTRIBUTES = {
     "instances": "v_total_snapshots,flavor.name,availability_zone.name",
 }
 # The times of what an import does itself, and the links.
-NOT_COMPARED = {"href", "actions", "updated_on", "last_sync_on"}
+# `ems_id` is the provider, which the import sets.
+NOT_COMPARED = {"href", "actions", "updated_on", "last_sync_on", "ems_id"}
 ODD = """
     UPDATE machine SET gone_at = observed_at WHERE id = 11;
     UPDATE machine SET name = '', description = 'Ü', provider_uid = '4221-é', power_state = 'UNKNOWN' WHERE id = 13;
