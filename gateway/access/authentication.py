@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.access import opaque_tokens
 from gateway.access.caller import CALLER, Caller, local_caller
-from gateway.access.credentials import credential_from_request, token_from_credential
+from gateway.access.credentials import credentials_from_request, is_basic, token_from_credential
 from gateway.access.jwts import JwtVerifier
 from gateway.access.login_throttle import LoginThrottle
 from gateway.access.lookup_batch import LookupBatch
@@ -30,6 +30,13 @@ from gateway.store.database import Database
 MAX_VERIFIED = 10_000  # cached credentials
 MAX_REJECTED = 1_000
 REJECTED_TTL = 2.0  # seconds for which a rejected credential is rejected again without verifying it
+
+# It holds for every password that is no token, so it discloses nothing.
+_NOT_OF_THE_GATEWAY = (
+    "The credentials are not valid. The password must be an API token of this gateway, or a JWT, not a password of"
+    " ManageIQ. Create a token with `gateway token create`."
+)
+_MAX_SHOWN = 255  # characters of a group's name, in a message
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +90,10 @@ class Authenticator:
     def known_caller(self, scope: Mapping[str, Any]) -> Caller | None:
         """Return the caller of a request whose credential was verified before, and has not been rejected since."""
         try:
-            credential = credential_from_request(scope, {})
+            credential = credentials_from_request(scope, {}).credential
         except BadCredentials:
             return None
-        return self._verified.peek(sha256(credential).digest())
+        return self._verified.peek(_digest(scope, credential))
 
     async def start(self) -> None:
         """Raises StartupError if other machines can reach the gateway and authentication is not configured."""
@@ -120,30 +127,42 @@ class Authenticator:
 
         Raises Unauthenticated, Throttled, and Unavailable while the keys of the JWT issuer cannot be fetched.
         """
-        credential = credential_from_request(scope, payload)
-        digest = sha256(credential).digest()
+        try:
+            sent = credentials_from_request(scope, payload)
+            caller = await self._caller(scope, sent.credential)
+            if sent.group and sent.group not in caller.groups:
+                raise BadCredentials(f"Invalid Authorization Group {sent.group[:_MAX_SHOWN]} specified")
+        except (Throttled, Unauthenticated) as error:
+            await self._on_refusal(scope, error)
+            raise
+        CALLER.set(caller.name)
+        return caller
+
+    async def _caller(self, scope: Mapping[str, Any], credential: bytes) -> Caller:
+        """Return the caller whose credential it is, from the cache if it was verified before."""
+        digest = _digest(scope, credential)
         caller = self._verified.get(digest)
         if caller is not None:
-            CALLER.set(caller.name)
             return caller
         try:
             caller = await self._verify(scope, credential, digest)
-        except (Throttled, Unauthenticated) as error:
+        except (Throttled, Unauthenticated):
             self._verified.pop(digest)
-            await self._on_refusal(scope, error)
             raise
         seconds = self._trust_seconds
         if caller.expires_at is not None:
             seconds = min(seconds, caller.expires_at - time())
         self._verified.put(digest, caller, seconds)
-        CALLER.set(caller.name)
         return caller
 
-    async def create_session(self, caller: Caller) -> str:
-        """Return a session token for `caller`. Raises Unauthenticated if the caller's API token was revoked."""
+    async def create_session(self, caller: Caller, prefix: str = opaque_tokens.SESSION_PREFIX) -> str:
+        """Return a session token for `caller`. Raises Unauthenticated if the caller's API token was revoked.
+
+        `prefix`: SESSION_PREFIX, or WEBSOCKET_PREFIX for a token that is valid for WebSockets only.
+        """
         if caller is self._local:
-            return OpaqueToken(opaque_tokens.SESSION_PREFIX, 1, opaque_tokens.new_secret()).text()  # is never verified
-        return await create_session(self._database, caller)
+            return OpaqueToken(prefix, 1, opaque_tokens.new_secret()).text()  # is never verified
+        return await create_session(self._database, caller, prefix)
 
     async def end_session(self, scope: Mapping[str, Any], caller: Caller) -> bool:
         """End the session that the request was sent with. Return False if it was sent with another credential.
@@ -152,7 +171,7 @@ class Authenticator:
         """
         if caller is self._local:
             return True
-        session = opaque_tokens.parse(token_from_credential(credential_from_request(scope, {})))
+        session = opaque_tokens.parse(token_from_credential(credentials_from_request(scope, {}).credential))
         if session is None or session.prefix != opaque_tokens.SESSION_PREFIX:
             return False
         await end_session(self._database, session)
@@ -173,7 +192,9 @@ class Authenticator:
         try:
             text = token_from_credential(credential)
             token = opaque_tokens.parse(text)
-            return await (self._jwt_caller(text) if token is None else self._opaque_token_caller(token))
+            if token is not None:
+                return await self._opaque_token_caller(scope, token)
+            return await self._jwt_caller(text, is_password=is_basic(credential))
         except BadCredentials as error:
             self._rejected.put(digest, error.message, REJECTED_TTL)
             self._login_throttle.record_failure(address)
@@ -186,13 +207,18 @@ class Authenticator:
             )
             raise
 
-    async def _jwt_caller(self, text: str) -> Caller:
-        if self._jwts is None or text.count(".") != 2:
+    async def _jwt_caller(self, text: str, *, is_password: bool) -> Caller:
+        is_jwt = text.count(".") == 2
+        if is_password and not is_jwt:
+            raise BadCredentials(_NOT_OF_THE_GATEWAY)
+        if self._jwts is None or not is_jwt:
             raise BadCredentials
         return await self._jwts.caller(text)
 
-    async def _opaque_token_caller(self, token: OpaqueToken) -> Caller:
-        is_session = token.prefix == opaque_tokens.SESSION_PREFIX
+    async def _opaque_token_caller(self, scope: Mapping[str, Any], token: OpaqueToken) -> Caller:
+        is_session = token.prefix != opaque_tokens.TOKEN_PREFIX
+        if token.prefix == opaque_tokens.WEBSOCKET_PREFIX and scope["type"] != "websocket":
+            raise BadCredentials("The token is valid for WebSockets only.")
         caller, due = await (
             session_caller(self._sessions, self._roles, token)
             if is_session
@@ -216,6 +242,11 @@ class Authenticator:
         task = asyncio.create_task(_logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _digest(scope: Mapping[str, Any], credential: bytes) -> bytes:
+    """The key of a credential in the caches. A WebSocket has its own, because some tokens are valid only there."""
+    return sha256(b"websocket " + credential if scope["type"] == "websocket" else credential).digest()
 
 
 def _proxy_setting(settings: Settings) -> str | None:

@@ -43,6 +43,11 @@ class Caller:
         readable = tuple(kind for kind in MachineKind if (SnapshotAction.READ, kind) in self.rights)
         object.__setattr__(self, "readable_kinds", readable)  # computed once, because every statement needs it
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups, in ManageIQ's terms, that the caller may act for: its tenant."""
+        return (self.tenant,)
+
     def has_right(self, action: SnapshotAction, kind: MachineKind) -> bool:
         """Return whether the caller has the right for `action` on machines of `kind`."""
         if action is SnapshotAction.CREATE_WITH_MEMORY:

@@ -2,10 +2,12 @@
 
 import binascii
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
 
 from gateway.errors import BadCredentials, GatewayError, Throttled, Unauthenticated, Unavailable
+from gateway.printable_text import printable
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -14,27 +16,55 @@ MAX_BYTES = 8_192  # of a credential; a JWT with hundreds of roles has a few tho
 _REALM = b"snapshot gateway"
 _BASIC = b'Basic realm="%b", charset="UTF-8"' % _REALM
 
-_NAMES = frozenset({"authorization", "x-auth-token"})
+_PAYLOAD_NAMES = frozenset({"authorization", "x-auth-token"})
+_HEADERS = {
+    b"authorization": "Authorization",
+    b"x-auth-token": "X-Auth-Token",
+    b"x-miq-group": "X-MIQ-Group",
+    b"x-miq-token": "X-MIQ-Token",
+}
 
 
-def credential_from_request(scope: Mapping[str, Any], payload: Mapping[str, Any]) -> bytes:
-    """Return the credential in the form of an `Authorization` header, or b"" if the request has none.
+class SentCredentials(NamedTuple):
+    """What a request sends to be authenticated. Nothing of it is verified."""
 
-    The payload of `connection_init` takes precedence over the headers of the handshake, and `X-Auth-Token` over
-    `Authorization`, as in ManageIQ. Raises BadCredentials.
+    credential: bytes  # in the form of an `Authorization` header; b"" if the request has none
+    group: str  # the group to act for; "" if the request names none
+
+
+def credentials_from_request(scope: Mapping[str, Any], payload: Mapping[str, Any]) -> SentCredentials:
+    """Return the credentials of an HTTP request, or of a WebSocket handshake and its `connection_init` payload.
+
+    The payload takes precedence over the headers of the handshake, and `X-Auth-Token` over `Authorization`, as in
+    ManageIQ. Raises BadCredentials, also for a header that no gateway can accept.
     """
-    if payload and (found := _in_payload(payload)):
-        return found
-    authorization = b""
-    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
-    for name, value in headers:
-        if name == b"authorization":
-            if authorization:
-                raise BadCredentials("The request has more than one `Authorization` header.")
-            authorization = value
-        elif name == b"x-auth-token" and value:
-            return b"Bearer " + value
-    return authorization
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _HEADERS:
+            if name in found:
+                raise BadCredentials(f"The request has more than one `{_HEADERS[name]}` header.")
+            found[name] = value
+    if b"x-miq-token" in found:  # encrypted with a key that the servers of one ManageIQ share
+        raise BadCredentials("Invalid System Authentication Token specified")
+    credential = found.get(b"authorization", b"")
+    if b"x-auth-token" in found:
+        credential = _bearer(found[b"x-auth-token"])
+    if payload:
+        credential = _in_payload(payload) or credential
+    group = found.get(b"x-miq-group", b"")
+    return SentCredentials(credential, unquote_plus(group.decode("utf-8", "replace")) if group else "")
+
+
+def _bearer(token: bytes) -> bytes:
+    """The credential of an `X-Auth-Token`. Raises BadCredentials for an empty one, with ManageIQ's message."""
+    if not token:
+        raise BadCredentials("Empty Authentication Token (HTTP_X_AUTH_TOKEN)")
+    return b"Bearer " + token
+
+
+def is_basic(credential: bytes) -> bool:
+    """Return whether a credential is a user name and a password."""
+    return credential[:6].lower() == b"basic "
 
 
 def token_from_credential(credential: bytes) -> str:
@@ -77,7 +107,7 @@ def _challenge(error: Unauthenticated) -> bytes:
     """Return the `Bearer` challenge (RFC 6750, 3). It has no error code if the request had no credentials."""
     text = b'Bearer realm="%b"' % _REALM
     if isinstance(error, BadCredentials):
-        described = error.message.encode("ascii", "replace").replace(b"\\", b"/").replace(b'"', b"'")
+        described = printable(error.message).encode("ascii", "replace").replace(b"\\", b"/").replace(b'"', b"'")
         text += b', error="invalid_token", error_description="%b"' % described
     return text
 
@@ -88,8 +118,12 @@ def _in_payload(payload: Mapping[str, Any]) -> bytes | None:
         if not isinstance(members, Mapping):
             continue
         for name, value in members.items():
-            if name.lower() in _NAMES and value is not None and value != "":
-                if not isinstance(value, str):
-                    raise BadCredentials(f"`{name}` must be a string.")
-                return value.encode() if name.lower() == "authorization" else b"Bearer " + value.encode()
+            if name.lower() not in _PAYLOAD_NAMES or value is None:
+                continue
+            if not isinstance(value, str):
+                raise BadCredentials(f"`{name}` must be a string.")
+            if name.lower() == "x-auth-token":
+                return _bearer(value.encode())
+            if value:  # frontends send an empty `authorization` while no user is logged in
+                return value.encode()
     return None

@@ -11,10 +11,11 @@ from hmac import compare_digest
 from secrets import token_hex
 from typing import NamedTuple
 
-_TEXT = re.compile(r"(sgw|sgs)_([1-9]\d{0,17})_([0-9a-f]{64})", re.ASCII)
+_TEXT = re.compile(r"(sgw|sgs|sgws)_([1-9]\d{0,17})_([0-9a-f]{64})", re.ASCII)
 
 TOKEN_PREFIX = "sgw"  # noqa: S105 - the public prefix of API tokens: "snapshot gateway"
 SESSION_PREFIX = "sgs"
+WEBSOCKET_PREFIX = "sgws"  # of a session token that is valid for WebSockets only
 
 
 class OpaqueToken(NamedTuple):
@@ -30,7 +31,12 @@ class OpaqueToken(NamedTuple):
 
     def matches(self, secret_hash: str) -> bool:
         """Return whether `secret_hash` is the hash of this secret. Takes constant time."""
-        return compare_digest(hash_secret(self.secret), secret_hash)
+        return compare_digest(self.secret_hash, secret_hash)
+
+    @property
+    def secret_hash(self) -> str:
+        """The hash to store. That of a WebSocket token covers its prefix, so another prefix does not widen its use."""
+        return hash_secret(self.secret if self.prefix != WEBSOCKET_PREFIX else f"{self.prefix}_{self.secret}")
 
     def __repr__(self) -> str:
         """Return the public form without the secret, such as `sgw_7_…`, for logs and lists."""

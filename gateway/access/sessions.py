@@ -92,8 +92,11 @@ _DELETE_OLDEST = Statement(
 )
 
 
-async def create_session(database: Database, caller: Caller) -> str:
-    """Create a session and return its token. Raises BadCredentials if the caller's API token has been revoked."""
+async def create_session(database: Database, caller: Caller, prefix: str = opaque_tokens.SESSION_PREFIX) -> str:
+    """Create a session and return its token. Raises BadCredentials if the caller's API token has been revoked.
+
+    `prefix`: SESSION_PREFIX or WEBSOCKET_PREFIX.
+    """
     at = now()
     expires_at = at + MAX_LIFETIME
     if caller.expires_at is not None:
@@ -111,7 +114,7 @@ async def create_session(database: Database, caller: Caller) -> str:
         await tx.run(_DELETE_OLDEST, caller_key=caller.key)
         (row,) = await tx.all(
             _INSERT,
-            secret_hash=opaque_tokens.hash_secret(secret),
+            secret_hash=OpaqueToken(prefix, 0, secret).secret_hash,
             token_id=token_id,
             caller=caller.key,
             name=caller.name,
@@ -122,7 +125,7 @@ async def create_session(database: Database, caller: Caller) -> str:
         )
         return row.id
 
-    return OpaqueToken(opaque_tokens.SESSION_PREFIX, await database.write(work), secret).text()
+    return OpaqueToken(prefix, await database.write(work), secret).text()
 
 
 async def session_caller(stored: LookupBatch[StoredSession], roles: Roles, session: OpaqueToken) -> tuple[Caller, bool]:

@@ -6,15 +6,18 @@ from typing import Any
 
 import orjson
 
+from gateway.errors import ErrorCode
 from gateway.operations.commands.base import MAX_TARGETS
-from gateway.rest.classes import SNAPSHOTS
+from gateway.rest.classes import SNAPSHOTS, ResourceClass
 from gateway.rest.errors import RestError, bad_request
 
 _HREF = re.compile(r".*/(vms|instances)/(\d{1,19})/snapshots/(\d{1,19})", re.DOTALL)
 _BARE_HREF = re.compile(r".*/snapshots/(\d{1,19})", re.DOTALL)
+_RESOURCE_HREF = re.compile(r".*/([a-z_]+)/(\d{1,19})", re.DOTALL)
 _DIGITS = re.compile(r"\d{1,19}")
 _MAX_NUMBER = 2**63 - 1
 _LONGEST_SHOWN = 100  # characters of a name that an error repeats
+_MAX_SHOWN = 500  # characters of a value in a message
 
 Item = Mapping[str, Any]
 
@@ -33,11 +36,29 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 def action_of(members: Mapping[str, Any]) -> str:
-    """The action of a body. Default `create`. Raises RestError for a list or an object."""
+    """The action of a body. Default `create`, also for null and false, as in ManageIQ.
+
+    Raises RestError for a list or an object.
+    """
     action = members.get("action", "create")
     if isinstance(action, list | dict):  # not shown, because its text may be long, or nested too deeply
         raise bad_request("The action must be text.")
-    return action if isinstance(action, str) else str(action)
+    return shown(action or "create")
+
+
+def shown(value: Any) -> str:
+    """A value of a JSON body, as messages show it: null as ManageIQ does, and neither lists nor objects."""
+    match value:
+        case str():
+            return value[:_MAX_SHOWN]
+        case None:
+            return "nil"
+        case list():
+            return "[…]"  # not shown in full: its text may be long, or nested too deeply
+        case dict():
+            return "{…}"
+        case _:
+            return orjson.dumps(value).decode()
 
 
 def unsupported_action(action: str, collection: str, *, of: str) -> RestError:
@@ -45,8 +66,13 @@ def unsupported_action(action: str, collection: str, *, of: str) -> RestError:
     return bad_request(f"Unsupported Action {action} for the {collection} {of} specified")
 
 
-def items(members: Mapping[str, Any], action: str) -> list[Item]:
-    """The items of `resources`, or the item in `resource`, or the body itself. Raises RestError if there are none."""
+def items(
+    members: Mapping[str, Any], action: str, collection: str = SNAPSHOTS.collection, limit: int = MAX_TARGETS
+) -> list[Item]:
+    """The items of `resources`, or the item in `resource`, or the body itself.
+
+    Raises RestError if there are none, or more than `limit`.
+    """
     if "resources" in members:
         check_members(members, "resources")
         found = members["resources"]
@@ -57,9 +83,9 @@ def items(members: Mapping[str, Any], action: str) -> list[Item]:
         plain = {name: value for name, value in members.items() if name != "action"}
         found = [plain] if plain else []
     if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
-        raise bad_request(f"No snapshots resources were specified for the {action} action")
-    if len(found) > MAX_TARGETS:
-        raise bad_request(f"A request may name at most {MAX_TARGETS} snapshots.")
+        raise bad_request(f"No {collection} resources were specified for the {action} action")
+    if len(found) > limit:
+        raise bad_request(f"A request may name at most {limit} {collection}.")
     return found
 
 
@@ -67,6 +93,17 @@ def check_members(members: Mapping[str, Any], items: str) -> None:
     """Raises RestError for a member besides `action` and the one that has the items, such as a filter."""
     if unknown := next((name for name in members if name not in ("action", items)), None):
         raise bad_request(f"Unknown member '{unknown[:_LONGEST_SHOWN]}' beside {items} in the body.")
+def named_resource(item: Item, class_: ResourceClass) -> int:
+    """The number of the resource that an item of a bulk action names by its href or id. Raises RestError."""
+    href = item.get("href")
+    if isinstance(href, str) and (found := _RESOURCE_HREF.fullmatch(href)) and found[1] == class_.collection:
+        return _number(found[2], class_.name)
+    if "id" not in item:
+        given = ", ".join(f"{name}={shown(value)}" for name, value in item.items())
+        raise RestError(
+            404, f"Invalid {class_.collection} resource specified - {given[:_MAX_SHOWN]}", ErrorCode.NOT_FOUND
+        )
+    return _number(item["id"], class_.name)
 
 
 def check_new(resources: Sequence[Item]) -> None:
@@ -96,10 +133,8 @@ def item_id(item: Item) -> str:
     return given.rpartition("/")[2]
 
 
-def _number(given: Any) -> int:
+def _number(given: Any, class_name: str = SNAPSHOTS.name) -> int:
     text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
     if not isinstance(text, str) or not _DIGITS.fullmatch(text) or int(text) > _MAX_NUMBER:
-        # A list or an object is not shown: its text may be long, or nested too deeply.
-        shown = {type(None): "nil", list: "[…]", dict: "{…}"}.get(type(given), given)
-        raise bad_request(f"Invalid {SNAPSHOTS.name} id {shown} specified")
+        raise bad_request(f"Invalid {class_name} id {shown(given)} specified")
     return int(text)

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.admission import Admission
 from gateway.access.caller import Caller
+from gateway.access.opaque_tokens import SESSION_PREFIX, WEBSOCKET_PREFIX
 from gateway.access.origin import origin_of
 from gateway.access.sessions import IDLE_TIMEOUT
 from gateway.columns import now
@@ -24,7 +25,7 @@ from gateway.http.scope import headers_of, path_of
 from gateway.models import Surface
 from gateway.operations.service import Operations
 from gateway.rest import responses
-from gateway.rest.bodies import parse_body
+from gateway.rest.bodies import parse_body, shown
 from gateway.rest.errors import RestError, bad_request, error_body, no_route
 from gateway.rest.parameters import Query, parameters_of
 from gateway.rest.reader import Reader, Requester
@@ -37,6 +38,8 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# By `requester_type` of `/api/auth`. All have the same lifetime; one of `ws` is valid for WebSockets only.
+_TOKEN_PREFIXES = {"api": SESSION_PREFIX, "ui": SESSION_PREFIX, "ws": WEBSOCKET_PREFIX}
 
 
 class Authenticator(Protocol):
@@ -45,8 +48,8 @@ class Authenticator(Protocol):
     async def authenticate(self, scope: Scope, payload: Mapping[str, Any]) -> Caller:
         """The caller, from the request's headers. `payload` is empty. Raises Unauthenticated or Forbidden."""
 
-    async def create_session(self, caller: Caller) -> str:
-        """Issues a token for the caller. Raises Unauthenticated."""
+    async def create_session(self, caller: Caller, prefix: str) -> str:
+        """Issues a token for the caller, of the kind that `prefix` names. Raises Unauthenticated."""
 
     async def end_session(self, scope: Scope, caller: Caller) -> bool:
         """Revokes the token that authenticated the request. False if the request used other credentials."""
@@ -164,22 +167,35 @@ class RestEndpoint:
         caller = request.requester.caller
         match request.method:
             case "GET" | "POST":
-                expires = now() + IDLE_TIMEOUT
-                if caller.expires_at is not None:
-                    expires = min(expires, datetime.fromtimestamp(caller.expires_at, UTC))
-                return responses.json(
-                    {
-                        "auth_token": await self._authenticator.create_session(caller),
-                        "token_ttl": int(IDLE_TIMEOUT.total_seconds()),
-                        "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}",
-                    }
-                )
+                return await self._create_session(request)
             case "DELETE":
                 if not await self._authenticator.end_session(scope, caller):
                     raise bad_request("Only a token that /api/auth issued can be revoked here.")
                 return RestResponse(status=204)
             case _:
                 raise no_route(request.method, request.path)
+
+    async def _create_session(self, request: Request) -> RestResponse:
+        caller, requester_type = request.requester.caller, _requester_type(request)
+        expires = now() + IDLE_TIMEOUT
+        if caller.expires_at is not None:
+            expires = min(expires, datetime.fromtimestamp(caller.expires_at, UTC))
+        body = {
+            "auth_token": await self._authenticator.create_session(caller, _TOKEN_PREFIXES[requester_type]),
+            "token_ttl": int(IDLE_TIMEOUT.total_seconds()),
+            "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        return responses.json(body if requester_type == "api" else body | {"requester_type": requester_type})
+
+
+def _requester_type(request: Request) -> str:
+    """The kind of token that a request to `/api/auth` asks for. Raises RestError for an unknown one."""
+    query = request.query
+    given = query.get("requester_type") if query.has("requester_type") else request.members.get("requester_type", "api")
+    if not isinstance(given, str) or given not in _TOKEN_PREFIXES:
+        valid = ", ".join(_TOKEN_PREFIXES)
+        raise bad_request(f"Invalid requester_type {shown(given)} specified, valid types are: {valid}")
+    return given
 
 
 def _error_response(error: HttpError) -> RestResponse:

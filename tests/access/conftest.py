@@ -31,3 +31,10 @@ def gateway(url: str, token: str) -> Iterator[Served]:
     assert token
     with served(Settings(database_url=url, credentials_trusted=CREDENTIALS_TRUSTED)) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def open_gateway(url: str) -> Iterator[Served]:
+    """A gateway with the demo world and without users."""
+    with served(Settings(database_url=url)) as gateway:
+        yield gateway

@@ -20,7 +20,7 @@ class FixedCaller:
             raise Unauthenticated("Invalid credentials")
         return self._caller
 
-    async def create_session(self, _caller: Caller) -> str:
+    async def create_session(self, _caller: Caller, _prefix: str) -> str:
         raise Unauthenticated("This authenticator issues no sessions.")
 
     async def end_session(self, _scope: Scope, _caller: Caller) -> bool:

@@ -153,7 +153,7 @@ def test_revert_of_a_busy_machine(rest: Rest) -> None:
         (LIST, {"action": "revert"}, "Unsupported Action revert for the snapshots collection specified"),
         ("/vms", {"action": "create"}, "Unsupported Action create for the vms collection specified"),
         ("/vms/11", {"action": "start"}, "Unsupported Action start for the vms resource specified"),
-        ("/tasks/1", {"action": "delete"}, "Unsupported Action delete for the tasks resource specified"),
+        ("/tasks/1", {"action": "cancel"}, "Unsupported Action cancel for the tasks resource specified"),
     ],
 )  # fmt: skip
 def test_an_unknown_action(shared: Rest, path: str, body: Any, message: str) -> None:
@@ -207,7 +207,7 @@ def test_each_item_of_a_bulk_delete_has_its_own_result(rest: Rest) -> None:
         ({"id": "abc"}, "abc"),
         ({"id": None}, "nil"),
         ({"name": "test-base"}, "nil"),
-        ({"id": True}, "True"),
+        ({"id": True}, "true"),
         ({"href": "http://h/api/vms/11"}, "http://h/api/vms/11"),
         ({"href": f"http://h/api/vms/11/snapshots/{10**19 - 1}"}, f"{10**19 - 1}"),  # does not fit in 64 bits
     ],
