@@ -146,6 +146,7 @@ class AuditAction(DescribedEnum):
     DELETE_SNAPSHOT = "DELETE_SNAPSHOT", "Delete one snapshot."
     REFRESH_MACHINE = "REFRESH_MACHINE", "Reload a machine and its snapshots from the provider."
     CANCEL_OPERATION = "CANCEL_OPERATION", "Cancel an operation."
+    DELETE_OPERATION = "DELETE_OPERATION", "Delete the record of an operation that has ended."
     READ = "READ", "Read data, or check an action with a dry run. Recorded only if it is forbidden."
     LOG_IN = "LOG_IN", "Authenticate. Recorded only if it is refused."
     CREATE_TOKEN = "CREATE_TOKEN", "Create an API token."

@@ -29,12 +29,15 @@ async def record_refusal(refusals: RefusalLog, request: Request, error: RestErro
 
 
 def _action(request: Request) -> AuditAction | None:
-    """The action to record. None for a write of something other than snapshots."""
+    """The action to record. None for a write of something other than snapshots and tasks, which no request can do."""
     if request.method in ("GET", "OPTIONS"):
         return AuditAction.READ
-    if SNAPSHOTS.collection not in request.segments[2:3]:
-        return None
-    return _WRITES.get("delete" if request.method == "DELETE" else bodies.action_of(request.members))
+    action = "delete" if request.method == "DELETE" else bodies.action_of(request.members)
+    if action == "query":
+        return AuditAction.READ
+    if SNAPSHOTS.collection in request.segments[2:3]:
+        return _WRITES.get(action)
+    return None
 
 
 def _subject(request: Request) -> AuditSubject:

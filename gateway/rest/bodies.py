@@ -93,6 +93,8 @@ def check_members(members: Mapping[str, Any], items: str) -> None:
     """Raises RestError for a member besides `action` and the one that has the items, such as a filter."""
     if unknown := next((name for name in members if name not in ("action", items)), None):
         raise bad_request(f"Unknown member '{unknown[:_LONGEST_SHOWN]}' beside {items} in the body.")
+
+
 def named_resource(item: Item, class_: ResourceClass) -> int:
     """The number of the resource that an item of a bulk action names by its href or id. Raises RestError."""
     href = item.get("href")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.models import MachineKind
+from gateway.reads.conditions import Condition
 from gateway.reads.sources import Computed, ToOne
 from gateway.rest import machines, snapshots, tasks
 from gateway.rest.attributes import Association, Attributes, exists, of_machine
@@ -11,7 +12,11 @@ from gateway.rest.attributes import Association, Attributes, exists, of_machine
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResourceClass:
-    """A class of rows. `name` is ManageIQ's class name, which messages show."""
+    """A class of rows. `name` is ManageIQ's class name, which messages show.
+
+    `base_class`, if there is one, is another name of all rows. `subclasses` are conditions on the rows of a class below
+    it, by name.
+    """
 
     collection: str
     name: str
@@ -22,6 +27,8 @@ class ResourceClass:
     href: Computed
     actions: Computed
     kind: MachineKind | None = None
+    base_class: str = ""
+    subclasses: Mapping[str, Condition] = field(default_factory=dict)
     associations: Mapping[str, Association] = field(default_factory=dict)
     subcollections: tuple[str, ...] = ()
 
@@ -65,6 +72,8 @@ VMS = ResourceClass(
     noun="machine",
     kind=MachineKind.VM,
     description="Virtual Machines",
+    base_class=machines.BASE_CLASSES[MachineKind.VM],
+    subclasses=machines.subclasses(MachineKind.VM),
     attributes=machines.VM,
     href=_MACHINE_HREF,
     actions=_NO_ACTIONS,
@@ -74,11 +83,13 @@ VMS = ResourceClass(
 
 INSTANCES = ResourceClass(
     collection="instances",
-    name="ManageIQ::Providers::CloudManager::Vm",
+    name=machines.BASE_CLASSES[MachineKind.INSTANCE],
     type_name="Instance",
     noun="machine",
     kind=MachineKind.INSTANCE,
     description="Instances",
+    base_class=machines.BASE_CLASSES[MachineKind.INSTANCE],
+    subclasses=machines.subclasses(MachineKind.INSTANCE),
     attributes=machines.INSTANCE,
     href=_MACHINE_HREF,
     actions=_NO_ACTIONS,
@@ -94,7 +105,7 @@ TASKS = ResourceClass(
     description="Tasks",
     attributes=tasks.TASK,
     href=Computed(tasks.HREF_COLUMNS, tasks.href),
-    actions=Computed((), tasks.actions),
+    actions=Computed(tasks.ACTION_COLUMNS, tasks.actions),
 )
 
 COLLECTIONS: Mapping[str, ResourceClass] = {class_.collection: class_ for class_ in (INSTANCES, TASKS, VMS)}

@@ -23,9 +23,11 @@ from gateway.http.load_shedding import LoopTurns
 from gateway.http.request_id import request_id
 from gateway.http.scope import headers_of, path_of
 from gateway.models import Surface
+from gateway.operations.operation_records import OperationRecords
 from gateway.operations.service import Operations
 from gateway.rest import responses
 from gateway.rest.bodies import parse_body, shown
+from gateway.rest.entry_point import product_info
 from gateway.rest.errors import RestError, bad_request, error_body, no_route
 from gateway.rest.parameters import Query, parameters_of
 from gateway.rest.reader import Reader, Requester
@@ -73,7 +75,8 @@ def rest_routes(
     Links begin with `public_url` or, if that is None, with the scheme and the Host of the request.
     """
     reader = Reader(database, operations, max_cost)
-    routes = Routes(reader, Writer(operations, reader), operations.refusals, turns)
+    writer = Writer(operations, OperationRecords(database, operations.refusals), reader)
+    routes = Routes(reader, writer, operations.refusals, turns)
     endpoint = RestEndpoint(
         routes,
         authenticator,
@@ -126,6 +129,8 @@ class RestEndpoint:
         await responses.send_response(send, response)
 
     async def _serve(self, scope: Scope, receive: Receive) -> RestResponse:
+        if (public := _public_response(scope)) is not None:
+            return public
         headers = headers_of(scope)
         caller = await self._authenticator.authenticate(scope, {})
         self._admission.admit(scope, caller)
@@ -186,6 +191,23 @@ class RestEndpoint:
             "expires_on": f"{expires:%Y-%m-%dT%H:%M:%SZ}",
         }
         return responses.json(body if requester_type == "api" else body | {"requester_type": requester_type})
+
+
+def _public_response(scope: Scope) -> RestResponse | None:
+    """The response to a request that needs no credentials and reads nothing, as in ManageIQ; None for any other one."""
+    if scope["method"] not in ("GET", "HEAD"):
+        return None
+    try:
+        _, segments = split_path(path_of(scope))
+    except RestError:  # such as an unknown version, which is reported to callers only
+        return None
+    match segments:
+        case ("ping",):
+            return responses.plain_text("pong")
+        case ("product_info",):
+            return responses.json(product_info())
+        case _:
+            return None
 
 
 def _requester_type(request: Request) -> str:

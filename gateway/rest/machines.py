@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.access.capabilities import MACHINE_COLUMNS, MachineFacts, machine_refusal
-from gateway.models import SnapshotAction
+from gateway.models import MachineKind, SnapshotAction
+from gateway.reads.conditions import Condition, compare, comparison
 from gateway.reads.sources import Computed, Inline, ToMany
 from gateway.rest import manageiq_attributes, snapshots
 from gateway.rest.attributes import (
@@ -85,10 +86,36 @@ def href_slug(context: RestContext, id: int, kind: str) -> str:
 
 _HREF_SLUG = "(CASE {t}.kind WHEN 'VM' THEN 'vms/' ELSE 'instances/' END || CAST({t}.id AS text))"
 
+# ManageIQ's classes of machines: that of a kind, and below it those of the providers that have a driver here.
+BASE_CLASSES: Mapping[MachineKind, str] = {
+    MachineKind.VM: "ManageIQ::Providers::InfraManager::Vm",
+    MachineKind.INSTANCE: "ManageIQ::Providers::CloudManager::Vm",
+}
+_DRIVER_CLASSES: Mapping[tuple[MachineKind, str], str] = {
+    (MachineKind.VM, "vsphere"): "ManageIQ::Providers::Vmware::InfraManager::Vm",
+    (MachineKind.INSTANCE, "openstack"): "ManageIQ::Providers::Openstack::CloudManager::Vm",
+    (MachineKind.INSTANCE, "ec2"): "ManageIQ::Providers::Amazon::CloudManager::Vm",
+}
+_DRIVER = "(SELECT p.driver FROM provider p WHERE p.name = {t}.provider)"
 _TYPE = (
-    "CASE {t}.kind WHEN 'VM' THEN 'ManageIQ::Providers::InfraManager::Vm'"
-    " ELSE 'ManageIQ::Providers::CloudManager::Vm' END"
+    "CASE"
+    + "".join(
+        f" WHEN {{t}}.kind = '{kind}' AND {_DRIVER} = '{driver}' THEN '{name}'"
+        for (kind, driver), name in _DRIVER_CLASSES.items()
+    )
+    + "".join(f" WHEN {{t}}.kind = '{kind}' THEN '{name}'" for kind, name in BASE_CLASSES.items())
+    + " END"
 )
+
+
+def subclasses(kind: MachineKind) -> dict[str, Condition]:
+    """The classes of the providers' machines of this kind, each with the condition on its rows."""
+    return {name: _of_class(name) for (own, _), name in _DRIVER_CLASSES.items() if own is kind}
+
+
+def _of_class(name: str) -> Condition:
+    return compare(_TYPE, comparison("=", name), nullable=False, negated=False)
+
 
 # Vms and Instances have the same attributes; they differ in their associations.
 MACHINE: Attributes = {

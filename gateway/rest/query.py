@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gateway.reads.conditions import Condition
 from gateway.rest.classes import ResourceClass
 from gateway.rest.errors import bad_request
 from gateway.rest.parameters import Query
@@ -48,11 +49,17 @@ def parse_hidden(query: Query) -> bool:
     return bool(words)
 
 
-def check_collection_parameters(class_: ResourceClass, query: Query) -> None:
-    """Checks the parameters that only collections have. Raises RestError."""
+def check_collection_parameters(class_: ResourceClass, query: Query) -> Condition | None:
+    """The condition of `collection_class`, which narrows the collection and its count. None if it is the whole one.
+
+    Raises RestError for another class.
+    """
     selected = query.get("collection_class")
-    if selected and selected != class_.name:
-        raise bad_request(f"Invalid collection_class {selected} specified for the {class_.collection} collection")
+    if not selected or selected in (class_.name, class_.base_class):
+        return None
+    if selected in class_.subclasses:
+        return class_.subclasses[selected]
+    raise bad_request(f"Invalid collection_class {selected} specified for the {class_.collection} collection")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 All statements of a request run in one transaction, so a response shows one state of the database.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from gateway.reads.sorts import SortOrder, with_id_key
 from gateway.rest import selections
 from gateway.rest.attributes import RestContext
 from gateway.rest.catalog import CATALOG, ROOT
-from gateway.rest.classes import SNAPSHOTS, ResourceClass
+from gateway.rest.classes import SNAPSHOTS, TASKS, ResourceClass
 from gateway.rest.errors import not_found
 from gateway.rest.filters import Filter
 from gateway.rest.query import ACTIONS, LINKS_ONLY, MAX_LIMIT, RowShape, Window
@@ -56,11 +56,14 @@ class ListQuery:
     filter: Filter | None = None
     hidden: bool = False  # show only the counts
     counted: bool = True  # load the number of matching rows
+    bounds: Condition | None = None  # what narrows the list before its filter; its count is that of these rows
 
     @property
     def condition(self) -> Condition | None:
-        """The condition of the filter, if there is one."""
-        return None if self.filter is None else self.filter.condition
+        """The condition of the bounds and the filter, if there is one."""
+        if self.filter is None or self.bounds is None:
+            return self.bounds if self.filter is None else self.filter.condition
+        return c.all_of([self.bounds, self.filter.condition])
 
     @property
     def rows(self) -> bool:
@@ -102,12 +105,12 @@ class Reader:
 
         async def work(transaction: Transaction) -> ListResult:
             cost = _ListCost(plan, self._page(query, None), self._max_cost)
-            await self._search_regexes(transaction, requester, query, class_, c.match_all)
+            await self._search_regexes(transaction, requester, query, class_, query.bounds or c.match_all)
             page = self._page(query, query.condition)
             found = await plan.load(self._context(transaction, requester, plan, page, cost), {})
             count = found["totalCount"]
             if query.filter is not None:
-                everything = self._page(query, None)
+                everything = self._page(query, query.bounds)
                 context = self._context(transaction, requester, counting, everything)
                 count = (await counting.load(context, {}))["totalCount"]
             return ListResult(found.get("nodes", []), found["totalCount"], count, cost.total > SMALL_COST)
@@ -121,6 +124,32 @@ class Reader:
         """A row by its number. Raises RestError if there is none."""
         plan = self._plan(("one", class_, shape), lambda: selections.resource(class_, shape))
         return _finish(await self._load_row(requester, plan, class_, number, _NO_FILTER), shape)
+
+    async def by_number(
+        self, requester: Requester, class_: ResourceClass, numbers: Sequence[int], shape: RowShape
+    ) -> tuple[dict[int, Any], bool]:
+        """The rows of a collection with these numbers, in this order, each once; and whether they are large.
+
+        Rows that do not exist are left out. It costs what a list of as many rows costs. Raises RequestTooLarge.
+        """
+        wanted = list(dict.fromkeys(numbers))
+        plan = self._plan(("many", class_, shape), lambda: selections.collection(class_, shape, counted=False))
+        query = _query_by_numbers(wanted, shape, class_)
+
+        async def work(transaction: Transaction) -> tuple[Any, int]:
+            page = self._page(query, query.condition)
+            cost = _ListCost(plan, page, self._max_cost)
+            found = await plan.load(self._context(transaction, requester, plan, page, cost), {})
+            return found["nodes"], cost.total
+
+        nodes, cost = await self._database.read(work)
+        rows = {int(row["id"]): _flatten(row, shape) for row in nodes}
+        return {number: rows[number] for number in wanted if number in rows}, cost > SMALL_COST
+
+    async def task_names(self, requester: Requester, numbers: Sequence[int]) -> dict[int, str]:
+        """The names of the tasks among `numbers` that the caller may see."""
+        rows, _ = await self.by_number(requester, TASKS, numbers, _ID_AND_NAME)
+        return {number: row["name"] for number, row in rows.items()}
 
     async def machine(self, requester: Requester, parent: ResourceClass, number: int) -> Any:
         """A machine's `id`, `name` and `refusals`. Raises RestError if there is none."""
@@ -167,8 +196,10 @@ class Reader:
         return plan
 
     def _page(self, query: ListQuery, condition: Condition | None) -> BoundPage:
+        """The page with this condition. One that belongs to the class, or to a cached filter, is reusable."""
         page = Page(size=query.window.limit, offset=query.window.offset)
-        reusable = condition is None or (query.filter is not None and query.filter.cached)
+        own = query.filter.condition if query.filter is not None and query.filter.cached else None
+        reusable = condition is None or condition in (query.bounds, own)
         return BoundPage(page, query.order, condition, after=None, before=None, reusable=reusable)
 
     def _context(
@@ -284,14 +315,14 @@ def _without_empty_actions(row: Any) -> Any:
     return row
 
 
-def _query_by_numbers(numbers: list[int], shape: RowShape) -> ListQuery:
-    """A query for the snapshots with these numbers."""
+def _query_by_numbers(numbers: list[int], shape: RowShape, class_: ResourceClass = SNAPSHOTS) -> ListQuery:
+    """A query for the rows with these numbers."""
 
     def condition(frame: Frame) -> str:
         return frame.dialect.in_list(f"{frame.alias}.id", numbers, "bigint", frame.parameters)
 
-    window = Window(limit=MAX_LIMIT)
-    return ListQuery(shape, window, _order(SNAPSHOTS), Filter(condition, condition), counted=False)
+    window = Window(limit=max(len(numbers), 1))
+    return ListQuery(shape, window, _order(class_), Filter(condition, condition), counted=False)
 
 
 def _order(class_: ResourceClass) -> SortOrder:

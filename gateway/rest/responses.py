@@ -8,7 +8,8 @@ from starlette.types import Send
 
 from gateway.reads.serialization import dump_in_slices
 
-_JSON = (b"content-type", b"application/json; charset=utf-8")
+_JSON = b"application/json; charset=utf-8"
+_TEXT = b"text/plain; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")  # callers see different rows, and rights change
 
 
@@ -19,11 +20,17 @@ class RestResponse:
     body: bytes = b""
     status: int = 200
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    media_type: bytes = _JSON
 
 
 def json(body: Any, status: int = 200) -> RestResponse:
     """A JSON response."""
     return RestResponse(orjson.dumps(body), status)
+
+
+def plain_text(text: str) -> RestResponse:
+    """A response that is not JSON."""
+    return RestResponse(text.encode(), media_type=_TEXT)
 
 
 async def sliced_json(body: Any) -> RestResponse:
@@ -45,6 +52,6 @@ async def send_response(send: Send, response: RestResponse) -> None:
     """Sends a response. A 204 has no body and no content type."""
     headers = [_NO_STORE, *response.headers]
     if response.status != 204:
-        headers += [_JSON, (b"content-length", str(len(response.body)).encode())]
+        headers += [(b"content-type", response.media_type), (b"content-length", str(len(response.body)).encode())]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

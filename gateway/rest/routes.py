@@ -12,13 +12,13 @@ from gateway.models import MachineKind, SnapshotAction
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.rest import bodies, responses
 from gateway.rest.audit import record_refusal
-from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, VMS, ResourceClass
+from gateway.rest.classes import COLLECTIONS, INSTANCES, SNAPSHOTS, TASKS, VMS, ResourceClass
 from gateway.rest.entry_point import entry_point
 from gateway.rest.errors import RestError, bad_request, forbidden, no_route, not_found
 from gateway.rest.filter_cache import FilterCache
 from gateway.rest.options import class_options, snapshot_options
 from gateway.rest.paging import Listing, envelope
-from gateway.rest.query import check_collection_parameters, parse_hidden, parse_shape, parse_window
+from gateway.rest.query import MAX_LIMIT, check_collection_parameters, parse_hidden, parse_shape, parse_window
 from gateway.rest.reader import ListQuery, Reader
 from gateway.rest.requests import Request
 from gateway.rest.responses import RestResponse
@@ -70,10 +70,7 @@ class Routes:
 
     async def _serve(self, request: Request) -> RestResponse:
         if not request.segments:
-            if request.method != "GET":
-                raise no_route(request.method, request.path)
-            _check_accept(request)
-            return responses.json(entry_point(request.requester, request.root))
+            return _entry_point(request)
         class_ = COLLECTIONS.get(request.segments[0])
         if class_ is None:
             raise bad_request(f"Unsupported Collection {request.segments[0]} specified")
@@ -100,6 +97,7 @@ class Routes:
             order=parse_order(class_, query.get("sort_by"), query.get("sort_order"), query.get("sort_options")),
             filter=self._filters.parse(class_, query.texts("filter")),
             hidden=parse_hidden(query),
+            bounds=check_collection_parameters(class_, query) if class_ is not SNAPSHOTS else None,
         )
         for number, regex in enumerate(found.filter.regexes if found.filter else ()):
             if number:
@@ -114,19 +112,48 @@ class Routes:
             case "GET":
                 _check_read(request, class_)
                 list_query = await self._list_query(request, class_)
-                check_collection_parameters(class_, request.query)
                 found = await self._reader.collection(request.requester, class_, list_query)
                 matched = None if list_query.filter is None else found.matched
                 rows = None if list_query.hidden else found.rows
-                listing = Listing(class_.collection, found.count, matched, rows, [])
+                actions = [
+                    {"name": name, "method": "post", "href": request.url}
+                    for name in _collection_actions(request, class_)
+                ]
+                listing = Listing(class_.collection, found.count, matched, rows, actions)
                 body = envelope(listing, list_query.window, request.query, request.url)
                 return await responses.sliced_json(body) if found.is_large else responses.json(body)
             case "OPTIONS":
                 return responses.json(class_options(class_))
             case "POST":
-                raise bodies.unsupported_action(bodies.action_of(request.members), class_.collection, of="collection")
+                return await self._post_collection(request, class_)
             case _:
                 raise no_route(request.method, request.path)
+
+    async def _post_collection(self, request: Request, class_: ResourceClass) -> RestResponse:
+        action = bodies.action_of(request.members)
+        if action == "delete" and class_ is TASKS:
+            _check_accept(request)
+            named = bodies.items(request.members, action, class_.collection)
+            numbers = [bodies.named_resource(item, class_) for item in named]
+            results = await self._writer.delete_tasks(request.requester, numbers)
+            return responses.results(results, bulk="resources" in request.members)
+        if action != "query":
+            raise bodies.unsupported_action(action, class_.collection, of="collection")
+        if not _can_read(request, class_):
+            raise forbidden(f"Use of Action {action} is forbidden")
+        _check_accept(request)
+        return await self._query(request, class_)
+
+    async def _query(self, request: Request, class_: ResourceClass) -> RestResponse:
+        """The resources that a body names."""
+        shape = parse_shape(class_, request.query, expanded=True)
+        named = bodies.items(request.members, "query", class_.collection, MAX_LIMIT)
+        numbers = [bodies.named_resource(item, class_) for item in named]
+        rows, is_large = await self._reader.by_number(request.requester, class_, numbers, shape)
+        if (missing := next((number for number in numbers if number not in rows), None)) is not None:
+            raise not_found(class_.name, missing)
+        body = {"results": list(rows.values())}
+        return await responses.sliced_json(body) if is_large else responses.json(body)
 
     async def _resource(self, request: Request, class_: ResourceClass, id: str) -> RestResponse:
         match request.method:
@@ -138,12 +165,22 @@ class Routes:
                 )
             case "OPTIONS":
                 return responses.json(class_options(class_))
-            case "POST":
-                raise bodies.unsupported_action(bodies.action_of(request.members), class_.collection, of="resource")
-            case "DELETE":
-                raise bodies.unsupported_action("delete", class_.collection, of="resource")
+            case "POST" | "DELETE":
+                return await self._write_resource(request, class_, id)
             case _:
                 raise no_route(request.method, request.path)
+
+    async def _write_resource(self, request: Request, class_: ResourceClass, id: str) -> RestResponse:
+        """Only a task can be deleted. The response to DELETE has no body, unless it is refused."""
+        action = "delete" if request.method == "DELETE" else bodies.action_of(request.members)
+        if action != "delete" or class_ is not TASKS:
+            raise bodies.unsupported_action(action, class_.collection, of="resource")
+        if request.method == "POST":
+            _check_accept(request)
+        result = await self._writer.delete_task(request.requester, _number(class_, id))
+        if request.method == "DELETE" and result["success"]:
+            return RestResponse(status=204)
+        return responses.result(result)
 
     # ---- snapshots of a machine
 
@@ -234,9 +271,30 @@ def _kind(parent: ResourceClass) -> MachineKind:
     return parent.kind
 
 
-def _check_read(request: Request, class_: ResourceClass) -> None:
+def _entry_point(request: Request) -> RestResponse:
+    match request.method:
+        case "GET":
+            _check_accept(request)
+            return responses.json(entry_point(request.requester, request.root, request.query.words("attributes")))
+        case "OPTIONS":
+            return RestResponse()
+        case _:
+            raise no_route(request.method, request.path)
+
+
+def _collection_actions(request: Request, class_: ResourceClass) -> list[str]:
+    """The actions of a collection that the caller has a right for."""
+    writes = any(action is not SnapshotAction.READ for action, _ in request.requester.caller.rights)
+    return ["query", "delete"] if class_ is TASKS and writes else ["query"]
+
+
+def _can_read(request: Request, class_: ResourceClass) -> bool:
     """Reading tasks requires no right. Like all rows, they are limited to the caller's tenant."""
-    if class_.kind is not None and not request.requester.caller.has_right(SnapshotAction.READ, class_.kind):
+    return class_.kind is None or request.requester.caller.has_right(SnapshotAction.READ, class_.kind)
+
+
+def _check_read(request: Request, class_: ResourceClass) -> None:
+    if not _can_read(request, class_):
         raise forbidden("Use of the read action is forbidden")
     _check_accept(request)
 

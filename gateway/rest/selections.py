@@ -35,9 +35,9 @@ def _list(key: str, name: str, class_: ResourceClass, shape: RowShape | None, *,
     return Field(key, name, {f"{class_.type_name}Connection": inner})
 
 
-def collection(class_: ResourceClass, shape: RowShape | None) -> Field:
+def collection(class_: ResourceClass, shape: RowShape | None, *, counted: bool = True) -> Field:
     """A field of the root: a list."""
-    return _list(RESOURCES, class_.collection, class_, shape)
+    return _list(RESOURCES, class_.collection, class_, shape, counted=counted)
 
 
 def resource(class_: ResourceClass, shape: RowShape) -> Field:

@@ -26,7 +26,7 @@ def parse_order(class_: ResourceClass, sort_by: str, sort_order: str, sort_optio
     """
     names = list(dict.fromkeys(name for name in sort_by.split(",") if name))
     orders = [word.strip().lower() for word in sort_order.split(",")]
-    ignore_case = IGNORE_CASE in sort_options.split(",")
+    ignore_case = IGNORE_CASE in [word.strip().lower() for word in sort_options.split(",")]
     keys = []
     for position, name in enumerate(names):
         field = _field(class_, name, ignore_case)

@@ -5,7 +5,9 @@ Attributes that ManageIQ derives from other columns are SQL expressions, so that
 
 from typing import Any
 
-from gateway.models import OperationKind, OperationState
+from gateway.models import MachineKind, OperationKind, OperationState
+from gateway.operations.operation_records import deletion_refusal
+from gateway.reads.sources import Computed
 from gateway.rest.attributes import (
     Attribute,
     Attributes,
@@ -20,6 +22,8 @@ from gateway.rest.attributes import (
 )
 
 HREF_COLUMNS = ("id",)
+ACTION_COLUMNS = ("id", "kind", "machine_kind", "finished_at")
+_KINDS = OperationKind.__members__
 
 
 def href(context: RestContext, id: int) -> str:
@@ -27,9 +31,12 @@ def href(context: RestContext, id: int) -> str:
     return f"{context.base}/tasks/{id}"
 
 
-def actions(_context: RestContext) -> list[Any]:
-    """Always empty: the API has no actions on tasks."""
-    return []
+def actions(context: RestContext, id: int, kind: str, machine_kind: str, finished_at: Any) -> list[dict[str, str]]:
+    """The actions that the caller can perform on a task now: `delete`, or none."""
+    has_ended = finished_at is not None
+    if deletion_refusal(context.caller, id, _KINDS.get(kind), MachineKind(machine_kind), has_ended=has_ended):
+        return []
+    return [{"name": "delete", "method": "post", "href": href(context, id)}]
 
 
 def context_data(context: RestContext, snapshot_id: int | None, machine_id: int | None, kind: str) -> Any:
@@ -38,6 +45,15 @@ def context_data(context: RestContext, snapshot_id: int | None, machine_id: int 
         return {}
     link = f"{context.machine_url(machine_id, kind)}/snapshots/{snapshot_id}"
     return {"snapshot_id": str(snapshot_id), "snapshot_href": link}
+
+
+def task_results(
+    context: RestContext, kind: str, state: str, snapshot_id: int | None, machine_id: int | None, machine_kind: str
+) -> Any:
+    """What a task that succeeded has made: the snapshot of a create. Null for all others, as in ManageIQ."""
+    if kind != OperationKind.CREATE_SNAPSHOT or state != OperationState.SUCCEEDED:
+        return None
+    return context_data(context, snapshot_id, machine_id, machine_kind)
 
 
 _TARGET = (
@@ -77,6 +93,11 @@ TASK: Attributes = {
     "pct_complete": number(_PERCENT),
     "context_data": opaque(("snapshot_id", "machine_id", "machine_kind"), context_data),
     "results": always_null(),
+    "task_results": Attribute(
+        "opaque",
+        virtual=True,
+        source=Computed(("kind", "state", "snapshot_id", "machine_id", "machine_kind"), task_results),
+    ),
     "miq_server_id": always_null(),
     "identifier": id_of("machine_id", nullable=True),
     "zone": always_null(),

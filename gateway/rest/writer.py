@@ -14,10 +14,11 @@ from gateway.operations.commands.base import MachineId, Outcome, Target, machine
 from gateway.operations.commands.create_snapshot import CreateSnapshot
 from gateway.operations.commands.delete_snapshots import DeleteSnapshots
 from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
+from gateway.operations.operation_records import OperationRecords
 from gateway.operations.service import Operations
 from gateway.rest import bodies
 from gateway.rest.bodies import Item
-from gateway.rest.classes import SNAPSHOTS, ResourceClass
+from gateway.rest.classes import SNAPSHOTS, TASKS, ResourceClass
 from gateway.rest.errors import not_found
 from gateway.rest.reader import Reader, Requester
 
@@ -30,8 +31,9 @@ _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "": False}
 class Writer:
     """Writes for every route."""
 
-    def __init__(self, operations: Operations, reader: Reader) -> None:
+    def __init__(self, operations: Operations, records: OperationRecords, reader: Reader) -> None:
         self._operations = operations
+        self._records = records
         self._reader = reader
 
     async def create(
@@ -122,6 +124,34 @@ class Writer:
             else _delete_result(requester, parent, machine, names.get(outcome.snapshot_id or 0, ""), outcome)
             for item, outcome in zip(resources, outcomes, strict=True)
         ]
+
+    async def delete_task(self, requester: Requester, number: int) -> Result:
+        """Deletes the record of a task that has ended. Raises RestError if there is none, and Forbidden."""
+        (outcome,) = await self._delete_tasks(requester, [number])
+        if isinstance(outcome, NotFound):
+            raise not_found(TASKS.name, number)
+        if isinstance(outcome, Forbidden):
+            raise outcome
+        return refused_result(outcome) if isinstance(outcome, Refusal) else outcome
+
+    async def delete_tasks(self, requester: Requester, numbers: Sequence[int]) -> list[Result]:
+        """Deletes several. A result for each, in order. A refused one does not affect the others."""
+        outcomes = await self._delete_tasks(requester, numbers)
+        return [refused_result(each) if isinstance(each, Refusal) else each for each in outcomes]
+
+    async def _delete_tasks(self, requester: Requester, numbers: Sequence[int]) -> list[Result | Refusal]:
+        names = await self._reader.task_names(requester, numbers)
+        outcomes = await self._records.delete(requester.caller, requester.origin, numbers)
+
+        def outcome(number: int) -> Result | Refusal:
+            refusal = outcomes[number]
+            if isinstance(refusal, NotFound) or number not in names:
+                return NotFound(f"Couldn't find {TASKS.name} with 'id'={number}")
+            message = f"Deleting Task id: {number} name: '{names[number]}'"
+            href = f"{requester.base}/{TASKS.collection}/{number}"
+            return refusal or {"success": True, "message": message, "href": href}
+
+        return [outcome(number) for number in numbers]
 
     async def _delete(self, requester: Requester, targets: Sequence[Target], key: str | None) -> list[Outcome]:
         command = DeleteSnapshots(snapshots=targets)

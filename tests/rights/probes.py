@@ -41,7 +41,7 @@ def entry(kind: MachineKind) -> int:
 
 
 def leftover(kind: MachineKind, name: str, caller: RoleCaller) -> int:
-    """The number of a snapshot left by a failed creation, for this caller to delete with this request."""
+    """The number of a snapshot left by a failed creation, or of a failed operation, for this caller and request."""
     place = _DELETES.index(name) * len(MachineKind) + list(MachineKind).index(kind)
     return 100_000 + 100 * CALLERS.index(caller) + place
 
@@ -51,16 +51,20 @@ def prepare(gateway: Served) -> None:
     moment = "'2026-01-01T00:00:00.000000Z'"
     operations, snapshots = [], []
     for kind in MachineKind:
+        failed = [(operation(kind, each), each) for each in OperationKind]
+        for caller in CALLERS:
+            for name in _DELETES:
+                number = leftover(kind, name, caller)
+                if "/tasks" in name:
+                    failed.append((number, OperationKind.CREATE_SNAPSHOT))
+                else:
+                    snapshots.append(
+                        f"({number}, '{TENANT}', {_MACHINES[kind]}, 'left', 'left', 'ERROR', FALSE, FALSE, {moment})"
+                    )
         operations += [
-            f"({operation(kind, each)}, '{TENANT}', '{each}', 'FAILED', {_MACHINES[kind]}, '{kind}', 'name',"
+            f"({number}, '{TENANT}', '{each}', 'FAILED', {_MACHINES[kind]}, '{kind}', 'name',"
             f" {_SNAPSHOTS[kind]}, {moment}, {moment}, 'PROVIDER_FAILED', 'no', 'token', '{{}}', TRUE, 0, 0)"
-            for each in OperationKind
-        ]
-        snapshots += [
-            f"({leftover(kind, name, caller)}, '{TENANT}', {_MACHINES[kind]}, 'left', 'left', 'ERROR', FALSE, FALSE,"
-            f" {moment})"
-            for caller in CALLERS
-            for name in _DELETES
+            for number, each in failed
         ]
     columns = "id, tenant, kind, state, machine_id, machine_kind, machine_name, snapshot_id, created_at, finished_at"
     more_columns = "error_code, error_message, token, wish, issued, attempt, fence"
@@ -211,14 +215,18 @@ def _subscription(name: str, kind: MachineKind) -> Probe:
 def _rest(name: str, kind: MachineKind, caller: RoleCaller) -> Probe:
     target, _, action = name.partition(" ")[2].partition(" ")
     method = name.partition(" ")[0]
-    snapshot = leftover(kind, name, caller) if name in _DELETES else _SNAPSHOTS[kind]
-    path = target.replace("/snapshots/ID", f"/snapshots/{snapshot}").replace("/tasks/ID", f"/tasks/{operation(kind)}")
+    snapshot, task = _SNAPSHOTS[kind], operation(kind)
+    if name in _DELETES:
+        snapshot = task = leftover(kind, name, caller)
+    path = target.replace("/snapshots/ID", f"/snapshots/{snapshot}").replace("/tasks/ID", f"/tasks/{task}")
     path = path.replace("MACHINES", _COLLECTIONS[kind]).replace("/ID", f"/{_MACHINES[kind]}")
     options: dict[str, Any] = {}
     if action == "create":
         options = {"json": {"name": "walked"}}
-    elif action == "delete" and target.endswith("snapshots"):
+    elif action == "delete" and target.endswith(("snapshots", "tasks")):
         options = {"json": {"action": action, "resources": [{"id": snapshot}]}}
+    elif action == "query":
+        options = {"json": {"action": action, "id": task if target == "/api/tasks" else _MACHINES[kind]}}
     elif action:
         options = {"json": {"action": action}}
     if name in ("GET /api/tasks", "GET /api/MACHINES"):

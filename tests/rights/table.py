@@ -90,10 +90,14 @@ GRAPHQL: Mapping[str, Rule] = {
 # MACHINES is `vms` or `instances`.
 REST: Mapping[str, Rule] = {
     "GET /api": AUTHENTICATED,
+    "OPTIONS /api": AUTHENTICATED,
+    "GET /api/ping": PUBLIC,
+    "GET /api/product_info": PUBLIC,
     "GET /api/auth": AUTHENTICATED,
     "POST /api/auth": AUTHENTICATED,
     "DELETE /api/auth": AUTHENTICATED,
     "GET /api/MACHINES": Rule(forbidden_first=True),
+    "POST /api/MACHINES query": Rule(forbidden_first=True),
     "GET /api/MACHINES/ID": Rule(forbidden_first=True),
     "GET /api/MACHINES/ID/snapshots": Rule(forbidden_first=True),
     "GET /api/MACHINES/ID/snapshots/ID": Rule(forbidden_first=True),
@@ -103,7 +107,11 @@ REST: Mapping[str, Rule] = {
     "DELETE /api/MACHINES/ID/snapshots/ID": Rule(actions=[DELETE], forbidden_first=True),
     "POST /api/MACHINES/ID/snapshots/ID revert": Rule(VMS, [REVERT], forbidden_first=True),
     "GET /api/tasks": Rule(),
+    "POST /api/tasks query": Rule(),
+    "POST /api/tasks delete": Rule(actions=[CREATE]),  # the right that the task's operation requires
     "GET /api/tasks/ID": Rule(),
+    "POST /api/tasks/ID delete": Rule(actions=[CREATE]),
+    "DELETE /api/tasks/ID": Rule(actions=[CREATE]),
     "OPTIONS /api/MACHINES": AUTHENTICATED,
     "OPTIONS /api/MACHINES/ID": AUTHENTICATED,
     "OPTIONS /api/MACHINES/ID/snapshots": Rule(),
