@@ -12,6 +12,7 @@ import orjson
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from gateway.errors import MEANINGS, ErrorCode, GatewayError, internal_message, shortened
+from gateway.graphql.input_messages import with_json_null
 from gateway.http.errors import ErrorFormat, HttpError
 from gateway.http.request_id import REQUEST_ID
 from gateway.reads.selection import FieldError
@@ -83,7 +84,7 @@ GRAPHQL_FORMAT = ErrorFormat("application/json; charset=utf-8", error_body)
 
 def _with_location(error: GraphQLError) -> dict[str, Any]:
     """The message, with `locations` and `path` if there are any. The first locations of a field that is repeated."""
-    formatted: dict[str, Any] = {"message": shortened(error.message)}
+    formatted: dict[str, Any] = {"message": shortened(with_json_null(error.message))}
     if error.locations:
         places = error.locations[:MAX_LOCATIONS]
         formatted["locations"] = [{"line": place.line, "column": place.column} for place in places]

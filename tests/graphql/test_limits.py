@@ -263,7 +263,7 @@ def test_null_condition_of_skip_or_include_is_refused(gateway: Served, condition
     query = f"query ($s: Boolean = true) {{ viewer @{condition}(if: $s) {{ name }} }}"
     ((code, message),) = request_errors(gateway, query, {"s": None})
     assert code == "BAD_USER_INPUT"
-    assert message.endswith("Expected variable '$s' provided to non-null type 'Boolean!' not to be None.")
+    assert message.endswith("Expected variable '$s' provided to non-null type 'Boolean!' not to be null.")
 
 
 # ---- the size of a response

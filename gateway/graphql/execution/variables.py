@@ -19,6 +19,7 @@ from graphql.execution.get_variable_signature import GraphQLVariableSignature, g
 from graphql.execution.values import VariableValues, VariableValueSource
 
 from gateway.graphql.execution.document_limits import MAX_ERRORS, check_variables
+from gateway.graphql.input_messages import with_json_value
 
 _INT_LIMIT = 2**31
 
@@ -68,10 +69,11 @@ class VariableBinder:
             else:
                 return VariableValues(sources, coerced)
         check_variables(values)
-        return get_variable_values(
+        found = get_variable_values(
             self._schema,
             self._definitions,
             dict(values),
             max_errors=MAX_ERRORS,
             hide_suggestions=self._hide_suggestions,
         )
+        return [with_json_value(error, values) for error in found] if isinstance(found, list) else found
