@@ -353,6 +353,8 @@ class Operation(SQLModel, table=True):
     snapshot_name: str | None = optional_column()
     requested_by: str | None = optional_column()
     requested_by_folded: str | None = optional_column()
+    requested_by_key: str | None = optional_column()  # the caller's unique key; `requested_by` is a display name
+    idempotency_key: str | None = optional_column()  # of the request; only that caller sees it
     created_at: datetime = Field(sa_type=UtcDateTime)
     started_at: datetime | None = optional_column(UtcDateTime, published=True)
     finished_at: datetime | None = optional_column(UtcDateTime, published=True)

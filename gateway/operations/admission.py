@@ -50,7 +50,7 @@ _TOTAL = Query(select(sa.func.count().label("n")).select_from(Operation).where(u
 _INSERT = Query(
     InsertMany(
         Operation,
-        shared=("tenant", "kind", "state", "requested_by", "created_at"),
+        shared=("tenant", "kind", "state", "requested_by", "requested_by_key", "idempotency_key", "created_at"),
         per_item=("machine_id", "machine_kind", "machine_name", "snapshot_id", "snapshot_name", "token", "payload"),
         returning=("id", "token"),
     ),
@@ -144,9 +144,17 @@ class NewOperation:
 
 
 async def enqueue(
-    tx: Transaction, caller: Caller, kind: OperationKind, operations: Sequence[NewOperation]
+    tx: Transaction,
+    caller: Caller,
+    kind: OperationKind,
+    operations: Sequence[NewOperation],
+    *,
+    key: str | None,
 ) -> list[int]:
-    """Inserts operations at the end of their machines' queues, in this order. Returns their ids in the same order."""
+    """Inserts operations at the end of their machines' queues, in this order. Returns their ids in the same order.
+
+    `key`: the idempotency key of the request, if it has one.
+    """
     digits = token_hex(_TOKEN_LENGTH // 2 * len(operations))  # once for all, because every call is a system call
     tokens = [digits[start : start + _TOKEN_LENGTH] for start in range(0, len(digits), _TOKEN_LENGTH)]
     items = [
@@ -168,6 +176,8 @@ async def enqueue(
         kind=kind,
         state=OperationState.QUEUED,
         requested_by=caller.name,
+        requested_by_key=caller.key,
+        idempotency_key=key,
         created_at=now(),
     )
     ids = {row.token: row.id for row in rows}

@@ -86,7 +86,8 @@ class Operations:
         A replay of an idempotency key returns the recorded outcomes, changes nothing and is not audited.
         """
         assert context.caller is not None
-        command_context = CommandContext(context.caller, self.matrices, self._limits)
+        key = None if use is None else use.key
+        command_context = CommandContext(context.caller, self.matrices, self._limits, key)
 
         async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
             if use is not None and (recorded := await use.begin(tx)) is not None:

@@ -37,6 +37,8 @@ UNPUBLISHED = {
         "machine_id": _CONSTANT,
         "snapshot_name": _CONSTANT,
         "requested_by": _CONSTANT,
+        "requested_by_key": _CONSTANT,
+        "idempotency_key": _CONSTANT,
         "created_at": _CONSTANT,
     },
     "provider": {"name": _CONSTANT, "observed_at": _OBSERVED},

@@ -7,7 +7,7 @@ event loop (`http.load_shedding`) before it reads and before each message, and w
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,10 +33,12 @@ from gateway.graphql.schema.subscriptions import SOURCES, Choose, Listening, Mis
 from gateway.http.load_shedding import LoopTurns
 from gateway.operations.service import Operations
 from gateway.reads.context import Context
+from gateway.reads.selection import Field
 from gateway.reads.serialization import SLICE_BYTES
 from gateway.store.database import Database, Transaction
 from gateway.store.retry import read_with_retry
 
+_OF_THE_CALLER = frozenset({"idempotencyKey"})  # fields whose value depends on who asks
 _MAX_STEP = 500  # changes in one step, whose rows are loaded by the same statements
 _STEP_COST = 20_000  # of the messages of one step, which are in memory together
 # Characters of the documents and variables of all subscriptions of a caller. They stay in memory: one of a document
@@ -79,7 +81,7 @@ class SubscriptionRunner:
         source = SOURCES[field.name](self._feed, self._database, caller, subscription.arguments, after, limit)
         has_sent, retry_seconds, step = False, 0.0, None
         try:
-            group = _group(request, caller, subscription.extensions)
+            group = _group(request, caller, subscription)
             with self._hold(caller, _size(request)), self._shared.member(group) as shared:
                 while True:
                     choice = await source.asend(step)
@@ -163,13 +165,21 @@ def _size(request: GraphQLRequest) -> int:
         return _MAX_HELD
 
 
-def _group(request: GraphQLRequest, caller: Caller, extensions: Mapping[str, Any] | None) -> Hashable:
+def _group(request: GraphQLRequest, caller: Caller, subscription: BoundSubscription) -> Hashable:
     """Equal for subscriptions whose messages about the same changes are equal: those with the same document, variables
-    and extensions, of callers with the same rights.
+    and extensions, of callers with the same rights, or of one caller if a field depends on who asks.
     """
     try:
-        variables = orjson.dumps((request.variables, extensions), option=orjson.OPT_SORT_KEYS)
+        variables = orjson.dumps((request.variables, subscription.extensions), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # nested too deeply
         return object()
     rights = caller.tenant, caller.rights, caller.administers
-    return request.query, request.document_id, request.operation_name, variables, rights
+    own = caller.key if _depends_on_caller(subscription.field) else None
+    return request.query, request.document_id, request.operation_name, variables, rights, own
+
+
+def _depends_on_caller(field: Field) -> bool:
+    """Whether the field selects what other callers with the same rights see as another value."""
+    return field.name in _OF_THE_CALLER or any(
+        _depends_on_caller(inner) for fields in field.selection.values() for inner in fields
+    )

@@ -282,6 +282,11 @@ def is_cancelable(_context: Context, kind: str, state: str, cancel_requested_at:
     return waits_or_runs and kind in OperationKind.__members__
 
 
+def own_idempotency_key(context: Context, key: str | None, requested_by: str | None) -> str | None:
+    """The key, for the caller who sent it."""
+    return key if requested_by == context.caller.key else None
+
+
 @strawberry.type(description="An asynchronous operation on a machine, for example the creation of a snapshot.")
 class Operation(Node):
     kind: OperationKind = column("kind", "The kind of the operation.")
@@ -301,6 +306,11 @@ class Operation(Node):
     )
     requested_by: str | None = column(
         "requested_by", "The name of the caller who requested the operation. Null if the gateway started it itself."
+    )
+    idempotency_key: str | None = sourced(
+        Computed(("idempotency_key", "requested_by_key"), own_idempotency_key),
+        "The idempotency key of the request, by which its sender recognizes the operation. Null for other callers, and"
+        " if the request had no key.",
     )
     created_at: Moment = column("created_at", "When the operation was requested.")
     started_at: Moment | None = column("started_at", "When the operation started. Null while QUEUED.")

@@ -33,6 +33,7 @@ class CommandContext:
     caller: Caller
     matrices: Matrices
     limits: QueueLimits
+    idempotency_key: str | None = None  # of the request
 
 
 @dataclass(frozen=True, slots=True)

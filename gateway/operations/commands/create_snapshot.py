@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col
 
-from gateway.access.caller import Caller
 from gateway.access.capabilities import machine_refusal
 from gateway.columns import now
 from gateway.drivers.base import CreateCommand, ReportedSnapshot
@@ -133,7 +132,7 @@ class CreateSnapshots(Command):
                 refused[machine.id] = refusal_
             else:
                 accepted[machine.id] = machine
-        done = await self._record(tx, context.caller, list(accepted.values())) if accepted else {}
+        done = await self._record(tx, context, list(accepted.values())) if accepted else {}
         done |= {number: Outcome(machine_id=number, refusal=refusal) for number, refusal in refused.items()}
         return [done[outcome] if isinstance(outcome, int) else outcome for outcome in outcomes]
 
@@ -142,8 +141,11 @@ class CreateSnapshots(Command):
         action = SnapshotAction.CREATE_WITH_MEMORY if self.memory else SnapshotAction.CREATE
         return machine_refusal(action, machine_facts(machine), context.matrices, context.caller)
 
-    async def _record(self, tx: Transaction, caller: Caller, machines: Sequence[LockedMachine]) -> dict[int, Outcome]:
+    async def _record(
+        self, tx: Transaction, context: CommandContext, machines: Sequence[LockedMachine]
+    ) -> dict[int, Outcome]:
         """Inserts snapshots and operations. Returns the outcomes by machine."""
+        caller, key = context.caller, context.idempotency_key
         # Neither parent nor current: both are set when the provider has created the snapshot.
         rows = await tx.all(
             _INSERT,
@@ -159,7 +161,7 @@ class CreateSnapshots(Command):
         snapshots = {row.machine_id: row.id for row in rows}
         payload = {"name": self.name, "description": self.description, "memory": self.memory}
         operations = [NewOperation(machine, snapshots[machine.id], self.name, payload) for machine in machines]
-        numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, operations)
+        numbers = await enqueue(tx, caller, OperationKind.CREATE_SNAPSHOT, operations, key=key)
         return {
             machine.id: Outcome(number, snapshots[machine.id], machine.id)
             for machine, number in zip(machines, numbers, strict=True)

@@ -123,7 +123,7 @@ class DeleteSnapshots(Command):
             return [outcome if outcome.refusal else _aborted(plan, targets, outcome) for outcome in outcomes]
         if self.dry_run:
             return outcomes
-        await _record(tx, context.caller, plan, [number for number in order if plan.outcomes[number].refusal is None])
+        await _record(tx, context, plan, [number for number in order if plan.outcomes[number].refusal is None])
         return _in_order_of_request(plan, targets, order)
 
 
@@ -199,7 +199,7 @@ async def _refusals(tx: Transaction, context: CommandContext, plan: _Plan) -> di
     return await name_conflicts(tx, refusals)
 
 
-async def _record(tx: Transaction, caller: Caller, plan: _Plan, numbers: Sequence[int]) -> None:
+async def _record(tx: Transaction, context: CommandContext, plan: _Plan, numbers: Sequence[int]) -> None:
     """Inserts the operations of these snapshots and stores their ids in the outcomes."""
     if not numbers:
         return
@@ -209,9 +209,9 @@ async def _record(tx: Transaction, caller: Caller, plan: _Plan, numbers: Sequenc
         NewOperation(plan.machines[snapshot.machine_id], snapshot.id, snapshot.name, {"previous": snapshot.state})
         for snapshot in snapshots
     ]
-    for number, operation in zip(
-        numbers, await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, operations), strict=True
-    ):
+    caller, key = context.caller, context.idempotency_key
+    ids = await enqueue(tx, caller, OperationKind.DELETE_SNAPSHOT, operations, key=key)
+    for number, operation in zip(numbers, ids, strict=True):
         plan.outcomes[number] = replace(plan.outcomes[number], operation_id=operation)
 
 

@@ -35,7 +35,8 @@ class RefreshMachine(MachineCommand):
         admission = await QueueAdmission.load(tx, context.limits, [machine.id])
         if queue_refusal := admission.admit(machine):
             raise queue_refusal
-        (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)])
+        key = context.idempotency_key
+        (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)], key=key)
         return Outcome(operation_id, None, machine.id)
 
 

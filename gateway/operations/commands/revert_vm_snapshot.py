@@ -50,7 +50,8 @@ class RevertVmSnapshot(SnapshotCommand):
             return Outcome(None, snapshot.id, machine.id)
         await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)
         operation = NewOperation(machine, snapshot.id, snapshot.name, {"previous": snapshot.state})
-        (operation_id,) = await enqueue(tx, context.caller, OperationKind.REVERT_VM_SNAPSHOT, [operation])
+        caller, key = context.caller, context.idempotency_key
+        (operation_id,) = await enqueue(tx, caller, OperationKind.REVERT_VM_SNAPSHOT, [operation], key=key)
         return Outcome(operation_id, snapshot.id, machine.id)
 
 

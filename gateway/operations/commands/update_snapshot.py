@@ -71,7 +71,8 @@ class UpdateSnapshot(SnapshotCommand):
         if queue_refusal := admission.admit(machine):
             raise queue_refusal
         operation = NewOperation(machine, snapshot.id, snapshot.name, changes)
-        (operation_id,) = await enqueue(tx, context.caller, OperationKind.UPDATE_SNAPSHOT, [operation])
+        caller, key = context.caller, context.idempotency_key
+        (operation_id,) = await enqueue(tx, caller, OperationKind.UPDATE_SNAPSHOT, [operation], key=key)
         return Outcome(operation_id, snapshot.id, machine.id)
 
 
