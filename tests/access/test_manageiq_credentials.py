@@ -101,7 +101,7 @@ def test_without_users_only_the_value_of_a_token_is_not_verified(open_gateway: S
 
 def session(gateway: Served, token: str, requester_type: str | None, method: str = "GET") -> dict[str, Any]:
     parameters = {} if requester_type is None else {"requester_type": requester_type}
-    place = {"json": parameters} if method == "POST" else {"params": parameters}
+    place: Any = {"json": parameters} if method == "POST" else {"params": parameters}
     response = gateway.http.request(method, "/api/auth", headers=basic("", token), **place)
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()

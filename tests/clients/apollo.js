@@ -1,6 +1,7 @@
 // Apollo Client: HTTP for queries and mutations, graphql-ws for subscriptions, and one normalized cache.
 
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { after, test } from 'node:test';
 import { ApolloClient, ApolloLink, CombinedGraphQLErrors, HttpLink, InMemoryCache, gql } from '@apollo/client';
 import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
@@ -44,10 +45,11 @@ const CREATE = gql`
   mutation Create($input: CreateSnapshotInput!) {
     createSnapshot(input: $input) {
       snapshotEdge { cursor node { id name state } }
-      operation { id state }
+      operation { id state idempotencyKey }
       errors { code message path }
     }
   }`;
+const OWN_CHANGES = gql`subscription OwnChanges { operationChanged { id idempotencyKey snapshotId } }`;
 const OPERATION = gql`
   subscription Operation($id: ID!) { operationUpdated(id: $id) { id state isDone snapshot { id state } } }`;
 const CHANGES = gql`
@@ -65,23 +67,27 @@ test('relayStylePagination merges two pages', async () => {
   assert.deepEqual([ids(), list().pageInfo.hasNextPage], [['snapshot-5', 'snapshot-4', 'snapshot-3'], false]);
 });
 
+/** Adds the edge of a payload, also of an optimistic one, to the beginning of the list. */
+function addEdge(cache, { data: { createSnapshot: { snapshotEdge } } }) {
+  if (snapshotEdge === null) return;
+  cache.modify({
+    id: cache.identify({ __typename: 'Vm', id: VM }),
+    fields: {
+      snapshots(before, { toReference }) {
+        const edge = { ...snapshotEdge, node: toReference(snapshotEdge.node, true) };
+        return { ...before, edges: [edge, ...before.edges] };
+      },
+    },
+  });
+}
+
 let made;
 
 test('a mutation adds its edge to the list', async () => {
   const { data } = await client.mutate({
     mutation: CREATE,
     variables: { input: { machineId: VM, name: 'by Apollo' } },
-    update(cache, { data: { createSnapshot: { snapshotEdge } } }) {
-      cache.modify({
-        id: cache.identify({ __typename: 'Vm', id: VM }),
-        fields: {
-          snapshots(before, { toReference }) {
-            const edge = { ...snapshotEdge, node: toReference(snapshotEdge.node) };
-            return { ...before, edges: [edge, ...before.edges] };
-          },
-        },
-      });
-    },
+    update: addEdge,
   });
   made = data.createSnapshot;
   assert.deepEqual(made.errors, []);
@@ -116,6 +122,43 @@ test('a subscription removes a deleted snapshot from the list', async () => {
   assert.deepEqual(await ask(DELETE, { id }), { deleteSnapshots: { acceptedCount: 1 } });
   assert.equal(await gone, id);
   assert.deepEqual(ids(), ['snapshot-5', 'snapshot-4', 'snapshot-3']);
+});
+
+test('an optimistic snapshot is replaced by its own, which other sources recognize by the key', async () => {
+  const key = randomUUID();
+  const seen = new Promise((resolve, error) => {
+    client.subscribe({ query: OWN_CHANGES }).subscribe({
+      next({ data: { operationChanged: change } }) {
+        if (change.idempotencyKey === key) resolve(change);
+      },
+      error,
+    });
+  });
+  await socket.iterate({ query: '{ __typename }' }).next(); // the subscription, which was sent earlier, has started
+  const answer = client.mutate({
+    mutation: CREATE,
+    variables: { input: { machineId: VM, name: 'optimistic', idempotencyKey: key } },
+    optimisticResponse: {
+      createSnapshot: {
+        __typename: 'CreateSnapshotPayload',
+        snapshotEdge: {
+          __typename: 'SnapshotEdge',
+          cursor: key,
+          node: { __typename: 'Snapshot', id: key, name: 'optimistic', state: 'CREATING' },
+        },
+        operation: { __typename: 'Operation', id: key, state: 'QUEUED', idempotencyKey: key },
+        errors: [],
+      },
+    },
+    update: addEdge,
+  });
+  // Apollo shows the optimistic response before it sends the request.
+  assert.equal(client.readQuery(page, true).node.snapshots.edges[0].node.id, key);
+  const { data: { createSnapshot: { snapshotEdge, operation } } } = await answer;
+  const change = await seen;
+  assert.deepEqual([operation.idempotencyKey, change.id, change.snapshotId], [key, operation.id, snapshotEdge.node.id]);
+  assert.deepEqual(client.readQuery(page, true), client.readQuery(page)); // nothing optimistic is left
+  assert.equal(ids()[0], snapshotEdge.node.id);
 });
 
 test('errors have codes and paths, and partial data is kept', async () => {

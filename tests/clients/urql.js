@@ -1,13 +1,16 @@
 // urql: queries by POST and GET; subscriptions through its own fetch, graphql-ws and graphql-sse.
 
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { Client, cacheExchange, fetchExchange, subscriptionExchange } from '@urql/core';
 import { createClient as createSseClient } from 'graphql-sse';
+import { getIntrospectionQuery } from 'graphql';
 import { createClient as createSocketClient } from 'graphql-ws';
 import WebSocket from 'ws';
 import {
-  CREATE, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, startOperation, socketUrl, url,
+  CREATE, INVALID, INVALID_ANSWER, MALFORMED, OPERATION, SNAPSHOTS, THREE, VM, ask, startOperation, socketUrl, url,
 } from './gateway.js';
 
 const plain = (options) => new Client({ url, exchanges: [fetchExchange], preferGetMethod: false, ...options });
@@ -63,6 +66,35 @@ test('the cache refetches lists that a mutation has changed', async () => {
   assert.deepEqual(data.createSnapshot.errors, []);
   (await four)();
   assert.deepEqual(counts, [3, 4]);
+});
+
+test('a subscription to all operations recognizes that of its own mutation by the key', async () => {
+  const socket = createSocketClient({ url: socketUrl, webSocketImpl: WebSocket });
+  const client = through(socket);
+  const key = randomUUID();
+  const own = new Promise((resolve, reject) => {
+    client.subscription('subscription { operationChanged { id idempotencyKey } }', {}).subscribe(({ data, error }) => {
+      if (error) reject(error);
+      else if (data.operationChanged.idempotencyKey === key) resolve(data.operationChanged.id);
+    });
+  });
+  await socket.iterate({ query: '{ __typename }' }).next(); // the subscription, which was sent earlier, has started
+  const create = `mutation ($input: CreateSnapshotInput!) {
+    createSnapshot(input: $input) { operation { id idempotencyKey } errors { message } } }`;
+  const { data } = await plain().mutation(create, { input: { machineId: VM, name: 'own', idempotencyKey: key } });
+  assert.deepEqual(data.createSnapshot, {
+    ...data.createSnapshot, errors: [], operation: { ...data.createSnapshot.operation, id: await own, idempotencyKey: key },
+  });
+  await socket.dispose();
+});
+
+test('the keys of Graphcache, as the documentation derives them from the schema', async () => {
+  const text = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8');
+  const [code] = text.match(/^ {4}const keyless = [^]*?^ {4}const keys = .*$/m);
+  const keys = new Function('schema', `${code}\nreturn keys;`)(await ask(getIntrospectionQuery()));
+  assert.equal(keys.Provider({ name: 'lab' }), 'lab');
+  assert.deepEqual([keys.OperationError(), keys.PageInfo()], [null, null]);
+  assert.deepEqual(['Vm', 'Instance', 'Snapshot', 'Operation', 'AuditEntry'].filter((name) => name in keys), []);
 });
 
 test('a refusal is in the payload', async () => {
