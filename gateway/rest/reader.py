@@ -143,7 +143,7 @@ class Reader:
             return found["nodes"], cost.total
 
         nodes, cost = await self._database.read(work)
-        rows = {int(row["id"]): _flatten(row, shape) for row in nodes}
+        rows = {int(row["id"]): _finish(row, shape) for row in nodes}
         return {number: rows[number] for number in wanted if number in rows}, cost > SMALL_COST
 
     async def task_names(self, requester: Requester, numbers: Sequence[int]) -> dict[int, str]:
