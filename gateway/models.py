@@ -122,6 +122,7 @@ class OperationState(DescribedEnum):
 
 
 UNFINISHED: tuple[OperationState, ...] = (OperationState.QUEUED, OperationState.RUNNING)
+UNFINISHED_SQL = "state IN ('QUEUED', 'RUNNING')"  # the predicate of `ix_operation_unfinished`, word for word
 
 
 def is_final(state: str, finished_at: object) -> bool:
@@ -387,8 +388,8 @@ class Operation(SQLModel, table=True):
             "ix_operation_unfinished",
             "machine_id",
             "id",
-            sqlite_where=text("state IN ('QUEUED', 'RUNNING')"),
-            postgresql_where=text("state IN ('QUEUED', 'RUNNING')"),
+            sqlite_where=text(UNFINISHED_SQL),
+            postgresql_where=text(UNFINISHED_SQL),
         ),
         Index(
             "one_running_per_machine",

@@ -1,18 +1,27 @@
 """Decides which actions are possible on a machine or snapshot, and the reason for those that are not.
 
-Pure functions of the stored rows, the driver's capability matrix and the caller's rights. Reads return the result as
-`capabilities`; commands raise the same refusals.
+Pure functions of the stored rows, unfinished operations included, the driver's capability matrix and the caller's
+rights. Reads return the result as `capabilities` and as the actions of REST; commands raise the same refusals. So what
+is shown as supported is accepted, and what is not is refused with the same message, as long as the rows do not change.
+Limits that are not those of a machine, such as the number of operations in all queues, are not part of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.access.caller import ALL_RIGHTS, Caller, right_name
 from gateway.drivers.base import Matrix
-from gateway.errors import Conflict, Forbidden, Refusal, Unsupported
-from gateway.models import MachineKind, PowerState, SnapshotAction, SnapshotState
+from gateway.errors import Conflict, Forbidden, LimitExceeded, Reference, Refusal, Unsupported
+from gateway.models import (
+    UNFINISHED_SQL,
+    MachineKind,
+    OperationKind,
+    PowerState,
+    SnapshotAction,
+    SnapshotState,
+)
 
 # The capability matrix of every provider with a configured driver, by provider name and machine kind.
 Matrices = Mapping[tuple[str, MachineKind], Matrix]
@@ -29,9 +38,74 @@ _BUSY = {
 }
 
 
-# The columns that the decisions depend on, in the order of the parameters of `MachineFacts.of` and `SnapshotFacts.of`.
-MACHINE_COLUMNS = ("kind", "provider", "power_state", "gone_at", "obstacle")
-SNAPSHOT_COLUMNS = ("state", "provider_ref", *(f"machine.{column}" for column in MACHINE_COLUMNS))
+# The kind of operation that an action queues. Reading queues none.
+_OPERATION_KINDS = {
+    SnapshotAction.READ: None,
+    SnapshotAction.CREATE: OperationKind.CREATE_SNAPSHOT,
+    SnapshotAction.CREATE_WITH_MEMORY: OperationKind.CREATE_SNAPSHOT,
+    SnapshotAction.REVERT: OperationKind.REVERT_VM_SNAPSHOT,
+    SnapshotAction.DELETE: OperationKind.DELETE_SNAPSHOT,
+    SnapshotAction.UPDATE: OperationKind.UPDATE_SNAPSHOT,
+}
+
+_QUEUE = "count(*) || ' ' || min(o.id)"  # in one value, because two need two subqueries
+
+
+def _unfinished(value: str, match: str) -> str:
+    """SQL of a value computed from the unfinished operations for which `match` holds."""
+    return f"(SELECT {value} FROM operation o WHERE {match} AND o.{UNFINISHED_SQL})"
+
+
+def _queue(number: str) -> str:
+    """SQL of the queue of a machine, as `MachineQueue.of` reads it; `number` is the column with the machine's number.
+
+    The list of all busy machines is made once for a statement. So an idle machine costs 0.6 us on SQLite, and not the
+    3 us of a subquery that depends on the row; 500 unfinished operations cost 40 us.
+    """
+    busy = f"{{t}}.{number} IN {_unfinished('o.machine_id', 'o.machine_id IS NOT NULL')}"
+    return f"(CASE WHEN {busy} THEN {_unfinished(_QUEUE, f'o.machine_id = {{t}}.{number}')} END)"
+
+
+_OWN_COLUMNS = ("kind", "provider", "power_state", "gone_at", "obstacle")
+# What put a snapshot into its state. It is not read for most snapshots.
+_CAUSE = (
+    "(CASE WHEN {t}.state NOT IN ('READY', 'ERROR') THEN "
+    + _unfinished("min(o.id)", "o.snapshot_id = {t}.id")
+    + " END)"
+)
+
+# The columns that the decisions depend on, in the order of the parameters of `MachineFacts.of` and `SnapshotFacts.of`,
+# as `reads.conditions.Frame` reads them.
+MACHINE_COLUMNS = (*_OWN_COLUMNS, "id", _queue("id"))
+SNAPSHOT_COLUMNS = (
+    *("state", "provider_ref", _CAUSE),
+    *(f"machine.{column}" for column in _OWN_COLUMNS),
+    *("machine_id", _queue("machine_id")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityRules:
+    """What decisions depend on besides the rows and the caller.
+
+    `refuse_kind` returns why operations of a kind are not accepted at present.
+    """
+
+    matrices: Matrices
+    max_unfinished: int  # operations in the queue of a machine
+    refuse_kind: Callable[[OperationKind], Refusal | None] = lambda _kind: None
+
+
+class MachineQueue(NamedTuple):
+    """The unfinished operations of a machine: how many there are, and the number of the first."""
+
+    unfinished: int
+    first: int
+
+    @classmethod
+    def of(cls, text: str | None) -> "MachineQueue | None":
+        """Convert the last value of `MACHINE_COLUMNS`. None: the machine has no unfinished operations."""
+        return None if text is None else cls(*map(int, text.split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +117,23 @@ class MachineFacts:
     power_state: PowerState
     gone_at: datetime | str | None  # is only compared with None
     snapshot_blocker: str | None
+    number: int
+    queue: MachineQueue | None  # None: no unfinished operations
 
     @classmethod
     def of(
-        cls, kind: str, provider: str, power_state: str, gone_at: Any, snapshot_blocker: str | None
+        cls,
+        kind: str,
+        provider: str,
+        power_state: str,
+        gone_at: Any,
+        snapshot_blocker: str | None,
+        number: int,
+        queue: str | None,
     ) -> "MachineFacts":
         """Convert the values of `MACHINE_COLUMNS` as they are stored."""
         power = PowerState.__members__.get(power_state, PowerState.UNKNOWN)
-        return cls(MachineKind(kind), provider, power, gone_at, snapshot_blocker)
+        return cls(MachineKind(kind), provider, power, gone_at, snapshot_blocker, number, MachineQueue.of(queue))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +142,22 @@ class SnapshotFacts:
 
     state: SnapshotState | None  # None: a state that this version does not know
     on_provider: bool  # whether the snapshot has a `providerRef`
+    cause: int | None  # the number of the unfinished operation that has put the snapshot into its state
     machine: MachineFacts
 
     @classmethod
-    def of(cls, state: str, provider_ref: str | None, *machine: Any) -> "SnapshotFacts":
+    def of(cls, state: str, provider_ref: str | None, cause: int | None, *machine: Any) -> "SnapshotFacts":
         """Convert the values of `SNAPSHOT_COLUMNS` as they are stored."""
-        return cls(SnapshotState.__members__.get(state), provider_ref is not None, MachineFacts.of(*machine))
+        known = SnapshotState.__members__.get(state)
+        return cls(known, provider_ref is not None, cause, MachineFacts.of(*machine))
+
+
+def decisive(columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of `MACHINE_COLUMNS` without those that make no difference, so that many machines share a decision.
+
+    The number of a machine is only part of messages about its queue.
+    """
+    return columns if columns[-1] is not None else columns[: len(_OWN_COLUMNS)]
 
 
 def right_refusal(
@@ -86,9 +179,16 @@ def _forbidden(activity: str, needed: Sequence[SnapshotAction], kind: MachineKin
 
 
 def machine_refusal(
-    action: SnapshotAction, machine: MachineFacts, matrices: Matrices, caller: Caller
+    action: SnapshotAction, machine: MachineFacts, rules: CapabilityRules, caller: Caller
 ) -> Refusal | None:
     """Return why `caller` cannot do `action` on the machine in its current state, or None if it is possible."""
+    refusal = _refusal_without_queue(action, machine, rules, caller)
+    return _action_queue_refusal(action, machine, rules) if refusal is None else refusal
+
+
+def _refusal_without_queue(
+    action: SnapshotAction, machine: MachineFacts, rules: CapabilityRules, caller: Caller
+) -> Refusal | None:
     if action is SnapshotAction.REVERT and machine.kind is not MachineKind.VM:
         return Unsupported("Only Vms can be reverted to a snapshot, not Instances.")  # has no right to name
     if not caller.has_right(action, machine.kind):
@@ -98,7 +198,7 @@ def machine_refusal(
         return None
     if machine.gone_at is not None:
         return Unsupported("The machine is gone: its provider no longer reports it.")
-    matrix = matrices.get((machine.provider, machine.kind))
+    matrix = rules.matrices.get((machine.provider, machine.kind))
     if matrix is None:
         return Unsupported(
             f"No driver is configured for provider {machine.provider!r}, so the machine can only be read."
@@ -110,24 +210,57 @@ def machine_refusal(
     return None
 
 
+def _action_queue_refusal(action: SnapshotAction, machine: MachineFacts, rules: CapabilityRules) -> Refusal | None:
+    kind = _OPERATION_KINDS[action]
+    return None if kind is None else queue_refusal(kind, machine, rules)
+
+
+def queue_refusal(kind: OperationKind, machine: MachineFacts, rules: CapabilityRules) -> Refusal | None:
+    """Return why an operation of this kind cannot be added to the machine's queue, or None if it is possible."""
+    if (refusal := rules.refuse_kind(kind)) is not None:
+        return refusal
+    queue = machine.queue
+    if queue is None:
+        return None
+    name = f"{machine.kind.lower()}-{machine.number}"
+    if kind is OperationKind.REVERT_VM_SNAPSHOT:
+        # Refused, not queued: the caller means the machine as it is now, not as it is after operations of other
+        # callers.
+        return Conflict(
+            f"Machine '{name}' has an unfinished operation: operation-{queue.first}.",
+            conflict=Reference("operation", queue.first),
+        )
+    if queue.unfinished < rules.max_unfinished:
+        return None
+    return LimitExceeded(
+        f"Machine '{name}' has {queue.unfinished} unfinished operations, which is the limit. Retry later."
+    )
+
+
 def snapshot_refusal(
-    action: SnapshotAction, snapshot: SnapshotFacts, matrices: Matrices, caller: Caller
+    action: SnapshotAction, snapshot: SnapshotFacts, rules: CapabilityRules, caller: Caller
 ) -> Refusal | None:
     """Return why `caller` cannot do `action` on the snapshot in its current state, or None if it is possible.
 
     An ERROR snapshot that is not on the provider, which a failed creation leaves, can always be deleted by a caller
     with the right.
     """
-    state, refusal = snapshot.state, machine_refusal(action, snapshot.machine, matrices, caller)
+    state, refusal = snapshot.state, _refusal_without_queue(action, snapshot.machine, rules, caller)
     if isinstance(refusal, Forbidden):
         return refusal
     leftover = action is SnapshotAction.DELETE and state is SnapshotState.ERROR and not snapshot.on_provider
     if refusal is not None and not leftover:
         return refusal
     if state is None:
-        return Conflict("The snapshot is in a state that this version of the gateway does not know.")
+        return _busy("The snapshot is in a state that this version of the gateway does not know.", snapshot.cause)
     if state in _BUSY:
-        return Conflict(_BUSY[state])
+        return _busy(_BUSY[state], snapshot.cause)
     if action is not SnapshotAction.DELETE and state is SnapshotState.ERROR:
         return Unsupported("The snapshot was never created, because its creation failed. It can only be deleted.")
-    return None
+    return _action_queue_refusal(action, snapshot.machine, rules)
+
+
+def _busy(message: str, cause: int | None) -> Conflict:
+    if cause is None:
+        return Conflict(message)
+    return Conflict(f"{message} Wait for operation-{cause}.", conflict=Reference("operation", cause))

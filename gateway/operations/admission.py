@@ -1,4 +1,7 @@
-"""Admission to the queues of operations: limits per machine and in total, conflicts, and the insert of operations."""
+"""Admission to the queues of operations: the limit in total, and the insert of operations.
+
+Whether a machine's queue takes an operation is one of its capabilities (`gateway.access.capabilities`).
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +15,14 @@ import sqlalchemy as sa
 from sqlmodel import col, select
 
 from gateway.access.caller import Caller
+from gateway.access.capabilities import MachineFacts, MachineQueue
 from gateway.columns import now
 from gateway.config import Settings
-from gateway.errors import Conflict, LimitExceeded, Reference
+from gateway.errors import LimitExceeded
 from gateway.models import Operation, OperationKind, OperationState
-from gateway.operations.statements import LockedMachine, machine_name, unfinished
+from gateway.operations.statements import LockedMachine, unfinished
 from gateway.store.database import Transaction
 from gateway.store.statements import InsertMany, OneOf, Query
-
-
-class _MachineQueue(NamedTuple):
-    machine_id: int | None
-    unfinished: int
-    first: int
 
 
 class _Count(NamedTuple):
@@ -36,13 +34,19 @@ class _InsertedOperation(NamedTuple):
     token: str
 
 
+class _MachineQueueRow(NamedTuple):
+    machine_id: int | None
+    unfinished: int
+    first: int
+
+
 _PER_MACHINE = Query(
     sa.select(
         col(Operation.machine_id), sa.func.count().label("unfinished"), sa.func.min(col(Operation.id)).label("first")
     )
     .where(OneOf(col(Operation.machine_id), "ids"), unfinished())
     .group_by(col(Operation.machine_id)),
-    _MachineQueue,
+    _MachineQueueRow,
 )
 
 _TOTAL = Query(select(sa.func.count().label("n")).select_from(Operation).where(unfinished()), _Count)
@@ -61,17 +65,16 @@ _TOKEN_LENGTH = 32  # hexadecimal digits of an operation's token
 _COUNT_MAX_AGE = 1.0  # seconds after which all unfinished operations are counted again
 
 
-class QueueLimits:
-    """Limits on unfinished operations: `per_machine`, and in total.
+class TotalLimit:
+    """The limit on unfinished operations of all machines.
 
-    The total is counted when the last count is over a second old or the limit seems to be reached. Operations that this
+    They are counted when the last count is over a second old or the limit seems to be reached. Operations that this
     process admits in between are added. So a single process refuses exactly at the limit, and several processes can
     exceed it by what they admit within a second. `clock` returns monotonic seconds.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.per_machine = settings.operation_queue_per_machine
         self._limit = settings.operation_queue_total
         self._total = 0
         self._counted_at = -inf
@@ -93,43 +96,39 @@ class QueueLimits:
 
 
 class QueueAdmission:
-    """Admission to the queues of some machines, whose rows the transaction has locked."""
+    """The queues of some machines, whose rows the transaction has locked, with what the request adds to them."""
 
-    def __init__(self, limits: QueueLimits, queues: Sequence[_MachineQueue]) -> None:
-        self._limits = limits
-        self._unfinished = {queue.machine_id: queue.unfinished for queue in queues}
-        self._first = {queue.machine_id: queue.first for queue in queues}
+    def __init__(self, limit: TotalLimit, queues: Sequence[_MachineQueueRow]) -> None:
+        self._limit = limit
+        self._queues = {queue.machine_id: MachineQueue(queue.unfinished, queue.first) for queue in queues}
 
     @classmethod
     async def load(
-        cls, tx: Transaction, limits: QueueLimits, machine_ids: Sequence[int], wanted: int = 1
+        cls, tx: Transaction, limit: TotalLimit, machine_ids: Sequence[int], wanted: int = 1
     ) -> "QueueAdmission":
         """Reads the queues. `wanted` is the maximum number of operations that will be admitted."""
         queues = await tx.all(_PER_MACHINE, ids=machine_ids)
-        await limits.refresh(tx, wanted)
-        return cls(limits, queues)
+        await limit.refresh(tx, wanted)
+        return cls(limit, queues)
 
-    def conflict(self, machine: LockedMachine) -> Conflict | None:
-        """Conflict of a command that cannot be queued; None if the machine has no unfinished operation."""
-        first = self._first.get(machine.id)
-        if first is None:
-            return None
-        name = machine_name(machine.kind, machine.id)
-        return Conflict(
-            f"Machine '{name}' has an unfinished operation: operation-{first}.", conflict=Reference("operation", first)
+    def facts(self, machine: LockedMachine) -> MachineFacts:
+        """What the machine's capabilities depend on, with the operations that were admitted so far."""
+        return MachineFacts(
+            machine.kind,
+            machine.provider,
+            machine.power_state,
+            machine.gone_at,
+            machine.snapshot_blocker,
+            machine.id,
+            self._queues.get(machine.id),
         )
 
     def admit(self, machine: LockedMachine) -> LimitExceeded | None:
-        """Admits one more operation of the machine, or returns the refusal."""
-        count = self._unfinished.get(machine.id, 0)
-        if count >= self._limits.per_machine:
-            name = machine_name(machine.kind, machine.id)
-            return LimitExceeded(
-                f"Machine '{name}' has {count} unfinished operations, which is the limit. Retry later."
-            )
-        refusal = self._limits.admit()
+        """Admits one more operation of a machine whose queue takes it, or returns the refusal."""
+        refusal = self._limit.admit()
         if refusal is None:
-            self._unfinished[machine.id] = count + 1
+            queue = self._queues.get(machine.id, MachineQueue(0, first=0))  # the number is not known before the insert
+            self._queues[machine.id] = queue._replace(unfinished=queue.unfinished + 1)
         return refusal
 
 

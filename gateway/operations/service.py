@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import TypeVar
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices
+from gateway.access.capabilities import CapabilityRules
 from gateway.access.origin import RequestOrigin
 from gateway.config import Settings
 from gateway.drivers.base import Driver
 from gateway.errors import Refusal, Throttled, Unavailable, Unconfirmed
 from gateway.models import AuditAction, MachineKind, OperationKind
 from gateway.operations import idempotency
-from gateway.operations.admission import QueueLimits
+from gateway.operations.admission import TotalLimit
 from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
 from gateway.operations.audit_refusals import RefusalLog, Refused
 from gateway.operations.commands.base import Command, CommandContext, Outcome
@@ -52,16 +52,18 @@ class Operations:
     ) -> None:
         self._database = database
         self._drivers = drivers
-        self._limits = QueueLimits(settings)
+        self._max_unfinished = settings.operation_queue_per_machine
+        self._limit = TotalLimit(settings)
         self._wake = wake
         self._refuse_kind = refuse_kind
         self._on_accepted = on_accepted
         self.refusals = refusals  # public, because surfaces record the requests that they refuse themselves
 
     @cached_property
-    def matrices(self) -> Matrices:
-        """Capability matrix of each provider with a driver in this process, by kind of machine."""
-        return {(name, kind): driver.matrix(kind) for name, driver in self._drivers.items() for kind in MachineKind}
+    def rules(self) -> CapabilityRules:
+        """What capabilities depend on in this process: the drivers of its providers, and its limits."""
+        matrices = {(name, kind): driver.matrix(kind) for name, driver in self._drivers.items() for kind in MachineKind}
+        return CapabilityRules(matrices, self._max_unfinished, self._refuse_kind)
 
     async def execute(
         self, command: Command, caller: Caller, origin: RequestOrigin, key: str | None = None
@@ -87,14 +89,11 @@ class Operations:
         """
         assert context.caller is not None
         key = None if use is None else use.key
-        command_context = CommandContext(context.caller, self.matrices, self._limits, key)
+        command_context = CommandContext(context.caller, self.rules, self._limit, key)
 
         async def work(tx: Transaction) -> tuple[list[Outcome], list[Outcome]]:
             if use is not None and (recorded := await use.begin(tx)) is not None:
                 return recorded, []
-            kind = OperationKind.__members__.get(command.action)
-            if kind is not None and (refusal := self._refuse_kind(kind)) is not None:
-                raise refusal
             outcomes = await command.decide(tx, command_context)
             if all(outcome.refusal is not None for outcome in outcomes):
                 raise _AllRefused(outcomes)

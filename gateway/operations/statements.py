@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlmodel import col, select
 
-from gateway.models import Machine, MachineKind, Operation, PowerState, Snapshot, SnapshotState
+from gateway.models import UNFINISHED_SQL, Machine, MachineKind, Operation, PowerState, Snapshot, SnapshotState
 from gateway.store.statements import OneOf, Query, RowId, Statement, Unindexed
 
 
@@ -32,16 +32,12 @@ class TargetSnapshot(NamedTuple):
     state: SnapshotState | None  # None: a state that this version does not know
     provider_ref: str | None
     parent_id: int | None
-
-
-class _FirstUnfinished(NamedTuple):
-    snapshot_id: int | None
-    first: int
+    first_unfinished: int | None  # number of its first unfinished operation
 
 
 def unfinished(table: str = "operation") -> sa.TextClause:
     """The text of the predicate of the index `ix_operation_unfinished`, so that both databases use it."""
-    return sa.text(f"{table}.state IN ('QUEUED', 'RUNNING')")
+    return sa.text(f"{table}.{UNFINISHED_SQL}")
 
 
 # Rows that the caller may not see are filtered by the statements themselves. So the number of statements, and with it
@@ -83,6 +79,10 @@ SNAPSHOTS = Query(
         col(Snapshot.state),
         col(Snapshot.provider_ref),
         col(Snapshot.parent_id),
+        sa.select(sa.func.min(col(Operation.id)))
+        .where(col(Operation.snapshot_id) == col(Snapshot.id), unfinished())
+        .scalar_subquery()
+        .label("first_unfinished"),
     ).where(
         Unindexed(col(Snapshot.tenant)) == bindparam("tenant"),
         OneOf(col(Snapshot.id), "ids"),
@@ -100,13 +100,6 @@ SET_STATE = Statement(
 SET_STATES = Statement(sa.update(Snapshot).where(OneOf(col(Snapshot.id), "ids")).values(state=bindparam("new_state")))
 
 DELETE_SNAPSHOT = Statement(sa.delete(Snapshot).where(col(Snapshot.id) == bindparam("snapshot_id")))
-
-UNFINISHED_OF_SNAPSHOTS = Query(
-    sa.select(col(Operation.snapshot_id), sa.func.min(col(Operation.id)).label("first"))
-    .where(OneOf(col(Operation.snapshot_id), "ids"), unfinished())
-    .group_by(col(Operation.snapshot_id)),
-    _FirstUnfinished,
-)
 
 
 def machine_name(kind: MachineKind, number: int) -> str:

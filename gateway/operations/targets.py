@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from gateway.access.caller import Caller
 from gateway.access.capabilities import MachineFacts, SnapshotFacts, snapshot_refusal
-from gateway.errors import Conflict, NotFound, Reference, Refusal
+from gateway.errors import NotFound, Refusal
 from gateway.models import SnapshotAction
+from gateway.operations.admission import QueueAdmission
 from gateway.operations.commands.base import CommandContext, MachineId, MachineTarget, Target
 from gateway.operations.statements import (
     LOCK_MACHINES,
     LOCK_MACHINES_OF_SNAPSHOTS,
     SNAPSHOTS,
-    UNFINISHED_OF_SNAPSHOTS,
     LockedMachine,
     TargetSnapshot,
     machine_name,
@@ -19,14 +19,9 @@ from gateway.operations.statements import (
 from gateway.store.database import Transaction
 
 
-def machine_facts(machine: LockedMachine) -> MachineFacts:
-    """The columns that a machine's capabilities depend on."""
-    return MachineFacts(machine.kind, machine.provider, machine.power_state, machine.gone_at, machine.snapshot_blocker)
-
-
-def snapshot_facts(snapshot: TargetSnapshot, machine: LockedMachine) -> SnapshotFacts:
-    """The columns that a snapshot's capabilities depend on."""
-    return SnapshotFacts(snapshot.state, snapshot.provider_ref is not None, machine_facts(machine))
+def snapshot_facts(snapshot: TargetSnapshot, machine: MachineFacts) -> SnapshotFacts:
+    """What a snapshot's capabilities depend on."""
+    return SnapshotFacts(snapshot.state, snapshot.provider_ref is not None, snapshot.first_unfinished, machine)
 
 
 async def lock_machines(tx: Transaction, caller: Caller, targets: Sequence[MachineTarget]) -> dict[int, LockedMachine]:
@@ -63,15 +58,16 @@ async def lock_snapshots(
 
 async def lock_snapshot(
     tx: Transaction, context: CommandContext, target: Target, action: SnapshotAction
-) -> tuple[TargetSnapshot, LockedMachine]:
+) -> tuple[TargetSnapshot, LockedMachine, QueueAdmission]:
     """Locks the machine of a snapshot on which the caller can do `action`. Raises the refusal."""
     snapshots, machines = await lock_snapshots(tx, context.caller, [target])
     snapshot = find_snapshot(target, snapshots)
     machine = machines[snapshot.machine_id]
-    facts = snapshot_facts(snapshot, machine)
-    if refusal := snapshot_refusal(action, facts, context.matrices, context.caller):
-        raise (await name_conflicts(tx, {snapshot.id: refusal}))[snapshot.id]
-    return snapshot, machine
+    admission = await QueueAdmission.load(tx, context.limit, [machine.id])
+    facts = snapshot_facts(snapshot, admission.facts(machine))
+    if refusal := snapshot_refusal(action, facts, context.rules, context.caller):
+        raise refusal
+    return snapshot, machine, admission
 
 
 def find_snapshot(target: Target, snapshots: Mapping[int, TargetSnapshot]) -> TargetSnapshot:
@@ -82,22 +78,6 @@ def find_snapshot(target: Target, snapshots: Mapping[int, TargetSnapshot]) -> Ta
     if snapshot is None:
         raise NotFound(f"Snapshot 'snapshot-{target}' was not found.")
     return snapshot
-
-
-async def name_conflicts(tx: Transaction, refusals: Mapping[int, Refusal]) -> dict[int, Refusal]:
-    """The refusals by snapshot number. Adds to every conflict the unfinished operation that causes it."""
-    conflicts = [number for number, refusal in refusals.items() if isinstance(refusal, Conflict)]
-    rows = await tx.all(UNFINISHED_OF_SNAPSHOTS, ids=conflicts) if conflicts else []
-    first = {row.snapshot_id: row.first for row in rows}
-    named = {
-        number: Conflict(
-            f"{refusals[number].message} Wait for operation-{first[number]}.",
-            conflict=Reference("operation", first[number]),
-        )
-        for number in conflicts
-        if number in first
-    }
-    return {**refusals, **named}
 
 
 def _number(target: int | MachineId) -> int:

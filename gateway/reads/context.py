@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices
+from gateway.access.capabilities import CapabilityRules
 from gateway.bounded_cache import BoundedCache
 from gateway.reads.conditions import Frame
 from gateway.reads.dialects import Dialect
@@ -51,7 +51,7 @@ class Context:
     transaction: Transaction
     dialect: Dialect
     caller: Caller
-    matrices: Matrices
+    rules: CapabilityRules
     bound: Bound = field(default_factory=dict)
     computed_cache: dict[Hashable, Any] = field(default_factory=dict)  # values of computed fields that rows share
     # Called with the number of rows that a relation is going to load, if that is known. May raise GatewayError.

@@ -37,7 +37,7 @@ def actions(_context: RestContext) -> list[Any]:
 def refusals(context: RestContext, *columns: Any) -> dict[SnapshotAction, str]:
     """The reason, for each action that the caller cannot perform on the machine now."""
     facts = MachineFacts.of(*columns)
-    found = {action: machine_refusal(action, facts, context.matrices, context.caller) for action in SnapshotAction}
+    found = {action: machine_refusal(action, facts, context.rules, context.caller) for action in SnapshotAction}
     return {action: refusal.message for action, refusal in found.items() if refusal is not None}
 
 

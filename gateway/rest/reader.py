@@ -218,7 +218,7 @@ class Reader:
             transaction,
             self._dialect,
             requester.caller,
-            self._operations.matrices,
+            self._operations.rules,
             pages,
             on_related_rows=None if cost is None else cost.embed,
             base=requester.base,

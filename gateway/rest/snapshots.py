@@ -36,7 +36,7 @@ def actions(context: RestContext, id: int, machine_id: int, kind: str, *columns:
     facts = SnapshotFacts.of(*columns)
 
     def can(action: SnapshotAction) -> bool:
-        return snapshot_refusal(action, facts, context.matrices, context.caller) is None
+        return snapshot_refusal(action, facts, context.rules, context.caller) is None
 
     here = href(context, id, machine_id, kind)
     names = {"revert": SnapshotAction.REVERT, "delete": SnapshotAction.DELETE}

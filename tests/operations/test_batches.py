@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from gateway.operations import admission, effects, service, statements
-from gateway.operations.admission import QueueLimits
+from gateway.operations.admission import TotalLimit
 from gateway.operations.commands import cancel_operation, create_snapshot, delete_snapshots
 from gateway.operations.commands.cancel_operation import CancelOperation
 from gateway.store.database import Transaction
@@ -27,7 +27,7 @@ async def machines(world: World, number: int) -> list[int]:
 
 
 def test_number_of_statements_does_not_grow_with_the_targets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "QueueLimits", partial(QueueLimits, clock=lambda: 0.0))  # no count becomes old
+    monkeypatch.setattr(service, "TotalLimit", partial(TotalLimit, clock=lambda: 0.0))  # no count becomes old
 
     async def story(world: World) -> None:
         several = await machines(world, 20)
@@ -118,7 +118,7 @@ def test_queue_space_is_available_again_after_an_operation_has_ended(run: Run) -
 def test_total_is_counted_again_when_the_count_is_old(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations of other processes are counted when the last count is old, or when the limit seems to be reached."""
     clock = Clock()
-    monkeypatch.setattr(service, "QueueLimits", partial(QueueLimits, clock=clock))
+    monkeypatch.setattr(service, "TotalLimit", partial(TotalLimit, clock=clock))
 
     async def story(world: World) -> None:
         await machines(world, 3)

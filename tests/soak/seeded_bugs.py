@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from gateway.access import capabilities
 from gateway.operations import idempotency, leases, worker
-from gateway.operations.admission import QueueAdmission
 from gateway.store.database import Transaction
 from gateway.store.statements import Query
 
@@ -35,4 +35,4 @@ def drop_the_fence() -> None:
 
 def revert_at_any_time() -> None:
     """A revert is accepted while the machine has unfinished operations."""
-    pytest.MonkeyPatch().setattr(QueueAdmission, "conflict", lambda *_: None)
+    pytest.MonkeyPatch().setattr(capabilities, "queue_refusal", lambda *_: None)

@@ -62,7 +62,7 @@ class MutationRunner:
         payload = await HANDLERS[name](self._operations, caller, request.origin, input_)
 
         async def load(transaction: Transaction) -> Any:
-            context = Context(transaction, plan.dialect, caller, self._operations.matrices, pages)
+            context = Context(transaction, plan.dialect, caller, self._operations.rules, pages)
             return (await plan.load(context, bound.variables, [payload]))[0]
 
         try:

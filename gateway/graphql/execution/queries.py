@@ -28,7 +28,7 @@ class QueryLoader:
 
         async def load(transaction: Transaction) -> None:
             for key, (plan, plan_bound) in loads.items():
-                context = Context(transaction, plan.dialect, caller, self._operations.matrices, plan_bound)
+                context = Context(transaction, plan.dialect, caller, self._operations.rules, plan_bound)
                 try:
                     values[key] = await plan.load(context, variables)
                 except GatewayError as error:

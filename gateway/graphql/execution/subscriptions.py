@@ -134,7 +134,7 @@ class SubscriptionRunner:
         async def load(transaction: Transaction) -> tuple[Step, list[Any]]:
             step: Step = await choose(transaction)
             plan = subscription.plan
-            context = Context(transaction, plan.dialect, caller, self._operations.matrices, subscription.bound)
+            context = Context(transaction, plan.dialect, caller, self._operations.rules, subscription.bound)
             return step, await plan.load(context, subscription.variables, step.given)
 
         step, values = await read_with_retry(self._database, load, retry_seconds)

@@ -17,6 +17,7 @@ from gateway.access.capabilities import (
     SNAPSHOT_COLUMNS,
     MachineFacts,
     SnapshotFacts,
+    decisive,
     machine_refusal,
     snapshot_refusal,
 )
@@ -81,26 +82,27 @@ def _capability(action: SnapshotAction, refusal: Refusal | None) -> dict[str, An
 
 def machine_capabilities(context: Context, *columns: Any) -> Sequence[Mapping[str, Any]]:
     """The capabilities of a machine: one per action."""
-    answer: Sequence[Mapping[str, Any]] | None = context.computed_cache.get(columns)
+    key = ("machine", *decisive(columns))
+    answer: Sequence[Mapping[str, Any]] | None = context.computed_cache.get(key)
     if answer is None:
         facts = MachineFacts.of(*columns)
-        answer = context.computed_cache[columns] = [
-            _capability(action, machine_refusal(action, facts, context.matrices, context.caller))
+        answer = context.computed_cache[key] = [
+            _capability(action, machine_refusal(action, facts, context.rules, context.caller))
             for action in SnapshotAction
         ]
     return answer
 
 
 def snapshot_capabilities(
-    context: Context, state: str, provider_ref: str | None, *machine: Any
+    context: Context, state: str, provider_ref: str | None, cause: int | None, *machine: Any
 ) -> Sequence[Mapping[str, Any]]:
     """The capabilities of a snapshot: one per action on a snapshot."""
-    key = (state, provider_ref is not None, *machine)
+    key = ("snapshot", state, provider_ref is not None, cause, *decisive(machine))
     answer: Sequence[Mapping[str, Any]] | None = context.computed_cache.get(key)
     if answer is None:
-        facts = SnapshotFacts.of(state, provider_ref, *machine)
+        facts = SnapshotFacts.of(state, provider_ref, cause, *machine)
         answer = context.computed_cache[key] = [
-            _capability(action, snapshot_refusal(action, facts, context.matrices, context.caller))
+            _capability(action, snapshot_refusal(action, facts, context.rules, context.caller))
             for action in SNAPSHOT_ACTIONS
         ]
     return answer
@@ -160,7 +162,7 @@ class Machine(Node):
     capabilities: list[Capability] = sourced(
         Computed(MACHINE_COLUMNS, machine_capabilities),
         "Which actions on the machine's snapshots the caller can currently perform, and why not otherwise. Depends on"
-        " the provider, the power state and the caller's rights.",
+        " the provider, the power state, the machine's unfinished operations and the caller's rights.",
     )
     capability: Capability = sourced(
         Computed(MACHINE_COLUMNS, machine_capability, bind=requested_action),

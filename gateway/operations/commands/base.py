@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from gateway.access.caller import Caller
-from gateway.access.capabilities import Matrices
+from gateway.access.capabilities import CapabilityRules
 from gateway.columns import UNSTORABLE
 from gateway.errors import InvalidInput, Refusal
 from gateway.models import AuditAction, MachineKind
-from gateway.operations.admission import QueueLimits
+from gateway.operations.admission import TotalLimit
 from gateway.operations.audit_log import AuditSubject
 from gateway.store.database import Transaction
 
@@ -31,8 +31,8 @@ class CommandContext:
     """What a command decides by, besides its arguments and the stored rows."""
 
     caller: Caller
-    matrices: Matrices
-    limits: QueueLimits
+    rules: CapabilityRules
+    limit: TotalLimit
     idempotency_key: str | None = None  # of the request
 
 

@@ -32,7 +32,7 @@ from gateway.operations.commands.base import (
 from gateway.operations.effects import CLEAR_CURRENT, remove_snapshot
 from gateway.operations.leases import ClaimedOperation
 from gateway.operations.statements import DELETE_SNAPSHOT, SET_STATE, LockedMachine
-from gateway.operations.targets import find_machine, lock_machines, machine_facts
+from gateway.operations.targets import find_machine, lock_machines
 from gateway.store.database import Transaction
 from gateway.store.statements import InsertMany, OneOf, Query, Statement
 
@@ -114,8 +114,10 @@ class CreateSnapshots(Command):
 
     async def decide_each(self, tx: Transaction, context: CommandContext) -> list[Outcome]:
         """One outcome per machine, in order. The refusals have no path."""
+        # Either action, not both: some providers can snapshot a running machine only with its memory.
+        action = SnapshotAction.CREATE_WITH_MEMORY if self.memory else SnapshotAction.CREATE
         machines = await lock_machines(tx, context.caller, self.machines)
-        admission = await QueueAdmission.load(tx, context.limits, list(machines), len(machines))
+        admission = await QueueAdmission.load(tx, context.limit, list(machines), len(machines))
         accepted: dict[int, LockedMachine] = {}
         refused: dict[int, Refusal] = {}
         outcomes: list[Outcome | int] = []  # or the id of the machine, whose outcome follows
@@ -128,18 +130,14 @@ class CreateSnapshots(Command):
             outcomes.append(machine.id)
             if machine.id in accepted or machine.id in refused:
                 continue
-            if refusal_ := self._refusal(context, machine) or admission.admit(machine):
+            facts = admission.facts(machine)
+            if refusal_ := machine_refusal(action, facts, context.rules, context.caller) or admission.admit(machine):
                 refused[machine.id] = refusal_
             else:
                 accepted[machine.id] = machine
         done = await self._record(tx, context, list(accepted.values())) if accepted else {}
         done |= {number: Outcome(machine_id=number, refusal=refusal) for number, refusal in refused.items()}
         return [done[outcome] if isinstance(outcome, int) else outcome for outcome in outcomes]
-
-    def _refusal(self, context: CommandContext, machine: LockedMachine) -> Refusal | None:
-        # Either action, not both: some providers can snapshot a running machine only with its memory.
-        action = SnapshotAction.CREATE_WITH_MEMORY if self.memory else SnapshotAction.CREATE
-        return machine_refusal(action, machine_facts(machine), context.matrices, context.caller)
 
     async def _record(
         self, tx: Transaction, context: CommandContext, machines: Sequence[LockedMachine]

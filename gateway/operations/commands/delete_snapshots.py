@@ -30,7 +30,7 @@ from gateway.operations.commands.base import (
 from gateway.operations.commands.create_snapshot import create_command
 from gateway.operations.effects import remove_snapshot
 from gateway.operations.statements import SET_STATES, LockedMachine, TargetSnapshot
-from gateway.operations.targets import find_snapshot, lock_snapshots, name_conflicts, snapshot_facts
+from gateway.operations.targets import find_snapshot, lock_snapshots, snapshot_facts
 from gateway.store.database import Transaction
 from gateway.store.statements import OneOf, Query, RowId, Statement, Unindexed
 
@@ -111,12 +111,14 @@ class DeleteSnapshots(Command):
         targets = self.snapshots
         given = list(dict.fromkeys(target for target in targets if not isinstance(target, Refusal)))
         plan = await _plan(tx, context.caller, given, self.with_descendants)
-        admission = await QueueAdmission.load(tx, context.limits, list(plan.machines), len(plan.snapshots))
+        admission = await QueueAdmission.load(tx, context.limit, list(plan.machines), len(plan.snapshots))
         order = plan.order() if self.with_descendants else [number for number in given if number in plan.snapshots]
-        refusals = await _refusals(tx, context, plan)
         for number in order:
-            machine = plan.machines[plan.snapshots[number].machine_id]
-            refusal = refusals.get(number) or admission.admit(machine)
+            snapshot = plan.snapshots[number]
+            machine = plan.machines[snapshot.machine_id]
+            facts = snapshot_facts(snapshot, admission.facts(machine))
+            refusal = snapshot_refusal(SnapshotAction.DELETE, facts, context.rules, context.caller)
+            refusal = refusal or admission.admit(machine)
             plan.outcomes[number] = Outcome(None, number, machine.id, number not in plan.given, refusal)
         outcomes = _in_order_of_request(plan, targets, order)
         if self.all_or_nothing and any(outcome.refusal for outcome in outcomes):
@@ -186,17 +188,6 @@ async def _plan(tx: Transaction, caller: Caller, given: list[int], with_descenda
         # A snapshot and its descendants have one machine, so this locks no further machines.
         snapshots, machines = await lock_snapshots(tx, caller, [row.id for row in rows])
     return _Plan(set(given), snapshots, machines)
-
-
-async def _refusals(tx: Transaction, context: CommandContext, plan: _Plan) -> dict[int, Refusal]:
-    """Refusals by snapshot number. Snapshots that can be deleted are left out."""
-    refusals = {}
-    for number, snapshot in plan.snapshots.items():
-        facts = snapshot_facts(snapshot, plan.machines[snapshot.machine_id])
-        refusal = snapshot_refusal(SnapshotAction.DELETE, facts, context.matrices, context.caller)
-        if refusal is not None:
-            refusals[number] = refusal
-    return await name_conflicts(tx, refusals)
 
 
 async def _record(tx: Transaction, context: CommandContext, plan: _Plan, numbers: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.access.capabilities import KIND_PLURALS, right_refusal
+from gateway.access.capabilities import KIND_PLURALS, queue_refusal, right_refusal
 from gateway.errors import Unsupported
 from gateway.models import AuditAction, OperationKind, SnapshotAction
 from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
@@ -28,15 +28,15 @@ class RefreshMachine(MachineCommand):
         activity = f"Refreshing {KIND_PLURALS[machine.kind]}"
         if refusal := right_refusal(RefreshMachineOperation.actions, machine.kind, caller, activity):
             raise refusal
-        if (machine.provider, machine.kind) not in context.matrices:
+        if (machine.provider, machine.kind) not in context.rules.matrices:
             raise Unsupported(
                 f"No driver is configured for provider {machine.provider!r}, so the machine cannot be refreshed."
             )
-        admission = await QueueAdmission.load(tx, context.limits, [machine.id])
-        if queue_refusal := admission.admit(machine):
-            raise queue_refusal
-        key = context.idempotency_key
-        (operation_id,) = await enqueue(tx, caller, OperationKind.REFRESH_MACHINE, [NewOperation(machine)], key=key)
+        kind = OperationKind.REFRESH_MACHINE
+        admission = await QueueAdmission.load(tx, context.limit, [machine.id])
+        if busy := queue_refusal(kind, admission.facts(machine), context.rules) or admission.admit(machine):
+            raise busy
+        (operation_id,) = await enqueue(tx, caller, kind, [NewOperation(machine)], key=context.idempotency_key)
         return Outcome(operation_id, None, machine.id)
 
 

@@ -10,7 +10,7 @@ from gateway.columns import now
 from gateway.drivers.base import RevertCommand
 from gateway.errors import ProviderMissing
 from gateway.models import AuditAction, OperationKind, Snapshot, SnapshotAction, SnapshotState
-from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
+from gateway.operations.admission import NewOperation, enqueue
 from gateway.operations.attempt import Attempt, Effect, OperationType
 from gateway.operations.commands.base import CommandContext, Outcome, SnapshotCommand
 from gateway.operations.effects import CLEAR_CURRENT
@@ -40,12 +40,9 @@ class RevertVmSnapshot(SnapshotCommand):
         return self.dry_run
 
     async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
-        snapshot, machine = await lock_snapshot(tx, context, self.snapshot, SnapshotAction.REVERT)
-        admission = await QueueAdmission.load(tx, context.limits, [machine.id])
-        # Refused, not queued: the caller means the machine as it is now, not as it is after operations of other
-        # callers.
-        if queue_refusal := admission.conflict(machine) or admission.admit(machine):
-            raise queue_refusal
+        snapshot, machine, admission = await lock_snapshot(tx, context, self.snapshot, SnapshotAction.REVERT)
+        if limit := admission.admit(machine):
+            raise limit
         if self.dry_run:
             return Outcome(None, snapshot.id, machine.id)
         await tx.run(SET_STATE, snapshot_id=snapshot.id, new_state=SnapshotState.REVERTING)

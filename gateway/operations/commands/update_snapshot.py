@@ -12,7 +12,7 @@ from sqlmodel import col
 from gateway.drivers.base import UpdateCommand
 from gateway.errors import InvalidInput, ProviderMissing, Unsupported
 from gateway.models import AuditAction, OperationKind, Snapshot, SnapshotAction
-from gateway.operations.admission import NewOperation, QueueAdmission, enqueue
+from gateway.operations.admission import NewOperation, enqueue
 from gateway.operations.attempt import Attempt, Effect, OperationType
 from gateway.operations.commands.base import CommandContext, Outcome, SnapshotCommand, check_description, checked_name
 from gateway.operations.targets import lock_snapshot
@@ -62,14 +62,13 @@ class UpdateSnapshot(SnapshotCommand):
 
     async def decide_one(self, tx: Transaction, context: CommandContext) -> Outcome:
         changes = self.changes()
-        snapshot, machine = await lock_snapshot(tx, context, self.snapshot, SnapshotAction.UPDATE)
-        fixed = context.matrices[machine.provider, machine.kind].fixed
+        snapshot, machine, admission = await lock_snapshot(tx, context, self.snapshot, SnapshotAction.UPDATE)
+        fixed = context.rules.matrices[machine.provider, machine.kind].fixed
         for argument in changes:
             if argument in fixed:
                 raise Unsupported(fixed[argument], path=(argument,))
-        admission = await QueueAdmission.load(tx, context.limits, [machine.id])
-        if queue_refusal := admission.admit(machine):
-            raise queue_refusal
+        if limit := admission.admit(machine):
+            raise limit
         operation = NewOperation(machine, snapshot.id, snapshot.name, changes)
         caller, key = context.caller, context.idempotency_key
         (operation_id,) = await enqueue(tx, caller, OperationKind.UPDATE_SNAPSHOT, [operation], key=key)
