@@ -14,7 +14,7 @@ from gateway.access.roles import Roles
 from gateway.access.tokens import NewToken, list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
 from gateway.columns import MAX_NAME_LENGTH, is_name
-from gateway.config import Settings, environment_variable, unknown_variables
+from gateway.config import Settings, environment_value, environment_variable, unknown_variables
 from gateway.drivers.simulator.behavior import simulate as simulate_machine
 from gateway.errors import GatewayError, StartupError
 from gateway.graphql.schema.build import print_sdl
@@ -50,8 +50,7 @@ class _Commands(click.Group):
 
 
 def _exit_with(*messages: str) -> NoReturn:
-    for message in messages:
-        click.echo(f"gateway: {' '.join(message.split())}", err=True)
+    logs.report_problems(messages)
     sys.exit(2)
 
 
@@ -93,6 +92,8 @@ def main() -> None:
 @click.option("--demo", is_flag=True, help="Load the demo world if the database has no machines.")
 def serve(demo: bool, **overrides: Any) -> None:
     """Migrate the database and serve the API until SIGINT or SIGTERM."""
+    if environment_value(environment_variable("log_format")) == "json":
+        logs.configure(Settings(log_format="json"))  # now, so that errors of the settings are JSON too
     settings = Settings.from_environment(**overrides)
     logs.configure(settings)
     _warn_of_unknown_variables(settings)

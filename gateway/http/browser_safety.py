@@ -19,6 +19,7 @@ from gateway.http.errors import ErrorFormats, HttpError
 from gateway.http.health import HEALTH_PATHS
 from gateway.http.load_shedding import LoopTurns, address_claim
 from gateway.http.origins import configured_hosts, configured_origins, host_and_port, parse_origin
+from gateway.http.rejection_log import RejectionLog
 from gateway.http.scope import path_of
 
 GRAPHQL_PATHS = frozenset({"/graphql"})
@@ -93,6 +94,7 @@ class BrowserSafetyMiddleware:
         # These are pure functions of one header, for which lru_cache is faster than BoundedCache.
         self._host_is_known = lru_cache(maxsize=64)(self._check_host)
         self._origin_is_allowed = lru_cache(maxsize=64)(self._check_origin)
+        self._rejected_hosts, self._rejected_origins, self._rejected_proxies = (RejectionLog() for _ in range(3))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,7 +103,7 @@ class BrowserSafetyMiddleware:
         error = self._check(scope)
         authentication = self._authentication
         if authentication and not authentication.requires_authentication and (sign := _sign_of_proxy(scope)):
-            error = await _refuse_proxy(authentication, sign) or error
+            error = await _refuse_proxy(authentication, sign, self._rejected_proxies) or error
         if error is not None or _is_preflight(scope):
             error = await self._await_turn(scope, error)
         if scope["type"] == "websocket":
@@ -159,9 +161,16 @@ class BrowserSafetyMiddleware:
         if len(hosts) != 1:
             return HttpError(400, "The request must have exactly one `Host` header.")
         if not self._host_is_known(hosts[0]):
+            host = hosts[0].decode("latin-1")
+            setting = None if host_and_port(host) is None else "GATEWAY_ALLOWED_HOSTS"
+            self._rejected_hosts.write("Rejected a request to an unknown host", "host", host, setting)
             return HttpError(421, "The `Host` header names an unknown host. Add the host to GATEWAY_ALLOWED_HOSTS.")
         if self._is_permitted(scope, found, hosts[0]):
             return None
+        for origin in found.get(b"origin", ()):
+            text = origin.decode("latin-1")
+            setting = None if parse_origin(text) is None else "GATEWAY_CORS_ORIGINS"
+            self._rejected_origins.write("Rejected a request of another origin", "origin", text, setting)
         message = "Pages of this origin must not call the gateway. Add the origin to GATEWAY_CORS_ORIGINS."
         return HttpError(403, message, ErrorCode.FORBIDDEN)
 
@@ -203,7 +212,7 @@ class BrowserSafetyMiddleware:
         return origin == own or origin in self._origins
 
 
-async def _refuse_proxy(authentication: Authentication, sign: str) -> HttpError | None:
+async def _refuse_proxy(authentication: Authentication, sign: str, rejected: RejectionLog) -> HttpError | None:
     """Returns the error for a request through a proxy, or None if authentication is required by now.
 
     The database is read again, because an operator may have created the first token after an earlier refusal.
@@ -213,6 +222,7 @@ async def _refuse_proxy(authentication: Authentication, sign: str) -> HttpError 
             return None
     except GatewayError as error:
         return HttpError.of(error)
+    rejected.write("Rejected a request through a proxy", "reason", sign, None)
     message = (
         f"Requests through a proxy ({sign}) are refused, because no users are configured and every client of the proxy"
         " would have full access. Create a token with `gateway token create`, or name a JWT issuer with"

@@ -31,6 +31,11 @@ class ProviderReading:
         return not (self.errors or self.unlisted or self.listing.without_ref)
 
     @property
+    def failures(self) -> dict[str, str]:
+        """Why the provider could not say what machines are like, by their refs."""
+        return {ref: error.message for ref, error in self.errors.items() if isinstance(error, ProviderError)}
+
+    @property
     def problem(self) -> str | None:
         """What could not be read, and what is odd: the first few machines by name, and the number of the others."""
         listed, without_ref = self.listing.machines, self.listing.without_ref

@@ -61,6 +61,7 @@ _LARGE_MERGE = 100  # snapshots of a machine above which its merge is not concur
 MARKED_AT_ONCE = 500  # machines marked as gone in one transaction, for which other writes wait
 _ARRANGED_INLINE = 500  # records of a listing that are arranged on the event loop, in some milliseconds
 _TIMEOUT = 60.0  # seconds, for each request to a provider
+_LOGGED_MACHINES = 20  # of those that could not be read in one refresh; their number is logged too
 
 
 class _MachineRef(NamedTuple):
@@ -129,14 +130,14 @@ class InventoryRefresher:
             await self._mark_gone([machine_id])
 
     async def refresh_machines(self, provider: str, refs: Iterable[str]) -> None:
-        """Reads the machines of a provider with these refs. Failures are logged, as one line, and not raised."""
-        failures: list[str] = []
+        """Reads the machines of a provider with these refs. Failures are logged and not raised."""
+        failures: dict[str, str] = {}
 
         async def read(machine_ref: str) -> None:
             try:
                 await self._refresh_by_ref(source, machine_ref)
             except (ProviderError, Unavailable, Unconfirmed) as error:
-                failures.append(f"machine={machine_ref} error={error.message}")
+                failures[machine_ref] = error.message
             except Exception:
                 log.exception("Machine refresh failed provider=%s machine=%s", provider, machine_ref)
 
@@ -149,8 +150,7 @@ class InventoryRefresher:
             log.exception("Machine refresh failed provider=%s", provider)
             return
         await _for_each(refs, read)
-        if failures:
-            log.info("Machine refresh failed provider=%s machines=%d first: %s", provider, len(failures), failures[0])
+        _log_unreadable(provider, failures, logging.INFO)
 
     async def _refresh_by_ref(self, source: _Source, machine_ref: str) -> None:
         if await self._is_gone(source, machine_ref):
@@ -212,8 +212,7 @@ class InventoryRefresher:
         reading.raise_database_error()
         await self._mark_gone_in_slices(reading, started_at)
         problem = reading.problem
-        if problem is not None:
-            log.warning("Provider was not read completely provider=%s problem=%s", name, problem)
+        _log_unreadable(name, reading.failures)
         if reading.is_complete:
             await self._database.write(
                 lambda tx: tx.run(_SET_REFRESHED, of=name, problem=problem, observed_at=started_at)
@@ -351,6 +350,14 @@ class InventoryRefresher:
             with contextlib.suppress(Unavailable, Unconfirmed):
                 await self._set_problem(name, "An internal error occurred during the refresh. See the gateway's log.")
             raise
+
+
+def _log_unreadable(provider: str, errors: Mapping[str, str], level: int = logging.WARNING) -> None:
+    """Writes a line for each machine that could not be read, by its ref, up to `_LOGGED_MACHINES`."""
+    for ref in list(errors)[:_LOGGED_MACHINES]:
+        log.log(level, "Machine could not be read provider=%s machine=%s error=%s", provider, ref, errors[ref])
+    if (more := len(errors) - _LOGGED_MACHINES) > 0:
+        log.log(level, "Further machines could not be read provider=%s number=%d", provider, more)
 
 
 async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:

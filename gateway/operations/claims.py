@@ -11,6 +11,7 @@ from gateway.columns import now, storable
 from gateway.errors import OutcomeUnknown
 from gateway.models import MachineKind, OperationKind, OperationState
 from gateway.operations import leases
+from gateway.operations.ended_operation import EndedOperation
 from gateway.operations.leases import ClaimedOperation, FencedWrite, UnresolvedCreate
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Database, Transaction, Work
@@ -84,10 +85,13 @@ class Claim:
         message: str | None = None,
         provider_message: str | None = None,
     ) -> None:
-        """Commits the end of the operation and its effect on snapshots in one transaction."""
+        """Commits the end of the operation and its effect on snapshots in one transaction, and logs it."""
+        row = self.row
+        message = message and storable(message, _MAX_MESSAGE)
+        provider_message = storable(provider_message, _MAX_PROVIDER_MESSAGE) if provider_message else None
 
         async def work(tx: Transaction) -> None:
-            await tx.first(LOCK_MACHINE, machine_id=self.row.machine_id)
+            await tx.first(LOCK_MACHINE, machine_id=row.machine_id)
             await self._save(
                 tx,
                 leases.END,
@@ -95,13 +99,26 @@ class Claim:
                 at=now(),
                 succeeded=state is OperationState.SUCCEEDED,
                 code=code,
-                message=message and storable(message, _MAX_MESSAGE),
-                provider_message=storable(provider_message, _MAX_PROVIDER_MESSAGE) if provider_message else None,
+                message=message,
+                provider_message=provider_message,
             )
             await effect(tx)
 
         await self._write(work)
         self.final_state = state
+        EndedOperation(
+            id=row.id,
+            kind=row.kind,
+            state=state,
+            machine_kind=row.machine_kind,
+            machine_id=row.machine_id,
+            snapshot_id=row.snapshot_id,
+            requested_by=row.requested_by,
+            started_at=row.started_at,
+            code=code,
+            message=message,
+            provider_message=provider_message,
+        ).log()
 
     def set_progress(self, percent: int | None, phase: str | None) -> None:
         """Sets what the next `report_progress` or `heartbeat` commits, from what a provider reports."""

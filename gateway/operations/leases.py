@@ -102,6 +102,7 @@ class ClaimedOperation(NamedTuple):
     fence: int
     started_at: datetime | None
     cancel_requested_at: datetime | None
+    requested_by: str | None
     provider: str
     machine_ref: str
     snapshot_ref: str | None
@@ -202,6 +203,7 @@ CLAIMED_OPERATIONS = Query(
         col(Operation.fence),
         col(Operation.started_at),
         col(Operation.cancel_requested_at),
+        col(Operation.requested_by),
         col(Machine.provider),
         col(Machine.provider_ref).label("machine_ref"),
         col(Snapshot.provider_ref).label("snapshot_ref"),

@@ -110,6 +110,9 @@ class Operations:
         else:
             self._on_accepted(outcomes)
             self._wake()
+            for outcome in decided:
+                if outcome.ended is not None:
+                    outcome.ended.log()
         await self.refusals.record(context, _refused(command.subjects, decided))
         return outcomes
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -20,15 +21,19 @@ from gateway.http.pages import ENDPOINTS
 from gateway.server.clients import Clients
 from gateway.server.connections import BoundedServer, BoundedWebSocketProtocol, ClientLimits
 from gateway.server.tls import reload_certificate, server_context
+from gateway.store.database_url import scheme
 from gateway.telemetry.exposition import Collect, metrics_app
 from gateway.telemetry.gauges import database_gauges
 from gateway.telemetry.metrics import Sample
+from gateway.version import VERSION
 
 _BACKLOG = 4_096  # connections that the kernel queues until they are accepted; a further client tries again after 1 s
 
 _METRICS_CONNECTIONS = 64  # of which a client may have a quarter
 
 _EXAMPLE_QUERY = "{ machines(first: 3) { nodes { id name snapshots(first: 3) { totalCount nodes { name state } } } } }"
+
+log = logging.getLogger(__name__)
 
 # Called once the server listens, with the gateway and a function that stops the server.
 OnStarted = Callable[[Gateway, Callable[[], None]], Awaitable[None]]
@@ -37,7 +42,7 @@ OnStarted = Callable[[Gateway, Callable[[], None]], Awaitable[None]]
 def serve(settings: Settings, *, demo: bool, echo: Callable[[str], None]) -> None:
     """Serves until SIGINT or SIGTERM. The database must be migrated. Raises StartupError.
 
-    `echo` receives the banner once the server listens, and "stopped" at the end.
+    `echo` receives the banner once the server listens, and "stopped" at the end, unless the log format is `json`.
     """
 
     async def run() -> None:
@@ -49,14 +54,13 @@ def serve(settings: Settings, *, demo: bool, echo: Callable[[str], None]) -> Non
                         collect = partial(_samples, gateway)
                         await stack.enter_async_context(serving_metrics(settings, metrics_socket, collect))
                     requires_authentication = gateway.authenticator.requires_authentication
-                    tls = bool(settings.tls_certificate)
-                    echo(banner(listening, metrics_socket, requires_authentication=requires_authentication, tls=tls))
+                    announce_start(settings, listening, metrics_socket, echo, authentication=requires_authentication)
 
                 await serve_on(settings, listening, demo=demo, on_started=on_started)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(run())
-    echo("stopped")
+    announce_stop(settings, echo)
 
 
 async def _samples(gateway: Gateway) -> list[Sample]:
@@ -166,6 +170,38 @@ async def serving_metrics(settings: Settings, listening: socket.socket, collect:
     finally:
         server.should_exit = True
         await task
+
+
+def announce_start(
+    settings: Settings,
+    listening: socket.socket,
+    metrics_socket: socket.socket | None,
+    echo: Callable[[str], None],
+    *,
+    authentication: bool,
+) -> None:
+    """Prints the banner, or with the log format `json` writes a line. `authentication`: whether it is required."""
+    tls = bool(settings.tls_certificate)
+    if settings.log_format != "json":
+        echo(banner(listening, metrics_socket, requires_authentication=authentication, tls=tls))
+        return
+    fields = {
+        "version": VERSION,
+        "address": _url(listening, "https" if tls else "http"),
+        "metricsAddress": None if metrics_socket is None else _url(metrics_socket),
+        "database": scheme(settings.database_url),
+        "processes": settings.workers,
+        "authentication": authentication,
+    }
+    log.info("Gateway started", extra={"fields": fields})
+
+
+def announce_stop(settings: Settings, echo: Callable[[str], None]) -> None:
+    """Prints "stopped", or with the log format `json` writes a line."""
+    if settings.log_format == "json":
+        log.info("Gateway stopped")
+    else:
+        echo("stopped")
 
 
 def banner(

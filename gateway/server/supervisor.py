@@ -49,7 +49,7 @@ _spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks and 
 def supervise(settings: Settings, *, demo: bool, echo: Callable[[str], None]) -> int:
     """Serves until SIGINT or SIGTERM, and returns the exit code. The database must be migrated. Raises StartupError.
 
-    `echo` receives the banner once all processes serve, and "stopped" at the end.
+    `echo` receives the banner once all processes serve, and "stopped" at the end, unless the log format is `json`.
     """
     with (
         http_server.listen(settings.host, settings.port) as listening,
@@ -173,7 +173,7 @@ class _Supervisor:
                 await task
         await asyncio.gather(*slots)
         if self._banner_shown:
-            self._echo("stopped")
+            http_server.announce_stop(self._settings, self._echo)
         return self._exit_code
 
     async def _run_slot(self, slot: int) -> None:
@@ -218,13 +218,12 @@ class _Supervisor:
         serving = sum(other.ready.is_set() for other in self._processes.values())
         if serving == self._settings.workers and not self._banner_shown:
             self._banner_shown = True
-            self._echo(
-                http_server.banner(
-                    self._listening,
-                    self._metrics_socket,
-                    requires_authentication=self._requires_authentication,
-                    tls=bool(self._settings.tls_certificate),
-                )
+            http_server.announce_start(
+                self._settings,
+                self._listening,
+                self._metrics_socket,
+                self._echo,
+                authentication=self._requires_authentication,
             )
 
     # ---- stopping

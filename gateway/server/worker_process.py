@@ -7,6 +7,7 @@ nothing on it; when the link is closed, the supervisor has ended, and the proces
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -22,17 +23,21 @@ from gateway.telemetry import logs
 
 REPORT_INTERVAL = 1.0  # seconds
 
+log = logging.getLogger(__name__)
+
 
 def run_worker(settings: Settings, listening: socket.socket, link: socket.socket) -> None:
-    """Serves until SIGTERM, or until the supervisor has ended. Exits with code 2 if it cannot start."""
+    """Serves until SIGTERM, or until the supervisor has ended. Exits with code 2 if it cannot start, 1 after a bug."""
     logs.configure(settings)
     try:
         with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_serve(settings, listening, link))
     except StartupError as error:
-        for problem in error.problems:
-            print(f"gateway: {' '.join(problem.split())}", file=sys.stderr)
+        logs.report_problems(error.problems)
         sys.exit(2)
+    except Exception:  # otherwise `multiprocessing` would print the traceback itself
+        log.critical("Uncaught exception", exc_info=True)
+        sys.exit(1)
 
 
 async def _serve(settings: Settings, listening: socket.socket, link: socket.socket) -> None:

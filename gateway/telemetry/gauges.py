@@ -1,6 +1,7 @@
 """Gauges that are computed at each scrape: those of this process, and those computed from the database."""
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,6 +24,7 @@ from gateway.store.database import Database, Transaction
 from gateway.store.statements import Query
 from gateway.telemetry import metrics as m
 from gateway.telemetry.metrics import Labels, MetricFamily, Sample
+from gateway.version import VERSION
 
 _STATM = Path("/proc/self/statm")
 
@@ -79,6 +81,7 @@ def process_gauges(
         yield m.JOB_FAILURES, (name,), state.failures
         if (age := state.age(at)) is not None:
             yield m.JOB_AGE, (name,), age
+    yield m.BUILD_INFO, (VERSION, platform.python_version(), database.dialect), 1
     yield m.PROCESSES, (), 1
     yield m.CPU, (), time.process_time()
     if _STATM.exists():

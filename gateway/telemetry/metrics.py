@@ -118,6 +118,13 @@ LOOP_LAG = MetricFamily(
 )
 CPU = MetricFamily("gateway_cpu_seconds_total", "counter", (), "CPU time of the serving processes.")
 MEMORY = MetricFamily("gateway_memory_bytes", "gauge", (), "Resident memory of the serving processes.")
+BUILD_INFO = MetricFamily(
+    "gateway_build_info",
+    "gauge",
+    ("version", "python", "database"),
+    "Always 1. The labels are the version of the gateway, that of Python, and the kind of database.",
+    True,
+)
 PROCESSES = MetricFamily("gateway_processes", "gauge", (), "Serving processes.")
 PROCESS_ENDS = MetricFamily("gateway_process_ends_total", "counter", (), "Processes that ended and were replaced.")
 DATABASE_UP = MetricFamily(

@@ -299,7 +299,9 @@ def test_error_is_not_taken_for_an_empty_list(url: str, run_scenario: Callable[[
     run_scenario(scenario)
 
 
-def test_other_machines_are_refreshed_when_one_fails(url: str, run_scenario: Callable[[Scenario], None]) -> None:
+def test_other_machines_are_refreshed_when_one_fails(
+    url: str, run_scenario: Callable[[Scenario], None], caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
         await inventory.refresh_provider("lab")
         [reported] = driver.world
@@ -313,6 +315,24 @@ def test_other_machines_are_refreshed_when_one_fails(url: str, run_scenario: Cal
     assert select(url, "SELECT problem FROM provider") == [
         ("1 of 2 machines could not be read: Machine 'name of m1' ('m1'): No answer.",)
     ]
+    (line,) = [record for record in caplog.records if record.name == "gateway.inventory.refresh"]
+    expected = "Machine could not be read provider=lab machine=m1 error=No answer."
+    assert (line.levelname, line.getMessage()) == ("WARNING", expected)
+
+
+def test_lines_about_machines_that_cannot_be_read_are_bounded(
+    run_scenario: Callable[[Scenario], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.world.clear()
+        for number in range(30):
+            driver.world[machine(f"m{number:02}")] = ProviderUnavailable("No answer.")
+        await inventory.refresh_provider("lab")
+
+    run_scenario(scenario)
+    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.inventory.refresh"]
+    named = [f"Machine could not be read provider=lab machine=m{number:02} error=No answer." for number in range(20)]
+    assert lines == [*named, "Further machines could not be read provider=lab number=10"]
 
 
 # ---- concurrent operations

@@ -3,6 +3,10 @@
 import logging
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +20,12 @@ from gateway.config import Settings
 from gateway.http.request_id import REQUEST_ID
 from gateway.operations.worker import OPERATION
 from gateway.telemetry import logs
-from tests.cli.programs import refusal, serving
+from gateway.version import VERSION
+from tests.cli.programs import GATEWAY, environment, refusal, run, serving
 from tests.databases import Databases
 from tests.limits.bounded_server import read_all
-from tests.serving import served
+from tests.serving import http_client, served
+from tests.waiting import within
 
 SECRET = "hunter2"
 NAMED = "query Named($name: String!) { vms(filter: {name: {eq: $name}}) { totalCount } }"
@@ -31,7 +37,10 @@ def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in ("uvicorn", "alembic")}
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
+    logging.captureWarnings(capture=False)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in levels.items():
@@ -65,6 +74,108 @@ def test_text_lines_have_the_request_context() -> None:
     line = format_line(Settings(), "took %d", 3)
     REQUEST_ID.reset(token)
     assert line.partition(" WARNING ")[2] == "gateway.part: took 3 requestId=r-1"
+
+
+def formatted(settings: Settings, **fields: object) -> str:
+    """The line that is written for a message with these fields."""
+    logs.configure(settings)
+    (handler,) = logging.getLogger().handlers
+    record = logging.LogRecord("gateway.part", logging.INFO, "file", 1, "Operation ended", (), None)
+    record.fields = fields
+    return handler.format(record)
+
+
+def test_fields_of_a_line() -> None:
+    fields = {"operation": "operation-7", "requestedBy": "Ann B", "seconds": 1.5, "code": None, "error": 'a="b"\nc'}
+    token = OPERATION.set("operation-7")  # is not repeated
+    text, json = formatted(Settings(), **fields), orjson.loads(formatted(Settings(log_format="json"), **fields))
+    OPERATION.reset(token)
+    assert text.partition(" INFO ")[2] == (
+        'gateway.part: Operation ended operation=operation-7 requestedBy="Ann B" seconds=1.5'
+        r' error="a=\"b\"\nc"'
+    )
+    for name in ("time", "process"):
+        del json[name]
+    assert json == {
+        "level": "info",
+        "logger": "gateway.part",
+        "message": "Operation ended",
+        "operation": "operation-7",
+        "requestedBy": "Ann B",
+        "seconds": 1.5,
+        "error": 'a="b"\nc',
+    }
+
+
+@given(st.text())
+def test_a_field_cannot_forge_another_one(words: str) -> None:
+    text = formatted(Settings(), error=words).partition(" error=")[2]
+    assert text.isprintable()
+    assert text.startswith('"') == (text.endswith('"') and len(text) > 1)
+    if not text.startswith('"'):
+        assert " " not in text
+        assert "=" not in text
+    assert "\n" not in formatted(Settings(log_format="json"), error=words)
+
+
+def test_everything_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Warnings of Python, and exceptions that nothing has caught, in any thread."""
+    logs.configure(Settings(log_format="json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)
+        warnings.warn("something is old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(capture=False)
+    error = ValueError("in a thread")
+    sys.excepthook(ValueError, ValueError("in the main thread"), None)
+    threading.excepthook(threading.ExceptHookArgs((ValueError, error, None, None)))
+    out, err = capsys.readouterr()
+    found = [orjson.loads(line) for line in err.splitlines()]
+    assert out == ""
+    assert [(line["level"], line["logger"]) for line in found] == [
+        ("warning", "py.warnings"),
+        ("critical", "gateway.telemetry.logs"),
+        ("critical", "gateway.telemetry.logs"),
+    ]
+    assert "something is old" in found[0]["message"]
+    assert [line["exception"] for line in found[1:]] == ["ValueError: in the main thread", "ValueError: in a thread"]
+
+
+@pytest.mark.parametrize("settings", [{"port": "x"}, {"host": "nowhere"}, {"providers_file": "missing.toml"}])
+def test_errors_at_the_start_are_json(settings: dict[str, str]) -> None:
+    code, out, err = run("serve", log_format="json", **settings)
+    (line,) = err.splitlines()
+    assert (code, out, orjson.loads(line)["level"]) == (2, "", "error")
+
+
+@pytest.mark.thorough  # starts processes
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_serving_gateway_writes_nothing_but_json(databases: Databases, workers: int) -> None:
+    url = databases.new("sqlite", demo=True)
+    settings = {"log_format": "json", "log_requests": "true", "unknown_setting": "x", "port": 0, "workers": workers}
+    with subprocess.Popen(
+        [*GATEWAY, "serve", "--database-url", url],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        written = []
+        for line in within(process.stderr):
+            written.append(orjson.loads(line))
+            if written[-1]["message"] == "Gateway started":
+                break
+        started = written[-1]
+        assert started["version"] == VERSION
+        assert (started["database"], started["processes"], started["authentication"]) == ("sqlite", workers, False)
+        with http_client(started["address"]) as client:
+            assert client.get("/healthz").status_code == 200
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    written += [orjson.loads(line) for line in err.splitlines()]
+    assert (process.returncode, out, written[-1]["message"]) == (0, "", "Gateway stopped")
+    assert any(line["message"].startswith("GET /healthz 200 in ") for line in written)
 
 
 @given(st.text())

@@ -16,6 +16,7 @@ from gateway.errors import InvalidInput, Refusal
 from gateway.models import AuditAction, MachineKind
 from gateway.operations.admission import TotalLimit
 from gateway.operations.audit_log import AuditSubject
+from gateway.operations.ended_operation import EndedOperation
 from gateway.store.database import Transaction
 
 MAX_TARGETS = 100  # ids in one request
@@ -53,6 +54,7 @@ class Outcome:
     """Outcome of one item of a request: the ids of what was recorded for it, or the refusal.
 
     A dry run records nothing: `operation_id` is None. `is_descendant`: the item was added by `withDescendants`.
+    `ended`: the operation has ended with the request. It is not part of what an idempotency key replays.
     """
 
     operation_id: int | None = None
@@ -60,6 +62,7 @@ class Outcome:
     machine_id: int | None = None
     is_descendant: bool = False
     refusal: Refusal | None = None
+    ended: EndedOperation | None = None
 
 
 class Command(ABC):

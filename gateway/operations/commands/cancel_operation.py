@@ -14,6 +14,7 @@ from gateway.errors import Conflict, NotFound, Refusal, Unsupported
 from gateway.models import AuditAction, MachineKind, Operation, OperationKind, OperationState
 from gateway.operations.audit_log import AuditSubject
 from gateway.operations.commands.base import CommandContext, Outcome, SingleCommand, Target, id_of
+from gateway.operations.ended_operation import EndedOperation
 from gateway.operations.operation_kinds import OPERATION_TYPES
 from gateway.operations.statements import LOCK_MACHINE
 from gateway.store.database import Transaction
@@ -26,6 +27,7 @@ class _TargetOperation(NamedTuple):
     machine_id: int | None
     machine_kind: MachineKind
     snapshot_id: int | None
+    requested_by: str | None
     payload: str
 
 
@@ -36,6 +38,7 @@ _OPERATION = Query(
         col(Operation.machine_id),
         col(Operation.machine_kind),
         col(Operation.snapshot_id),
+        col(Operation.requested_by),
         col(Operation.payload),
     ).where(
         col(Operation.id) == bindparam("operation_id"),
@@ -98,8 +101,19 @@ class CancelOperation(SingleCommand):
         if refusal := right_refusal(type_.actions, operation.machine_kind, caller, activity):
             raise refusal
         await tx.first(LOCK_MACHINE, machine_id=operation.machine_id)
+        ended = None
         if await tx.run(_CANCEL_QUEUED, operation_id=target, at=now()):
             await type_.on_cancel(tx, operation.snapshot_id, operation.payload)
+            ended = EndedOperation(
+                id=target,
+                kind=operation.kind,
+                state=OperationState.CANCELED,
+                machine_kind=operation.machine_kind,
+                machine_id=operation.machine_id,
+                snapshot_id=operation.snapshot_id,
+                requested_by=operation.requested_by,
+                started_at=None,
+            )
         # A worker may have claimed the operation meanwhile, which needs no lock on the machine. So the RUNNING state
         # is tried second.
         elif not await tx.run(_REQUEST_CANCEL, operation_id=target, at=now()):
@@ -109,7 +123,7 @@ class CancelOperation(SingleCommand):
                     f"Operation 'operation-{target}' is in a state that this version of the gateway does not know."
                 )
             raise Conflict(f"Operation 'operation-{target}' has already ended in state {state}.")
-        return Outcome(target, operation.snapshot_id, operation.machine_id)
+        return Outcome(target, operation.snapshot_id, operation.machine_id, ended=ended)
 
 
 async def _find(tx: Transaction, caller: Caller, number: int) -> _TargetOperation:

@@ -12,8 +12,10 @@ from gateway.errors import StartupError
 from gateway.http.load_shedding import LoopTurns
 from gateway.http.middleware import middleware
 from gateway.http.origins import host_and_port
+from gateway.http.rejection_log import RejectionLog
+from tests.serving import http_client
 
-from .serving import FORMATS, Configured, Serving
+from .serving import FORMATS, Configured, Serving, serve
 
 QUERY = {"query": "{ hello }"}
 FRONTEND = "http://localhost:5173"
@@ -296,3 +298,49 @@ def test_a_malformed_host_in_the_settings(host: str) -> None:
 )
 def test_host_and_port(text: str, expected: tuple[str, int | None] | None) -> None:
     assert host_and_port(text) == expected
+
+
+def rejections(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of the log about rejected hosts and origins."""
+    records = [record for record in caplog.records if record.name == "gateway.http.rejection_log"]
+    return [(record.getMessage(), getattr(record, "fields", {})) for record in records]
+
+
+def test_what_is_rejected_is_logged_with_the_setting_that_permits_it(caplog: pytest.LogCaptureFixture) -> None:
+    with serve() as server, http_client(server.origin) as client:
+        for _ in range(2):  # logged once
+            client.post("/elsewhere", headers={"origin": "https://app.example"})
+        client.post("/elsewhere", headers={"origin": "null"})  # no setting permits it
+        client.get("/elsewhere", headers={"origin": "https://app.example"})  # not rejected
+        client.get("/elsewhere", headers={"host": "gateway.local:8000"})
+        client.get("/elsewhere", headers={"host": "x@y"})
+    other, unknown = "Rejected a request of another origin", "Rejected a request to an unknown host"
+    assert rejections(caplog) == [
+        (other, {"origin": "https://app.example", "setting": "GATEWAY_CORS_ORIGINS"}),
+        (other, {"origin": "null", "setting": None}),
+        (unknown, {"host": "gateway.local:8000", "setting": "GATEWAY_ALLOWED_HOSTS"}),
+        (unknown, {"host": "x@y", "setting": None}),
+    ]
+
+
+def test_lines_about_rejections_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Any client can send any origin, so the lines would fill the disk."""
+    with serve() as server, http_client(server.origin) as client:
+        for number in range(30):
+            client.post("/elsewhere", headers={"origin": f"http://{number}.example"})
+        client.get("/elsewhere", headers={"host": "x" * 1_000})
+    found = rejections(caplog)
+    event = "Rejected a request of another origin"
+    assert [fields.get("origin") for _, fields in found[:20]] == [f"http://{number}.example" for number in range(20)]
+    assert found[20:] == [
+        (f"{event}; further ones are not logged for an hour", {}),
+        ("Rejected a request to an unknown host", {"host": "x" * 255, "setting": "GATEWAY_ALLOWED_HOSTS"}),
+    ]
+
+
+def test_rejections_are_logged_again_after_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter([0.0, 0.0, 3_599.0, 3_600.0, 3_600.0])
+    log = RejectionLog(lambda: next(times))
+    for _ in range(3):
+        log.write("Rejected", "origin", "http://a.example", None)
+    assert [fields["origin"] for _, fields in rejections(caplog)] == ["http://a.example"] * 2
