@@ -1,8 +1,9 @@
-"""Protects browser users: checks the `Host` and `Origin` of every request, and sets security headers. Pure ASGI.
+"""Protects browser users: checks the `Host` and `Origin` of requests, and sets security headers. Pure ASGI.
 
 Without these checks, a page of another origin could use its visitor's browser to call a gateway that only this browser
 reaches (cross-site request forgery, DNS rebinding). For the same reason a gateway without users refuses requests that
-a proxy has forwarded: it listens on loopback only, but the clients of a proxy may be anywhere.
+a proxy has forwarded: it listens on loopback only, but the clients of a proxy may be anywhere. Health checks are always
+answered.
 """
 
 from collections.abc import Iterable, Mapping
@@ -158,6 +159,8 @@ class BrowserSafetyMiddleware:
             if name in _CHECKED_HEADERS:
                 found.setdefault(name, []).append(value)
         hosts = found.get(b"host", [])
+        if _is_health_check(scope) and len(hosts) <= 1 and (hosts or scope["http_version"] == "1.0"):
+            return None
         if len(hosts) != 1:
             return HttpError(400, "The request must have exactly one `Host` header.")
         if not self._host_is_known(hosts[0]):
@@ -233,6 +236,11 @@ async def _refuse_proxy(authentication: Authentication, sign: str, rejected: Rej
 
 def _is_preflight(scope: Scope) -> bool:
     return scope.get("method") == "OPTIONS" and any(name == _PREFLIGHT_HEADER for name, _ in scope["headers"])
+
+
+def _is_health_check(scope: Scope) -> bool:
+    """Balancers and kubelets name any host, or none by HTTP/1.0. The response has nothing that a page must not read."""
+    return scope["type"] == "http" and scope["path"] in HEALTH_PATHS and scope["method"] in ("GET", "HEAD")
 
 
 def _sign_of_proxy(scope: Scope) -> str | None:

@@ -30,6 +30,7 @@ from gateway.http.errors import HttpError
 from gateway.http.health import HEALTH_PATHS
 from gateway.http.scope import HOLD
 from gateway.server.clients import Client, Clients
+from gateway.server.http_1_0 import close_delimited
 from gateway.server.paced_transport import PacedTransport
 
 _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; further ones are reset
@@ -423,6 +424,8 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
+        if cycle.scope["http_version"] != "1.1":
+            app = close_delimited(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
