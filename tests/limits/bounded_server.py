@@ -84,17 +84,23 @@ class Bounded:
     @contextmanager
     def connect(self, address: str = "127.0.0.1", receive_buffer: int = 0) -> Iterator[socket.socket]:
         """A connection from `address`, with a kernel buffer of `receive_buffer` bytes if it is not 0."""
+        with self.connect_without_tls(address, receive_buffer) as connection:
+            if self._tls is None:
+                yield connection
+            else:
+                with self._tls.wrap_socket(connection, server_hostname="localhost") as secure:
+                    yield secure
+
+    @contextmanager
+    def connect_without_tls(self, address: str = "127.0.0.1", receive_buffer: int = 0) -> Iterator[socket.socket]:
+        """The same before any TLS handshake."""
         with socket.socket() as connection:
             connection.settimeout(20)
             if receive_buffer:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             connection.bind((address, 0))
             connection.connect(("127.0.0.1", self.port))
-            if self._tls is None:
-                yield connection
-            else:
-                with self._tls.wrap_socket(connection, server_hostname="localhost") as secure:
-                    yield secure
+            yield connection
 
     def get(self, target: str, address: str = "127.0.0.1", head: str = "") -> bytes:
         """The whole response to a request with more lines in its `head`, on a connection of its own."""

@@ -1,14 +1,18 @@
 """What a client sends is parsed as far as it can be handled, and in a share of the time of the event loop."""
 
 import gc
+import ssl
 import struct
+from contextlib import suppress
+from pathlib import Path
 from time import perf_counter
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.server.clients import Client, Clients
-from tests.limits.bounded_server import bounded, get, read_all
+from tests.limits.bounded_server import body_of, bounded, get, read_all
+from tests.limits.test_tls import write_certificate, write_key
 from tests.waiting import until
 
 UPGRADE = (
@@ -89,3 +93,47 @@ def test_the_share_of_a_client() -> None:
     assert client.parse_delay(100.0) == pytest.approx(2.0)
     assert client.parse_delay(101.5) == pytest.approx(0.5)
     assert client.parse_delay(102.0) == pytest.approx(0.0)
+
+
+def test_tls_handshakes_take_the_share_of_their_client(tmp_path: Path) -> None:
+    """A client that has used it does not get the first message of the handshake. Its handshakes are charged to it."""
+    certificate, key = tmp_path / "gateway.pem", tmp_path / "gateway.key"
+    write_certificate(certificate, write_key(key))
+    clients = Clients(100)
+    busy, other = clients.find("127.0.0.1"), clients.find("127.0.0.2")
+    with bounded(clients, certificate=(certificate, key)) as server:
+        with server.connect("127.0.0.2"):
+            until(lambda: other.parse_seconds > 0)
+        busy.parse_delay(perf_counter())
+        busy.parse_seconds = 1e6
+        with server.connect_without_tls() as late:
+            late.sendall(client_hello())
+            until(lambda: len(busy.waits_to_parse) == 1)
+            assert server.get("/", "127.0.0.2").startswith(b"HTTP/1.1 200 OK")
+            late.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                late.recv(1)
+        until(lambda: busy.connections == 0)
+
+
+def test_a_handshake_that_has_waited_succeeds(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "gateway.pem", tmp_path / "gateway.key"
+    write_certificate(certificate, write_key(key))
+    clients = Clients(100)
+    busy = clients.find("127.0.0.1")
+    with bounded(clients, certificate=(certificate, key)) as server:
+        busy.parse_delay(perf_counter())
+        busy.parse_seconds = 0.1
+        assert len(body_of(server.get("/?size=1000000"))) == 1_000_000
+        busy.parse_seconds = 0.1
+        assert body_of(server.get("/")) == b"01"
+    assert clients.handshakes == 0
+
+
+def client_hello() -> bytes:
+    """The first message of a TLS client."""
+    out = ssl.MemoryBIO()
+    connection = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        connection.do_handshake()
+    return out.read()
