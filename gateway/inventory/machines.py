@@ -1,5 +1,6 @@
 """Merges machines that a provider reports into the inventory: inserts, updates, adopts and marks as gone."""
 
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,13 @@ class KnownMachine(NamedTuple):
     provider_uid: str | None
 
 
+class _ImportedMachine(NamedTuple):
+    """The provider, which has no driver, that an imported machine belongs to."""
+
+    id: int
+    provider: str
+
+
 class PresentMachine(NamedTuple):
     """A machine that is not marked as gone."""
 
@@ -84,6 +92,21 @@ _CANDIDATES = Query(
     .with_for_update(),
     KnownMachine,
 )
+_PROVIDERS_OF = Query(
+    sa.select(col(Machine.id), col(Machine.provider)).where(OneOf(col(Machine.id), "ids")), _ImportedMachine
+)
+_OTHER_PROVIDER = Query(
+    sa.select(col(Provider.name))
+    .where(
+        col(Provider.tenant) == bindparam("of_tenant"),
+        col(Provider.driver) != "none",
+        col(Provider.name) != bindparam("of"),
+    )
+    .limit(1),
+    ProviderName,
+)
+# References that no two providers have: UUIDs, as of OpenStack and libvirt, and ids of EC2.
+_UNIQUE_REF = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|i-[0-9a-f]{8,17}", re.IGNORECASE)
 _BY_ID = col(Machine.id) == bindparam("machine_id")
 _ADOPT = Statement(
     sa.update(Machine)
@@ -184,7 +207,7 @@ async def merge_machine(
         row = await tx.first(_LOCK_MACHINE, of=provider, ref=reported.ref)
     adopted = False
     if row is None:
-        row = await _find_imported(tx, reported, tenant)
+        row = await _find_imported(tx, reported, provider, tenant)
         adopted = row is not None
     if row is None:
         await allowance.take(tx, provider)
@@ -239,18 +262,34 @@ async def mark_gone(tx: Transaction, ids: Sequence[int], moment: datetime, befor
     return await tx.run(_MARK_GONE, ids=list(ids), **values) if ids else 0
 
 
-async def _find_imported(tx: Transaction, reported: ReportedMachine, tenant: str) -> KnownMachine | None:
+async def _find_imported(tx: Transaction, reported: ReportedMachine, provider: str, tenant: str) -> KnownMachine | None:
     """The imported machine that is the reported one; None when there is none or more than one candidate.
 
-    Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`. Machines
-    that are gone, such as those archived in ManageIQ, are candidates only when there are no others.
+    Matches by `uid` first. By the provider's reference only when at least one of the two sides has no `uid`, and when
+    no other provider of the tenant can mean another machine by it. Machines that are gone, such as those archived in
+    ManageIQ, are candidates only when there are no others.
     """
     rows = await tx.all(_CANDIDATES, of_tenant=tenant, of_kind=reported.kind, uid=reported.uid, ref=reported.ref)
     same = [row for row in rows if reported.uid is not None and row.provider_uid == reported.uid]
     if not same:
         same = [row for row in rows if reported.uid is None or row.provider_uid is None]
+        same = await _own(tx, same, reported.ref, provider, tenant)
     same = [row for row in same if row.gone_at is None] or same
     return same[0] if len(same) == 1 else None
+
+
+async def _own(
+    tx: Transaction, rows: list[KnownMachine], machine_ref: str, provider: str, tenant: str
+) -> list[KnownMachine]:
+    """The imported machines with this reference that can only be of this provider: all if the reference is unique or
+    the tenant has no other provider with a driver, else those that were imported under the provider's name.
+    """
+    if not rows or _UNIQUE_REF.fullmatch(machine_ref):
+        return rows
+    if await tx.first(_OTHER_PROVIDER, of=provider, of_tenant=tenant) is None:
+        return rows
+    owners = {row.id: row.provider for row in await tx.all(_PROVIDERS_OF, ids=[row.id for row in rows])}
+    return [row for row in rows if owners[row.id] == provider]
 
 
 async def _insert(tx: Transaction, reported: ReportedMachine, provider: str, tenant: str, moment: datetime) -> int:

@@ -11,7 +11,7 @@ from gateway.drivers.base import ReportedSnapshots
 from gateway.inventory.refresh import InventoryRefresher
 from gateway.models import MachineKind
 from gateway.store.database import Database
-from tests.inventory.files import MACHINES, SNAPSHOTS, collection, import_pages, select, vm
+from tests.inventory.files import MACHINES, SNAPSHOTS, collection, execute, import_pages, select, vm
 from tests.inventory.files import snapshot as imported
 from tests.inventory.scripted import Scenario, ScriptedDriver, machine
 
@@ -96,6 +96,45 @@ def test_archived_machine_does_not_prevent_adoption(
 
     run_scenario(scenario)
     assert [(*row[:2], bool(row[2])) for row in select(url, IDENTITY)] == [(11, "manageiq", True), (12, "lab", False)]
+
+
+UUID, EC2 = "6b2a7c1e-2f0d-4a57-9a3b-0d6f1e2c3b4a", "i-0abc12345678def90"
+
+
+@pytest.mark.parametrize(
+    ("ref", "attributes", "uid", "source", "other_tenant", "adopted"),
+    [
+        ("100", {"ems_ref": "100"}, None, "manageiq", "default", False),
+        ("100", {"ems_ref": "100"}, None, "manageiq", "elsewhere", True),
+        ("100", {"ems_ref": "100"}, None, "lab", "default", True),
+        ("100", {"ems_ref": "7", "uid_ems": "4221"}, "4221", "manageiq", "default", True),
+        (UUID, {"ems_ref": UUID}, None, "manageiq", "default", True),
+        (EC2, {"ems_ref": EC2}, None, "manageiq", "default", True),
+    ],
+    ids=["another provider", "another tenant's provider", "imported by name", "second identity", "UUID", "EC2"],
+)
+def test_reference_that_another_provider_may_use_is_not_enough(
+    url: str,
+    tmp_path: Path,
+    run_scenario: Callable[[Scenario], None],
+    ref: str,
+    attributes: dict[str, Any],
+    uid: str | None,
+    source: str,
+    other_tenant: str,
+    adopted: bool,
+) -> None:
+    """Two clusters of Proxmox VE have a machine 100 each. One must not take over the other's, with its snapshots."""
+    import_pages(url, tmp_path, collection(vm(11, imported(30, ems_ref="a"), **attributes)), provider=source)
+    execute(url, f"INSERT INTO provider (name, tenant, driver) VALUES ('other', '{other_tenant}', 'proxmox')")
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        driver.world = {machine(ref, uid=uid): ReportedSnapshots([])}
+        await inventory.refresh_provider("lab")
+
+    run_scenario(scenario)
+    assert select(url, "SELECT id FROM machine WHERE provider = 'lab' AND NOT imported") == [(11 if adopted else 12,)]
+    assert select(url, "SELECT id FROM snapshot") == ([] if adopted else [(30,)])
 
 
 @pytest.mark.parametrize(
