@@ -7,6 +7,7 @@ such as two with one ref, or got past the driver. It costs the record at most, a
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 
 from gateway.drivers.base import UNKNOWN_TIME, ReportedMachine, ReportedSnapshot, ReportedSnapshots
 from gateway.errors import ProviderUnavailable
@@ -83,7 +84,7 @@ def arrange_snapshots(reported: ReportedSnapshots, max_text: int = MAX_TEXT) -> 
         for ref, snapshot in listing.snapshots.items()
         if snapshot.parent_ref is not None and snapshot.parent_ref not in given
     ]
-    listing.problem = shown(problems)
+    listing.problem = shown(problems, len(problems)) or None
     return listing
 
 
@@ -102,10 +103,10 @@ def _place(ref: str, given: Mapping[str, ReportedSnapshot], placed: dict[str, Re
     return cyclic
 
 
-def shown(problems: Sequence[str]) -> str | None:
-    """The first few problems as one text, and the number of the others. None if there are none."""
-    more = len(problems) - _MAX_SHOWN
-    return " ".join([*problems[:_MAX_SHOWN], *([f"And {more:,} more."] if more > 0 else [])]) or None
+def shown(problems: Iterable[str], number: int) -> str:
+    """The first few of a number of problems as one text, and the number of the others."""
+    more = number - _MAX_SHOWN
+    return " ".join([*islice(problems, _MAX_SHOWN), *([f"And {more:,} more."] if more > 0 else [])])
 
 
 def quoted(text: str) -> str:

@@ -1,10 +1,13 @@
 """What one refresh of a provider finds about its machines, and the text of the provider's `problem`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
-from gateway.errors import ProviderError, Unavailable, Unconfirmed
+from gateway.errors import ProviderError, Unavailable, Unconfirmed, shortened
 from gateway.inventory.counts import MergeCounts
 from gateway.inventory.listing import MachineListing, quoted, shown
+
+_BUG = "An internal error occurred. See the gateway's log."
 
 
 class ProviderReading:
@@ -39,23 +42,29 @@ class ProviderReading:
     def problem(self) -> str | None:
         """What could not be read, and what is odd: the first few machines by name, and the number of the others."""
         listed, without_ref = self.listing.machines, self.listing.without_ref
-        errors = {ref: str(error) for ref, error in self.errors.items()}
-        failures = [*self._texts(errors), *without_ref]
+        errors = {
+            ref: error.message if isinstance(error, ProviderError) else _BUG for ref, error in self.errors.items()
+        }
+        oddities = {ref: text for ref, text in self._oddities.items() if ref not in errors}
         total = len(listed.keys() | self.unlisted | errors.keys()) + len(without_ref)
-        oddities = self._texts({ref: text for ref, text in self._oddities.items() if ref not in errors})
-        unlisted = [f"Machine {quoted(ref)}." for ref in sorted(self.unlisted)]
+        failed = len(errors) + len(without_ref)
+        unlisted = (f"Machine {quoted(ref)}." for ref in sorted(self.unlisted))
         parts = [
-            (failures, f"{len(failures):,} of {total:,} machines could not be read"),
-            (oddities, f"{len(oddities):,} of {total:,} machines have data that could not be read"),
-            (unlisted, f"The list of machines lacked {len(unlisted):,} that exist"),
+            (failed, f"{failed:,} of {total:,} machines could not be read", chain(self._texts(errors), without_ref)),
+            (
+                len(oddities),
+                f"{len(oddities):,} of {total:,} machines have data that could not be read",
+                self._texts(oddities),
+            ),
+            (len(self.unlisted), f"The list of machines lacked {len(self.unlisted):,} that exist", unlisted),
         ]
-        return " ".join(f"{title}: {shown(texts)}" for texts, title in parts if texts) or None
+        return " ".join(f"{title}: {shown(texts, number)}" for number, title, texts in parts if number) or None
 
-    def _texts(self, reasons: Mapping[str, str]) -> list[str]:
-        """A sentence per machine, in the order of the listing."""
+    def _texts(self, reasons: Mapping[str, str]) -> Iterator[str]:
+        """A sentence per machine, in the order of the listing. Only the first few are used."""
         listed = self.listing.machines
-        refs = [*(ref for ref in listed if ref in reasons), *(ref for ref in reasons if ref not in listed)]
-        return [f"Machine {self._label(ref)}: {reasons[ref]}" for ref in refs]
+        for ref in chain((ref for ref in listed if ref in reasons), (ref for ref in reasons if ref not in listed)):
+            yield f"Machine {self._label(ref)}: {shortened(reasons[ref])}"
 
     def _label(self, machine_ref: str) -> str:
         machine = self.listing.machines.get(machine_ref)

@@ -27,7 +27,7 @@ COUNTS = "SELECT m.snapshot_count, (SELECT count(*) FROM snapshot) FROM machine 
 
 
 def chain(number: int = NUMBER, prefix: str = "", step: int = 1) -> list[ReportedSnapshot]:
-    """A chain of snapshots. With a `step` every so many snapshots of the longest chain."""
+    """A chain of snapshots. With a `step`, one of that number of the longest chain."""
     refs = [f"s{each:04}" for each in range(0, number, step)]
     return [
         snapshot(ref, name=prefix + ref, parent_ref=parent) for ref, parent in zip(refs, [None, *refs], strict=False)
