@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from gateway.drivers.base import Driver, ReportedMachine
+from gateway.drivers.base import Driver, ReportedMachine, ReportedSnapshots
 from gateway.errors import ProviderError
 from gateway.models import MachineKind, PowerState, SnapshotAction
 from gateway.printable_text import printable
@@ -35,10 +35,10 @@ async def check_provider(driver: Driver, print_line: Callable[[str], None]) -> b
                 print_line(f"machine {machine.ref!r}: FAILED: {machine.unreadable}")
                 passed = False
                 continue
+            if machine.problem is not None:
+                print_line(f"machine {machine.ref!r}: read in part: {printable(machine.problem)}")
             name = f"snapshots of {machine.name!r}"
-            reported = await _check(
-                name, driver.snapshots(machine.ref), lambda found: str(len(found.snapshots)), print_line
-            )
+            reported = await _check(name, driver.snapshots(machine.ref), _count_snapshots, print_line)
             passed = passed and reported is not None
         for kind, power in sorted({(machine.kind, machine.power_state) for machine in machines}):
             _print_capabilities(driver, kind, power, print_line)
@@ -74,6 +74,10 @@ def _count(machines: Sequence[ReportedMachine]) -> str:
     states = Counter(f"{machine.kind.value.lower()} {machine.power_state.value.lower()}" for machine in machines)
     each = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return f"{len(machines)}" + (f" ({each})" if each else "")
+
+
+def _count_snapshots(found: ReportedSnapshots) -> str:
+    return f"{len(found.snapshots)}" + (f" (read in part: {printable(found.problem)})" if found.problem else "")
 
 
 def _print_capabilities(

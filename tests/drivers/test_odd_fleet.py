@@ -9,6 +9,7 @@ import pytest
 
 from gateway.drivers.base import Driver
 from gateway.errors import ProviderError
+from gateway.inventory.provider_check import check_provider
 from tests.databases import Databases, required
 from tests.drivers import odd
 from tests.drivers.odd_fleet.fleets import FleetModule
@@ -69,3 +70,18 @@ def test_a_fleet_with_each_oddity(name: str, databases: Databases, tmp_path: Pat
 def test_the_problem_names_the_machine_and_the_reason(name: str, databases: Databases, tmp_path: Path) -> None:
     found = [*rows(module_of(name), tmp_path, databases.new("sqlite"), 6)]
     assert {row.oddity: row.faults for row in found if row.faults} == {}
+
+
+def test_the_check_of_a_provider_prints_what_is_odd(tmp_path: Path) -> None:
+    lines: list[str] = []
+    time = "Snapshot 'first@0': The creation time is missing or not a number: dict."
+    odd_machines = {0: "a name that is an object", 1: "a snapshot with a time that is an object", 2: "no vmid"}
+    with module_of("proxmox").fleet(tmp_path, 4) as fleet:
+        passed = asyncio.run(check_provider(fleet.driver(odd_machines, None, None), lines.append))
+    assert passed is False
+    assert lines[2:6] == [
+        "machine '': FAILED: An entry has no valid vmid.",
+        "machine '100': read in part: The name is not text: dict.",
+        "snapshots of '100': 2",
+        f"snapshots of 'machine-01': 2 (read in part: {time})",
+    ]

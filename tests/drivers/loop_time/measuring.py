@@ -7,8 +7,9 @@ loop is measured in real time, and includes what other programs do; the shortest
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass
-from unittest.mock import patch
+from typing import Any
 
 _TICK = 0.001  # seconds between two looks at the event loop
 
@@ -25,16 +26,42 @@ class Held:
     callbacks: int = 0
 
 
-async def measured(call: Callable[[], Awaitable[object]]) -> tuple[Held, object]:
-    """Awaits a call. What it has held, and its result or its error."""
-    held, ended = Held(), asyncio.Event()
-    run = asyncio.Handle._run  # noqa: SLF001 - what the event loop calls for each callback
+class TimedEventLoop(asyncio.SelectorEventLoop):
+    """An event loop that measures its callbacks. A step of a task is one of them."""
 
-    def timed(handle: asyncio.Handle) -> None:
-        started = time.thread_time()
-        run(handle)
-        held.longest = max(held.longest, time.thread_time() - started)
-        held.callbacks += 1
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = Held()
+
+    def _timed(self, callback: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> None:
+            started = time.thread_time()
+            callback(*arguments)
+            self.held.longest = max(self.held.longest, time.thread_time() - started)
+            self.held.callbacks += 1
+
+        return run
+
+    def call_soon(
+        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        return super().call_soon(self._timed(callback), *arguments, context=context)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        return super().call_soon_threadsafe(self._timed(callback), *arguments, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return super().call_at(when, self._timed(callback), *arguments, context=context)
+
+
+async def measured(call: Callable[[], Awaitable[object]]) -> tuple[Held, object]:
+    """Awaits a call on a `TimedEventLoop`. What it has held, and its result or its error."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    assert isinstance(loop, TimedEventLoop)
 
     async def watch() -> None:
         last = time.monotonic()
@@ -43,13 +70,13 @@ async def measured(call: Callable[[], Awaitable[object]]) -> tuple[Held, object]
             now = time.monotonic()
             held.pause, last = max(held.pause, now - last - _TICK), now
 
-    with patch.object(asyncio.Handle, "_run", timed):
-        watching = asyncio.create_task(watch())
-        await asyncio.sleep(2 * _TICK)
-        try:
-            result: object = await call()
-        except Exception as error:  # noqa: BLE001 - it is shown
-            result = error
-        ended.set()
-        await watching
+    loop.held = held = Held()
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(2 * _TICK)
+    try:
+        result: object = await call()
+    except Exception as error:  # noqa: BLE001 - it is shown
+        result = error
+    ended.set()
+    await watching
     return held, result
