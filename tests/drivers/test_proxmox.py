@@ -235,6 +235,56 @@ def test_booleans_in_all_of_their_forms(value: object, expected: bool) -> None:
     run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), test)
 
 
+def test_a_machine_keeps_its_name_while_its_node_is_offline() -> None:
+    """As in issue 46633 of Ansible: its entry then has no name. It is unknown to a gateway that was started since."""
+    machine = {"type": "qemu", "vmid": 1, "node": "n0", "name": "web", "status": "running"}
+    nameless = {"type": "qemu", "vmid": 1, "node": "n0", "status": "unknown"}
+    answers: dict[str, Any] = {"cluster/resources": [machine], "nodes/n0/qemu": [machine]}
+    offline = [nameless, {"type": "node", "node": "n0", "status": "offline"}]
+
+    async def test(driver: ProxmoxDriver) -> None:
+        assert [each.name for each in await driver.machines()] == ["web"]
+        answers["cluster/resources"] = offline
+        for _ in range(2):
+            assert [(each.name, each.power_state, each.problem) for each in await driver.machines()] == [
+                ("web", PowerState.UNKNOWN, None)
+            ]
+
+    run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), test)
+
+    async def restarted(driver: ProxmoxDriver) -> None:
+        assert [each.name for each in await driver.machines()] == ["VM 1"]
+
+    run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), restarted)
+
+
+def test_a_snapshot_whose_parent_was_deleted_is_a_root() -> None:
+    """As in pull request 346 of cv4pve-admin: Proxmox VE keeps the name of the parent. It is no problem."""
+    entries = [{"name": "b", "snaptime": 2, "parent": "rotated"}, {"name": "c", "snaptime": 3, "parent": "b"}]
+    answers = {
+        "cluster/resources": [{"type": "qemu", "vmid": 1, "node": "n0"}],
+        "nodes/n0/qemu/1/snapshot": [*entries, {"name": "current", "parent": "c"}],
+    }
+
+    async def test(driver: ProxmoxDriver) -> None:
+        reported = await driver.snapshots("1")
+        assert [(each.ref, each.parent_ref) for each in reported.snapshots] == [("b@2", None), ("c@3", "b@2")]
+        assert (reported.current_ref, reported.problem) == ("c@3", None)
+
+    run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), test)
+
+
+@pytest.mark.parametrize("vmid", [138, "138"], ids=repr)
+def test_a_vmid_is_a_number_or_text(vmid: int | str) -> None:
+    """As in issue 47 of proxmox-exporter: it differs between versions."""
+    answers = {"cluster/resources": [{"type": "qemu", "vmid": vmid, "node": "n0"}], "nodes/n0/qemu": [{"vmid": vmid}]}
+
+    async def test(driver: ProxmoxDriver) -> None:
+        assert [(each.ref, each.name) for each in await driver.machines()] == [("138", "VM 138")]
+
+    run(ProxmoxDriver(Answering(answers), Threads(1), Threads(1)), test)
+
+
 @pytest.mark.parametrize("entry", [{"name": "s", "snaptime": 1, "description": {}}, {"name": [1]}])
 def test_a_create_is_unknown_while_a_snapshot_may_be_its_own(entry: dict[str, Any]) -> None:
     machine = {"type": "qemu", "vmid": 1, "node": "n0", "name": "a"}

@@ -97,6 +97,21 @@ def test_an_image_that_qemu_img_cannot_change_has_a_blocker(
     assert vm.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["vm.qcow2", "./vm.qcow2", "absolute"])
+def test_an_image_that_is_its_own_base_is_blocked_and_not_busy(name: str, tmp_path: Path) -> None:
+    """As in issue 2189 of OpenNebula; `qemu-img` reports that another program uses the image."""
+    vm = image_files.create_image(tmp_path / VM)
+    base = str(vm) if name == "absolute" else name
+    image_files.qemu_img("rebase", "-u", "-F", "qcow2", "-b", base, "-f", "qcow2", vm)
+    [listed] = run(driver(tmp_path).machines())
+    assert (listed.power_state, listed.snapshot_blocker) == (
+        PowerState.OFF,
+        "The image is its own base image, so it cannot be opened.",
+    )
+    with pytest.raises(ProviderRefused, match="its own base image"):
+        create(vm)
+
+
 def test_an_image_with_an_external_data_file_has_a_blocker(tmp_path: Path) -> None:
     vm = image_files.create_image(tmp_path / VM, "1M", "-o", f"data_file={tmp_path}/data")
     [listed] = run(driver(tmp_path).machines())

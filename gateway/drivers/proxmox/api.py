@@ -264,8 +264,11 @@ def parse_node(answer: Any) -> dict[str, Mapping[str, Any]]:
     return {ref: entry for entry in entries if (ref := _vmid(entry)) is not None}
 
 
-def parse_machine(state: Mapping[str, Any], ref: str, node: str | None) -> ReportedMachine:
-    """A machine, from its entry in `cluster/resources`, in `nodes/NODE/qemu`, or from its `status/current`."""
+def parse_machine(state: Mapping[str, Any], ref: str, node: str | None, known_name: str | None) -> ReportedMachine:
+    """A machine, from its entry in `cluster/resources`, in `nodes/NODE/qemu`, or from its `status/current`.
+
+    `known_name` is what it was called before: the entry of a machine on a node that is offline has no name.
+    """
 
     def power_state() -> PowerState:
         return PowerState.SUSPENDED if _is_hibernated(state) else _power_state(state)
@@ -278,7 +281,7 @@ def parse_machine(state: Mapping[str, Any], ref: str, node: str | None) -> Repor
     return report_machine(
         ref,
         MachineKind.VM,
-        name=lambda: f"VM {ref}" if state.get("name") in (None, "") else state["name"],
+        name=lambda: known_name or f"VM {ref}" if state.get("name") in (None, "") else state["name"],
         power_state=power_state,
         host=lambda: _require_node(node),
         snapshot_blocker=blocker,
@@ -366,9 +369,9 @@ def _parse_snapshot(name: str, entry: Mapping[str, Any], refs: Mapping[str, str]
         known = _known_parent(entry, refs)
         if known == name:
             raise OddValue("is the snapshot itself")
-        if known is None and entry.get("parent") not in (None, ""):
-            raise OddValue("is not listed")
-        return None if known is None else refs[known]
+        if known is None and not isinstance(entry.get("parent", ""), str | int):
+            raise OddValue("is not a name")
+        return None if known is None else refs[known]  # Proxmox VE keeps the name of a parent that was deleted
 
     return report_snapshot(
         refs[name],

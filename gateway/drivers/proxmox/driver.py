@@ -188,6 +188,7 @@ class ProxmoxDriver(Driver):
         self._read_threads = read_threads
         self._write_threads = write_threads
         self._nodes: dict[str, str] = {}  # the last known node of each machine
+        self._names: dict[str, str] = {}  # the last known name of each machine
 
     def matrix(self, kind: MachineKind) -> Matrix:
         return _MATRIX
@@ -207,10 +208,12 @@ class ProxmoxDriver(Driver):
                 node = known[ref]
                 on_node = None if node is None else states.get(node)
                 state = {**entry, "status": "unknown"} if on_node is None else on_node.get(ref, entry)
-                machines.append(parse_machine(state, ref, node))
+                machines.append(parse_machine(state, ref, node, self._names.get(ref)))
             return machines
 
-        return await self._read_threads.read(parse)
+        machines = await self._read_threads.read(parse)
+        self._names = {machine.ref: machine.name for machine in machines}
+        return machines
 
     async def machine(self, machine_ref: str) -> ReportedMachine:
         try:
@@ -219,8 +222,8 @@ class ProxmoxDriver(Driver):
             entry, node = await self._find_machine(machine_ref)
             if entry.get("status") != "unknown":
                 raise
-            return parse_machine(entry, machine_ref, node)
-        return parse_machine(require_object(state), machine_ref, node)
+            return parse_machine(entry, machine_ref, node, self._names.get(machine_ref))
+        return parse_machine(require_object(state), machine_ref, node, self._names.get(machine_ref))
 
     async def snapshots(self, machine_ref: str) -> ReportedSnapshots:
         return (await self._get_listing(machine_ref)).reported

@@ -225,7 +225,7 @@ class Qcow2Driver(Driver):
         power, blocker = PowerState.UNKNOWN, None
         try:
             with images.open_image(self._directory, ref) as fd:
-                power, blocker = images.power_state(fd), images.snapshot_blocker(fd)
+                power, blocker = images.power_state(fd), images.snapshot_blocker(fd, self._directory)
         except ProviderMissing:
             raise
         except ProviderError:  # a damaged image must not hide the others; reading its snapshots raises the error
@@ -262,7 +262,7 @@ class Qcow2Driver(Driver):
             before = images.read_image(fd)
             if isinstance(command, CreateCommand) and (made := before.find_by_token(token)) is not None:
                 return made
-            if blocker := images.snapshot_blocker(fd):
+            if blocker := images.snapshot_blocker(fd, self._directory):
                 raise ProviderRefused(blocker)
             power = PowerState.ON if images.is_open_for_writing(fd) else PowerState.OFF
             arguments = _snapshot_arguments(command, token, before, power)

@@ -316,7 +316,7 @@ def _read_entries(fd: int, header: _Header) -> Iterator[SnapshotEntry]:
             size += _ENTRY.size + len(rest) + padding
 
 
-def snapshot_blocker(fd: int) -> str | None:
+def snapshot_blocker(fd: int, directory: Path) -> str | None:
     """Why `qemu-img` cannot create, delete or revert to a snapshot of the image, from its header; None if it may.
 
     QEMU itself snapshots an encrypted image of a running machine, so such an image may have snapshots.
@@ -328,23 +328,36 @@ def snapshot_blocker(fd: int) -> str | None:
     (features,) = _FEATURES.unpack_from(header.ljust(_HEADER.size + _FEATURES.size, b"\0"), _HEADER.size)
     if encryption:
         return "The image is encrypted, and the gateway does not have the key, without which it cannot be changed."
-    if version < 3:  # the features are no part of the header
-        return None
-    if features & _DATA_FILE_FLAG:
+    if version >= 3 and features & _DATA_FILE_FLAG:
         return "The disk is stored in an external data file, of which QEMU cannot create snapshots."
-    if features & _CORRUPT_FLAG:
+    if version >= 3 and features & _CORRUPT_FLAG:
         return "The image is marked as corrupt. Repair it with 'qemu-img check -r all'."
+    if _is_own_base(fd, directory):  # qemu-img would report that another program uses the image
+        return "The image is its own base image, so it cannot be opened."
     return None
+
+
+def _is_own_base(fd: int, directory: Path) -> bool:
+    base = _base_name(fd)
+    try:
+        return base is not None and os.path.samestat((directory / os.fsdecode(base)).stat(), os.fstat(fd))
+    except (OSError, ValueError):  # there is no such base image
+        return False
 
 
 def relative_base(fd: int) -> bytes | None:
     """The name of the base image, if it is relative to the directory of the image."""
+    name = _base_name(fd)
+    return None if name is None or name.startswith(b"/") else name
+
+
+def _base_name(fd: int) -> bytes | None:
+    """The name of the base image, if it is a file."""
     offset, length = _BASE.unpack(_read_exactly(fd, _BASE.size, 0))
     if not offset or not 0 < length <= _MAX_BASE_NAME:
         return None
     name = _read_exactly(fd, length, offset)
-    has_protocol = b":" in name.partition(b"/")[0]  # as QEMU decides
-    return None if has_protocol or name.startswith(b"/") else name
+    return None if b":" in name.partition(b"/")[0] else name  # a protocol, as QEMU decides
 
 
 def read_l1_table(fd: int, location: L1Location) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ def _error() -> object:
 _MACHINE_METHODS: dict[str, tuple[str, Callable[[], object]]] = {
     "a name that is not UTF-8": ("name", _no_text),
     "XML that the library cannot format": ("XMLDesc", _error),
+    "XML that is not UTF-8": ("XMLDesc", _no_text),  # as in pull request 255 of kimchi's wok
     "XML that is truncated": ("XMLDesc", lambda: "<domain><name>"),
     "a state that the library cannot read": ("state", _error),
     "a state that is a text": ("state", lambda: ["odd", 0]),
@@ -78,6 +79,7 @@ ODDITIES: dict[str, Oddity] = {
     "metadata of depth 100": Oddity(None),
     "a name that is not UTF-8": Oddity("The name is missing or malformed", name="{ref}"),
     "XML that the library cannot format": Oddity("The description cannot be read: internal error"),
+    "XML that is not UTF-8": Oddity("The description is missing or malformed"),
     "XML that is truncated": Oddity("The description is missing or malformed"),
     "a state that the library cannot read": Oddity("The power state cannot be read: internal error"),
     "a state that is a text": Oddity(None),
