@@ -67,3 +67,18 @@ def test_the_public_url_is_the_own_origin(databases: Databases) -> None:
         assert answer.json()["collections"][0]["href"].startswith(f"{public}/api/")
         assert answer.headers["strict-transport-security"] == "max-age=31536000"
         assert program.http.get("/api", headers={"host": "other.example.com"}).status_code == 421
+
+
+@pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.0/8", "https"), ("10.0.0.0/8", "http")])
+def test_links_have_the_scheme_and_host_that_a_trusted_proxy_passes_on(
+    databases: Databases, trusted: str, scheme: str
+) -> None:
+    url = databases.new("sqlite")
+    token = create_token(url, role="admin")
+    with serving(database_url=url, trusted_proxies=trusted, allowed_hosts="snapshots.example.com") as program:
+        proxy = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https", "host": "snapshots.example.com:8443"}
+        body = program.http.get("/api", headers={**proxy, **bearer(token)}).json()
+        assert body["versions"][0]["href"] == f"{scheme}://snapshots.example.com:8443/api/v4.4.0"
+        # A proxy cannot choose another host by other headers.
+        other = {"x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
+        assert program.http.get("/api", headers={**proxy, **other, **bearer(token)}).json() == body
