@@ -18,6 +18,7 @@ from tests.access.clients import create_token
 from tests.databases import Databases
 from tests.rest.world import Rest
 from tests.serving import served
+from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.skipif(sys.version_info >= (3, 12), reason="manageiq-client requires distutils"),
@@ -89,7 +90,7 @@ def nginx(directory: Path, gateway: str) -> Iterator[int]:
             yield int(address.rpartition(":")[2])
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 @pytest.mark.thorough
@@ -105,7 +106,7 @@ def test_a_name_behind_nginx_with_another_port(
         return find("127.0.0.1" if host == NAME else host, *more, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    socket.setdefaulttimeout(60)  # the client has no timeout of its own
+    socket.setdefaulttimeout(PATIENCE)  # the client has no timeout of its own
     with ExitStack() as stack:
         stack.callback(socket.setdefaulttimeout, None)
         gateway = stack.enter_context(served(settings))
