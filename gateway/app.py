@@ -57,6 +57,8 @@ from gateway.jobs.periodic_job import PeriodicJob, Scope
 from gateway.jobs.runner import JobRunner
 from gateway.models import Provider, Surface
 from gateway.operations.audit_refusals import COUNTS_INTERVAL, RefusalLog
+from gateway.operations.commands.base import Outcome
+from gateway.operations.commands.refresh_provider import refresh_job
 from gateway.operations.housekeeping import SWEEP_INTERVAL, sweep
 from gateway.operations.processes import RENEWALS_PER_LEASE, Processes
 from gateway.operations.service import Operations
@@ -135,7 +137,7 @@ def periodic_jobs(parts: JobParts) -> list[PeriodicJob]:
     database, settings, quotas = parts.database, parts.settings, parts.quotas
     refreshes = [
         PeriodicJob(
-            f"refresh:{name}",
+            refresh_job(name),
             settings.refresh_interval,
             partial(parts.inventory.keep_fresh, name),
             Scope.CLUSTER,
@@ -361,6 +363,12 @@ async def running_gateway(
         )
         parts: dict[str, _Part] = {"feed": feed, "worker": worker, "watch": watch, "jobs": runner}
         await _start_all(stack, processes, *parts.values())
+
+        def on_accepted(outcomes: Sequence[Outcome]) -> None:
+            tracing.record_accepted(outcomes)
+            if any(outcome.provider is not None for outcome in outcomes):
+                runner.wake()
+
         operations = Operations(
             database,
             drivers,
@@ -368,7 +376,7 @@ async def running_gateway(
             wake=worker.wake,
             refusals=refusals,
             refuse_kind=processes.refusal,
-            on_accepted=tracing.record_accepted,
+            on_accepted=on_accepted,
         )
         turns = LoopTurns(settings.longest_wait)
         executor = GraphQLExecutor(database, operations, feed, settings, persisted, turns)

@@ -154,6 +154,7 @@ class AuditAction(DescribedEnum):
     REVOKE_TOKEN = "REVOKE_TOKEN", "Revoke an API token."
     IMPORT = "IMPORT", "Import a file."
     UPDATE_SNAPSHOT = "UPDATE_SNAPSHOT", "Change the name or description of a snapshot."
+    REFRESH_PROVIDER = "REFRESH_PROVIDER", "Request a refresh of a provider. What it finds is not recorded."
 
 
 class AuditOutcome(DescribedEnum):

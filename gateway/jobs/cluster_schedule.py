@@ -135,7 +135,12 @@ class ClusterSchedule:
     def forget(self, claimed: JobClaim) -> None:
         """Stops renewing a claim whose run has ended, and looks again at once."""
         self._renewed_at.pop(claimed, None)
-        self.next_look_at = self._clock()
+        self.look_now()
+
+    def look_now(self) -> None:
+        """Makes the next look due."""
+        if self._jobs:
+            self.next_look_at = self._clock()
 
     async def release(self, running: Collection[str]) -> None:
         """Ends all leases of this process except those of jobs that are still running, which are left to expire."""

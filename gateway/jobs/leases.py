@@ -10,7 +10,8 @@ Invariants
 
 Writers of the columns (REGISTER, CLAIM ... are the statements below)
     next_run_at     REGISTER: now, or brought forward to now + period if a longer period was configured before.
-                    END: now + period, or + backoff after a failure
+                    END: now + period, or + backoff after a failure; unchanged if it was set after the run began
+                    `refreshProvider`: now, and 1 ms later than the run that is under way
     owner           CLAIM: the process's name. END, RELEASE: null
     lease_until     CLAIM, RENEW: now + lease. END, RELEASE: null
     fence           CLAIM: + 1
@@ -38,8 +39,8 @@ Late owner
     of such a transaction must be harmless when it is repeated, as a refresh and the deletion of expired rows are.
 
 Recovery
-    The job of a process that died is claimed when its lease has expired, and is due at once, because `next_run_at`
-    changes only with END. A process that stops in order releases what it holds, so that another one need not wait.
+    The job of a process that died is claimed when its lease has expired, and is due at once, because a claim does not
+    change `next_run_at`. A process that stops in order releases what it holds, so that another one need not wait.
 
 Example: two processes, a period of 60 s, a lease of 10 s
     time  process A                             process B                       row afterwards
@@ -198,7 +199,9 @@ END = Statement(
     .values(
         owner=None,
         lease_until=None,
-        next_run_at=FromNow("delay"),
+        next_run_at=sa.case(
+            (col(JobLease.next_run_at) > col(JobLease.started_at), col(JobLease.next_run_at)), else_=FromNow("delay")
+        ),
         succeeded_at=sa.case(
             (bindparam("succeeded", type_=sa.Boolean()), DatabaseNow()), else_=col(JobLease.succeeded_at)
         ),

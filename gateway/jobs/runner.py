@@ -100,6 +100,11 @@ class JobRunner:
         """
         return self._local.problems(self.running) | await self._cluster.problems()
 
+    def wake(self) -> None:
+        """Makes the runner look for cluster jobs that are due now."""
+        self._cluster.look_now()
+        self._woken.set()
+
     async def start(self) -> None:
         """Starts the loop."""
         self._loop = asyncio.create_task(self._run_loop(), name="jobs")

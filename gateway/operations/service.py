@@ -16,7 +16,7 @@ from gateway.errors import Refusal, Throttled, Unavailable, Unconfirmed
 from gateway.models import AuditAction, MachineKind, OperationKind
 from gateway.operations import idempotency
 from gateway.operations.admission import TotalLimit
-from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted
+from gateway.operations.audit_log import AuditContext, AuditSubject, record_accepted, record_done
 from gateway.operations.audit_refusals import RefusalLog, Refused
 from gateway.operations.commands.base import Command, CommandContext, Outcome
 from gateway.store.database import Database, Transaction, Work
@@ -99,6 +99,8 @@ class Operations:
                 raise _AllRefused(outcomes)
             ids = dict.fromkeys(outcome.operation_id for outcome in outcomes)
             await record_accepted(tx, context, [id_ for id_ in ids if id_ is not None])
+            for name in {outcome.provider for outcome in outcomes if outcome.provider is not None}:
+                await record_done(tx, context, AuditSubject(subject=name), command_context.caller.tenant)
             if use is not None:
                 await use.end(tx, outcomes)
             return outcomes, outcomes

@@ -47,6 +47,7 @@ class Entity:
     sorts: Mapping[str, SortField] = field(default_factory=dict)
     default_sort: Sequence[SortKey] = ()
     admin_only: bool = False  # only administrators may read it
+    key: str = "id"  # the column that identifies a row
     total: tuple[str, str] | None = None  # a cheaper count of all visible rows: an expression and the noun it reads
 
     @property
@@ -194,6 +195,7 @@ PROVIDER = Entity(
     visibility="EXISTS (SELECT 1 FROM machine hosted"
     " WHERE hosted.provider = {t}.name AND hosted.tenant = {t}.tenant AND hosted.kind IN ({kinds}))",
     default_sort=[SortKey(SortField("name", "text"))],
+    key="name",
 )
 
 ENTITIES: Mapping[str, Entity] = {

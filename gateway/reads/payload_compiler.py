@@ -26,7 +26,7 @@ class PayloadCompiler:
         for entity in ENTITIES.values():
             selected = {type_name: fields for type_name, fields in selection.items() if type_name in entity.types}
             if selected:
-                nodes[entity.noun] = self._rows.single_row_node(entity, selected)
+                nodes[entity.noun] = self._rows.single_row_node(entity, selected, entity.key)
         return MultiEntityNode(nodes)
 
     def payload_shape(self, selection: Selection) -> PayloadShape:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.audit.world import CallerClient, entries, entries_of_last_request
-from tests.graphql.client import CANCEL, CREATE, DELETE, REFRESH, REVERT, UPDATE, dump
+from tests.graphql.client import CANCEL, CREATE, DELETE, REFRESH, REFRESH_PROVIDER, REVERT, UPDATE, dump
 from tests.serving import Served
 
 WEB = "vm-11 web-01"
@@ -23,6 +23,7 @@ REFUSED_MUTATIONS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
     (UPDATE, {"snapshotId": "snapshot-3"}, ("UPDATE_SNAPSHOT", "INVALID", WEB, BASE)),
     (UPDATE, {"snapshotId": "nonsense", "name": "x"}, ("UPDATE_SNAPSHOT", "INVALID", None, None)),
     (REFRESH, {"machineId": "instance-999"}, ("REFRESH_MACHINE", "NOT_FOUND", "instance-999", None)),
+    (REFRESH_PROVIDER, {"name": "nowhere"}, ("REFRESH_PROVIDER", "NOT_FOUND", None, None)),
     (CANCEL, {"operationId": "operation-99999"}, ("CANCEL_OPERATION", "NOT_FOUND", None, None)),
 ]
 

@@ -39,6 +39,10 @@ REFRESH = (
     "mutation ($input: RefreshMachineInput!) { refreshMachine(input: $input) {"
     f" {OPERATION} machine {{ id }} {REFUSAL} }} }}"
 )
+REFRESH_PROVIDER = (
+    "mutation ($input: RefreshProviderInput!) { refreshProvider(input: $input) {"
+    f" provider {{ name driver observedAt problem }} {REFUSAL} }} }}"
+)
 CANCEL = f"mutation ($input: CancelOperationInput!) {{ cancelOperation(input: $input) {{ {OPERATION} {REFUSAL} }} }}"
 
 TREE = (

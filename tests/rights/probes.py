@@ -185,6 +185,7 @@ def _mutation(name: str, kind: MachineKind) -> Probe:
         "deleteSnapshots": (graphql_client.DELETE, {"ids": [snapshot], "dryRun": True}),
         "updateSnapshot": (graphql_client.UPDATE, {"snapshotId": snapshot, "description": "walked"}),
         "refreshMachine": (graphql_client.REFRESH, {"machineId": machine(kind)}),
+        "refreshProvider": (graphql_client.REFRESH_PROVIDER, {"name": _PROVIDERS[kind]}),
         "cancelOperation": (
             graphql_client.CANCEL,
             {"operationId": f"operation-{operation(kind, OperationKind(operation_kind)) if operation_kind else 0}"},

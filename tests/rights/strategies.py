@@ -11,7 +11,7 @@ from graphql import GraphQLField
 from hypothesis import strategies as st
 
 from gateway.graphql.schema.build import executable_schema
-from gateway.models import MachineKind, OperationKind, OperationState
+from gateway.models import MachineKind, OperationKind, OperationState, Provider
 from tests.reads import strategies as reads
 from tests.reads.queries import Queries
 from tests.rest.strategies import machine_pairs, requests, snapshot_pairs
@@ -86,6 +86,7 @@ def mutations(world: World) -> st.SearchStrategy[tuple[str, Json]]:
     """The name of a mutation and its input."""
     machine, snapshot = st.sampled_from(world.ids("machines")), st.sampled_from(world.ids("snapshots"))
     operation = st.sampled_from(world.ids("operations"))
+    provider = st.sampled_from([*(row.values["name"] for row in world.rows if row.table is Provider), "acme-empty"])
     new = {"name": st.just("new"), "memory": st.booleans()}
     key = {"idempotencyKey": st.sampled_from(["k1", "k2"])}
     flags = {name: st.booleans() for name in ("withDescendants", "allOrNothing", "dryRun")}
@@ -102,6 +103,7 @@ def mutations(world: World) -> st.SearchStrategy[tuple[str, Json]]:
             {"snapshotId": snapshot}, optional=key | {"name": st.just("new"), "description": st.none()}
         ),
         "refreshMachine": st.fixed_dictionaries({"machineId": machine}, optional=key),
+        "refreshProvider": st.fixed_dictionaries({"name": provider}),
         "cancelOperation": st.fixed_dictionaries({"operationId": operation}),
     }
     assert SCHEMA.mutation_type is not None

@@ -75,6 +75,7 @@ GRAPHQL: Mapping[str, Rule] = {
     "Mutation.deleteSnapshots": Rule(actions=[DELETE]),
     "Mutation.updateSnapshot": Rule(actions=[UPDATE]),
     "Mutation.refreshMachine": Rule(actions=[CREATE, REVERT, DELETE, UPDATE]),
+    "Mutation.refreshProvider": Rule(actions=[CREATE, REVERT, DELETE, UPDATE]),
     f"Mutation.cancelOperation {OperationKind.CREATE_SNAPSHOT}": Rule(actions=[CREATE]),
     f"Mutation.cancelOperation {OperationKind.REVERT_VM_SNAPSHOT}": Rule(VMS, [REVERT]),
     f"Mutation.cancelOperation {OperationKind.DELETE_SNAPSHOT}": Rule(actions=[DELETE]),

@@ -233,6 +233,10 @@ def test_a_refusal_names_the_right(probed: ProbedGateway) -> None:
             "Mutation.refreshMachine",
             "Refreshing Vms requires one of the rights vm:create, vm:revert, vm:delete, vm:update.",
         ),
+        (
+            "Mutation.refreshProvider",
+            "Refreshing provider 'lab' requires one of the rights vm:create, vm:revert, vm:delete, vm:update.",
+        ),
     ):
         probe = probe_of(name, MachineKind.VM, BUILT_IN[0])
         response = viewer.request(probe.method, probe.path, **probe.options).text

@@ -132,6 +132,7 @@ _MUTATIONS = {
     "deleteSnapshots": graphql_client.DELETE,
     "updateSnapshot": graphql_client.UPDATE,
     "refreshMachine": graphql_client.REFRESH,
+    "refreshProvider": graphql_client.REFRESH_PROVIDER,
     "cancelOperation": graphql_client.CANCEL,
 }
 

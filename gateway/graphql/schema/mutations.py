@@ -16,12 +16,13 @@ from gateway.access.origin import RequestOrigin
 from gateway.errors import NotFound, Refusal
 from gateway.graphql.schema.fields import sourced
 from gateway.graphql.schema.payloads import ERRORS, UserError, bulk_payload, given, row, user_errors
-from gateway.graphql.schema.types import Edge, Machine, Operation, Snapshot, Vm
+from gateway.graphql.schema.types import Edge, Machine, Operation, Provider, Snapshot, Vm
 from gateway.operations.commands.base import Command, MachineId, MachineTarget, Outcome, Target
 from gateway.operations.commands.cancel_operation import CancelOperation
 from gateway.operations.commands.create_snapshot import CreateSnapshot, CreateSnapshots
 from gateway.operations.commands.delete_snapshots import DeleteSnapshots
 from gateway.operations.commands.refresh_machine import RefreshMachine
+from gateway.operations.commands.refresh_provider import RefreshProvider
 from gateway.operations.commands.revert_vm_snapshot import RevertVmSnapshot
 from gateway.operations.commands.update_snapshot import UpdateSnapshot
 from gateway.operations.service import Operations
@@ -188,6 +189,22 @@ class RefreshMachinePayload:
     errors: list[UserError] = given("errors", ERRORS)
 
 
+@strawberry.input(description="Input of `refreshProvider`.")
+class RefreshProviderInput:
+    name: str = _required("The name of the provider.")
+
+
+@strawberry.type(description="Payload of `refreshProvider`.")
+class RefreshProviderPayload:
+    provider: Provider | None = row(
+        "provider",
+        "provider",
+        "The provider as it was last read. Its `observedAt` or `problem` changes when the refresh has ended. Null if"
+        " refused.",
+    )
+    errors: list[UserError] = given("errors", ERRORS)
+
+
 @strawberry.input(description="Input of `cancelOperation`.")
 class CancelOperationInput:
     operation_id: ID = _required("The id of the operation.")
@@ -239,6 +256,12 @@ class Mutation:
         "refreshMachine",
         RefreshMachineInput,
         "Reload a machine and its snapshots from the provider.",
+    )
+    refresh_provider: RefreshProviderPayload = _mutation(
+        "refreshProvider",
+        RefreshProviderInput,
+        "Read a provider again, as a whole. The refresh begins at once, or after the one that is under way: there is"
+        " one at a time for each provider.",
     )
     cancel_operation: CancelOperationPayload = _mutation(
         "cancelOperation",
@@ -319,6 +342,7 @@ def _rows(outcome: Outcome | None) -> Payload:
         "operation": outcome and outcome.operation_id,
         "snapshot": outcome and outcome.snapshot_id,
         "machine": outcome and outcome.machine_id,
+        "provider": outcome and outcome.provider,
     }
 
 
@@ -372,6 +396,7 @@ COMMANDS: Mapping[type[Command], Handler] = {
     DeleteSnapshots: _several(DeleteSnapshots, "ids", "snapshot"),
     UpdateSnapshot: _single(UpdateSnapshot),
     RefreshMachine: _single(RefreshMachine),
+    RefreshProvider: _single(RefreshProvider),
     CancelOperation: _single(CancelOperation),
 }
 HANDLERS: Mapping[str, Handler] = {command.mutation: handler for command, handler in COMMANDS.items()}

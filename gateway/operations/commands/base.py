@@ -53,6 +53,8 @@ MachineTarget = int | MachineId | Refusal
 class Outcome:
     """Outcome of one item of a request: the ids of what was recorded for it, or the refusal.
 
+    `provider` is the name of a provider that is going to be refreshed, which is no operation.
+
     A dry run records nothing: `operation_id` is None. `is_descendant`: the item was added by `withDescendants`.
     `ended`: the operation has ended with the request. It is not part of what an idempotency key replays.
     """
@@ -63,6 +65,7 @@ class Outcome:
     is_descendant: bool = False
     refusal: Refusal | None = None
     ended: EndedOperation | None = None
+    provider: str | None = None
 
 
 class Command(ABC):
