@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.web.memory_file import MemoryFile
 
@@ -64,4 +64,4 @@ def routes() -> list[BaseRoute]:
             raise HTTPException(404)
         return read_asset(name).response(request)
 
-    return [Route("/graphiql", page), Route("/graphiql/assets/{name}", asset)]
+    return [Route("/graphiql", page), Mount("/graphiql/assets", routes=[Route("/{name}", asset)])]
