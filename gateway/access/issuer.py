@@ -1,6 +1,7 @@
 """Creates the JWT verifier from the settings of the issuer, its keys and the claims."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
 
@@ -17,11 +18,15 @@ _DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 
 def read_jwt_verifier(
-    settings: Settings, roles: Roles, *, clock: Callable[[], float] = monotonic
+    settings: Settings,
+    roles: Roles,
+    *,
+    clock: Callable[[], float] = monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> JwtVerifier | None:
     """Return the verifier, or None if no JWT setting is set. Raises StartupError for an incomplete configuration.
 
-    `clock` returns monotonic seconds, by which fetched keys age.
+    `clock` returns monotonic seconds, by which fetched keys age and `sleep` sleeps.
     """
     given = [name for name in (*_KEY_SOURCES, *_REQUIRED) if getattr(settings, name)]
     if not given:
@@ -43,13 +48,15 @@ def read_jwt_verifier(
             f"GATEWAY_JWT_ALGORITHMS with {environment_variable(sources[0])} must be among {', '.join(legal)},"
             f" not {wrong[0]!r}."
         )
-    return JwtVerifier(_key_source(settings, sources[0], clock), frozenset(algorithms), roles, settings)
+    return JwtVerifier(_key_source(settings, sources[0], clock, sleep), frozenset(algorithms), roles, settings)
 
 
-def _key_source(settings: Settings, setting: str, clock: Callable[[], float]) -> KeySource:
+def _key_source(
+    settings: Settings, setting: str, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
+) -> KeySource:
     match setting:
         case "jwt_jwks_url":
-            return JwksKeySource(settings.jwt_jwks_url, clock)
+            return JwksKeySource(settings.jwt_jwks_url, clock, sleep)
         case "jwt_key_file":
             return key_from_pem_file(settings.jwt_key_file)
         case "jwt_secret":

@@ -1,13 +1,17 @@
 """Keys that a JWT issuer publishes as a JSON Web Key Set (JWKS, RFC 7517) at a URL.
 
-The keys are fetched when the first token arrives, in the background once they are 5 minutes old, and immediately when a
-token has an unknown `kid`, but at most every 10 seconds. A token whose key is cached never waits for a fetch. While the
-URL cannot be fetched, the cached keys are used until they are one hour old.
+The keys are fetched when the first token arrives, in the background once they are 5 minutes old, and when a token has
+an unknown `kid`, but at most every 10 seconds. A token whose key is cached never waits for a fetch. While the URL
+cannot be fetched, the cached keys are used until they are one hour old.
+
+A token with an unknown `kid` waits for a fetch that begins after its arrival, so for up to 10 seconds. If it were
+refused because the last fetch was too recent, anyone could keep others from using a new key, by sending made-up tokens.
+A `kid` that was not found is unknown without a fetch for the next 10 seconds.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from time import monotonic
 
@@ -15,6 +19,7 @@ import httpx2
 import orjson
 
 from gateway.access.keys import Key, keys_from_jwks
+from gateway.bounded_cache import BoundedCache
 from gateway.errors import StartupError, Unavailable
 
 REFRESH_AFTER = 300.0  # age in seconds at which keys are fetched again in the background; bounds use of a withdrawn key
@@ -22,6 +27,7 @@ MAX_AGE = 3_600.0  # age in seconds up to which keys are used while they cannot 
 MIN_INTERVAL = 10.0  # seconds between the starts of two fetches, however many unknown keys tokens name
 FETCH_TIMEOUT = 5.0  # seconds for a whole fetch
 MAX_BYTES = 262_144  # of a response
+_MAX_ABSENT = 1_000  # ids of keys that are remembered because they were not found
 
 _LOOPBACK = [("http", host) for host in ("127.0.0.1", "::1", "localhost")]
 
@@ -29,9 +35,14 @@ log = logging.getLogger(__name__)
 
 
 class JwksKeySource:
-    """Supplies the keys that are published at `url`. `clock` returns monotonic seconds."""
+    """Supplies the keys that are published at `url`. `clock` returns the monotonic seconds by which `sleep` sleeps."""
 
-    def __init__(self, url: str, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], float] = monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         try:
             parsed = httpx2.URL(url)
         except httpx2.InvalidURL:
@@ -41,11 +52,14 @@ class JwksKeySource:
             raise StartupError(f"GATEWAY_JWT_JWKS_URL must be an https:// URL (or http:// on loopback), not {url!r}.")
         self._url = url
         self._clock = clock
+        self._sleep = sleep
         self._client: httpx2.AsyncClient | None = None
         self._keys: list[Key] = []
         self._fetched_at = -inf
         self._tried_at = -inf
         self._fetching: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None  # waits until it may fetch
+        self._absent = BoundedCache[str, bool](_MAX_ABSENT, clock=clock)  # ids of keys that were not found
 
     async def find(self, id: str | None, algorithm: str) -> Sequence[Key]:
         """Return the keys with this `kid`, or all keys if a token has none, that may verify `algorithm`.
@@ -53,9 +67,10 @@ class JwksKeySource:
         Raises Unavailable if no keys younger than `MAX_AGE` are available.
         """
         age = self._clock() - self._fetched_at
-        unknown = id is not None and all(key.id != id for key in self._keys)
-        if age > MAX_AGE or unknown:
+        if age > MAX_AGE:
             await self._wait_for_fetch()
+        elif id is not None and self._is_unknown(id):
+            await self._wait_for_key(id)
         elif age > REFRESH_AFTER:
             self._start_fetch()
         if self._clock() - self._fetched_at > MAX_AGE:
@@ -63,11 +78,33 @@ class JwksKeySource:
         return [key for key in self._keys if algorithm in key.algorithms and (id is None or key.id == id)]
 
     async def close(self) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+        running = [task for task in (self._next, self._fetching) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
+
+    def _is_unknown(self, id: str) -> bool:
+        return all(key.id != id for key in self._keys)
+
+    async def _wait_for_key(self, id: str) -> None:
+        """Wait for a fetch that begins from now on, unless the key was not found recently."""
+        if self._absent.get(id):
+            return
+        asked_at = self._clock()
+        if self._next is None:
+            self._next = asyncio.create_task(self._fetch_when_permitted(), name="next jwks")
+        await asyncio.shield(self._next)
+        if self._is_unknown(id) and self._fetched_at >= asked_at:
+            self._absent.put(id, True, MIN_INTERVAL)
+
+    async def _fetch_when_permitted(self) -> None:
+        """Fetch as soon as `MIN_INTERVAL` permits. Tokens that arrive from then on wait for another fetch."""
+        while (wait := self._tried_at + MIN_INTERVAL - self._clock()) > 0:
+            await self._sleep(wait)
+        self._next = None
+        await self._wait_for_fetch()
 
     async def _wait_for_fetch(self) -> None:
         """Wait for the running fetch, or for a new one if `MIN_INTERVAL` permits. All waiting requests share it."""

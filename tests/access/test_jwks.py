@@ -1,7 +1,9 @@
 """Fetching keys from a JWKS URL: rotation, withdrawal, and responses that are missing, slow, too long or malformed."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.access.clients import VM_RESPONSE, bearer, error_of, graphql
 from tests.access.issuer import AUDIENCE, EC, ISSUER, OTHER_RSA, RSA, JwksServer, jwk, jwks_server, signed
 from tests.databases import Databases
 from tests.serving import Served, served
+from tests.waiting import until
 
 UNAVAILABLE = (
     503,
@@ -25,12 +28,23 @@ UNAVAILABLE = (
 
 
 class Clock:
-    """The clock of the key source, which tests move forward."""
+    """The clock of the key source, which tests move forward. Sleeping ends once `open` is set, at the right time."""
 
     now = 1_000.0
 
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.sleeping = 0
+
     def __call__(self) -> float:
         return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeping += 1
+        await asyncio.to_thread(self.open.wait, 60)
+        self.sleeping -= 1
+        self.now += seconds
 
 
 class World:
@@ -62,7 +76,7 @@ class World:
 @pytest.fixture
 def world(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     clock = Clock()
-    monkeypatch.setattr("gateway.app.read_jwt_verifier", partial(read_jwt_verifier, clock=clock))
+    monkeypatch.setattr("gateway.app.read_jwt_verifier", partial(read_jwt_verifier, clock=clock, sleep=clock.sleep))
     with jwks_server() as published:
         settings = Settings(
             database_url=databases.new("sqlite", demo=True),
@@ -80,18 +94,46 @@ def test_a_new_key_is_fetched_when_it_is_first_used(world: World) -> None:
     assert world.status(sub="bob") == 200
     world.assert_fetches(1)
     world.published.keys = [jwk(RSA, "one"), jwk(EC, "two")]
-    assert world.status(key=EC, algorithm="ES256", kid="two") == 401  # fetched less than MIN_INTERVAL ago
-    world.assert_fetches(1)
-    world.clock.now += MIN_INTERVAL
+    began = world.clock.now
     assert world.status(key=EC, algorithm="ES256", kid="two") == 200
+    assert world.clock.now == began + MIN_INTERVAL  # the keys were fetched just before
     world.assert_fetches(2)
-    for number in range(20):
-        assert world.status(key=OTHER_RSA, kid=f"made up {number}") == 401
+    assert world.status(key=EC, algorithm="ES256", kid="two", sub="bob") == 200
+    world.assert_fetches(2)
+
+
+def test_made_up_keys_do_not_keep_a_new_one_from_working(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tokens with unknown keys that arrive within MIN_INTERVAL wait for one fetch, which begins at its end."""
+    assert world.status() == 200
+    world.published.keys = [jwk(RSA, "one"), jwk(EC, "two")]
+    began = world.clock.now
+    world.clock.open.clear()
+    find, asked = jwks.JwksKeySource.find, list[str | None]()
+
+    async def recorded_find(source: jwks.JwksKeySource, id: str | None, algorithm: str) -> Any:
+        asked.append(id)
+        return await find(source, id, algorithm)
+
+    monkeypatch.setattr(jwks.JwksKeySource, "find", recorded_find)
+    with ThreadPoolExecutor(21) as threads:
+        made_up = [threads.submit(world.status, key=OTHER_RSA, kid=f"made up {number}") for number in range(20)]
+        new = threads.submit(world.status, key=EC, algorithm="ES256", kid="two")
+        until(lambda: len(asked) == 21)
+        assert (world.clock.sleeping, world.published.request_count) == (1, 1)
+        world.clock.open.set()
+        assert new.result(60) == 200
+        assert {refused.result(60) for refused in made_up} == {401}
+    assert world.clock.now == began + MIN_INTERVAL
+    world.assert_fetches(2)
+    for number in range(20):  # what was not found is not fetched again
+        assert world.status(key=OTHER_RSA, kid=f"made up {number}", sub="bob") == 401
+    assert world.clock.now == began + MIN_INTERVAL
     world.assert_fetches(2)
     world.clock.now += MIN_INTERVAL
     for number in range(20):
-        assert world.status(key=OTHER_RSA, kid=f"made up {number}") == 401
-    world.assert_fetches(3)
+        assert world.status(key=OTHER_RSA, kid=f"made up {number}", sub="carl") == 401
+        world.assert_fetches(3 + number)
+    assert world.clock.now == began + 21 * MIN_INTERVAL
 
 
 def test_a_withdrawn_key_is_rejected_after_the_refresh(world: World) -> None:
@@ -100,9 +142,9 @@ def test_a_withdrawn_key_is_rejected_after_the_refresh(world: World) -> None:
     world.clock.now += REFRESH_AFTER + 1
     assert world.status(sub="bob") == 200  # the keys are fetched in the background
     world.assert_fetches(2)
-    assert world.status(sub="carl") == 401
+    assert world.status(sub="carl") == 401  # after another fetch, in which the key might have been published again
     assert world.status(key=EC, algorithm="ES256", kid="two") == 200
-    world.assert_fetches(2)
+    world.assert_fetches(3)
 
 
 @pytest.mark.parametrize(
