@@ -163,7 +163,10 @@ async def claim(
     kinds: Iterable[OperationKind],
     lease: float,
 ) -> list[Claim]:
-    """Claims up to `slots` operations of these kinds, oldest first, of these providers or in need of no driver."""
+    """Claims up to `slots` operations of these kinds, of these providers or in need of no driver.
+
+    Callers take turns: those with the fewest running operations come first, and of each caller the oldest.
+    """
 
     async def work(tx: Transaction) -> list[ClaimedOperation]:
         rows = await tx.all(

@@ -30,7 +30,10 @@ Writers of the columns (CLAIM, HEARTBEAT ... are the statements below; cancel is
 Claim
     CLAIM takes the first unfinished operation of each machine, unless it waits for `retry_at`, has a lease that has not
     expired, or is of a kind that this process does not know, because a newer version accepted it. Such an operation
-    keeps its place: the later ones of its machine wait, and those of other machines are claimed. PostgreSQL skips rows
+    keeps its place: the later ones of its machine wait, and those of other machines are claimed. Of all that can be
+    claimed, those of the caller with the fewest running operations come first, and of these the oldest: an operation is
+    ordered by the running and the older waiting ones of its caller (tenant and `requested_by`). So a caller that has
+    queued 10,000 delays the first one of another caller by at most the end of one operation. PostgreSQL skips rows
     that another claim has locked; SQLite has one writer. The unique index `one_running_per_machine` rejects a second
     RUNNING operation of a machine.
 
@@ -147,29 +150,58 @@ _without_driver = sa.and_(
     ~sa.exists().where(col(_create.snapshot_id) == col(_candidate.snapshot_id), _is_unresolved),
 )
 
-_claimable = (
-    sa.select(col(_candidate.id))
+
+def _has_no_worker(operation: type[Operation]) -> sa.ColumnElement[bool]:
+    """The operation is queued, or has no lease that is valid now."""
+    return sa.or_(
+        col(operation.state) == OperationState.QUEUED,
+        col(operation.lease_until).is_(None),
+        col(operation.lease_until) < DatabaseNow(),
+    )
+
+
+def _is_due(operation: type[Operation]) -> sa.ColumnElement[bool]:
+    """The operation does not wait for a retry."""
+    return sa.or_(col(operation.retry_at).is_(None), col(operation.retry_at) <= DatabaseNow())
+
+
+# The first operation of each machine, with its place among those of its caller: behind the ones that run now.
+_in_turn = (
+    sa.select(
+        col(_candidate.id),
+        sa.func.row_number()
+        .over(
+            partition_by=(col(_candidate.tenant), col(_candidate.requested_by)),
+            order_by=(sa.case((_has_no_worker(_candidate), 1), else_=0), col(_candidate.id)),
+        )
+        .label("turn"),
+    )
     .join(Machine, col(Machine.id) == col(_candidate.machine_id))
     .outerjoin(Snapshot, col(Snapshot.id) == col(_candidate.snapshot_id))
     .where(
         OneOf(col(_candidate.id), _heads),
         OneOf(col(_candidate.kind), "kinds"),
         OneOf(col(_candidate.machine_kind), "machine_kinds"),
-        # Repeats the condition of `_heads`: when another transaction has changed the row before this one locks it,
-        # PostgreSQL evaluates this WHERE again, but not the subquery. `finished_at` is in no index, so the condition
-        # does not influence the plan.
-        col(_candidate.finished_at).is_(None),
-        sa.or_(
-            col(_candidate.state) == OperationState.QUEUED,
-            col(_candidate.lease_until).is_(None),
-            col(_candidate.lease_until) < DatabaseNow(),
-        ),
-        sa.or_(col(_candidate.retry_at).is_(None), col(_candidate.retry_at) <= DatabaseNow()),
+        _is_due(_candidate),
         sa.or_(OneOf(col(Machine.provider), "providers"), _without_driver),
     )
-    .order_by(col(_candidate.id))
+    .subquery("in_turn")
+)
+
+_free = aliased(Operation, name="free")
+_claimable = (
+    sa.select(col(_free.id))
+    .join(_in_turn, _in_turn.c.id == col(_free.id))
+    .where(
+        # When another transaction has changed the row before this one locks it, PostgreSQL evaluates this WHERE again,
+        # but not the subquery: `finished_at` repeats the condition of `_heads`.
+        col(_free.finished_at).is_(None),
+        _has_no_worker(_free),
+        _is_due(_free),
+    )
+    .order_by(_in_turn.c.turn, col(_free.id))
     .limit(bindparam("slots", type_=sa.Integer()))
-    .with_for_update(skip_locked=True, of=_candidate)
+    .with_for_update(skip_locked=True, of=_free)
 )
 
 CLAIM = Query(
