@@ -53,6 +53,7 @@ class LookupBatch(Generic[Row]):
         except Exception as error:  # noqa: BLE001 - raised to all that wait
             for found in waiting.values():
                 found.set_exception(error)
+                found.exception()  # asyncio would log that of a request that was canceled
             return
         by_number: dict[int, Row] = {row[0]: row for row in rows}
         for number, found in waiting.items():

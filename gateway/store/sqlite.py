@@ -67,10 +67,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded, Unavailable
+from gateway.fair_queue import Claim
 from gateway.store.database import DatabaseLimits, Load, Work
 from gateway.store.fair_slots import FairSlots
 from gateway.store.sqlite_errors import translate, translate_commit_error
@@ -262,13 +264,18 @@ class SqliteDatabase:
         except BaseException:
             self._reader_slots.release(claim)
             raise
-        # The slot is free when the thread is, which is some time after the cancellation of this task.
-        reading.add_done_callback(lambda _reading: self._reader_slots.release(claim))
+        reading.add_done_callback(partial(self._end_read, claim))
         try:
             return await asyncio.shield(reading)
         except asyncio.CancelledError:
             deadline.at = -inf  # interrupts the statement, whose result has no receiver any more
             raise
+
+    def _end_read(self, claim: Claim | None, reading: asyncio.Future[T]) -> None:
+        """Frees the slot of a thread, which may be some time after the task of its read was canceled."""
+        self._reader_slots.release(claim)
+        if not reading.cancelled():
+            reading.exception()  # of a read whose task was canceled, which asyncio would log
 
     def _read(self, work: Work[T], single: bool, transaction: SqliteTransaction, deadline: ReadDeadline) -> T:
         """The deadline applies to the work only: interrupting BEGIN or COMMIT would leave the transaction open."""

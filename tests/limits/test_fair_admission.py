@@ -1,6 +1,7 @@
 """One caller does not degrade another: half-sent requests, slow reads, and many subscriptions of one caller."""
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from gateway.access.tokens import NewToken, create_token
 from gateway.config import Settings
 from gateway.fair_queue import CLAIM, Claim
 from gateway.http.request_id import REQUEST_ID
+from gateway.store.database_url import open_database
 from tests.access.clients import bearer
 from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CREATE, await_running, execute_sql, mutate, stalled
@@ -28,6 +30,9 @@ VM = {"query": '{ vm(id: "vm-11") { name } }'}
 VM_ANSWER = {"data": {"vm": {"name": "web-01"}}}
 SLOW = {"query": "{ snapshots(first: 1) { nodes { name } } }"}  # waits for the lock on the table `snapshot`
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+MUTATION = (
+    'mutation { createSnapshot(input: {machineId: "vm-11", name: "decided"}) { snapshot { name } errors { code } } }'
+)
 SHARE = "Your requests use your share of the database: 2 are running and {} are waiting. Retry when some have finished."
 
 
@@ -203,6 +208,58 @@ def test_slow_reads_of_one_caller_leave_threads_for_others(databases: Databases)
 
         refused = gateway.run(story())
         assert sorted(refused) == [SHARE.format(number) for number in sorted(range(6), key=str)]
+
+
+def test_the_error_of_a_canceled_read_is_not_logged(databases: Databases) -> None:
+    """asyncio reports exceptions that nothing has read. On SQLite, the thread of a canceled read raises one."""
+    reported: list[Any] = []
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+        CLAIM.set(Claim("a"))
+        database = open_database(databases.new("sqlite"), read_connections=1, write_connections=1, read_timeout=600)
+        began = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        async def endless(tx: Any) -> Any:
+            loop.call_soon_threadsafe(began.set)
+            return await tx.rows(ENDLESS)
+
+        reading = asyncio.create_task(database.read(endless, single=True))
+        await began.wait()
+        await until_async(lambda: database.load["read"].running == 1)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await until_async(lambda: database.load["read"].running == 0)
+        await database.close()
+
+    asyncio.run(story())
+    gc.collect()
+    assert reported == []
+
+
+def test_the_payload_of_a_mutation_is_never_refused(databases: Databases) -> None:
+    """It waits until the caller has a connection again, however full the queue is: the mutation is decided."""
+    with callers(databases, database_queue=1) as world:
+        gateway = world.gateway
+        database = gateway.gateway.database
+
+        async def hold() -> None:
+            CLAIM.set(Claim(f"token:{number}"))
+            await database.read(lambda tx: tx.rows("SELECT pg_sleep(600)"), single=True)
+
+        token = gateway.run(create_token(database, Roles({}), NewToken("writer", ["operator"], "default")))
+        ((number,),) = gateway.run(database.read(lambda tx: tx.rows("SELECT max(id) FROM api_token"), single=True))
+        slow = [gateway.submit(hold()) for _ in range(3)]
+        until(lambda: world.waiting() == 1)
+        assert gateway.http.post("/graphql", json=VM, headers=bearer(token)).status_code == 429
+        body = json.dumps({"query": MUTATION}).encode()
+        with send(gateway, bearer(token), body) as connection:
+            until(lambda: world.waiting() == 2)
+            for reading in slow:
+                reading.cancel()
+            status, _, answer = receive(connection)
+        assert (status, answer) == (200, {"data": {"createSnapshot": {"snapshot": {"name": "decided"}, "errors": []}}})
 
 
 # ---- turns on the event loop

@@ -1,11 +1,14 @@
 """Runs mutations: the handler of each root field, which commits, and then the read of its payload."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.access.caller import Caller
 from gateway.access.origin import RequestOrigin
 from gateway.errors import LimitExceeded, Unavailable, Unconfirmed
+from gateway.fair_queue import CLAIM
 from gateway.graphql.execution.root_fields import BoundRootFields
 from gateway.graphql.schema.mutations import HANDLERS, Input
 from gateway.operations.service import Operations
@@ -66,8 +69,23 @@ class MutationRunner:
             return (await plan.load(context, bound.variables, [payload]))[0]
 
         try:
-            return await read_with_retry(
-                self._database, load, _PAYLOAD_RETRY_SECONDS, single=plan.is_single_statement(pages)
-            )
+            with _never_refused():
+                return await read_with_retry(
+                    self._database, load, _PAYLOAD_RETRY_SECONDS, single=plan.is_single_statement(pages)
+                )
         except (Unavailable, LimitExceeded) as error:  # these are retryable, but a retry could repeat the mutation
             raise Unconfirmed(_PAYLOAD_LOST) from error
+
+
+@contextmanager
+def _never_refused() -> Iterator[None]:
+    """Lets reads of the running task wait for a slot of the caller as streams do, without limit.
+
+    The mutation is decided, so the caller must learn the outcome, however much of its share it uses by other reads.
+    """
+    claim = CLAIM.get()
+    token = CLAIM.set(claim and claim._replace(stream=True))
+    try:
+        yield
+    finally:
+        CLAIM.reset(token)
