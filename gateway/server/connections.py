@@ -37,6 +37,7 @@ _ANSWERED_BEYOND_LIMIT = 256  # connections over the limit that receive a 503; f
 _OTHER_FILES = 256  # open files of a process that are not connections of clients
 _MAX_HEADERS = 500  # of a request; handling each takes time, in which no other request is served
 _PIECE = 1_024  # bytes that are parsed without a look at the time, and at whether the protocol is busy
+_FIRST_REQUEST_SECONDS = 0.5  # that a server which stops gives the first request of a connection to arrive
 _LINGER_SECONDS = 2.0  # for which the rest of a rejected request is read and dropped
 _LINGER_BYTES = 1_048_576
 _CONNECTION = "gateway.connection"  # key of the transport in the state of an ASGI scope
@@ -388,10 +389,13 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         config: uvicorn.Config,
         state: ServerState,
         app_state: dict[str, Any],
+        first_request_seconds: float = _FIRST_REQUEST_SECONDS,
     ) -> None:
         super().__init__(config, state, app_state)
         self._settings = settings
         self._clients = clients
+        self._first_request_seconds = first_request_seconds
+        self._stopping = False  # the first request, if there is one, is also the last
         self.handshake: _TlsHandshake | None = None
         self._served: RequestResponseCycle | None = None  # the request that the application has received last
         self.url = b""  # of the current request, as far as it has arrived; set by uvicorn
@@ -474,7 +478,22 @@ class BoundedProtocol(_PacedProtocol, HttpToolsProtocol):
         self._head_bytes = 0
         super().on_body(body)
 
+    def shutdown(self) -> None:
+        """Called when the server stops. A connection that was just accepted may have its first request on its way."""
+        if self.cycle is None and not self._stopping and not self.transport.is_closing():
+            self._stopping = True
+            self.loop.call_later(self._first_request_seconds, self._stop_waiting)
+        else:
+            super().shutdown()
+
+    def _stop_waiting(self) -> None:
+        """Ends the wait of `shutdown`. The first request may have made the connection a WebSocket."""
+        if not self.transport.is_closing():
+            self.transport.get_protocol().shutdown()  # type: ignore[attr-defined]
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._stopping:
+            cycle.keep_alive = False
         self._served = cycle
         if cycle.scope["http_version"] != "1.1":
             app = close_delimited(app, cycle)
@@ -604,8 +623,16 @@ def _allowed_connections(wanted: int) -> int:
 class BoundedServer(uvicorn.Server):
     """uvicorn's server for sockets that are already listening, with `BoundedProtocol`."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, clients: Clients | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        clients: Clients | None = None,
+        *,
+        first_request_seconds: float = _FIRST_REQUEST_SECONDS,
+    ) -> None:
         super().__init__(config)
+        self._first_request_seconds = first_request_seconds
         config.load()  # sets `config.ssl`
         self._settings = settings
         self._clients = clients or Clients(_allowed_connections(settings.max_connections), settings.trusted_proxies)
@@ -621,7 +648,14 @@ class BoundedServer(uvicorn.Server):
         self.started = True
 
     def _protocol(self) -> BoundedProtocol | _TlsHandshake:
-        protocol = BoundedProtocol(self._settings, self._clients, self.config, self.server_state, self.lifespan.state)
+        protocol = BoundedProtocol(
+            self._settings,
+            self._clients,
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            self._first_request_seconds,
+        )
         if self.config.ssl is None:
             return protocol
         protocol.handshake = _TlsHandshake(self._clients, protocol, self.config.ssl, self._settings.head_timeout)

@@ -16,7 +16,7 @@ import uvloop
 from gateway.config import Settings
 from gateway.server.clients import Clients
 from gateway.server.connections import BoundedServer, BoundedWebSocketProtocol, ClientLimits
-from tests.waiting import at_most
+from tests.waiting import at_most, until
 
 _READ_SIZE = 1_048_576
 
@@ -65,7 +65,7 @@ def _pattern(size: int) -> bytes:
 
 class _Server(BoundedServer):
     def __init__(self, config: uvicorn.Config, settings: Settings, clients: Clients, started: threading.Event) -> None:
-        super().__init__(config, settings, clients)
+        super().__init__(config, settings, clients, first_request_seconds=30.0)
         self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -76,8 +76,9 @@ class _Server(BoundedServer):
 class Bounded:
     """The running server. Clients choose the loopback address that they connect from."""
 
-    def __init__(self, port: int, application: Application, certificate: Path | None) -> None:
+    def __init__(self, port: int, application: Application, certificate: Path | None, server: uvicorn.Server) -> None:
         self.port = port
+        self._server = server
         self.application = application
         self._tls = None if certificate is None else ssl.create_default_context(cafile=str(certificate))
 
@@ -101,6 +102,16 @@ class Bounded:
             connection.bind((address, 0))
             connection.connect(("127.0.0.1", self.port))
             yield connection
+
+    def stop(self) -> None:
+        """Makes the server stop. Returns when it has begun to: it accepts no further connections then."""
+        self._server.should_exit = True
+
+        def refuses() -> bool:
+            with socket.socket() as connection:
+                return connection.connect_ex(("127.0.0.1", self.port)) != 0
+
+        until(refuses)
 
     def get(self, target: str, address: str = "127.0.0.1", head: str = "") -> bytes:
         """The whole response to a request with more lines in its `head`, on a connection of its own."""
@@ -148,7 +159,7 @@ def bounded(
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=5,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
         ssl_certfile=certificate[0] if certificate else None,
@@ -165,7 +176,7 @@ def bounded(
         thread.start()
         assert started.wait(30), "The server did not start"
         try:
-            yield Bounded(listening.getsockname()[1], application, certificate[0] if certificate else None)
+            yield Bounded(listening.getsockname()[1], application, certificate[0] if certificate else None, server)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -88,6 +88,21 @@ def test_a_server_that_stops_does_not_wait_for_a_rejected_client(caplog: pytest.
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+def test_a_server_that_stops_serves_the_first_request_of_a_connection() -> None:
+    """A connection that was accepted just before may have its request on its way, which would be lost."""
+    with bounded() as server, server.connect() as new, server.connect() as used, server.connect() as half:
+        used.sendall(get("/"))
+        assert used.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        half.sendall(b"GET / HT")
+        server.stop()
+        assert used.recv(1) == b""
+        new.sendall(get("/"))
+        half.sendall(b"TP/1.1\r\nhost: localhost\r\n\r\n")
+        for answer in (read_all(new), read_all(half)):
+            assert b"\r\nconnection: close\r\n" in answer
+            assert body_of(answer) == b"01"
+
+
 def test_a_websocket_that_still_sends_receives_the_code_of_the_close(server: Bounded) -> None:
     """A message of 32 MiB is refused as soon as its length has arrived."""
     with server.connect() as connection:
