@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
-EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "10"))
 SEED = int(os.environ.get("GATEWAY_TEST_SEED", "1"))
 
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 60.0  # seconds to wait before the test fails
-_PAUSE = 0.005  # seconds between two looks at a condition
+_PAUSE = 0.005  # seconds between two looks at a condition, at least
+_SHARE = 0.05  # of the time waited so far that the next pause takes at least, so that long waits cost little
 
 
 def attempts(seconds: float = PATIENCE, *, pause: float = 0.0) -> Iterator[None]:
@@ -23,7 +24,15 @@ def attempts(seconds: float = PATIENCE, *, pause: float = 0.0) -> Iterator[None]
 
 def until(condition: Callable[[], T | None], seconds: float = PATIENCE, *, pause: float = _PAUSE) -> T:
     """Calls `condition` until its result is true, and returns the result. Fails after `seconds`."""
-    return next(found for _ in attempts(seconds, pause=pause) if (found := condition()))
+    begun = time.monotonic()
+
+    def look() -> T | None:
+        found = condition()
+        if not found:
+            time.sleep(max(pause, _SHARE * (time.monotonic() - begun)))
+        return found
+
+    return next(found for _ in attempts(seconds) if (found := look()))
 
 
 async def until_async(
@@ -35,9 +44,10 @@ async def until_async(
         found = condition()
         return await found if inspect.isawaitable(found) else found
 
+    begun = time.monotonic()
     async with asyncio.timeout(seconds):
         while not await holds():  # noqa: ASYNC110 - a condition has no event
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(pause, _SHARE * (time.monotonic() - begun)))
 
 
 def at_most(number: int) -> Iterator[int]:

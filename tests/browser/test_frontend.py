@@ -84,6 +84,7 @@ def page(chromium: "Browser", site: Path, origin: str, gateway: Served) -> Itera
     page.close()
 
 
+@pytest.mark.thorough  # builds the frontend
 def test_it_lists_snapshots_and_shows_the_progress_of_a_create(
     page: "Page", gateway: Served, playwright: Any, tmp_path: Path
 ) -> None:

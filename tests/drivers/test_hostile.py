@@ -15,7 +15,6 @@ _QUICK = {
     "redirects (307) to another host",
     f"redirects (307) to another host{LOGIN}",
     "body without end, in chunks",
-    "head that trickles",
     "depth of 900",
     "a name of 1 MB",
     "a machine without an id",

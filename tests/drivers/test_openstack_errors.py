@@ -249,6 +249,7 @@ def test_a_cloud_without_cinder() -> None:
         assert lab.cloud.volume_snapshots == {}
 
 
+@pytest.mark.thorough  # waits for real timeouts
 def test_timeouts() -> None:
     with openstack_lab(timeout=2.0) as lab:
         made = lab.create(Work("first"))

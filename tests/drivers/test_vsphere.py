@@ -313,7 +313,7 @@ def test_a_read_is_repeated_once_after_a_closed_connection(vc: VCenter) -> None:
     [
         ({"how": "garble"}, "The provider's response is malformed."),
         ({"how": "code", "code": 503}, "The connection to the provider was lost."),
-        ({"how": "hang"}, "The provider did not answer in time."),
+        pytest.param({"how": "hang"}, "The provider did not answer in time.", marks=pytest.mark.thorough),
         ({"how": "fault", "fault": "HostNotConnected"}, "The machine's host is not connected."),
     ],
 )

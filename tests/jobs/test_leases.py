@@ -1,7 +1,6 @@
 """The protocol of leases: of two owners, only the last claim of a job counts, in every order of their steps."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +14,9 @@ from gateway.config import Settings
 from gateway.jobs.leases import JobClaim, JobLeaseLost, claim, register, release, renew
 from gateway.store.database import Database, Transaction
 from tests.databases import SLOW_KINDS, Databases
+from tests.examples import EXAMPLES
 from tests.jobs.world import LEASE, Work, cluster_job, execute, expire, leases, make_due
 
-EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "20"))
 OWNERS = ("a", "b")
 JOBS = ("x", "y")
 Run = Callable[..., Any]

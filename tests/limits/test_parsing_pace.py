@@ -77,7 +77,7 @@ def test_a_client_that_has_used_its_share_waits_and_others_do_not() -> None:
     busy = clients.find("127.0.0.1")
     with bounded(clients) as server, server.connect() as late:
         busy.parse_delay(perf_counter())
-        busy.parse_seconds = 1.0
+        busy.parse_seconds = 0.5
         late.sendall(get("/?name=late", "connection: close\r\n"))
         server.get("/?name=other", "127.0.0.2")
         assert read_all(late).startswith(b"HTTP/1.1 200 OK")

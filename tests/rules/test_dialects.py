@@ -12,13 +12,12 @@ from sqlmodel import SQLModel
 
 import gateway
 from gateway.config import Settings
-from gateway.inventory.demo import load_demo
 from gateway.store.change_triggers import change_triggers
 from gateway.store.migrations import triggers
 from gateway.store.postgres import PostgresTransaction
 from gateway.store.statements import Statement
-from tests.databases import Databases
-from tests.graphql.client import CREATE
+from tests.databases import Databases, load_world
+from tests.graphql.client import CREATE, set_latency
 from tests.serving import served
 
 # Plain SQL, which every engine supports: keywords, common types and functions.
@@ -94,9 +93,9 @@ def sent(databases: Databases) -> list[str]:
         return await rows(self, sql, parameters)
 
     patch.setattr(PostgresTransaction, "rows", recorded)
-    with served(Settings(database_url=databases.new("postgresql"))) as server:
-        server.run(load_demo(server.gateway.database, "default"))
-    with served(Settings(database_url=databases.new("postgresql", demo=True))) as server:
+    url = load_world(databases.new("postgresql"))
+    with served(Settings(database_url=url)) as server:
+        set_latency(server, 0)
         server.ask(_READ)
         created = server.ask(CREATE, input={"machineId": "vm-11", "name": "new"})["createSnapshot"]
         server.await_operation(created["operation"]["id"])
