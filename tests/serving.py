@@ -16,14 +16,14 @@ from gateway.app import Gateway, JobParts, periodic_jobs, running_gateway
 from gateway.config import Settings
 from gateway.graphql.transports.streams import OpenStreams
 from gateway.jobs.periodic_job import PeriodicJob
-from tests.waiting import within
+from tests.waiting import PATIENCE, within
 
 T = TypeVar("T")
 
 
 def http_client(url: str, **options: Any) -> httpx2.Client:
     """A client of the server at `url`, which is not TLS. Reading certificates takes longer than many tests."""
-    return httpx2.Client(base_url=url, **{"timeout": 30, "verify": False, "trust_env": False, **options})
+    return httpx2.Client(base_url=url, **{"timeout": PATIENCE, "verify": False, "trust_env": False, **options})
 
 
 class Clock:
@@ -87,7 +87,7 @@ class Served:
         """Starts a coroutine on the event loop of the gateway."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float = 30) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = PATIENCE) -> T:
         """Runs a coroutine on the event loop of the gateway and returns its result."""
         return self.submit(work).result(timeout)
 
@@ -171,7 +171,7 @@ def served(
     with listening:
         threading.Thread(target=target, name="gateway").start()
         either: list[Future[Any]] = [started, ended]
-        wait(either, 30, FIRST_COMPLETED)
+        wait(either, PATIENCE, FIRST_COMPLETED)
         if ended.done():
             ended.result()
         gateway, server = started.result(0)

@@ -351,6 +351,7 @@ class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
+        self.disconnected = True  # for the application, whose messages are dropped
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()

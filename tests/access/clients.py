@@ -81,7 +81,7 @@ class Socket:
         self._socket.send(orjson.dumps(message).decode())
 
     def receive(self) -> Any:
-        return orjson.loads(self._socket.recv(10))
+        return orjson.loads(self._socket.recv(60))
 
     def subscribe(self, query: str, id: str = "1") -> None:
         self.send({"id": id, "type": "subscribe", "payload": {"query": query}})
@@ -90,6 +90,6 @@ class Socket:
         """Skips messages until the server closes the connection, and returns the close code and reason."""
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - messages before the close are skipped
             for _ in at_most(1_000):
-                self._socket.recv(10)
+                self._socket.recv(60)
         assert closed.value.rcvd is not None
         return closed.value.rcvd.code, closed.value.rcvd.reason

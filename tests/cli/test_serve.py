@@ -57,14 +57,14 @@ def test_serve_and_stop_with_open_streams(databases: Databases, kind: str, numbe
             lines = within(stream.iter_lines())
             assert next(lines) == ":"
             socket.send('{"type": "connection_init"}')
-            assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
+            assert json.loads(socket.recv(60)) == {"type": "connection_ack"}
             socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": SUBSCRIPTION}}))
             socket.send('{"type": "ping"}')
-            assert json.loads(socket.recv(10)) == {"type": "pong"}
+            assert json.loads(socket.recv(60)) == {"type": "pong"}
             stop_cleanly(program, number)
             assert [line for line in lines if line and not line.startswith("id: ")] == []
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(10)
+                socket.recv(60)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1001
 

@@ -69,9 +69,9 @@ def websocket_error(gateway: Served) -> tuple[str, bool, str]:
     url = gateway.url.replace("http://", "ws://") + "/graphql"
     with connect(url, subprotocols=["graphql-transport-ws"], proxy=None) as socket:  # type: ignore[list-item]
         socket.send('{"type": "connection_init"}')
-        assert json.loads(socket.recv(10)) == {"type": "connection_ack"}
+        assert json.loads(socket.recv(60)) == {"type": "connection_ack"}
         socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": FOLLOW}}))
-        message = json.loads(socket.recv(20))
+        message = json.loads(socket.recv(60))
         assert (message["id"], message["type"]) == ("1", "error")
         (error,) = message["payload"]
     return _error(error)

@@ -126,7 +126,7 @@ def test_idle_transaction_is_terminated(url: str) -> None:
         until(lambda: begun == 1)
         assert retry_until_served(gateway, CREATE, INPUT)["createSnapshot"]["errors"] == []
         with pytest.raises(Unavailable):
-            frozen.result(30)
+            frozen.result(60)
 
 
 def test_requests_over_the_queue_limit_are_refused_and_waits_are_limited(url: str) -> None:

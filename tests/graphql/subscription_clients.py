@@ -43,7 +43,7 @@ def subscribe_by_websocket(gateway: Served, query: str, *, members: Any = None, 
     with connect(url, subprotocols=["graphql-transport-ws"], proxy=None) as socket:  # type: ignore[list-item]
 
         def receive() -> dict[str, Any]:
-            message: dict[str, Any] = json.loads(socket.recv(20))
+            message: dict[str, Any] = json.loads(socket.recv(60))
             return message
 
         def bodies() -> Bodies:

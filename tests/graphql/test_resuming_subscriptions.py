@@ -17,7 +17,7 @@ from tests.databases import SLOW_KINDS, Databases
 from tests.graphql.client import CANCEL, CREATE, DELETE, await_final_state, execute_sql, mutate, set_latency, stalled
 from tests.graphql.subscription_clients import Bodies, Subscribe, subscribe_by_sse, subscribe_by_websocket
 from tests.serving import Served, served
-from tests.waiting import PATIENCE, at_most, until_async, within
+from tests.waiting import at_most, until_async, within
 
 SNAPSHOTS = "subscription ($machineId: ID) { snapshotChanged(machineId: $machineId) { kind snapshotId } }"
 OPERATIONS = "subscription ($filter: OperationFilter) { operationChanged(filter: $filter) { id state } }"
@@ -239,4 +239,4 @@ def test_slow_subscriber_receives_an_error(gateway: Served) -> None:
         finally:
             await feed.stop()
 
-    gateway.run(lag(), PATIENCE)
+    gateway.run(lag())

@@ -45,7 +45,7 @@ def await_refreshes(gateways: list[Served], number: int) -> None:
 def look(gateways: list[Served]) -> None:
     """All gateways look for jobs that are due, at the same time."""
     for looking in [gateway.submit(gateway.gateway.jobs.look()) for gateway in gateways]:
-        looking.result(30)
+        looking.result(60)
 
 
 def let_an_interval_pass(gateway: Served) -> None:

@@ -108,7 +108,7 @@ def callers(databases: Databases, **changes: Any) -> Iterator[Callers]:
 
 def test_slow_reads_of_one_caller_leave_connections_for_others(databases: Databases) -> None:
     """Also for the log-in of a caller that is not known yet, and for health checks."""
-    with callers(databases) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
+    with callers(databases, database_wait=60) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
         gateway = world.gateway
         blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
         slow = [stack.enter_context(send(gateway, world.slow, json.dumps(SLOW).encode())) for _ in range(8)]
@@ -124,7 +124,7 @@ def test_slow_reads_of_one_caller_leave_connections_for_others(databases: Databa
 
 def test_few_long_new_documents_of_a_caller_are_in_memory(databases: Databases) -> None:
     """Four: two that read the database and two that wait for it. The others wait before they are parsed."""
-    with callers(databases) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
+    with callers(databases, database_wait=60) as world, psycopg.connect(world.url) as blocking, ExitStack() as stack:
         blocking.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
         slow = []
         for number in range(8):
@@ -141,10 +141,11 @@ def test_few_long_new_documents_of_a_caller_are_in_memory(databases: Databases) 
         assert [(status, "data" in body and "errors" not in body) for status, _, body in answers] == [(200, True)] * 8
 
 
+@pytest.mark.thorough  # waits for real timeouts, which are long enough for opening connections
 def test_a_caller_that_exceeds_its_share_for_too_long_is_refused(databases: Databases) -> None:
     """In the error format of each surface, with `Retry-After`. Other callers are not."""
     with (
-        callers(databases, database_wait=0.2) as world,
+        callers(databases, database_wait=2.0) as world,
         psycopg.connect(world.url) as blocking,
         ExitStack() as stack,
     ):
@@ -176,16 +177,16 @@ def websocket_errors(gateway: Served, headers: dict[str, str]) -> Any:
     options: Any = {"subprotocols": ["graphql-transport-ws"], "proxy": None, "additional_headers": headers}
     with connect(url, **options) as opened:
         opened.send('{"type": "connection_init"}')
-        assert json.loads(opened.recv(30)) == {"type": "connection_ack"}
+        assert json.loads(opened.recv(60)) == {"type": "connection_ack"}
         opened.send(json.dumps({"id": "1", "type": "subscribe", "payload": VM}))
-        message = json.loads(opened.recv(30))
+        message = json.loads(opened.recv(60))
         assert (message["id"], message["type"]) == ("1", "error")
         return message["payload"]
 
 
 def test_slow_reads_of_one_caller_leave_threads_for_others(databases: Databases) -> None:
     """The same on SQLite, with reads that take longer than the event loop allows."""
-    settings = Settings(database_url=databases.new("sqlite", demo=True), database_wait=0.2)
+    settings = Settings(database_url=databases.new("sqlite", demo=True), database_wait=0.5)
     with served(settings, jobs=without_refreshes) as gateway:
         database = gateway.gateway.database
 

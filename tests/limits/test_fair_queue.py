@@ -246,7 +246,7 @@ def test_a_caller_beyond_its_share_is_refused() -> None:
     """When its part of the queue is full, and when it has waited too long. Streams wait without limit."""
 
     async def story() -> None:
-        world = World(4, max_waiting=4, acquire_timeout=0.05)
+        world = World(4, max_waiting=4, acquire_timeout=0.5)  # what is not awaited happens within it
         waiting = [await world.acquire("busy") for _ in range(4)]
         assert [task.done() for task in waiting] == [True, True, False, False]
         message = "Your requests use your share of the database: 2 are running and 2 are waiting. Retry when some have"

@@ -88,7 +88,7 @@ def test_tls_is_served_and_reloaded(databases: Databases, files: tuple[Path, Pat
             proxy=None,
         ) as opened:
             opened.send('{"type": "connection_init"}')
-            assert opened.recv(10) == '{"type":"connection_ack"}'
+            assert opened.recv(60) == '{"type":"connection_ack"}'
         with socket.create_connection(("127.0.0.1", port), 10) as silent:  # never sends a handshake
             assert silent.recv(1) == b""
         before = served_serial_number(port)

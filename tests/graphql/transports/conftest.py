@@ -18,5 +18,5 @@ def serving() -> Iterator[Serving]:
 
 @pytest.fixture(scope="package")
 def client(serving: Serving) -> Iterator[httpx2.Client]:
-    with http_client(serving.origin, timeout=10) as client:
+    with http_client(serving.origin) as client:
         yield client

@@ -72,7 +72,7 @@ class Serving:
 
     def wait_for_closed_subscription(self) -> None:
         """Waits until one endless subscription has been closed that no earlier call has waited for."""
-        self.submit(self.world.closed.acquire()).result(10)
+        self.submit(self.world.closed.acquire()).result(60)
 
     def release(self) -> None:
         """Lets all blocked resolvers continue."""
@@ -80,19 +80,19 @@ class Serving:
         async def set_released() -> None:
             self.world.released.set()
 
-        self.submit(set_released()).result(10)
+        self.submit(set_released()).result(60)
 
     def socket(self, *, host: str | None = None, **options: Any) -> ClientConnection:
         """A WebSocket, with `host` in the `Host` header. It is not compressed, so that limits count the sent bytes."""
         defaults = {"subprotocols": [SUBPROTOCOL], "proxy": None, "compression": None}
         uri = f"ws://{host or f'127.0.0.1:{self.port}'}/graphql"
-        wire = socket.create_connection(("127.0.0.1", self.port), 10)
+        wire = socket.create_connection(("127.0.0.1", self.port), 60)
         connected: ClientConnection = connect(uri, sock=wire, **{**defaults, **options})
         return connected
 
     def raw(self, request: bytes) -> bytes:
         """Sends bytes that no client library would send. Returns the response, up to the end of the connection."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), 60) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65_536), b""))
 
@@ -154,7 +154,7 @@ def serve(**limits: Any) -> Iterator[Serving]:
     server = Server(config, streams, on_started=listening.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    assert listening.wait(10), "The server did not start"
+    assert listening.wait(60), "The server did not start"
     try:
         yield Serving(listener.getsockname()[1], world, streams, server)
     finally:

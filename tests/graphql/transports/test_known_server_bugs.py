@@ -117,7 +117,7 @@ def test_json_that_is_no_object_on_a_websocket(gateway: Served) -> None:
         with connect(url, subprotocols=["graphql-transport-ws"], proxy=None) as socket:  # type: ignore[list-item]
             socket.send(message)
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(10)
+                socket.recv(60)
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4400, "The message is not a JSON object.")
 

@@ -112,7 +112,7 @@ def test_a_disconnect_ends_the_subscription(client: httpx2.Client, serving: Serv
 def test_idle_streams_are_pinged_and_end_when_the_server_stops() -> None:
     with (
         serve(sse_ping=0.01) as serving,
-        http_client(serving.origin, timeout=10) as client,
+        http_client(serving.origin) as client,
         stream(client, "subscription { never }", EVENTS) as response,
     ):
         chunks = response.iter_bytes()
@@ -127,7 +127,7 @@ def test_idle_streams_are_pinged_and_end_when_the_server_stops() -> None:
 def test_a_client_that_reads_no_data_is_dropped() -> None:
     with (
         serve(send_timeout=0.05) as serving,
-        http_client(serving.origin, timeout=10) as client,
+        http_client(serving.origin) as client,
         stream(client, "subscription { flood(size: 65536) }", EVENTS) as response,
     ):
         assert response.status_code == 200

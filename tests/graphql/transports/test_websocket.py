@@ -38,7 +38,7 @@ def send(socket: ClientConnection, message: Any) -> None:
 
 
 def receive(socket: ClientConnection) -> Any:
-    return json.loads(socket.recv(10))
+    return json.loads(socket.recv(60))
 
 
 def subscribe(socket: ClientConnection, query: str, id: str = "1", **payload: Any) -> None:
@@ -49,7 +49,7 @@ def close_of(socket: ClientConnection, *, skip_messages: bool = False) -> tuple[
     """The code and reason of the close, which must come next, or after other messages if `skip_messages` is set."""
     try:
         for _ in range(10_000 if skip_messages else 1):
-            socket.recv(10)
+            socket.recv(60)
     except ConnectionClosed as end:
         return (end.rcvd.code, end.rcvd.reason) if end.rcvd else (1006, "")
     raise AssertionError("received a message instead of a close")
@@ -293,7 +293,7 @@ def test_1001_when_the_server_stops() -> None:
         closed = serving.submit(serving.world.closed.acquire())
         serving.server.stop()
         assert close_of(socket) == (1001, "The server is stopping.")
-        closed.result(10)
+        closed.result(60)
 
 
 def test_1013_for_a_client_that_does_not_read() -> None:
