@@ -11,7 +11,7 @@ import click
 
 from gateway.access.issuer import read_jwt_verifier
 from gateway.access.roles import Roles
-from gateway.access.tokens import NewToken, list_tokens, parse_lifetime
+from gateway.access.tokens import NewToken, TokenInfo, list_tokens, parse_lifetime
 from gateway.app import opened_database, opened_drivers
 from gateway.columns import MAX_NAME_LENGTH, is_name
 from gateway.config import Settings, environment_value, environment_variable, unknown_variables
@@ -36,7 +36,19 @@ _IMPORTED_WITH_PROBLEMS = 3  # exit code
 
 
 class _Commands(click.Group):
-    """Prints the errors that prevent a command from running to standard error, one per line, and exits with code 2."""
+    """Prints the errors that prevent a command from running to standard error, one per line, and exits with code 2.
+
+    `--help` shows the whole first sentence of each command, which click would cut off in a narrow terminal.
+    """
+
+    group_class = type  # the class of its groups
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=1_000)) for name, command in commands if command is not None]
+            )
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -238,14 +250,20 @@ def token_create(name: str, roles: tuple[str, ...], expires: str, **overrides: A
 
 @token.command("list")
 @_database
-def token_list(**overrides: Any) -> None:
+@click.option("--rights", is_flag=True, help="Also print the rights that the roles of each token have now.")
+def token_list(rights: bool, **overrides: Any) -> None:
     """List all API tokens ever created, without their secrets."""
     settings = _read_settings(**overrides)
+    roles = Roles.read(settings.roles)
     migrate_database(settings.database_url)
+
+    def describe(info: TokenInfo) -> list[str]:
+        names = roles.rights(info.roles).names
+        return [str(info), *([f"  rights: {', '.join(names) or 'none'}"] if rights else [])]
 
     async def read() -> list[str]:
         async with opened_database(settings) as database:
-            return [str(info) for info in await list_tokens(database)]
+            return [line for info in await list_tokens(database) for line in describe(info)]
 
     for line in asyncio.run(read()):
         click.echo(line)

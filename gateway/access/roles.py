@@ -18,6 +18,11 @@ class Grant(NamedTuple):
     rights: frozenset[Right]
     administers: bool
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the rights, such as `vm:read`, in alphabetical order."""
+        return sorted([right_name(*right) for right in self.rights] + ([ADMINISTRATION] if self.administers else []))
+
 
 NO_RIGHTS = Grant(frozenset(), administers=False)
 

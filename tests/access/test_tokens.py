@@ -204,6 +204,23 @@ def test_token_commands(url: str) -> None:
         "lasting: sgw_2_…, admin, tenant acme, created T, never expires, never used",
         "deploy: sgw_3_…, operator, tenant default, created T, expires T, never used",
     ]
+    lines = run("token", "list", "--rights", *at, roles='auditor = ["administration"]')[1].splitlines()
+    kinds, actions = ("instance", "vm"), ("create", "delete", "read", "update")
+    operator = [f"{kind}:{action}" for kind in kinds for action in actions]
+    assert [times.sub("T", line) for line in lines[:2]] == [
+        "deploy: sgw_1_…, operator, viewer, tenant default, created T, revoked T, never used",
+        f"  rights: {', '.join(operator)}",
+    ]
+    assert lines[3] == f"  rights: administration, {', '.join(sorted([*operator, 'vm:revert']))}"
+
+
+def test_rights_of_a_role_that_no_longer_exists(url: str) -> None:
+    at = ("--database-url", url)
+    assert run("token", "create", "x", "--role", "auditor", *at, roles='auditor = ["vm:read"]')[0] == 0
+    assert (
+        run("token", "list", "--rights", *at, roles='auditor = ["vm:read"]')[1].splitlines()[1] == "  rights: vm:read"
+    )
+    assert run("token", "list", "--rights", *at)[1].splitlines()[1] == "  rights: none"
 
 
 def test_every_gateway_accepts_a_session_until_it_is_ended(url: str, token: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -38,6 +39,17 @@ def test_help_names_every_command() -> None:
     assert [line.split()[0] for line in commands] == [
         *("import", "migrate", "provider", "refresh", "schema", "serve", "simulate", "token")
     ]
+
+
+@pytest.mark.parametrize("group", [(), ("provider",), ("token",)])
+def test_help_shows_whole_summaries(group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a narrow terminal."""
+    for columns in ("40", "60", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        listed = run(*group, "--help")[1].partition("Commands:\n")[2]
+        assert "..." not in listed
+        summaries = re.split(r"^  (?=\w)", listed, flags=re.MULTILINE)[1:]
+        assert [summary.rstrip()[-1] for summary in summaries] == ["."] * len(summaries)
 
 
 def test_version() -> None:

@@ -42,6 +42,27 @@ def test_failed_create_leaves_an_error_snapshot_that_can_be_deleted(busy: Served
     assert tree(busy, "vm-37") == []
 
 
+def test_failed_creates_are_cleared_in_one_request(busy: Served) -> None:
+    """Without a call of the provider, which does not answer meanwhile, and of a machine that it has lost."""
+    refs = [provider_ref(busy, machine) for machine in ("vm-34", "vm-35")]
+    machines = ", ".join(f"'{ref}'" for ref in refs)
+    set_fault = f"UPDATE simulated_machine SET fault = '%s' WHERE ref IN ({machines})"
+    execute_sql(busy, set_fault % '{"on": "create", "kind": "refuse"}')
+    for machine in ("vm-34", "vm-34", "vm-35"):
+        operation = mutate(busy, CREATE, machineId=machine, name="doomed")["operation"]["id"]
+        assert await_final_state(busy, operation) == ("FAILED", "PROVIDER_FAILED")
+    execute_sql(busy, set_fault % '{"on": "any", "kind": "unavailable"}')
+    execute_sql(busy, "UPDATE machine SET gone_at = '2099-01-01T00:00:00.000000Z' WHERE id = 35")
+    failed = '{ snapshots(filter: {state: {eq: ERROR}, name: {eq: "doomed"}}) { nodes { id } } }'
+    ids = [node["id"] for node in busy.ask(failed)["snapshots"]["nodes"]]
+    payload = mutate(busy, DELETE, ids=ids)
+    assert (payload["acceptedCount"], payload["refusedCount"]) == (3, 0)
+    for result in payload["results"]:
+        assert await_final_state(busy, result["operation"]["id"]) == SUCCEEDED
+    assert busy.ask(failed)["snapshots"]["nodes"] == []
+    execute_sql(busy, f"UPDATE simulated_machine SET fault = NULL WHERE ref IN ({machines})")
+
+
 def test_conflict_references_the_unfinished_operation(busy: Served) -> None:
     with stalled(busy, "vm-36"):
         payload = mutate(busy, CREATE, machineId="vm-36", name="first")

@@ -10,7 +10,6 @@ import strawberry
 from graphql import GraphQLAbstractType, GraphQLResolveInfo
 from strawberry import ID
 
-from gateway.access.caller import right_name
 from gateway.access.capabilities import (
     MACHINE_COLUMNS,
     SNAPSHOT_ACTIONS,
@@ -21,7 +20,7 @@ from gateway.access.capabilities import (
     machine_refusal,
     snapshot_refusal,
 )
-from gateway.access.roles import ADMINISTRATION
+from gateway.access.roles import Grant
 from gateway.errors import MEANINGS, ErrorCode, Refusal
 from gateway.graphql.schema.fields import column, connection, sourced
 from gateway.graphql.schema.filters import OperationFilter, OperationSort, SnapshotFilter, SnapshotSort
@@ -373,5 +372,5 @@ class Viewer:
 def viewer(context: Context) -> Mapping[str, Any]:
     """The caller, as a `Viewer`."""
     caller = context.caller
-    rights = [right_name(*right) for right in caller.rights] + ([ADMINISTRATION] if caller.administers else [])
-    return {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant, "rights": sorted(rights)}
+    rights = Grant(caller.rights, caller.administers).names
+    return {"name": caller.name, "roles": list(caller.roles), "tenant": caller.tenant, "rights": rights}
