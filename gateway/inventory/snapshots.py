@@ -38,7 +38,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col
 
 from gateway.columns import UtcDateTime
-from gateway.drivers.base import ReportedSnapshot
+from gateway.drivers.base import UNKNOWN_TIME, ReportedSnapshot
 from gateway.inventory.counts import RowCounts
 from gateway.inventory.listing import SnapshotListing
 from gateway.models import Machine, Operation, OperationKind, OperationState, Snapshot, SnapshotState
@@ -370,16 +370,24 @@ def _match_failed_creates(
         if snapshot.token is not None and snapshot.token in tokens and ref not in known
     }
     return [
-        row._replace(provider_ref=found[row.id].ref, created_at=found[row.id].created_at) if row.id in found else row
+        row._replace(provider_ref=found[row.id].ref, created_at=_created_at(row, found[row.id]))
+        if row.id in found
+        else row
         for row in rows
     ]
 
 
 def _is_same_snapshot(row: _KnownSnapshot, reported: ReportedSnapshot) -> bool:
     """Compares the times of creation. Some providers identify snapshots by name only, so a snapshot with the same ref
-    and another time of creation is a new one.
+    and another time of creation is a new one. A time that could not be read proves nothing.
     """
-    return abs(row.created_at - reported.created_at) < _SAME_TIME
+    times = (row.created_at, reported.created_at)
+    return UNKNOWN_TIME in times or abs(row.created_at - reported.created_at) < _SAME_TIME
+
+
+def _created_at(row: _KnownSnapshot | None, reported: ReportedSnapshot) -> datetime:
+    """The time of creation as reported, or the known one if it could not be read."""
+    return reported.created_at if row is None or reported.created_at != UNKNOWN_TIME else row.created_at
 
 
 def _values(
@@ -387,10 +395,11 @@ def _values(
 ) -> _ReportedColumns:
     """The column values of a reported snapshot. One that the gateway created keeps the name that the caller gave it."""
     named = reported if row is None or reported.token is None else row
+    created_at = _created_at(row, reported)
     state = SnapshotState.CREATING if row is None else row.state
     assert state is not None  # `_make_plan` leaves unknown states alone
     if state in (SnapshotState.CREATING, SnapshotState.ERROR):
-        is_young = reported.created_at > merge.moment - merge.stuck_after
+        is_young = created_at > merge.moment - merge.stuck_after
         incomplete = SnapshotState.CREATING if is_young else SnapshotState.ERROR
         state = SnapshotState.READY if reported.ready else incomplete
     size = reported.size_bytes
@@ -400,7 +409,7 @@ def _values(
         "memory": reported.memory,
         "is_current": reported.ref == merge.listing.current_ref,
         "size_bytes": row.size_bytes if size is None and row is not None else size,
-        "created_at": reported.created_at,
+        "created_at": created_at,
         "parent_id": None if reported.parent_ref is None else ids.get(reported.parent_ref),
         "state": state,
     }

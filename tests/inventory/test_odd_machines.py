@@ -17,7 +17,7 @@ from gateway.store.database import Database
 from gateway.store.database_url import open_database
 from tests.databases import Databases
 from tests.inventory.files import select
-from tests.inventory.scripted import EARLIER, Scenario, ScriptedDriver, inventory, machine, snapshot
+from tests.inventory.scripted import EARLIER, LATER, Scenario, ScriptedDriver, inventory, machine, snapshot
 
 PROBLEM = "SELECT problem FROM provider"
 IS_OBSERVED = "SELECT observed_at IS NOT NULL FROM provider"
@@ -116,6 +116,22 @@ def test_odd_snapshots(url: str, run_scenario: Callable[[Scenario], None], case:
 
     run_scenario(scenario)
     assert select(url, GONE) == [("m4",)]
+
+
+def test_time_that_cannot_be_read_keeps_the_snapshot(url: str, run_scenario: Callable[[Scenario], None]) -> None:
+    """It is no sign that another snapshot has the ref. The time that is known remains."""
+
+    async def scenario(_: Database, driver: ScriptedDriver, inventory: InventoryRefresher) -> None:
+        for created_at, shown in [(LATER, LATER), (None, LATER), (EARLIER, EARLIER)]:
+            driver.put(machine("m1"), odd("a", created_at=created_at), odd("b", created_at=None))
+            counts = (await inventory.refresh_provider("lab")).snapshots
+            [(number, time), (_number, unknown)] = select(url, "SELECT id, created_at FROM snapshot ORDER BY provider_ref")
+            assert str(time).startswith(shown.date().isoformat())
+            assert str(unknown).startswith("1970-01-01")
+            if shown is LATER:
+                assert (number, counts.removed) == (1, 0)
+
+    run_scenario(scenario)
 
 
 def test_equal_records_are_one(url: str, run_scenario: Callable[[Scenario], None]) -> None:
