@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +36,9 @@ async def constructed(world: LargeWorld) -> Counter[str]:
         finally:
             sys.setprofile(None)
         if title.startswith("list"):
-            assert len(result.snapshots if isinstance(result, ReportedSnapshots) else result) == _RECORDS
+            listed = result.snapshots if isinstance(result, ReportedSnapshots) else result
+            assert isinstance(listed, Sequence)
+            assert len(listed) == _RECORDS
     await world.driver.close()
     return found
 

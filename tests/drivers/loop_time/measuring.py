@@ -9,7 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 _TICK = 0.001  # seconds between two looks at the event loop
 
@@ -33,29 +35,29 @@ class TimedEventLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.held = Held()
 
-    def _timed(self, callback: Callable[..., object]) -> Callable[..., object]:
-        def run(*arguments: object) -> None:
+    def _timed(self, callback: Callable[[*Ts], object]) -> Callable[[*Ts], object]:
+        def run(*args: *Ts) -> None:
             started = time.thread_time()
-            callback(*arguments)
+            callback(*args)
             self.held.longest = max(self.held.longest, time.thread_time() - started)
             self.held.callbacks += 1
 
         return run
 
     def call_soon(
-        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        return super().call_soon(self._timed(callback), *arguments, context=context)
+        return super().call_soon(self._timed(callback), *args, context=context)
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        return super().call_soon_threadsafe(self._timed(callback), *arguments, context=context)
+        return super().call_soon_threadsafe(self._timed(callback), *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return super().call_at(when, self._timed(callback), *arguments, context=context)
+        return super().call_at(when, self._timed(callback), *args, context=context)
 
 
 async def measured(call: Callable[[], Awaitable[object]]) -> tuple[Held, object]:
