@@ -222,7 +222,7 @@ class Services:
             case "GET", ["images"]:
                 limit, marker = int(query.pop("limit")), query.pop("marker", None)
                 rows = [row for row in self.images.values() if query.items() <= row.items()]
-                rows.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
+                rows.sort(key=lambda row: (str(row["created_at"]), row["id"]), reverse=True)
                 start = [row["id"] for row in rows].index(marker) + 1 if marker else 0
                 some = rows[start : start + limit]
                 answer: Row = {"images": [_shown(row) for row in some], "schema": "/v2/schemas/images"}

@@ -120,6 +120,10 @@ class Ec2Api:
         """Calls an action that changes something, once. Raises OutcomeUnknown if it may have been executed."""
         return await self._write_threads.write(self._call, _WRITE_ATTEMPTS, action, arguments)
 
+    async def compute(self, function: Callable[[], T]) -> T:
+        """Runs a function in a thread, so that it does not hold the event loop."""
+        return await self._read_threads.read(function)
+
     def close(self) -> None:
         """Closes the connections."""
         for client in self._clients.values():
@@ -150,7 +154,7 @@ class Ec2Api:
         answer = self._call(_READ_ATTEMPTS, action, arguments)
         with parsing():
             found, omitted = report_each(answer[member], read)
-            return Listing([item for items in found for item in items], omitted), answer.get("NextToken")
+            return Listing([item for items in found for item in items], [*omitted]), answer.get("NextToken")
 
     def _call(self, attempts: int, action: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         write = attempts == _WRITE_ATTEMPTS

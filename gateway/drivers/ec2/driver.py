@@ -125,7 +125,7 @@ class Ec2Driver(Driver):
         await self.machine(machine_ref)
         images = await self.api.images({"source-instance-id": [machine_ref]})
         found = await self._read_snapshots([image for image in images.items if image.state not in _FAILED])
-        return ReportedSnapshots(found, omitted=images.omitted)
+        return ReportedSnapshots(found, omitted=tuple(images.omitted))
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         action = SnapshotAction.CREATE_WITH_MEMORY if command.memory else SnapshotAction.CREATE
@@ -209,6 +209,8 @@ class Ec2Driver(Driver):
                 holder = await self._find_by_name(name)
                 if holder is not None and holder.snapshot.token == work.token:
                     return holder.snapshot.ref
+                if holder is not None and holder.snapshot.token_unread:  # it may be this operation's
+                    raise OutcomeUnknown(MALFORMED, provider_message=holder.snapshot.problem) from None
             else:
                 if not answer.get("ImageId"):
                     raise OutcomeUnknown(MALFORMED)
@@ -336,10 +338,14 @@ class Ec2Driver(Driver):
         """The images as snapshots, oldest first. A size is reported if EC2 reports it for every EBS snapshot."""
         ebs_snapshots = await self.api.ebs_snapshots_by_ref([ref for image in images for ref in image.ebs_refs])
         sizes = {each.ref: each.size for each in ebs_snapshots}
-        found = [
-            replace(image.snapshot, size_bytes=_sum([sizes.get(ref) for ref in image.ebs_refs])) for image in images
-        ]
-        return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref))
+
+        def with_sizes() -> list[ReportedSnapshot]:
+            found = [
+                replace(image.snapshot, size_bytes=_sum([sizes.get(ref) for ref in image.ebs_refs])) for image in images
+            ]
+            return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.ref))
+
+        return await self.api.compute(with_sizes)  # an instance may have thousands of images
 
 
 def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -85,7 +85,7 @@ def read_instances(reservation: object) -> list[ReportedMachine]:
     """The instances of a reservation. A malformed reservation is an unreadable instance."""
     instances = _member(reservation, "Instances")
     if not isinstance(instances, list):
-        return [unreadable_machine(None, MachineKind.INSTANCE, "")]
+        return [unreadable_machine(None, MachineKind.INSTANCE)]
     return [_read_instance(raw) for raw in instances]
 
 

@@ -187,7 +187,7 @@ class OpenStackDriver(Driver):
             own = await self._volume_snapshots.refs_of(server)
             images = [image for image in images if not (refs := image.known_volume_refs) or own.intersection(refs)]
         found = sorted((image.snapshot for image in images), key=lambda snapshot: (snapshot.created_at, snapshot.ref))
-        return ReportedSnapshots(found, omitted=omitted)
+        return ReportedSnapshots(found, omitted=tuple(omitted))
 
     async def create(self, work: Work, command: CreateCommand) -> ReportedSnapshot:
         if command.memory:

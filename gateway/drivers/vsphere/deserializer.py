@@ -6,7 +6,8 @@ page has 1,000 machines, so one time that is no time, or one unknown state, woul
 
 * a value that cannot be converted remains as text, which is one malformed field of its machine or snapshot;
 * an element that cannot be read at all, such as one of an unknown type, is skipped, and its name is noted at the object
-  of the response that it belongs to. `skipped_in` returns the names, since that object may be incomplete.
+  of the response that it belongs to. `skipped_in` returns the names, since that object may be incomplete. An element
+  that VMware's model does not have is ignored, as it has nothing that the gateway reads.
 
 All other responses are read as strictly as pyVmomi does: a task whose ref is malformed must not be taken for none.
 pyVmomi constructs the class at a place that has no parameter for it, so `accept_odd_values` replaces it in pyVmomi.
@@ -53,7 +54,8 @@ class TolerantDeserializer(SoapAdapter.SoapDeserializer):  # type: ignore[misc]
             if not self._tolerant or not self.stack:
                 raise
             self._depth = 1
-            self._note(tag)
+            if self._is_known(tag):
+                self._note(tag)
 
     def EndElementHandler(self, tag: str) -> None:  # noqa: N802
         if self._depth:
@@ -70,6 +72,17 @@ class TolerantDeserializer(SoapAdapter.SoapDeserializer):  # type: ignore[misc]
                 self._note(tag)
             else:
                 object.__setattr__(parent, info.name, self.data)  # its own __setattr__ checks the type
+
+    def _is_known(self, tag: str) -> bool:
+        """Whether VMware's model has this element in its parent."""
+        parent = self.stack[-1]
+        if not isinstance(parent, DataObject):
+            return True
+        try:
+            parent._GetPropertyInfo(self.SplitTag(tag)[1])  # noqa: SLF001 - public in pyVmomi
+        except AttributeError:
+            return False
+        return True
 
     def _note(self, tag: str) -> None:
         content = vmodl.query.PropertyCollector.ObjectContent

@@ -261,9 +261,12 @@ class VsphereDriver(Driver):
 
     async def _require_snapshot(self, command: RevertCommand | DeleteCommand | UpdateCommand) -> ReportedSnapshot:
         """The snapshot. Raises ProviderMissing if it is not one of this machine's."""
-        for snapshot in (await self.snapshots(command.machine_ref)).snapshots:
+        reported = await self.snapshots(command.machine_ref)
+        for snapshot in reported.snapshots:
             if snapshot.ref == command.snapshot_ref:
                 return snapshot
+        if reported.omitted:  # one of these may be the snapshot
+            raise ProviderUnavailable(reported.omitted[0])
         raise ProviderMissing("The machine has no such snapshot.")
 
     async def _run_task(self, work: Work, command: RecoverableCommand, start: Callable[[Login], Any]) -> Any:
@@ -316,13 +319,16 @@ class VsphereDriver(Driver):
             await work.progress(parsing.percent(infos[0]), _phase(command, infos[0]))
             await asyncio.sleep(interval)
             interval = min(interval * 1.5, _MAX_POLL_INTERVAL)
-        snapshots = (await self.snapshots(command.machine_ref)).snapshots
+        reported = await self.snapshots(command.machine_ref)
         match command:
             case CreateCommand():
-                return next((made for made in snapshots if made.token == work.token), Recovery.NOT_STARTED)
+                return reported.find_token(work.token) or Recovery.NOT_STARTED
             case DeleteCommand():
-                exists = any(snapshot.ref == command.snapshot_ref for snapshot in snapshots)
-                return Recovery.NOT_STARTED if exists else Recovery.DONE
+                if any(snapshot.ref == command.snapshot_ref for snapshot in reported.snapshots):
+                    return Recovery.NOT_STARTED
+                if reported.omitted:  # one of these may be the snapshot
+                    raise OutcomeUnknown(f"It is unknown whether the snapshot was deleted. {reported.omitted[0]}")
+                return Recovery.DONE
             case RevertCommand():
                 raise OutcomeUnknown(
                     "The provider no longer has the task, so it is unknown whether it reverted the machine."
@@ -404,10 +410,12 @@ def _host_error(fault: Any) -> ProviderError:
 def _find_created(reported: ReportedSnapshots, token: str, info: Any) -> ReportedSnapshot:
     """The snapshot that a task created: by the task's result, or by the token. Its description may have been edited."""
     ref = parsing.created_ref(info)
-    for snapshot in reported.snapshots:
-        if snapshot.ref == ref or snapshot.token == token:
-            return snapshot
-    raise ProviderMissing("The snapshot was created, but it no longer exists.")
+    made = next((snapshot for snapshot in reported.snapshots if snapshot.ref == ref), None) or reported.find_token(
+        token
+    )
+    if made is None:
+        raise ProviderMissing("The snapshot was created, but it no longer exists.")
+    return made
 
 
 # ---- change hints

@@ -128,7 +128,7 @@ def _power_state(values: Mapping[str, Any]) -> PowerState:
 def parse_snapshots(values: Mapping[str, Any], skipped: Sequence[str] = ()) -> ReportedSnapshots:
     """Converts a machine's snapshots, from its properties SNAPSHOTS. `skipped`: the elements that could not be read."""
     info = values.get("snapshot")
-    omitted = [f"The provider did not report {name!r}, or in a malformed way." for name in skipped]
+    omitted = tuple(f"The provider did not report {name!r}, or in a malformed way." for name in skipped)
     if info is None:
         return ReportedSnapshots([], omitted=omitted)
     nodes: list[tuple[Any, str | None]] = [(node, None) for node in info.rootSnapshotList]
@@ -143,7 +143,7 @@ def parse_snapshots(values: Mapping[str, Any], skipped: Sequence[str] = ()) -> R
     except (AttributeError, TypeError):
         files, oddity = _FileLayout(None, parents, current), "The list of the machine's files is malformed."
     snapshots, without_ref = report_each(nodes, lambda each: _parse_snapshot(*each, files))
-    return ReportedSnapshots(snapshots, current, [*omitted, *without_ref], oddity)
+    return ReportedSnapshots(snapshots, current, (*omitted, *without_ref), oddity)
 
 
 def _parse_snapshot(node: Any, parent: str | None, files: "_FileLayout") -> ReportedSnapshot:
