@@ -17,8 +17,8 @@ PART = "vsphere"
 
 _TASK = (
     '<returnval>{0}<objects><obj type="Task">task-{1}</obj><propSet><name>info</name><val xsi:type="TaskInfo"><key>k'
-    '</key><task type="Task">task-{1}</task><descriptionId>snapshot</descriptionId><state>success</state><cancelled>false'
-    "</cancelled><cancelable>false</cancelable>{2}<queueTime>2026-01-01T00:00:00Z</queueTime><eventChainId>1"
+    '</key><task type="Task">task-{1}</task><descriptionId>snapshot</descriptionId><state>success</state>'
+    "<cancelled>false</cancelled><cancelable>false</cancelable>{2}<queueTime>2026-01-01T00:00:00Z</queueTime><eventChainId>1"
     "</eventChainId></val></propSet></objects></returnval>"
 )
 _RESULT = '<result type="VirtualMachineSnapshot" xsi:type="ManagedObjectReference">{}</result>'
@@ -50,10 +50,7 @@ class _Center:
             return ""
         result = ""
         if method == "CreateSnapshot_Task":
-            [name], [description] = (
-                re.findall("<name>(.*?)</name>", request),
-                re.findall("<description>(.*?)</d", request),
-            )
+            name, description = (re.findall(f"<{tag}[^>]*>([^<]*)<", request)[0] for tag in ("name", "description"))
             ref = f"snapshot-made{len(self._results)}"
             self._chain[ref], result = (description, name), _RESULT.format(ref)
         elif method == "RemoveSnapshot_Task":
@@ -82,9 +79,10 @@ class _Center:
         starts, element = [], "rootSnapshotList"
         for ref, (description, name) in self._chain.items():
             starts.append(
-                f'<{element}><snapshot type="VirtualMachineSnapshot">{ref}</snapshot><vm type="VirtualMachine">vm-0</vm>'
-                f"<name>{name}</name><description>{description}</description><id>1</id><createTime>2026-01-02T00:00:00Z"
-                "</createTime><state>poweredOff</state><quiesced>false</quiesced>"
+                f'<{element}><snapshot type="VirtualMachineSnapshot">{ref}</snapshot>'
+                f'<vm type="VirtualMachine">vm-0</vm><name>{name}</name>'
+                f"<description>{description}</description><id>1</id>"
+                "<createTime>2026-01-02T00:00:00Z</createTime><state>poweredOff</state><quiesced>false</quiesced>"
             )
             element = "childSnapshotList"
         ends = "</childSnapshotList>" * (len(starts) - 1) + "</rootSnapshotList>"
