@@ -10,9 +10,12 @@ statement. The gateway therefore does not commit each write separately. All writ
  1. `write` puts the work into a queue, as a `_QueuedWrite` with a future, and awaits the future. When
     `DatabaseLimits.max_waiting` writes are unfinished, it raises Unavailable instead.
  2. The writer thread blocks until the queue has a write, then takes what else is queued at that moment, up to
-    `_MAX_GROUP` writes. It does not wait for more, so a single write is committed immediately.
+    `_MAX_GROUP` writes. It does not wait for more, so a single write is committed immediately. The gateway's own writes
+    (those without a claim) come first, then those of callers, one of each in turn. When writes of several callers wait,
+    a group has at most `_MAX_OF_CALLER` of each: a caller that has queued 200 delays one of another by at most the
+    group that is being committed, and not by its own next ones.
  3. It sends BEGIN IMMEDIATE, which waits up to `write_timeout` for the lock of another process.
- 4. It runs the writes one after the other, in the order of the queue, each between SAVEPOINT and RELEASE. When the
+ 4. It runs the writes one after the other, in the order of the group, each between SAVEPOINT and RELEASE. When the
     work raises, ROLLBACK TO undoes that write alone, and the exception is kept for its future. A write that had waited
     longer than `write_timeout` when its group began is not run; it fails with Unavailable.
  5. It sends COMMIT. With journal_mode=WAL and synchronous=FULL, it returns after the log has been synced to disk.
@@ -37,8 +40,9 @@ Invariants:
 
  * A future gets a result only after the COMMIT of its group has returned. An acknowledged write is on disk.
  * A write that raises leaves no change, and does not affect the other writes of its group.
- * Writes are serialized in the order of the queue. Each sees the changes of the ones before it, in its group too; if
-    the group cannot be committed, all of them fail, so no success depends on a write that was lost.
+ * Writes are serialized, those of one caller in the order of the queue. Each sees the changes of the ones before it,
+    in its group too; if the group cannot be committed, all of them fail, so no success depends on a write that was
+    lost.
  * The work of a write awaits its transaction only. `run_to_completion` raises RuntimeError when it awaits anything
     else, since the other writes of the group would wait for it.
  * Canceling the caller does not cancel a queued write: the write may still be committed, and its result is dropped.
@@ -65,6 +69,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -72,7 +77,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from gateway.errors import LimitExceeded, Unavailable
-from gateway.fair_queue import Claim
+from gateway.fair_queue import CLAIM, Claim
 from gateway.store.database import DatabaseLimits, Load, Work
 from gateway.store.fair_slots import FairSlots
 from gateway.store.sqlite_errors import translate, translate_commit_error
@@ -81,6 +86,7 @@ from gateway.store.statements import Query, Row, Statement
 T = TypeVar("T")
 
 _MAX_GROUP = 256  # writes in one commit
+_MAX_OF_CALLER = 32  # writes of one caller in a commit, when writes of several wait
 _RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
 _PYTHON_SECONDS = 0.02  # that a read may continue with work in Python after the time limit of its statements
 _POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
@@ -186,6 +192,7 @@ class _QueuedWrite:
 
     def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
+        self.claim = CLAIM.get()
         self.queued_at = time.monotonic()
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
@@ -199,6 +206,35 @@ class _QueuedWrite:
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+class _WaitingWrites:
+    """The writes that the writer thread has taken from the queue and not run yet, by caller."""
+
+    def __init__(self) -> None:
+        self._own: list[_QueuedWrite] = []  # of the gateway
+        self._by_caller: dict[str, deque[_QueuedWrite]] = {}  # in the order of their turns
+        self.count = 0
+
+    def add(self, write: _QueuedWrite) -> None:
+        self.count += 1
+        if write.claim is None:
+            self._own.append(write)
+        else:
+            self._by_caller.setdefault(write.claim.caller, deque()).append(write)
+
+    def take_group(self) -> list[_QueuedWrite]:
+        """Removes and returns the writes of the next commit."""
+        group, self._own = self._own[:_MAX_GROUP], self._own[_MAX_GROUP:]
+        rounds = _MAX_GROUP if len(self._by_caller) < 2 else _MAX_OF_CALLER
+        for _ in range(rounds):
+            for caller in list(self._by_caller)[: _MAX_GROUP - len(group)]:
+                writes = self._by_caller.pop(caller)
+                group.append(writes.popleft())
+                if writes:
+                    self._by_caller[caller] = writes
+        self.count -= len(group)
+        return group
 
 
 class SqliteDatabase:
@@ -225,6 +261,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(limits.read_connections + _RESERVED_READERS, "read")
         self._writing = 0  # writes that are queued or running
         self._queued_writes: queue.SimpleQueue[_QueuedWrite | None] = queue.SimpleQueue()
+        self._waiting_writes = _WaitingWrites()
         self._writer = threading.Thread(target=self._run_writer, name="write", daemon=True)
         self._wakes: list[Callable[[], None]] = []
         self._poll_task: asyncio.Task[None] | None = None
@@ -238,7 +275,7 @@ class SqliteDatabase:
 
     @property
     def load(self) -> Mapping[str, Load]:
-        queued = self._queued_writes.qsize()
+        queued = self._queued_writes.qsize() + self._waiting_writes.count
         return {
             "read": self._reader_slots.load,
             "write": Load(max(self._writing - queued, 0), queued),
@@ -321,22 +358,22 @@ class SqliteDatabase:
 
     def _run_writer(self) -> None:
         """The writer thread: gathers and commits groups until it takes None from the queue."""
-        while (first := self._queued_writes.get()) is not None:
-            group = [first]
-            stop = False
-            while len(group) < _MAX_GROUP and not stop:
-                try:
-                    another = self._queued_writes.get_nowait()
-                except queue.Empty:
-                    break
-                if another is None:
-                    stop = True
-                else:
-                    group.append(another)
-            self._commit(group)
-            group[0].future.get_loop().call_soon_threadsafe(self._resolve, group)
-            if stop:
-                return
+        waiting, stop = self._waiting_writes, False
+        while waiting.count or not stop:
+            stop |= not self._take_queued(waiting, wait=not waiting.count)
+            if group := waiting.take_group():
+                self._commit(group)
+                group[0].future.get_loop().call_soon_threadsafe(self._resolve, group)
+
+    def _take_queued(self, waiting: _WaitingWrites, *, wait: bool) -> bool:
+        """Takes what is queued at this moment. `wait`: at least one write. Returns False if no more will follow."""
+        try:
+            while (write := self._queued_writes.get(block=wait)) is not None:
+                waiting.add(write)
+                wait = False
+        except queue.Empty:
+            return True
+        return False
 
     def _commit(self, group: list[_QueuedWrite]) -> None:
         """Runs and commits the group in one transaction. When the transaction fails, every write of the group fails.
