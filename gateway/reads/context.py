@@ -25,9 +25,6 @@ Bound = Mapping[Any, Any]
 # The statements of all fetch nodes of the process: one for each shape of a node's arguments.
 TEMPLATES = BoundedCache[tuple[object, Hashable], Any](8_000)
 
-MANY_PARAMETERS = 100  # of a statement that SQLite takes more than some milliseconds to compile, up to a second
-_COMPILE_SECONDS = 0.1
-
 TENANT, PARENT, KEY = BindVariable("tenant"), BindVariable("parent"), BindVariable("key")
 AFTER = tuple(BindVariable(f"after {number}") for number in range(16))  # the sort values of the cursor `after`
 BEFORE = tuple(BindVariable(f"before {number}") for number in range(16))  # the sort values of the cursor `before`
@@ -65,7 +62,5 @@ class Context:
         self, template: StatementTemplate, bindings: Mapping[BindVariable, Any] | None = None
     ) -> Sequence[Any]:
         """Runs a statement for this request's caller and returns its rows as tuples."""
-        if len(template.parameters) > MANY_PARAMETERS:
-            await self.transaction.pause(_COMPILE_SECONDS)
         bound = template.bind({TENANT: self.caller.tenant, **(bindings or {})})
         return await self.transaction.rows(template.sql, bound)

@@ -88,6 +88,8 @@ T = TypeVar("T")
 _MAX_GROUP = 256  # writes in one commit
 _MAX_OF_CALLER = 32  # writes of one caller in a commit, when writes of several wait
 _RESOLVED_AT_ONCE = 2  # futures of writes that are resolved in one iteration of the event loop
+_MANY_PARAMETERS = 100  # of a statement that takes more than some milliseconds to compile, up to a second
+_COMPILE_SECONDS = 0.1  # that are expected of it
 _PYTHON_SECONDS = 0.02  # that a read may continue with work in Python after the time limit of its statements
 _POLL_INTERVAL = 0.05  # seconds between checks for commits of other processes; a check takes some microseconds
 _RESERVED_READERS = 1  # threads for the gateway's own reads
@@ -126,6 +128,8 @@ class SqliteTransaction:
         connection.set_progress_handler(lambda: time.monotonic() > self.deadline.at, progress_steps)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
+        if len(parameters) > _MANY_PARAMETERS:  # SQLite cannot be interrupted while it compiles
+            await self.pause(_COMPILE_SECONDS)
         self.statement_count += 1
         return self.connection.execute(sql, parameters).fetchall()
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -261,6 +262,32 @@ def test_the_payload_of_a_mutation_is_never_refused(databases: Databases) -> Non
                 reading.cancel()
             status, _, answer = receive(connection)
         assert (status, answer) == (200, {"data": {"createSnapshot": {"snapshot": {"name": "decided"}, "errors": []}}})
+
+
+@pytest.mark.parametrize(("parameters", "threads"), [(100, ["loop"]), (101, ["loop", "read"])])
+def test_a_statement_with_many_parameters_is_compiled_in_a_thread(
+    databases: Databases, parameters: int, threads: list[str]
+) -> None:
+    """On SQLite, which takes up to a second to compile one, and cannot be interrupted meanwhile.
+
+    Not only pages have such statements: each subscription compiles its filter.
+    """
+    terms = " AND ".join(f"name > ?{number}" for number in range(1, parameters + 1))
+    seen: list[str] = []
+
+    async def story() -> None:
+        loop = threading.current_thread()
+        database = open_database(databases.new("sqlite"), read_connections=1, write_connections=1, read_timeout=600)
+
+        async def work(tx: Any) -> Any:
+            seen.append("loop" if threading.current_thread() is loop else "read")
+            return await tx.rows(f"SELECT id FROM machine WHERE {terms}", ["x"] * parameters)
+
+        assert await database.read(work, single=True) == []
+        await database.close()
+
+    asyncio.run(story())
+    assert seen == threads
 
 
 # ---- turns on the event loop

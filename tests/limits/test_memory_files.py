@@ -22,9 +22,9 @@ def get(file: MemoryFile, **headers: str) -> list[Any]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    serving = file.response(Request(scope))(scope, receive, send)
+    serving: Any = file.response(Request(scope))(scope, receive, send)
     with pytest.raises(StopIteration):
-        serving.send(None)  # type: ignore[attr-defined]
+        serving.send(None)
     return sent
 
 
