@@ -7,6 +7,7 @@ import pytest
 
 from gateway.access.caller import Caller
 from gateway.models import OperationState
+from gateway.operations.claims import Claim
 from gateway.store.database import Transaction
 from tests.databases import KINDS, Databases
 from tests.operations.world import World, play
@@ -37,7 +38,7 @@ def test_callers_take_turns(databases: Databases, kind: str) -> None:
         for number, caller in enumerate(ARRIVALS):
             machine = await world.machine(f"m{number}", tenant=CALLERS[caller].tenant)
             waiting[(await world.create(machine, caller=CALLERS[caller])).operation_id] = caller
-        running, claimed = Counter[str](), {}
+        running, claimed = Counter[str](), dict[Claim, str]()
         for step in range(40):
             for claim in list(claimed) if step % 3 == 2 else []:
                 if chance.random() < 0.5:

@@ -9,14 +9,17 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
 
 from tests.soak.attacks.target import ATTACKER, ProviderEndpoint, Target
+from tests.soak.raw_client import RawConnection
 
 _READ_BYTES = 1 << 18
 _END_OF_HEAD = b"\r\n\r\n"
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+_STATUS_LINE_BYTES = 12  # of a status line, less one: those that may be at the end of a piece
 _CODE = re.compile(rb'"code": ?"([A-Z_]+)"')
 
 Step = Callable[[], Awaitable[bool]]  # returns whether the gateway served a request
@@ -82,6 +85,37 @@ class Attacker:
 
         return await self._exchange(message, read, ATTACKER, size)
 
+    async def pipeline(self, messages: Sequence[bytes], *, rest: bytes = b"", source: str = ATTACKER) -> bool:
+        """Sends requests on one connection without waiting for responses, and reads until the gateway closes it.
+
+        The last one must ask for that. `rest` is sent after them. Counts the status of each response.
+        """
+
+        async def read(reader: asyncio.StreamReader) -> str:
+            tail = b""
+            while piece := await reader.read(_READ_BYTES):
+                self.received += len(piece)
+                found = _STATUS_LINE.findall(tail + piece)
+                self.got.update(status.decode() for status in found)
+                tail = piece[-_STATUS_LINE_BYTES:]
+            return "connections"
+
+        return not await self._exchange(b"".join(messages) + rest, read, source, _READ_BYTES)
+
+    async def begin(self, message: bytes) -> bool:
+        """Sends the beginning of an exchange, waits for a response of any kind, and closes the connection."""
+
+        async def read(reader: asyncio.StreamReader) -> str:
+            first = await reader.read(_READ_BYTES)
+            self.received += len(first)
+            return "answered" if first else "closed"
+
+        return not await self._exchange(message, read, ATTACKER, _READ_BYTES)
+
+    def connection(self, user: str) -> RawConnection:
+        """A connection with the token of a user."""
+        return RawConnection(self.target.url, token=self.target.tokens[user], source=ATTACKER)
+
     async def _exchange(
         self, message: bytes, read: Callable[[asyncio.StreamReader], Awaitable[str]], source: str, buffer: int
     ) -> bool:
@@ -104,12 +138,18 @@ class Attacker:
                 writer.transport.abort()
         return outcome == "200"
 
-    def head(self, method: str, path: str, *, token: str | None = None, headers: str = "") -> bytes:
-        """The head of a request, after whose response the gateway closes the connection. `token`: "" for none."""
+    def head(
+        self, method: str, path: str, *, token: str | None = None, headers: str = "", keep_alive: bool = False
+    ) -> bytes:
+        """The head of a request, after whose response the gateway closes the connection, unless `keep_alive`.
+
+        `token`: "" for none.
+        """
         credential = self.target.tokens["attacker"] if token is None else token
         authorization = f"authorization: Bearer {credential}\r\n" if credential else ""
         host = f"host: {self.target.host}:{self.target.port}\r\n"
-        return f"{method} {path} HTTP/1.1\r\n{host}connection: close\r\n{authorization}{headers}\r\n".encode()
+        connection = "" if keep_alive else "connection: close\r\n"
+        return f"{method} {path} HTTP/1.1\r\n{host}{connection}{authorization}{headers}\r\n".encode()
 
     def post(self, query: str, variables: object = None, *, token: str | None = None) -> bytes:
         """A GraphQL request, whose response has another status than 200 if the document is refused."""

@@ -5,19 +5,23 @@ The attacker has the token of a viewer and an address of its own, if the docstri
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from urllib.parse import quote, urlencode
 
+import orjson
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gateway.web import STATIC
 from tests.limits import attacks as request_attacks
 from tests.soak.attacks.attacker import Attacker, Step
 from tests.soak.attacks.target import ATTACKER, VICTIM
-from tests.soak.raw_client import RawConnection, request
+from tests.soak.raw_client import RawConnection, request, unverified_tls
 
 _MIB = 1 << 20
 
@@ -27,12 +31,15 @@ class LoadAttack:
     """An attack by load. `settings` are those that the gateway needs for it, besides the default ones.
 
     `is_provider`: the attacker is the Proxmox VE cluster of a configured provider. `is_short`: part of quick runs.
+    `has_tls`: the gateway serves TLS. `documents`: those that it has as persisted documents, by id.
     """
 
     run: Callable[[Attacker], Awaitable[None]]
     settings: Mapping[str, str] = field(default_factory=dict)
     is_provider: bool = False
     is_short: bool = False
+    has_tls: bool = False
+    documents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -291,6 +298,190 @@ async def _subscribe(attacker: Attacker, pages: Sequence[int]) -> None:
             group.create_task(subscribe(pages[start : start + size]))
 
 
+# ---- requests that are refused, or that need no database
+
+
+async def refused_requests(attacker: Attacker) -> None:
+    """100 connections that pipeline requests which are refused: 400, 401, 404, 405, 406, 414 and 421."""
+    body = "content-type: application/json\r\ncontent-length: 1\r\n"
+    heads = [
+        attacker.head("GET", "/nothing", keep_alive=True),
+        attacker.head("GET", "/graphql/nothing", keep_alive=True),
+        attacker.head("GET", "/api/nothing", keep_alive=True),
+        attacker.head("GET", "/api/vms?limit=x", keep_alive=True),
+        attacker.head("DELETE", "/graphql", keep_alive=True),
+        attacker.head("OPTIONS", "/graphql", keep_alive=True),
+        attacker.head("GET", "/graphql", headers="accept: image/png\r\n", keep_alive=True),
+        attacker.head("GET", f"/graphql?query={'x' * 33_000}", keep_alive=True),
+        attacker.head("POST", "/graphql", headers=body, keep_alive=True) + b"x",
+        attacker.head("GET", "/graphql?query=x", token="", keep_alive=True),
+        attacker.head("GET", "/api/vms", token=f"sgw_1_{'0' * 64}", keep_alive=True),
+        attacker.head("GET", "/api/vms", keep_alive=True).replace(b"host: ", b"host: other."),
+    ]
+    await _pipeline(attacker, heads)
+
+
+async def rate_limited_requests(attacker: Attacker) -> None:
+    """100 connections that pipeline cheap reads over the quota of the caller."""
+    await _pipeline(attacker, [attacker.head("GET", "/api/vms/11", keep_alive=True)])
+
+
+async def static_files(attacker: Attacker) -> None:
+    """100 connections that download what is served without a token: pages, assets of GraphiQL, the schema."""
+    assets = [f"/graphiql/assets/{file.name}" for file in sorted((STATIC / "assets").iterdir())]
+    paths = ["/", "/schema.graphql", "/graphiql", *assets]
+    await attacker.repeat(100, *_asks(attacker, [attacker.head("GET", path, token="") for path in paths]))
+
+
+async def static_pages(attacker: Attacker) -> None:
+    """100 connections that pipeline requests for pages which are served without a token."""
+    paths = ["/", "/schema.graphql", "/graphiql", "/graphiql/assets/nothing.js"]
+    await _pipeline(attacker, [attacker.head("GET", path, token="", keep_alive=True) for path in paths])
+
+
+async def _pipeline(attacker: Attacker, messages: Sequence[bytes], last: bytes | None = None) -> None:
+    """Sends the messages in turn on 100 connections, 50 before each look at the responses."""
+    last = attacker.head("GET", "/nothing") if last is None else last
+
+    async def send() -> bool:
+        await attacker.pipeline([*messages] * max(1, 50 // len(messages)), rest=last)
+        return True
+
+    await attacker.repeat(100, send)
+
+
+async def log_ins(attacker: Attacker) -> None:
+    """64 clients that create sessions with one token, and use each once."""
+
+    async def log_in() -> bool:
+        connection = RawConnection(attacker.target.url, token=attacker.target.tokens["attacker"], source=ATTACKER)
+        try:
+            response = await connection.get("/api/auth")
+            outcome = f"log-in {response.status}"
+            if response.status == 200:
+                session = orjson.loads(response.body)["auth_token"]
+                await attacker.ask(attacker.head("GET", "/api/vms/11", token=session))
+        except (OSError, EOFError):
+            outcome = "connection lost"
+        finally:
+            connection.close()
+        attacker.got[outcome] += 1
+        return outcome == "log-in 200"
+
+    await attacker.repeat(64, log_in)
+
+
+async def long_filters(attacker: Attacker) -> None:
+    """Filters of 120 patterns, each new to the gateway, 4 at a time."""
+    text = "query ($f: SnapshotFilter) { snapshots(filter: $f, first: 1) { nodes { id } } }"
+    numbers = count(1)
+
+    def ask() -> Awaitable[bool]:
+        number = next(numbers)
+        terms = [{"name": {"like": f"*{number}x{term}*y*z*"}} for term in range(120)]
+        terms[number % 120] = {"description": {"like": f"*{number}*"}}
+        return attacker.ask(attacker.post(text, {"f": {"or": terms}}))
+
+    await attacker.repeat(4, ask)
+
+
+async def handshakes(attacker: Attacker) -> None:
+    """100 connections that repeat a recorded TLS ClientHello, which costs the attacker nothing."""
+    out = ssl.MemoryBIO()
+    hello = unverified_tls().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    message = out.read()
+
+    async def send() -> bool:
+        await attacker.begin(message)
+        return True
+
+    await attacker.repeat(100, send)
+
+
+async def queued_operations(attacker: Attacker) -> None:
+    """As many snapshots of one operator as may be queued, on the 23 instances. The victims create theirs on VMs."""
+    connection = attacker.connection("writer")
+    call = "createSnapshot(input: $i{0}) {{ errors {{ code }} }}"
+    text = "mutation ({}) {{ {} }}".format(
+        ", ".join(f"$i{number}: CreateSnapshotInput!" for number in range(23)),
+        " ".join(f"s{number}: {call.format(number)}" for number in range(23)),
+    )
+    for turn in count():
+        inputs = {f"i{number}": {"machineId": f"instance-{201 + number}", "name": f"{turn}"} for number in range(23)}
+        response = await connection.send(request(text, **inputs))
+        attacker.got[str(response.status)] += 1
+        if refused := _ERROR_CODE.findall(response.body.decode()):
+            attacker.got.update(refused)
+            await asyncio.sleep(0.1)
+
+
+async def resumed_streams(attacker: Attacker) -> None:
+    """300 event streams that resume after an old event, and read nothing. The writer changes snapshots meanwhile."""
+    event = await _first_event(attacker)
+    connection = attacker.connection("writer")
+    for number in range(100):
+        await connection.send(request(_UPDATE, input={"snapshotId": "snapshot-1", "description": f"change {number}"}))
+    body = orjson.dumps({"query": _RESUMED, "extensions": {"lastEventId": event}})
+    headers = "content-type: application/json\r\naccept: text/event-stream\r\n" + f"content-length: {len(body)}\r\n"
+    message = attacker.head("POST", "/graphql", headers=headers) + body
+
+    async def resume() -> bool:
+        await attacker.read_slowly(message, 4_096, 1.0)
+        return True
+
+    await attacker.repeat(300, resume)
+
+
+async def _first_event(attacker: Attacker) -> str:
+    connection = attacker.connection("attacker")
+    async for line in connection.stream(request(_RESUMED)):
+        if found := re.search(rb"id: ?(\S+)", line):
+            connection.close()
+            return found[1].decode()
+    raise AssertionError("The stream has no event id.")
+
+
+_RESUMED = "subscription { snapshotChanged { kind snapshot { id name description machine { name } } } }"
+_UPDATE = "mutation ($input: UpdateSnapshotInput!) { updateSnapshot(input: $input) { errors { code } } }"
+_ERROR_CODE = re.compile(r'"code":"([A-Z_]+)"')
+
+
+async def refused_mutations(attacker: Attacker) -> None:
+    """100 mutations per request that the viewer has no right to, or that name no snapshot, 20 at a time."""
+
+    def document(machine: int) -> str:
+        call = f'createSnapshot(input: {{machineId: "vm-{machine}", name: "x"}}) {{ errors {{ code message }} }}'
+        return f"mutation {{ {' '.join(f'm{number}: {call}' for number in range(100))} }}"
+
+    documents = [document(11), document(999_999)]
+    messages = [attacker.post(document) for document in documents]
+    messages += [attacker.post(documents[1], token=attacker.target.tokens["writer"])]
+    await attacker.repeat(20, *_asks(attacker, messages))
+
+
+PERSISTED = {
+    "many fields": "{ vms(first: 100) { nodes { "
+    + " ".join(f"a{n}: snapshots(first: 5) {{ nodes {{ id name description state createdAt }} }}" for n in range(40))
+    + " } } }",
+    "other": "query ($f: SnapshotFilter) { snapshots(filter: $f, first: 1) { totalCount nodes { id } } }",
+}
+
+
+async def persisted_documents(attacker: Attacker) -> None:
+    """Requests by the ids of persisted documents: known and unknown ones, with and without variables, 16 at a time."""
+    bodies = [{"documentId": "many fields"}, {"documentId": "other"}]
+    bodies += [{"documentId": "x" * size} for size in (1, 1_000, 900_000)]
+    bodies.append({"documentId": "other", "variables": {"f": {"or": [{"name": {"like": "*a*b*"}}] * 90}}})  # type: ignore[dict-item]
+    bodies.append({"extensions": {"persistedQuery": {"sha256Hash": "0" * 64}}})  # type: ignore[dict-item]
+    messages = []
+    for body in map(orjson.dumps, bodies):
+        headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        messages.append(attacker.head("POST", "/graphql", headers=headers) + body)
+    await attacker.repeat(16, *_asks(attacker, messages))
+
+
 # ---- a provider
 
 
@@ -348,5 +539,16 @@ ATTACKS: Mapping[str, LoadAttack] = {
         LoadAttack(half_heads),
         LoadAttack(flood, settings={"metrics_address": "127.0.0.1:0"}),
         LoadAttack(known_attacks),
+        LoadAttack(refused_requests),
+        LoadAttack(rate_limited_requests, settings={"caller_quota": "2000", "caller_window": "10"}),
+        LoadAttack(static_files),
+        LoadAttack(static_pages),
+        LoadAttack(log_ins),
+        LoadAttack(long_filters),
+        LoadAttack(handshakes, has_tls=True),
+        LoadAttack(queued_operations),
+        LoadAttack(resumed_streams),
+        LoadAttack(refused_mutations),
+        LoadAttack(persisted_documents, documents=PERSISTED),
     )
 }

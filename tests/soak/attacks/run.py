@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
+
 from tests.cli.programs import Program
 from tests.databases import KINDS, Databases
+from tests.limits.test_tls import write_certificate, write_key
 from tests.soak.attacks.attacker import Attacker
 from tests.soak.attacks.catalog import ATTACKS, LoadAttack
 from tests.soak.attacks.child import Child
@@ -146,6 +149,14 @@ def run_attacks(
 def _run_attack(world: World, attack: LoadAttack, plan: AttackPlan, directory: Path) -> AttackResult:
     provider = ProviderEndpoint.open(directory) if attack.is_provider else None
     settings = {**attack.settings, **(provider.settings() if provider else {})}
+    if attack.has_tls:
+        certificate, key = directory / "gateway.pem", directory / "gateway.key"
+        write_certificate(certificate, write_key(key))
+        settings |= {"tls_certificate": str(certificate), "tls_key": str(key)}
+    if attack.documents:
+        manifest = directory / "documents.json"
+        manifest.write_bytes(orjson.dumps(attack.documents))
+        settings["documents_files"] = str(manifest)
     try:
         with world.serving(settings) as (program, target):
             return _measure(program, target, attack, plan, provider)

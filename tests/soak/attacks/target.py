@@ -24,7 +24,7 @@ _FIRST_IMPORTED = 100_000  # see `make_dump`; the number of the machine with the
 _MAX_BIG = 10_000  # its snapshots: as many as a regular expression may search
 _LATENCY_MS = 20  # of the simulated machines on which victims create snapshots
 _COLLEAGUES = 16  # tokens, of which the victims use a new one every second
-_USERS = {"administrator": "admin", "attacker": "viewer", "victim": "operator"}
+_USERS = {"administrator": "admin", "attacker": "viewer", "writer": "operator", "victim": "operator"}
 _CREATE_TOKENS = """
 import sys
 from gateway.__main__ import main
