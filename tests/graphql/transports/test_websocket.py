@@ -186,6 +186,12 @@ def test_4403_for_rejected_credentials(socket: ClientConnection, credentials: st
     assert close_of(socket) == (4403, reason)
 
 
+def test_1013_while_credentials_cannot_be_verified(socket: ClientConnection) -> None:
+    """Clients reconnect after it, as after a response with status 503."""
+    send(socket, {**INIT, "payload": {"authorization": "waiting"}})
+    assert close_of(socket) == (1013, "The database cannot be reached.")
+
+
 def test_1011_for_an_unexpected_exception_of_the_connection(serving: Serving) -> None:
     with serving.socket(additional_headers={"X-Request-Id": "ws-8"}) as socket:
         send(socket, {**INIT, "payload": {"authorization": "failing"}})

@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from gateway.access.caller import Caller, local_caller
 from gateway.access.origin import RequestOrigin
-from gateway.errors import Forbidden, Unauthenticated
+from gateway.errors import Forbidden, Unauthenticated, Unavailable
 from gateway.graphql.requests import GraphQLRequest, GraphQLResponse, OperationType
 from tests.waiting import at_most
 
@@ -103,7 +103,7 @@ class World:
 
 
 async def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
-    """Accepts all callers, except for the credentials `wrong` (401), `banned` (403) and `failing` (a bug)."""
+    """Accepts all callers, except for the credentials `wrong` (401), `banned` (403), `waiting` (503) and `failing`."""
     credentials = payload.get("authorization") or dict(scope["headers"]).get(b"authorization", b"").decode()
     if credentials == "wrong":
         raise Unauthenticated("The token is not valid.")
@@ -111,6 +111,8 @@ async def authenticate(scope: Scope, payload: Mapping[str, Any]) -> Caller:
         raise Forbidden("Access is denied.")
     if credentials == "failing":
         raise ValueError("a bug")
+    if credentials == "waiting":
+        raise Unavailable("The database cannot be reached.")
     return local_caller("default")
 
 

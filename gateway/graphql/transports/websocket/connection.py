@@ -223,7 +223,7 @@ class Connection:
             quota = self._quotas.find(quota_key(caller, self._scope))
             with self._quotas.request(quota):
                 self._stream_count.enter_context(self._quotas.open_stream(quota))
-        except Throttled as error:
+        except (Throttled, Unavailable) as error:
             self.close(Close.TOO_SLOW, error.message)
         except GatewayError as error:
             self.close(Close.FORBIDDEN, error.message)
