@@ -22,8 +22,13 @@ T = TypeVar("T")
 
 
 def http_client(url: str, **options: Any) -> httpx2.Client:
-    """A client of the server at `url`, which is not TLS. Reading certificates takes longer than many tests."""
-    return httpx2.Client(base_url=url, **{"timeout": PATIENCE, "verify": False, "trust_env": False, **options})
+    """A client of the server at `url`, which is not TLS. Reading certificates takes longer than many tests.
+
+    It does not use a connection again that was idle for a second: the server could be closing it, with a reset.
+    """
+    limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
+    given = {"timeout": PATIENCE, "verify": False, "trust_env": False, "limits": limits}
+    return httpx2.Client(base_url=url, **{**given, **options})
 
 
 class Clock:
