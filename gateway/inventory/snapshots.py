@@ -394,7 +394,8 @@ def _values(
     merge: SnapshotMerge, reported: ReportedSnapshot, row: _KnownSnapshot | None, ids: Mapping[str, int]
 ) -> _ReportedColumns:
     """The column values of a reported snapshot. One that the gateway created keeps the name that the caller gave it."""
-    named = reported if row is None or reported.token is None else row
+    is_known = row is not None and (reported.token is not None or reported.token_unread)
+    named = row if row is not None and is_known else reported
     created_at = _created_at(row, reported)
     state = SnapshotState.CREATING if row is None else row.state
     assert state is not None  # `_make_plan` leaves unknown states alone

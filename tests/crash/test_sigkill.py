@@ -258,7 +258,7 @@ def test_program_is_killed_while_the_provider_works(rows: Rows, table: list[tupl
     rows("UPDATE simulated_machine SET latency_ms = 600000")
     hang = '{"on": "update", "kind": "hang", "times": 1}'  # after the update, which itself takes no time
     rows(f"UPDATE simulated_machine SET fault = '{hang}' WHERE ref = (SELECT provider_ref FROM machine WHERE id = 15)")
-    environment: dict[str, Any] = {"database_url": rows.settings.database_url, "operation_lease": 0.4}
+    environment: dict[str, Any] = {"database_url": rows.settings.database_url, "operation_lease": 3.0}
     with serving(**environment) as program:
         send_commands(program.url)
         until(lambda: all(one.found == found_at("checkpointed", name) for name, one in operations(rows).items()))

@@ -39,7 +39,7 @@ def stored(vc: VCenter, machine: str) -> list[tuple[str, str]]:
     """The name and description of each root snapshot, as vSphere stores them."""
     with vc.session() as session:
         values = session.read(lambda login: login.values(login.machine(machine), parsing.SNAPSHOTS))
-    return [(node.name, node.description) for node in values["snapshot"].rootSnapshotList]
+    return [(node.name, node.description) for node in values.values["snapshot"].rootSnapshotList]
 
 
 async def make_foreign(vc: VCenter, scenario: Scenario) -> str:

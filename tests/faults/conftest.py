@@ -12,9 +12,11 @@ from tests.databases import Databases
 from tests.serving import Served, served
 from tests.tcp_relay import TcpRelay, running_relay
 
+LONG_TIMEOUTS: dict[str, Any] = {"read_timeout": 30.0, "write_timeout": 30.0, "database_wait": 30.0}
+
 
 def short_timeouts(url: str, **changes: Any) -> Settings:
-    """Settings with timeouts short enough for tests, and long enough for a slow machine."""
+    """Settings with timeouts short enough for tests that reach them, and long enough for a slow machine."""
     short: dict[str, Any] = {"read_timeout": 3.0, "write_timeout": 3.0, "database_wait": 3.0, "drain_timeout": 2.0}
     return Settings(database_url=url, **(short | changes))
 
@@ -41,5 +43,6 @@ def relayed_gateway(databases: Databases, **changes: Any) -> Iterator[RelayedGat
 
 @pytest.fixture
 def relayed(databases: Databases) -> Iterator[RelayedGateway]:
-    with relayed_gateway(databases) as made:
+    """With timeouts that no test reaches."""
+    with relayed_gateway(databases, **LONG_TIMEOUTS) as made:
         yield made

@@ -121,7 +121,7 @@ def test_idle_transaction_is_terminated(url: str) -> None:
         if begun == 1:
             await asyncio.Event().wait()
 
-    with served(short_timeouts(url, write_timeout=0.3)) as gateway:
+    with served(short_timeouts(url, write_timeout=2.0)) as gateway:
         frozen = gateway.submit(gateway.gateway.database.write(freeze_once))
         until(lambda: begun == 1)
         assert retry_until_served(gateway, CREATE, INPUT)["createSnapshot"]["errors"] == []

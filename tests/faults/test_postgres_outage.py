@@ -20,7 +20,7 @@ from tests.faults.client import (
     sse_error,
     websocket_error,
 )
-from tests.faults.conftest import RelayedGateway, relayed_gateway
+from tests.faults.conftest import LONG_TIMEOUTS, RelayedGateway, relayed_gateway
 from tests.postgres import terminate_connections
 from tests.tcp_relay import running_relay
 from tests.waiting import until
@@ -41,9 +41,9 @@ INPUT = {"input": {"machineId": "vm-11", "name": "never"}}
     ],
 )
 def test_every_surface_returns_an_error_and_recovers(databases: Databases, fault: str, messages: set[str]) -> None:
-    seconds = 3.0 if fault == "hang" else 30.0  # what is refused fails at once, and not because a timeout was reached
-    timeouts = dict.fromkeys(("read_timeout", "write_timeout", "database_wait"), seconds)
-    with relayed_gateway(databases, **timeouts) as relayed:
+    # What is refused fails at once, and not because a timeout was reached. That there are no users is known.
+    timeouts = {} if fault == "hang" else LONG_TIMEOUTS
+    with relayed_gateway(databases, **timeouts, credentials_trusted=3_600.0) as relayed:
         check_outage(relayed, fault, messages)
 
 
@@ -120,7 +120,7 @@ def test_listening_connection_is_reopened(relayed: RelayedGateway) -> None:
 def test_operations_and_their_subscribers_survive_an_outage(databases: Databases) -> None:
     """The outage is longer than a lease: the operation is claimed again, runs once, and is reported to its end."""
     with (
-        relayed_gateway(databases, operation_lease=0.5) as relayed,
+        relayed_gateway(databases, operation_lease=3.0, **LONG_TIMEOUTS) as relayed,
         psycopg.connect(relayed.url, autocommit=True) as connection,
     ):
         gateway = relayed.gateway

@@ -138,14 +138,14 @@ async def plant(tx: Transaction, plan: Plan) -> tuple[int, list[int]]:
         snapshots.append(snapshot.id)
     running = plan.running
     for place, operation in enumerate(plan.operations):
-        state, lease = operation.ended or OperationState.QUEUED, None
+        operation_state, lease = operation.ended or OperationState.QUEUED, None
         if running and operation.ended is None:
-            state, lease, running = OperationState.RUNNING, datetime.now(UTC) + timedelta(days=1), False
+            operation_state, lease, running = OperationState.RUNNING, datetime.now(UTC) + timedelta(days=1), False
         await tx.all(
             _OPERATION,
             tenant="default",
             kind=operation.kind,
-            state=state,
+            state=operation_state,
             machine_id=machine.id,
             machine_kind=plan.kind,
             machine_name=ref,

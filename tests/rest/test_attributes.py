@@ -106,7 +106,7 @@ def test_attributes_that_are_derived(shared_both: Rest) -> None:
     row = shared_both.get("/vms/11", attributes=f"guid,uid_ems,{','.join(expected)}")
     assert {name: row[name] for name in expected} == expected
     assert row["guid"] == row["uid_ems"]
-    texts = {None: "NULL", True: "true", False: "false"}
+    texts: dict[object, str] = {None: "NULL", True: "true", False: "false"}
     filters = [f"{name}={texts.get(value, value)}" for name, value in expected.items()]
     assert "11" in shared_both.ids("/vms", filter=filters)
     instances = shared_both.get("/instances", limit=0, filter=["cloud=true", "href_slug='instances/*'"])

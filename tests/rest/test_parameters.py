@@ -1,5 +1,6 @@
 """Parameters of URLs and bodies: each is understood, or refused by name. None ever widens what a request returns."""
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -37,7 +38,7 @@ VALUES = {
 SPELLINGS = ["{}", "{}[]", "{}[0]", "{}[1]", "{}[x]", "{}[0][]", "[{}]", "{}.", " {}", "{}%5B%5D"]
 
 names = st.sampled_from(sorted(VALUES))
-cases = st.sampled_from([str, str, str, str.upper, str.title])
+cases: st.SearchStrategy[Callable[[str], str]] = st.sampled_from([str, str, str, str.upper, str.title])
 
 
 @st.composite

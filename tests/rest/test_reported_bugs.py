@@ -1,6 +1,6 @@
 """Bug reports about ManageIQ's API and similar ones, tried on the gateway."""
 
-from tests.rest.test_errors import bad_request
+from tests.rest.test_writes import bad_request
 from tests.rest.world import READER, Rest, as_caller
 
 
