@@ -172,10 +172,10 @@ def rows(
             yield run(inventory.measure(name, {_ODD: name}, module.ODDITIES))
 
 
-def row_of_all(module: FleetModule, directory: Path, url: str, size: int | None = None) -> Row:
-    """The row of a fleet with each oddity once. `size`: of the fleet, by default as small as possible."""
+def row_of_all(module: FleetModule, directory: Path, url: str, size: int) -> Row:
+    """The row of a fleet with each oddity once. `size`: of the fleet, which is larger if it has more oddities."""
     together = dict(enumerate(module.ODDITIES, start=_ODD))
-    with _inventory(module, directory, url, size or len(together) + 3) as (inventory, run):
+    with _inventory(module, directory, url, max(size, len(together) + 3)) as (inventory, run):
         return run(inventory.measure("each of these", together, module.ODDITIES))
 
 
