@@ -202,6 +202,21 @@ def test_a_machine_of_which_the_user_may_not_read_all(vc: VCenter) -> None:
     running(vc.driver(), test)
 
 
+def test_a_current_snapshot_of_another_type_is_unknown(vc: VCenter) -> None:
+    """Such a reference costs the whole response with pyVmomi (github.com/vmware/govmomi/issues/2281)."""
+
+    async def test(driver: VsphereDriver) -> None:
+        ref = await named(driver, "on")
+        made = await driver.create(Work("t"), CreateCommand(ref, "n", None, False))
+        vc.rule(
+            READ, "alter", old='<currentSnapshot type="VirtualMachineSnapshot">', new='<currentSnapshot type="Task">'
+        )
+        listing = await driver.snapshots(ref)
+        assert ([*listing.snapshots], listing.current_ref) == ([made], None)
+
+    running(vc.driver(), test)
+
+
 def test_snapshots_that_could_not_be_read_are_not_none(vc: VCenter) -> None:
     missing = (
         '<missingSet><path>snapshot</path><fault><fault xsi:type="SystemError"><reason>no</reason></fault>'

@@ -1,6 +1,6 @@
 """Many machines and snapshots on a cloud with EC2's API whose responses are made here, as XML."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +79,8 @@ class _Cloud:
             "DescribeImages": self._images,
             "DescribeSnapshots": self._ebs_snapshots,
         }[action]
-        found = [item for item in items.values() if all(_matches(item, *each) for each in _filters(form))]
+        filters = _filters(form)
+        found = [item for item in items.values() if all(item.values.get(name) in filters[name] for name in filters)]
         start, size = int(form.get("NextToken", 0)), int(form["MaxResults"])
         next_token = f"<nextToken>{start + size}</nextToken>" if start + size < len(found) else ""
         content = "".join(item.xml for item in found[start : start + size])
@@ -103,17 +104,14 @@ class _Cloud:
         return "<return>true</return>"
 
 
-def _filters(form: dict[str, str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """The filters of a call that the cloud knows: name and values."""
-    for key, name in form.items():
-        if key.startswith("Filter.") and key.endswith(".Name") and name != "instance-state-name":
-            start = key.removesuffix("Name") + "Value."
-            yield name, [value for other, value in form.items() if other.startswith(start)]
-
-
-def _matches(item: _Item, name: str, values: Sequence[str]) -> bool:
-    found = item.values.get(name)
-    return found is not None and any(found == value.rstrip("*") for value in values)
+def _filters(form: dict[str, str]) -> dict[str, set[str]]:
+    """The filters of a call that the cloud knows: the values by name."""
+    filters: dict[str, set[str]] = {}
+    for key, value in form.items():
+        prefix, _, _ = key.partition(".Value.")
+        if key.startswith("Filter.") and prefix != key and form[f"{prefix}.Name"] != "instance-state-name":
+            filters.setdefault(form[f"{prefix}.Name"], set()).add(value.rstrip("*"))
+    return filters
 
 
 @contextmanager

@@ -36,6 +36,8 @@ _MACHINES: dict[str, tuple[Change, Oddity]] = {
     "an attach time in milliseconds": (_text(_ATTACHED, "1700000000000"), Oddity("The creation time '1700000000000'")),
     "an attach time in the year 1": (_text(_ATTACHED, "0001-01-01T00:00:00Z"), Oddity("The creation time 0001-01-01T")),
     "an attach time without an offset": (_text(_ATTACHED, "2026-01-01T00:00:00"), Oddity(None)),
+    # github.com/boto/boto3/issues/910: OpenStack's API of EC2
+    "an empty launch time": (_text("<networkInterfaceSet>", "<launchTime/><networkInterfaceSet>"), Oddity(None)),
     "a device index that is a text": (_text("<deviceIndex>0<", "<deviceIndex>first<"), Oddity(None)),
     "no state": (_text(_STATE, ""), Oddity("The power state is missing or malformed.")),
     "a state without a name": (_text("<name>running</name>", ""), Oddity("The power state is missing or malformed.")),
@@ -68,6 +70,7 @@ _IMAGES: dict[str, tuple[Change, Oddity]] = {
         _text(f"<creationDate>{_CREATED}</creationDate>", ""),
         Oddity("The creation time is missing."),
     ),
+    # github.com/apache/libcloud/issues/1700
     "an image with an empty time": (_text(_CREATED, ""), Oddity("The creation time '' is not a time of ISO 8601.")),
     "an image with a time in milliseconds": (_text(_CREATED, "1700000000000"), Oddity("The creation time '17000")),
     "an image with a time without an offset": (_text(_CREATED, "2026-01-02T00:00:00"), Oddity(None)),

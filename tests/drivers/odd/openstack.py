@@ -60,6 +60,9 @@ _IMAGES: dict[str, tuple[dict[str, Any], Oddity]] = {
         {"size": 0, "block_device_mapping": "{"},
         Oddity("The list of the volume snapshots that it consists of is malformed."),
     ),
+    # github.com/gophercloud/gophercloud/issues/30: of Cinder
+    "an image with a time without an offset": ({"created_at": "2016-08-02T04:36:40.423862"}, Oddity(None)),
+    # github.com/ContainX/openstack4j/issues/647
     "an image with properties that are objects": (
         {"locations": [{"url": "a", "metadata": {}}], "a": {"b": 1}},
         Oddity(None),

@@ -91,6 +91,7 @@ _MACHINES: dict[str, tuple[Change, Oddity]] = {
         Oddity("The power state is missing or malformed."),
     ),
     "an unknown element": (_text("<propSet><name>name<", "<propSet><x>1</x><name>name<"), Oddity(None)),
+    # github.com/ansible/ansible/issues/57642
     "an orphaned machine": (
         lambda xml: _without(*_CONFIGURATION)(xml).replace(">connected<", ">orphaned<"),
         Oddity(None),
