@@ -19,6 +19,9 @@ The estimated wait
     law). With `own` waiting requests of the same caller and A callers in the queue, at most min(length, (own + 1) * A)
     are ahead. So the estimate is high for the caller that has queued the most, and low for one that has queued nothing.
 
+    The average is that of all callers. A caller whose tasks take less time than the average one is served more often,
+    because callers share time. So its `own + 1` tasks count as fewer, in the proportion of its average charge.
+
     While nothing is popped the average does not change, for example because the database hangs. So the time since the
     last pop is a second lower bound.
 
@@ -45,6 +48,7 @@ Waiting = asyncio.Future[None]
 _CERTAIN = 32  # waiting tasks ahead below which the estimated wait is 0
 _MAX_SAMPLES = 64  # after which the newest interval has the weight 1/64
 _FORGOTTEN_SECONDS = 1.0  # in which time that was charged is forgotten to a third
+_AVERAGED = 8  # charges, after which the newest has the weight 1/8
 _MAX_CHARGED = 1_000  # callers
 _NEGLIGIBLE = 0.001  # seconds
 _STREAM_TURN = 5  # at every fifth pop, streams precede requests
@@ -63,6 +67,14 @@ class Claim(NamedTuple):
 
 # The claim of the running task; None for the gateway's own work, such as health checks, authentication and jobs.
 CLAIM: ContextVar[Claim | None] = ContextVar("CLAIM", default=None)
+
+
+class _Usage(NamedTuple):
+    """The time charged to a caller: about that of the last second, when that was its value, and the average charge."""
+
+    seconds: float
+    at: float
+    average: float
 
 
 class _Lane:
@@ -137,7 +149,8 @@ class FairQueue:
         self._samples = 0  # intervals in the average
         self._interval = 0.0  # average seconds between two pops
         self._last_pop = 0.0  # when the last task was popped, or the first one was added to the empty queue
-        self._used: dict[str, tuple[float, float]] = {}  # seconds charged to each caller, and when that was their value
+        self._used: dict[str, _Usage] = {}
+        self._average = 0.0  # seconds of a charge
 
     def __len__(self) -> int:
         return self._requests.length + self._streams.length
@@ -153,23 +166,29 @@ class FairQueue:
 
     def estimated_wait(self, caller: str) -> float:
         """The seconds that a new request of the caller would wait."""
-        ahead = min(self._requests.length, (self.of(caller) + 1) * len(self._requests.waiting))
-        if ahead < _CERTAIN:
+        own = (self.of(caller) + 1) * len(self._requests.waiting)
+        if min(self._requests.length, own) < _CERTAIN:
             return 0.0
+        usage = self._used.get(caller)
+        proportion = 1.0 if usage is None or usage.average >= self._average else usage.average / self._average
+        ahead = min(self._requests.length, own * proportion)
         return max(ahead * self._interval, self._clock() - self._last_pop)
 
     def charge(self, caller: str, seconds: float) -> None:
-        """Counts time that a caller has used. It is forgotten exponentially."""
+        """Counts the time of one task as used by its caller. It is forgotten exponentially."""
         if len(self._used) >= _MAX_CHARGED and caller not in self._used:
             self._used = {name: value for name, value in self._used.items() if self.used(name) > _NEGLIGIBLE}
             if len(self._used) >= _MAX_CHARGED:
                 self._used.clear()
-        self._used[caller] = self.used(caller) + seconds, self._clock()
+        before = self._used.get(caller)
+        average = seconds if before is None else before.average + (seconds - before.average) / _AVERAGED
+        self._average += (seconds - self._average) / _AVERAGED
+        self._used[caller] = _Usage(self.used(caller) + seconds, self._clock(), average)
 
     def used(self, caller: str) -> float:
         """The seconds charged to the caller in about the last second."""
-        seconds, at = self._used.get(caller, (0.0, 0.0))
-        return seconds and seconds * exp((at - self._clock()) / _FORGOTTEN_SECONDS)
+        usage = self._used.get(caller)
+        return usage.seconds * exp((usage.at - self._clock()) / _FORGOTTEN_SECONDS) if usage else 0.0
 
     async def wait(self, claim: Claim, decline: Callable[[], object] = _do_nothing) -> None:
         """Waits until the running task is popped.

@@ -13,6 +13,7 @@ from gateway.errors import Throttled, Unavailable
 from gateway.fair_queue import CLAIM, Claim, FairQueue, FairThread
 from gateway.store.database import DatabaseLimits, Load
 from gateway.store.fair_slots import FairSlots
+from tests.waiting import at_most
 
 CALLERS = st.sampled_from("abcde")
 
@@ -60,6 +61,42 @@ def test_callers_share_time_and_not_only_turns() -> None:
         assert used == {"slow": 2, "quick": 58}
         clock.now += 60
         assert [queue.used(caller) < 1e-9 for caller in used] == [True, True]
+
+    asyncio.run(story())
+
+
+def test_the_estimate_of_a_quick_caller_is_not_that_of_a_slow_one() -> None:
+    """After tasks of 50 ms of another caller, 40 that take 1 ms arrive at once. Each is served within its estimate."""
+
+    async def story() -> None:
+        clock = Clock()
+        queue = FairQueue(clock)
+
+        def serve() -> None:
+            caller = queue.pop()
+            assert caller is not None
+            seconds = 0.05 if caller == "slow" else 0.001
+            clock.now += seconds
+            queue.charge(caller, seconds)
+
+        for _ in range(20):
+            queue.add(Claim("quick"))
+            serve()
+        for _ in range(120):
+            queue.add(Claim("slow"))
+        for _ in range(20):
+            serve()
+        assert queue.estimated_wait("slow") > 4
+        began, last = clock.now, None
+        for _ in range(40):
+            estimate = queue.estimated_wait("quick")
+            assert estimate < 0.2
+            last = queue.add(Claim("quick"))
+        for _ in at_most(100):
+            if last is None or last.done():
+                break
+            serve()
+        assert clock.now - began <= max(estimate, 0.1)
 
     asyncio.run(story())
 
