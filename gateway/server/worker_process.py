@@ -74,5 +74,6 @@ def _report(gateway: Gateway, writer: asyncio.StreamWriter) -> None:
 
 
 async def _stop_with_supervisor(reader: asyncio.StreamReader, stop: Callable[[], None]) -> None:
-    await reader.read()  # returns when the link is closed
+    with contextlib.suppress(OSError):  # the link is reset if the supervisor had not read the last report
+        await reader.read()  # returns when the link is closed
     stop()

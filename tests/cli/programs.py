@@ -115,7 +115,7 @@ def serving(
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.communicate(timeout=60)  # its worker processes hold the pipes
 
 
 def _until(lines: Iterable[str], word: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,10 +14,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway.config import Settings
+from gateway.server.http_server import listen
+from gateway.server.worker_process import run_worker
 from tests.cli.programs import GATEWAY, Program, environment, run, serving
 from tests.databases import KINDS, Databases
+from tests.forked_gateway import CONTEXT
 from tests.graphql.client import CREATE
-from tests.waiting import attempts, until
+from tests.waiting import PATIENCE, attempts, until
 
 pytestmark = pytest.mark.thorough  # starts server processes and waits for real timeouts
 
@@ -144,6 +149,20 @@ def test_worker_processes_end_with_the_supervisor(databases: Databases) -> None:
         until(lambda: not any(_runs(pid) for pid in pids))
         with pytest.raises(httpx2.ConnectError):
             query_any(program, NAME)
+
+
+def test_a_worker_process_ends_with_a_supervisor_that_has_not_read_its_report(databases: Databases) -> None:
+    """The unread rest of a report resets the link between them when the supervisor ends."""
+    link, process_end = socket.socketpair()
+    settings = Settings(database_url=databases.new("sqlite"))
+    with link, process_end, listen("127.0.0.1", 0) as listening:
+        process = CONTEXT.Process(target=run_worker, args=(settings, listening, process_end), daemon=True)
+        process.start()
+        process_end.close()
+        link.settimeout(PATIENCE)
+        assert link.recv(1) == b"["
+    process.join(PATIENCE)
+    assert process.exitcode == 0
 
 
 @pytest.mark.thorough
