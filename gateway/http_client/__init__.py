@@ -1,1 +1,1 @@
-"""Limits of the responses that the gateway reads: `responses`, and `urllib3_limits` for libraries on urllib3."""
+"""Reads responses: their limits (`responses`, and `urllib3_limits` for libraries on urllib3), and their JSON."""
