@@ -23,7 +23,10 @@ from gateway.drivers.base import (
     report_snapshot,
     unreadable_machine,
 )
+from gateway.http_client.urllib3_limits import limit_urllib3
 from gateway.models import MachineKind, PowerState
+
+limit_urllib3()
 
 TOKEN = "snapshot-gateway:token"  # noqa: S105 - a tag's key
 DESCRIPTION = "snapshot-gateway:description"  # also a tag's key; the image's own description is limited to ASCII
