@@ -74,7 +74,7 @@ def query_while(program: Program, replacing: Callable[[], bool]) -> int:
 @contextmanager
 def workers(url: str, number: int = 2, **settings: Any) -> Iterator[Program]:
     # A shorter lease may expire on a busy machine, which is logged as a warning.
-    given = {"metrics_address": "127.0.0.1:0", "operation_lease": 5, **settings}
+    given = {"metrics_address": "127.0.0.1:0", "operation_lease": 60, **settings}
     with serving("--demo", "--workers", str(number), "--database-url", url, **given) as program:
         yield program
 
@@ -102,7 +102,7 @@ def stored(url: str, operation: str) -> tuple[str, int]:
 def test_a_killed_process_is_replaced_and_operations_are_completed(databases: Databases) -> None:
     """Also that a stop waits for running operations: one test for all, because processes take long to start."""
     url = databases.new("sqlite")
-    with workers(url, drain_timeout=60) as program:
+    with workers(url, drain_timeout=60, operation_lease=5) as program:
         assert program.greeting.count("listens on") == 1
         first = children(program)
         assert len(first) == 2

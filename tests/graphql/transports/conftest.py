@@ -12,7 +12,7 @@ from .serving import Serving, serve
 
 @pytest.fixture(scope="package")
 def serving() -> Iterator[Serving]:
-    with serve() as running:
+    with serve(ping_after=600.0) as running:  # seconds, so that no ping comes between the messages of a slow test
         yield running
 
 
