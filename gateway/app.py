@@ -83,7 +83,7 @@ from gateway.telemetry.instrumentation import (
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing_hooks import TracingHooks
 from gateway.telemetry.tracing_setup import open_tracing
-from gateway.web import routes as web_routes
+from gateway.web.graphiql import routes as web_routes
 
 log = logging.getLogger(__name__)
 

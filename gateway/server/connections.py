@@ -2,6 +2,10 @@
 
 uvicorn has no such limits. Stalled connections are found by a periodic check of all connections (every 0.1 to 1 s,
 depending on GATEWAY_HEAD_TIMEOUT), so requests need no timers of their own.
+
+The protocols, in the order in which a connection has them: `_TlsHandshake`, if the gateway serves TLS;
+`BoundedProtocol` for HTTP; `BoundedWebSocketProtocol` after an upgrade. All count as one connection of their client and
+read within its share of the time of the event loop. `BoundedServer` accepts connections, and ends them at the stop.
 """
 
 import asyncio
@@ -351,6 +355,7 @@ class BoundedWebSocketProtocol(_PacedProtocol, WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
+        self.disconnected = True  # for the application, whose messages are dropped
         self.disconnected = True  # for the application, whose messages are dropped
         if self.read_paused:
             self.read_paused = False

@@ -20,7 +20,7 @@ from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.fair_queue import Claim
 from gateway.http.load_shedding import LoopTurns
-from gateway.web import STATIC
+from gateway.web.graphiql import STATIC
 from tests.databases import Databases
 from tests.serving import Served, http_client, served
 

@@ -71,7 +71,7 @@ def test_a_task_that_has_not_ended_is_never_deleted(rest_both: Rest) -> None:
     number = first["task_id"]
     unfinished(rest_both, number)
     task = rest_both.get(f"/tasks/{number}")
-    assert (task["state"], task["actions"]) == ("Active", [])
+    assert (task["state"], "actions" in task) == ("Active", False)
     refused = {
         "success": False,
         "message": f"Operation 'operation-{number}' has not ended, so it cannot be deleted. Wait until it has.",
@@ -109,7 +109,7 @@ def test_the_right_is_that_of_the_operation(rest: Rest) -> None:
     reader = as_caller(rest, "task-reader", READER)
     deleter = as_caller(rest, "task-deleter", READER | {(SnapshotAction.DELETE, MachineKind.VM)})
     for caller in (reader, deleter):  # the deleter may delete snapshots, but not create one
-        assert caller.get(f"/tasks/{task}")["actions"] == []
+        assert "actions" not in caller.get(f"/tasks/{task}")
         message = f"Deleting operation-{task} requires the right vm:create."
         answer = caller.http.delete(f"{caller.root}/tasks/{task}")
         assert (answer.status_code, answer.json()) == (403, envelope("forbidden", message, "Api::ForbiddenError"))

@@ -39,6 +39,7 @@ CONSTRUCTS = {
     "clock_timestamp()": r"\bclock_timestamp\(",
     "WITH RECURSIVE": r"\bRECURSIVE\b",
     "CROSS JOIN LATERAL": r"\bLATERAL\b",
+    "OVER (PARTITION BY …)": r"\bOVER \((PARTITION BY)?",
     "unnest": r"\bunnest\(",
     "= ANY": r"\bANY ?\(",
     "ARRAY": r"\bARRAY ?\(",

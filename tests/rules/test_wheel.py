@@ -10,7 +10,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from gateway.store.migrate import revisions
-from gateway.web import STATIC
+from gateway.web.graphiql import STATIC
 from tests.rules.modules import ROOT, modules
 
 

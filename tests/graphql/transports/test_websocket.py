@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -229,7 +230,8 @@ def test_4429_for_a_second_init(ready: ClientConnection) -> None:
 
 def test_1009_for_a_long_message(ready: ClientConnection) -> None:
     """In two frames, the second of one byte: uvicorn closes at once, and unread bytes would reset the connection."""
-    ready.send(["x" * MAX_BODY, "x"])
+    with suppress(ConnectionClosed):  # the close may arrive before the second frame is sent
+        ready.send(["x" * MAX_BODY, "x"])
     code, _ = close_of(ready)
     assert code == 1009
 

@@ -17,7 +17,7 @@ import orjson
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.web import STATIC
+from gateway.web.graphiql import STATIC
 from tests.limits import attacks as request_attacks
 from tests.soak.attacks.attacker import Attacker, Step
 from tests.soak.attacks.target import ATTACKER, VICTIM
