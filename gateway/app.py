@@ -379,7 +379,7 @@ async def running_gateway(
             on_accepted=on_accepted,
         )
         turns = LoopTurns(settings.longest_wait)
-        executor = GraphQLExecutor(database, operations, feed, settings, persisted, turns)
+        executor = GraphQLExecutor(database, operations, feed, turns, settings, persisted)
         metrics.add_gauges(lambda: process_gauges(database, executor, streams, feed, worker, runner))
         health = Health(
             database,

@@ -150,6 +150,13 @@ class Routes:
         named = bodies.items(request.members, "query", class_.collection, MAX_LIMIT)
         numbers = [bodies.named_resource(item, class_) for item in named]
         rows, is_large = await self._reader.by_number(request.requester, class_, numbers, shape)
+        others = [number for number in numbers if number not in rows]
+        if others and class_ is VMS and _can_read(request, INSTANCES):  # ManageIQ's vms contain all instances
+            requester = replace(request.requester, collection=VMS.collection)
+            shape = parse_shape(INSTANCES, request.query, expanded=True)
+            instances, are_large = await self._reader.by_number(requester, INSTANCES, others, shape)
+            found = rows | instances
+            rows, is_large = {number: found[number] for number in numbers if number in found}, is_large or are_large
         if (missing := next((number for number in numbers if number not in rows), None)) is not None:
             raise not_found(class_.name, missing)
         body = {"results": list(rows.values())}

@@ -19,6 +19,7 @@ from gateway.errors import Unauthenticated
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.transports.http import GraphQLEndpoint
 from gateway.graphql.transports.sse import EventStreams
+from gateway.http.load_shedding import LoopTurns
 from gateway.models import MachineKind, Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
@@ -88,7 +89,7 @@ class CallerClient:
             operations = Operations(database, drivers, settings, wake=worker.wake, refusals=self.refusals)
 
         authenticator = _RecordingAuthenticator(caller, self.refusals)
-        executor = GraphQLExecutor(database, operations, ChangeFeed(database), settings)
+        executor = GraphQLExecutor(database, operations, ChangeFeed(database), LoopTurns(), settings)
         events = EventStreams(self.gateway.gateway.streams)
         admission = Admission(Quotas(settings))
         limits: Any = {

@@ -9,6 +9,7 @@ from gateway.access.caller import Caller
 from gateway.changes.change_feed import ChangeFeed
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.requests import GraphQLRequest
+from gateway.http.load_shedding import LoopTurns
 from tests.databases import SLOW_KINDS, Databases
 from tests.operations.world import ORIGIN, World, play
 
@@ -56,7 +57,9 @@ def test_both_finishers_give_the_same_responses_and_rows(databases: Databases, k
         async def story(world: World, compiled: bool = compiled, results: list[Any] = results) -> None:
             await world.tree()
             await world.machine("m2")
-            executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database), compiled=compiled)
+            executor = GraphQLExecutor(
+                world.database, world.operations, ChangeFeed(world.database), LoopTurns(), compiled=compiled
+            )
             for document in DOCUMENTS:
                 response = await executor.execute(GraphQLRequest(document, variables=VARIABLES), world.caller, ORIGIN)
                 results.append((document, orjson.loads(response.body), await world.picture(), await world.states()))
@@ -79,7 +82,7 @@ def test_replay_is_limited_to_what_the_caller_may_see_now(databases: Databases, 
 
     async def story(world: World) -> None:
         await world.machine()
-        executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database))
+        executor = GraphQLExecutor(world.database, world.operations, ChangeFeed(world.database), LoopTurns())
         bound = Caller(world.caller.name, "default", (), frozenset())
         answers = [
             orjson.loads((await executor.execute(GraphQLRequest(document), caller, ORIGIN)).body)["data"][

@@ -16,6 +16,7 @@ from gateway.config import Settings
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.requests import GraphQLRequest
 from gateway.graphql.schema.build import executable_schema
+from gateway.http.load_shedding import LoopTurns
 from gateway.models import Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
@@ -45,7 +46,7 @@ def test_compiled_responses_equal_those_of_graphql_core(gateway: tuple[Served, W
     refusals = RefusalLog(database, "default")
     operations = Operations(database, {}, Settings(), wake=lambda: None, refusals=refusals)
     compiled, executed = (
-        GraphQLExecutor(database, operations, ChangeFeed(database), compiled=choice, schema=schema)
+        GraphQLExecutor(database, operations, ChangeFeed(database), LoopTurns(), compiled=choice, schema=schema)
         for choice in (True, False)
     )
     caller, origin = local_caller("default"), RequestOrigin(Surface.GRAPHQL)

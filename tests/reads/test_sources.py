@@ -12,6 +12,7 @@ from gateway.changes.change_feed import ChangeFeed
 from gateway.config import Settings
 from gateway.graphql.execution.executor import GraphQLExecutor
 from gateway.graphql.requests import GraphQLRequest
+from gateway.http.load_shedding import LoopTurns
 from gateway.models import MachineKind, SnapshotState, Surface
 from gateway.operations.audit_refusals import RefusalLog
 from gateway.operations.service import Operations
@@ -40,7 +41,9 @@ class DeclaredGateway:
             self.database, {}, Settings(), wake=lambda: None, refusals=RefusalLog(self.database, "default")
         )
         self._executors = [
-            GraphQLExecutor(self.database, operations, ChangeFeed(self.database), compiled=compiled, schema=SCHEMA)
+            GraphQLExecutor(
+                self.database, operations, ChangeFeed(self.database), LoopTurns(), compiled=compiled, schema=SCHEMA
+            )
             for compiled in (True, False)
         ]
 

@@ -43,6 +43,15 @@ def test_the_shape_is_that_of_a_resource(shared_both: Rest) -> None:
     assert refused == bad_request("Invalid attributes specified: nonsense")
 
 
+def test_vms_contain_instances(shared_both: Rest) -> None:
+    """In the order of the request, with links below `/vms`, for callers that may read both."""
+    expected = [shared_both.get(f"/vms/{id}") for id in (201, 11, 202)]
+    assert query(shared_both, "vms", {"id": 201}, {"id": 11}, {"id": 202})["results"] == expected
+    assert expected[0]["href"] == f"{shared_both.root}/vms/201"
+    reader = as_caller(shared_both, "reader-of-vms", READER)
+    assert query(reader, "vms", {"id": 201}, status=404) == missing("Vm", 201)
+
+
 def test_tasks(rest: Rest) -> None:
     made = [rest.create(name=name)["task_id"] for name in ("a", "b")]
     assert [task["id"] for task in query(rest, "tasks", *({"id": id} for id in made))["results"]] == made
@@ -53,7 +62,6 @@ def test_tasks(rest: Rest) -> None:
     [
         ({"id": 99}, 404, missing("Vm", 99)),
         ({"id": 0}, 404, missing("Vm", 0)),
-        ({"id": 201}, 404, missing("Vm", 201)),
         (
             {"guid": "B999999D", "old": None, "tags": ["a"]},
             404,

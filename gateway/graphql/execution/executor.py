@@ -89,9 +89,9 @@ class GraphQLExecutor:
         database: Database,
         operations: Operations,
         feed: ChangeFeed,
+        turns: LoopTurns,
         settings: Settings | None = None,
         persisted: PersistedDocuments | None = None,
-        turns: LoopTurns | None = None,
         *,
         compiled: bool = True,
         schema: GraphQLSchema | None = None,
@@ -105,7 +105,7 @@ class GraphQLExecutor:
         self._binder = RequestBinder(schema, database.dialect, self._documents, self._cost_limit, thread)
         self._queries = QueryLoader(database, operations)
         self._mutations = MutationRunner(database, operations)
-        self._subscriptions = SubscriptionRunner(database, operations, feed, self._binder, turns or LoopTurns())
+        self._subscriptions = SubscriptionRunner(database, operations, feed, self._binder, turns)
         self._graphql_core = GraphQLCoreFinisher(
             schema, self._mutations, thread, hide_suggestions=self._documents.hide_suggestions
         )
