@@ -80,7 +80,7 @@ def test_tls_is_served_and_reloaded(databases: Databases, files: tuple[Path, Pat
             answer = client.post("/graphql", json={"query": "{ viewer { name } }"}, headers={"origin": base})
             assert answer.json() == {"data": {"viewer": {"name": "local"}}}
             assert answer.headers["strict-transport-security"] == "max-age=31536000"
-            assert client.get("/api").json()["collections"][0]["href"].startswith("https://127.0.0.1:")
+            assert client.get("/api").json()["collections"][0]["href"].startswith("https://localhost:")
         with connect(
             base.replace("https", "wss") + "/graphql",
             subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
