@@ -243,18 +243,6 @@ class ReportedMachine:
         _clean_texts(self, ("ref", "uid") if identified else ("uid",), _MACHINE_TEXTS)
 
 
-def read_listed_machine(ref: object, kind: MachineKind, read: Callable[[], ReportedMachine]) -> ReportedMachine:
-    """The machine that `read` makes of an entry of a listing; one that is `unreadable` if that fails.
-
-    So an odd entry costs its own machine, which is neither left out nor taken for deleted.
-    """
-    try:
-        with parsing():
-            return read()
-    except ProviderUnavailable as error:
-        return unreadable_machine(ref, kind, error.message if is_ref(ref) else None)
-
-
 def unreadable_machine(ref: object, kind: MachineKind, reason: str | None = None) -> ReportedMachine:
     """A machine of whose entry nothing but the ref is known, or not even that, if `ref` is not valid.
 
